@@ -1,0 +1,1 @@
+"""Encoders: their folders on disk, their weights and their forward passes."""

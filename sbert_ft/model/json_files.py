@@ -1,0 +1,130 @@
+"""Open the files of a model folder without trusting them, and read those that are JSON.
+
+A folder comes from anywhere: a name may lead to a FIFO, to a link into nowhere or to the web page
+that a failed download left. Files are opened so that nothing blocks, JSON is read strictly (one
+object, UTF-8, no key twice, no NaN) up to a size, and every fault is a `ModelFolderError` that
+names file and cause. The cost is one pass over the text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections import Counter
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sbert_ft.errors import ModelFolderError, quoted
+
+
+def shown(path: Path) -> str:
+    """Return `path` for a message, with room for the whole of a usual path."""
+    return quoted(path, limit=400)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Return `path` opened for reading bytes, which is a regular file or a link to one.
+
+    Raises:
+        ModelFolderError: The file is missing, not a regular file or may not be read.
+    """
+    try:
+        # Without O_NONBLOCK, opening a FIFO waits for its writer for ever.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        cause = "is a link to a file that is not there" if os.path.islink(path) else "is missing"
+        raise ModelFolderError(f"{shown(path)} {cause}; copy or download the file itself again") from None
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        raise ModelFolderError(f"{shown(path)} cannot be opened ({cause}); expected a file that you may read") from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        found = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+        raise ModelFolderError(f"{shown(path)} is {found}; expected a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def foreign_content(head: bytes) -> str | None:
+    """Return what a file that begins with `head` (64 bytes do) is instead of content, or None."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if not head:
+        return "is empty (0 bytes); copy or download it again"
+    if text.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer, not the file it stands for; run 'git lfs pull' in the folder"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        return "is an HTML page, probably that of a failed download; download the file itself"
+    return None
+
+
+def damaged(path: Path, n_bytes: int, cause: str) -> ModelFolderError:
+    """Return the error for a file of `n_bytes` that is cut off or has changed since it was written."""
+    return ModelFolderError(
+        f"{shown(path)} is incomplete or damaged: it has {n_bytes} bytes, and {cause}; copy or download it again"
+    )
+
+
+def parse_json(data: bytes, source: str, kind: type = dict) -> Any:
+    """Return the one JSON value in `data`, of the type `kind`; `source` names it in messages.
+
+    Raises:
+        ModelFolderError: Not UTF-8, not JSON, not of the kind, nested too deeply, or a key stands twice.
+    """
+    try:
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_repeats, parse_constant=_no_number)
+    except UnicodeDecodeError as error:
+        raise ModelFolderError(f"{source} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ModelFolderError(f"{source} is broken JSON at {where}: {error.msg}") from None
+    except RecursionError:
+        raise ModelFolderError(f"{source} is nested too deeply; expected a plain JSON object") from None
+    except ValueError as error:  # a key twice, NaN, or an integer of thousands of digits
+        raise ModelFolderError(f"{source} is not valid JSON: {str(error).partition(';')[0]}") from None
+    if not isinstance(value, kind):
+        expected = "an object, {...}" if kind is dict else "an array, [...]"
+        raise ModelFolderError(f"{source} holds a JSON {type(value).__name__}; expected {expected}")
+    return value
+
+
+def read_json(path: Path, max_bytes: int = 32 * 2**20) -> dict[str, Any]:
+    """Return the JSON object in the file `path` of at most `max_bytes`; a byte order mark is accepted.
+
+    Raises:
+        ModelFolderError: The file cannot be opened, is too large, or is not one strict JSON object.
+    """
+    object_: dict[str, Any] = parse_json(_small_file(path, max_bytes), shown(path))
+    return object_
+
+
+def read_json_list(path: Path, max_bytes: int = 32 * 2**20) -> list[Any]:
+    """Return the JSON array in the file `path`; otherwise as `read_json`."""
+    array: list[Any] = parse_json(_small_file(path, max_bytes), shown(path), list)
+    return array
+
+
+def _small_file(path: Path, max_bytes: int) -> bytes:
+    """Return the bytes of a file that must not be larger than `max_bytes`."""
+    with open_file(path) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ModelFolderError(f"{shown(path)} is larger than the {max_bytes} bytes accepted for such a JSON file")
+    if foreign := foreign_content(data[:64]):
+        raise ModelFolderError(f"{shown(path)} {foreign}")
+    return data
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return `pairs` as a dict, or refuse a key that stands twice (two readers could take two values)."""
+    items = dict(pairs)
+    if len(items) < len(pairs):
+        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {quoted(repeated)} stands twice in one object")
+    return items
+
+
+def _no_number(word: str) -> float:
+    """Refuse NaN and Infinity, which are not JSON and would pass range checks."""
+    raise ValueError(f"{word} is not a JSON number")

@@ -1,0 +1,222 @@
+"""Load the tensors of a .bin that torch.save wrote, without trusting the file.
+
+Both of torch's formats hold a pickle. torch reads it with `weights_only=True`, which builds tensors
+and containers and refuses the rest; there is no second try without it. Before torch sees them, the
+pickle must name nothing but what a state dict needs (torch itself would let a pickle ask for any
+amount of memory), and a zip's records must be stored as they are, lie within the file and, when
+data is read, have the right checksum, which torch does not look at. The cost is that one pass.
+Shapes alone are read with no data and no memory for it: storages live on the meta device.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import pickletools
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import torch
+from torch.torch_version import TorchVersion
+
+from sbert_ft.errors import ModelFolderError, quoted
+from sbert_ft.model.json_files import damaged, foreign_content, open_file, shown
+
+# Older versions run code or write out of bounds even with weights_only (CVE-2025-32434, CVE-2026-24747).
+_OLDEST_TORCH = "2.10"
+_MAX_PICKLE_BYTES = 16 * 2**20  # unpickled, it takes up to 25 times that; an encoder needs 0.1 MB
+_MAX_DIRECTORY_BYTES = 16 * 2**20
+_FOLDER_MARK = 0x10  # torch takes such a record for empty and returns memory that nothing was read into
+_NEWEST_PROTOCOL = 3
+_N_LEGACY_PICKLES = 5  # magic number, version, system, the value, its storages' keys
+# "module name" of all that a state dict is made of. torch's own list stands behind this one, and is
+# wider: a call of bytearray(2**40) or of a tensor class takes memory that no file holds.
+_NEEDED = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_\w+|torch\._tensor _rebuild_from_type_v2"
+    r"|torch\.nn\.parameter Parameter|torch(\.storage)? \w+Storage|torch (Tensor|Size)|torch [a-z]\w*"
+    r"|torch\.serialization _get_layout"
+)
+# What torch.load and zipfile raise on damaged and hostile files, found by flipping and cutting them.
+_DAMAGE = (
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    ImportError,
+    OSError,
+    struct.error,
+    zlib.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
+
+
+def load_bin(path: Path, *, shapes_only: bool) -> dict[str, torch.Tensor]:
+    """Return the tensors in `path` by name: on the CPU, or without data on the meta device.
+
+    Raises:
+        ModelFolderError: Damage, a pickle that asks for more than tensors, or something else than a
+            dict of dense tensors.
+    """
+    if TorchVersion(torch.__version__) < _OLDEST_TORCH:
+        raise ModelFolderError(
+            f"{shown(path)} is a pickle file, which torch {torch.__version__} does not read safely; "
+            f"update torch to {_OLDEST_TORCH} or newer, or convert the model to safetensors"
+        )
+    with open_file(path) as file:
+        n_bytes = os.fstat(file.fileno()).st_size
+        head = file.read(512)
+        if foreign := _foreign_to_torch(head):
+            raise ModelFolderError(f"{shown(path)} {foreign}")
+        if head.startswith(b"PK\x03\x04"):
+            _check_zip(file, path, n_bytes, with_data=not shapes_only)
+        else:
+            file.seek(0)
+            _check_pickles(file, path, n_bytes, _N_LEGACY_PICKLES)
+        file.seek(0)
+        # skip_data serves the format before zip, which reads data even for the meta device.
+        without_data = torch.serialization.skip_data() if shapes_only else nullcontext()
+        try:
+            with without_data:
+                loaded = torch.load(file, map_location="meta" if shapes_only else "cpu", weights_only=True, mmap=False)
+        except _DAMAGE as error:
+            raise _refusal(path, n_bytes, error) from None
+    return _dense_tensors(loaded, path, n_bytes, "meta" if shapes_only else "cpu")
+
+
+def _foreign_to_torch(head: bytes) -> str | None:
+    """Return what a file named .bin is instead of one that torch.save wrote, or None."""
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
+        return "is a safetensors file under a wrong name; name it model.safetensors"
+    if head[257:262] == b"ustar":
+        return "is a tar archive, at best of torch's very first versions; load it there and save it again"
+    return foreign_content(head[:64])
+
+
+def _check_zip(file: BinaryIO, path: Path, n_bytes: int, *, with_data: bool) -> None:
+    """Refuse archives that are not plain records side by side; verify the checksums of what is read next."""
+    if not _has_plain_directory(file, n_bytes):
+        raise damaged(path, n_bytes, "the list of records at the end of the zip archive is not there")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            records = archive.infolist()
+            names = [record.filename.lower() for record in records]  # torch finds records in any case
+            if any(record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1 for record in records):
+                raise ModelFolderError(f"{shown(path)} holds compressed or encrypted records; torch.save writes none")
+            if any(record.external_attr & _FOLDER_MARK for record in records):
+                raise damaged(path, n_bytes, "some of its records are marked as folders")
+            if sum(record.file_size for record in records) > n_bytes or len(set(names)) < len(names):
+                raise damaged(path, n_bytes, "its records overlap or go beyond its end")
+            if any(name.endswith("/constants.pkl") for name in names):
+                raise ModelFolderError(f"{shown(path)} is a TorchScript archive; expected a file of tensors")
+            pickles = [record for record in records if record.filename.lower().endswith("/data.pkl")]
+            if len(pickles) != 1 or pickles[0].file_size > _MAX_PICKLE_BYTES:
+                raise ModelFolderError(
+                    f"{shown(path)} is not a file of tensors: expected one record data.pkl of at most "
+                    f"{_MAX_PICKLE_BYTES} bytes, found {len(pickles)} of {sum(p.file_size for p in pickles)} bytes"
+                )
+            if with_data and (broken := archive.testzip()) is not None:
+                raise damaged(path, n_bytes, f"the checksum of its record {quoted(broken)} is wrong")
+            _check_pickles(io.BytesIO(archive.read(pickles[0])), path, n_bytes, 1)  # read() holds its checksum too
+    except _DAMAGE as error:
+        raise damaged(path, n_bytes, quoted(error)) from None
+
+
+def _has_plain_directory(file: BinaryIO, n_bytes: int) -> bool:
+    """Return whether the zip's directory is where every reader looks for it, and not oversized.
+
+    Readers differ in how they search for a directory that does not end the file, and could see
+    other records than those checked here.
+    """
+    file.seek(max(0, n_bytes - 98))
+    tail = file.read(98).rjust(98, b"\0")
+    signature, *_, size, offset, n_comment = struct.unpack("<4s4H2LH", tail[76:])
+    end = n_bytes - 22
+    if signature != b"PK\x05\x06" or n_comment:
+        return False
+    if tail[56:60] == b"PK\x06\x07":  # the directory of a zip64, which torch writes
+        end = n_bytes - 98
+        size, offset = struct.unpack("<2Q", tail[40:56])
+        if tail[:4] != b"PK\x06\x06" or int.from_bytes(tail[64:72], "little") != end:
+            return False
+    return bool(size <= _MAX_DIRECTORY_BYTES and offset + size == end)
+
+
+def _check_pickles(file: IO[bytes], path: Path, n_bytes: int, n_pickles: int) -> None:
+    """Refuse pickles that name more than a state dict needs; they are looked through, not run."""
+    texts: list[str] = []
+    protocol = 0
+    try:
+        for _ in range(n_pickles):
+            for opcode, argument, position in pickletools.genops(file):
+                if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
+                    name = " ".join(texts) if opcode.name == "STACK_GLOBAL" else str(argument)
+                    if not _NEEDED.fullmatch(name):
+                        raise _refused_call(path, name.replace(" ", "."))
+                elif isinstance(argument, str):
+                    texts = [*texts[-1:], argument]
+                elif opcode.name == "PROTO" and isinstance(argument, int):
+                    protocol = max(protocol, argument)
+                if (position or 0) > _MAX_PICKLE_BYTES:
+                    raise ModelFolderError(f"{shown(path)} has a pickle of more than {_MAX_PICKLE_BYTES} bytes")
+    except _DAMAGE as error:
+        raise damaged(path, n_bytes, f"its pickle cannot be followed ({quoted(error)})") from None
+    if protocol > _NEWEST_PROTOCOL:
+        raise ModelFolderError(
+            f"{shown(path)} is written with pickle protocol {protocol}, of which torch reads no safe subset; "
+            "save it again with torch.save and its default protocol"
+        )
+
+
+def _refused_call(path: Path, name: str) -> ModelFolderError:
+    """Return the error for a pickle that names a function or class which weights do not need."""
+    return ModelFolderError(
+        f"{shown(path)} asks to call {quoted(name)}, which a file of weights has no need of; "
+        "nothing was run. Do not use this file unless you know why it does so; ask for a safetensors file"
+    )
+
+
+def _refusal(path: Path, n_bytes: int, error: BaseException) -> ModelFolderError:
+    """Return the sentence for what torch.load raised, without its advice to load the file unsafely."""
+    message = str(error)
+    if refused := re.search(r"GLOBAL (\S+)", message):
+        return _refused_call(path, refused[1])
+    cause = re.search(r"WeightsUnpickler error: *(?:\n\n)?([^\n]+)", message)
+    if cause is None and "weights_only" not in message:
+        cause = re.search(r"([^\n]+)", message)
+    return damaged(path, n_bytes, quoted(cause[1], 160) if cause else f"torch cannot read it ({type(error).__name__})")
+
+
+def _dense_tensors(loaded: Any, path: Path, n_bytes: int, device: str) -> dict[str, torch.Tensor]:
+    """Return what was loaded if it is a dict of dense tensors whose data the file holds."""
+    for wrapper in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not loaded:
+        found = "an empty dict" if isinstance(loaded, dict) else f"a {type(loaded).__name__}"
+        raise ModelFolderError(f"{shown(path)} holds {found}; expected a dict of tensors by name, as torch.save writes")
+    for key, value in loaded.items():
+        if not isinstance(key, str):
+            raise ModelFolderError(f"{shown(path)} names a tensor by a {type(key).__name__}; expected text")
+        where = f"{shown(path)}, entry {quoted(key)}:"
+        if type(value) not in (torch.Tensor, torch.nn.Parameter):
+            raise ModelFolderError(f"{where} found a value of type {type(value).__name__}; expected a tensor")
+        if value.layout != torch.strided or value.is_quantized or value.is_nested:
+            raise ModelFolderError(f"{where} a sparse, nested or quantised tensor; expected a dense one of floats")
+        held = value.untyped_storage().nbytes()
+        if value.device.type != device or max(held, value.numel() * value.itemsize) > n_bytes:
+            raise ModelFolderError(f"{where} the file of {n_bytes} bytes does not hold the data of this tensor")
+    return {key: value.detach() for key, value in loaded.items()}

@@ -1,0 +1,200 @@
+"""Match the tensor names of a weights file to the names of the stock encoder.
+
+The same encoder is saved under many names: wrapped (`module.`, `_orig_mod.`), inside a larger model
+(`bert.`, `0.auto_model.`), from TensorFlow (`gamma`, `beta`), with heads beside it. Prefixes are
+stripped one by one until the rest is an expected name; what is left over is sorted into heads and
+unknown names. Pure functions on names and shapes; the cost is one pass over the names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sbert_ft.errors import ModelFolderError, quoted
+from sbert_ft.model.json_files import shown
+
+_WRAPPERS = ("module.", "model.", "_orig_mod.", "0.auto_model.", "auto_model.", "0.model.")
+_MAX_STRIPPED = 8  # wrappers in one name; more is an attack on time
+_OLD_ENDINGS = ((".gamma", ".weight"), (".beta", ".bias"))
+_BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
+_HEADS = (
+    "cls.",
+    "lm_head.",
+    "classifier.",
+    "pre_classifier.",
+    "predictions.",
+    "qa_outputs.",
+    "generator_predictions.",
+    "generator_lm_head.",
+    "discriminator_predictions.",
+    "vocab_transform.",
+    "vocab_layer_norm.",
+    "vocab_projector.",
+    "pooler.",
+)
+_LAYER = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d{1,9})\.")
+# Name ending, axis, and the key of config.json that sets that axis; the first that fits counts.
+_CONFIG_KEYS = (
+    ("word_embeddings.weight", 0, "vocab_size"),
+    ("position_embeddings.weight", 0, "max_position_embeddings"),
+    ("token_type_embeddings.weight", 0, "type_vocab_size"),
+    (".intermediate.dense.weight", 0, "intermediate_size"),
+    (".intermediate.dense.bias", 0, "intermediate_size"),
+    (".attention.output.dense.weight", 1, "hidden_size"),
+    (".output.dense.weight", 1, "intermediate_size"),
+)
+_N_NAMED = 3  # names listed in a message before the count
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a file's header says of a tensor: `shape`, and `dtype` in torch's words ("float32")."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class NameMatch:
+    """How the tensors of a file fit those that the encoder expects."""
+
+    names: dict[str, str]
+    """Expected name to the file's key, with equal shapes."""
+    heads: tuple[str, ...]
+    """The file's keys that belong to a head or an unused pooler."""
+    unknown: tuple[str, ...]
+    """The file's keys that belong to nothing known."""
+    missing: tuple[str, ...]
+    """Expected names that the file does not have."""
+    wrong_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    """Expected name, expected shape, the file's shape."""
+    prefixes: tuple[str, ...]
+    """The prefixes stripped from matched keys, chains in one piece ("module.bert.")."""
+    ambiguous: tuple[tuple[str, str, str], ...] = ()
+    """Expected name and two of the file's keys that both claim it."""
+
+
+def match_names(
+    found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], base_prefix: str
+) -> NameMatch:
+    """Return which of the file's keys holds each expected tensor, and what does not fit.
+
+    Example: with `expected = {"pooler.dense.bias": (4,)}` and `base_prefix = "bert"`, the key
+    "module.bert.pooler.dense.bias" is matched, and `prefixes` is ("module.bert.",).
+
+    Args:
+        found: Every tensor of the weights.
+        expected: Names and shapes of the stock encoder without a prefix.
+        base_prefix: The encoder's name inside larger models, "bert" for BERT.
+    """
+    wrappers = (*_WRAPPERS, base_prefix + ".") if base_prefix else _WRAPPERS
+    keys: dict[str, str] = {}
+    prefixes: dict[str, None] = {}
+    heads, unknown, ambiguous = [], [], []
+    for key in found:
+        prefix, name = _split_prefix(key, wrappers, expected)
+        if name in keys:
+            ambiguous.append((name, keys[name], key))
+        elif name in expected:
+            keys[name] = key
+            if prefix:
+                prefixes[prefix] = None
+        elif name.startswith(_HEADS):
+            heads.append(key)
+        elif name not in _BUFFERS:
+            unknown.append(key)
+    wrong = [(name, shape, found[keys[name]].shape) for name, shape in expected.items() if name in keys]
+    wrong = [(name, shape, actual) for name, shape, actual in wrong if tuple(shape) != actual]
+    misfits = {name for name, _, _ in wrong}
+    return NameMatch(
+        names={name: keys[name] for name in expected if name in keys and name not in misfits},
+        heads=tuple(heads),
+        unknown=tuple(unknown),
+        missing=tuple(name for name in expected if name not in keys),
+        wrong_shape=tuple(wrong),
+        prefixes=tuple(prefixes),
+        ambiguous=tuple(ambiguous),
+    )
+
+
+def check_match(match: NameMatch, folder: Path) -> None:
+    """Refuse weights that do not fill the encoder exactly, with all faults in one message.
+
+    Other unknown tensors are no fault; the caller tells the user.
+
+    Raises:
+        ModelFolderError: Tensors are missing, of another shape or there twice, or layers are left over.
+    """
+    faults = [
+        f"{quoted(first)} and {quoted(second)} both claim to be {quoted(name)}"
+        for name, first, second in match.ambiguous[:_N_NAMED]
+    ]
+    expected = [*match.names, *match.missing, *(name for name, _, _ in match.wrong_shape)]
+    if match.missing:
+        held = f" (the weights hold {_some(match.unknown)} instead)" if match.unknown else ""
+        faults.append(f"{len(match.missing)} of {len(expected)} tensors are missing, {_some(match.missing)}{held}")
+    faults += [_shape_fault(*wrong) for wrong in match.wrong_shape[:_N_NAMED]]
+    if len(match.wrong_shape) > _N_NAMED:
+        faults.append(f"{len(match.wrong_shape)} tensors in all have another shape")
+    n_layers = 1 + max(map(_layer, expected), default=-1)
+    if extra := [name for name in match.unknown if _layer(name) >= n_layers]:
+        faults.append(f"the weights hold layers beyond the {n_layers} of num_hidden_layers, {_some(extra)}")
+    if faults:
+        raise ModelFolderError(
+            f"The weights in {shown(folder)} do not fit its config.json: {'; '.join(faults)}. "
+            "Use the config.json and the weights of one and the same model"
+        )
+
+
+def _split_prefix(key: str, wrappers: tuple[str, ...], expected: Mapping[str, object]) -> tuple[str, str]:
+    """Return the wrappers before `key` and the name after them, with an old ending made new.
+
+    An expected name ends the stripping, so that one which begins like a wrapper stays whole.
+    """
+    start = 0
+    for _ in range(_MAX_STRIPPED + 1):
+        name = key[start:]
+        if name in expected:
+            return key[:start], name
+        for old, new in _OLD_ENDINGS:
+            if name.endswith(old) and (renamed := name.removesuffix(old) + new) in expected:
+                return key[:start], renamed
+        wrapper = next((wrapper for wrapper in wrappers if name.startswith(wrapper)), None)
+        if wrapper is None:
+            break
+        start += len(wrapper)
+    return key[:start], key[start:]
+
+
+def _shape_fault(name: str, expected: tuple[int, ...], actual: tuple[int, ...]) -> str:
+    """Return the sentence for one tensor of another shape, with the config key where it is obvious."""
+    fault = f"{quoted(name)} is {_dims(actual)} in the weights, {_dims(expected)} by config.json"
+    if len(expected) != len(actual) or not name.startswith(("embeddings.", "encoder.", "pooler.")):
+        return fault
+    axes = [axis for axis in range(len(expected)) if expected[axis] != actual[axis]]
+    keys = [
+        next((key for ending, of, key in _CONFIG_KEYS if of == axis and name.endswith(ending)), "hidden_size")
+        for axis in axes
+    ]
+    return f"{fault} (key {', '.join(dict.fromkeys(keys))})"
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    """Return a shape as "30522 x 384"."""
+    return " x ".join(map(str, shape)) or "a scalar"
+
+
+def _layer(name: str) -> int:
+    """Return the number of the encoder layer that `name` belongs to, -1 for none."""
+    layer = _LAYER.search(name)
+    return int(layer[1]) if layer else -1
+
+
+def _some(names: Iterable[str]) -> str:
+    """Return the first names and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - _N_NAMED} more" if len(listed) > _N_NAMED else ""
+    return ", ".join(quoted(name) for name in listed[:_N_NAMED]) + more
