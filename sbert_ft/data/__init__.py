@@ -1,0 +1,1 @@
+"""Files of texts, pairs, scores and labels as checked rows."""

@@ -1,0 +1,238 @@
+"""Records of each format, one by one: plain cells, quoted cells, JSON objects, batches of Parquet.
+
+The general readers lose rows in silence: a CSV reader that meets a stray quote swallows the rows up to the next one,
+a JSON reader keeps the last of two equal keys. Here every record is whole and knows the line it began in, or a
+`DataError` names that line. Quoted cells are read by our own loop because the standard reader's limit on the length
+of a cell is one number for the whole process and its errors do not say where a quote was opened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sbert_ft.data.text_files import MAX_RECORD_CHARS, fault, text_lines, without_line_end
+from sbert_ft.errors import quoted
+
+if TYPE_CHECKING:
+    import pyarrow
+    import pyarrow.parquet
+
+PARQUET_BATCH_ROWS = 16_384
+_MAX_INT_DIGITS = 4300  # Python's own limit, which its oldest supported releases lack
+
+
+class CellRecord(NamedTuple):
+    """One record of a file of cells."""
+
+    line: int  # where it begins, from 1
+    raw: str  # as it stands in the file, line ends included
+    cells: list[str]
+
+
+class JsonRecord(NamedTuple):
+    """One object of a file of JSON lines."""
+
+    line: int
+    raw: str  # as it stands in the file, without white space around it
+    values: dict[str, object]
+
+
+def plain_records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[CellRecord]:
+    """Yield a record a line, its quotes being characters like others; empty lines are left out."""
+    for number, line in lines:
+        if line not in ("\n", "\r\n"):
+            yield CellRecord(number, line, without_line_end(line).split(delimiter))
+
+
+def quoted_records(path: Path, lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[CellRecord]:
+    """Yield the records of a file that quotes cells as RFC 4180 says; empty lines are left out.
+
+    A cell that begins with a quote ends with its closing one and may hold delimiters, line ends and doubled quotes.
+    A quote elsewhere in a cell is a character like others.
+
+    Raises:
+        DataError: A quote is not closed, or text follows a closed one.
+    """
+    for number, line in lines:
+        if line in ("\n", "\r\n"):
+            continue
+        if '"' not in line:
+            yield CellRecord(number, line, without_line_end(line).split(delimiter))
+        else:
+            yield _quoted_record(path, number, line, lines, delimiter)
+
+
+def _quoted_record(path: Path, number: int, line: str, lines: Iterator[tuple[int, str]], delimiter: str) -> CellRecord:
+    """Return the record that begins with `line`, taking more of `lines` while a quote is open."""
+    raw, cells, at, last, n_chars = [line], list[str](), 0, number, len(line)
+    while True:
+        if not line.startswith('"', at):
+            end = line.find(delimiter, at)
+            if end < 0:
+                cells.append(without_line_end(line[at:]))
+                break
+            cells.append(line[at:end])
+            at = end + 1
+            continue
+        opened, parts, at = last, list[str](), at + 1
+        while True:
+            end = line.find('"', at)
+            if end >= 0 and not line.startswith('"', end + 1):
+                parts.append(line[at:end])
+                break
+            if end >= 0:  # a doubled quote stands for one
+                parts.append(line[at : end + 1])
+                at = end + 2
+                continue
+            parts.append(line[at:])
+            last, line = next(lines, (0, ""))
+            raw.append(line)
+            n_chars += len(line)
+            if not line or n_chars > MAX_RECORD_CHARS:
+                raise fault(path, "the quote that opens a cell here is not closed; close it or double it", opened)
+            at = 0
+        cells.append("".join(parts))
+        at = end + 1
+        rest = line[at : at + 20]
+        if rest in ("", "\n", "\r\n"):
+            break
+        if not rest.startswith(delimiter):
+            expected = f"after the quote that closes a cell expected {quoted(delimiter)} or the line's end"
+            remedy = 'write a quote inside a quoted cell twice (""), or give --delimiter'
+            raise fault(path, f"{expected}, found {quoted(without_line_end(rest))}; {remedy}", last)
+        at += 1
+    return CellRecord(number, "".join(raw), cells)
+
+
+def cell_records(path: Path, encoding: str, delimiter: str, quoting: bool) -> Iterator[CellRecord]:
+    """Yield the records of a CSV or tab file, the header first."""
+    lines = text_lines(path, encoding)
+    return quoted_records(path, lines, delimiter) if quoting else plain_records(lines, delimiter)
+
+
+def joined_cells(cells: Sequence[str], delimiter: str, always: bool = False) -> str:
+    """Return a record as a CSV file holds it: cells in quotes always, or where something in them needs it."""
+    needing = ('"', delimiter, "\n", "\r")
+    return delimiter.join(
+        '"' + cell.replace('"', '""') + '"' if always or any(map(cell.__contains__, needing)) else cell
+        for cell in cells
+    )
+
+
+def json_records(path: Path, encoding: str) -> Iterator[JsonRecord]:
+    """Yield the object of each line that is not blank.
+
+    Raises:
+        DataError: A line is no JSON, or no object, or holds what JSON does not know: NaN, infinities, two equal keys,
+            half characters.
+    """
+    for number, line in text_lines(path, encoding):
+        raw = line.strip(" \t\r\n")
+        if not raw:
+            continue
+        try:
+            value = json.loads(
+                raw,
+                object_pairs_hook=_object,
+                parse_constant=_refuse_constant,
+                parse_float=_finite,
+                parse_int=_integer,
+            )
+            if "\\u" in raw:
+                json.dumps(value, ensure_ascii=False).encode()
+        except json.JSONDecodeError as error:
+            whole_file = number == 1 and raw[0] in "[{"
+            remedy = "write each object whole on a line, without a list around them" if whole_file else "mend the line"
+            problem = f"is not JSON ({error.msg}, character {error.pos + 1}): {quoted(raw)}; {remedy}"
+            raise fault(path, problem, number) from None
+        except UnicodeEncodeError:
+            raise fault(path, "holds half a character (a lone surrogate such as \\ud83d); mend it", number) from None
+        except RecursionError:
+            raise fault(path, "is nested too deeply; expected an object of texts and numbers", number) from None
+        except ValueError as error:
+            raise fault(path, f"{error}: {quoted(raw)}", number) from None
+        if not isinstance(value, dict):
+            remedy = "write one object a line, without a list around them" if isinstance(value, list) else "mend it"
+            raise fault(path, f"expected a JSON object, found {quoted(raw)}; {remedy}", number)
+        yield JsonRecord(number, raw, value)
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {quoted(twice)} comes twice in one object")
+    return values
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number; write null or leave the key out")
+
+
+def _finite(digits: str) -> float:
+    if math.isinf(value := float(digits)):
+        raise ValueError(f"the number {quoted(digits, limit=30)} is too large")
+    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_INT_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits is too large")
+    return int(digits)
+
+
+def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
+    """Return the opened file; the caller closes it.
+
+    Raises:
+        DataError: pyarrow is not installed, or the file is damaged or cut.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise fault(path, "reading Parquet needs pyarrow: pip install 'sbert-ft[parquet]'") from None
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise fault(path, f"is damaged or cut, or no Parquet file: {quoted(error, limit=200)}") from error
+
+
+def parquet_batches(path: Path) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
+    """Yield batches of rows, each with the number of its first row from 1.
+
+    Raises:
+        DataError: pyarrow is not installed, or the file is damaged.
+    """
+    first_row = 1
+    with open_parquet(path) as file:
+        import pyarrow
+
+        try:
+            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS):
+                yield first_row, batch
+                first_row += batch.num_rows
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            raise fault(path, f"is damaged: {quoted(error, limit=200)}", first_row, "after row") from error
+
+
+def parquet_values(path: Path, batch: pyarrow.RecordBatch, column: int, first_row: int) -> list[object]:
+    """Return one column of a batch as Python values, None where there is none.
+
+    Raises:
+        DataError: A value is none that Python has, such as text that is not UTF-8.
+    """
+    import pyarrow
+
+    try:
+        values: list[object] = batch.column(column).to_pylist()
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
+        name = quoted(batch.schema.names[column])
+        problem = f"column {name} holds a value that cannot be read: {quoted(error, limit=200)}"
+        raise fault(path, problem, first_row, "at or after row") from error
+    return values

@@ -1,0 +1,214 @@
+"""A file of texts as a stream of rows, every row accounted for.
+
+`open_table` looks at the file's beginning and says what it found in one `TableFormat`; the `Table` it returns can be
+read as often as one likes, each time from the disk, so that memory does not grow with the rows. A cell is the text
+that the file holds: NA, null, 007 and 1e5 are sentences like others. What cannot be read for certain (a short row, an
+unclosed quote, a wrong byte) is a `DataError` that names the line; nothing is skipped but empty lines between records.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final, Literal
+
+from sbert_ft.data import formats
+from sbert_ft.data.detection import Kind, TableFormat, find_format, listed
+from sbert_ft.data.text_files import fault, text_lines, without_line_end
+from sbert_ft.errors import DataError, quoted
+
+__all__ = ["Kind", "Missing", "Row", "Table", "TableFormat", "open_table"]
+
+TEXT_NAMES: Final = ("text", "sentence", "document", "review", "content", "query", "question", "passage", "title")
+PAIR_NAMES: Final = (
+    *(("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("sentence_a", "sentence_b"), ("sent1", "sent2")),
+    *(("text1", "text2"), ("text_1", "text_2"), ("text_a", "text_b"), ("text", "text_pair"), ("s1", "s2")),
+    *(("premise", "hypothesis"), ("question1", "question2"), ("query", "document"), ("query", "passage")),
+    *(("question", "answer"), ("anchor", "positive"), ("a", "b")),
+)
+
+
+class Missing(Enum):
+    """The value of a key that a JSON object does not have."""
+
+    MISSING = "no such key"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: its values in the order of the format's columns, and where it begins for messages.
+
+    Attributes:
+        line: The line in which the record begins, from 1; for Parquet the row.
+        values: Texts exactly as in the file; JSON and Parquet values keep their type, and a key that an object does
+            not have is `Missing.MISSING`.
+    """
+
+    line: int
+    values: tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file that can be read row by row, as often as one likes; `open_table` makes one."""
+
+    path: Path
+    format: TableFormat
+
+    def __iter__(self) -> Iterator[Row]:
+        if self.format.kind == "lines":
+            for number, line in text_lines(self.path, self.format.encoding):
+                yield Row(number, (without_line_end(line),))
+        elif self.format.kind == "jsonl":
+            for record in formats.json_records(self.path, self.format.encoding):
+                values = record.values
+                yield Row(record.line, tuple(values.get(name, Missing.MISSING) for name in self.format.columns))
+        elif self.format.kind == "parquet":
+            yield from self._parquet_rows(range(len(self.format.columns)))
+        else:
+            yield from self._cell_rows()
+
+    def _cell_records(self) -> Iterator[formats.CellRecord]:
+        assert self.format.delimiter is not None
+        return formats.cell_records(self.path, self.format.encoding, self.format.delimiter, bool(self.format.quoting))
+
+    def _cell_rows(self) -> Iterator[Row]:
+        records = self._cell_records()
+        header = next(records, None)
+        if header is None or tuple(header.cells) != self.format.columns:
+            raise fault(self.path, "the header is not what it was: the file changed while it was read")
+        for line, _, cells in records:
+            if len(cells) != len(header.cells):
+                if self.format.quoting:
+                    remedy = "quote a cell that holds the delimiter or a line end, or give the right --delimiter"
+                else:
+                    remedy = "take tabs and line ends out of the cells; if they are quoted, save the file as .csv"
+                expected = f"expected {len(header.cells)} cells as in the header, found {len(cells)}"
+                raise fault(self.path, f"{expected}; {remedy}", line)
+            yield Row(line, tuple(cells))
+
+    def _parquet_rows(self, columns: Sequence[int]) -> Iterator[Row]:
+        for first_row, batch in formats.parquet_batches(self.path):
+            values = [formats.parquet_values(self.path, batch, column, first_row) for column in columns]
+            for i in range(batch.num_rows):
+                yield Row(first_row + i, tuple(column[i] for column in values))
+
+    def column_index(self, name: str) -> int:
+        """Return the position of the column called exactly `name`.
+
+        Raises:
+            DataError: There is none; the message names those there are and the nearest.
+        """
+        if name in self.format.columns:
+            return self.format.columns.index(name)
+        if self.format.kind == "lines":
+            raise fault(
+                self.path, f"has one text a line and no columns, so none called {quoted(name)}; for cells give --kind"
+            )
+        by_folded = {found.casefold().strip(): found for found in reversed(self.format.columns)}
+        near = difflib.get_close_matches(name.casefold().strip(), by_folded, n=1)
+        hint = f"; did you mean {quoted(by_folded[near[0]])}?" if near else ""
+        raise fault(self.path, f"has no column {quoted(name)}; {self._columns_found()}{hint}")
+
+    def text_columns(self, names: Sequence[str] | None, n: Literal[1, 2]) -> tuple[int, ...]:
+        """Return the positions of the columns with the texts: those named, or the only ones of a customary name.
+
+        Raises:
+            DataError: A named column is not there, or there is none of a customary name, or more than one.
+        """
+        say_it = "name the column with --column NAME" if n == 1 else "name the two columns with --columns A,B"
+        wanted = "one column of texts" if n == 1 else "two columns of texts"
+        if names is None and self.format.kind == "lines" and n == 1:
+            return (0,)
+        if self.format.kind == "lines" and n == 2:
+            raise fault(self.path, f"expected {wanted}, found one text a line; give a .csv, .tsv, .jsonl or .parquet")
+        if names is not None:
+            if len(names) != n or len(set(names)) != n:
+                raise fault(self.path, f"expected the names of {wanted}, found {listed(list(map(quoted, names)))}")
+            return tuple(map(self.column_index, names))
+        if n == 1 and len(self.format.columns) == 1 and self.format.kind in ("jsonl", "parquet"):
+            return (0,)  # the only key is a name for certain; the only line of cells could be a text
+        folded = [name.casefold().strip() for name in self.format.columns]
+        customary = [(name,) for name in TEXT_NAMES] if n == 1 else PAIR_NAMES
+        found = [tuple(map(folded.index, group)) for group in customary if all(map(folded.count, group))]
+        a_pair_too = n == 1 and any(all(map(folded.count, pair)) for pair in PAIR_NAMES)
+        if len(found) == 1 and all(folded.count(folded[i]) == 1 for i in found[0]) and not a_pair_too:
+            return found[0]
+        several = "which of them is not clear" if found or a_pair_too else "none of a customary name"
+        raise fault(self.path, f"expected {wanted}, {several}; {self._columns_found()}; {say_it}")
+
+    def _columns_found(self) -> str:
+        by_kind = {"jsonl": "the first object has", "parquet": "it has"}
+        source = by_kind.get(self.format.kind, "the first line, taken as the header, names")
+        return f"{source} {listed([quoted(name) for name in self.format.columns])}"
+
+    def texts(self, columns: Sequence[int]) -> Iterator[tuple[str, ...]]:
+        """Yield each row's texts in these columns; blank ones are texts, empty ones are not.
+
+        Raises:
+            DataError: A value is missing, empty or no text, or there is no row at all.
+        """
+        if self.format.kind == "parquet":  # the other columns, vectors perhaps, need not become Python values
+            rows = self._parquet_rows(columns)
+        else:
+            rows = (Row(row.line, tuple(row.values[i] for i in columns)) for row in self)
+        empty = True
+        for row in rows:
+            empty = False
+            texts = tuple(value for value in row.values if isinstance(value, str) and value)
+            if len(texts) != len(columns):
+                raise self._not_a_text(row, columns)
+            yield texts
+        if empty:
+            raise fault(self.path, "holds no row; expected at least one text")
+
+    def _not_a_text(self, row: Row, columns: Sequence[int]) -> DataError:
+        i, value = next((i, v) for i, v in zip(columns, row.values, strict=True) if not isinstance(v, str) or not v)
+        unit = "row" if self.format.kind == "parquet" else "line"
+        if self.format.kind == "lines":
+            return fault(self.path, "empty text; write a text there or take the line out", row.line)
+        column = f"column {quoted(self.format.columns[i])}"
+        remedy = f"fill it or take the {unit} out"
+        if value == "":
+            found = "an empty one"
+        elif value is None or value is Missing.MISSING:
+            found = "null" if value is None else "no such key"
+        else:
+            found = f"{type(value).__name__} {quoted(value, limit=40)}"
+            remedy = "write texts there (in quotes) or name another column"
+        return fault(self.path, f"{column}: expected a text, found {found}; {remedy}", row.line, unit)
+
+    def count_rows(self) -> int:
+        """Return the number of rows without checking them: a pass over the bytes, or what Parquet's footer says."""
+        if self.format.kind == "parquet":
+            with formats.open_parquet(self.path) as file:
+                return int(file.metadata.num_rows)
+        if self.format.quoting:
+            return sum(1 for _ in self._cell_records()) - 1
+        lines = (line for _, line in text_lines(self.path, self.format.encoding))
+        if self.format.kind == "lines":
+            return sum(1 for _ in lines)
+        if self.format.kind == "jsonl":
+            return sum(1 for line in lines if line.strip(" \t\r\n"))
+        return sum(1 for line in lines if line not in ("\n", "\r\n")) - 1
+
+
+def open_table(
+    path: str | os.PathLike[str], *, encoding: str | None = None, delimiter: str | None = None, kind: str | None = None
+) -> Table:
+    """Return the table in a file; `find_format` says how its format is found.
+
+    Args:
+        path: A regular file.
+        encoding: The codec; found from the byte order mark, else UTF-8, where None.
+        delimiter: One character, or comma, semicolon, tab or pipe.
+        kind: lines, csv, tsv, jsonl or parquet; from the suffix where None.
+
+    Raises:
+        DataError: The file is not what it should be; the message says what was found and what to do.
+    """
+    return Table(Path(path), find_format(Path(path), encoding, delimiter, kind))

@@ -1,0 +1,253 @@
+"""A table's rows with one more column, such as scores, in any of the formats, streaming.
+
+Texts must come out as they went in, or the new column stands beside a text that nobody scored. The writers here
+therefore check what a format cannot hold (a tab in a tab file, a key that no column has) instead of dropping it, and
+JSON lines are not written anew but get the value added at their end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sbert_ft.data import formats
+from sbert_ft.data.detection import KIND_OF_SUFFIX, Kind
+from sbert_ft.data.tables import Missing, Row, Table
+from sbert_ft.data.text_files import fault
+from sbert_ft.errors import DataError, OutputError, quoted
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def write_table_with_column(
+    table: Table, target: Path, name: str, values: Iterator[float], *, kind: Kind | None = None
+) -> None:
+    """Write the table's rows, in order and one at a time, with one more column.
+
+    The file is of `kind`, else of what the target's suffix says, else of the table's own kind. Texts go out exactly,
+    cells that look like formulas or numbers among them. The values are float32: in files of text the shortest
+    decimals that give the same float32 back. JSON objects keep their spelling and every key; numbers of JSON and
+    Parquet in cells are in Python's spelling, lists in JSON's, null is an empty cell. A file of the table's own kind
+    keeps its delimiter, quoting and encoding, another is in UTF-8; a line feed ends lines. Lines without columns
+    become the column "text". The caller names a temporary file and moves it once it is whole.
+
+    Raises:
+        DataError: There is a column of this name already, a row cannot be read, or not be written in this format, or
+            there are more or fewer rows than values.
+        OutputError: The target cannot be written, or a value is no finite float32.
+    """
+    target_kind = _target_kind(table, target, kind)
+    if name in _columns(table):
+        raise fault(table.path, f"has a column {quoted(name)} already; give the new one another name")
+    if os.path.exists(target) and os.path.samefile(table.path, target):
+        raise OutputError(f"{quoted(target, limit=400)}: is the file that is read; write to another")
+    encoding = table.format.encoding if target_kind == table.format.kind else "utf-8"
+    try:
+        if target_kind == "parquet":
+            _write_parquet(table, target, name, _finite(values))
+            return
+        as_lines = _json_lines if target_kind == "jsonl" else _csv_lines if target_kind == "csv" else _tsv_lines
+        with open(target, "w", encoding=encoding, newline="") as file:
+            file.writelines(as_lines(table, name, _finite(values)))
+    except UnicodeEncodeError:
+        raise OutputError(f"{quoted(target, limit=400)}: {quoted(name)} cannot be written in {encoding}") from None
+    except OSError as error:
+        raise OutputError(f"{quoted(target, limit=400)}: cannot be written: {error.strerror or error}") from error
+
+
+def _target_kind(table: Table, target: Path, kind: Kind | None) -> Kind:
+    """Return the format to write; a table read from a .txt keeps its own in a .txt."""
+    found = kind or KIND_OF_SUFFIX.get(target.suffix.lower(), table.format.kind)
+    if found == "lines" and table.format.kind in ("csv", "tsv"):
+        return table.format.kind
+    if found == "lines":
+        problem = "a file of one text a line has no place for a column"
+        raise OutputError(f"{quoted(target, limit=400)}: {problem}; write to .csv, .tsv, .jsonl or .parquet")
+    return found
+
+
+def _columns(table: Table) -> tuple[str, ...]:
+    return table.format.columns or ("text",)
+
+
+def _finite(values: Iterator[float]) -> Iterator[float]:
+    for i, value in enumerate(values, start=1):
+        if not math.fabs(value) <= _LARGEST:  # holds for NaN, too
+            raise OutputError(f"value {i:,} of the new column is {value}; expected a finite float32")
+        yield value
+
+
+def _with_values(table: Table, rows: Iterator[Row], values: Iterator[float]) -> Iterator[tuple[Row, str]]:
+    """Yield each row with its value, the latter as its shortest decimals."""
+    n_rows = 0
+    for row in rows:
+        value = next(values, None)
+        if value is None:
+            raise _other_number(table, n_rows)
+        n_rows += 1
+        yield row, str(np.float32(value))
+    if next(values, None) is not None:
+        raise _other_number(table, n_rows)
+
+
+def _other_number(table: Table, n_rows: int) -> DataError:
+    return fault(table.path, f"values and rows differ in number after {n_rows:,}: did the file change meanwhile?")
+
+
+def _whole_rows(table: Table) -> Iterator[Row]:
+    """Yield the table's rows where none has more than the columns know: a JSON object may."""
+    if table.format.kind != "jsonl":
+        yield from table
+        return
+    for record in formats.json_records(table.path, table.format.encoding):
+        extra = next((key for key in record.values if key not in table.format.columns), None)
+        if extra is not None:
+            problem = f"the key {quoted(extra)} is not in the first object, so there is no column for it"
+            raise fault(table.path, f"{problem}; write to .jsonl", record.line)
+        yield Row(record.line, tuple(record.values.get(key, Missing.MISSING) for key in table.format.columns))
+
+
+def _json_lines(table: Table, name: str, values: Iterator[float]) -> Iterator[str]:
+    """Yield objects; those read from JSON lines are kept to the letter."""
+    key = json.dumps(name, ensure_ascii=False)
+    if table.format.kind == "jsonl":
+        records = formats.json_records(table.path, table.format.encoding)
+        # A row's values are here its line and whether it needs a comma.
+        rows = (Row(r.line, (r.raw, bool(r.values), name in r.values)) for r in records)
+    else:
+        rows = (Row(row.line, (_json_object(table, row), True, False)) for row in table)
+    for row, number in _with_values(table, rows, values):
+        line, has_keys, has_name = row.values
+        if has_name:
+            raise fault(table.path, f"has a key {quoted(name)} already; give the new one another name", row.line)
+        yield f"{str(line)[:-1].rstrip()}{', ' if has_keys else ''}{key}: {number}}}\n"
+
+
+def _json_object(table: Table, row: Row) -> str:
+    values = dict(zip(_columns(table), row.values, strict=True))
+    try:
+        return json.dumps(values, ensure_ascii=False, allow_nan=False, default=_as_text)
+    except (TypeError, ValueError) as error:
+        problem = f"cannot be written as JSON: {quoted(error)}; write to .parquet"
+        raise fault(table.path, problem, row.line, "row") from None
+
+
+def _as_text(value: object) -> str:
+    """Return the text of a value that JSON does not know, such as a date."""
+    if isinstance(value, bytes):
+        raise TypeError("bytes are no text")
+    return str(value)
+
+
+def _cells(table: Table, row: Row) -> list[str]:
+    """Return the row's values as cells of a text file."""
+    cells = []
+    for value in row.values:
+        if value is None or value is Missing.MISSING:
+            cell = ""
+        elif isinstance(value, str):
+            cell = value
+        elif isinstance(value, (bool, dict, list)):
+            cell = json.dumps(value, ensure_ascii=False, default=str)
+        elif isinstance(value, bytes):
+            raise fault(table.path, "holds bytes, which are no text; write to .parquet", row.line, "row")
+        else:
+            cell = str(value)
+        if "\0" in cell:
+            raise fault(table.path, "holds a NUL character; write to .jsonl or .parquet", row.line, "row")
+        cells.append(cell)
+    return cells
+
+
+def _cell_rows(table: Table, name: str, values: Iterator[float]) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, cells) of the header and of each row, the new column among them."""
+    yield 1, [*_columns(table), name]
+    for row, number in _with_values(table, _whole_rows(table), values):
+        yield row.line, [*_cells(table, row), number]
+
+
+def _csv_lines(table: Table, name: str, values: Iterator[float]) -> Iterator[str]:
+    delimiter = (table.format.delimiter if table.format.kind == "csv" else None) or ","
+    for _, cells in _cell_rows(table, name, values):
+        yield formats.joined_cells(cells, delimiter) + "\n"
+
+
+def _tsv_lines(table: Table, name: str, values: Iterator[float]) -> Iterator[str]:
+    """Yield lines whose quotes are characters like others, or all cells in quotes where the table's own are.
+
+    Quotes round the cells of the header tell a reader that the file is of the second kind.
+    """
+    quoting = table.format.kind == "tsv" and table.format.quoting
+    for line, cells in _cell_rows(table, name, values):
+        if not quoting and any("\t" in cell or "\n" in cell for cell in cells):
+            raise fault(table.path, "a tab or line end in a cell cannot stand in a .tsv; write to .csv", line)
+        yield (formats.joined_cells(cells, "\t", always=True) if quoting else "\t".join(cells)) + "\n"
+
+
+def _write_parquet(table: Table, target: Path, name: str, values: Iterator[float]) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise OutputError("writing Parquet needs pyarrow: pip install 'sbert-ft[parquet]'") from None
+    types = _arrow_schema(table)
+    schema = types.append(pyarrow.field(name, pyarrow.float32()))
+    n_rows = 0
+    try:
+        with pyarrow.parquet.ParquetWriter(target, schema) as writer:
+            for batch in _arrow_batches(table, types):
+                column = list(islice(values, batch.num_rows))
+                n_rows += len(column)
+                if len(column) != batch.num_rows:
+                    raise _other_number(table, n_rows)
+                arrays = [*batch.columns, pyarrow.array(column, pyarrow.float32())]
+                writer.write_batch(pyarrow.RecordBatch.from_arrays(arrays, schema=schema))
+        if next(values, None) is not None:
+            raise _other_number(table, n_rows)
+    except pyarrow.ArrowException as error:
+        raise OutputError(f"{quoted(target, limit=400)}: cannot be written: {quoted(error, limit=200)}") from error
+
+
+def _arrow_schema(table: Table) -> pyarrow.Schema:
+    """Return the types of the table's columns: strings for cells and lines, for JSON those of the first rows."""
+    import pyarrow
+
+    if table.format.kind == "parquet":
+        with formats.open_parquet(table.path) as file:
+            return file.schema_arrow
+    if table.format.kind == "jsonl":
+        return _arrow_batch(table, list(islice(_whole_rows(table), formats.PARQUET_BATCH_ROWS)), None).schema
+    return pyarrow.schema([(column, pyarrow.string()) for column in _columns(table)])
+
+
+def _arrow_batches(table: Table, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+    if table.format.kind == "parquet":
+        yield from (batch for _, batch in formats.parquet_batches(table.path))
+        return
+    rows = _whole_rows(table)
+    while chunk := list(islice(rows, formats.PARQUET_BATCH_ROWS)):
+        yield _arrow_batch(table, chunk, schema)
+
+
+def _arrow_batch(table: Table, rows: list[Row], schema: pyarrow.Schema | None) -> pyarrow.RecordBatch:
+    import pyarrow
+
+    arrays = []
+    for i, column in enumerate(_columns(table)):
+        values = [None if row.values[i] is Missing.MISSING else row.values[i] for row in rows]
+        try:
+            arrays.append(pyarrow.array(values, None if schema is None else schema.types[i]))
+        except (pyarrow.ArrowException, OverflowError, TypeError, ValueError) as error:
+            problem = f"column {quoted(column)} holds values of several types ({quoted(error, limit=200)})"
+            raise fault(table.path, f"{problem}; write to .jsonl", rows[0].line, "at or after line") from None
+    return pyarrow.RecordBatch.from_arrays(arrays, names=list(_columns(table)))
