@@ -1,0 +1,225 @@
+"""Attention for packed batches, handed to the stock encoders through transformers' registry.
+
+A stock encoder takes four-dimensional masks, so rows need nothing special. Runs do: attention has
+to be told where the texts of a row lie. `packed_attention` is registered under one name, gets the
+runs as a keyword argument of the forward, and computes what the stock function computes: on a CPU
+by plain matrix products over blocks that stay in the cache (two to three times faster than the
+flash kernel at these lengths, see `benchmarks/attention.py`), on a GPU by kernels of torch.
+
+Not every encoder passes such an argument on, and some do other things with positions or masks.
+`probe` finds out by running one: what does not equal the padded model is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, offsets_of, pack
+
+ATTENTION_NAME = "sbert_ft_packed"
+
+# Elements of a score matrix worked on at a time on a CPU: 2 to 4 MB, so that softmax and the
+# second product find it in the cache.
+BLOCK_ELEMENTS = 1 << 20
+
+# Largest difference in float32 that a packed layout may show against the padded model, relative
+# to the largest activation. Rounding gives 1e-6; a wrong mask or position gave 1e-3 and more.
+PROBE_TOLERANCE = 5e-5
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Where the texts of a one-row batch lie.
+
+    Attributes:
+        shapes: (texts, tokens of each) of every run, in order.
+        boundaries: Where each text begins, and the end: shape (N + 1,), int32, on the batch's device.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    boundaries: Tensor
+
+    @classmethod
+    def of(cls, batch: PackedBatch) -> Runs:
+        """Return the runs of a batch in the layout ``runs``."""
+        counts = np.array([n for n, _ in batch.run_shapes])
+        lengths = np.repeat([length for _, length in batch.run_shapes], counts)
+        boundaries = torch.from_numpy(offsets_of(lengths).astype(np.int32))
+        return cls(batch.run_shapes, boundaries.to(batch.token_ids.device))
+
+
+def register_attention() -> None:
+    """Make `packed_attention` known to transformers under `ATTENTION_NAME`; harmless to repeat.
+
+    The mask of the stock ``sdpa`` is registered with it: a name without an entry there would get
+    no mask at all, and an ordinary padded call would look at padding without a word.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ATTENTION_NAME, packed_attention)
+    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    packed_runs: Runs | None = None,
+    **stock: Any,
+) -> tuple[Tensor, None]:
+    """Return softmax(query key^T * scaling) value for each text (Vaswani et al. 2017, equation 1).
+
+    Args:
+        module: The encoder's attention layer; only its training flag is read.
+        query: Shape (R, H, C, D / H), as are `key` and `value`.
+        key: See `query`.
+        value: See `query`.
+        attention_mask: Shape (R or 1, 1, C or 1, C), additive or bool, or None.
+        scaling: Factor on the scores, by default 1 / sqrt(D / H).
+        dropout: Probability with which a weight is dropped; 0 outside of training.
+        packed_runs: Where the texts lie, in the layout ``runs``; no mask goes with it.
+        stock: What the encoder passes to its own functions.
+
+    Returns:
+        Shape (R, C, H, D / H), and None for the weights, which are not kept.
+    """
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    if stock.get("position_bias") is not None or stock.get("is_causal"):
+        raise ValueError("packed attention knows neither position biases nor causal masks")
+    if packed_runs is not None:
+        if query.device.type == "cpu" or dropout > 0:
+            return _attend_in_runs(query, key, value, scaling, dropout, packed_runs), None
+        return _attend_varlen(query, key, value, scaling, packed_runs), None
+    if query.device.type == "cpu":
+        attended = _attend_in_blocks(query * scaling, key, value, attention_mask, dropout)
+    else:
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+        )
+    return attended.transpose(1, 2).contiguous(), None
+
+
+def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Return the attention of scaled queries, shape (R, H, C, D / H), a few rows at a time."""
+    per_row = query.shape[1] * query.shape[2] * key.shape[2]
+    rows = max(1, BLOCK_ELEMENTS // per_row)
+    if rows >= query.shape[0]:
+        return _attend(query, key, value, mask, dropout)
+    # split, not slices: the gradient of a slice fills a whole buffer with zeros
+    n_blocks = -(-query.shape[0] // rows)
+    masks = (mask,) * n_blocks if mask is None or mask.shape[0] == 1 else mask.split(rows)
+    parts = zip(query.split(rows), key.split(rows), value.split(rows), masks, strict=True)
+    return torch.cat([_attend(q, k, v, m, dropout) for q, k, v, m in parts])
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    scores = torch.matmul(query, key.transpose(-2, -1))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
+    weights = torch.softmax(scores, dim=-1)
+    if dropout > 0:
+        weights = F.dropout(weights, dropout)
+    return torch.matmul(weights, value)
+
+
+def _attend_in_runs(query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, runs: Runs) -> Tensor:
+    """Return the attention of a one-row batch, shape (1, T, H, D / H), run by run on views."""
+    sizes = [n * length for n, length in runs.shapes]
+    per_run = (tensor[0].split(sizes, dim=1) for tensor in (query * scaling, key, value))
+    outputs = []
+    for (n, length), q, k, v in zip(runs.shapes, *per_run, strict=True):
+        # (H, n * length, d) -> (n, H, length, d): the tokens of a text are apart by a fixed stride
+        q, k, v = (part.unflatten(1, (n, length)).transpose(0, 1) for part in (q, k, v))
+        outputs.append(_attend_in_blocks(q, k, v, None, dropout).transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[None]
+
+
+def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float, runs: Runs) -> Tensor:
+    """Return the attention of a one-row batch by torch's kernel for varying lengths (CUDA, half precision)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    # The kernel's own factor is 1 / sqrt(d), and not every version lets it be set.
+    query = query * (scaling * query.shape[-1] ** 0.5)
+    longest = max(length for _, length in runs.shapes)
+    q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
+    attended = varlen_attn(q, k, v, runs.boundaries, runs.boundaries, longest, longest)
+    return (attended[0] if isinstance(attended, tuple) else attended)[None]
+
+
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 0 where `mask` is True and the type's least number elsewhere, for every stock attention."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Which layouts give the padded model's numbers, and why the others do not.
+
+    Attributes:
+        layouts: Those admitted; ``padded`` is always one of them.
+        refused: Reason by layout.
+    """
+
+    layouts: tuple[Layout, ...]
+    refused: dict[Layout, str]
+
+
+def probe(
+    forward: Callable[[PackedBatch], Tensor],
+    vocab_size: int,
+    max_tokens: int,
+    pack_options: dict[str, int],
+    layouts: Sequence[Layout] = ("rows", "runs"),
+    tolerance: float = PROBE_TOLERANCE,
+) -> ProbeResult:
+    """Run a few texts padded and in each packed layout, and compare every token's activation.
+
+    Args:
+        forward: Runs the encoder on a batch: (R, C, D).
+        vocab_size: Token ids are drawn from this vocabulary.
+        max_tokens: Longest text that the encoder takes; one text has that many, up to 160, so that
+            an attention window shows.
+        pack_options: What `pack` needs besides texts and layout.
+        layouts: Candidates.
+        tolerance: Largest difference, relative to the largest activation.
+    """
+    longest = min(max_tokens, 160)
+    lengths = np.minimum([longest, 9, 3, 9, longest // 2 + 1], longest)
+    ids = np.random.default_rng(0).integers(vocab_size // 2, vocab_size, int(lengths.sum())).astype(np.int32)
+    ids[ids == pack_options.get("padding_id", 0)] = vocab_size // 3
+    texts = TextTokens(ids, offsets_of(lengths))
+
+    def tokens(layout: Layout) -> Tensor:
+        batch = pack(texts, layout, **pack_options)
+        return torch.cat(batch.token_vectors(forward(batch)))
+
+    with torch.inference_mode():
+        expected = tokens("padded")
+        scale = max(1.0, float(expected.abs().max()))
+        admitted: list[Layout] = []
+        refused: dict[Layout, str] = {}
+        for layout in layouts:
+            try:
+                difference = float((tokens(layout) - expected).abs().max()) / scale
+            except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError, ImportError) as error:
+                refused[layout] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+                continue
+            # written so that NaN is refused
+            if difference <= tolerance:
+                admitted.append(layout)
+            else:
+                refused[layout] = f"differs from the padded model by {difference:.1e}"
+    return ProbeResult((*admitted, "padded"), refused)

@@ -1,0 +1,314 @@
+"""Lay many short texts into few full rows, and find each text's vector again.
+
+A batch of texts padded to a rectangle spends half of the work on filler. Here the texts of a batch
+are laid end to end instead, in one of three layouts that share one type, `PackedBatch`:
+
+- ``rows``: several texts to a row of C tokens; a mask lets a token see its own text alone;
+- ``runs``: one single row, longest texts first; texts of equal length lie side by side, so that
+  attention works on views of them without any mask and without a wasted product;
+- ``padded``: one text a row, for the encoders that cannot be packed.
+
+The cost is an index per token. Letters used for shapes all over this package:
+
+====  ==========================    ====  ==========================
+R     rows of a batch               B     pairs
+C     tokens a row                  H     attention heads
+T     real tokens of a batch        D     hidden width
+N     texts of a batch              K     classes
+====  ==========================    ====  ==========================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Layout = Literal["rows", "runs", "padded"]
+PoolingMode = Literal["mean", "cls", "max"]
+POOLING_MODES: tuple[PoolingMode, ...] = ("mean", "cls", "max")
+
+ROW_TOKENS = 64
+# What one more run costs, in elements of a score matrix: a run is three small operations a layer
+# however short it is. Measured by `benchmarks/layout.py`.
+RUN_OVERHEAD = 100_000
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """The tokens of N texts, flat: text i is ``token_ids[offsets[i]:offsets[i + 1]]``.
+
+    Attributes:
+        token_ids: Shape (T,), int32.
+        offsets: Shape (N + 1,), int64, rising from 0 to T.
+        token_types: Shape (T,), uint8 (0 first, 1 second text of a pair), or None for all 0.
+    """
+
+    token_ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    token_types: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text, shape (N,), int64."""
+        return np.diff(self.offsets)
+
+    def select(self, texts: NDArray[np.int64]) -> TextTokens:
+        """Return the texts with these indices, in this order."""
+        lengths = self.lengths[texts]
+        offsets = offsets_of(lengths)
+        source = np.arange(offsets[-1]) + np.repeat(self.offsets[texts] - offsets[:-1], lengths)
+        types = None if self.token_types is None else self.token_types[source]
+        return TextTokens(self.token_ids[source], offsets, types)
+
+
+def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where pieces of these lengths begin when laid end to end, and the end: shape (N + 1,)."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """N texts laid out in R rows of C tokens, and where each of them lies.
+
+    Five texts of 3, 2, 4, 1 and 2 tokens, a0 a1 a2 | b0 b1 | c0 c1 c2 c3 | d0 | e0 e1, become with
+    rows of 6 tokens (longest first, each into the fullest row that still takes it)::
+
+        token_ids      c0 c1 c2 c3 b0 b1      position_ids   0 1 2 3 0 1
+                       a0 a1 a2 e0 e1 d0                     0 1 2 0 1 0
+
+        mask[1, 0]     x x x . . .            cells          6 7 8 4 5 0 1 2 3 11 9 10
+        (row 1)        x x x . . .                           (of a0 a1 a2 b0 b1 c0 ...)
+                       x x x . . .            starts         0 3 5 9 10
+                       . . . x x .            order          2 1 0 4 3
+                       . . . x x .
+                       . . . . . x
+
+    Attributes:
+        layout: ``rows``, ``runs`` or ``padded``.
+        token_ids: Shape (R, C), int64; what no text covers holds the padding token.
+        position_ids: Shape (R, C), int64; begins again with each text.
+        token_types: Shape (R, C), int64.
+        mask: ``rows``: shape (R, 1, C, C), bool, True where a token may look. ``padded``: shape
+            (R, C), bool, True at real tokens. ``runs``: None, no token has a neighbour to hide.
+        cells: Shape (T,), int64: the place in the flattened rows of each token, text after text in
+            the caller's order. This alone brings the order back.
+        starts: Shape (N,), int64: where each text begins in `cells`.
+        order: The caller's indices of the texts in the order in which they were laid.
+        run_shapes: ``runs``: (texts, tokens of each) of every run, in order; otherwise empty.
+    """
+
+    layout: Layout
+    token_ids: Tensor
+    position_ids: Tensor
+    token_types: Tensor
+    mask: Tensor | None
+    cells: Tensor
+    starts: Tensor
+    order: tuple[int, ...]
+    run_shapes: tuple[tuple[int, int], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def n_tokens(self) -> int:
+        """Real tokens, T."""
+        return self.cells.numel()
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """Return the batch with its tensors on `device`; the copy does not wait for the device."""
+        if self.token_ids.device == torch.device(device):
+            return self
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            token_ids=moved(self.token_ids),
+            position_ids=moved(self.position_ids),
+            token_types=moved(self.token_types),
+            mask=None if self.mask is None else moved(self.mask),
+            cells=moved(self.cells),
+            starts=moved(self.starts),
+        )
+
+    def pool(self, hidden: Tensor, mode: PoolingMode = "mean") -> Tensor:
+        """Return one vector a text, in the caller's order.
+
+        Args:
+            hidden: The encoder's output on this batch, shape (R, C, D), any floating type.
+            mode: ``mean`` of all the text's tokens (Sentence-BERT, section 3), its first token
+                (``cls``), or the ``max`` of each feature.
+
+        Returns:
+            Shape (N, D), float32 whatever `hidden` is in.
+        """
+        flat = hidden.flatten(0, 1)
+        if mode == "cls":
+            return flat.index_select(0, self.cells[self.starts]).float()
+        # One gather-and-reduce for all texts; ten times faster than index_add (see benchmarks/LOG.md).
+        return torch.nn.functional.embedding_bag(self.cells, flat.float(), self.starts, mode=mode)
+
+    def token_vectors(self, hidden: Tensor) -> list[Tensor]:
+        """Return each text's tokens, shape (tokens, D) each, float32, in the caller's order."""
+        flat = hidden.flatten(0, 1).index_select(0, self.cells).float()
+        bounds = [*self.starts.tolist(), self.n_tokens]
+        return list(flat.split(np.diff(bounds).tolist()))
+
+
+def pack(
+    texts: TextTokens,
+    layout: Layout,
+    *,
+    row_tokens: int = ROW_TOKENS,
+    padding_id: int = 0,
+    first_position: int = 0,
+) -> PackedBatch:
+    """Lay `texts` out in the given layout.
+
+    Args:
+        texts: N texts, each of at least one token.
+        layout: See `PackedBatch`.
+        row_tokens: C of the layout ``rows``, raised to the longest text where that is more.
+        padding_id: The token that fills what no text covers.
+        first_position: The position of a text's first token (RoBERTa's kind counts from
+            padding id + 1).
+
+    Raises:
+        ValueError: No text, or one without a token.
+    """
+    lengths = texts.lengths
+    if len(lengths) == 0 or lengths.min() == 0:
+        raise ValueError("a packed batch needs at least one text, and every text at least one token")
+    order = np.argsort(-lengths, kind="stable")
+    run_shapes: tuple[tuple[int, int], ...] = ()
+    if layout == "rows":
+        width = max(row_tokens, int(lengths.max()))
+        row, column, n_rows = _best_fit(lengths, order, width)
+        begin = row * width + column
+        order = np.argsort(begin, kind="stable")
+    elif layout == "runs":
+        n_rows, width = 1, int(lengths.sum())
+        begin = np.empty(len(lengths), np.int64)
+        begin[order] = offsets_of(lengths[order])[:-1]
+        values, counts = np.unique(lengths, return_counts=True)
+        run_shapes = tuple((int(n), int(length)) for length, n in zip(values[::-1], counts[::-1], strict=True))
+    else:
+        n_rows, width = len(lengths), int(lengths.max())
+        order = np.arange(n_rows)
+        begin = order * width
+
+    within = np.arange(texts.offsets[-1]) - np.repeat(texts.offsets[:-1], lengths)
+    cells = within + np.repeat(begin, lengths)
+    token_ids = np.full(n_rows * width, padding_id, np.int64)
+    token_ids[cells] = texts.token_ids
+    position_ids = np.full(n_rows * width, first_position, np.int64)
+    position_ids[cells] = within + first_position
+    token_types = np.zeros(n_rows * width, np.int64)
+    if texts.token_types is not None:
+        token_types[cells] = texts.token_types
+    mask = None
+    if layout != "runs":
+        owner = np.full(n_rows * width, -1, np.int32)
+        owner[cells] = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        owners = torch.from_numpy(owner.reshape(n_rows, width))
+        # Filler sees filler: a row of the mask without any True would give NaN.
+        mask = owners >= 0 if layout == "padded" else (owners[:, None, :, None] == owners[:, None, None, :])
+    shape = (n_rows, width)
+    return PackedBatch(
+        layout=layout,
+        token_ids=torch.from_numpy(token_ids.reshape(shape)),
+        position_ids=torch.from_numpy(position_ids.reshape(shape)),
+        token_types=torch.from_numpy(token_types.reshape(shape)),
+        mask=mask,
+        cells=torch.from_numpy(cells),
+        starts=torch.from_numpy(texts.offsets[:-1].copy()),
+        order=tuple(order.tolist()),
+        run_shapes=run_shapes,
+    )
+
+
+def _best_fit(
+    lengths: NDArray[np.int64], order: NDArray[np.int64], width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Return each text's row and column, and the number of rows: best-fit decreasing bin packing.
+
+    `free` holds the rows by their free cells, and `sizes` has a bit for each size that is there, so
+    the fullest row that still takes a text is found without a search.
+    """
+    row = np.empty(len(lengths), np.int64)
+    column = np.empty(len(lengths), np.int64)
+    free: list[list[int]] = [[] for _ in range(width + 1)]
+    sizes, n_rows = 0, 0
+    for text, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        fitting = sizes >> length
+        if fitting:
+            size = length + (fitting & -fitting).bit_length() - 1
+            target = free[size].pop()
+            if not free[size]:
+                sizes ^= 1 << size
+        else:
+            size, target, n_rows = width, n_rows, n_rows + 1
+        row[text], column[text] = target, width - size
+        if size > length:
+            free[size - length].append(target)
+            sizes |= 1 << (size - length)
+    return row, column, n_rows
+
+
+def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, padded: bool = False) -> list[NDArray[np.int64]]:
+    """Return batches of texts, longest first, that hold at most `token_budget` tokens each.
+
+    Longest first, so that what does not fit into memory shows at once, and equal lengths meet.
+    A text longer than the budget gets a batch to itself.
+
+    Args:
+        lengths: Tokens of each text, shape (N,).
+        token_budget: Tokens a batch, at least 1; with `padded`, filler counts too.
+        padded: Whether every text will take as much room as the longest of its batch.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    if len(order) == 0:
+        return []
+    batches: list[NDArray[np.int64]] = []
+    ordered = lengths[order]
+    ends = np.cumsum(ordered)
+    start = 0
+    while start < len(order):
+        if padded:
+            stop = start + token_budget // int(ordered[start])
+        else:
+            before = int(ends[start - 1]) if start else 0
+            stop = int(np.searchsorted(ends, before + token_budget, side="right"))
+        stop = min(max(stop, start + 1), len(order))
+        batches.append(order[start:stop])
+        start = stop
+    return batches
+
+
+def choose_layout(lengths: NDArray[np.int64], n_heads: int, device_type: str, admitted: Sequence[Layout]) -> Layout:
+    """Return the layout in which a forward over texts of these lengths is expected to be fastest.
+
+    On a CPU runs compute the fewest scores but pay for each distinct length, rows the reverse. On
+    a GPU one kernel takes runs of any lengths, where it can be had at all.
+    """
+    if "runs" not in admitted:
+        return "rows" if "rows" in admitted else "padded"
+    if "rows" not in admitted or device_type != "cpu":
+        return "runs"
+    width = max(ROW_TOKENS, int(lengths.max()))
+    runs_cost = float((lengths**2).sum()) * n_heads + RUN_OVERHEAD * len(np.unique(lengths))
+    rows_cost = float(lengths.sum()) * width * n_heads
+    return "runs" if runs_cost <= rows_cost else "rows"
