@@ -1,0 +1,231 @@
+"""From a folder's tokenizer files to a Rust tokenizer, with what they say of casing put in force.
+
+What a `tokenizer_config.json` says explicitly wins, as it does in transformers; what nobody says is
+read from the vocabulary (see `vocabulary.py`). Nothing is taken from a class name but how
+transformers would read the folder, so that both tokenise alike.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from sbert_ft.errors import ModelFolderError, quoted
+from sbert_ft.model.json_files import read_json
+from sbert_ft.model.vocabulary import MAX_VOCAB_BYTES, Casing, casing_of_vocabulary, holds_hangul, read_vocab
+
+SPECIAL_TOKENS = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+# transformers builds these from vocabulary and tokenizer_config.json, and reads no normalizer
+WORDPIECE_CLASSES = ("BertTokenizer", "BertTokenizerFast")
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer as read from a folder.
+
+    Attributes:
+        backend: The Rust tokenizer, without truncation and padding.
+        casing: The rule for WordPiece over a BERT vocabulary, None for other kinds.
+        special_tokens: Token by role, such as ``pad_token``.
+        notes: What the user should know, a sentence each.
+    """
+
+    backend: Tokenizer
+    casing: Casing | None
+    special_tokens: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def read_tokenizer(folder: Path, model_type: str) -> TokenizerFiles:
+    """Return the tokenizer of a model folder.
+
+    Args:
+        folder: Holds vocab.txt or tokenizer.json, and perhaps tokenizer_config.json.
+        model_type: As in config.json; decides how a vocabulary without tokenizer.json is read.
+
+    Raises:
+        ModelFolderError: A file is missing, damaged, or lacks a special token.
+    """
+    settings = _read_optional(folder / "tokenizer_config.json")
+    special_tokens = _special_tokens(folder, settings)
+    vocab_file, json_file = folder / "vocab.txt", folder / "tokenizer.json"
+    if json_file.exists():
+        content = read_json(json_file, max_bytes=MAX_VOCAB_BYTES)
+        if _model_kind(content) == "WordPiece":
+            return _wordpiece_from_json(json_file, content, settings, special_tokens)
+        return TokenizerFiles(_from_content(json_file, content), None, special_tokens, ())
+    if not vocab_file.exists():
+        if model_type not in ("bert", "distilbert", "electra", "mpnet") and _has_slow_files(folder):
+            return TokenizerFiles(_convert(folder), None, special_tokens, ())
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:12])
+        raise ModelFolderError(
+            f"{folder} has no tokenizer: expected vocab.txt or tokenizer.json, found {found}; "
+            "copy the file from where the weights come from (without it every word would be [UNK])"
+        )
+    vocab, notes = read_vocab(vocab_file)
+    casing = _decide_casing(vocab, settings)
+    return _build_wordpiece(vocab_file, vocab, casing, special_tokens, notes)
+
+
+def _decide_casing(vocab: Mapping[str, int], settings: Mapping[str, Any]) -> Casing:
+    """Return the vocabulary's rule with what is explicit in tokenizer_config.json put over it."""
+    shown = casing_of_vocabulary(vocab)
+    said = {
+        k: settings[k] for k in ("do_lower_case", "strip_accents", "tokenize_chinese_chars") if _is_flag(settings, k)
+    }
+    if "do_lower_case" not in said:
+        return Casing(
+            shown.do_lower_case,
+            said.get("strip_accents", shown.strip_accents),
+            said.get("tokenize_chinese_chars", True),
+            shown.compose,
+            "vocabulary",
+        )
+    lower = said["do_lower_case"]
+    # BERT strips accents where it lower-cases, if nothing is said; Hangul must not be taken apart.
+    strip = said.get("strip_accents", lower and not holds_hangul(vocab))
+    return Casing(
+        lower, strip, said.get("tokenize_chinese_chars", True), shown.compose and not strip, "tokenizer_config.json"
+    )
+
+
+def _is_flag(settings: Mapping[str, Any], key: str) -> bool:
+    value = settings.get(key)
+    if value is None or isinstance(value, bool):
+        return value is not None
+    raise ModelFolderError(f"tokenizer_config.json: {key} is {quoted(value)}, expected true, false or null")
+
+
+def normalizer_of(casing: Casing) -> normalizers.Normalizer:
+    """Return the Rust normalizer of a casing rule."""
+    bert = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=casing.tokenize_chinese_chars,
+        strip_accents=casing.strip_accents,
+        lowercase=casing.do_lower_case,
+    )
+    return normalizers.Sequence([normalizers.NFC(), bert]) if casing.compose else bert
+
+
+def _build_wordpiece(
+    path: Path, vocab: dict[str, int], casing: Casing, special: Mapping[str, str], notes: tuple[str, ...]
+) -> TokenizerFiles:
+    for role in ("unk_token", "cls_token", "sep_token", "pad_token"):
+        if special[role] not in vocab:
+            raise ModelFolderError(
+                f"{path} lacks the special token {quoted(special[role])} ({role}): expected it in a BERT vocabulary; "
+                "take the vocabulary that belongs to these weights, or name the token in special_tokens_map.json"
+            )
+    backend = Tokenizer(models.WordPiece(vocab, unk_token=special["unk_token"], max_input_chars_per_word=100))
+    backend.normalizer = normalizer_of(casing)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    cls, sep = special["cls_token"], special["sep_token"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(cls, vocab[cls]), (sep, vocab[sep])],
+    )
+    present = [token for token in dict.fromkeys(special.values()) if token in vocab]
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in present])
+    return TokenizerFiles(backend, casing, special, notes)
+
+
+def _wordpiece_from_json(
+    path: Path, content: dict[str, Any], settings: Mapping[str, Any], special: Mapping[str, str]
+) -> TokenizerFiles:
+    """Return a WordPiece tokenizer.json with its casing, set right where tokenizer_config.json overrides it."""
+    backend = _from_content(path, content)
+    written = _written_casing(content.get("normalizer"))
+    if written is None:
+        return TokenizerFiles(backend, None, special, ())
+    vocab = backend.get_vocab()
+    casing = written
+    notes: tuple[str, ...] = ()
+    if settings.get("tokenizer_class") in WORDPIECE_CLASSES and _is_flag(settings, "do_lower_case"):
+        casing = _decide_casing(vocab, settings)
+        if casing.do_lower_case != written.do_lower_case:
+            notes = (
+                f"tokenizer_config.json says do_lower_case={casing.do_lower_case}, tokenizer.json the opposite; "
+                "the first counts",
+            )
+    elif holds_hangul(vocab) and not casing.strip_accents:
+        casing = Casing(casing.do_lower_case, False, casing.tokenize_chinese_chars, True, casing.source)
+    if casing != written:
+        backend.normalizer = normalizer_of(casing)
+    return TokenizerFiles(backend, casing, special, notes)
+
+
+def _written_casing(normalizer: Any) -> Casing | None:
+    """Return the rule of a tokenizer.json's normalizer, or None where it is not BERT's."""
+    parts = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
+    kinds = [part.get("type") if isinstance(part, dict) else None for part in parts]
+    if kinds not in (["BertNormalizer"], ["NFC", "BertNormalizer"]):
+        return None
+    bert = parts[-1]
+    lower = bool(bert.get("lowercase"))
+    strip = lower if bert.get("strip_accents") is None else bool(bert["strip_accents"])
+    return Casing(lower, strip, bool(bert.get("handle_chinese_chars")), len(kinds) == 2, "tokenizer.json")
+
+
+def _model_kind(content: dict[str, Any]) -> str | None:
+    model = content.get("model")
+    return model.get("type") if isinstance(model, dict) else None
+
+
+def _from_content(path: Path, content: dict[str, Any]) -> Tokenizer:
+    try:
+        backend = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+    except Exception as error:  # the Rust side raises bare Exception
+        raise ModelFolderError(f"{path} is no tokenizer that the tokenizers library reads: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _has_slow_files(folder: Path) -> bool:
+    return (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+
+
+def _convert(folder: Path) -> Tokenizer:
+    """Return the byte-level BPE tokenizer (Sennrich et al. 2016; RoBERTa's) of vocab.json and merges.txt."""
+    vocab = read_json(folder / "vocab.json", max_bytes=MAX_VOCAB_BYTES)
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    merges = [line.partition(" ")[::2] for line in lines if line and not line.startswith("#version")]
+    missing = [token for token in ("<s>", "</s>", "<unk>", "<pad>") if token not in vocab]
+    if missing or not all(left and right for left, right in merges):
+        raise ModelFolderError(f"{folder}: vocab.json and merges.txt are no RoBERTa vocabulary (missing: {missing})")
+    try:
+        backend = Tokenizer(models.BPE(vocab, merges))
+    except Exception as error:  # the Rust side raises bare Exception
+        raise ModelFolderError(f"{folder}: vocab.json and merges.txt do not fit each other: {error}") from error
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.RobertaProcessing(("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]))
+    backend.add_special_tokens([t for t in ("<s>", "</s>", "<unk>", "<pad>", "<mask>") if t in vocab])
+    return backend
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _special_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return token by role: tokenizer_config.json, then special_tokens_map.json, then BERT's own."""
+    mapped = _read_optional(folder / "special_tokens_map.json")
+    tokens = {}
+    for role, default in SPECIAL_TOKENS.items():
+        value = settings.get(role) or mapped.get(role) or default
+        tokens[role] = value.get("content", default) if isinstance(value, dict) else str(value)
+    return tokens
