@@ -1,0 +1,312 @@
+"""`ConnectionBert`: a model folder to a tokenizer and the one encoder that all towers share.
+
+The encoder is the stock one of transformers, in float32, and stays so: it is what is trained and
+saved. Where the hardware multiplies bfloat16, inference runs on a copy in that type, made when it
+is first needed and again when the weights have changed. The copy costs half of the weights' memory
+once more; in return nothing is ever saved rounded.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sbert_ft.errors import InputError, ModelFolderError, ResourceError
+from sbert_ft.model import attention
+from sbert_ft.model.attention import ProbeResult, Runs
+from sbert_ft.model.devices import Precision, choose_device, choose_precision, describe_device
+from sbert_ft.model.encoders import EncoderPlan, plan_encoder
+from sbert_ft.model.folder import ModelFolder, read_folder
+from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, choose_layout, pack
+from sbert_ft.model.tokenizer import TextTokenizer
+from sbert_ft.model.weight_names import check_match, match_names
+from sbert_ft.model.weights import find_weights, read_tensors
+
+logger = logging.getLogger(__name__)
+
+# On the device itself, kernels round to half precision, so the probe there only looks for faults.
+_HALF_TOLERANCE = 0.05
+
+
+class ConnectionBert(nn.Module):
+    """A tokenizer and a stock encoder, which runs packed batches.
+
+    Attributes:
+        encoder: The stock module of transformers, float32.
+        tokenizer: The folder's tokenizer.
+        plan: The encoder's settings and limits.
+        source: The folder as it was read: pooling, length, prompts and the like.
+        pooler: The tensors of the stock pooler, where the folder had one; kept for saving and heads,
+            not run, since it reads a row's first token.
+        compute_dtype: The type in which inference computes.
+        probe: Which layouts the encoder was seen to run rightly.
+    """
+
+    encoder: PreTrainedModel
+
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        tokenizer: TextTokenizer,
+        plan: EncoderPlan,
+        source: ModelFolder,
+        pooler: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Put the parts together on the CPU and find out which layouts they run."""
+        super().__init__()
+        self.pooler = dict(pooler or {})
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.plan = plan
+        self.source = source
+        self.compute_dtype = torch.float32
+        self._half: tuple[object, PreTrainedModel] | None = None
+        self._half_lock = threading.Lock()
+        self.probe = self._admit_layouts()
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, device: str | torch.device | None = None, precision: Precision = "auto"
+    ) -> ConnectionBert:
+        """Return the model of a local folder.
+
+        Args:
+            folder: Holds config.json, the weights (pytorch_model.bin, model.safetensors or shards)
+                and the tokenizer's files; also a folder of sentence-transformers.
+            device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or None for the first that is there of
+                CUDA, MPS and CPU.
+            precision: In which inference computes: ``float32``, ``bfloat16``, ``float16``, or
+                ``auto`` for bfloat16 where the hardware multiplies it. Results are float32 always.
+
+        Raises:
+            ModelFolderError: The folder is incomplete, damaged, hostile or of a kind not supported;
+                a missing tensor is an error, never a random one.
+            InputError: An argument names nothing known.
+            ResourceError: The device is not there.
+        """
+        target = choose_device(device)
+        dtype = choose_precision(precision, target)
+        source = read_folder(folder)
+        weights = find_weights(source.encoder_path)
+        plan = plan_encoder(source.config, source.encoder_path / "config.json", len(weights.tensors))
+        match = match_names(weights.tensors, plan.shapes, plan.base_prefix)
+        check_match(match, source.encoder_path)
+        if match.unknown:
+            logger.warning(
+                "%s holds %d tensors that the encoder has no use for, such as %s",
+                source.encoder_path,
+                len(match.unknown),
+                match.unknown[0],
+            )
+        tokenizer = read_checked_tokenizer(source, plan)
+        encoder = plan.build(read_tensors(weights, match.names))
+        poolers = {key[key.rindex("pooler.") :]: key for key in match.heads if "pooler." in key}
+        model = cls(encoder, tokenizer, plan, source, read_tensors(weights, poolers))
+        return model._settle(target, dtype)
+
+    @classmethod
+    def from_config(
+        cls,
+        folder: str | Path,
+        device: str | torch.device | None = None,
+        precision: Precision = "auto",
+        seed: int = 42,
+    ) -> ConnectionBert:
+        """Return a model with **random** weights, for training from scratch.
+
+        Args:
+            folder: Holds config.json and the tokenizer's files; weights in it are not looked at.
+            device: As in `from_pretrained`.
+            precision: As in `from_pretrained`.
+            seed: Of the initialisation, which the config's ``initializer_range`` scales.
+
+        Raises:
+            ModelFolderError: As in `from_pretrained`.
+            ResourceError: The weights would not fit into memory.
+        """
+        target = choose_device(device)
+        dtype = choose_precision(precision, target)
+        source = read_folder(folder)
+        plan = plan_encoder(source.config, source.encoder_path / "config.json")
+        n_bytes = 4 * sum(int(np.prod(shape, dtype=float)) for shape in plan.shapes.values())
+        if n_bytes > (there := _memory_bytes()):
+            raise ResourceError(
+                f"{source.encoder_path / 'config.json'} describes {n_bytes / 2**30:,.1f} GiB of weights, but this "
+                f"machine has {there / 2**30:,.1f} GiB of memory"
+            )
+        tokenizer = read_checked_tokenizer(source, plan)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = plan.build(None)
+        return cls(encoder, tokenizer, plan, source)._settle(target, dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.encoder.parameters()).device
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of a token's vector, D."""
+        return int(self.plan.config.hidden_size)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest text that the encoder has positions for, special ones included."""
+        return self.plan.max_tokens
+
+    def describe(self) -> str:
+        """Return device, precision and layouts in one line."""
+        precision = str(self.compute_dtype).removeprefix("torch.")
+        layouts = ", ".join(self.probe.layouts)
+        return f"{self.plan.config.model_type} on {describe_device(self.device)}, {precision}, layouts {layouts}"
+
+    def pack(self, texts: TextTokens, layout: Layout | None = None) -> PackedBatch:
+        """Return the texts as a batch on the CPU, by default in the layout expected to be fastest.
+
+        Args:
+            texts: N texts with their special tokens.
+            layout: One of ``probe.layouts``; None to choose by lengths and device.
+
+        Raises:
+            InputError: The encoder does not run this layout rightly.
+        """
+        if layout is None:
+            heads = int(self.plan.config.num_attention_heads)
+            layout = choose_layout(texts.lengths, heads, self.device.type, self.probe.layouts)
+        elif layout not in self.probe.layouts:
+            raise InputError(f"layout {layout} is not run rightly by this encoder: {self.probe.refused.get(layout)}")
+        return pack(texts, layout, **self._pack_options)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Return the activation of every token, shape (R, C, D), with gradients as torch is set.
+
+        The float32 weights are used, under autocast where the caller has switched it on.
+        """
+        return self._run(self.encoder, batch.to(self.device))
+
+    def infer(self, batch: PackedBatch) -> Tensor:
+        """Return the activation of every token, shape (R, C, D), in `compute_dtype`, without gradients."""
+        with torch.inference_mode():
+            return self._run(self._inference_encoder(), batch.to(self.device))
+
+    @property
+    def _pack_options(self) -> dict[str, int]:
+        return {"padding_id": self.tokenizer.specials.padding_id, "first_position": self.plan.first_position}
+
+    def _run(self, encoder: PreTrainedModel, batch: PackedBatch) -> Tensor:
+        inputs: dict[str, Any] = {"input_ids": batch.token_ids}
+        if batch.layout == "padded":
+            inputs["attention_mask"] = batch.mask
+        else:
+            inputs["position_ids"] = batch.position_ids
+            if batch.mask is not None:
+                dtype = torch.get_autocast_dtype(batch.mask.device.type) if _autocasts(batch.mask) else encoder.dtype
+                inputs["attention_mask"] = attention.additive_mask(batch.mask, dtype)
+            else:
+                inputs["packed_runs"] = Runs.of(batch)
+        if self._takes_token_types:
+            inputs["token_type_ids"] = batch.token_types
+        return encoder(**inputs).last_hidden_state  # type: ignore[no-any-return]
+
+    @property
+    def _takes_token_types(self) -> bool:
+        return int(getattr(self.plan.config, "type_vocab_size", 0) or 0) > 0
+
+    def _inference_encoder(self) -> PreTrainedModel:
+        """Return the float32 encoder, or its copy in half precision as the weights now are."""
+        if self.compute_dtype == torch.float32:
+            return self.encoder.eval() if self.encoder.training else self.encoder
+        with self._half_lock:
+            state = tuple((id(p), 0 if p.is_inference() else p._version) for p in self.encoder.parameters())
+            if self._half is None or self._half[0] != state:
+                self._half = (state, _copy_as(self.encoder, self.compute_dtype))
+            return self._half[1]
+
+    def _settle(self, device: torch.device, dtype: torch.dtype) -> ConnectionBert:
+        """Move to the device, set the precision, and look once whether the kernels there run."""
+        self.to(device)
+        self.compute_dtype = dtype
+        if device.type != "cpu":
+            tolerance = attention.PROBE_TOLERANCE if dtype == torch.float32 else _HALF_TOLERANCE
+            candidates = [layout for layout in self.probe.layouts if layout != "padded"]
+            there = attention.probe(
+                self.infer, *self._probe_limits, self._pack_options, layouts=candidates, tolerance=tolerance
+            )
+            self.probe = ProbeResult(there.layouts, {**self.probe.refused, **there.refused})
+        logger.info("%s", self.describe())
+        return self
+
+    @property
+    def _probe_limits(self) -> tuple[int, int]:
+        return int(self.plan.config.vocab_size), self.max_tokens
+
+    def _admit_layouts(self) -> ProbeResult:
+        """Try the packed layouts in float32 on the CPU; what fails is padded, said once."""
+        attention.register_attention()
+        layouts: tuple[Layout, ...] = ("rows", "runs")
+        if getattr(self.encoder, "_supports_attention_backend", False):
+            self.encoder.set_attn_implementation(attention.ATTENTION_NAME)
+        else:
+            layouts = ("rows",)
+        result = attention.probe(self.forward, *self._probe_limits, self._pack_options, layouts=layouts)
+        if result.layouts == ("padded",):
+            reason = next(iter(result.refused.values()))
+            logger.warning("%s is padded, not packed: packed rows %s", self.plan.config.model_type, reason)
+        return result
+
+
+def read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokenizer:
+    """Return the folder's tokenizer, held against the embedding table.
+
+    Raises:
+        ModelFolderError: Missing, damaged, or with more tokens than the table has rows.
+    """
+    tokenizer = TextTokenizer.from_pretrained(source.encoder_path, plan.config.model_type)
+    if source.lower_case_first:
+        tokenizer.lower_case_first()
+    n_tokens, n_rows = tokenizer.vocab_size, int(plan.config.vocab_size)
+    if n_tokens > n_rows:
+        raise ModelFolderError(
+            f"{source.encoder_path}: the vocabulary has {n_tokens:,} tokens, but vocab_size in config.json gives the "
+            f"embedding table {n_rows:,} rows; take the vocabulary that belongs to these weights"
+        )
+    if n_tokens == n_rows - 1:
+        logger.warning(
+            "%s: the vocabulary is one token short of the embedding table (%d of %d); a lost line would shift all "
+            "that follow it",
+            source.encoder_path,
+            n_tokens,
+            n_rows,
+        )
+    for note in tokenizer.notes:
+        logger.warning("%s: %s", source.encoder_path, note)
+    return tokenizer
+
+
+def _copy_as(module: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Return a copy with parameters in `dtype`, without ever holding a second copy in float32."""
+    done: dict[int, Any] = {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in module.parameters()}
+    twin: PreTrainedModel = copy.deepcopy(module, done).eval()
+    return twin
+
+
+def _autocasts(tensor: Tensor) -> bool:
+    return torch.is_autocast_enabled(tensor.device.type)
+
+
+def _memory_bytes() -> int:
+    """Return this machine's memory, or a terabyte where the system does not tell."""
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 2**40

@@ -1,0 +1,105 @@
+"""Which device and which precision: chosen by what the hardware multiplies fast, said in one line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from sbert_ft.errors import InputError, ResourceError, quoted
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bfloat16", "float16")
+
+# oneDNN instruction-set limits (its environment variable) under which bfloat16 is emulated
+_NARROW_ISAS = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """Return the device asked for, or else the first of CUDA, Apple's MPS and the CPU that is there.
+
+    Raises:
+        InputError: No device has this name.
+        ResourceError: The device is not there.
+    """
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"{quoted(device)} is no device: expected cpu, cuda, cuda:1 or mps") from error
+    if chosen.type == "cuda":
+        n_cards = torch.cuda.device_count()
+        if not torch.cuda.is_available() or (chosen.index or 0) >= n_cards:
+            raise ResourceError(f"device {chosen} is not there: torch {torch.__version__} sees {n_cards} CUDA cards")
+        return torch.device("cuda", torch.cuda.current_device() if chosen.index is None else chosen.index)
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ResourceError(f"device mps is not there: torch {torch.__version__} finds no Apple graphics card")
+    if chosen.type not in ("cpu", "mps"):
+        raise InputError(f"device {quoted(device)} is not supported: expected cpu, cuda, cuda:1 or mps")
+    return torch.device(chosen.type)
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the device with the card's name and memory, in GiB, or the CPU's threads."""
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        return f"{device} ({card.name}, {card.total_memory / 2**30:.1f} GiB)"
+    if device.type == "mps":
+        return f"mps (Apple, {torch.mps.recommended_max_memory() / 2**30:.1f} GiB)"
+    return f"cpu ({torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()})"
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether the hardware itself multiplies bfloat16: CUDA from Ampere on, AMX, AVX512-BF16.
+
+    Elsewhere bfloat16 is emulated and slower than float32.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    if limit.upper() in _NARROW_ISAS:
+        return False
+    return not _cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
+
+
+def _cpu_flags() -> set[str]:
+    """Return the processor's capabilities by name; empty where neither torch nor the kernel tells."""
+    if hasattr(torch.cpu, "get_capabilities"):  # from torch 2.12 on
+        return {name for name, has in torch.cpu.get_capabilities().items() if has is True}
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the type in which the encoder computes; weights are kept in float32 beside it.
+
+    Raises:
+        InputError: No precision has this name.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {quoted(precision)} is not one of {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether `error` says that the device, or this machine, has no memory left."""
+    words = ("out of memory", "can't allocate memory", "alloc_cpu")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def token_budget(device: torch.device) -> int:
+    """Return how many tokens a forward should hold at most for speed: what keeps the device busy.
+
+    On a CPU more tokens leave the cache (see `benchmarks/layout.py`).
+    """
+    return {"cpu": 4096, "mps": 16_384}.get(device.type, 65_536)

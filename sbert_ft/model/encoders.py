@@ -1,0 +1,205 @@
+"""The stock encoders of transformers: which kinds, from which settings, with which tensors.
+
+A config.json is read by a list of known keys and checked before anything is built; the encoder is
+first built without memory, so that its shapes can be held against the header of the weights.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.utils import logging as transformers_logging
+
+from sbert_ft.errors import ModelFolderError, quoted
+
+KINDS = (
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "distilbert",
+    "albert",
+    "mpnet",
+    "modernbert",
+    "deberta-v2",
+)
+# These count positions from the padding id + 1.
+OFFSET_KINDS = ("roberta", "xlm-roberta", "camembert", "mpnet")
+# Keys of a BertConfig that change what is computed and that transformers no longer reads.
+_FIXED_SETTINGS: Mapping[str, tuple[object, ...]] = {
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "is_encoder_decoder": (False,),
+    "quantization_config": (),
+}
+_COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+# Built without memory or not, a layer is a Python object; this many can be waited for.
+_MAX_LAYERS = 1000
+
+
+@dataclass(frozen=True)
+class EncoderPlan:
+    """An encoder that can be built: its settings, and the tensors that it needs.
+
+    Attributes:
+        config: Checked settings.
+        model_class: The stock class.
+        shapes: Shape by parameter name.
+        base_prefix: The prefix that heads put before the encoder's names, such as ``bert``.
+    """
+
+    config: PreTrainedConfig
+    model_class: type[PreTrainedModel]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def base_prefix(self) -> str:
+        """The prefix that heads put before the encoder's names, such as ``bert``."""
+        return str(self.model_class.base_model_prefix)
+
+    @property
+    def first_position(self) -> int:
+        """The position of a text's first token."""
+        return self.config.pad_token_id + 1 if self.config.model_type in OFFSET_KINDS else 0
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest text, special ones included."""
+        return int(self.config.max_position_embeddings) - self.first_position
+
+    def build(self, state: dict[str, Tensor] | None) -> PreTrainedModel:
+        """Return the encoder in float32 on the CPU, in evaluation mode.
+
+        Args:
+            state: Every tensor that the encoder needs, by name; None for random weights.
+        """
+        options: dict[str, Any] = _without_pooler(self.model_class)
+        if state is None:
+            model = self.model_class(self.config, **options)
+        else:
+            missing = set(self.shapes) - set(state)
+            assert not missing, f"tensors that would be random: {sorted(missing)[:3]}"
+            with _quiet_transformers():
+                model = self.model_class.from_pretrained(
+                    None, config=self.config, state_dict=state, dtype=torch.float32, **options
+                )
+        encoder: PreTrainedModel = model.float().eval()
+        return encoder
+
+
+def plan_encoder(raw: Mapping[str, Any], source: Path, n_tensors: int | None = None) -> EncoderPlan:
+    """Return the encoder that a config.json describes, without taking memory for it.
+
+    Args:
+        raw: The content of config.json.
+        source: The file, for messages.
+        n_tensors: Tensors in the weights; a config with more layers than that is refused at once.
+
+    Raises:
+        ModelFolderError: A kind, key or value that is not supported or makes no sense.
+    """
+    config = _checked_config(raw, source)
+    if n_tensors is not None and config.num_hidden_layers > max(n_tensors, 64):
+        raise ModelFolderError(
+            f"{source}: num_hidden_layers is {config.num_hidden_layers:,}, but the weights hold {n_tensors:,} tensors; "
+            "this config.json belongs to other weights"
+        )
+    model_class: type[PreTrainedModel] = MODEL_MAPPING[type(config)]  # type: ignore[assignment]
+    try:
+        with torch.device("meta"):
+            skeleton = model_class(config, **_without_pooler(model_class))
+    except (RuntimeError, ValueError, TypeError, KeyError, OverflowError, AssertionError, ZeroDivisionError) as error:
+        raise ModelFolderError(f"{source} describes no encoder that can be built: {error}") from error
+    buffers = {name for name, _ in skeleton.named_buffers()}
+    shapes = {name: tuple(t.shape) for name, t in skeleton.state_dict().items() if name not in buffers}
+    return EncoderPlan(config, model_class, shapes)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers from drawing a bar and a table about what was checked here already."""
+    level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _without_pooler(model_class: type[PreTrainedModel]) -> dict[str, Any]:
+    # The stock pooler reads the first token of a row; we pool by text.
+    takes = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if takes else {}
+
+
+def _checked_config(raw: Mapping[str, Any], source: Path) -> PreTrainedConfig:
+    kind = raw.get("model_type", "bert")  # configs of 2018 do not say
+    if kind not in KINDS:
+        raise ModelFolderError(
+            f"{source}: model_type is {quoted(kind)}, which is no encoder supported here; "
+            f"expected one of {', '.join(KINDS)}"
+        )
+    for key, accepted in _FIXED_SETTINGS.items():
+        value = raw.get(key)
+        if value is not None and value not in accepted:
+            expected = f"only {accepted[0]!r} is supported" if accepted else "quantised weights are not supported"
+            raise ModelFolderError(f"{source}: {key} is {quoted(value)}; {expected}")
+    config_class = CONFIG_MAPPING[kind]
+    known = set(config_class().to_dict()) | set(config_class.attribute_map)
+    # transformers' own keys that steer its loading say nothing about the model and are left out
+    ignored = {"model_type", "dtype", "torch_dtype", "transformers_version", "architectures", "id2label", "label2id"}
+    ignored |= {"output_hidden_states", "output_attentions", "return_dict", "chunk_size_feed_forward", "problem_type"}
+    settings = {k: v for k, v in raw.items() if k in known and k not in ignored and not k.startswith("_")}
+    try:
+        config = config_class(**settings)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise ModelFolderError(f"{source} is no valid {kind} configuration: {_one_line(error)}") from error
+    _check_values(config, source)
+    return config
+
+
+def _check_values(config: PreTrainedConfig, source: Path) -> None:
+    for key in _COUNTS:
+        value = getattr(config, key, None)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ModelFolderError(f"{source}: {key} is {quoted(value)}, expected a whole number of at least 1")
+    if config.num_hidden_layers > _MAX_LAYERS:
+        raise ModelFolderError(
+            f"{source}: num_hidden_layers is {config.num_hidden_layers:,}, expected at most {_MAX_LAYERS}"
+        )
+    if config.hidden_size % config.num_attention_heads:
+        raise ModelFolderError(
+            f"{source}: hidden_size {config.hidden_size} is no multiple of num_attention_heads "
+            f"{config.num_attention_heads}"
+        )
+    activation = getattr(config, "hidden_act", getattr(config, "activation", "gelu"))
+    if activation not in ACT2FN:
+        raise ModelFolderError(f"{source}: hidden_act is {quoted(activation)}, which transformers does not know")
+    for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+        value = getattr(config, key, 0.0)
+        if value is None or not 0.0 <= value < 1.0:
+            raise ModelFolderError(f"{source}: {key} is {quoted(value)}, expected a probability from 0 to below 1")
+    padding = config.pad_token_id
+    if config.model_type in OFFSET_KINDS and (padding is None or config.max_position_embeddings <= padding + 3):
+        raise ModelFolderError(f"{source}: max_position_embeddings leaves no room after pad_token_id {padding}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,243 @@
+"""A model folder on disk: which layouts exist, and what each file in it says.
+
+Three layouts are read: the bare trio (config.json, weights, vocab.txt), a folder of
+sentence-transformers up to 5.3 (pooling as booleans, length in sentence_bert_config.json), and one
+of 5.4 to 6.2 (pooling as a word, length in tokenizer_config.json). Our own is the second with
+`sbert_ft.json` beside it. The folder is data: its strings are looked up in tables, and none of
+them becomes an import or a file name outside of it. What is not run here is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sbert_ft.errors import ModelFolderError, quoted
+from sbert_ft.model.json_files import read_json, read_json_list
+from sbert_ft.model.packing import PoolingMode
+
+Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
+SIMILARITIES: tuple[Similarity, ...] = ("cosine", "dot", "euclidean", "manhattan")
+
+# The names that versions 2 to 6 of sentence-transformers have given to what we run.
+_MODULES: Mapping[str, str] = {
+    "sentence_transformers.models.Transformer": "Transformer",
+    "sentence_transformers.models.BERT": "Transformer",
+    "sentence_transformers.models.RoBERTa": "Transformer",
+    "sentence_transformers.models.DistilBERT": "Transformer",
+    "sentence_transformers.models.ALBERT": "Transformer",
+    "sentence_transformers.models.XLMRoBERTa": "Transformer",
+    "sentence_transformers.models.CamemBERT": "Transformer",
+    "sentence_transformers.models.Transformer.Transformer": "Transformer",
+    "sentence_transformers.base.modules.transformer.Transformer": "Transformer",
+    "sentence_transformers.models.Pooling": "Pooling",
+    "sentence_transformers.models.Pooling.Pooling": "Pooling",
+    "sentence_transformers.sentence_transformer.modules.pooling.Pooling": "Pooling",
+    "sentence_transformers.models.Normalize": "Normalize",
+    "sentence_transformers.models.Normalize.Normalize": "Normalize",
+    "sentence_transformers.base.modules.normalize.Normalize": "Normalize",
+}
+_POOLING_FLAGS: Mapping[str, PoolingMode] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+}
+_CONFIGS_OF_OLD = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# tokenizer_config.json says "no limit" with a number of thirty digits
+_NO_LIMIT = 10**6
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a model folder says, checked but with no tensor read.
+
+    Attributes:
+        path: The folder.
+        encoder_path: Where the encoder's own files lie: `path` itself, or a folder in it.
+        config: The content of config.json.
+        layout: ``transformers`` (the bare trio) or ``sentence-transformers``.
+        pooling: How token vectors become one.
+        normalize: Whether vectors are brought to length 1.
+        max_seq_length: Tokens a text may have, where the folder says so.
+        lower_case_first: The old ``do_lower_case`` of sentence-transformers: before tokenising.
+        similarity: How the model's vectors are compared.
+        prompts: Texts to put before an input, by name.
+        default_prompt_name: The one that is used where none is named.
+        own: The content of sbert_ft.json; empty where there is none.
+    """
+
+    path: Path
+    encoder_path: Path
+    config: Mapping[str, Any]
+    layout: Literal["transformers", "sentence-transformers"] = "transformers"
+    pooling: PoolingMode = "mean"
+    normalize: bool = False
+    max_seq_length: int | None = None
+    lower_case_first: bool = False
+    similarity: Similarity = "cosine"
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_folder(folder: str | Path) -> Path:
+    """Return the folder's path.
+
+    Raises:
+        ModelFolderError: It is not there, or no folder; a name of the Hub is no folder either.
+    """
+    path = Path(folder).expanduser()
+    try:
+        if path.is_dir():
+            return path
+        found = "a file" if path.exists() else "a dangling link" if path.is_symlink() else "nothing"
+    except (OSError, ValueError) as error:  # a name too long, a loop of links, a NUL in the name
+        raise ModelFolderError(f"{quoted(folder)} cannot be a model folder: {error}") from error
+    hint = "; names of the Hugging Face Hub are not looked up, download the model first" if found == "nothing" else ""
+    raise ModelFolderError(
+        f"{quoted(folder)} is not a model folder: expected a folder with config.json, found {found}{hint}"
+    )
+
+
+def read_folder(folder: str | Path) -> ModelFolder:
+    """Return what the folder's JSON files say.
+
+    Raises:
+        ModelFolderError: A file is missing or damaged, or asks for what is not supported.
+    """
+    path = find_folder(folder)
+    modules = _read_modules(path)
+    encoder_path = modules.get("Transformer", path)
+    config_file = encoder_path / "config.json"
+    if not config_file.exists():
+        listed = ", ".join(sorted(p.name for p in encoder_path.iterdir())[:12]) or "nothing"
+        raise ModelFolderError(
+            f"{encoder_path} has no config.json: expected config.json, vocab.txt and pytorch_model.bin or "
+            f"model.safetensors, found {listed}"
+        )
+    config = read_json(config_file)
+    own = _read_if_there(path / "sbert_ft.json")
+    if not modules:
+        return ModelFolder(path, path, config, max_seq_length=_tokenizer_limit(path), own=own)
+    transformer = _first_there(encoder_path, *_CONFIGS_OF_OLD)
+    length = transformer.get("max_seq_length")
+    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 3):
+        raise ModelFolderError(
+            f"{encoder_path}: max_seq_length is {quoted(length)}, expected a whole number of 3 or more"
+        )
+    whole = _read_if_there(path / "config_sentence_transformers.json")
+    prompts, default = _read_prompts(path, whole)
+    return ModelFolder(
+        path=path,
+        encoder_path=encoder_path,
+        config=config,
+        layout="sentence-transformers",
+        pooling=_read_pooling(modules["Pooling"], prompts) if "Pooling" in modules else "mean",
+        normalize="Normalize" in modules,
+        max_seq_length=length if length is not None else _tokenizer_limit(encoder_path),
+        lower_case_first=transformer.get("do_lower_case") is True,
+        similarity=_read_similarity(path, whole),
+        prompts=prompts,
+        default_prompt_name=default,
+        own=own,
+    )
+
+
+def _read_modules(path: Path) -> dict[str, Path]:
+    """Return where each module of modules.json lies; empty without the file.
+
+    Raises:
+        ModelFolderError: A module that is not run here, a wrong order, or a path that leaves the folder.
+    """
+    file = path / "modules.json"
+    if not file.exists():
+        return {}
+    entries = read_json_list(file)
+    modules: dict[str, Path] = {}
+    for entry in entries:
+        if (
+            not isinstance(entry, dict)
+            or not isinstance(entry.get("type"), str)
+            or not isinstance(entry.get("path"), str)
+        ):
+            raise ModelFolderError(f"{file}: every entry needs a type and a path in words, found {quoted(entry)}")
+        name = _MODULES.get(entry["type"])
+        if name is None:
+            raise ModelFolderError(
+                f"{file} asks for the module {quoted(entry['type'])}, which is not run here (Transformer, Pooling and "
+                "Normalize of sentence-transformers are); without it the vectors would be others"
+            )
+        if name in modules:
+            raise ModelFolderError(f"{file} has two modules {name}: expected one")
+        place = Path(entry["path"])
+        if place.is_absolute() or ".." in place.parts or "\\" in entry["path"]:
+            raise ModelFolderError(f"{file}: the path {quoted(entry['path'])} leaves the folder")
+        modules[name] = path / place
+    order = [name for name in ("Transformer", "Pooling", "Normalize") if name in modules]
+    if list(modules) != order or order[:1] != ["Transformer"]:
+        raise ModelFolderError(
+            f"{file}: expected Transformer, Pooling and perhaps Normalize, found {', '.join(modules) or 'none'}"
+        )
+    return modules
+
+
+def _read_pooling(place: Path, prompts: Mapping[str, str]) -> PoolingMode:
+    file = place / "config.json"
+    settings = read_json(file)
+    if settings.get("include_prompt") is False and any(prompts.values()):
+        raise ModelFolderError(f"{file}: include_prompt is false: pooling without the prompt's tokens is not supported")
+    asked: list[object] = [name for name in settings if name.startswith("pooling_mode_") and settings[name] is True]
+    if "pooling_mode" in settings:
+        word = settings["pooling_mode"]
+        asked = word if isinstance(word, list) else [word]
+    if not asked:
+        return "mean"
+    modes = {_POOLING_FLAGS.get(str(name), str(name)) for name in asked}
+    mode = next((m for m in _POOLING_FLAGS.values() if {m} == modes), None)
+    if mode is None:
+        raise ModelFolderError(
+            f"{file} asks for the pooling {', '.join(quoted(a) for a in asked)}; one of mean, cls and max is supported"
+        )
+    return mode
+
+
+def _read_prompts(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, str], str | None]:
+    prompts = settings.get("prompts") or {}
+    default = settings.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
+        raise ModelFolderError(f"{path / 'config_sentence_transformers.json'}: prompts must be texts by name")
+    if default is not None and default not in prompts:
+        raise ModelFolderError(
+            f"{path / 'config_sentence_transformers.json'}: default_prompt_name {quoted(default)} is none of the "
+            f"prompts {', '.join(prompts) or '(there are none)'}"
+        )
+    return prompts, default
+
+
+def _read_similarity(path: Path, settings: Mapping[str, Any]) -> Similarity:
+    name = settings.get("similarity_fn_name") or "cosine"
+    found = next((s for s in SIMILARITIES if s == name), None)
+    if found is None:
+        raise ModelFolderError(
+            f"{path / 'config_sentence_transformers.json'}: similarity_fn_name is {quoted(name)}, expected one of "
+            f"{', '.join(SIMILARITIES)}"
+        )
+    return found
+
+
+def _tokenizer_limit(path: Path) -> int | None:
+    limit = _read_if_there(path / "tokenizer_config.json").get("model_max_length")
+    return int(limit) if isinstance(limit, (int, float)) and 3 <= limit < _NO_LIMIT else None
+
+
+def _first_there(path: Path, *names: str) -> dict[str, Any]:
+    return next((read_json(path / name) for name in names if (path / name).exists()), {})
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}

@@ -1,0 +1,225 @@
+"""Write a model folder that everybody loads.
+
+The names are those that sentence-transformers has read since version 2 and that 6.2, transformers
+and the embedding servers still read; nothing in it names a class of ours. What only we know stands
+in `sbert_ft.json`. Files are written beside the target, synced, and moved into place one by one,
+the weights before the file that says the folder is ours, so that no half folder passes for a whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sbert_ft.errors import OutputError, quoted
+from sbert_ft.model.folder import Similarity
+from sbert_ft.model.packing import PoolingMode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from sbert_ft.model.tokenizer import TextTokenizer
+
+FORMAT = 1
+_LAST = "sbert_ft.json"
+
+
+@dataclass(frozen=True)
+class SiameseSettings:
+    """What a sentence encoder's folder says beside the encoder.
+
+    Attributes:
+        pooling: One of ``mean``, ``cls``, ``max``.
+        normalize: Whether vectors are brought to length 1.
+        max_seq_length: Tokens a text may have.
+        similarity: How vectors are compared.
+        prompts: Texts to put before an input, by name.
+        default_prompt_name: The one used where none is named.
+        own: Kept in sbert_ft.json.
+    """
+
+    pooling: PoolingMode
+    normalize: bool
+    max_seq_length: int
+    similarity: Similarity
+    prompts: Mapping[str, str]
+    default_prompt_name: str | None
+    own: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EncoderParts:
+    """What is written of an encoder.
+
+    Attributes:
+        encoder: The stock module.
+        pooler: The tensors of its pooler, by name, where there are any.
+        tokenizer: Its tokenizer.
+    """
+
+    encoder: PreTrainedModel
+    pooler: Mapping[str, Tensor]
+    tokenizer: TextTokenizer
+
+
+def save_siamese(parts: EncoderParts, settings: SiameseSettings, target: Path) -> None:
+    """Write an encoder and its settings as a folder of sentence-transformers.
+
+    The folder is written beside the target. A new one appears at once; in one that is there, files
+    are replaced one by one, and those that are not ours stay.
+
+    Raises:
+        OutputError: The folder cannot be written, or its place is taken by a file.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_dir():
+            raise OutputError(f"{target} is a file: expected a folder, or nothing, to write the model to")
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
+            staging = Path(place) / "model"
+            staging.mkdir()
+            _write_all(parts, settings, staging)
+            _move_into_place(staging, target)
+    except OSError as error:
+        raise OutputError(f"the model cannot be written to {target}: {error.strerror or error}") from error
+
+
+def _write_all(parts: EncoderParts, settings: SiameseSettings, folder: Path) -> None:
+    write_encoder(parts, folder)
+    parts.tokenizer.save_pretrained(folder, settings.max_seq_length)
+    width = int(parts.encoder.config.hidden_size)
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * settings.normalize
+    for path, _ in modules[1:]:
+        (folder / path).mkdir()
+    _write_json(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+            for i, (path, name) in enumerate(modules)
+        ],
+    )
+    _write_json(
+        folder / "1_Pooling" / "config.json",
+        {
+            "word_embedding_dimension": width,
+            "pooling_mode_cls_token": settings.pooling == "cls",
+            "pooling_mode_mean_tokens": settings.pooling == "mean",
+            "pooling_mode_max_tokens": settings.pooling == "max",
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+    )
+    if settings.normalize:
+        # git and archives lose an empty folder
+        _write_json(folder / "2_Normalize" / "config.json", {})
+    # casing is the tokenizer's; this key would lower-case before it
+    _write_json(
+        folder / "sentence_bert_config.json", {"max_seq_length": settings.max_seq_length, "do_lower_case": False}
+    )
+    versions = {"pytorch": torch.__version__} | {
+        name: _version(name) for name in ("sentence_transformers", "transformers")
+    }
+    _write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "__version__": versions,
+            "prompts": dict(settings.prompts),
+            "default_prompt_name": settings.default_prompt_name,
+            "similarity_fn_name": settings.similarity,
+        },
+    )
+    (folder / "README.md").write_text(_model_card(parts.encoder, settings), "utf-8")
+    _write_json(folder / _LAST, {**settings.own, "format": FORMAT, "score_scale": [-1.0, 1.0]})
+
+
+def write_encoder(parts: EncoderParts, folder: Path) -> None:
+    """Write config.json and model.safetensors, float32, with key names that have no prefix."""
+    encoder = parts.encoder
+    config = encoder.config.to_dict()
+    config = {key: value for key, value in config.items() if not key.startswith("_")}
+    config |= {"architectures": [type(encoder).__name__], "model_type": encoder.config.model_type, "dtype": "float32"}
+    _write_json(folder / "config.json", config)
+    buffers = {name for name, _ in encoder.named_buffers()}
+    tensors = {name: tensor for name, tensor in encoder.state_dict().items() if name not in buffers}
+    kept = {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in {**tensors, **parts.pooler}.items()}
+    save_file(kept, str(folder / "model.safetensors"), metadata={"format": "pt"})
+
+
+def _move_into_place(staging: Path, target: Path) -> None:
+    """Move the files over, synced, the one that says whose the folder is last."""
+    files = sorted((p for p in staging.rglob("*") if p.is_file()), key=lambda p: (p.name == _LAST, str(p)))
+    for file in files:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    if not target.exists():
+        # a whole folder appears at once
+        os.replace(staging, target)
+        os.chmod(target, 0o777 & ~_umask())
+        return
+    (target / _LAST).unlink(missing_ok=True)
+    for file in files:
+        place = target / file.relative_to(staging)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, place)
+    if not (staging / "2_Normalize").exists():
+        shutil.rmtree(target / "2_Normalize", ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _model_card(encoder: PreTrainedModel, settings: SiameseSettings) -> str:
+    prompts = f", prompts {', '.join(quoted(n) for n in settings.prompts)}" if any(settings.prompts.values()) else ""
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags:
+- sentence-transformers
+- sentence-similarity
+- sbert_ft
+---
+
+# A sentence encoder
+
+A {encoder.config.model_type} encoder with {encoder.config.num_hidden_layers} layers of width
+{encoder.config.hidden_size}, {settings.pooling} pooling, texts of up to {settings.max_seq_length} tokens,
+compared by {settings.similarity}{prompts}. Saved by sbert_ft.
+
+```python
+from sbert_ft import SiameseBert
+
+model = SiameseBert.from_pretrained("this-folder")
+scores = model.score([("A man plays a guitar.", "Someone makes music.")])
+```
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("this-folder")
+vectors = model.encode(["A man plays a guitar.", "Someone makes music."])
+```
+"""

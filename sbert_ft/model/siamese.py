@@ -1,0 +1,337 @@
+"""`SiameseBert`: one encoder for both texts of a pair, one vector a text, a cosine between them.
+
+The Sentence-BERT model (Reimers and Gurevych 2019, section 3): mean pooling over the tokens'
+activations, compared by cosine. Both sides of all pairs go through the shared encoder in one
+packed forward. Names, defaults and types are those of sentence-transformers.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from sbert_ft.errors import InputError, quoted
+from sbert_ft.model.connection_bert import ConnectionBert
+from sbert_ft.model.devices import Precision
+from sbert_ft.model.embed import EmbedCount, EmbedSettings, OnTruncate, embed, ordered_texts, windows_of_pairs
+from sbert_ft.model.folder_writer import EncoderParts, SiameseSettings, save_siamese
+from sbert_ft.model.packing import PackedBatch, PoolingMode
+from sbert_ft.model.similarity import Vectors, compare, cosine
+from sbert_ft.model.tokenizer import TextTokenizer
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+
+class SiameseBert(nn.Module):
+    """A sentence encoder.
+
+    Attributes:
+        bert: Tokenizer and encoder.
+        pooling: How a text's tokens become its vector.
+        normalize: Whether vectors are brought to length 1.
+        similarity_fn_name: How `similarity` compares.
+        prompts: Texts to put before an input, by name.
+        default_prompt_name: The one used where none is named.
+    """
+
+    def __init__(
+        self, bert: ConnectionBert, pooling: PoolingMode | None = None, max_seq_length: int | None = None
+    ) -> None:
+        """Put pooling on an encoder.
+
+        Args:
+            bert: Tokenizer and encoder; what its folder says of pooling and length counts.
+            pooling: ``mean``, ``cls`` or ``max``, in place of the folder's.
+            max_seq_length: Tokens a text may have, special ones included, in place of the folder's.
+
+        Raises:
+            InputError: A length that the encoder has no positions for.
+        """
+        super().__init__()
+        self.bert = bert
+        source = bert.source
+        self.pooling: PoolingMode = pooling or source.pooling
+        self.normalize = source.normalize
+        self.similarity_fn_name = source.similarity
+        self.prompts = dict(source.prompts)
+        self.default_prompt_name = source.default_prompt_name
+        self._max_seq_length = min(source.max_seq_length or bert.max_tokens, bert.max_tokens)
+        if max_seq_length is not None:
+            self.max_seq_length = max_seq_length
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        device: str | torch.device | None = None,
+        precision: Precision = "auto",
+        max_seq_length: int | None = None,
+    ) -> SiameseBert:
+        """Return the model of a local folder; arguments and errors as in `ConnectionBert.from_pretrained`."""
+        return cls(ConnectionBert.from_pretrained(folder, device, precision), max_seq_length=max_seq_length)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.bert.device
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The tokenizer: batched, in Rust."""
+        return self.bert.tokenizer
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens a text may have, special ones included; longer ones are treated by ``on_truncate``."""
+        return self._max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        least, most = self.bert.tokenizer.n_special + 1, self.bert.max_tokens
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise InputError(f"max_seq_length is {quoted(value)}, expected a whole number from {least} to {most}")
+        self._max_seq_length = value
+
+    def get_embedding_dimension(self) -> int:
+        """Return the width of a vector, d."""
+        return self.bert.hidden_size
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Return the vectors of a packed batch, shape (N, d), float32, with gradients as torch is set."""
+        batch = batch.to(self.device)
+        vectors = batch.pool(self.bert(batch), self.pooling)
+        return F.normalize(vectors, dim=-1) if self.normalize else vectors
+
+    def encode_stream(
+        self,
+        inputs: Iterable[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        on_truncate: OnTruncate = "warn",
+        count: EmbedCount | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the vectors of any iterable, some thousand texts at a time, with bounded memory.
+
+        Args:
+            inputs: Texts; read a window ahead of the vectors.
+            prompt_name: See `encode`, as for the other arguments.
+            count: Filled with what was met on the way.
+
+        Yields:
+            Shape (texts of the window, d), float32, on the model's device.
+
+        Raises:
+            InputError: As in `encode`.
+        """
+        self._check_dimension(truncate_dim)
+        settings = EmbedSettings(
+            self.pooling, self.max_seq_length, batch_size, on_truncate, self._resolve_prompt(prompt_name, prompt)
+        )
+        for vectors in embed(self.bert, inputs, settings, count if count is not None else EmbedCount()):
+            if self.normalize:
+                vectors = F.normalize(vectors, dim=-1)
+            if truncate_dim is not None:
+                vectors = vectors[:, :truncate_dim]
+            yield F.normalize(vectors, dim=-1) if normalize_embeddings else vectors
+
+    # fmt: off
+    @overload
+    def encode(
+        self, inputs: str | Iterable[str], prompt_name: str | None = ..., prompt: str | None = ...,
+        batch_size: int = ..., show_progress_bar: bool | None = ..., *, convert_to_numpy: Literal[True] = ...,
+        convert_to_tensor: Literal[False] = ..., normalize_embeddings: bool = ..., truncate_dim: int | None = ...,
+        on_truncate: OnTruncate = ...,
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def encode(
+        self, inputs: str | Iterable[str], prompt_name: str | None = ..., prompt: str | None = ...,
+        batch_size: int = ..., show_progress_bar: bool | None = ..., *, convert_to_numpy: bool = ...,
+        convert_to_tensor: Literal[True], normalize_embeddings: bool = ..., truncate_dim: int | None = ...,
+        on_truncate: OnTruncate = ...,
+    ) -> Tensor: ...
+    @overload
+    def encode(
+        self, inputs: str | Iterable[str], prompt_name: str | None = ..., prompt: str | None = ...,
+        batch_size: int = ..., show_progress_bar: bool | None = ..., *, convert_to_numpy: Literal[False],
+        convert_to_tensor: bool = ..., normalize_embeddings: bool = ..., truncate_dim: int | None = ...,
+        on_truncate: OnTruncate = ...,
+    ) -> Tensor | list[Tensor]: ...
+    # fmt: on
+
+    def encode(
+        self,
+        inputs: str | Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        on_truncate: OnTruncate = "warn",
+    ) -> NDArray[np.float32] | Tensor | list[Tensor]:
+        """Return the vectors of texts.
+
+        Args:
+            inputs: A text, or a list, array, Series or generator of texts.
+            prompt_name: Puts this one of `prompts` before every text.
+            prompt: Put before every text, in place of a named one.
+            batch_size: Bounds memory as in a padded batch: a forward holds at most the tokens of
+                so many texts of full length. How they are batched does not change a vector.
+            show_progress_bar: None for a bar where logging is at INFO or DEBUG.
+            convert_to_numpy: Return an array; otherwise a list of tensors.
+            convert_to_tensor: Return one tensor on the model's device.
+            normalize_embeddings: Bring vectors to length 1.
+            truncate_dim: Keep so many features of each vector.
+            on_truncate: What to do with texts longer than `max_seq_length`: cut them and ``warn``
+                with their number, raise an ``error``, cut and ``ignore``, or ``chunk``: the mean
+                over windows that overlap by a quarter.
+
+        Returns:
+            Shape (d,) for a text, (n, d) for others, (0, d) for an empty list; float32.
+
+        Raises:
+            InputError: A text is no string, None or NaN (with its position), or a wrong argument.
+            ResourceError: One text alone does not fit into memory.
+        """
+        single = isinstance(inputs, str)
+        texts = [inputs] if isinstance(inputs, str) else ordered_texts(inputs)
+        if show_progress_bar is None:
+            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+        total = len(texts) if isinstance(texts, Sequence) else None
+        width = self.get_embedding_dimension() if truncate_dim is None else truncate_dim
+        parts: list[Tensor] = []
+        stream = self.encode_stream(
+            texts,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            on_truncate=on_truncate,
+        )
+        with tqdm(total=total, unit="text", disable=not show_progress_bar) as bar:
+            for vectors in stream:
+                parts.append(vectors if convert_to_tensor or not convert_to_numpy else vectors.cpu())
+                bar.update(len(vectors))
+        whole = torch.cat(parts) if parts else torch.zeros(0, width, device=self.device)
+        result = whole[0] if single else whole
+        if convert_to_tensor:
+            return result
+        if convert_to_numpy:
+            array: NDArray[np.float32] = result.cpu().numpy()
+            return array
+        return [result] if single else list(result)
+
+    def similarity(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
+        """Return how alike all vectors of one set are to all of the other: shape (n, m), float32."""
+        return compare(embeddings1, embeddings2, self.similarity_fn_name, pairwise=False)
+
+    def similarity_pairwise(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
+        """Return how alike the vectors of two sets are row by row: shape (n,), float32."""
+        return compare(embeddings1, embeddings2, self.similarity_fn_name, pairwise=True)
+
+    def score(
+        self, pairs: Iterable[tuple[str, str]], batch_size: int = 32, *, on_truncate: OnTruncate = "warn"
+    ) -> NDArray[np.float32]:
+        """Return the cosine of each pair: shape (n,), float32, within [-1, 1].
+
+        Args:
+            pairs: Pairs of texts; any iterable.
+            batch_size: See `encode`.
+            on_truncate: See `encode`.
+
+        Raises:
+            InputError: Something is no pair of strings; with its position.
+        """
+        parts = list(self.score_stream(pairs, batch_size, on_truncate=on_truncate))
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def score_stream(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        batch_size: int = 32,
+        *,
+        on_truncate: OnTruncate = "warn",
+        count: EmbedCount | None = None,
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield the cosines of any iterable of pairs, some thousand at a time, with bounded memory.
+
+        A text that stands several times among them is computed once.
+        """
+        count = count if count is not None else EmbedCount()
+        settings = EmbedSettings(
+            self.pooling, self.max_seq_length, batch_size, on_truncate, self._resolve_prompt(None, None)
+        )
+        for texts, rows in windows_of_pairs(pairs):
+            vectors = torch.cat(list(embed(self.bert, texts, settings, count)))
+            left, right = torch.from_numpy(rows).to(vectors.device)
+            yield cosine(vectors[left], vectors[right]).cpu().numpy()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that sentence-transformers 2 to 6, transformers and embedding servers load.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        settings = SiameseSettings(
+            pooling=self.pooling,
+            normalize=self.normalize,
+            max_seq_length=self.max_seq_length,
+            similarity=self.similarity_fn_name,
+            prompts=self.prompts,
+            default_prompt_name=self.default_prompt_name,
+            own=dict(self.bert.source.own),
+        )
+        parts = EncoderParts(self.bert.encoder, self.bert.pooler, self.bert.tokenizer)
+        save_siamese(parts, settings, Path(folder))
+
+    def as_sentence_transformer(self) -> SentenceTransformer:
+        """Return the model as a `SentenceTransformer` whose encoder is this one: the same weights.
+
+        The folder is written once to a temporary place, which is how that class is made; its own
+        encoder is then replaced, so training one trains the other.
+        """
+        from sentence_transformers import SentenceTransformer
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            model = SentenceTransformer(folder, device=str(self.device), local_files_only=True)
+        model[0].model = self.bert.encoder
+        model.similarity_fn_name = self.similarity_fn_name
+        return model.eval()
+
+    def _resolve_prompt(self, name: str | None, prompt: str | None) -> str:
+        if prompt is not None:
+            return prompt
+        name = self.default_prompt_name if name is None else name
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            known = ", ".join(self.prompts) or "none"
+            raise InputError(f"prompt_name is {quoted(name)}, but the model's prompts are: {known}")
+        return self.prompts[name]
+
+    def _check_dimension(self, truncate_dim: int | None) -> None:
+        most = self.get_embedding_dimension()
+        if truncate_dim is not None and not (isinstance(truncate_dim, int) and 1 <= truncate_dim <= most):
+            raise InputError(f"truncate_dim is {quoted(truncate_dim)}, expected a whole number from 1 to {most}")
