@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sbert_ft.errors import InputError, ModelFolderError, ResourceError
+from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted
 from sbert_ft.model import attention
 from sbert_ft.model.attention import ProbeResult, Runs
-from sbert_ft.model.devices import Precision, choose_device, choose_precision, describe_device
+from sbert_ft.model.devices import Precision, choose_device, choose_precision, describe_device, is_out_of_memory
 from sbert_ft.model.encoders import EncoderPlan, plan_encoder
 from sbert_ft.model.folder import ModelFolder, read_folder
 from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, choose_layout, pack
@@ -207,7 +207,8 @@ class ConnectionBert(nn.Module):
     def _run(self, encoder: PreTrainedModel, batch: PackedBatch) -> Tensor:
         inputs: dict[str, Any] = {"input_ids": batch.token_ids}
         if batch.layout == "padded":
-            inputs["attention_mask"] = batch.mask
+            assert batch.mask is not None
+            inputs["attention_mask"] = batch.mask.long()  # DeBERTa's convolution subtracts it from 1
         else:
             inputs["position_ids"] = batch.position_ids
             if batch.mask is not None:
@@ -252,17 +253,32 @@ class ConnectionBert(nn.Module):
         return int(self.plan.config.vocab_size), self.max_tokens
 
     def _admit_layouts(self) -> ProbeResult:
-        """Try the packed layouts in float32 on the CPU; what fails is padded, said once."""
+        """Try the packed layouts in float32 on the CPU; what fails is padded, said once.
+
+        Raises:
+            ModelFolderError: The encoder does not even run padded.
+        """
         attention.register_attention()
+        refused: dict[Layout, str] = {}
         layouts: tuple[Layout, ...] = ("rows", "runs")
         if getattr(self.encoder, "_supports_attention_backend", False):
             self.encoder.set_attn_implementation(attention.ATTENTION_NAME)
         else:
-            layouts = ("rows",)
-        result = attention.probe(self.forward, *self._probe_limits, self._pack_options, layouts=layouts)
+            layouts, refused = ("rows",), {"runs": "the encoder takes no attention function of ours"}
+        try:
+            seen = attention.probe(self.forward, *self._probe_limits, self._pack_options, layouts=layouts)
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                raise ResourceError(f"{self.source.encoder_path}: no memory is left to try the encoder") from error
+            raise ModelFolderError(
+                f"{self.source.encoder_path / 'config.json'} describes an encoder that does not run: "
+                f"{type(error).__name__}: {quoted(error, limit=200)}"
+            ) from error
+        result = ProbeResult(seen.layouts, {**refused, **seen.refused})
         if result.layouts == ("padded",):
-            reason = next(iter(result.refused.values()))
-            logger.warning("%s is padded, not packed: packed rows %s", self.plan.config.model_type, reason)
+            logger.warning(
+                "%s is padded, not packed: packed rows %s", self.plan.config.model_type, result.refused["rows"]
+            )
         return result
 
 

@@ -46,9 +46,40 @@ _FIXED_SETTINGS: Mapping[str, tuple[object, ...]] = {
     "is_encoder_decoder": (False,),
     "quantization_config": (),
 }
-_COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
-# Built without memory or not, a layer is a Python object; this many can be waited for.
-_MAX_LAYERS = 1000
+# What the config class takes without listing it as a field of its own, and its type.
+_UNLISTED_SETTINGS: Mapping[str, Mapping[str, type]] = {
+    "deberta-v2": {
+        "share_att_key": bool,
+        "position_buckets": int,
+        "norm_rel_ebd": str,
+        "attention_head_size": int,
+        "embedding_size": int,
+        "conv_kernel_size": int,
+        "conv_groups": int,
+        "conv_act": str,
+    },
+    "modernbert": {"global_attn_every_n_layers": int, "global_rope_theta": float, "local_rope_theta": float},
+}
+# Largest accepted value by key; the least is 1. Token ids and positions are 32-bit numbers, and a
+# layer is a Python object, of which this many can be waited for.
+_COUNTS: Mapping[str, int] = {
+    **dict.fromkeys(("vocab_size", "max_position_embeddings"), 2**31 - 1),
+    **dict.fromkeys(("num_hidden_layers", "n_layers", "num_hidden_groups", "inner_group_num"), 1000),
+    **dict.fromkeys(("hidden_size", "dim", "intermediate_size", "hidden_dim", "embedding_size"), 2**20),
+    **dict.fromkeys(("num_attention_heads", "n_heads", "attention_head_size", "type_vocab_size"), 2**20),
+    **dict.fromkeys(("local_attention", "global_attn_every_n_layers", "relative_attention_num_buckets"), 2**20),
+    "conv_groups": 2**20,
+}
+_ACTIVATIONS = ("hidden_act", "activation", "hidden_activation", "conv_act")
+_PROBABILITIES = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
+_POSITIVE = ("layer_norm_eps", "norm_eps", "initializer_range", "global_rope_theta", "local_rope_theta")
 
 
 @dataclass(frozen=True)
@@ -162,41 +193,67 @@ def _checked_config(raw: Mapping[str, Any], source: Path) -> PreTrainedConfig:
             expected = f"only {accepted[0]!r} is supported" if accepted else "quantised weights are not supported"
             raise ModelFolderError(f"{source}: {key} is {quoted(value)}; {expected}")
     config_class = CONFIG_MAPPING[kind]
-    known = set(config_class().to_dict()) | set(config_class.attribute_map)
+    unlisted = _UNLISTED_SETTINGS.get(kind, {})
+    known = {*config_class().to_dict(), *config_class.attribute_map, *unlisted}
     # transformers' own keys that steer its loading say nothing about the model and are left out
     ignored = {"model_type", "dtype", "torch_dtype", "transformers_version", "architectures", "id2label", "label2id"}
     ignored |= {"output_hidden_states", "output_attentions", "return_dict", "chunk_size_feed_forward", "problem_type"}
     settings = {k: v for k, v in raw.items() if k in known and k not in ignored and not k.startswith("_")}
+    for key, value in settings.items():
+        fault = _fault_of(key, value, kind)
+        if fault is None and key in unlisted and not _is_of(value, unlisted[key]):
+            fault = f"a value of type {unlisted[key].__name__}"
+        if fault is not None:
+            raise ModelFolderError(f"{source}: {key} is {quoted(value)}, expected {fault}")
     try:
         config = config_class(**settings)
-    except (StrictDataclassError, TypeError, ValueError) as error:
+    except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise ModelFolderError(f"{source} is no valid {kind} configuration: {_one_line(error)}") from error
-    _check_values(config, source)
+    _check_together(config, source)
     return config
 
 
-def _check_values(config: PreTrainedConfig, source: Path) -> None:
-    for key in _COUNTS:
-        value = getattr(config, key, None)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ModelFolderError(f"{source}: {key} is {quoted(value)}, expected a whole number of at least 1")
-    if config.num_hidden_layers > _MAX_LAYERS:
-        raise ModelFolderError(
-            f"{source}: num_hidden_layers is {config.num_hidden_layers:,}, expected at most {_MAX_LAYERS}"
-        )
+def _fault_of(key: str, value: object, kind: str) -> str | None:
+    """Return what was expected of `key` where `value` is wrong; types beyond that the config class checks."""
+    if key in _COUNTS:
+        least, most = int((key, kind) != ("type_vocab_size", "deberta-v2")), _COUNTS[key]
+        right = isinstance(value, int) and _is_of(value, int) and least <= value <= most
+        return None if right else f"a whole number from {least} to {most:,}"
+    if key in _ACTIVATIONS:
+        right = isinstance(value, str) and value in ACT2FN
+        return None if right else "the name of an activation of transformers, such as 'gelu'"
+    if key in _PROBABILITIES:
+        right = isinstance(value, (int, float)) and _is_of(value, float) and 0 <= value < 1
+        return None if right else "a probability from 0 to below 1"
+    if key in _POSITIVE:
+        right = isinstance(value, (int, float)) and _is_of(value, float) and value > 0
+        return None if right else "a number above 0"
+    return None
+
+
+def _is_of(value: object, kind: type) -> bool:
+    """Return whether `value` is of this JSON type: true is no number, a whole number is also a float."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _check_together(config: PreTrainedConfig, source: Path) -> None:
+    """Refuse values that do not fit each other.
+
+    Raises:
+        ModelFolderError: Naming the key.
+    """
     if config.hidden_size % config.num_attention_heads:
         raise ModelFolderError(
             f"{source}: hidden_size {config.hidden_size} is no multiple of num_attention_heads "
             f"{config.num_attention_heads}"
         )
-    activation = getattr(config, "hidden_act", getattr(config, "activation", "gelu"))
-    if activation not in ACT2FN:
-        raise ModelFolderError(f"{source}: hidden_act is {quoted(activation)}, which transformers does not know")
-    for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
-        value = getattr(config, key, 0.0)
-        if value is None or not 0.0 <= value < 1.0:
-            raise ModelFolderError(f"{source}: {key} is {quoted(value)}, expected a probability from 0 to below 1")
     padding = config.pad_token_id
+    if padding is not None and not 0 <= padding < config.vocab_size:
+        raise ModelFolderError(
+            f"{source}: pad_token_id is {padding}, expected a token id from 0 to below vocab_size {config.vocab_size}"
+        )
     if config.model_type in OFFSET_KINDS and (padding is None or config.max_position_embeddings <= padding + 3):
         raise ModelFolderError(f"{source}: max_position_embeddings leaves no room after pad_token_id {padding}")
 

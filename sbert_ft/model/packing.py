@@ -215,7 +215,7 @@ def pack(
     token_ids = np.full(n_rows * width, padding_id, np.int64)
     token_ids[cells] = texts.token_ids
     position_ids = np.full(n_rows * width, first_position, np.int64)
-    position_ids[cells] = within + first_position
+    position_ids[cells] = _positions(texts, within, first_position)
     token_types = np.zeros(n_rows * width, np.int64)
     if texts.token_types is not None:
         token_types[cells] = texts.token_types
@@ -238,6 +238,20 @@ def pack(
         order=tuple(order.tolist()),
         run_shapes=run_shapes,
     )
+
+
+def _positions(texts: TextTokens, within: NDArray[np.int64], first_position: int) -> NDArray[np.int64]:
+    """Return the position of each token, shape (T,), from its place in its text.
+
+    RoBERTa's kind gives a padding token that stands in the text itself ("a <pad> b") the position
+    before the first, and does not count it; the stock embedding does so when it makes positions.
+    """
+    padding = texts.token_ids == first_position - 1
+    if first_position == 0 or not padding.any():
+        return within + first_position
+    before = np.cumsum(padding) - padding  # padding tokens before each token, in all texts
+    own = before - np.repeat(before[texts.offsets[:-1]], texts.lengths)
+    return np.where(padding, first_position - 1, within - own + first_position)
 
 
 def _best_fit(
