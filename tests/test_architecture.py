@@ -49,7 +49,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "evaluation.decision",
         "evaluation.report",
     ),
-    ("doctor", "search"),
+    ("doctor_checks", "doctor_tokens", "doctor", "search"),
     ("commands.*", "cli", "__main__"),
 )
 RANK = {room: rank for rank, room in enumerate(room for floor in FLOORS for room in floor)}

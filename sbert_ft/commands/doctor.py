@@ -1,0 +1,137 @@
+"""`sbert-ft doctor`: a table of what is right and what is wrong with a model folder, and with texts under it.
+
+On a terminal the lines are wrapped at its width; into a file or a pipe goes one line a check, to be searched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from sbert_ft.commands.options import add_model_argument, add_reading_options, open_given_table, positive
+from sbert_ft.errors import DataError, InputError, quoted
+
+if TYPE_CHECKING:
+    from sbert_ft.data.tables import Table
+    from sbert_ft.doctor import Check
+
+_EPILOG = """\
+examples:
+  sbert-ft doctor MODEL
+  sbert-ft doctor MODEL --texts pairs.csv
+  sbert-ft doctor MODEL --texts reviews.tsv --column document --max-seq-length 64
+
+OK: nothing to do. WARN: it runs, but look into it. FAIL: it cannot be loaded, or is of no use
+for these texts. The exit code is 0 without a FAIL and 1 with one."""
+
+_LEAST_WIDTH = 40
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
+    parser.epilog = _EPILOG
+    add_model_argument(parser)
+    parser.add_argument(
+        "--texts", metavar="FILE", help="look also at how these fare: .txt, .csv, .tsv, .jsonl, .parquet"
+    )
+    columns = parser.add_mutually_exclusive_group()
+    columns.add_argument("--column", metavar="NAME", help="the column with the texts, where its name is not customary")
+    columns.add_argument("--columns", metavar="A,B", help="the two columns with the pairs, likewise")
+    parser.add_argument("--max-seq-length", type=positive, metavar="N", help="tokens a text may have; default: MODEL's")
+    parser.add_argument("--deep", action="store_true", help="read the tensors too: checksums, NaN, nothing but zeros")
+    parser.add_argument("--json", action="store_true", help="a JSON array in place of the table")
+    add_reading_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the checks and return the exit code."""
+    texts = _texts(args)
+    from sbert_ft.doctor import examine
+
+    checks = examine(args.model, texts, args.max_seq_length, deep=args.deep)
+    if args.json:
+        names = ("name", "status", "found", "mend")
+        content = [{name: getattr(check, name) for name in names} for check in checks]
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print("\n".join(table_lines(checks, width)))
+    return 1 if any(check.status == "FAIL" for check in checks) else 0
+
+
+def table_lines(checks: Sequence[Check], width: int | None) -> list[str]:
+    """Return the table's lines and a closing one with the counts.
+
+    Args:
+        checks: In the order to print.
+        width: Characters a line may have; None for one line a check.
+    """
+    indent = 6 + 2 + max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        text = f"{check.status:<6}{check.name:<{indent - 6}}{check.found}" + (f"; {check.mend}" if check.mend else "")
+        if width is None or width < indent + _LEAST_WIDTH:
+            lines.append(text)
+        else:
+            # one column is left free, for some terminals go on to the next line by themselves
+            lines += textwrap.wrap(
+                text, width - 1, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+            )
+    counts = [f"{sum(check.status == status for check in checks)} {status}" for status in ("OK", "WARN", "FAIL")]
+    return [*lines, ", ".join(counts)]
+
+
+def _texts(args: argparse.Namespace) -> Iterator[str] | None:
+    """Return the texts of the file, both sides of its pairs after each other; None without a file.
+
+    Raises:
+        SbertFtError: The file cannot be read, or its columns are not to be found.
+    """
+    if args.texts is None:
+        unused = {"--column": args.column, "--columns": args.columns, "--encoding": args.encoding}
+        unused |= {"--delimiter": args.delimiter, "--kind": args.kind}
+        if given := next((option for option, value in unused.items() if value is not None), None):
+            raise InputError(f"{given} says how to read texts, but none are given; add --texts FILE")
+        return None
+    table = open_given_table(args, args.texts)
+    return _cells(table, _columns(table, args))
+
+
+def _columns(table: Table, args: argparse.Namespace) -> tuple[int, ...]:
+    if args.column is not None:
+        return table.text_columns([args.column], 1)
+    if args.columns is not None:
+        return table.text_columns(args.columns.split(","), 2)
+    try:
+        return table.text_columns(None, 2)
+    except DataError:  # no pairs; what is wrong with single texts is the message to show
+        return table.text_columns(None, 1)
+
+
+def _cells(table: Table, columns: tuple[int, ...]) -> Iterator[str]:
+    """Yield the texts; empty cells and null are empty texts, to be counted rather than refused here.
+
+    Raises:
+        DataError: A value is no text, or the file cannot be read further.
+    """
+    from sbert_ft.data.tables import Missing
+
+    for row in table:
+        for column in columns:
+            value = row.values[column]
+            if value is None or value is Missing.MISSING:
+                yield ""
+            elif isinstance(value, str):
+                yield value
+            else:
+                unit = "row" if table.format.kind == "parquet" else "line"
+                where = (
+                    f"{quoted(table.path, limit=400)}, {unit} {row.line}, column {quoted(table.format.columns[column])}"
+                )
+                found = f"{type(value).__name__} {quoted(value, limit=40)}"
+                raise DataError(f"{where}: expected a text, found {found}; name another column")

@@ -1,0 +1,242 @@
+"""Is this folder fit for these texts? A list of checks, each with what was found and how to mend it.
+
+Loading a model stops at its first fault, and much that harms (a casing rule that takes Hangul apart,
+texts that are cut) is no fault of the folder at all. `examine` calls what loading calls, piece by
+piece, and goes on after a fault wherever the next piece can still be looked at. Of the weights it
+reads headers alone, so that a large model takes no longer than a small one, unless it is asked to
+go deep.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from sbert_ft.doctor_checks import Check, Status, attempt, failure, finding, listed
+from sbert_ft.doctor_tokens import TextLimits, text_checks, vocabulary_checks
+from sbert_ft.errors import ModelFolderError, SbertFtError, quoted
+from sbert_ft.model.encoders import EncoderPlan, plan_encoder
+from sbert_ft.model.folder import ModelFolder, find_folder, read_folder
+from sbert_ft.model.json_files import read_json
+from sbert_ft.model.tokenizer import TextTokenizer
+from sbert_ft.model.weight_names import NameMatch, check_match, match_names
+from sbert_ft.model.weights import WeightFiles, find_weights, read_tensors
+
+__all__ = ["Check", "Status", "examine"]
+
+_TOKENIZER_FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
+_SETTINGS = (
+    *("config.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json"),
+    *("modules.json", "config_sentence_transformers.json", "sbert_ft.json"),
+)
+_PAPERS = re.compile(r"readme|licen[cs]e|\.git", re.IGNORECASE)
+_ONE_MODEL = "use config.json and weights of one and the same model"
+_OTHER_CONFIG = "copy the config.json that belongs to the weights, or take a model of a supported kind"
+_COPY_AGAIN = "copy or download the weights again"
+
+
+def examine(
+    folder: str | Path, texts: Iterable[str] | None = None, max_seq_length: int | None = None, *, deep: bool = False
+) -> tuple[Check, ...]:
+    """Return the checks of a model folder, and of texts under it, in the order in which to read them.
+
+    Args:
+        folder: Of any layout that `ConnectionBert.from_pretrained` reads.
+        texts: Read once, with the memory of one window; None to look at the folder alone.
+        max_seq_length: Tokens that a text may have, special ones included, in place of the folder's.
+        deep: Whether the tensors are read as well, with their checksums; takes the memory of the model.
+
+    Raises:
+        SbertFtError: What `texts` itself raises while it is read; never for the folder.
+    """
+    try:
+        path = find_folder(folder)
+    except ModelFolderError as error:
+        return (failure("folder", error, "give the path of a folder that holds config.json"),)
+    source, faults = _read_source(path)
+    of_weights: list[Check] = []
+    weights = attempt(of_weights, "weights", _COPY_AGAIN, lambda: find_weights(source.encoder_path))
+    plan = None if _has(faults, "config") else attempt(faults, "config", _OTHER_CONFIG, lambda: _plan(source, weights))
+    files: list[Check] = []
+    attempt(files, "files", "make the folder readable", lambda: files.append(_files(source, weights)))
+    checks = [*files, *faults]
+    if plan is not None:
+        checks.append(_describe_plan(plan))
+    if not _has(faults, "modules") and not _has(faults, "config"):
+        checks.append(_describe_modules(source))
+    checks += of_weights
+    if weights is not None:
+        checks += _weights(weights, plan, source.encoder_path, deep)
+    mend = "copy the tokenizer's files from where the weights come from"
+    tokenizer = attempt(checks, "tokenizer", mend, lambda: _tokenizer(source))
+    if tokenizer is not None:
+        n_rows = int(plan.config.vocab_size) if plan is not None else None
+        of_vocabulary = attempt(
+            checks, "tokenizer", mend, lambda: vocabulary_checks(tokenizer, n_rows, source.encoder_path)
+        )
+        checks += of_vocabulary or []
+    if plan is not None:
+        checks.append(_length(source, plan, tokenizer.n_special + 1 if tokenizer else 3, max_seq_length))
+        checks.append(finding("layouts", "OK", "probed when loaded: only running shows whether packed rows come right"))
+    # With a vocabulary of other weights, what it makes of the texts says nothing.
+    fits = all(check.status != "FAIL" for check in checks if check.name == "vocabulary")
+    if tokenizer is not None and texts is not None and fits:
+        checks += text_checks(tokenizer, texts, _limits(source, plan, max_seq_length))
+    return tuple(checks)
+
+
+def _has(checks: Iterable[Check], name: str) -> bool:
+    return any(check.name == name for check in checks)
+
+
+def _read_source(path: Path) -> tuple[ModelFolder, list[Check]]:
+    """Return what the folder says as far as it can be read, and the faults of config.json and of the other files."""
+    try:
+        return read_folder(path), []
+    except (SbertFtError, OSError) as error:
+        whole = failure("modules", error, "copy the folder's JSON files once more, or take a model without it")
+    old = path / "0_Transformer"
+    encoder_path = old if old.is_dir() and not (path / "config.json").exists() else path
+    faults: list[Check] = []
+    mend = "copy the config.json that belongs to the weights"
+    config = attempt(faults, "config", mend, lambda: read_json(encoder_path / "config.json"))
+    if faults and "has no config.json" in whole.found:
+        faults = [Check("config", "FAIL", whole.found, mend)]  # this sentence lists what is there instead
+    elif whole.found not in [fault.found for fault in faults]:
+        faults.append(whole)
+    return ModelFolder(path, encoder_path, config or {}), faults
+
+
+def _plan(source: ModelFolder, weights: WeightFiles | None) -> EncoderPlan:
+    n_tensors = len(weights.tensors) if weights is not None else None
+    return plan_encoder(source.config, source.encoder_path / "config.json", n_tensors)
+
+
+def _files(source: ModelFolder, weights: WeightFiles | None) -> Check:
+    """Return which files are used, and which are there and are not."""
+    folder = source.encoder_path
+    there = sorted(os.listdir(folder))
+    used = [name for name in _SETTINGS if (folder / name).exists() or (source.path / name).exists()]
+    used += [file.name for file in weights.files] if weights else []
+    used += [weights.index.name] if weights and weights.index else []
+    used += next((names for names in _TOKENIZER_FILES if all(name in there for name in names)), ())
+    modules = [name for name in there if (folder / name / "config.json").is_file()]
+    ignored = [name for name in there if name not in (*used, *modules) and not _PAPERS.match(name)]
+    said = f"used: {listed(used)}"
+    return finding("files", "OK", said + (f"; ignored: {listed(ignored)}" if ignored else ""))
+
+
+def _describe_plan(plan: EncoderPlan) -> Check:
+    config = plan.config
+    sizes = f"{config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads"
+    return finding("config", "OK", f"{config.model_type}, {sizes}, {config.vocab_size:,} embedding rows")
+
+
+def _describe_modules(source: ModelFolder) -> Check:
+    said = [f"{source.pooling} pooling", "vectors of length 1" if source.normalize else "vectors as they come"]
+    said.append(f"compared by {source.similarity}")
+    if source.prompts:
+        said.append(f"prompts {listed(source.prompts)} (by default {source.default_prompt_name or 'none'})")
+    layout = "no modules.json, so as usual" if source.layout == "transformers" else "sentence-transformers folder"
+    return finding("modules", "OK", f"{layout}: {', '.join(said)}")
+
+
+def _weights(weights: WeightFiles, plan: EncoderPlan | None, folder: Path, deep: bool) -> list[Check]:
+    """Return what the headers say, how they fit the config and, if asked for, what the tensors hold."""
+    n_bytes = sum(file.stat().st_size for file in weights.files)
+    dtypes = Counter(info.dtype for info in weights.tensors.values())
+    files = weights.files[0].name if len(weights.files) == 1 else f"{len(weights.files)} shards"
+    size = f"{n_bytes / 1e6:,.1f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:,.1f} GB"
+    kinds = ", ".join(name for name, _ in dtypes.most_common())
+    checks = [finding("weights", "OK", f"{files}: {len(weights.tensors):,} tensors, {kinds}, {size}")]
+    if plan is None:
+        return checks
+    match = match_names(weights.tensors, plan.shapes, plan.base_prefix)
+    attempt(checks, "tensors", _ONE_MODEL, lambda: check_match(match, folder))
+    if not _has(checks, "tensors"):
+        checks.append(_needed_tensors(weights, match))
+    checks.append(_key_names(match))
+    if deep and all(check.status != "FAIL" for check in checks):
+        attempt(checks, "values", _COPY_AGAIN, lambda: checks.append(_values(weights, match)))
+    return checks
+
+
+def _needed_tensors(weights: WeightFiles, match: NameMatch) -> Check:
+    """Return whether the tensors that the encoder needs are of a type that it takes; names and shapes fit."""
+    for key in _needed(match).values():
+        name = weights.tensors[key].dtype
+        dtype = getattr(torch, name)
+        if not dtype.is_floating_point or dtype.itemsize < 2:
+            said = f"{quoted(weights.files[0].name)}: the tensor {quoted(key)} is {name}, expected floating point"
+            return finding("tensors", "FAIL", said, "use the original weights; quantised ones are not supported")
+    return finding("tensors", "OK", f"{len(match.names)} of {len(match.names)} are there and fit config.json")
+
+
+def _needed(match: NameMatch) -> dict[str, str]:
+    """Return name and key of each tensor that is read at loading; a pooler is kept to be saved again."""
+    return match.names | {key: key for key in match.heads if "pooler." in key}
+
+
+def _key_names(match: NameMatch) -> Check:
+    """Return what was taken off the names, and what is left over."""
+    said = [f"prefix {listed(map(quoted, match.prefixes), 3)} taken off" if match.prefixes else "no prefix"]
+    if match.heads:
+        said.append(f"{len(match.heads)} of heads or pooler left out")
+    if not match.unknown:
+        return finding("names", "OK", ", ".join(said))
+    said.append(f"{len(match.unknown)} that the encoder has no use for: {listed(map(quoted, match.unknown), 3)}")
+    return finding("names", "WARN", ", ".join(said), "make sure that weights and config.json are of one model")
+
+
+def _values(weights: WeightFiles, match: NameMatch) -> Check:
+    """Return what the tensors hold; reading them raises at a wrong checksum, at NaN and at infinity."""
+    tensors = read_tensors(weights, _needed(match))
+    # Biases may be zero, and RoBERTa's kind, which has no token types, comes with a zero table of them.
+    matrices = [name for name, tensor in tensors.items() if tensor.dim() > 1 and "token_type" not in name]
+    zero = [name for name in matrices if not tensors[name].any()]
+    if not zero:
+        return finding("values", "OK", f"{len(tensors)} tensors read: whole and finite")
+    said = f"{len(zero)} of {len(matrices)} matrices hold nothing but zeros: {listed(map(quoted, zero), 3)}"
+    status: Status = "FAIL" if len(zero) == len(matrices) else "WARN"
+    return finding(
+        "values", status, f"{weights.files[0].name}: {said}", "use weights that were trained and saved whole"
+    )
+
+
+def _tokenizer(source: ModelFolder) -> TextTokenizer:
+    """Return the folder's tokenizer; a config.json that cannot be read counts as BERT's."""
+    tokenizer = TextTokenizer.from_pretrained(source.encoder_path, str(source.config.get("model_type", "bert")))
+    if source.lower_case_first:
+        tokenizer.lower_case_first()
+    return tokenizer
+
+
+def _limits(source: ModelFolder, plan: EncoderPlan | None, asked: int | None) -> TextLimits:
+    """Return how long texts may be: as asked for, else as the folder says, but never beyond the positions."""
+    n_positions = plan.max_tokens if plan is not None else None
+    lengths = [length for length in (asked or source.max_seq_length, n_positions) if length is not None]
+    return TextLimits(min(lengths, default=None), n_positions, source.prompts.get(source.default_prompt_name or "", ""))
+
+
+def _length(source: ModelFolder, plan: EncoderPlan, least: int, asked: int | None) -> Check:
+    """Return whether the encoder has positions for texts as long as they may be."""
+    said, n_positions = source.max_seq_length, plan.max_tokens
+    if asked is not None:
+        mend = f"give a whole number from {least} to {n_positions}"
+        if not least <= asked <= n_positions:
+            found = f"max_seq_length is to be {asked}, the encoder has positions for {n_positions} tokens"
+            return finding("length", "FAIL", found, mend)
+        return finding("length", "OK", f"max_seq_length {asked}, as asked for; positions for {n_positions} tokens")
+    if said is None:
+        return finding("length", "OK", f"positions for {n_positions} tokens; the folder sets no other max_seq_length")
+    if said <= n_positions:
+        return finding("length", "OK", f"max_seq_length {said}; positions for {n_positions} tokens")
+    old = (source.encoder_path / "sentence_bert_config.json").exists()
+    place = "max_seq_length in sentence_bert_config.json" if old else "model_max_length in tokenizer_config.json"
+    found = f"max_seq_length {said}, but the encoder has positions for {n_positions} tokens; {n_positions} counts"
+    return finding("length", "WARN", found, f"set {place} to {n_positions}")

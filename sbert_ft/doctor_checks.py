@@ -1,0 +1,75 @@
+"""One line of what the doctor says, and how a fault becomes one.
+
+A fault of a folder is a sentence that ends in what to do. Here it is taken apart again, so that what was found and
+how to mend it stand in places of their own; put together again they say what loading would have said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from sbert_ft.errors import SbertFtError, quoted
+
+Status = Literal["OK", "WARN", "FAIL"]
+_T = TypeVar("_T")
+
+# The last part of a sentence is advice where it begins with one of these.
+_VERBS = (
+    "ask|change|convert|copy|decode|download|drop|fill|give|lower|mend|name|put|restore|run|save|set|take|update|use"
+)
+_ADVICE = re.compile(rf"(?:[;.:,] )((?:{_VERBS})\b[^;]*)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What was looked at.
+        status: ``FAIL`` where the model cannot be loaded or is of no use for the texts, ``WARN`` where it should be
+            looked into.
+        found: What was found, without control characters.
+        mend: What to do; empty where the status is ``OK``.
+    """
+
+    name: str
+    status: Status
+    found: str
+    mend: str = ""
+
+
+def finding(name: str, status: Status, found: str, mend: str = "") -> Check:
+    """Return the check with control characters of the folder's names and texts made visible."""
+    visible = [quoted(text, limit=len(text) + 1)[1:-1] for text in (found, mend)]
+    return Check(name, status, *visible)
+
+
+def failure(name: str, error: SbertFtError | OSError, mend: str) -> Check:
+    """Return a FAIL with the error's sentence; `mend` serves where the sentence itself does not end in advice."""
+    if isinstance(error, OSError):
+        place = f"{quoted(error.filename, limit=400)} cannot be read: " if error.filename else ""
+        return finding(name, "FAIL", f"{place}{error.strerror or error}", mend)
+    sentence = str(error)
+    advice = _ADVICE.search(sentence)
+    if advice is None:
+        return finding(name, "FAIL", sentence, mend)
+    return finding(name, "FAIL", sentence[: advice.start()], advice[1][0].lower() + advice[1][1:])
+
+
+def attempt(checks: list[Check], name: str, mend: str, read: Callable[[], _T]) -> _T | None:
+    """Return what `read` does, or None, with its fault added to `checks`."""
+    try:
+        return read()
+    except (SbertFtError, OSError) as error:
+        checks.append(failure(name, error, mend))
+        return None
+
+
+def listed(names: Iterable[str], limit: int = 16) -> str:
+    """Return the first names and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - limit} more" if len(every) > limit else ""
+    return (", ".join(every[:limit]) or "none") + more
