@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -24,7 +25,7 @@ from sbert_ft.errors import InputError, ResourceError, quoted
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.devices import is_out_of_memory, token_budget
 from sbert_ft.model.packing import PoolingMode, TextTokens, offsets_of, plan_batches
-from sbert_ft.model.tokenizer import check_texts
+from sbert_ft.model.tokenizer import check_texts, text_at
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,9 @@ class EmbedSettings:
         Raises:
             InputError: Not positive, or none of the words.
         """
+        if self.pooling not in get_args(PoolingMode):
+            words = ", ".join(get_args(PoolingMode))
+            raise InputError(f"pooling is {quoted(self.pooling)}, expected one of {words}")
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise InputError(f"batch_size is {quoted(self.batch_size)}, expected a whole number of at least 1")
         if self.on_truncate not in get_args(OnTruncate):
@@ -109,14 +113,21 @@ def windows_of(texts: Iterable[str]) -> Iterator[list[str]]:
         yield window
 
 
-def embed(model: ConnectionBert, texts: Iterable[str], settings: EmbedSettings, count: EmbedCount) -> Iterator[Tensor]:
-    """Yield the vectors of the texts, window by window, in order.
+def embed(
+    model: ConnectionBert,
+    texts: Iterable[str],
+    settings: EmbedSettings,
+    count: EmbedCount,
+    name: Callable[[int], str] = text_at,
+) -> Iterator[Tensor]:
+    """Yield the vectors of the texts, window by window, in order; what was cut is counted, not said.
 
     Args:
         model: Tokenizer and encoder.
         texts: Any iterable; read once, a window ahead of the vectors.
         settings: See there.
         count: Filled while the texts are read.
+        name: How the text with this number is named in a message.
 
     Yields:
         Shape (texts of the window, D), float32, on the model's device.
@@ -127,10 +138,10 @@ def embed(model: ConnectionBert, texts: Iterable[str], settings: EmbedSettings, 
     """
     budget = min(settings.batch_size * settings.max_seq_length, token_budget(model.device))
     for window in windows_of(texts):
-        check_texts(window, count.n_texts)
+        check_texts(window, count.n_texts, name)
         prompted = [settings.prompt + text for text in window] if settings.prompt else window
         bodies = model.tokenizer.tokenize(prompted, count.n_texts)
-        _count_window(model, bodies, settings, count)
+        _count_window(model, bodies, settings, count, name)
         if settings.on_truncate == "chunk":
             overlap = int(settings.max_seq_length * CHUNK_OVERLAP)
             framed, n_chunks = model.tokenizer.frame_windows(bodies, settings.max_seq_length, overlap)
@@ -144,6 +155,10 @@ def embed(model: ConnectionBert, texts: Iterable[str], settings: EmbedSettings, 
             vectors, budget = _run(model, framed, settings.pooling, budget)
         count.n_tokens += int(framed.offsets[-1])
         yield vectors
+
+
+def warn_of_cuts(count: EmbedCount, settings: EmbedSettings) -> None:
+    """Say once, where ``warn`` was asked for, how many texts were cut."""
     if count.n_long and settings.on_truncate == "warn":
         logger.warning(
             "%d of %d texts are longer than %d tokens (the longest has %d) and were cut; "
@@ -155,13 +170,15 @@ def embed(model: ConnectionBert, texts: Iterable[str], settings: EmbedSettings, 
         )
 
 
-def _count_window(model: ConnectionBert, bodies: TextTokens, settings: EmbedSettings, count: EmbedCount) -> None:
+def _count_window(
+    model: ConnectionBert, bodies: TextTokens, settings: EmbedSettings, count: EmbedCount, name: Callable[[int], str]
+) -> None:
     lengths = bodies.lengths + model.tokenizer.n_special
     too_long = np.flatnonzero(lengths > settings.max_seq_length)
     if len(too_long) and settings.on_truncate == "error":
         first = int(too_long[0])
         raise InputError(
-            f"text at position {count.n_texts + first} has {int(lengths[first])} tokens, but max_seq_length is "
+            f"{name(count.n_texts + first)} has {int(lengths[first])} tokens, but max_seq_length is "
             f"{settings.max_seq_length}; raise it, or take on_truncate='chunk' or 'warn'"
         )
     count.n_texts += len(bodies)
@@ -216,14 +233,19 @@ def windows_of_pairs(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[list[st
     Raises:
         InputError: Something that is no pair of strings, with its position.
     """
+    if not hasattr(pairs, "__iter__"):
+        raise InputError(f"pairs is of type {type(pairs).__name__}, expected a list of pairs of texts")
     iterator = iter(pairs)
     position = 0
     while chunk := list(itertools.islice(iterator, WINDOW_TEXTS // 2)):
         distinct: dict[str, int] = {}
         rows = np.empty((2, len(chunk)), np.int64)
         for column, pair in enumerate(chunk):
-            if isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2:
-                raise InputError(f"pair at position {position + column} is {quoted(pair)}, expected two texts")
+            if isinstance(pair, (str, Mapping, Set)) or not hasattr(pair, "__len__") or len(pair) != 2:
+                raise InputError(
+                    f"pair at position {position + column} is {quoted(pair)} ({type(pair).__name__}), expected a "
+                    "pair of texts"
+                )
             for side, text in enumerate(pair):
                 if not isinstance(text, str):
                     raise InputError(
@@ -233,6 +255,32 @@ def windows_of_pairs(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[list[st
                 rows[side, column] = distinct.setdefault(text, len(distinct))
         position += len(chunk)
         yield list(distinct), rows
+
+
+def embed_pairs(
+    model: ConnectionBert, pairs: Iterable[tuple[str, str]], settings: EmbedSettings, count: EmbedCount
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the vectors of both sides, window by window, in order; equal texts are computed once a window.
+
+    Yields:
+        Twice shape (pairs of the window, D), float32, on the model's device.
+
+    Raises:
+        InputError: Something that is no pair of strings, or too long; with the pair's position.
+        ResourceError: One text alone does not fit into memory.
+    """
+    n_pairs = 0
+    for texts, rows in windows_of_pairs(pairs):
+        name = partial(_pair_of, rows, count.n_texts, n_pairs)
+        vectors = torch.cat(list(embed(model, texts, settings, count, name)))
+        left, right = torch.from_numpy(rows).to(vectors.device)
+        n_pairs += rows.shape[1]
+        yield vectors[left], vectors[right]
+
+
+def _pair_of(rows: NDArray[np.int64], first_text: int, first_pair: int, text: int) -> str:
+    pair = first_pair + int(np.flatnonzero((rows == text - first_text).any(0))[0])
+    return f"a text of the pair at position {pair}"
 
 
 def ordered_texts(inputs: Iterable[str]) -> Iterable[str]:

@@ -9,13 +9,14 @@ them becomes an import or a file name outside of it. What is not run here is ref
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from sbert_ft.errors import ModelFolderError, quoted
-from sbert_ft.model.json_files import read_json, read_json_list
+from sbert_ft.model.json_files import read_json, read_json_list, shown
 from sbert_ft.model.packing import PoolingMode
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
@@ -114,11 +115,10 @@ def read_folder(folder: str | Path) -> ModelFolder:
     modules = _read_modules(path)
     encoder_path = modules.get("Transformer", path)
     config_file = encoder_path / "config.json"
-    if not config_file.exists():
-        listed = ", ".join(sorted(p.name for p in encoder_path.iterdir())[:12]) or "nothing"
+    if not os.path.lexists(config_file):
         raise ModelFolderError(
-            f"{encoder_path} has no config.json: expected config.json, vocab.txt and pytorch_model.bin or "
-            f"model.safetensors, found {listed}"
+            f"{shown(encoder_path)} has no config.json: expected config.json, vocab.txt and pytorch_model.bin or "
+            f"model.safetensors, found {listing(encoder_path)}"
         )
     config = read_json(config_file)
     own = _read_if_there(path / "sbert_ft.json")
@@ -148,6 +148,15 @@ def read_folder(folder: str | Path) -> ModelFolder:
     )
 
 
+def listing(folder: Path) -> str:
+    """Return the first names in a folder, for a message."""
+    try:
+        names = sorted(os.listdir(folder))
+    except (OSError, ValueError) as error:
+        return f"no folder that can be read ({getattr(error, 'strerror', None) or error})"
+    return ", ".join(map(quoted, names[:12])) + (f" and {len(names) - 12} more" if names[12:] else "") or "nothing"
+
+
 def _read_modules(path: Path) -> dict[str, Path]:
     """Return where each module of modules.json lies; empty without the file.
 
@@ -155,7 +164,7 @@ def _read_modules(path: Path) -> dict[str, Path]:
         ModelFolderError: A module that is not run here, a wrong order, or a path that leaves the folder.
     """
     file = path / "modules.json"
-    if not file.exists():
+    if not os.path.lexists(file):
         return {}
     entries = read_json_list(file)
     modules: dict[str, Path] = {}
@@ -175,7 +184,7 @@ def _read_modules(path: Path) -> dict[str, Path]:
         if name in modules:
             raise ModelFolderError(f"{file} has two modules {name}: expected one")
         place = Path(entry["path"])
-        if place.is_absolute() or ".." in place.parts or "\\" in entry["path"]:
+        if place.is_absolute() or ".." in place.parts or not {"\\", "\0"}.isdisjoint(entry["path"]):
             raise ModelFolderError(f"{file}: the path {quoted(entry['path'])} leaves the folder")
         modules[name] = path / place
     order = [name for name in ("Transformer", "Pooling", "Normalize") if name in modules]
@@ -191,7 +200,10 @@ def _read_pooling(place: Path, prompts: Mapping[str, str]) -> PoolingMode:
     settings = read_json(file)
     if settings.get("include_prompt") is False and any(prompts.values()):
         raise ModelFolderError(f"{file}: include_prompt is false: pooling without the prompt's tokens is not supported")
-    asked: list[object] = [name for name in settings if name.startswith("pooling_mode_") and settings[name] is True]
+    flags = {name: value for name, value in settings.items() if name.startswith("pooling_mode_")}
+    if wrong := next((name for name, value in flags.items() if not isinstance(value, bool)), None):
+        raise ModelFolderError(f"{shown(file)}: {wrong} is {quoted(flags[wrong])}, expected true or false")
+    asked: list[object] = [name for name, value in flags.items() if value]
     if "pooling_mode" in settings:
         word = settings["pooling_mode"]
         asked = word if isinstance(word, list) else [word]
@@ -211,7 +223,7 @@ def _read_prompts(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, st
     default = settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
         raise ModelFolderError(f"{path / 'config_sentence_transformers.json'}: prompts must be texts by name")
-    if default is not None and default not in prompts:
+    if default is not None and not (isinstance(default, str) and default in prompts):
         raise ModelFolderError(
             f"{path / 'config_sentence_transformers.json'}: default_prompt_name {quoted(default)} is none of the "
             f"prompts {', '.join(prompts) or '(there are none)'}"
@@ -236,8 +248,8 @@ def _tokenizer_limit(path: Path) -> int | None:
 
 
 def _first_there(path: Path, *names: str) -> dict[str, Any]:
-    return next((read_json(path / name) for name in names if (path / name).exists()), {})
+    return next((read_json(path / name) for name in names if os.path.lexists(path / name)), {})
 
 
 def _read_if_there(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    return read_json(path) if os.path.lexists(path) else {}

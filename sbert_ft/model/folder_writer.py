@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -83,6 +84,10 @@ def save_siamese(parts: EncoderParts, settings: SiameseSettings, target: Path) -
         OutputError: The folder cannot be written, or its place is taken by a file.
     """
     try:
+        target = target.resolve()  # through a link, so that files are staged where they will be
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name, a loop of links
+        raise OutputError(f"{quoted(target)} cannot be a folder to write the model to: {error}") from error
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and not target.is_dir():
             raise OutputError(f"{target} is a file: expected a folder, or nothing, to write the model to")
@@ -91,8 +96,9 @@ def save_siamese(parts: EncoderParts, settings: SiameseSettings, target: Path) -
             staging.mkdir()
             _write_all(parts, settings, staging)
             _move_into_place(staging, target)
-    except OSError as error:
-        raise OutputError(f"the model cannot be written to {target}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:  # the second is how safetensors reports a full disk
+        cause = getattr(error, "strerror", None) or str(error)
+        raise OutputError(f"the model cannot be written to {target}: {cause}") from error
 
 
 def _write_all(parts: EncoderParts, settings: SiameseSettings, folder: Path) -> None:
@@ -139,7 +145,7 @@ def _write_all(parts: EncoderParts, settings: SiameseSettings, folder: Path) -> 
         },
     )
     (folder / "README.md").write_text(_model_card(parts.encoder, settings), "utf-8")
-    _write_json(folder / _LAST, {**settings.own, "format": FORMAT, "score_scale": [-1.0, 1.0]})
+    _write_json(folder / _LAST, {"score_scale": [-1.0, 1.0], **settings.own, "format": FORMAT})
 
 
 def write_encoder(parts: EncoderParts, folder: Path) -> None:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.devices import Precision
-from sbert_ft.model.embed import EmbedCount, EmbedSettings, OnTruncate, embed, ordered_texts, windows_of_pairs
+from sbert_ft.model.embed import EmbedCount, EmbedSettings, OnTruncate, embed, embed_pairs, ordered_texts, warn_of_cuts
 from sbert_ft.model.folder_writer import EncoderParts, SiameseSettings, save_siamese
 from sbert_ft.model.packing import PackedBatch, PoolingMode
 from sbert_ft.model.similarity import Vectors, compare, cosine
@@ -58,7 +58,7 @@ class SiameseBert(nn.Module):
             max_seq_length: Tokens a text may have, special ones included, in place of the folder's.
 
         Raises:
-            InputError: A length that the encoder has no positions for.
+            InputError: A length that the encoder has no positions for, or an unknown pooling.
         """
         super().__init__()
         self.bert = bert
@@ -71,6 +71,7 @@ class SiameseBert(nn.Module):
         self._max_seq_length = min(source.max_seq_length or bert.max_tokens, bert.max_tokens)
         if max_seq_length is not None:
             self.max_seq_length = max_seq_length
+        EmbedSettings(self.pooling, self.max_seq_length)  # refuses an unknown pooling
 
     @classmethod
     def from_pretrained(
@@ -129,27 +130,22 @@ class SiameseBert(nn.Module):
     ) -> Iterator[Tensor]:
         """Yield the vectors of any iterable, some thousand texts at a time, with bounded memory.
 
-        Args:
-            inputs: Texts; read a window ahead of the vectors.
-            prompt_name: See `encode`, as for the other arguments.
-            count: Filled with what was met on the way.
+        Arguments and errors as in `encode`; `count` is filled with what was met on the way.
 
         Yields:
             Shape (texts of the window, d), float32, on the model's device.
-
-        Raises:
-            InputError: As in `encode`.
         """
         self._check_dimension(truncate_dim)
-        settings = EmbedSettings(
-            self.pooling, self.max_seq_length, batch_size, on_truncate, self._resolve_prompt(prompt_name, prompt)
-        )
-        for vectors in embed(self.bert, inputs, settings, count if count is not None else EmbedCount()):
+        prompt = self._resolve_prompt(prompt_name, prompt)
+        settings = EmbedSettings(self.pooling, self.max_seq_length, batch_size, on_truncate, prompt)
+        count = count if count is not None else EmbedCount()
+        for vectors in embed(self.bert, inputs, settings, count):
             if self.normalize:
                 vectors = F.normalize(vectors, dim=-1)
             if truncate_dim is not None:
                 vectors = vectors[:, :truncate_dim]
             yield F.normalize(vectors, dim=-1) if normalize_embeddings else vectors
+        warn_of_cuts(count, settings)
 
     # fmt: off
     @overload
@@ -240,7 +236,7 @@ class SiameseBert(nn.Module):
         if convert_to_numpy:
             array: NDArray[np.float32] = result.cpu().numpy()
             return array
-        return [result] if single else list(result)
+        return result if single else list(result)
 
     def similarity(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
         """Return how alike all vectors of one set are to all of the other: shape (n, m), float32."""
@@ -279,13 +275,11 @@ class SiameseBert(nn.Module):
         A text that stands several times among them is computed once.
         """
         count = count if count is not None else EmbedCount()
-        settings = EmbedSettings(
-            self.pooling, self.max_seq_length, batch_size, on_truncate, self._resolve_prompt(None, None)
-        )
-        for texts, rows in windows_of_pairs(pairs):
-            vectors = torch.cat(list(embed(self.bert, texts, settings, count)))
-            left, right = torch.from_numpy(rows).to(vectors.device)
-            yield cosine(vectors[left], vectors[right]).cpu().numpy()
+        prompt = self._resolve_prompt(None, None)
+        settings = EmbedSettings(self.pooling, self.max_seq_length, batch_size, on_truncate, prompt)
+        for left, right in embed_pairs(self.bert, pairs, settings, count):
+            yield cosine(left, right).cpu().numpy()
+        warn_of_cuts(count, settings)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that sentence-transformers 2 to 6, transformers and embedding servers load.
@@ -302,8 +296,7 @@ class SiameseBert(nn.Module):
             default_prompt_name=self.default_prompt_name,
             own=dict(self.bert.source.own),
         )
-        parts = EncoderParts(self.bert.encoder, self.bert.pooler, self.bert.tokenizer)
-        save_siamese(parts, settings, Path(folder))
+        save_siamese(EncoderParts(self.bert.encoder, self.bert.pooler, self.bert.tokenizer), settings, Path(folder))
 
     def as_sentence_transformer(self) -> SentenceTransformer:
         """Return the model as a `SentenceTransformer` whose encoder is this one: the same weights.

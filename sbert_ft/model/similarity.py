@@ -19,14 +19,18 @@ def as_matrix(vectors: Vectors) -> Tensor:
     """Return the vectors as a float32 tensor of shape (n, d); a single one becomes (1, d).
 
     Raises:
-        InputError: Not one or two dimensions.
+        InputError: No numbers, or not of one or two dimensions.
     """
-    if isinstance(vectors, Tensor):
-        matrix = vectors
-    elif isinstance(vectors, np.ndarray):
-        matrix = torch.from_numpy(np.ascontiguousarray(vectors))
-    else:
-        matrix = torch.stack([torch.as_tensor(vector) for vector in vectors]) if len(vectors) else torch.zeros(0, 0)
+    try:
+        if isinstance(vectors, Tensor):
+            matrix = vectors
+        elif isinstance(vectors, np.ndarray):
+            # torch warns of an array that must not be written to, such as a mapped file
+            matrix = torch.from_numpy(np.require(vectors, requirements=("C", "W")))
+        else:
+            matrix = torch.stack([torch.as_tensor(vector) for vector in vectors]) if len(vectors) else torch.zeros(0, 0)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"vectors are no numbers in rows of one length: {error}") from error
     matrix = matrix.float()
     if matrix.ndim == 1:
         matrix = matrix[None]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,14 @@ from sbert_ft.model.vocabulary import Casing
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# by role, BERT's and RoBERTa's, where a folder names none that its vocabulary has
+USUAL_TOKENS: Mapping[str, tuple[str, ...]] = {
+    "unk_token": ("[UNK]", "<unk>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "pad_token": ("[PAD]", "<pad>"),
+    "cls_token": ("[CLS]", "<s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -66,7 +74,11 @@ class TextTokenizer:
         self.backend = files.backend
         self.casing: Casing | None = files.casing
         self.notes = files.notes
-        self._special_tokens = dict(files.special_tokens)
+        vocab = self.backend.get_vocab()
+        self._special_tokens = {
+            role: next((token for token in (named, *USUAL_TOKENS[role]) if token in vocab), named)
+            for role, named in files.special_tokens.items()
+        }
         self.specials = self._find_specials()
 
     @classmethod
@@ -168,15 +180,10 @@ class TextTokenizer:
             raise ModelFolderError(
                 "tokenizer.json changes a text's own tokens when it adds special ones: not supported"
             )
-        padding = self._token("pad_token", ("[PAD]", "<pad>"), vocab)
-        unknown = self._token("unk_token", ("[UNK]", "<unk>"), vocab)
+        padding, unknown = (vocab.get(self._special_tokens[role]) for role in ("pad_token", "unk_token"))
         if padding is None:
             raise ModelFolderError("the tokenizer has no padding token: name pad_token in tokenizer_config.json")
         return Specials(tuple(whole[:begin]), tuple(whole[begin + len(body) :]), padding, unknown)
-
-    def _token(self, role: str, usual: tuple[str, ...], vocab: Mapping[str, int]) -> int | None:
-        names = (self._special_tokens.get(role, ""), *usual)
-        return next((vocab[name] for name in names if name in vocab), None)
 
     def save_pretrained(self, folder: str | Path, max_tokens: int) -> None:
         """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and, for WordPiece, vocab.txt.
@@ -185,7 +192,8 @@ class TextTokenizer:
         composed first: transformers' BertTokenizer reads no normalizer and would lose that.
         """
         target = Path(folder)
-        self.backend.save(str(target / "tokenizer.json"), pretty=True)
+        # written here: the Rust side reports a full disk as a bare Exception
+        (target / "tokenizer.json").write_text(self.backend.to_str(pretty=True), "utf-8")
         vocab = self.backend.get_vocab()
         special = {role: token for role, token in self._special_tokens.items() if token in vocab}
         (target / "special_tokens_map.json").write_text(json.dumps(special, indent=2, ensure_ascii=False), "utf-8")
@@ -223,7 +231,12 @@ class TextTokenizer:
         return tokenizer
 
 
-def check_texts(texts: Sequence[object], first_position: int = 0) -> None:
+def text_at(position: int) -> str:
+    """Return how a text is named in a message where nothing better is known."""
+    return f"text at position {position}"
+
+
+def check_texts(texts: Sequence[object], first_position: int = 0, name: Callable[[int], str] = text_at) -> None:
     """Refuse what is no text; the Rust tokenizer would take a tuple for a pair without a word.
 
     Raises:
@@ -232,12 +245,11 @@ def check_texts(texts: Sequence[object], first_position: int = 0) -> None:
     for position, text in enumerate(texts, first_position):
         if not isinstance(text, str):
             raise InputError(
-                f"text at position {position} is {quoted(text)} ({type(text).__name__}), expected a string; "
-                "drop it or replace it"
+                f"{name(position)} is {quoted(text)} ({type(text).__name__}), expected a string; drop it or replace it"
             )
         # isascii is a flag of the string: the usual text costs nothing here
         if not text.isascii() and (surrogate := _SURROGATE.search(text)):
             raise InputError(
-                f"text at position {position} holds the lone surrogate {quoted(surrogate[0])} at character "
+                f"{name(position)} holds the lone surrogate {quoted(surrogate[0])} at character "
                 f"{surrogate.start()}, which no UTF-8 text can; decode the source again"
             )

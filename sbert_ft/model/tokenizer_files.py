@@ -8,15 +8,17 @@ transformers would read the folder, so that both tokenise alike.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from sbert_ft.errors import ModelFolderError, quoted
-from sbert_ft.model.json_files import read_json
+from sbert_ft.model.folder import listing
+from sbert_ft.model.json_files import open_file, read_json, shown
 from sbert_ft.model.vocabulary import MAX_VOCAB_BYTES, Casing, casing_of_vocabulary, holds_hangul, read_vocab
 
 SPECIAL_TOKENS = {
@@ -26,8 +28,9 @@ SPECIAL_TOKENS = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
-# transformers builds these from vocabulary and tokenizer_config.json, and reads no normalizer
-WORDPIECE_CLASSES = ("BertTokenizer", "BertTokenizerFast")
+CASING_FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+# transformers takes these from tokenizer.json alone; other classes read casing from tokenizer_config.json
+BACKEND_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 @dataclass(frozen=True)
@@ -60,43 +63,38 @@ def read_tokenizer(folder: Path, model_type: str) -> TokenizerFiles:
     settings = _read_optional(folder / "tokenizer_config.json")
     special_tokens = _special_tokens(folder, settings)
     vocab_file, json_file = folder / "vocab.txt", folder / "tokenizer.json"
-    if json_file.exists():
+    if os.path.lexists(json_file):
         content = read_json(json_file, max_bytes=MAX_VOCAB_BYTES)
         if _model_kind(content) == "WordPiece":
             return _wordpiece_from_json(json_file, content, settings, special_tokens)
         return TokenizerFiles(_from_content(json_file, content), None, special_tokens, ())
-    if not vocab_file.exists():
+    if not os.path.lexists(vocab_file):
         if model_type not in ("bert", "distilbert", "electra", "mpnet") and _has_slow_files(folder):
             return TokenizerFiles(_convert(folder), None, special_tokens, ())
-        found = ", ".join(sorted(p.name for p in folder.iterdir())[:12])
         raise ModelFolderError(
-            f"{folder} has no tokenizer: expected vocab.txt or tokenizer.json, found {found}; "
+            f"{shown(folder)} has no tokenizer: expected vocab.txt or tokenizer.json, found {listing(folder)}; "
             "copy the file from where the weights come from (without it every word would be [UNK])"
         )
     vocab, notes = read_vocab(vocab_file)
-    casing = _decide_casing(vocab, settings)
+    casing = _decide_casing(vocab, settings, casing_of_vocabulary(vocab))
     return _build_wordpiece(vocab_file, vocab, casing, special_tokens, notes)
 
 
-def _decide_casing(vocab: Mapping[str, int], settings: Mapping[str, Any]) -> Casing:
-    """Return the vocabulary's rule with what is explicit in tokenizer_config.json put over it."""
-    shown = casing_of_vocabulary(vocab)
-    said = {
-        k: settings[k] for k in ("do_lower_case", "strip_accents", "tokenize_chinese_chars") if _is_flag(settings, k)
-    }
-    if "do_lower_case" not in said:
-        return Casing(
-            shown.do_lower_case,
-            said.get("strip_accents", shown.strip_accents),
-            said.get("tokenize_chinese_chars", True),
-            shown.compose,
-            "vocabulary",
-        )
-    lower = said["do_lower_case"]
+def _decide_casing(vocab: Mapping[str, int], settings: Mapping[str, Any], otherwise: Casing) -> Casing:
+    """Return the rule `otherwise` with what is explicit in tokenizer_config.json put over it."""
+    said = {flag: settings[flag] for flag in CASING_FLAGS if _is_flag(settings, flag)}
+    if not said:
+        return otherwise
+    lower = said.get("do_lower_case", otherwise.do_lower_case)
     # BERT strips accents where it lower-cases, if nothing is said; Hangul must not be taken apart.
-    strip = said.get("strip_accents", lower and not holds_hangul(vocab))
+    strips = lower and not holds_hangul(vocab) if "do_lower_case" in said else otherwise.strip_accents
+    strip = said.get("strip_accents", strips)
     return Casing(
-        lower, strip, said.get("tokenize_chinese_chars", True), shown.compose and not strip, "tokenizer_config.json"
+        lower,
+        strip,
+        said.get("tokenize_chinese_chars", otherwise.tokenize_chinese_chars),
+        otherwise.compose and not strip,
+        "tokenizer_config.json" if "do_lower_case" in said else otherwise.source,
     )
 
 
@@ -147,21 +145,23 @@ def _wordpiece_from_json(
 ) -> TokenizerFiles:
     """Return a WordPiece tokenizer.json with its casing, set right where tokenizer_config.json overrides it."""
     backend = _from_content(path, content)
+    unknown = content["model"].get("unk_token")
+    if unknown not in content["model"].get("vocab", {}):  # known only when the first unknown word comes
+        raise ModelFolderError(f"{shown(path)} lacks its own token for unknown words, {quoted(unknown)}")
     written = _written_casing(content.get("normalizer"))
     if written is None:
         return TokenizerFiles(backend, None, special, ())
     vocab = backend.get_vocab()
-    casing = written
+    by_settings = _decide_casing(vocab, settings, written)
+    reads_settings = settings.get("tokenizer_class") not in BACKEND_CLASSES
+    casing = by_settings if reads_settings else written
     notes: tuple[str, ...] = ()
-    if settings.get("tokenizer_class") in WORDPIECE_CLASSES and _is_flag(settings, "do_lower_case"):
-        casing = _decide_casing(vocab, settings)
-        if casing.do_lower_case != written.do_lower_case:
-            notes = (
-                f"tokenizer_config.json says do_lower_case={casing.do_lower_case}, tokenizer.json the opposite; "
-                "the first counts",
-            )
-    elif holds_hangul(vocab) and not casing.strip_accents:
-        casing = Casing(casing.do_lower_case, False, casing.tokenize_chinese_chars, True, casing.source)
+    differ = [flag for flag in CASING_FLAGS if getattr(by_settings, flag) != getattr(written, flag)]
+    if differ:
+        counts = "tokenizer_config.json" if reads_settings else "tokenizer.json"
+        notes = (f"tokenizer_config.json and tokenizer.json disagree on {', '.join(differ)}: {counts} counts",)
+    if holds_hangul(vocab) and not casing.strip_accents:
+        casing = replace(casing, compose=True)
     if casing != written:
         backend.normalizer = normalizer_of(casing)
     return TokenizerFiles(backend, casing, special, notes)
@@ -201,7 +201,12 @@ def _has_slow_files(folder: Path) -> bool:
 def _convert(folder: Path) -> Tokenizer:
     """Return the byte-level BPE tokenizer (Sennrich et al. 2016; RoBERTa's) of vocab.json and merges.txt."""
     vocab = read_json(folder / "vocab.json", max_bytes=MAX_VOCAB_BYTES)
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    with open_file(folder / "merges.txt") as file:
+        data = file.read(MAX_VOCAB_BYTES)
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ModelFolderError(f"{shown(folder / 'merges.txt')} is not UTF-8 (byte {error.start})") from error
     merges = [line.partition(" ")[::2] for line in lines if line and not line.startswith("#version")]
     missing = [token for token in ("<s>", "</s>", "<unk>", "<pad>") if token not in vocab]
     if missing or not all(left and right for left, right in merges):
@@ -218,7 +223,7 @@ def _convert(folder: Path) -> Tokenizer:
 
 
 def _read_optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    return read_json(path) if os.path.lexists(path) else {}
 
 
 def _special_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:

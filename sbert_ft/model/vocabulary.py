@@ -70,17 +70,20 @@ def read_vocab(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
         line = data[: error.start].count(b"\n") + 1
         hint = ", it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise ModelFolderError(
-            f"{path}, line {line}, is not UTF-8 (byte {data[error.start]:#04x}{hint}): save the vocabulary as UTF-8"
+            f"{shown(path)}, line {line}, is not UTF-8 (byte {data[error.start]:#04x}{hint}): "
+            "save the vocabulary as UTF-8"
         ) from error
+    if "\0" in text:
+        raise ModelFolderError(f"{shown(path)} holds NUL bytes, it looks like UTF-16: save the vocabulary as UTF-8")
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
-        raise ModelFolderError(f"{path} is empty: expected a vocabulary with one token a line")
+        raise ModelFolderError(f"{shown(path)} is empty: expected a vocabulary with one token a line")
     if "" in lines:
         raise ModelFolderError(
-            f"{path}, line {lines.index('') + 1}, is blank: every line of a vocabulary is a token, and a lost one "
-            "shifts all that follow; restore the file"
+            f"{shown(path)}, line {lines.index('') + 1}, is blank: every line of a vocabulary is a token, and a lost "
+            "one shifts all that follow; restore the file"
         )
     vocab = {token: line for line, token in enumerate(lines)}
     if len(vocab) == len(lines):
@@ -108,7 +111,8 @@ def holds_accents(vocab: Mapping[str, int]) -> bool:
 
 
 def _holds_upper_case(vocab: Mapping[str, int]) -> bool:
-    return any(c.isupper() for token in vocab if not token.startswith("[") for c in token)
+    # not str.isupper: ℝ is upper case and stays when text is lower-cased, so uncased vocabularies hold it
+    return any(token != token.lower() for token in vocab if not token.startswith("["))
 
 
 def casing_of_vocabulary(vocab: Mapping[str, int]) -> Casing:

@@ -1,0 +1,292 @@
+"""`sbert-ft encode`: the texts of a file, or of standard input, to vectors in a .npy or .parquet file.
+
+Texts stream from the disk through the model to the disk, some thousand at a time, so that millions of them need the
+memory of one window. A .npy begins with its shape, which is only known at the end: its header is written with room
+to spare and once more when all rows are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sbert_ft.commands.options import (
+    add_computing_options,
+    add_model_argument,
+    add_reading_options,
+    load_model,
+    open_given_table,
+    positive,
+    warn_of_unknown,
+)
+from sbert_ft.commands.output import Progress, checked_target, refusals_of, replaced_when_whole
+from sbert_ft.errors import DataError, InputError, quoted
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow
+    from numpy.typing import NDArray
+
+    from sbert_ft.data.tables import Table
+
+    # Takes vectors, shape (n, d), and the ids of their n rows.
+    Append = Callable[[NDArray[np.float32], list[str]], None]
+
+logger = logging.getLogger(__name__)
+
+_EPILOG = """\
+examples:
+  sbert-ft encode MODEL texts.txt -o vectors.npy
+  sbert-ft encode MODEL reviews.csv --column review --id-column key -o vectors.parquet
+  cut -f2 corpus.tsv | sbert-ft encode MODEL - -o vectors.npy
+
+A .npy holds float32 of shape (texts, dimensions), rows in the order of the texts. A .parquet
+holds the columns id (the --id-column's, else the row's number from 0) and vector."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
+    parser.epilog = _EPILOG
+    add_model_argument(parser)
+    parser.add_argument(
+        "input", metavar="INPUT", help="one text a line (.txt, or - for standard input), .csv, .tsv, .jsonl, .parquet"
+    )
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help=".npy or .parquet; replaced when whole")
+    parser.add_argument("--column", metavar="NAME", help="the column with the texts, where its name is not customary")
+    parser.add_argument("--id-column", metavar="NAME", help="the column whose values become the ids of a .parquet")
+    add_reading_options(parser)
+    add_computing_options(parser)
+    group = parser.add_argument_group("vectors")
+    group.add_argument("--normalize", action="store_true", help="bring vectors to length 1")
+    group.add_argument("--truncate-dim", type=positive, metavar="N", help="keep the first N features of each vector")
+    group.add_argument("--prompt-name", metavar="NAME", help="put this one of MODEL's prompts before every text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encode the texts and return the exit code."""
+    from_stdin = args.input == "-"
+    target = checked_target(args.output, (".npy", ".parquet"), None if from_stdin else Path(args.input))
+    is_npy = Path(args.output).suffix.lower() == ".npy"
+    if args.id_column is not None and is_npy:
+        raise InputError("--id-column has no place in a .npy, which holds vectors alone; write to a .parquet")
+    source = _standard_input(args) if from_stdin else _file(args)
+    with replaced_when_whole(target) as temporary:
+        progress = _encode(args, source, temporary, is_npy=is_npy)
+    progress.say_pace(Path(args.output))
+    if not progress.n_done:
+        logger.warning("%s holds no text: the result has no row", source.name)
+    return 0
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Texts to encode.
+
+    Attributes:
+        name: What they come from, for messages.
+        rows: Yields (text, id); the id is empty where no column gives it.
+        count: Says how many rows there are, None where that cannot be known.
+        has_ids: Whether a column gives the ids.
+    """
+
+    name: str
+    rows: Iterator[tuple[str, str]]
+    count: Callable[[], int | None]
+    has_ids: bool
+
+
+def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy: bool) -> Progress:
+    """Write the vectors of all texts to `path` and return how many there were."""
+    model = load_model(args)
+    from sbert_ft.model.embed import EmbedCount
+
+    progress, count = Progress("text", quiet=args.quiet), EmbedCount()
+    dimension = args.truncate_dim or model.get_embedding_dimension()
+    ids: deque[str] = deque()  # of the texts that were read and whose vectors have not come yet
+
+    def texts() -> Iterator[str]:
+        for text, row_id in source.rows:
+            ids.append(row_id)
+            yield text
+
+    vectors_of_windows = model.encode_stream(
+        texts(),
+        prompt_name=args.prompt_name,
+        batch_size=args.batch_size,
+        normalize_embeddings=args.normalize,
+        truncate_dim=args.truncate_dim,
+        on_truncate=args.on_truncate,
+        count=count,
+    )
+    writer = npy_writer(path, dimension) if is_npy else parquet_writer(path, dimension, source.has_ids)
+    with writer as append, progress.bar(source.count) as advance:
+        for vectors in vectors_of_windows:
+            append(vectors.cpu().numpy(), [ids.popleft() for _ in range(len(vectors))])
+            advance(len(vectors))
+    warn_of_unknown(count, args.model)
+    return progress
+
+
+def _file(args: argparse.Namespace) -> TextSource:
+    """Return the texts of a file; that the columns are there is checked at once."""
+    table = open_given_table(args, args.input)
+    column = table.text_columns(None if args.column is None else [args.column], 1)
+    id_column = None if args.id_column is None else table.column_index(args.id_column)
+    return TextSource(
+        quoted(args.input, limit=400), _rows(table, column, id_column), table.count_rows, id_column is not None
+    )
+
+
+def _rows(table: Table, column: tuple[int, ...], id_column: int | None) -> Iterator[tuple[str, str]]:
+    if next(iter(table), None) is None:  # a header and nothing below it: no text, and no fault
+        return
+    texts = (text for (text,) in table.texts(column))
+    if id_column is None:
+        yield from ((text, "") for text in texts)
+    else:
+        # The file is read twice side by side, for ids need not be texts.
+        yield from zip(texts, _ids(table, id_column), strict=True)
+
+
+def _ids(table: Table, column: int) -> Iterator[str]:
+    """Yield each row's id as a text; a whole number by its digits.
+
+    Raises:
+        DataError: A row has none, or something that is neither text nor whole number.
+    """
+    unit = "row" if table.format.kind == "parquet" else "line"
+    for row in table:
+        value = row.values[column]
+        if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+            name = quoted(table.format.columns[column])
+            found = "none" if value is None or not isinstance(value, (str, int, float)) else quoted(value, limit=40)
+            problem = f"column {name}: expected an id (a text or a whole number), found {found}"
+            raise DataError(f"{quoted(table.path, limit=400)}, {unit} {row.line}: {problem}")
+        yield str(value)
+
+
+def _standard_input(args: argparse.Namespace) -> TextSource:
+    """Return the lines of standard input.
+
+    Raises:
+        InputError: An option that only a file can have, or a codec in which a line's end is not one byte.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in ("column", "id_column", "delimiter") if getattr(args, name)]
+    if given or args.kind not in (None, "lines"):
+        option = given[0] if given else "--kind"
+        raise InputError(f"{option} is for files; standard input is read as one text a line: save it to a file first")
+    codec = args.encoding or "utf-8"
+    try:
+        is_simple = "\n".encode(codec) == b"\n"
+    except (LookupError, ValueError):
+        is_simple = False
+    if not is_simple:
+        problem = "cannot be that of standard input; expected utf-8, cp949, euc-kr, latin-1 or the like"
+        raise InputError(f"--encoding {quoted(codec)} {problem}, or save the text to a file")
+    return TextSource("standard input", _lines_of_stdin(codec), lambda: None, has_ids=False)
+
+
+def _lines_of_stdin(codec: str) -> Iterator[tuple[str, str]]:
+    if sys.stdin is None:
+        raise InputError("standard input is closed; give a file or a pipe")
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        body = line.removesuffix(b"\n").removesuffix(b"\r")
+        try:
+            text = (body.removeprefix(b"\xef\xbb\xbf") if number == 1 else body).decode(codec)
+        except ValueError as error:
+            problem = f"is not in {codec} ({error}); say its encoding with --encoding"
+            raise DataError(f"standard input, line {number}: {problem}") from None
+        if not text or "\0" in text:
+            problem = "holds a NUL character; is this text?" if text else "empty text; write a text there"
+            raise DataError(f"standard input, line {number}: {problem} or take the line out")
+        yield text, ""
+
+
+@contextmanager
+def npy_writer(path: Path, dimension: int) -> Iterator[Append]:
+    """Give a function that appends vectors to a .npy of shape (n, `dimension`), float32, little-endian.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    import numpy as np
+    from numpy.lib import format as npy
+
+    n_rows = 0
+
+    def write_header() -> None:
+        file.seek(0)
+        npy.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (n_rows, dimension)})
+
+    def append(vectors: NDArray[np.float32], ids: list[str]) -> None:
+        nonlocal n_rows
+        with refusals_of(path):
+            file.write(np.ascontiguousarray(vectors, dtype="<f4").data)
+        n_rows += len(vectors)
+
+    with refusals_of(path):
+        file = open(path, "wb")  # noqa: SIM115 (its closing must not hide why writing failed)
+    try:
+        with refusals_of(path):
+            # numpy leaves room for the longest number of rows, so that the last header is as long as the first.
+            write_header()
+        begin = file.tell()
+        yield append
+        with refusals_of(path):
+            write_header()
+            assert file.tell() == begin
+            file.flush()
+    finally:
+        with suppress(OSError):
+            file.close()
+
+
+@contextmanager
+def parquet_writer(path: Path, dimension: int, has_ids: bool) -> Iterator[Append]:
+    """Give a function that appends a row group of ids and vectors, these as lists of fixed size.
+
+    Args:
+        path: The file.
+        dimension: Of the vectors, d.
+        has_ids: Whether ids are given, as texts; otherwise they are the rows' numbers from 0.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    n_rows = 0
+    item = pa.field("element", pa.float32(), nullable=False)
+    schema = pa.schema(
+        [
+            pa.field("id", pa.string() if has_ids else pa.int64(), nullable=False),
+            pa.field("vector", pa.list_(item, dimension), nullable=False),
+        ]
+    )
+
+    def append(vectors: NDArray[np.float32], ids: list[str]) -> None:
+        nonlocal n_rows
+        column: pyarrow.Array = pa.array(ids if has_ids else range(n_rows, n_rows + len(vectors)), schema.types[0])
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=schema.types[1])
+        with refusals_of(path):
+            writer.write_batch(pa.RecordBatch.from_arrays([column, lists], schema=schema))
+        n_rows += len(vectors)
+
+    with refusals_of(path):
+        # No number and no id comes twice, so a dictionary of them would only cost time.
+        writer = pq.ParquetWriter(path, schema, use_dictionary=False)
+    try:
+        yield append
+        with refusals_of(path):
+            writer.close()
+    finally:
+        with suppress(OSError):  # closed already, or what went wrong is on its way
+            writer.close()

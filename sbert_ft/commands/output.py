@@ -1,0 +1,168 @@
+"""What a command leaves behind: a file that is whole or not there, a progress bar, and a last line with the pace.
+
+A result is written under a temporary name beside its target, brought to the disk and renamed. So a reader never sees
+half a file, a target that exists survives every failure, and a folder that cannot be written to is found out before
+the model is loaded rather than after hours.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from sbert_ft.errors import OutputError, quoted
+
+logger = logging.getLogger(__name__)
+
+
+def checked_target(output: str, suffixes: Sequence[str], source: Path | None) -> Path:
+    """Return where the result goes, a link resolved to what it names, so that the link stays.
+
+    Args:
+        output: As the user typed it.
+        suffixes: Those that this command writes, in small letters.
+        source: The file that is read; None for standard input.
+
+    Raises:
+        OutputError: There is nothing that a file can be written to or replace there, or the suffix is unknown, or
+            what it needs is not installed.
+    """
+    shown = quoted(output, limit=400)
+    try:
+        target = Path(os.path.realpath(output))
+        mode = target.stat().st_mode if target.exists() else None
+        in_folder = target.parent.is_dir()
+        same = mode is not None and source is not None and source.exists() and target.samefile(source)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{shown}: cannot be a file to write to: {reason}") from error
+    if target.is_symlink():
+        raise OutputError(f"{shown}: is a link that leads to itself; write to another file")
+    suffix = Path(output).suffix.lower()
+    if mode is not None and stat.S_ISDIR(mode):
+        raise OutputError(f"{shown}: is a folder; give the name of a file, ending in {_either(suffixes)}")
+    if suffix not in suffixes:
+        found = f"the suffix {quoted(suffix)}" if suffix else "a name without suffix"
+        raise OutputError(f"{shown}: cannot tell what to write from {found}; take {_either(suffixes)}")
+    if mode is not None and not stat.S_ISREG(mode):
+        raise OutputError(f"{shown}: is a pipe, socket or device; expected a file, which can be replaced when done")
+    if not in_folder:
+        raise OutputError(f"{shown}: the folder {quoted(target.parent, limit=400)} does not exist; make it first")
+    if same:
+        raise OutputError(f"{shown}: is the file that is read; write to another")
+    if mode is not None and not os.access(target, os.W_OK):
+        raise OutputError(f"{shown}: exists and is read-only; write to another file or allow writing")
+    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise OutputError(f"{shown}: writing Parquet needs pyarrow: pip install 'sbert-ft[parquet]'")
+    return target
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+@contextmanager
+def replaced_when_whole(target: Path) -> Iterator[Path]:
+    """Give an empty file beside the target to write; it becomes the target when the block ends without an error.
+
+    Otherwise, and when a signal is raised, it is removed and the target is what it was. Only a kill that cannot be
+    caught leaves it behind, as `.NAME.PROCESS.tmp`.
+
+    Raises:
+        OutputError: The folder cannot be written to, or the result not be brought to the disk.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with refusals_of(target):
+            temporary.unlink(missing_ok=True)  # left by a killed process that had our number
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield temporary
+        with refusals_of(target):
+            _bring_to_disk(temporary)
+            if target.exists():
+                shutil.copymode(target, temporary)
+            os.replace(temporary, target)
+    except OutputError as error:  # the user knows the target's name, not the temporary one
+        raise OutputError(str(error).replace(_shown(temporary.name), _shown(target.name))) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder cannot be opened
+        with refusals_of(target):
+            _bring_to_disk(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _bring_to_disk(path: Path, flags: int = os.O_RDWR) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def refusals_of(path: Path) -> Iterator[None]:
+    """Turn what the system refuses inside into an `OutputError` that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{quoted(path, limit=400)}: cannot be written: {error.strerror or error}") from error
+
+
+def _shown(name: str) -> str:
+    return quoted(name, limit=400)[1:-1]
+
+
+class Progress:
+    """Counts what is done; shows a bar on a terminal, and says the pace at the end.
+
+    Attributes:
+        n_done: Texts or pairs so far.
+    """
+
+    def __init__(self, unit: str, *, quiet: bool) -> None:
+        """Begin the clock; `unit` is what is counted, in the singular."""
+        self.n_done = 0
+        self._unit = unit
+        self._has_bar = not quiet and sys.stderr is not None and sys.stderr.isatty()
+        self._began = time.perf_counter()
+
+    @contextmanager
+    def bar(self, count_all: Callable[[], int | None]) -> Iterator[Callable[[int], None]]:
+        """Give a function to call with the number newly done.
+
+        Args:
+            count_all: Says how many there will be, None where that is not known; only called for a bar.
+        """
+        with ExitStack() as stack:
+            shown = None
+            if self._has_bar:
+                from tqdm import tqdm
+                from tqdm.contrib.logging import logging_redirect_tqdm
+
+                shown = stack.enter_context(
+                    tqdm(total=count_all(), unit=f" {self._unit}s", unit_scale=True, leave=False, dynamic_ncols=True)
+                )
+                stack.enter_context(logging_redirect_tqdm([logging.getLogger("sbert_ft")]))
+            self._began = time.perf_counter()
+
+            def advance(n: int) -> None:
+                self.n_done += n
+                if shown is not None:
+                    shown.update(n)
+
+            yield advance
+
+    def say_pace(self, target: Path, more: str = "") -> None:
+        """Log how many there were, how many a second and where they went."""
+        seconds = time.perf_counter() - self._began
+        what = f"{self.n_done:,} {self._unit}{'' if self.n_done == 1 else 's'}"
+        pace = f"{self.n_done / max(seconds, 1e-9):,.0f} {self._unit}s a second, {seconds:.1f} s"
+        logger.info("%s, %s%s -> %s", what, pace, more, quoted(target, limit=400)[1:-1])
