@@ -141,7 +141,10 @@ def report(set_name: str, strings: list[str], timings: dict[str, harness.Timings
     for name, s in summaries.items():
         print(f"  {name:24s} {s['per_second']:9.1f} texts/s ({s['least']}-{s['most']}), peak {s['peak_mib']} MiB")
     for ours, others in compared.items():
-        print(f"  {ours} against " + ", ".join(f"{n}: {r['median']} ({r['least']}-{r['most']})" for n, r in others.items()))
+        print(
+            f"  {ours} against "
+            + ", ".join(f"{n}: {r['median']} ({r['least']}-{r['most']})" for n, r in others.items())
+        )
     return {
         "n_texts": len(strings),
         "mean_tokens": round(float(lengths.mean()), 1),

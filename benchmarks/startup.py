@@ -1,6 +1,6 @@
 """How long the command line takes to answer, beside what its peers take to be imported.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations

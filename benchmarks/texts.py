@@ -13,7 +13,9 @@ def sts_pairs(part: str) -> list[tuple[str, str, float]]:
     """Return (sentence, sentence, score 0 to 5) of a part of the STS benchmark: train, dev or test."""
     file = DATA / f"{part}.csv"
     if not file.exists():
-        raise SystemExit(f"{file} is absent: the benchmarks need the STS benchmark as CSV (sentence1, sentence2, score)")
+        raise SystemExit(
+            f"{file} is absent: the benchmarks need the STS benchmark as CSV (sentence1, sentence2, score)"
+        )
     with file.open(encoding="utf-8", newline="") as opened:
         return [(row["sentence1"], row["sentence2"], float(row["score"])) for row in csv.DictReader(opened)]
 

@@ -48,8 +48,8 @@ def main() -> None:
         same = abs(again.score(PAIRS) - model.score(PAIRS)).max()
         print(f"saved, loaded again: scores differ by {same:.1e} at most")
     print(
-        "\nThis model has learned English. Its vocabulary takes Hangul apart into single letters, so a Korean text has some\n"
-        "two to three times the tokens, and scores of Korean pairs say little. To see what a model makes of your texts:\n"
+        "\nThis model has learned English. Its vocabulary takes Hangul apart into single letters, so a Korean text\n"
+        "has two to three times the tokens, and scores of Korean pairs say little. What a model makes of your texts:\n"
         f"  .venv/bin/sbert-ft doctor {get_model_path()} --texts FILE"
     )
 

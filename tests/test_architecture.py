@@ -27,6 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "model.json_files",
         "model.packing",
+        "model.planning",
         "model.attention",
         "model.weight_names",
         "model.pickled_weights",

@@ -523,3 +523,8 @@ def test_any_bytes_in_any_file_give_a_model_or_our_error(bare: Path, name: str) 
         except SbertFtError:
             continue
         assert vectors.shape == (2, 32)
+
+
+def test_the_home_of_an_unknown_user_is_refused_as_any_other_folder_that_is_not_there() -> None:
+    with pytest.raises(ModelFolderError, match="no-such-user"):
+        read_folder("~no-such-user/model")

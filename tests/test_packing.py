@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 
 from sbert_ft.model.packing import (
     ROW_TOKENS,
-    RUN_OVERHEAD,
     Layout,
     PackedBatch,
     TextTokens,
-    choose_layout,
     offsets_of,
     pack,
-    plan_batches,
 )
+from sbert_ft.model.planning import RUN_OVERHEAD, choose_layout, plan_batches
 from sbert_ft.model.tokenizer import TextTokenizer
 
 LAYOUTS: tuple[Layout, ...] = ("rows", "runs", "padded")
@@ -181,17 +179,17 @@ def test_the_layout_follows_from_what_is_admitted_device_and_lengths() -> None:
     mixed = np.arange(2, 62)
     everything: tuple[Layout, ...] = ("rows", "runs", "padded")
 
-    assert choose_layout(short, 12, "cpu", ("padded",)) == "padded"
-    assert choose_layout(short, 12, "cpu", ("rows", "padded")) == "rows"
-    assert choose_layout(short, 12, "cuda", ("rows", "padded")) == "rows"
-    assert choose_layout(short, 12, "cpu", ("runs", "padded")) == "runs"
-    assert choose_layout(mixed, 12, "cuda", everything) == "runs"
+    assert choose_layout(short, 12, 384, "cpu", ("padded",)) == "padded"
+    assert choose_layout(short, 12, 384, "cpu", ("rows", "padded")) == "rows"
+    assert choose_layout(short, 12, 384, "cuda", ("rows", "padded")) == "rows"
+    assert choose_layout(short, 12, 384, "cpu", ("runs", "padded")) == "runs"
+    assert choose_layout(mixed, 12, 384, "cuda", everything) == "runs"
     # equal lengths are one run, and cost nothing beyond their own scores
-    assert choose_layout(short, 12, "cpu", everything) == "runs"
+    assert choose_layout(short, 12, 384, "cpu", everything) == "runs"
     # a row as wide as the longest text would compute many scores of others
-    assert choose_layout(long, 12, "cpu", everything) == "runs"
+    assert choose_layout(long, 12, 384, "cpu", everything) == "runs"
     # many lengths, few scores: the price of the runs counts
-    assert choose_layout(mixed, 12, "cpu", everything) == "rows"
+    assert choose_layout(mixed, 12, 384, "cpu", everything) == "rows"
     assert mixed.sum() * ROW_TOKENS * 12 < 60 * RUN_OVERHEAD
 
 

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 from sbert_ft.errors import ModelFolderError
 from sbert_ft.model.tokenizer import TextTokenizer
+from sbert_ft.model.tokenizer_files import read_tokenizer
 from sbert_ft.model.vocabulary import casing_of_vocabulary, holds_accents, holds_hangul, read_vocab
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -200,7 +201,7 @@ def test_duplicates_are_noted_and_the_last_counts(tmp_path: Path) -> None:
     tokenizer = TextTokenizer.from_pretrained(write_vocab(tmp_path, [*SPECIALS, "a", "b", "a", "c", "b"]))
     assert tokenizer.tokenize(["a b c"]).token_ids.tolist() == [7, 9, 8]
     (note,) = tokenizer.notes
-    assert "vocab.txt has 2 duplicate tokens, such as 'a'" in note
+    assert "duplicate tokens in vocab.txt: 2, such as 'a'" in note
 
 
 # files that are refused
@@ -329,3 +330,19 @@ def test_korean_sentences_have_hardly_an_unknown_token_where_transformers_makes_
 
 def test_hangul_is_seen_only_where_it_is_composed() -> None:
     assert holds_hangul({"##국": 0}) and not holds_hangul({"ᄒ": 0, "ㅎ": 1, "漢": 2})
+
+
+def test_a_tokenizer_with_ids_beyond_32_bits_is_refused_naming_the_file(tmp_path: Path) -> None:
+    vocab = {"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3, "a": 2**31}
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "vocab": vocab, "continuing_subword_prefix": "##"}
+    content = {"version": "1.0", "model": {**model, "max_input_chars_per_word": 100}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(ModelFolderError, match=r"tokenizer\.json.*2\^31"):
+        read_tokenizer(tmp_path, "bert")
+
+
+def test_a_casing_flag_that_is_no_flag_is_refused_naming_file_and_key(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n", "utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": "no"}', "utf-8")
+    with pytest.raises(ModelFolderError, match=r"tokenizer_config\.json'?: do_lower_case is 'no'"):
+        read_tokenizer(tmp_path, "bert")

@@ -2,15 +2,15 @@
 
 The encoder is the stock one of transformers, in float32, and stays so: it is what is trained and
 saved. Where the hardware multiplies bfloat16, inference runs on a copy in that type, made when it
-is first needed and again when the weights have changed. The copy costs half of the weights' memory
-once more; in return nothing is ever saved rounded.
+is first needed and again when the weights have changed (as torch's version counters tell; who
+writes through ``parameter.data`` must load the model again). The copy costs half of the weights'
+memory once more; in return nothing is ever saved rounded.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,10 +24,18 @@ from transformers import PreTrainedModel
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted
 from sbert_ft.model import attention
 from sbert_ft.model.attention import ProbeResult, Runs
-from sbert_ft.model.devices import Precision, choose_device, choose_precision, describe_device, is_out_of_memory
+from sbert_ft.model.devices import (
+    Precision,
+    choose_device,
+    choose_precision,
+    describe_device,
+    is_out_of_memory,
+    memory_bytes,
+)
 from sbert_ft.model.encoders import EncoderPlan, plan_encoder
 from sbert_ft.model.folder import ModelFolder, read_folder
-from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, choose_layout, pack
+from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, pack
+from sbert_ft.model.planning import choose_layout
 from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model.weight_names import check_match, match_names
 from sbert_ft.model.weights import find_weights, read_tensors
@@ -139,7 +147,7 @@ class ConnectionBert(nn.Module):
         source = read_folder(folder)
         plan = plan_encoder(source.config, source.encoder_path / "config.json")
         n_bytes = 4 * sum(int(np.prod(shape, dtype=float)) for shape in plan.shapes.values())
-        if n_bytes > (there := _memory_bytes()):
+        if n_bytes > (there := memory_bytes()):
             raise ResourceError(
                 f"{source.encoder_path / 'config.json'} describes {n_bytes / 2**30:,.1f} GiB of weights, but this "
                 f"machine has {there / 2**30:,.1f} GiB of memory"
@@ -183,7 +191,7 @@ class ConnectionBert(nn.Module):
         """
         if layout is None:
             heads = int(self.plan.config.num_attention_heads)
-            layout = choose_layout(texts.lengths, heads, self.device.type, self.probe.layouts)
+            layout = choose_layout(texts.lengths, heads, self.hidden_size, self.device.type, self.probe.layouts)
         elif layout not in self.probe.layouts:
             raise InputError(f"layout {layout} is not run rightly by this encoder: {self.probe.refused.get(layout)}")
         return pack(texts, layout, **self._pack_options)
@@ -276,9 +284,8 @@ class ConnectionBert(nn.Module):
             ) from error
         result = ProbeResult(seen.layouts, {**refused, **seen.refused})
         if result.layouts == ("padded",):
-            logger.warning(
-                "%s is padded, not packed: packed rows %s", self.plan.config.model_type, result.refused["rows"]
-            )
+            kind, reason = self.plan.config.model_type, result.refused["rows"]
+            logger.warning("%s is padded, not packed: packed rows %s", kind, reason)
         return result
 
 
@@ -293,9 +300,11 @@ def read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokeni
         tokenizer.lower_case_first()
     n_tokens, n_rows = tokenizer.vocab_size, int(plan.config.vocab_size)
     if n_tokens > n_rows:
+        names = ("tokenizer.json", "vocab.txt", "vocab.json")
+        file = next(file for name in names if (file := source.encoder_path / name).exists())
         raise ModelFolderError(
-            f"{source.encoder_path}: the vocabulary has {n_tokens:,} tokens, but vocab_size in config.json gives the "
-            f"embedding table {n_rows:,} rows; take the vocabulary that belongs to these weights"
+            f"{file}: the vocabulary has {n_tokens:,} tokens, but vocab_size in config.json gives the embedding table "
+            f"{n_rows:,} rows; take the vocabulary that belongs to these weights"
         )
     if n_tokens == n_rows - 1:
         logger.warning(
@@ -319,10 +328,3 @@ def _copy_as(module: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 def _autocasts(tensor: Tensor) -> bool:
     return torch.is_autocast_enabled(tensor.device.type)
-
-
-def _memory_bytes() -> int:
-    """Return this machine's memory, or a terabyte where the system does not tell."""
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 2**40

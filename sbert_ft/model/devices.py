@@ -103,3 +103,10 @@ def token_budget(device: torch.device) -> int:
     On a CPU more tokens leave the cache (see `benchmarks/layout.py`).
     """
     return {"cpu": 4096, "mps": 16_384}.get(device.type, 65_536)
+
+
+def memory_bytes() -> int:
+    """Return this machine's memory, or a terabyte where the system does not tell."""
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 2**40

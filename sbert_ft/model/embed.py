@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from sbert_ft.errors import InputError, ResourceError, quoted
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.devices import is_out_of_memory, token_budget
-from sbert_ft.model.packing import PoolingMode, TextTokens, offsets_of, plan_batches
+from sbert_ft.model.packing import PoolingMode, TextTokens, offsets_of
+from sbert_ft.model.planning import plan_batches
 from sbert_ft.model.tokenizer import check_texts, text_at
 
 logger = logging.getLogger(__name__)

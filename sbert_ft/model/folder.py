@@ -92,12 +92,12 @@ def find_folder(folder: str | Path) -> Path:
     Raises:
         ModelFolderError: It is not there, or no folder; a name of the Hub is no folder either.
     """
-    path = Path(folder).expanduser()
     try:
+        path = Path(folder).expanduser()
         if path.is_dir():
             return path
         found = "a file" if path.exists() else "a dangling link" if path.is_symlink() else "nothing"
-    except (OSError, ValueError) as error:  # a name too long, a loop of links, a NUL in the name
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a loop, a NUL, no such user's home
         raise ModelFolderError(f"{quoted(folder)} cannot be a model folder: {error}") from error
     hint = "; names of the Hugging Face Hub are not looked up, download the model first" if found == "nothing" else ""
     raise ModelFolderError(

@@ -20,7 +20,6 @@ N     texts of a batch              K     classes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -34,9 +33,6 @@ PoolingMode = Literal["mean", "cls", "max"]
 POOLING_MODES: tuple[PoolingMode, ...] = ("mean", "cls", "max")
 
 ROW_TOKENS = 64
-# What one more run costs, in elements of a score matrix: a run is three small operations a layer
-# however short it is. Measured by `benchmarks/layout.py`.
-RUN_OVERHEAD = 100_000
 
 
 @dataclass(frozen=True)
@@ -196,7 +192,7 @@ def pack(
     run_shapes: tuple[tuple[int, int], ...] = ()
     if layout == "rows":
         width = max(row_tokens, int(lengths.max()))
-        row, column, n_rows = _best_fit(lengths, order, width)
+        row, column, n_rows = best_fit(lengths, order, width)
         begin = row * width + column
         order = np.argsort(begin, kind="stable")
     elif layout == "runs":
@@ -254,7 +250,7 @@ def _positions(texts: TextTokens, within: NDArray[np.int64], first_position: int
     return np.where(padding, first_position - 1, within - own + first_position)
 
 
-def _best_fit(
+def best_fit(
     lengths: NDArray[np.int64], order: NDArray[np.int64], width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Return each text's row and column, and the number of rows: best-fit decreasing bin packing.
@@ -280,49 +276,3 @@ def _best_fit(
             free[size - length].append(target)
             sizes |= 1 << (size - length)
     return row, column, n_rows
-
-
-def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, padded: bool = False) -> list[NDArray[np.int64]]:
-    """Return batches of texts, longest first, that hold at most `token_budget` tokens each.
-
-    Longest first, so that what does not fit into memory shows at once, and equal lengths meet.
-    A text longer than the budget gets a batch to itself.
-
-    Args:
-        lengths: Tokens of each text, shape (N,).
-        token_budget: Tokens a batch, at least 1; with `padded`, filler counts too.
-        padded: Whether every text will take as much room as the longest of its batch.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    if len(order) == 0:
-        return []
-    batches: list[NDArray[np.int64]] = []
-    ordered = lengths[order]
-    ends = np.cumsum(ordered)
-    start = 0
-    while start < len(order):
-        if padded:
-            stop = start + token_budget // int(ordered[start])
-        else:
-            before = int(ends[start - 1]) if start else 0
-            stop = int(np.searchsorted(ends, before + token_budget, side="right"))
-        stop = min(max(stop, start + 1), len(order))
-        batches.append(order[start:stop])
-        start = stop
-    return batches
-
-
-def choose_layout(lengths: NDArray[np.int64], n_heads: int, device_type: str, admitted: Sequence[Layout]) -> Layout:
-    """Return the layout in which a forward over texts of these lengths is expected to be fastest.
-
-    On a CPU runs compute the fewest scores but pay for each distinct length, rows the reverse. On
-    a GPU one kernel takes runs of any lengths, where it can be had at all.
-    """
-    if "runs" not in admitted:
-        return "rows" if "rows" in admitted else "padded"
-    if "rows" not in admitted or device_type != "cpu":
-        return "runs"
-    width = max(ROW_TOKENS, int(lengths.max()))
-    runs_cost = float((lengths**2).sum()) * n_heads + RUN_OVERHEAD * len(np.unique(lengths))
-    rows_cost = float(lengths.sum()) * width * n_heads
-    return "runs" if runs_cost <= rows_cost else "rows"

@@ -61,6 +61,10 @@ def read_tokenizer(folder: Path, model_type: str) -> TokenizerFiles:
         ModelFolderError: A file is missing, damaged, or lacks a special token.
     """
     settings = _read_optional(folder / "tokenizer_config.json")
+    for flag in CASING_FLAGS:
+        if not isinstance(settings.get(flag), (bool, type(None))):
+            file = shown(folder / "tokenizer_config.json")
+            raise ModelFolderError(f"{file}: {flag} is {quoted(settings[flag])}, expected true, false or null")
     special_tokens = _special_tokens(folder, settings)
     vocab_file, json_file = folder / "vocab.txt", folder / "tokenizer.json"
     if os.path.lexists(json_file):
@@ -82,7 +86,7 @@ def read_tokenizer(folder: Path, model_type: str) -> TokenizerFiles:
 
 def _decide_casing(vocab: Mapping[str, int], settings: Mapping[str, Any], otherwise: Casing) -> Casing:
     """Return the rule `otherwise` with what is explicit in tokenizer_config.json put over it."""
-    said = {flag: settings[flag] for flag in CASING_FLAGS if _is_flag(settings, flag)}
+    said = {flag: settings[flag] for flag in CASING_FLAGS if settings.get(flag) is not None}
     if not said:
         return otherwise
     lower = said.get("do_lower_case", otherwise.do_lower_case)
@@ -96,13 +100,6 @@ def _decide_casing(vocab: Mapping[str, int], settings: Mapping[str, Any], otherw
         otherwise.compose and not strip,
         "tokenizer_config.json" if "do_lower_case" in said else otherwise.source,
     )
-
-
-def _is_flag(settings: Mapping[str, Any], key: str) -> bool:
-    value = settings.get(key)
-    if value is None or isinstance(value, bool):
-        return value is not None
-    raise ModelFolderError(f"tokenizer_config.json: {key} is {quoted(value)}, expected true, false or null")
 
 
 def normalizer_of(casing: Casing) -> normalizers.Normalizer:
@@ -189,6 +186,8 @@ def _from_content(path: Path, content: dict[str, Any]) -> Tokenizer:
         backend = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
     except Exception as error:  # the Rust side raises bare Exception
         raise ModelFolderError(f"{path} is no tokenizer that the tokenizers library reads: {error}") from error
+    if max(backend.get_vocab().values(), default=0) >= 2**31:
+        raise ModelFolderError(f"{shown(path)} has token ids of 2^31 and more, which no embedding table has rows for")
     backend.no_truncation()
     backend.no_padding()
     return backend

@@ -90,7 +90,7 @@ def read_vocab(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
         return vocab, ()
     repeated = next(token for line, token in enumerate(lines) if vocab[token] != line)
     return vocab, (
-        f"{path.name} has {len(lines) - len(vocab)} duplicate tokens, such as {quoted(repeated)}; the last counts",
+        f"duplicate tokens in {path.name}: {len(lines) - len(vocab)}, such as {quoted(repeated)}; the last one counts",
     )
 
 
