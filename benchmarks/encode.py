@@ -19,13 +19,13 @@ from pathlib import Path
 import harness
 import texts as corpus
 
-# name: texts, rounds' share, model
+# name: which model, and which texts
 SETS = {
     "short": ("minilm", lambda: corpus.sts_sentences()),
-    "mid": ("minilm", lambda: corpus.joined(3000, 60)),
-    "long": ("minilm", lambda: corpus.joined(800, 250)),
-    "base-short": ("base", lambda: corpus.sts_sentences()[::12]),
-    "base-mid": ("base", lambda: corpus.joined(300, 60)),
+    "mid": ("minilm", lambda: corpus.joined(1000, 60)),
+    "long": ("minilm", lambda: corpus.joined(250, 250)),
+    "base-short": ("base", lambda: corpus.sts_sentences()[::30]),
+    "base-mid": ("base", lambda: corpus.joined(100, 60)),
 }
 MAX_SEQ_LENGTH = 384
 CONTENDERS = [
@@ -78,6 +78,7 @@ def work(contender: str, folder: Path, set_name: str, sample: int | None) -> tup
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
         model = SentenceTransformer(str(folder), model_kwargs={"dtype": dtype})
     model.max_seq_length = MAX_SEQ_LENGTH
+    model.encode(strings[:: max(1, len(strings) // 200)], batch_size=batch_size)  # warm-up
     options = {"on_truncate": "ignore"} if library == "sbert_ft" else {}
 
     def run() -> None:
@@ -102,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--contenders", nargs="+", default=CONTENDERS)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sample", type=int, help="only the first texts of each set")
     parser.add_argument("--name", default="encode-cpu", help="of the result's file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

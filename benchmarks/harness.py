@@ -101,14 +101,14 @@ def serve(make: Callable[[], tuple[Callable[[], None], Callable[[], dict[str, fl
             return
 
 
-def compare(contenders: list[str], arguments: list[str], rounds: int, warm_up: int = 1) -> dict[str, Timings]:
+def compare(contenders: list[str], arguments: list[str], rounds: int, warm_up: int = 0) -> dict[str, Timings]:
     """Start a process for each contender and time them in turn.
 
     Args:
         contenders: Names; each process is this script with ``--worker NAME``.
         arguments: What else the processes are told.
         rounds: Timed rounds; every contender once a round.
-        warm_up: Rounds before them that do not count.
+        warm_up: Rounds before them that do not count, beyond what a process does by itself.
     """
     timings = {name: Timings() for name in contenders}
     workers = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from sbert_ft.model.packing import (
     offsets_of,
     pack,
 )
-from sbert_ft.model.planning import RUN_OVERHEAD, choose_layout, plan_batches
+from sbert_ft.model.planning import RUN_OVERHEAD, choose_layout, plan_batches, plan_forwards
 from sbert_ft.model.tokenizer import TextTokenizer
 
 LAYOUTS: tuple[Layout, ...] = ("rows", "runs", "padded")
@@ -254,3 +255,34 @@ def test_a_batch_moves_whole_and_stays_the_same_object_where_it_is(layout: Layou
         tensors.append(moved.mask)
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert (moved.layout, moved.order, moved.run_shapes) == (batch.layout, batch.order, batch.run_shapes)
+
+
+def test_many_short_texts_share_rows_of_one_shape_whatever_order_they_come_in(
+    minilm_path: Path, stsb_sentences: list[str]
+) -> None:
+    tokenizer = TextTokenizer.from_pretrained(minilm_path)
+    framed = tokenizer.frame(tokenizer.tokenize(stsb_sentences), 64)
+    by_length = framed.select(np.argsort(framed.lengths, kind="stable"))
+    everything: tuple[Layout, ...] = ("rows", "runs", "padded")
+
+    plan = plan_forwards(by_length.lengths, 2048, "cpu", everything)
+
+    assert sorted(np.concatenate(plan).tolist()) == list(range(len(by_length)))
+    shapes = []
+    for texts in plan:
+        lengths = by_length.lengths[texts]
+        assert choose_layout(lengths, 12, 384, "cpu", everything) == "rows"
+        shapes.append(tuple(pack(by_length.select(texts), "rows").token_ids.shape))
+    rows = [n_rows for n_rows, _ in shapes]
+    assert {width for _, width in shapes} == {ROW_TOKENS}
+    assert max(rows) - min(rows) <= 3
+    assert max(rows) * ROW_TOKENS <= 1.1 * 2048
+
+
+@given(lengths=st.lists(st.integers(1, 200), min_size=1, max_size=200), budget=st.integers(1, 3000))
+@pytest.mark.parametrize("admitted", [("padded",), ("rows", "padded"), ("rows", "runs", "padded"), ("runs", "padded")])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_text_is_planned_once(admitted: tuple[Layout, ...], device: str, lengths: list[int], budget: int) -> None:
+    plan = plan_forwards(np.array(lengths, np.int64), budget, device, admitted)
+    assert sorted(np.concatenate(plan).tolist()) == list(range(len(lengths)))
+    assert all(len(batch) for batch in plan)

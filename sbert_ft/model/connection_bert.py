@@ -237,7 +237,7 @@ class ConnectionBert(nn.Module):
         if self.compute_dtype == torch.float32:
             return self.encoder.eval() if self.encoder.training else self.encoder
         with self._half_lock:
-            state = tuple((id(p), 0 if p.is_inference() else p._version) for p in self.encoder.parameters())
+            state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.encoder.parameters())
             if self._half is None or self._half[0] != state:
                 self._half = (state, _copy_as(self.encoder, self.compute_dtype))
             return self._half[1]

@@ -25,7 +25,7 @@ from sbert_ft.errors import InputError, ResourceError, quoted
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.devices import is_out_of_memory, token_budget
 from sbert_ft.model.packing import PoolingMode, TextTokens, offsets_of
-from sbert_ft.model.planning import plan_batches
+from sbert_ft.model.planning import plan_forwards
 from sbert_ft.model.tokenizer import check_texts, text_at
 
 logger = logging.getLogger(__name__)
@@ -193,8 +193,8 @@ def _run(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode, budget
     """Return the pooled vectors, shape (N, D), float32, and the token budget that has fitted."""
     vectors = torch.empty(len(framed), model.hidden_size, device=model.device)
     lengths = framed.lengths
-    padded = model.probe.layouts == ("padded",)
-    todo = plan_batches(lengths, budget, padded=padded)
+    device, layouts = model.device.type, model.probe.layouts
+    todo = plan_forwards(lengths, budget, device, layouts)
     with torch.inference_mode():
         while todo:
             texts = todo[0]
@@ -217,7 +217,7 @@ def _run(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode, budget
             logger.warning("out of memory on %s: going on with batches of at most %d tokens", model.device, budget)
             _free_memory(model.device)
             rest: NDArray[np.int64] = np.concatenate(todo)
-            todo = [rest[part] for part in plan_batches(lengths[rest], budget, padded=padded)]
+            todo = [rest[part] for part in plan_forwards(lengths[rest], budget, device, layouts)]
     return vectors, budget
 
 

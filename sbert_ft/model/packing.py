@@ -154,7 +154,7 @@ class PackedBatch:
         flat = hidden.flatten(0, 1)
         if mode == "cls":
             return flat.index_select(0, self.cells[self.starts]).float()
-        # One gather-and-reduce for all texts; ten times faster than index_add (see benchmarks/LOG.md).
+        # One gather-and-reduce for all texts; three times faster than index_add (see benchmarks/LOG.md).
         return torch.nn.functional.embedding_bag(self.cells, flat.float(), self.starts, mode=mode)
 
     def token_vectors(self, hidden: Tensor) -> list[Tensor]:

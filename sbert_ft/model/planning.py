@@ -1,6 +1,8 @@
 """Which texts share a forward, and in which layout: the plans that `packing.py` carries out.
 
-Longest texts first, so that equal lengths meet and what does not fit into memory shows at once.
+Longest texts first, so that equal lengths meet and what does not fit into memory shows at once;
+but short ones mixed, where they fill rows well: every forward then has the same shape, for which
+memory and compiled kernels are there already (a third faster, see `benchmarks/LOG.md`).
 Among the layouts that an encoder runs rightly, the one that is expected to cost least is taken;
 its costs are counted in elements of a score matrix and were fitted to `benchmarks/layout.py`.
 """
@@ -18,6 +20,8 @@ from sbert_ft.model.packing import ROW_TOKENS, Layout, best_fit
 RUN_OVERHEAD = 160_000
 # Of one token of filler, by the square of the hidden width: the linear layers run on it too.
 FILLER_COST = 0.08
+# Share of the cells of rows that texts of mixed lengths must fill to be planned for them.
+WELL_FILLED = 0.9
 
 
 def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, padded: bool = False) -> list[NDArray[np.int64]]:
@@ -48,6 +52,34 @@ def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, padded: bool 
         batches.append(order[start:stop])
         start = stop
     return batches
+
+
+def plan_forwards(
+    lengths: NDArray[np.int64], token_budget: int, device_type: str, admitted: Sequence[Layout]
+) -> list[NDArray[np.int64]]:
+    """Return the batches of many texts: short ones mixed where they fill rows well, the others by length.
+
+    Args:
+        lengths: Tokens of each text, shape (N,).
+        token_budget: See `plan_batches`.
+        device_type: See `choose_layout`.
+        admitted: See `choose_layout`.
+    """
+    if "rows" not in admitted or ("runs" in admitted and device_type != "cpu"):
+        return plan_batches(lengths, token_budget, padded="runs" not in admitted)
+    short = np.flatnonzero(lengths <= ROW_TOKENS)
+    n_rows = best_fit(lengths[short], np.argsort(-lengths[short], kind="stable"), ROW_TOKENS)[2]
+    fill = float(lengths[short].sum()) / max(1, n_rows * ROW_TOKENS)
+    if fill < WELL_FILLED or n_rows * ROW_TOKENS < token_budget:
+        return plan_batches(lengths, token_budget)
+    long = np.flatnonzero(lengths > ROW_TOKENS)
+    # a fixed shuffle, for the caller's order may be by length
+    mixed = np.random.default_rng(0).permutation(short)
+    ends = np.cumsum(lengths[mixed])
+    n_batches = -(-int(ends[-1]) // max(1, int(token_budget * fill)))
+    bounds = np.searchsorted(ends, np.arange(1, n_batches) * (ends[-1] / n_batches))
+    batches = [batch for batch in np.split(mixed, bounds) if len(batch)]
+    return [long[batch] for batch in plan_batches(lengths[long], token_budget)] + batches
 
 
 def choose_layout(
