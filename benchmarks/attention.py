@@ -27,7 +27,6 @@ def main() -> None:
 
     from sbert_ft.model import attention
 
-    module = torch.nn.Module()
     rows = []
     for dtype in (torch.bfloat16, torch.float32):
         for width in (32, 64):
@@ -42,8 +41,8 @@ def main() -> None:
                 def flash(q=q, k=k, v=v, mask=mask) -> None:
                     F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).contiguous()
 
-                def blocks(q=q, k=k, v=v, mask=mask) -> None:
-                    attention.packed_attention(module, q, k, v, mask)
+                def blocks(q=q, k=k, v=v, mask=mask, width=width) -> None:
+                    attention._attend_in_blocks(q * width**-0.5, k, v, mask, 0.0).transpose(1, 2).contiguous()
 
                 def whole(q=q, k=k, v=v, mask=mask, width=width) -> None:
                     attention._attend(q * width**-0.5, k, v, mask, 0.0).transpose(1, 2).contiguous()
