@@ -690,11 +690,11 @@ def test_what_the_system_refuses_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: list[str]) -> int:
-        raise PermissionError(errno.EACCES, "Permission denied", "/root/model\n")
+        raise PermissionError(errno.EACCES, "Permission denied", "/home/me/model\n")
 
     monkeypatch.setattr(cli, "_run", fail)
     assert main([]) == 2
-    assert capsys.readouterr().err == "sbert-ft: error: '/root/model\\n': Permission denied\n"
+    assert capsys.readouterr().err == "sbert-ft: error: '/home/me/model\\n': Permission denied\n"
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["encode", "--help"], ["score", "--help"]])
