@@ -21,12 +21,40 @@ class DataError(SbertFtError):
     """A data file whose bytes, columns or rows cannot be read as what they should be."""
 
 
+class ConfigError(SbertFtError):
+    """A run's configuration with keys or values that cannot be; the message has all of its faults, a line each."""
+
+
 class InputError(SbertFtError, ValueError):
     """An argument or a text that a function cannot take (also a `ValueError`, as is customary)."""
 
 
 class OutputError(SbertFtError):
     """A result that cannot be written where it was asked for."""
+
+
+class RunFolderError(SbertFtError):
+    """A run's folder that holds something else, is in use, or does not fit what is asked of it."""
+
+
+class CheckpointError(RunFolderError):
+    """A checkpoint that is incomplete, damaged or hostile."""
+
+
+class TrainingError(SbertFtError):
+    """Training that cannot go on: a loss or gradient that is no finite number."""
+
+
+class RunInterrupted(SbertFtError):
+    """A run that stopped because it was asked to; what it had done is in its checkpoint.
+
+    Attributes:
+        signal_number: Of the signal that asked.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
 
 
 class ResourceError(SbertFtError):

@@ -1,0 +1,107 @@
+"""`sbert-ft config`: a run's configuration to begin with, its schema for editors, and the check of one.
+
+Nothing heavy is imported, so all of it answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from pathlib import Path
+
+from sbert_ft.commands.output import checked_target, refusals_of, replaced_when_whole
+from sbert_ft.errors import OutputError, quoted
+
+logger = logging.getLogger(__name__)
+
+_EPILOG = """\
+examples:
+  sbert-ft config init -o run.json
+  sbert-ft config check run.json
+  sbert-ft config check run.json --set training.learning_rate=3e-5 --set objective=cosent
+  sbert-ft config schema -o run.schema.json
+
+docs/configuration.md has a table of all keys."""
+
+_INIT = "print a commented configuration to begin with"
+_CHECK = "check a configuration and print it with every default"
+_SCHEMA = "print a JSON schema, by which editors complete and check"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
+    parser.epilog = _EPILOG
+    actions = parser.add_subparsers(title="what to do", metavar="ACTION", dest="action", required=True)
+    for name, summary in (("init", _INIT), ("check", _CHECK), ("schema", _SCHEMA)):
+        action = actions.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
+        )
+        # Those of every command, which may also stand here, behind the action.
+        action.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="no notes")
+        action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="details and tracebacks")
+        if name == "check":
+            action.add_argument("file", metavar="FILE", help="a run's JSON; lines that begin with // are comments")
+            add_set_option(action)
+        else:
+            action.add_argument("-o", "--output", metavar="FILE", help="write it to a new file instead, a .json")
+
+
+def add_set_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --set, whose values are the overrides of `read_run`."""
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="in place of what FILE says, as training.epochs=2; VALUE is JSON or else a text; may be repeated",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print or write what was asked for and return the exit code."""
+    if args.action == "check":
+        return _check(args)
+    if args.action == "init":
+        from sbert_ft.config.start import commented_start
+
+        text = commented_start()
+    else:
+        from sbert_ft.config.schema import json_schema
+
+        text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    if args.output is None:
+        print(text, end="")
+    else:
+        _write_new(args.output, text)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Print the resolved configuration; warn of paths where nothing is."""
+    from sbert_ft.config.reading import read_run, run_to_json
+
+    settings = read_run(args.file, args.overrides)
+    print(json.dumps(run_to_json(settings), indent=2, ensure_ascii=False, allow_nan=False))
+    data = settings.data
+    paths = {"model.path": settings.model.path, "data.train": data.train, "data.dev": data.dev, "data.test": data.test}
+    for key, path in paths.items():
+        if path is not None and not os.path.exists(path):
+            logger.warning("%s: there is no %s here, in %s", key, quoted(path, limit=400), os.getcwd())
+    return 0
+
+
+def _write_new(output: str, text: str) -> None:
+    """Write a text to a file that is not there yet.
+
+    Raises:
+        OutputError: It is there, or cannot be written.
+    """
+    target = checked_target(output, (".json", ".jsonc"), None)
+    if os.path.lexists(output):
+        raise OutputError(f"{quoted(output, limit=400)}: exists, and may hold what you wrote; give another name")
+    with replaced_when_whole(target) as temporary, refusals_of(target):
+        temporary.write_text(text, encoding="utf-8")
+    logger.info("-> %s", quoted(Path(output), limit=400)[1:-1])

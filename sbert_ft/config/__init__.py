@@ -1,0 +1,1 @@
+"""A run's JSON to checked, frozen settings and back."""

@@ -1,0 +1,76 @@
+"""What is wrong with a configuration, key by key, said in one message.
+
+A run that is refused for one key, mended and refused for the next costs a walk to the screen each time; so faults are
+gathered and raised together. What was found is shown so that it can be recognised, bounded in length.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from sbert_ft.errors import ConfigError, quoted
+
+_MOST_SHOWN = 50
+_DIGITS_SHOWN = 18
+_ITEMS_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        path: The key as `training.learning_rate`; empty where it is of no key.
+        sentence: What was expected and what was found.
+    """
+
+    path: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.sentence}" if self.path else self.sentence
+
+
+def refuse(where: str, faults: Sequence[Fault]) -> None:
+    """Raise all faults at once, and do nothing where there is none.
+
+    Raises:
+        ConfigError: There is a fault. The message has a line for each, after a first one with their number.
+    """
+    if len(faults) == 1:
+        raise ConfigError(f"{where}: {faults[0]}")
+    if faults:
+        lines = [f"{where}: {len(faults)} faults", *(f"  {fault}" for fault in faults[:_MOST_SHOWN])]
+        if len(faults) > _MOST_SHOWN:
+            lines.append(f"  and {len(faults) - _MOST_SHOWN} more")
+        raise ConfigError("\n".join(lines))
+
+
+def shown_value(value: object) -> str:
+    """Return a value as its JSON would show it, in words where that is long."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, int):
+        long = abs(value) >= 10**_DIGITS_SHOWN
+        return f"a whole number of more than {_DIGITS_SHOWN} digits" if long else str(value)
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else "NaN" if math.isnan(value) else "a number beyond all limits"
+    if isinstance(value, Mapping):
+        return "an object, {...}" if value else "an empty object, {}"
+    if isinstance(value, list | tuple):
+        if len(value) <= _ITEMS_SHOWN and not any(isinstance(item, Mapping | list | tuple) for item in value):
+            return f"[{', '.join(map(shown_value, value))}]"
+        return f"an array of {len(value)}, [...]"
+    return f"a {quoted(type(value).__name__)[1:-1]} of Python"
+
+
+def nearest(word: str, known: Sequence[str], listed: Sequence[str]) -> str:
+    """Return what was probably meant by an unknown word: "did you mean 'epochs'?", or all of `listed`."""
+    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {quoted(close[0])}?" if close else f"known are {', '.join(listed)}"

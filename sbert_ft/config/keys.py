@@ -1,0 +1,232 @@
+"""Every key of a run's JSON, read from the dataclasses: its type, range, default and meaning, and the check of a value.
+
+The dataclasses state each of these once. Here they become a flat table by path (`training.learning_rate`), from which
+values are checked, the JSON schema and the commented start are written, and to which a test holds the documentation.
+Nothing is coerced: "16" is not 16, true is not 1 and 1.0 is no whole number; only a whole number may stand where any
+number may.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+
+from sbert_ft.config.faults import shown_value
+from sbert_ft.config.limits import Limits
+from sbert_ft.config.settings import (
+    DataSettings,
+    EvaluationSettings,
+    ModelSettings,
+    ObjectiveSettings,
+    Reading,
+    RunSettings,
+    TrainingSettings,
+)
+
+Kind = Literal["text", "texts", "int", "number", "truth", "interval", "labels"]
+
+# No run has as many pairs, steps or tokens, so a whole number beyond is a slip.
+MOST_COUNT: Final = 1_000_000_000
+
+_KINDS: Final[dict[object, Kind]] = {
+    str: "text",
+    int: "int",
+    float: "number",
+    bool: "truth",
+    tuple[str, ...]: "texts",
+    tuple[float, float]: "interval",
+    Mapping[str, float]: "labels",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key and what may stand behind it.
+
+    Attributes:
+        section: Of the JSON; empty for the top.
+        name: In its section.
+        kind: The type, in which "interval" is two numbers and "labels" an object from label to number.
+        nullable: Whether null may stand there.
+        required: Whether it must be given.
+        default: What holds where it is not given.
+        limits: What a value may be beyond its type.
+        meaning: A sentence or two.
+    """
+
+    section: str
+    name: str
+    kind: Kind
+    nullable: bool
+    required: bool
+    default: object
+    limits: Limits
+    meaning: str
+
+    @property
+    def path(self) -> str:
+        """The whole name, as in `training.learning_rate`."""
+        return f"{self.section}.{self.name}" if self.section else self.name
+
+    def expected(self) -> str:
+        """Return in words what may stand there, as in "a number above 0 and at most 1, or null"."""
+        return _words(self.kind, self.limits) + (", or null" if self.nullable else "")
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with a value in the words of a message, None where nothing is."""
+        if (value is None and self.nullable) or _fits(self.kind, self.limits, value):
+            return None
+        return f"expected {self.expected()}, found {shown_value(value)}{_remedy(self.kind, value)}"
+
+    def to_python(self, value: Any) -> Any:
+        """Return a value without fault as the dataclass holds it: floats for numbers, tuples for arrays."""
+        if value is None:
+            return None
+        if self.kind == "number":
+            return float(value)
+        if self.kind == "texts":
+            return tuple(value)
+        if self.kind == "interval":
+            return float(value[0]), float(value[1])
+        if self.kind == "labels":
+            return {label: float(number) for label, number in value.items()}
+        return value
+
+
+def _words(kind: Kind, limits: Limits) -> str:
+    """Return what a value of the kind and within the limits is."""
+    if kind == "text":
+        return f"one of {', '.join(limits.choices)}" if limits.choices else limits.words or "a text that is not blank"
+    if kind == "texts":
+        assert limits.n_items is not None
+        return f"an array of {limits.n_items[0]} or {limits.n_items[1]} different texts that are not blank"
+    if kind in ("int", "number"):
+        return f"a {'whole ' if kind == 'int' else ''}number{limits.range_words()}"
+    if kind == "truth":
+        return "true or false"
+    if kind == "interval":
+        return "an array of two numbers, the lower first"
+    return 'an object from label to number, such as {"entailment": 1, "contradiction": 0}'
+
+
+def _fits(kind: Kind, limits: Limits, value: object) -> bool:
+    """Return whether a value is of the kind and within the limits."""
+    if kind == "text":
+        if limits.pattern or limits.choices:
+            return is_text(value) and limits.admits_text(str(value))
+        return is_text(value) and not str(value).isspace()
+    if kind == "truth":
+        return isinstance(value, bool)
+    if kind == "int":
+        most = MOST_COUNT if limits.at_most is None else limits.at_most
+        return isinstance(value, int) and not isinstance(value, bool) and limits.admits_number(value) and value <= most
+    if kind == "number":
+        return _is_number(value) and limits.admits_number(value)  # type: ignore[arg-type]
+    if kind == "labels":
+        return (
+            isinstance(value, Mapping)
+            and bool(value)
+            and all(map(is_text, value))
+            and all(map(_is_number, value.values()))
+        )
+    if not isinstance(value, list | tuple):
+        return False
+    if kind == "interval":
+        return len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]
+    assert limits.n_items is not None
+    in_order = limits.n_items[0] <= len(value) <= limits.n_items[1]
+    return in_order and all(is_text(text) and not text.isspace() for text in value) and len({*value}) == len(value)
+
+
+def is_text(value: object) -> bool:
+    """Return whether a value is a text of a character or more that can be written: no NUL, no half of a surrogate."""
+    return isinstance(value, str) and re.search("[\0\ud800-\udfff]", value) is None and bool(value)
+
+
+def _is_number(value: object) -> bool:
+    """Return whether a value is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:  # a whole number beyond 1e308
+        return False
+
+
+def _remedy(kind: Kind, value: object) -> str:
+    """Return how a value becomes one of the kind, where the slip is a usual one."""
+    if kind in ("int", "number", "truth") and isinstance(value, str):
+        wanted = r"true|false" if kind == "truth" else r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?"
+        return " (a text: write it without quotes)" if re.fullmatch(wanted, value) else " (a text)"
+    if kind == "int" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f" (write {int(value)})"
+    if kind == "int" and isinstance(value, int) and not isinstance(value, bool) and value > MOST_COUNT:
+        return " (more than any run has)"
+    if kind == "text" and isinstance(value, int | float) and not isinstance(value, bool):
+        return " (a number: write it in quotes)"
+    return ""
+
+
+def _meanings(of: type) -> dict[str, str]:
+    """Return what the class's docstring says of each attribute; nothing where docstrings are stripped (-OO)."""
+    _, _, attributes = (of.__doc__ or "").partition("Attributes:")
+    found: dict[str, str] = {}
+    for line in attributes.splitlines():
+        if begun := re.fullmatch(r" {8}(\w+): (.*)", line):
+            name = begun[1]
+            found[name] = begun[2]
+        elif line.strip() and found:
+            found[name] += f" {line.strip()}"
+    return {name: _in_json(text) for name, text in found.items()}
+
+
+def _in_json(text: str) -> str:
+    return re.sub(r"\bNone\b", "null", text)
+
+
+def section_meaning(section: str) -> str:
+    """Return what a section is about; nothing where docstrings are stripped (-OO)."""
+    firsts = ((of.__doc__ or "").partition("\n")[0] for name, of in CLASSES if name == section)
+    return _in_json(" ".join(filter(None, firsts)))
+
+
+def _key(section: str, field: Field[Any], hint: Any, meaning: str) -> Key:
+    """Return a field of a dataclass as a key."""
+    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    (bare,) = (member for member in members if member is not type(None))
+    limits = field.metadata.get("limits", Limits())
+    if get_origin(bare) is Literal:
+        limits, bare = Limits(choices=get_args(bare)), str
+    # An objective is named, though the dataclass has a default for the run that names none.
+    required = field.default is MISSING or (section, field.name) == ("objective", "name")
+    default = None if required else field.default
+    return Key(section, field.name, _KINDS[bare], type(None) in members, required, default, limits, meaning)
+
+
+def _keys() -> dict[str, Key]:
+    """Return every key by its path, in the order of the dataclasses; the fields of `Reading` stand in "data"."""
+    found: dict[str, Key] = {}
+    for section, of in CLASSES:
+        meanings, hints = _meanings(of), get_type_hints(of)
+        for field in fields(of):
+            if field.name not in (*SECTIONS, "reading"):
+                key = _key(section, field, hints[field.name], meanings.get(field.name, ""))
+                found[key.path] = key
+    return found
+
+
+SECTIONS: Final = ("model", "data", "objective", "training", "evaluation")
+CLASSES: Final = (
+    ("model", ModelSettings),
+    ("data", DataSettings),
+    ("data", Reading),
+    ("objective", ObjectiveSettings),
+    ("training", TrainingSettings),
+    ("evaluation", EvaluationSettings),
+    ("", RunSettings),
+)
+KEYS: Final[Mapping[str, Key]] = types.MappingProxyType(_keys())

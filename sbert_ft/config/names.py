@@ -1,0 +1,200 @@
+"""From keys as they are written to the keys that there are: sections, the names of tutorials and of transformers.
+
+A run's JSON is nested by sections. The short keys of the tutorials (lr, n_epochs) and the arguments of transformers'
+trainer (num_train_epochs, per_device_train_batch_size) stand flat, so an alias is accepted at the top and in the
+section that it belongs to, and a key of "training" at the top. What becomes of all this is one flat mapping from path
+to value, in which each value remembers how its key was written. A value written twice, in two ways, is a fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from sbert_ft.config.faults import Fault, nearest, shown_value
+from sbert_ft.config.keys import KEYS, SECTIONS
+from sbert_ft.errors import quoted
+
+ALIASES: Final[Mapping[str, str]] = {
+    "lr": "training.learning_rate",
+    "n_epochs": "training.epochs",
+    "num_train_epochs": "training.epochs",
+    "train_batch_size": "training.batch_size",
+    "per_device_train_batch_size": "training.batch_size",
+    "total_steps": "training.max_steps",
+    "gradient_accumulation_steps": "training.accumulation_steps",
+    "lr_scheduler_type": "training.schedule",
+    "max_len": "model.max_seq_length",
+    "max_length": "model.max_seq_length",
+    # No keys under these paths: their values say which key is meant, or which value.
+    "warmup": "training.warmup",
+    "fp16": "training.fp16",
+    "bf16": "training.bf16",
+}
+HALF_PRECISIONS: Final[Mapping[str, str]] = {"fp16": "float16", "bf16": "bfloat16"}
+# What may stand at the top and means a key of a section.
+FLAT: Final[Mapping[str, str]] = {
+    **{key.name: key.path for key in KEYS.values() if key.section == "training"},
+    "max_seq_length": "model.max_seq_length",
+    **ALIASES,
+}
+# transformers' name of what "constant" is here; its own "constant" is one without a warm-up.
+CONSTANT_WITH_WARMUP: Final = "constant_with_warmup"
+# Where an editor finds the schema; it says nothing about the run.
+IGNORED: Final = "$schema"
+
+MOST_UNKNOWN: Final = 20  # that are shown; a search for the nearest name takes a millisecond
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value and the key it was given under.
+
+    Attributes:
+        value: As it stands in the JSON.
+        written: The key as it was written, such as `lr`, or `--set lr`.
+    """
+
+    value: object
+    written: str
+
+
+@dataclass
+class GivenKeys:
+    """What was given so far, by the path that was meant, and what was wrong with it.
+
+    Attributes:
+        by_path: The values of known keys; "objective" is one of them.
+        faults: In the order of finding.
+    """
+
+    by_path: dict[str, Given] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+    def add(self, path: str, given: Given) -> None:
+        """Take a value, or a fault where the same key has another one."""
+        before = self.by_path.setdefault(path, given)
+        if before is given:
+            return
+        if before.value != given.value or isinstance(before.value, bool) != isinstance(given.value, bool):
+            one, other = (f"{shown_value(item.value)} as {quoted(item.written)}" for item in (before, given))
+            self.faults.append(Fault(path, f"is given twice, {one} and {other}; keep one of them"))
+
+
+def given_in(value: Mapping[str, object]) -> GivenKeys:
+    """Return what the object of a run's JSON gives."""
+    keys, halves, n_unknown = GivenKeys(), dict[str, Given](), 0
+    for section, name, item in _entries(value, keys.faults):
+        path = path_of(section, name)
+        if path is not None:
+            _place(path, Given(item, _joined(section, name)), keys, halves)
+            continue
+        n_unknown += 1
+        if n_unknown <= MOST_UNKNOWN:
+            keys.faults.append(unknown(section, name))
+    if n_unknown > MOST_UNKNOWN:
+        keys.faults.append(Fault("", f"and {n_unknown - MOST_UNKNOWN} more unknown keys"))
+    _place_halves(halves, keys)
+    return keys
+
+
+def given_later(items: Iterable[tuple[str, str, object]]) -> GivenKeys:
+    """Return what overrides give, of which a later one takes the place of an earlier one of the same key.
+
+    Args:
+        items: Section, name as written and value, the key being a known one.
+    """
+    keys, halves = GivenKeys(), dict[str, Given]()
+    for section, name, item in items:
+        path, one = path_of(section, name), GivenKeys()
+        assert path is not None
+        halves.pop(name, None)
+        _place(path, Given(item, f"--set {_joined(section, name)}"), one, halves)
+        keys.by_path |= one.by_path
+        keys.faults += one.faults
+    _place_halves(halves, keys)
+    return keys
+
+
+def path_of(section: str, name: str) -> str | None:
+    """Return the path that a key means, as `training.epochs` for "n_epochs"; None where there is no such key.
+
+    Args:
+        section: In which it stands; empty for the top.
+        name: The key, or an alias of it.
+    """
+    if "." in name or section == "objective":  # written out at the top, or set by its number
+        return None
+    if (path := _joined(section, name)) in KEYS or path == "objective":
+        return path
+    meant = FLAT.get(name)
+    return meant if meant is not None and section in ("", meant.partition(".")[0]) else None
+
+
+def unknown(section: str, name: str) -> Fault:
+    """Return the fault of a key that is not known, with the nearest one."""
+    shown = quoted(_joined(section, name))[1:-1]
+    if "." in name and name in KEYS:
+        home, _, bare = name.partition(".")
+        return Fault(shown, f"unknown key; write {quoted(bare)} inside of {quoted(home)}")
+    elsewhere = [key.path for key in KEYS.values() if key.name == name and key.section not in (section, "objective")]
+    if elsewhere:
+        return Fault(shown, f"unknown key; did you mean {quoted(elsewhere[0])}?")
+    here = [*([] if section else SECTIONS), *(key.name for key in KEYS.values() if key.section == section)]
+    flat = [other for other, path in FLAT.items() if section in ("", path.partition(".")[0])]
+    return Fault(shown, f"unknown key; {nearest(name, [*here, *flat], here)}")
+
+
+def _joined(section: str, name: str) -> str:
+    return f"{section}.{name}" if section else name
+
+
+def _entries(value: Mapping[str, object], faults: list[Fault]) -> Iterator[tuple[str, str, object]]:
+    """Yield section (empty at the top), name and value of each key."""
+    for name, item in value.items():
+        if name == IGNORED:
+            continue
+        if name not in SECTIONS or name == "objective":
+            yield "", str(name), item
+        elif isinstance(item, Mapping):
+            yield from ((name, str(inner), value) for inner, value in item.items())
+        else:
+            faults.append(Fault(name, f"expected an object with keys of {name}, {{...}}, found {shown_value(item)}"))
+
+
+def _place(path: str, given: Given, keys: GivenKeys, halves: dict[str, Given]) -> None:
+    """Put a value where it belongs; fp16 and bf16, which mean something together alone, are put into `halves`."""
+    name = path.partition(".")[2]
+    if name in HALF_PRECISIONS:
+        if not isinstance(given.value, bool):
+            keys.faults.append(Fault(given.written, f"expected true or false, found {shown_value(given.value)}"))
+        elif halves.setdefault(name, given).value != given.value:
+            keys.faults.append(Fault(given.written, "is given twice, once true and once false; keep one of them"))
+    elif path != ALIASES["warmup"]:
+        if name == "schedule" and given.value == CONSTANT_WITH_WARMUP:
+            given = Given("constant", given.written)
+        keys.add(path, given)
+    elif isinstance(given.value, int) and not isinstance(given.value, bool):
+        keys.add("training.warmup_steps", given)
+    elif isinstance(given.value, float) and 0 <= given.value < 1:
+        # The number of steps goes before the ratio, so it must not be left over from elsewhere.
+        keys.add("training.warmup_ratio", given)
+        keys.add("training.warmup_steps", Given(None, given.written))
+    else:
+        expected = "expected a whole number of steps, or a share of them of at least 0 and below 1"
+        keys.faults.append(Fault(given.written, f"{expected}, found {shown_value(given.value)}"))
+
+
+def _place_halves(halves: Mapping[str, Given], keys: GivenKeys) -> None:
+    """Put the precision that fp16 and bf16 mean together, which is float32 where none of those given is true."""
+    chosen = [name for name, given in halves.items() if given.value]
+    if len(chosen) > 1:
+        keys.faults.append(Fault("training.precision", "fp16 and bf16 are both true; keep one of them"))
+    elif halves and (chosen or "training.precision" not in keys.by_path):
+        written = " and ".join(given.written for given in halves.values())
+        precision = HALF_PRECISIONS[chosen[0]] if chosen else "float32"
+        keys.add("training.precision", Given(precision, written))
+    for name, given in halves.items():
+        if not chosen and keys.by_path["training.precision"].value == HALF_PRECISIONS[name]:
+            keys.faults.append(Fault("training.precision", f"is {HALF_PRECISIONS[name]}, but {given.written} is false"))

@@ -1,0 +1,262 @@
+"""A run's JSON to checked, frozen settings and back, with every fault in one message.
+
+Keys are first brought to the paths that they mean (`config.names`), overrides are put over them, then each value is
+held against its key (`config.keys`) and the values against each other (`config.rules`). Settings are made only where
+nothing is wrong. Relative paths stay as they are: like those of every shell tool they start at the current directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sbert_ft.config.faults import Fault, nearest, refuse, shown_value
+from sbert_ft.config.json_text import parse_json, read_json_object, refuse_depth
+from sbert_ft.config.keys import KEYS, SECTIONS
+from sbert_ft.config.names import MOST_UNKNOWN, Given, GivenKeys, given_in, given_later, path_of, unknown
+from sbert_ft.config.rules import broken_rules, broken_rules_of_objective
+from sbert_ft.config.settings import (
+    DataSettings,
+    EvaluationSettings,
+    ModelSettings,
+    ObjectiveSettings,
+    Reading,
+    RunSettings,
+    TrainingSettings,
+)
+from sbert_ft.errors import ConfigError, quoted
+
+_DEFAULT_OBJECTIVE = Given(ObjectiveSettings().name, "objective")
+MOST_OBJECTIVES: Final = 8
+_WHERE_PYTHON = "the settings"
+_OF_READING = {field.name for field in fields(Reading)}
+
+
+def read_run(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
+    """Return the settings in a run's JSON file.
+
+    Args:
+        path: The file, in which whole lines of // are comments.
+        overrides: Values that go before those of the file, as `training.learning_rate=3e-5`: behind the equals sign
+            stands JSON, or else a text without quotes. Of the same key the last one holds.
+
+    Raises:
+        ConfigError: The file cannot be read, or anything in it is wrong; all faults are in the message.
+    """
+    return _settings(read_json_object(path), overrides, quoted(path, limit=400))
+
+
+def run_from_json(value: Mapping[str, object], where: str) -> RunSettings:
+    """Return the settings in the object of a run's JSON; `where` names it in messages, and is shown as it is.
+
+    Raises:
+        ConfigError: Anything in it is wrong; all faults are in the message.
+    """
+    refuse_depth(value, where)
+    return _settings(value, (), where)
+
+
+def run_to_json(settings: RunSettings) -> dict[str, Any]:
+    """Return the resolved configuration: every key with its value, from which equal settings are read."""
+    value: Any = _plain(settings)
+    value["data"] |= value["data"].pop("reading")
+    return {name: value[name] for name in (*SECTIONS, "output_dir")}
+
+
+def check_settings(settings: RunSettings) -> None:
+    """Pass settings that were made in Python and are what a run's JSON could say.
+
+    Raises:
+        ConfigError: A value has another type or is out of its range, or two values do not go together; all faults
+            are in the message.
+    """
+    refuse(_WHERE_PYTHON, [*_wrong_parts(settings)])
+    run_from_json(run_to_json(settings), _WHERE_PYTHON)
+
+
+def _wrong_parts(settings: RunSettings) -> Iterator[Fault]:
+    """Yield a fault for each part that is not of its class, such as a dict in the place of a section."""
+    parts: list[tuple[str, object, type]] = [
+        ("model", settings.model, ModelSettings),
+        ("data", settings.data, DataSettings),
+        ("objective", settings.objective, tuple),
+        ("training", settings.training, TrainingSettings),
+        ("evaluation", settings.evaluation, EvaluationSettings),
+    ]
+    if isinstance(settings.data, DataSettings):
+        parts.append(("data.reading", settings.data.reading, Reading))
+    if isinstance(settings.objective, tuple):
+        parts += [(f"objective.{i}", item, ObjectiveSettings) for i, item in enumerate(settings.objective)]
+    for path, part, of in parts:
+        if not isinstance(part, of):
+            yield Fault(path, f"expected {of.__name__}, found {type(part).__name__}")
+
+
+def _plain(value: object) -> object:
+    """Return a value of settings as JSON has it; what is none of theirs stays, to be refused by its key."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _settings(value: Mapping[str, object], overrides: Sequence[str], where: str) -> RunSettings:
+    """Return the settings, or raise with all that is wrong."""
+    given = given_in(value)
+    faults = given.faults
+    _override(given, overrides)
+    objective = given.by_path.pop("objective", _DEFAULT_OBJECTIVE).value
+    values: dict[str, Any] = {}
+    for path, key in KEYS.items():
+        if key.section == "objective":
+            continue
+        if path not in given.by_path:
+            if key.required:
+                faults.append(Fault(path, f"is missing; expected {key.expected()}"))
+            else:
+                values[path] = key.default
+            continue
+        item = given.by_path[path]
+        if (fault := key.fault(item.value)) is None:
+            values[path] = key.to_python(item.value)
+        else:
+            written = "" if item.written in (path, f"--set {path}") else f" (given as {quoted(item.written)})"
+            faults.append(Fault(path + written, fault))
+    objectives = _objectives(objective, faults)
+    faults += broken_rules(values)
+    refuse(where, faults)
+    return _assembled(values, objectives)
+
+
+def _override(given: GivenKeys, overrides: Sequence[str]) -> None:
+    """Put overrides in the place of what was given."""
+    items: list[tuple[str, str, object]] = []
+    for override in overrides:
+        written, equals, text = override.partition("=")
+        first, dot, rest = written.strip().partition(".")
+        section, name = (first, rest) if dot else ("", first)
+        if not equals:
+            expected = "expected KEY=VALUE, such as training.learning_rate=3e-5"
+            given.faults.append(Fault(f"--set {quoted(override)}", expected))
+        elif first == "objective":
+            _override_objective(given, rest, _json_or_text(text))
+        elif path_of(section, name) is not None:
+            items.append((section, name, _json_or_text(text)))
+        else:
+            given.faults.append(_unknown_override(section, name))
+    later = given_later(items)
+    given.faults += later.faults
+    steps = given.by_path.get("training.warmup_steps", Given(None, "")).value
+    if "training.warmup_ratio" in later.by_path and "training.warmup_steps" not in later.by_path and steps is not None:
+        found = f"has no effect beside training.warmup_steps, {shown_value(steps)}"
+        given.faults.append(Fault("training.warmup_ratio", f"{found}; add --set training.warmup_steps=null"))
+    given.by_path |= later.by_path
+
+
+def _override_objective(given: GivenKeys, name: str, value: object) -> None:
+    """Put one override in the place of the objective, or of an option of it.
+
+    Args:
+        given: What is changed.
+        name: Behind `objective.`: empty for the objective itself, or an option, or a number from 0 and an option
+            where there are several.
+        value: The new one.
+    """
+    if not name:
+        given.by_path["objective"] = Given(value, "--set objective")
+        return
+    before = given.by_path.get("objective", _DEFAULT_OBJECTIVE).value
+    objectives = list(before) if isinstance(before, list | tuple) else [before]
+    number, dot, option = name.rpartition(".")
+    at = number if dot else "0" if len(objectives) == 1 else ""
+    if at not in map(str, range(len(objectives))):
+        expected = f"expected the number of one of {len(objectives)}, such as objective.0.scale"
+        given.faults.append(Fault(f"--set objective.{quoted(name)[1:-1]}", expected))
+        return
+    chosen = objectives[int(at)]
+    chosen = {"name": chosen} if isinstance(chosen, str) else chosen
+    if isinstance(chosen, Mapping):  # what is no objective is refused as such
+        objectives[int(at)] = {**chosen, option: value}
+        one = isinstance(before, str | Mapping)
+        given.by_path["objective"] = Given(objectives[0] if one else objectives, "objective")
+
+
+def _json_or_text(text: str) -> object:
+    """Return the value behind an override's equals sign."""
+    try:
+        return parse_json(text, "")
+    except ConfigError:
+        return text
+
+
+def _unknown_override(section: str, name: str) -> Fault:
+    """Return the fault of an override whose key is not known."""
+    if not section and name in SECTIONS:
+        example = next(key.path for key in KEYS.values() if key.section == name)
+        return Fault(f"--set {name}", f"expected one of its keys, such as {example}")
+    whole, dot, _ = name.partition(".")
+    if dot and (path := path_of(section, whole)) is not None:
+        return Fault(f"--set {path}", "is set as a whole, as JSON; it has no keys of its own")
+    return unknown(section, name)
+
+
+def _assembled(values: Mapping[str, Any], objectives: tuple[ObjectiveSettings, ...]) -> RunSettings:
+    """Return values without fault as settings."""
+    of: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, "")}
+    for path, value in values.items():
+        section, _, name = path.rpartition(".")
+        of[section][name] = value
+    reading = Reading(**{name: of["data"].pop(name) for name in _OF_READING})
+    return RunSettings(
+        model=ModelSettings(**of["model"]),
+        data=DataSettings(**of["data"], reading=reading),
+        output_dir=of[""]["output_dir"],
+        objective=objectives,
+        training=TrainingSettings(**of["training"]),
+        evaluation=EvaluationSettings(**of["evaluation"]),
+    )
+
+
+def _objectives(value: object, faults: list[Fault]) -> tuple[ObjectiveSettings, ...]:
+    """Return the objectives that are without fault: a name, an object, or an array of these."""
+    if not isinstance(value, list | tuple):
+        return tuple(_objective("objective", value, faults))
+    if not 1 <= len(value) <= MOST_OBJECTIVES:
+        expected = f"a name, an object, or an array of 1 to {MOST_OBJECTIVES} of these"
+        faults.append(Fault("objective", f"expected {expected}, found {shown_value(value)}"))
+        return ()
+    return tuple(found for i, item in enumerate(value) for found in _objective(f"objective.{i}", item, faults))
+
+
+def _objective(path: str, value: object, faults: list[Fault]) -> list[ObjectiveSettings]:
+    """Return one objective, or nothing where it has a fault."""
+    if isinstance(value, str):
+        if (fault := KEYS["objective.name"].fault(value)) is not None:
+            faults.append(Fault(path, fault))
+            return []
+        return [ObjectiveSettings(value)]
+    if not isinstance(value, Mapping):
+        faults.append(Fault(path, f'expected a name or an object, {{"name": ...}}, found {shown_value(value)}'))
+        return []
+    found: list[Fault] = []
+    values: dict[str, Any] = {}
+    names = [key.name for key in KEYS.values() if key.section == "objective"]
+    for name in names:
+        key = KEYS[f"objective.{name}"]
+        if name not in value:
+            found += [Fault(f"{path}.{name}", f"is missing; expected {key.expected()}")] if key.required else []
+        elif (fault := key.fault(value[name])) is not None:
+            found.append(Fault(f"{path}.{name}", fault))
+        else:
+            values[name] = key.to_python(value[name])
+    strangers = [str(name) for name in value if name not in names]
+    for name in strangers[:MOST_UNKNOWN]:
+        found.append(Fault(f"{path}.{quoted(name)[1:-1]}", f"unknown key; {nearest(name, names, names)}"))
+    if len(strangers) > MOST_UNKNOWN:
+        found.append(Fault(path, f"and {len(strangers) - MOST_UNKNOWN} more unknown keys"))
+    found += broken_rules_of_objective(path, values)
+    faults += found
+    return [] if found else [ObjectiveSettings(**values)]

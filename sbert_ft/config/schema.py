@@ -1,0 +1,122 @@
+"""The JSON schema of a run, for editors: types, ranges, known words and meanings, generated from the dataclasses.
+
+An editor that knows the schema completes keys, shows what they mean and underlines what `config.reading` would refuse,
+as far as a schema can say it: not what two keys must be to each other, and 1.0 is a whole number to a schema. Aliases
+are accepted but not offered, which patterns of names do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from sbert_ft.config.keys import KEYS, MOST_COUNT, SECTIONS, Key, section_meaning
+from sbert_ft.config.limits import Limits
+from sbert_ft.config.names import ALIASES, CONSTANT_WITH_WARMUP, FLAT, HALF_PRECISIONS, IGNORED
+from sbert_ft.config.reading import MOST_OBJECTIVES
+
+JsonSchema = dict[str, Any]
+
+_NOT_BLANK: Final = r"\S"
+
+
+def json_schema() -> JsonSchema:
+    """Return the schema (draft 2020-12) of the object that a run's JSON holds."""
+    sections: JsonSchema = {name: _section(name) for name in SECTIONS}
+    one = {"anyOf": [_of_key(KEYS["objective.name"]), sections["objective"]]}
+    sections["objective"] = {
+        "description": sections["objective"]["description"],
+        "default": KEYS["objective.name"].default,
+        "anyOf": [
+            {"$ref": "#/$defs/objective"},
+            {
+                "type": "array",
+                "items": {"$ref": "#/$defs/objective"},
+                "minItems": 1,
+                "maxItems": MOST_OBJECTIVES,
+            },
+        ],
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A run of sbert-ft",
+        "type": "object",
+        "properties": {IGNORED: {"type": "string"}, **sections, "output_dir": _of_key(KEYS["output_dir"])},
+        "patternProperties": _aliases(FLAT),
+        "required": ["model", "data", "output_dir"],
+        "additionalProperties": False,
+        "$defs": {"objective": one},
+    }
+
+
+def _section(name: str) -> JsonSchema:
+    """Return the schema of the object that a section is."""
+    keys = [key for key in KEYS.values() if key.section == name]
+    schema: JsonSchema = {
+        "description": section_meaning(name),
+        "type": "object",
+        "properties": {key.name: _of_key(key) for key in keys},
+        "additionalProperties": False,
+    }
+    if required := [key.name for key in keys if key.required]:
+        schema["required"] = required
+    if aliases := _aliases(alias for alias, path in ALIASES.items() if path.startswith(f"{name}.")):
+        schema["patternProperties"] = aliases
+    return schema
+
+
+def _aliases(names: Iterable[str]) -> JsonSchema:
+    """Return patterns of names, each with the schema of the key that is meant."""
+    schemas: JsonSchema = {}
+    for name in names:
+        section, _, key = FLAT[name].partition(".")
+        meant: JsonSchema = {"$ref": f"#/properties/{section}/properties/{key}"}
+        if name == "warmup":
+            steps, ratio = KEYS["training.warmup_steps"], KEYS["training.warmup_ratio"]
+            below_1 = {"type": "number", "minimum": ratio.limits.at_least, "exclusiveMaximum": 1}
+            meant = {"anyOf": [_VALUES["int"] | _bounds(steps.limits), below_1]}
+        elif name in HALF_PRECISIONS:
+            meant = {"type": "boolean"}
+        elif FLAT[name] == "training.schedule":
+            meant = {"anyOf": [meant, {"const": CONSTANT_WITH_WARMUP}]}
+        schemas[f"^{name}$"] = meant
+    return schemas
+
+
+def _of_key(key: Key) -> JsonSchema:
+    """Return the schema of a key's value, with meaning and default for an editor to show."""
+    schema: JsonSchema = {"description": f"{key.meaning} Expected: {key.expected()}."}
+    if not key.required:
+        schema["default"] = key.default
+    value = _VALUES[key.kind] | _bounds(key.limits)
+    if key.nullable:
+        value["type"] = [value["type"], "null"]
+    if key.limits.choices:
+        value["enum"] = [*key.limits.choices, *([None] if key.nullable else [])]
+    elif key.kind == "text":
+        value["pattern"] = f"^({key.limits.pattern})$" if key.limits.pattern else _NOT_BLANK
+    if key.limits.n_items is not None:
+        value["minItems"], value["maxItems"] = key.limits.n_items
+    return schema | value
+
+
+_VALUES: Final[dict[str, JsonSchema]] = {
+    "text": {"type": "string"},
+    "int": {"type": "integer", "maximum": MOST_COUNT},
+    "number": {"type": "number"},
+    "truth": {"type": "boolean"},
+    "texts": {"type": "array", "items": {"type": "string", "pattern": _NOT_BLANK}, "uniqueItems": True},
+    "interval": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+    "labels": {"type": "object", "additionalProperties": {"type": "number"}, "minProperties": 1},
+}
+
+
+def _bounds(limits: Limits) -> JsonSchema:
+    """Return the range of a number in the schema's words."""
+    bounds = {
+        "minimum": limits.at_least,
+        "exclusiveMinimum": limits.above,
+        "maximum": limits.at_most,
+        "exclusiveMaximum": limits.below,
+    }
+    return {word: bound for word, bound in bounds.items() if bound is not None}

@@ -1,0 +1,226 @@
+"""What a run is told, as frozen dataclasses: the sections of its JSON, one class each.
+
+The names are those of transformers and sentence-transformers where they have one. Values are checked by
+`config.reading`, which makes these from JSON and says every fault at once; what is built in Python goes through the
+same check. What a value may be beyond its type stands beside it as metadata (`config.limits`); what it means, in its
+class's docstring, from where the JSON schema and the commented start take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from sbert_ft.config.limits import holding, matching, one_of, within
+
+OBJECTIVE_NAMES: Final = (
+    "cosine",
+    "cosent",
+    "angle",
+    "contrastive",
+    "online_contrastive",
+    "in_batch_negatives",
+    "triplet",
+)
+# By which a best step can be chosen: those that need no threshold, which is fitted when the best step is known.
+METRIC_NAMES: Final = ("spearman", "pearson", "average_precision", "roc_auc")
+
+_TARGET: Final = r"f1|(precision|recall)>=(1(\.0+)?|0?\.[0-9]*[1-9][0-9]*)"
+_COUNT: Final = within(at_least=1)
+_COUNT_OR_NONE: Final = within(at_least=0)
+
+OnBadRow = Literal["error", "skip"]
+Schedule = Literal["linear", "constant", "cosine"]
+CalibrationKind = Literal["auto", "isotonic", "platt", "none"]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which BERT is fine-tuned, and how its texts and layers are treated.
+
+    Attributes:
+        path: The model's folder.
+        max_seq_length: Tokens a text may have, special ones included; None for the folder's.
+        pooling: mean, cls or max; None for the folder's, which is mean where it says nothing.
+        dropout: Probability of all dropout layers; None for what the model's config.json says.
+        freeze_embeddings: Keep the embedding tables as they are.
+        freeze_layers: Keep so many of the lowest layers as they are.
+    """
+
+    path: str
+    max_seq_length: int | None = field(default=None, metadata=within(at_least=3))
+    pooling: Literal["mean", "cls", "max"] | None = None
+    dropout: float | None = field(default=None, metadata=within(at_least=0, below=1))
+    freeze_embeddings: bool = False
+    freeze_layers: int = field(default=0, metadata=_COUNT_OR_NONE)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file of pairs is read; what is None is found out and said.
+
+    Attributes:
+        text_columns: Names of the columns with the texts: two, or three for triplets and hard negatives.
+        label_column: Name of the column with the score or label.
+        label_values: What each label in the file means, such as {"entailment": 1, "contradiction": 0}; rows with
+            any other label are left out and counted.
+        score_range: Lowest and highest score of the scale, such as 0 and 5.
+        encoding: The codec, such as utf-8 or cp949.
+        delimiter: What separates cells.
+        kind: The format, where the suffix does not say it.
+        on_bad_row: What to do with a row that has no text or no usable score: stop with an error, or skip and count.
+    """
+
+    text_columns: tuple[str, ...] | None = field(default=None, metadata=holding(2, 3))
+    label_column: str | None = None
+    label_values: Mapping[str, float] | None = None
+    score_range: tuple[float, float] | None = None
+    encoding: str | None = None
+    delimiter: str | None = field(
+        default=None,
+        metadata=matching(
+            r"""[^"\r\n\x00]|comma|semicolon|tab|\\t|pipe""", "one character, or comma, semicolon, tab, pipe"
+        ),
+    )
+    kind: str | None = field(default=None, metadata=one_of("csv", "tsv", "jsonl", "parquet"))
+    on_bad_row: OnBadRow = "error"
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which pairs are trained on, and which ones judge.
+
+    Attributes:
+        train: File of the pairs to train on.
+        dev: File of the pairs by which the best step, the threshold and the calibration are chosen.
+        test: File of the pairs that only judge.
+        dev_share: Share of `train` to split off as dev, where there is no `dev`; no text is on both sides.
+        reading: How the files are read (its fields stand in the JSON's section itself).
+    """
+
+    train: str
+    dev: str | None = None
+    test: str | None = None
+    dev_share: float | None = field(default=None, metadata=within(above=0, at_most=0.5))
+    reading: Reading = field(default_factory=Reading)
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """One objective by name, and what can be set of it; what is None is the objective's own default.
+
+    Attributes:
+        name: Which loss; each takes its own kind of labels.
+        weight: Factor of this objective's loss where several are added.
+        scale: cosent, angle and in_batch_negatives: factor before the softmax or exponential (inverse temperature).
+        margin: contrastive, online_contrastive and triplet: distance beyond which a negative pair costs nothing.
+        symmetric: in_batch_negatives: look for the first text of the second one too.
+    """
+
+    name: str = field(default="cosine", metadata=one_of(*OBJECTIVE_NAMES))
+    weight: float = field(default=1.0, metadata=within(above=0))
+    scale: float | None = field(default=None, metadata=within(above=0))
+    margin: float | None = field(default=None, metadata=within(at_least=0))
+    symmetric: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the weights are changed, and when is looked, kept and stopped.
+
+    Attributes:
+        epochs: Passes over the training pairs.
+        max_steps: Optimizer steps at most; None for all of the epochs.
+        batch_size: Pairs (or triplets) a batch.
+        accumulation_steps: Batches an optimizer step; each has its own loss, the mean of them is stepped on.
+        micro_batch_size: Pairs a forward at most; None to fit the device. It changes memory, not the gradient.
+        learning_rate: Peak of the schedule.
+        schedule: How the rate goes on after the warm-up: linear or cosine to 0, or constant.
+        warmup_ratio: Share of the steps in which the rate rises from 0.
+        warmup_steps: The warm-up as a number of steps; takes the place of the ratio.
+        weight_decay: Decoupled, as in AdamW; biases and norms have none.
+        max_grad_norm: Gradients are scaled down to this norm; 0 for never.
+        precision: Of the forward's products, auto for what is fast here; weights and optimizer are float32 always.
+        device: Where it is computed; None for the first of CUDA, MPS and CPU that is there.
+        gradient_checkpointing: Compute activations twice instead of keeping them: slower, less memory.
+        seed: Fixes order, dropout and split.
+        eval_steps: Evaluate on dev every so many steps; None for the end of each epoch.
+        save_steps: Checkpoint every so many steps; None for the end of each epoch.
+        metric: By which the best step is chosen; None for spearman (scores) or average_precision (labels).
+        early_stopping_patience: Evaluations without a better metric after which to stop; None for never.
+        logging_steps: A line in metrics.jsonl every so many steps.
+        tensorboard: Write event files for TensorBoard too.
+    """
+
+    epochs: int = field(default=1, metadata=_COUNT)
+    max_steps: int | None = field(default=None, metadata=_COUNT)
+    batch_size: int = field(default=16, metadata=_COUNT)
+    accumulation_steps: int = field(default=1, metadata=_COUNT)
+    micro_batch_size: int | None = field(default=None, metadata=_COUNT)
+    learning_rate: float = field(default=2e-5, metadata=within(above=0, at_most=1))
+    schedule: Schedule = "linear"
+    warmup_ratio: float = field(default=0.1, metadata=within(at_least=0, at_most=1))
+    warmup_steps: int | None = field(default=None, metadata=_COUNT_OR_NONE)
+    weight_decay: float = field(default=0.01, metadata=within(at_least=0, at_most=1))
+    max_grad_norm: float = field(default=1.0, metadata=within(at_least=0))
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str | None = field(
+        default=None,
+        metadata=matching(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", "cpu, cuda, cuda:1 (a card by its number) or mps"),
+    )
+    gradient_checkpointing: bool = False
+    seed: int = field(default=42, metadata=within(at_least=0, at_most=2**32 - 1))
+    eval_steps: int | None = field(default=None, metadata=_COUNT)
+    save_steps: int | None = field(default=None, metadata=_COUNT)
+    metric: str | None = field(default=None, metadata=one_of(*METRIC_NAMES))
+    early_stopping_patience: int | None = field(default=None, metadata=_COUNT)
+    logging_steps: int = field(default=10, metadata=_COUNT)
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How the result is judged, and how a cosine becomes a decision.
+
+    Attributes:
+        threshold_target: What the stored threshold is chosen for: the best F1, or the best recall at so much
+            precision, or the reverse.
+        calibration: How a cosine becomes a probability; auto goes by the number of dev pairs.
+        match_from: Graded scores: a pair belongs together from this gold score on, in the file's scale; None for
+            the middle of the scale.
+        bootstrap_samples: Resamples behind each interval.
+        confidence: Share of cases in which each interval shall hold the true value.
+    """
+
+    threshold_target: str = field(
+        default="f1",
+        metadata=matching(
+            _TARGET, "f1, or precision>=X or recall>=X with X above 0 and at most 1, such as precision>=0.95"
+        ),
+    )
+    calibration: CalibrationKind = "auto"
+    match_from: float | None = None
+    bootstrap_samples: int = field(default=1000, metadata=within(at_least=1, at_most=1_000_000))
+    confidence: float = field(default=0.95, metadata=within(above=0, below=1))
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One run: the whole JSON.
+
+    Attributes:
+        model: What is fine-tuned.
+        data: On what.
+        objective: The objectives whose losses are added; one as a rule.
+        training: How.
+        evaluation: How the result is judged.
+        output_dir: The run's folder.
+    """
+
+    model: ModelSettings
+    data: DataSettings
+    output_dir: str
+    objective: tuple[ObjectiveSettings, ...] = (ObjectiveSettings(),)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
