@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -60,6 +60,28 @@ class Table:
     format: TableFormat
 
     def __iter__(self) -> Iterator[Row]:
+        return self.rows()
+
+    def rows(
+        self, columns: Sequence[int] | None = None, on_ragged: Callable[[int, str], None] | None = None
+    ) -> Iterator[Row]:
+        """Yield each row, with the values of these columns alone where they are given.
+
+        Args:
+            columns: Positions of the columns; the others, vectors in Parquet perhaps, do not become Python values.
+            on_ragged: Called with the line and what is wrong with it for a row that has more or fewer cells than the
+                header; such a row is then left out.
+
+        Raises:
+            DataError: A row cannot be read, or is ragged and `on_ragged` is not given.
+        """
+        if self.format.kind == "parquet":
+            yield from self._parquet_rows(range(len(self.format.columns)) if columns is None else columns)
+            return
+        for row in self._text_rows(on_ragged):
+            yield row if columns is None else Row(row.line, tuple(row.values[i] for i in columns))
+
+    def _text_rows(self, on_ragged: Callable[[int, str], None] | None) -> Iterator[Row]:
         if self.format.kind == "lines":
             for number, line in text_lines(self.path, self.format.encoding):
                 yield Row(number, (without_line_end(line),))
@@ -67,16 +89,14 @@ class Table:
             for record in formats.json_records(self.path, self.format.encoding):
                 values = record.values
                 yield Row(record.line, tuple(values.get(name, Missing.MISSING) for name in self.format.columns))
-        elif self.format.kind == "parquet":
-            yield from self._parquet_rows(range(len(self.format.columns)))
         else:
-            yield from self._cell_rows()
+            yield from self._cell_rows(on_ragged)
 
     def _cell_records(self) -> Iterator[formats.CellRecord]:
         assert self.format.delimiter is not None
         return formats.cell_records(self.path, self.format.encoding, self.format.delimiter, bool(self.format.quoting))
 
-    def _cell_rows(self) -> Iterator[Row]:
+    def _cell_rows(self, on_ragged: Callable[[int, str], None] | None) -> Iterator[Row]:
         records = self._cell_records()
         header = next(records, None)
         if header is None or tuple(header.cells) != self.format.columns:
@@ -88,7 +108,10 @@ class Table:
                 else:
                     remedy = "take tabs and line ends out of the cells; if they are quoted, save the file as .csv"
                 expected = f"expected {len(header.cells)} cells as in the header, found {len(cells)}"
-                raise fault(self.path, f"{expected}; {remedy}", line)
+                if on_ragged is None:
+                    raise fault(self.path, f"{expected}; {remedy}", line)
+                on_ragged(line, f"{expected}; {remedy}")
+                continue
             yield Row(line, tuple(cells))
 
     def _parquet_rows(self, columns: Sequence[int]) -> Iterator[Row]:
@@ -152,12 +175,8 @@ class Table:
         Raises:
             DataError: A value is missing, empty or no text, or there is no row at all.
         """
-        if self.format.kind == "parquet":  # the other columns, vectors perhaps, need not become Python values
-            rows = self._parquet_rows(columns)
-        else:
-            rows = (Row(row.line, tuple(row.values[i] for i in columns)) for row in self)
         empty = True
-        for row in rows:
+        for row in self.rows(columns):
             empty = False
             texts = tuple(value for value in row.values if isinstance(value, str) and value)
             if len(texts) != len(columns):

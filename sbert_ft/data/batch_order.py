@@ -1,0 +1,232 @@
+"""Which rows share a batch, in which order: a matter of the seed and the epoch alone.
+
+A run that is resumed, on whatever device, so meets the batches of the unbroken one, and nothing but two numbers need
+be stored. In-batch objectives take a row's texts for negatives of all other rows, so no text may stand in two rows of
+a batch, and a batch of one row teaches nothing; both are seen to here. The cost is a few microseconds a row.
+"""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A row's number and those of its texts. Tuples of numbers alone, which the garbage collector need not look at.
+Entry = tuple[int, ...]
+Waiting = dict[int, deque[Entry]]
+
+_CHUNK_ROWS = 8192  # as Python lists at a time
+_MAX_MOVES = 64  # between queues, a batch: what it costs at most to look for rows that hardly any fit
+_MAX_ASKED = 64  # batches asked to lend or to take in a row
+
+
+def epoch_batches(
+    n_rows: int, batch_size: int, seed: int, epoch: int, *, text_rows: NDArray[np.int64] | None = None
+) -> list[NDArray[np.int64]]:
+    """Return the rows of each batch of an epoch, in order; every row comes exactly once.
+
+    The order is numpy's ``default_rng([seed, epoch]).permutation``, the same on all platforms. With `text_rows` no
+    text stands in two rows of a batch: a row that would bring one in again waits for the next batch. The last batch
+    may be smaller, others only where `fitting_batch_size` says so or no row is left that fits. Above a batch size of
+    1, no batch has a single row if another can lend it one, or take it in where all have two: that one then has
+    three. A row stays alone only where there is no other, or where its texts stand in most of them.
+
+    Args:
+        n_rows: Rows of the data set.
+        batch_size: Rows a batch, at least 1.
+        seed: At least 0.
+        epoch: From 0.
+        text_rows: The numbers of each row's texts, shape (n_rows, k), for batches without a text twice. A row itself
+            may hold the same text twice.
+
+    Returns:
+        Of each batch shape (rows,), int64.
+    """
+    assert batch_size >= 1 and (text_rows is None or len(text_rows) == n_rows)
+    order = np.random.default_rng([seed, epoch]).permutation(n_rows).astype(np.int64)
+    if text_rows is None:
+        bounds = list(range(0, n_rows, batch_size))
+    else:
+        order, bounds = _without_repeats(order, fitting_batch_size(batch_size, text_rows), text_rows)
+    batches = np.split(order, bounds[1:]) if n_rows else []
+    return batches if batch_size == 1 else _without_single_rows(batches, text_rows)
+
+
+def fitting_batch_size(batch_size: int, text_rows: NDArray[np.int64]) -> int:
+    """Return the batch size with which all batches hold no text twice and are still about equal.
+
+    A text that stands in 1,000 rows needs 1,000 batches, however large they are. Full batches at first would leave
+    only rows with this text for the end of the epoch, one a batch. So all of them are as small as the most frequent
+    text asks for: at least 2 rows.
+
+    Args:
+        batch_size: The one asked for, which is returned where no text is that frequent.
+        text_rows: See `epoch_batches`.
+    """
+    if not text_rows.size:
+        return batch_size
+    by_row = np.sort(text_rows, axis=1)
+    again = by_row[:, 1:][by_row[:, 1:] == by_row[:, :-1]]  # a row that holds a text twice counts once
+    most = int((np.bincount(by_row.ravel()) - np.bincount(again, minlength=int(by_row.max()) + 1)).max())
+    return min(batch_size, max(2, len(text_rows) // most))
+
+
+def split_by_tokens(
+    lengths: NDArray[np.int64], token_budget: int, max_rows: int | None = None
+) -> list[NDArray[np.int64]]:
+    """Return the micro-batches of a batch: positions of its rows, in order, at most so many tokens each.
+
+    A row longer than the budget gets a micro-batch to itself.
+
+    Args:
+        lengths: Tokens of each row of the batch, all of its texts together, shape (B,).
+        token_budget: Tokens a micro-batch.
+        max_rows: Rows a micro-batch; None for any number.
+
+    Returns:
+        Of each micro-batch shape (rows,), int64; together 0 to B - 1.
+    """
+    ends = np.cumsum(lengths)
+    parts: list[NDArray[np.int64]] = []
+    start = 0
+    while start < len(lengths):
+        before = int(ends[start - 1]) if start else 0
+        stop = int(np.searchsorted(ends, before + token_budget, side="right"))
+        if max_rows is not None:
+            stop = min(stop, start + max_rows)
+        stop = max(stop, start + 1)
+        parts.append(np.arange(start, stop, dtype=np.int64))
+        start = stop
+    return parts
+
+
+def n_optimizer_steps(n_batches: Iterable[int], accumulation_steps: int) -> int:
+    """Return the optimizer steps of epochs with so many batches each; the last step of an epoch may have fewer."""
+    return sum(-(-n // accumulation_steps) for n in n_batches)
+
+
+def _without_repeats(
+    order: NDArray[np.int64], batch_size: int, text_rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], list[int]]:
+    """Return the rows batch by batch, and where each batch begins.
+
+    A row that does not fit waits in the queue of the text that is in its way. At most one row of a queue fits into
+    a batch, so that a batch looks at the heads of queues and not at all rows that wait.
+    """
+    chosen = array("q")
+    bounds: list[int] = []
+    waiting: Waiting = {}
+    fresh = _rows_with_texts(order, text_rows)
+    while len(chosen) < len(order):
+        bounds.append(len(chosen))
+        stop = len(chosen) + batch_size
+        present: set[int] = set()
+        _take_waiting(waiting, chosen, stop, present)
+        while len(chosen) < stop and (entry := next(fresh, None)) is not None:
+            _take_or_queue(entry, waiting, chosen, present)
+    return np.array(chosen, np.int64), bounds
+
+
+def _rows_with_texts(order: NDArray[np.int64], text_rows: NDArray[np.int64]) -> Iterator[Entry]:
+    for start in range(0, len(order), _CHUNK_ROWS):
+        rows = order[start : start + _CHUNK_ROWS]
+        yield from zip(rows.tolist(), *text_rows[rows].T.tolist(), strict=True)
+
+
+def _take_waiting(waiting: Waiting, chosen: array[int], stop: int, present: set[int]) -> None:
+    """Fill a batch from the queues, the oldest first, with at most one row of each."""
+    n_moves = 0
+    # Of a batch's queues at most one a row gives it a row, three a row are closed by its texts, the others move rows.
+    for text in list(itertools.islice(waiting, 4 * (stop - len(chosen)) + _MAX_MOVES)):
+        if len(chosen) == stop or n_moves == _MAX_MOVES:
+            return
+        queue = waiting[text]
+        while queue and text not in present and n_moves < _MAX_MOVES:
+            n_moves += not _take_or_queue(queue.popleft(), waiting, chosen, present)
+        if not queue:
+            del waiting[text]
+
+
+def _take_or_queue(entry: Entry, waiting: Waiting, chosen: array[int], present: set[int]) -> bool:
+    """Return whether the row was taken into the batch; otherwise it waits for the text that is in its way."""
+    row, *texts = entry
+    for text in texts:
+        if text in present:
+            waiting.setdefault(text, deque()).append(entry)
+            return False
+    present.update(texts)
+    chosen.append(row)
+    return True
+
+
+def _without_single_rows(
+    batches: list[NDArray[np.int64]], text_rows: NDArray[np.int64] | None
+) -> list[NDArray[np.int64]]:
+    """Return the batches where each of a single row was given a second one or joined to another, if any fits.
+
+    Those of more than two rows lend in turns, the last first, so that none gets much smaller than the others.
+    """
+    singles = [i for i, batch in enumerate(batches) if len(batch) == 1]
+    lenders = deque(i for i, batch in enumerate(batches) if len(batch) > 2) if singles else deque()
+    pairs = deque(i for i, batch in enumerate(batches) if len(batch) == 2) if singles else deque()
+    n_alone = 0
+    for single in singles:
+        helped = _lend(batches, single, lenders, pairs, text_rows) or _join(batches, single, lenders, pairs, text_rows)
+        n_alone = 0 if helped else n_alone + 1
+        if n_alone == _MAX_ASKED:  # one text stands in most rows, and the rest will fare no better
+            break
+    return [batch for batch in batches if len(batch)]
+
+
+def _lend(
+    batches: list[NDArray[np.int64]],
+    single: int,
+    lenders: deque[int],
+    pairs: deque[int],
+    text_rows: NDArray[np.int64] | None,
+) -> bool:
+    """Return whether a batch of more than two rows gave one to the single row."""
+    row = batches[single]
+    for _ in range(min(len(lenders), _MAX_ASKED)):
+        lender = lenders.pop()
+        fitting = np.flatnonzero(_share_no_text(batches[lender], row, text_rows))
+        if len(fitting):
+            batches[single] = np.append(row, batches[lender][fitting[-1]])
+            batches[lender] = np.delete(batches[lender], fitting[-1])
+        (pairs if len(batches[lender]) == 2 else lenders).appendleft(lender)
+        if len(fitting):
+            return True
+    return False
+
+
+def _join(
+    batches: list[NDArray[np.int64]],
+    single: int,
+    lenders: deque[int],
+    pairs: deque[int],
+    text_rows: NDArray[np.int64] | None,
+) -> bool:
+    """Return whether a batch of two rows took in the single row, whose batch is then empty."""
+    row = batches[single]
+    for _ in range(min(len(pairs), _MAX_ASKED)):
+        pair = pairs.pop()
+        if _share_no_text(batches[pair], row, text_rows).all():
+            batches[pair], batches[single] = np.append(batches[pair], row), row[:0]
+            lenders.append(pair)
+            return True
+        pairs.appendleft(pair)
+    return False
+
+
+def _share_no_text(
+    batch: NDArray[np.int64], row: NDArray[np.int64], text_rows: NDArray[np.int64] | None
+) -> NDArray[np.bool_]:
+    """Return which rows of a batch share no text with `row`, shape (1,): shape (rows,), bool."""
+    if text_rows is None:
+        return np.ones(len(batch), bool)
+    shared: NDArray[np.bool_] = (text_rows[batch][:, :, None] == text_rows[row]).any(axis=(1, 2))
+    return ~shared

@@ -1,0 +1,166 @@
+"""Which columns hold the texts of a row and which one its label: as stated, or by names that are customary.
+
+A guess is made only where there is one candidate; a wrong column would be trained on without a word. What was chosen
+is said in the ledger, and what was perhaps meant is said where nothing was chosen.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, get_args
+
+from sbert_ft.config.settings import OnBadRow, Reading
+from sbert_ft.data.detection import listed
+from sbert_ft.data.tables import PAIR_NAMES
+from sbert_ft.errors import DataError, InputError, quoted
+
+TRIPLET_NAMES: Final = (
+    *(("anchor", "positive", "negative"), ("query", "positive", "negative"), ("question", "positive", "negative")),
+    *(("premise", "entailment", "contradiction"), ("anchor", "entailment", "contradiction")),
+)
+LABEL_NAMES: Final = (
+    *("score", "label", "gold_label", "similarity_score", "similarity", "labels", "is_duplicate", "connection"),
+    *("target", "relatedness_score"),
+)
+
+
+@dataclass(frozen=True)
+class PairColumns:
+    """Where the texts and labels of a row stand.
+
+    Attributes:
+        texts: Positions of the two or three columns with texts.
+        label: Position of the column with the label; None where there is none.
+        notes: What was chosen, a sentence each.
+    """
+
+    texts: tuple[int, ...]
+    label: int | None
+    notes: tuple[str, ...]
+
+
+def check_reading(reading: Reading) -> None:
+    """Refuse what contradicts itself in what was stated about a file.
+
+    Raises:
+        InputError: A field has a value that it cannot have; the message names it.
+    """
+    if reading.on_bad_row not in get_args(OnBadRow):
+        raise InputError(f"on_bad_row is {quoted(reading.on_bad_row)}, expected {' or '.join(get_args(OnBadRow))}")
+    names = reading.text_columns
+    if names is not None and (isinstance(names, str) or len(names) not in (2, 3) or len(set(names)) != len(names)):
+        raise InputError(f"text_columns is {quoted(names)}, expected the names of two or three different columns")
+    low, high = -math.inf, math.inf
+    if reading.score_range is not None:
+        ends = reading.score_range
+        if isinstance(ends, str) or len(ends) != 2 or not all(map(_is_number, ends)) or not ends[0] < ends[1]:
+            raise InputError(f"score_range is {quoted(ends)}, expected the lowest and the highest score")
+        low, high = ends
+    if reading.label_values is None:
+        return
+    if not reading.label_values:
+        raise InputError("label_values is empty, expected what each label means, such as {'entailment': 1}")
+    for label, number in reading.label_values.items():
+        if not isinstance(label, str) or not _is_number(number) or not low <= number <= high:
+            of_range = "" if reading.score_range is None else f" in score_range {low:g}..{high:g}"
+            found = f"{quoted(label)}: {quoted(number)}"
+            raise InputError(f"label_values has {found}, expected the label's text and a finite number{of_range}")
+
+
+def find_columns(where: str, names: Sequence[str], reading: Reading) -> PairColumns:
+    """Return the columns with texts and labels among those of a file.
+
+    Args:
+        where: What messages begin with, such as the file's name in quotes.
+        names: All columns, in order.
+        reading: May name them.
+
+    Raises:
+        DataError: A named column is not there, or no or more than one guess fits; the message says which columns
+            there are, the nearest and what to set.
+    """
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{where}: several columns are called {quoted(twice)}; give each a name of its own")
+    if reading.text_columns is not None:
+        texts = tuple(_position(where, names, name, "text_columns") for name in reading.text_columns)
+    else:
+        texts = _customary_texts(where, names)
+    taken = [quoted(names[i]) for i in texts]
+    chosen = f"texts from {', '.join(taken[:-1])} and {taken[-1]}"
+    if reading.label_column is not None:
+        label = _position(where, names, reading.label_column, "label_column")
+        if label in texts:
+            raise DataError(
+                f"{where}: {quoted(names[label])} is a column of texts and of labels; set data.label_column"
+            )
+        return PairColumns(texts, label, (f"{chosen}, labels from {quoted(names[label])}",))
+    guesses = [i for i, name in enumerate(names) if name.casefold().strip() in LABEL_NAMES and i not in texts]
+    if len(texts) == 2 and len(guesses) == 1:
+        return PairColumns(texts, guesses[0], (f"{chosen}, labels from {quoted(names[guesses[0]])}",))
+    if len(texts) == 2 and guesses:
+        several = " and ".join(quoted(names[i]) for i in guesses)
+        raise DataError(f"{where}: {several} could all be the label; {_set('label_column')}")
+    wanted = next((field for field in ("label_values", "score_range") if getattr(reading, field) is not None), None)
+    if wanted is not None:
+        problem = f"{wanted} is set, but no column is called like a label; {_found(names)}"
+        raise DataError(f"{where}: {problem}; {_set('label_column')}")
+    return PairColumns(texts, None, (chosen, _no_label(names, texts, guesses)))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _position(where: str, names: Sequence[str], name: str, setting: str) -> int:
+    """Return where the column called exactly `name` stands."""
+    if name in names:
+        return names.index(name)
+    by_folded = {found.casefold().strip(): found for found in reversed(names)}
+    near = difflib.get_close_matches(name.casefold().strip(), by_folded, n=1)
+    hint = f"; did you mean {quoted(by_folded[near[0]])}?" if near else ""
+    raise DataError(f"{where}: has no column {quoted(name)}; {_found(names)}; mend data.{setting}{hint}")
+
+
+def _customary_texts(where: str, names: Sequence[str]) -> tuple[int, ...]:
+    """Return the only columns of customary names; a triplet's are not taken for a pair too."""
+    folded = [name.casefold().strip() for name in names]
+    groups = [group for group in (*TRIPLET_NAMES, *PAIR_NAMES) if all(name in folded for name in group)]
+    groups = [group for group in groups if not any(set(group) < set(other) for other in groups)]
+    if len(groups) == 1 and all(folded.count(name) == 1 for name in groups[0]):
+        return tuple(map(folded.index, groups[0]))
+    if groups:
+        candidates = " or ".join("/".join(group) for group in groups)
+        problem = f"which columns hold the texts is not clear ({candidates})"
+    else:
+        known = {name for group in (*TRIPLET_NAMES, *PAIR_NAMES) for name in group}
+        near = [quoted(name) for name in names if difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.8)]
+        problem = "expected two columns of texts, such as sentence1 and sentence2, none are of a customary name"
+        problem += f" (nearest: {listed(near)})" if near else ""
+    raise DataError(f"{where}: {problem}; {_found(names)}; {_set('text_columns')}")
+
+
+def _no_label(names: Sequence[str], texts: Sequence[int], guesses: Sequence[int]) -> str:
+    """Return what is to be said where no label is read."""
+    if len(texts) == 3:
+        unread = [quoted(names[i]) for i in guesses]
+        hint = f"; {listed(unread)} is not read unless data.label_column names it" if unread else ""
+        return f"triplets need no label{hint}"
+    others = [name for i, name in enumerate(names) if i not in texts]
+    near = [name for name in others if difflib.get_close_matches(name.casefold(), LABEL_NAMES, n=1, cutoff=0.75)]
+    hint = f"; if {quoted(near[0])} is the label, set data.label_column" if near else ""
+    if others and not near:
+        hint = f"; not read: {listed(list(map(quoted, others)))}"
+    return f"no column is called like a label, so the pairs are taken as known only to match{hint}"
+
+
+def _found(names: Sequence[str]) -> str:
+    return f"the columns are {listed(list(map(quoted, names)))}"
+
+
+def _set(setting: str) -> str:
+    return f"set data.{setting} (Reading({setting}=...))"

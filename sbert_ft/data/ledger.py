@@ -1,0 +1,166 @@
+"""What became of every row of a file: kept, left out and why, and what is odd about those kept.
+
+A reader that drops rows without a word is believed until someone counts. A `Ledger` adds up: the rows in the file are
+the rows kept and the rows that its findings say were dropped. It is made once while a file is read, is never changed
+but copied with more in it, and goes to the run's folder as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbert_ft.data.text_files import fault
+from sbert_ft.errors import quoted
+
+N_SHOWN: Final = 5  # lines shown of each finding
+Unit = Literal["line", "row", "position"]
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that rows have in common, such as an empty text.
+
+    Attributes:
+        kind: A word for programs, such as "empty" or "duplicate".
+        count: How many rows.
+        dropped: Whether these rows were left out; the others are kept.
+        first: The lines of the first of them, five at most, as in `Ledger.unit`.
+        sentence: What was found, with the count and the first lines, for people.
+    """
+
+    kind: str
+    count: int
+    dropped: bool
+    first: tuple[int, ...]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The account of a file's rows.
+
+    Attributes:
+        source: The file's path as it was given, or what there is instead of one, such as "<pairs>".
+        format: How the file was read, in a line.
+        sha256: Of the file's bytes; of the content where there is no file.
+        n_rows: Rows in the file.
+        n_kept: Rows in the data set: `n_rows` without those that findings say were dropped.
+        findings: What is wrong or odd, with its rows.
+        notes: What else was found out or decided, a sentence each.
+    """
+
+    source: str
+    format: str
+    sha256: str
+    n_rows: int
+    n_kept: int
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n_dropped = sum(finding.count for finding in self.findings if finding.dropped)
+        assert self.n_rows == self.n_kept + n_dropped, "a row is not accounted for"
+
+    def with_finding(
+        self, kind: str, count: int, sentence: str, *, dropped: bool = False, first: Sequence[int] = ()
+    ) -> Ledger:
+        """Return the ledger with one more finding; dropped rows are no longer counted as kept."""
+        finding = Finding(kind, count, dropped, tuple(map(int, first[:N_SHOWN])), sentence)
+        n_kept = self.n_kept - count if dropped else self.n_kept
+        return replace(self, n_kept=n_kept, findings=(*self.findings, finding))
+
+    def with_notes(self, *notes: str) -> Ledger:
+        """Return the ledger with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+    def of_part(self, n_kept: int, findings: Sequence[Finding], sentence: str) -> Ledger:
+        """Return the account of a part of the rows kept.
+
+        Args:
+            n_kept: Rows in the part.
+            findings: What is odd about them; takes the place of what was odd about all.
+            sentence: Says why the finding "left_out" has the others.
+        """
+        dropped = [finding for finding in self.findings if finding.dropped and finding.kind != "left_out"]
+        n_left_out = self.n_rows - n_kept - sum(finding.count for finding in dropped)
+        if n_left_out:
+            dropped.append(Finding("left_out", n_left_out, True, (), f"{counted(n_left_out, 'row')} {sentence}"))
+        return replace(self, n_kept=n_kept, findings=(*dropped, *findings))
+
+    def count(self, kind: str) -> int:
+        """Return how many rows the findings of this kind have together."""
+        return sum(finding.count for finding in self.findings if finding.kind == kind)
+
+    def to_json(self) -> dict[str, object]:
+        """Return what the ledger holds as values that JSON knows; the keys are the attributes' names."""
+        return {**asdict(self), "findings": [asdict(finding) for finding in self.findings], "notes": list(self.notes)}
+
+    def describe(self) -> list[str]:
+        """Return the account for people: rows and how they were read, then a line for each finding and note."""
+        n_dropped = self.n_rows - self.n_kept
+        rows = f"{self.n_rows:,} rows, all kept" if not n_dropped else f"{self.n_rows:,} rows, {self.n_kept:,} kept"
+        shown = quoted(self.source, limit=400)[1:-1]
+        return [f"{shown}: {rows} ({self.format})", *(f.sentence for f in self.findings), *self.notes]
+
+
+class RowFaults:
+    """The bad rows of a file while it is read: how many of each kind, and the first ones with what is wrong."""
+
+    def __init__(self, unit: Unit) -> None:
+        self.unit = unit
+        self.counts: Counter[str] = Counter()
+        self._first: dict[str, list[tuple[int, str]]] = {}
+
+    def add(self, kind: str, line: int, problem: str) -> None:
+        """Count a row of this kind; `problem` says what is wrong with it."""
+        self.counts[kind] += 1
+        first = self._first.setdefault(kind, [])
+        if len(first) < N_SHOWN:
+            first.append((line, problem))
+
+    def first(self, kinds: Sequence[str]) -> list[tuple[int, str]]:
+        """Return line and problem of the first rows of these kinds, in the order of the file."""
+        return sorted(place for kind in kinds for place in self._first.get(kind, []))[:N_SHOWN]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the digest of a file's bytes.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise fault(path, f"cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def counted(n: int, word: str) -> str:
+    """Return "1 row", "1,234 rows" and so on."""
+    plural = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+    return f"{n:,} {word if n == 1 else plural}"
+
+
+def first_lines(lines: NDArray[np.int64]) -> tuple[int, ...]:
+    """Return the first lines of shape (n,), as many as are shown."""
+    return tuple(lines[:N_SHOWN].tolist())
+
+
+def at_lines(first: Sequence[int], count: int, unit: Unit) -> str:
+    """Return "line 3", or "lines 3, 7, 9, 12, 15 and 1,200 more", of rows of which the first are given."""
+    shown = ", ".join(map(str, first))
+    more = f" and {count - len(first):,} more" if count > len(first) else ""
+    return f"{unit if count == 1 else f'{unit}s'} {shown}{more}"

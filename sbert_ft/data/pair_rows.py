@@ -1,0 +1,232 @@
+"""Rows of texts and labels as flat arrays, and the ledger of how they came about.
+
+One pass: every row is checked, its texts go to the store of distinct texts and become numbers, its label is kept as a
+number or a word. What the labels mean is known only at the end, so rows may still be dropped then. Ten million pairs
+cost about 40 bytes each and their texts, which lie in a memory-mapped file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbert_ft.config.settings import Reading
+from sbert_ft.data.label_column import LabelColumn, LabelFault
+from sbert_ft.data.labels import Labels, label_findings
+from sbert_ft.data.ledger import Finding, Ledger, RowFaults, Unit, at_lines, counted
+from sbert_ft.data.pair_sources import PairSource, RawRow
+from sbert_ft.data.repeats import groups_of_texts, repeat_findings, text_keys
+from sbert_ft.data.tables import Missing
+from sbert_ft.data.text_store import TextStore, TextStoreBuilder
+from sbert_ft.errors import DataError, quoted
+
+# White space, controls, and characters without a picture: zero width ones, joiners, directions, fillers of Hangul.
+_INVISIBLE = (
+    r"\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
+)
+_VISIBLE = re.compile(f"[^{_INVISIBLE}]")
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_CHUNK_TEXTS = 1 << 16
+_DROPPED: Final = {  # kinds of dropped rows, as they are told
+    "ragged": "lost: more or fewer cells than the header",
+    "empty": "dropped: no text where one must be",
+    "not_text": "dropped: something that is no text",
+    "bad_label": "dropped: no usable label",
+    "other_label": "left out: a label that data.label_values does not name",
+}
+_BAD: Final = ("ragged", "empty", "not_text", "bad_label")
+
+
+@dataclass(frozen=True, eq=False)
+class PairRows:
+    """N rows of k texts, with what is known of them.
+
+    Attributes:
+        store: Distinct texts, those of rows that are not here among them.
+        chosen: Which of them the rows have, in the order of first appearance; None where it is all, as they are.
+        text_rows: Index of each row's texts among those chosen, shape (N, k), int64.
+        text_keys: `repeats.text_key` of each of those chosen, shape (n_distinct,), uint64.
+        lines: Where each row stands, shape (N,), int64.
+        labels: Of the N rows.
+        unit: What `lines` counts.
+    """
+
+    store: TextStore
+    chosen: NDArray[np.int64] | None
+    text_rows: NDArray[np.int64]
+    text_keys: NDArray[np.uint64]
+    lines: NDArray[np.int64]
+    labels: Labels
+    unit: Unit
+
+    @property
+    def n_distinct(self) -> int:
+        """How many different texts the rows have."""
+        return len(self.store) if self.chosen is None else len(self.chosen)
+
+    def distinct_texts(self, start: int, stop: int) -> list[str]:
+        """Return the different texts from `start` to before `stop`, in the order of first appearance."""
+        if self.chosen is None:
+            return self.store.slice(start, stop)
+        return [self.store[i] for i in self.chosen[start:stop].tolist()]
+
+    def text(self, index: int) -> str:
+        """Return one of the different texts."""
+        return self.store[index if self.chosen is None else int(self.chosen[index])]
+
+    @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        """Each row's texts as numbers that are the same for texts equal up to case and spacing, shape (N, k)."""
+        return groups_of_texts(self.text_keys, self.text_rows)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of what the rows say: texts in order, labels and what they mean; not of where they stand."""
+        labels = self.labels
+        scale = None if labels.scale is None else [labels.scale.low, labels.scale.high]
+        meaning = [labels.kind, scale, labels.class_names, self.text_rows.shape]
+        digest = hashlib.sha256(json.dumps(meaning).encode())
+        for texts in _parts(self.store, self.chosen):
+            encoded = [text.encode() for text in texts]
+            digest.update(np.array([len(text) for text in encoded], "<i8").tobytes())
+            digest.update(b"".join(encoded))
+        digest.update(self.text_rows.astype("<i8").tobytes())
+        digest.update(b"" if labels.values is None else labels.values.astype("<f8").tobytes())
+        return digest.hexdigest()
+
+    def select(self, rows: NDArray[np.int64]) -> PairRows:
+        """Return the rows of these indices, shape (n,), in this order."""
+        chosen, text_rows = _first_appearances(self.text_rows[rows])
+        stored = chosen if self.chosen is None else self.chosen[chosen]
+        labels, lines = self.labels.select(rows), self.lines[rows]
+        return PairRows(self.store, stored, text_rows, self.text_keys[chosen], lines, labels, self.unit)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what is odd about the rows or their labels; none of them is dropped for it."""
+        repeats = repeat_findings(self.groups, self.labels, self.lines, self.unit)
+        return (*repeats, *label_findings(self.labels, self.lines, self.unit))
+
+
+def read_rows(source: PairSource, reading: Reading, folder: Path | None) -> tuple[PairRows, Ledger]:
+    """Return the usable rows of a source and the account of all; the source is read once.
+
+    Args:
+        source: Where the rows come from.
+        reading: Says what labels mean and what to do with a row that cannot be used.
+        folder: Where the texts go when they are many; None for the system's folder of temporary files.
+
+    Raises:
+        DataError: There is no usable row, or one that is not while `on_bad_row` is "error", or the labels are of no
+            known kind.
+        InputError: A tuple is of another kind than the first one.
+    """
+    faults = RowFaults(source.unit)
+    column = None if source.label_name is None else LabelColumn(source.where, source.label_name, reading)
+    builder = TextStoreBuilder(folder)
+    texts, taken = array("q"), array("q")
+    for row in source.rows(faults):
+        if _is_usable(row, source.text_names, column, faults):
+            taken.append(row.line)
+            texts.extend([builder.add(str(text)) for text in row.texts])
+    lines = np.array(taken, np.int64)
+    text_rows = np.array(texts, np.int64).reshape(len(lines), len(source.text_names))
+    n_rows = len(lines) + faults.counts.total()
+    kept = np.ones(len(lines), bool) if column is None else ~column.bad_rows(lines, faults)
+    if reading.on_bad_row == "error" and any(faults.counts[kind] for kind in _BAD):
+        raise _cannot_be_used(source, n_rows, faults)
+    if not kept.any():
+        raise _no_row(source, n_rows, faults)
+    labels, notes = (Labels("none"), list[str]()) if column is None else column.labels(kept)
+    store, chosen = builder.finish(), None
+    if not kept.all():
+        chosen, text_rows = _first_appearances(text_rows[kept])
+    parts = _parts(store, chosen)
+    keys = text_keys((text for part in parts for text in part), len(store) if chosen is None else len(chosen))
+    rows = PairRows(store, chosen, text_rows, keys, lines[kept], labels, source.unit)
+    dropped = (_dropped(kind, faults) for kind in _DROPPED if faults.counts[kind])
+    sha256 = rows.sha256 if source.sha256 is None else source.sha256
+    findings, said = (*dropped, *rows.findings()), (*source.notes, *notes)
+    return rows, Ledger(source.name, source.format, sha256, n_rows, len(rows.lines), findings, said)
+
+
+def _parts(store: TextStore, chosen: NDArray[np.int64] | None) -> Iterator[list[str]]:
+    """Yield the chosen texts of a store, or all of them, many at a time."""
+    for start in range(0, len(store) if chosen is None else len(chosen), _CHUNK_TEXTS):
+        stop = start + _CHUNK_TEXTS
+        yield store.slice(start, stop) if chosen is None else [store[i] for i in chosen[start:stop].tolist()]
+
+
+def _is_usable(row: RawRow, text_names: Sequence[str], column: LabelColumn | None, faults: RowFaults) -> bool:
+    """Return whether a row has its texts and a label, which the column has then taken; else it goes to the faults."""
+    for name, text in zip(text_names, row.texts, strict=True):
+        if isinstance(text, str):
+            if _VISIBLE.search(text) is None:
+                faults.add("empty", row.line, f"the {name} is {'blank' if text else 'empty'}")
+                return False
+            if not text.isascii() and (half := _HALF_CHARACTER.search(text)) is not None:
+                problem = f"holds half a character ({quoted(half[0])}), which no UTF-8 text can"
+                faults.add("not_text", row.line, f"the {name} {problem}")
+                return False
+        elif text is None or text is Missing.MISSING:
+            faults.add("empty", row.line, f"the {name} is missing")
+            return False
+        else:
+            faults.add("not_text", row.line, f"the {name} is {type(text).__name__} {quoted(text, limit=40)}")
+            return False
+    if column is None:
+        return True
+    try:
+        if column.add(row.label):
+            return True
+    except LabelFault as problem:
+        faults.add("bad_label", row.line, f"label {problem}")
+        return False
+    faults.add("other_label", row.line, quoted(row.label, limit=40))
+    return False
+
+
+def _first_appearances(text_rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the different texts of rows in the order of first appearance, and the rows as indices among these."""
+    texts, first, places = np.unique(text_rows.ravel(), return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    new_index = np.empty(len(order), np.int64)
+    new_index[order] = np.arange(len(order))
+    renumbered: NDArray[np.int64] = new_index[places].reshape(text_rows.shape)
+    return texts[order], renumbered
+
+
+def _cannot_be_used(source: PairSource, n_rows: int, faults: RowFaults) -> DataError:
+    first = faults.first(_BAD)
+    n_bad = sum(faults.counts[kind] for kind in _BAD)
+    places = "; ".join(f"{source.unit} {line}: {problem}" for line, problem in first)
+    remedy = (
+        "mend them or take them out, or set data.on_bad_row to 'skip' (Reading(on_bad_row='skip')) to leave them out"
+    )
+    more = f"; and {n_bad - len(first):,} more" if n_bad > len(first) else ""
+    return DataError(f"{source.where}: {n_bad:,} of {counted(n_rows, 'row')} cannot be used: {places}{more}; {remedy}")
+
+
+def _no_row(source: PairSource, n_rows: int, faults: RowFaults) -> DataError:
+    if not n_rows:
+        return DataError(f"{source.where}: holds no row; expected at least one pair of texts")
+    first = "; ".join(f"{source.unit} {line}: {problem}" for line, problem in faults.first(tuple(_DROPPED)))
+    others = " (labels that data.label_values does not name)" if faults.counts["other_label"] == n_rows else ""
+    return DataError(f"{source.where}: none of {counted(n_rows, 'row')} can be used{others}: {first}")
+
+
+def _dropped(kind: str, faults: RowFaults) -> Finding:
+    first = faults.first((kind,))
+    count, lines = faults.counts[kind], tuple(line for line, _ in first)
+    shown = f": {first[0][1]}" if kind in ("bad_label", "other_label", "not_text") else ""
+    places = at_lines(lines, count, faults.unit)
+    return Finding(kind, count, True, lines, f"{counted(count, 'row')} {_DROPPED[kind]} ({places}{shown})")
