@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sbert_ft.model.dropout import dropout as drop
 from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, offsets_of, pack
 
 ATTENTION_NAME = "sbert_ft_packed"
@@ -145,7 +146,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, drop
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
     weights = torch.softmax(scores, dim=-1)
     if dropout > 0:
-        weights = F.dropout(weights, dropout)
+        weights = drop(weights, dropout)
     return torch.matmul(weights, value)
 
 

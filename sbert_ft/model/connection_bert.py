@@ -2,8 +2,8 @@
 
 The encoder is the stock one of transformers, in float32, and stays so: it is what is trained and
 saved. Where the hardware multiplies bfloat16, inference runs on a copy in that type, made when it
-is first needed and again when the weights have changed (as torch's version counters tell; who
-writes through ``parameter.data`` must load the model again). The copy costs half of the weights'
+is first needed and again when the weights have changed (an optimizer stepped, or torch's version
+counters tell; who writes through ``parameter.data`` must load the model again). The copy costs half of the weights'
 memory once more; in return nothing is ever saved rounded.
 """
 
@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted
 from sbert_ft.model import attention
 from sbert_ft.model.attention import ProbeResult, Runs
+from sbert_ft.model.checked_tokenizer import read_checked_tokenizer
 from sbert_ft.model.devices import (
     Precision,
     choose_device,
@@ -34,6 +35,7 @@ from sbert_ft.model.devices import (
 )
 from sbert_ft.model.encoders import EncoderPlan, plan_encoder
 from sbert_ft.model.folder import ModelFolder, read_folder
+from sbert_ft.model.optimizer_steps import STEPS
 from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, pack
 from sbert_ft.model.planning import choose_layout
 from sbert_ft.model.tokenizer import TextTokenizer
@@ -80,6 +82,7 @@ class ConnectionBert(nn.Module):
         self.compute_dtype = torch.float32
         self._half: tuple[object, PreTrainedModel] | None = None
         self._half_lock = threading.Lock()
+        STEPS.start()
         self.probe = self._admit_layouts()
 
     @classmethod
@@ -175,8 +178,7 @@ class ConnectionBert(nn.Module):
 
     def describe(self) -> str:
         """Return device, precision and layouts in one line."""
-        precision = str(self.compute_dtype).removeprefix("torch.")
-        layouts = ", ".join(self.probe.layouts)
+        precision, layouts = str(self.compute_dtype).removeprefix("torch."), ", ".join(self.probe.layouts)
         return f"{self.plan.config.model_type} on {describe_device(self.device)}, {precision}, layouts {layouts}"
 
     def pack(self, texts: TextTokens, layout: Layout | None = None) -> PackedBatch:
@@ -237,7 +239,8 @@ class ConnectionBert(nn.Module):
         if self.compute_dtype == torch.float32:
             return self.encoder.eval() if self.encoder.training else self.encoder
         with self._half_lock:
-            state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.encoder.parameters())
+            versions = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.encoder.parameters()]
+            state = (STEPS.n_steps, versions)
             if self._half is None or self._half[0] != state:
                 self._half = (state, _copy_as(self.encoder, self.compute_dtype))
             return self._half[1]
@@ -287,36 +290,6 @@ class ConnectionBert(nn.Module):
             kind, reason = self.plan.config.model_type, result.refused["rows"]
             logger.warning("%s is padded, not packed: packed rows %s", kind, reason)
         return result
-
-
-def read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokenizer:
-    """Return the folder's tokenizer, held against the embedding table.
-
-    Raises:
-        ModelFolderError: Missing, damaged, or with more tokens than the table has rows.
-    """
-    tokenizer = TextTokenizer.from_pretrained(source.encoder_path, plan.config.model_type)
-    if source.lower_case_first:
-        tokenizer.lower_case_first()
-    n_tokens, n_rows = tokenizer.vocab_size, int(plan.config.vocab_size)
-    if n_tokens > n_rows:
-        names = ("tokenizer.json", "vocab.txt", "vocab.json")
-        file = next(file for name in names if (file := source.encoder_path / name).exists())
-        raise ModelFolderError(
-            f"{file}: the vocabulary has {n_tokens:,} tokens, but vocab_size in config.json gives the embedding table "
-            f"{n_rows:,} rows; take the vocabulary that belongs to these weights"
-        )
-    if n_tokens == n_rows - 1:
-        logger.warning(
-            "%s: the vocabulary is one token short of the embedding table (%d of %d); a lost line would shift all "
-            "that follow it",
-            source.encoder_path,
-            n_tokens,
-            n_rows,
-        )
-    for note in tokenizer.notes:
-        logger.warning("%s: %s", source.encoder_path, note)
-    return tokenizer
 
 
 def _copy_as(module: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from sbert_ft.errors import ModelFolderError, quoted
+from sbert_ft.model.dropout import use_fast_dropout
 
 KINDS = (
     "bert",
@@ -129,6 +130,7 @@ class EncoderPlan:
                     None, config=self.config, state_dict=state, dtype=torch.float32, **options
                 )
         encoder: PreTrainedModel = model.float().eval()
+        use_fast_dropout(encoder)
         return encoder
 
 
