@@ -1,0 +1,242 @@
+"""Objectives: what is asked of the vectors of a batch, built by name and held against the data.
+
+One packed forward gives the vectors of all texts of a batch; an objective turns them and the labels
+into one number, in float32. Several objectives may be added with weights. `OBJECTIVES` is the one
+table of what each takes, from which `build_objective` checks settings and `check_fits` checks data,
+both before anything is trained.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sbert_ft.config.settings import ObjectiveSettings
+from sbert_ft.errors import InputError, quoted
+from sbert_ft.training.objective_table import OBJECTIVES as OBJECTIVES
+from sbert_ft.training.objective_table import LossMethod
+
+logger = logging.getLogger(__name__)
+
+_LABEL_WORDS = {"none": "no label", "binary": "a label 0 or 1", "score": "a score", "classes": "a class name"}
+_NUMBER_WORDS = {2: "two texts", 3: "three texts"}
+
+
+class LabelledTexts(Protocol):
+    """What `check_fits` asks of a data set; `ConnectionDataset` has it."""
+
+    @property
+    def n_texts(self) -> int:
+        """Texts a row."""
+
+    @property
+    def label_kind(self) -> str:
+        """One of none, binary, score and classes."""
+
+    @property
+    def labels(self) -> NDArray[np.float64] | None:
+        """Shape (rows,), or None without labels."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The labels in words, where they are classes."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss over a batch, made by `build_objective`.
+
+    Attributes:
+        name: As in the settings; several are joined by a plus.
+        settings: As given, with every default filled in.
+        n_texts: Texts that a row may have.
+        label_kinds: Labels that a row may have: none, binary or score.
+        coupled: Whether a row's loss depends on the other rows of its batch. Where it does not, the
+            loss is the mean over the rows.
+        distinct_texts: Whether a batch must hold no text twice.
+        methods: The loss of each of the settings.
+    """
+
+    name: str
+    settings: tuple[ObjectiveSettings, ...]
+    n_texts: tuple[int, ...]
+    label_kinds: tuple[str, ...]
+    coupled: bool
+    distinct_texts: bool
+    methods: tuple[LossMethod, ...]
+
+    def loss(self, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
+        """Return the weighted sum of the losses of a batch: a scalar, float32, under autocast too.
+
+        Args:
+            embeddings: The vectors of each column of texts, shape (B, d) each, any floating type.
+            labels: Targets, shape (B,), any type, on the same device; None without labels.
+
+        Raises:
+            InputError: Columns or labels that the objective does not take.
+        """
+        if len(embeddings) not in self.n_texts or (labels is None and "none" not in self.label_kinds):
+            given = f"{len(embeddings)} columns of texts {'without' if labels is None else 'with'} labels"
+            raise InputError(f"objective {self.name} was given {given}, but {_takes(self.settings)}")
+        with torch.autocast(embeddings[0].device.type, enabled=False):
+            vectors = [column.float() for column in embeddings]
+            targets = None if labels is None else labels.float()
+            parts = zip(self.settings, self.methods, strict=True)
+            return torch.stack([part.weight * method(vectors, targets) for part, method in parts]).sum()
+
+    def describe(self) -> str:
+        """Return the objective in one line, such as ``cosine + 0.5 * cosent (scale 20)``."""
+        return " + ".join(_describe(part) for part in self.settings)
+
+
+def build_objective(settings: Sequence[ObjectiveSettings]) -> Objective:
+    """Return the objective that adds the losses of these settings, each times its weight.
+
+    Raises:
+        InputError: An unknown name, a setting that its objective does not take or that is out of
+            range, or objectives that no rows fit together; all faults in one message.
+    """
+    if not settings:
+        raise InputError(f"objective is empty, expected one or more of {_listed(OBJECTIVES)}")
+    faults = [fault for part in settings for fault in _faults(part)]
+    if faults:
+        raise InputError("; ".join(faults))
+    name = " + ".join(part.name for part in settings)
+    kinds = [OBJECTIVES[part.name] for part in settings]
+    n_texts = tuple(n for n in kinds[0].n_texts if all(n in kind.n_texts for kind in kinds))
+    label_kinds = tuple(k for k in kinds[0].label_kinds if all(k in kind.label_kinds for kind in kinds))
+    if not n_texts or not label_kinds:
+        raise InputError(f"the objectives {name} cannot be added, since no row fits all of them: {_takes(settings)}")
+    filled = tuple(_filled(part) for part in settings)
+    return Objective(
+        name=name,
+        settings=filled,
+        n_texts=n_texts,
+        label_kinds=label_kinds,
+        coupled=any(kind.coupled for kind in kinds),
+        distinct_texts=any(kind.distinct_texts for kind in kinds),
+        methods=tuple(_method(part) for part in filled),
+    )
+
+
+def check_fits(objective: Objective, dataset: LabelledTexts) -> None:
+    """Make sure that the objective can learn from these rows.
+
+    Labels that are all alike are warned of: what only pulls texts together ends with all in one place.
+
+    Raises:
+        InputError: It cannot; the message names what the data has and the objectives that would fit.
+    """
+    for part in objective.settings:
+        fault = _misfit(part.name, dataset)
+        if fault is not None:
+            raise InputError(f"objective {part.name} {fault}; {_advice(dataset)}")
+    labels = dataset.labels
+    if labels is None or len(labels) == 0 or objective.distinct_texts or (labels != labels[0]).any():
+        return
+    better = "; in_batch_negatives is for such rows" if "in_batch_negatives" in fitting_objectives(dataset) else ""
+    logger.warning(
+        "all %d labels are %g, which tells objective %s of no difference%s",
+        len(labels),
+        labels[0],
+        objective.name,
+        better,
+    )
+
+
+def fitting_objectives(dataset: LabelledTexts) -> tuple[str, ...]:
+    """Return the names of the objectives that can learn from these rows, in the table's order."""
+    return tuple(name for name in OBJECTIVES if _misfit(name, dataset) is None)
+
+
+def _misfit(name: str, dataset: LabelledTexts) -> str | None:
+    """Return why the objective cannot learn from these rows, as the rest of a sentence; or None."""
+    kind = OBJECTIVES[name]
+    if dataset.n_texts not in kind.n_texts or dataset.label_kind not in kind.label_kinds:
+        found = f"{_NUMBER_WORDS[dataset.n_texts]} and {_LABEL_WORDS[dataset.label_kind]}"
+        return f"takes {kind.takes}, but a row of this data has {found}"
+    if kind.find_fault is None or dataset.labels is None:
+        return None
+    return kind.find_fault(dataset.labels)
+
+
+def _advice(dataset: LabelledTexts) -> str:
+    """Return what to do with data that the chosen objective does not fit."""
+    if dataset.label_kind == "classes":
+        names = ", ".join(quoted(name, limit=20) for name in dataset.class_names[:5])
+        return (
+            f"no objective takes class names: say with data.label_values which of {names} means 1 and which 0 (the "
+            "rows with other labels are left out)"
+        )
+    fitting = fitting_objectives(dataset)
+    if not fitting:
+        return "no objective fits such rows: name two text columns, or three without labels, with data.text_columns"
+    advice = f"objectives that fit this data: {_listed(fitting)}"
+    if dataset.label_kind == "none" and dataset.n_texts == 2:
+        advice += " (a column of scores or labels is named with data.label_column)"
+    return advice
+
+
+def _faults(settings: ObjectiveSettings) -> list[str]:
+    """Return a sentence for each fault of the settings, data not considered."""
+    name = str(settings.name)
+    kind = OBJECTIVES.get(name)
+    if kind is None:
+        near = difflib.get_close_matches(name, OBJECTIVES, n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        return [f"objective {quoted(name)} is not known{meant}, expected one of {_listed(OBJECTIVES)}"]
+    faults = []
+    for key in ("scale", "margin", "symmetric"):
+        if getattr(settings, key) not in (None, False) and key not in kind.defaults:
+            takers = [other for other, its in OBJECTIVES.items() if key in its.defaults]
+            faults.append(f"objective {name} takes no {key}, which is a setting of {_listed(takers)}")
+    for key, least in (("weight", "above 0"), ("scale", "above 0"), ("margin", "from 0 on")):
+        value = getattr(settings, key)
+        if value is None and key != "weight":
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _in_range(value, least == "above 0"):
+            faults.append(f"{key} of objective {name} is {quoted(value)}, expected a number {least}")
+    return faults
+
+
+def _in_range(value: float, above: bool) -> bool:
+    return math.isfinite(value) and (value > 0 or (value == 0 and not above))
+
+
+def _filled(settings: ObjectiveSettings) -> ObjectiveSettings:
+    """Return the settings with the objective's own default in place of None."""
+    defaults = OBJECTIVES[settings.name].defaults
+    missing: dict[str, Any] = {key: value for key, value in defaults.items() if getattr(settings, key) is None}
+    return replace(settings, **missing)
+
+
+def _method(settings: ObjectiveSettings) -> LossMethod:
+    kind = OBJECTIVES[settings.name]
+    return kind.make(**{key: getattr(settings, key) for key in kind.defaults})
+
+
+def _describe(settings: ObjectiveSettings) -> str:
+    numbers = [(key, getattr(settings, key)) for key in ("scale", "margin")]
+    told = [f"{key} {value:g}" for key, value in numbers if value is not None]
+    if settings.symmetric:
+        told.append("symmetric")
+    factor = "" if settings.weight == 1 else f"{settings.weight:g} * "
+    return f"{factor}{settings.name}{' (' + ', '.join(told) + ')' if told else ''}"
+
+
+def _takes(settings: Iterable[ObjectiveSettings]) -> str:
+    return ", ".join(f"{part.name} takes {OBJECTIVES[part.name].takes}" for part in settings)
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,428 @@
+"""Objectives: examples computed by hand, sentence-transformers' numbers through a model, and what fits what."""
+
+from __future__ import annotations
+
+import logging
+import math
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import losses
+from torch import Tensor, nn
+
+from sbert_ft.config.settings import ObjectiveSettings
+from sbert_ft.errors import InputError
+from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.training.gradients import BackwardSettings, backward
+from sbert_ft.training.objectives import OBJECTIVES, Objective, build_objective, check_fits, fitting_objectives
+
+# Of a loss that float32 computes by logarithms and exponentials.
+LOSS_TOLERANCE = 1e-5
+# Relative to the largest gradient of the parameter. One that is zero but for rounding, such as that of a key's bias,
+# is held against a thousandth of the largest of all.
+GRADIENT_TOLERANCE = 1e-4
+
+# Near to each other across rows too, so that no loss is nearly 0.
+ANCHORS = ["A man is playing a guitar.", "A man plays the piano.", "A woman plays a guitar.", "Two men are playing."]
+POSITIVES = ["A man plays an instrument.", "He is playing.", "A guitar is played, by a woman.", "Men play music."]
+NEGATIVES = ["A man sold his guitar.", "A man tunes the piano, but plays nothing.", "A woman plays chess.", "Two men."]
+
+
+def objective(name: str, **settings: float) -> Objective:
+    return build_objective([ObjectiveSettings(name, **settings)])
+
+
+def rows(*vectors: tuple[float, float]) -> Tensor:
+    return torch.tensor(vectors, dtype=torch.float32, requires_grad=True)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The part of a data set that is held against an objective."""
+
+    n_texts: int
+    label_kind: str
+    labels: NDArray[np.float64] | None = None
+    class_names: tuple[str, ...] = ()
+
+
+NO_LABELS = Data(2, "none")
+TRIPLETS = Data(3, "none")
+BINARY = Data(2, "binary", np.array([0.0, 1, 1, 0]))
+MATCHING = Data(2, "binary", np.ones(4))
+SCORES = Data(2, "score", np.array([0.0, 2.5, 5]))
+CLASSES = Data(2, "classes", np.array([0.0, 1, 2]), ("entailment", "neutral", "contradiction"))
+SCORED_TRIPLETS = Data(3, "score", np.array([1.0, 2]))
+
+
+# examples computed by hand: cosines to (1, 0) are the first coordinates
+
+ONES = ((1.0, 0.0),)
+
+
+def test_cosine_is_the_mean_squared_error_of_the_cosine() -> None:
+    left, right = rows((1, 0), (1, 0)), rows((2, 0), (0, 3))
+    loss = objective("cosine").loss([left, right], torch.tensor([1.0, 0.5]))
+    assert loss.item() == pytest.approx((0 + 0.5**2) / 2)
+
+
+def test_cosent_counts_each_pair_of_rows_in_the_wrong_order() -> None:
+    left, right = rows(*ONES * 3), rows((0.6, 0.8), (0.8, 0.6), (0.8, -0.6))
+    loss = objective("cosent").loss([left, right], torch.tensor([1.0, 0.5, 0.5]))
+    # each of the two rows of label 0.5 against the one of 1; the two are not compared
+    assert loss.item() == pytest.approx(math.log(1 + 2 * math.exp(20 * (0.8 - 0.6))))
+    loss = objective("cosent", scale=5).loss([left, right], torch.tensor([1.0, 0.5, 0.5]))
+    assert loss.item() == pytest.approx(math.log(1 + 2 * math.exp(5 * (0.8 - 0.6))))
+
+
+def test_angle_compares_halves_of_the_vectors() -> None:
+    left, right = rows(*ONES * 2), rows((0.6, 0.8), (1, 0))
+    loss = objective("angle", scale=5).loss([left, right], torch.tensor([1.0, 0.0]))
+    # of (1, 0) and (.6, .8): the cosine .6, and 0 * .6 - 1 * .8 for the sine
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(5 * (1 - abs(0.6 - 0.8)))))
+
+
+def test_contrastive_pulls_matches_and_pushes_others_to_the_margin() -> None:
+    left, right = rows(*ONES * 3), rows((0.6, 0.8), (0.8, 0.6), (0, 1))
+    loss = objective("contrastive").loss([left, right], torch.tensor([1.0, 0, 0]))
+    assert loss.item() == pytest.approx((0.5 * 0.4**2 + 0.5 * (0.5 - 0.2) ** 2 + 0) / 3)
+    loss = objective("contrastive", margin=0.3).loss([left, right], torch.tensor([1.0, 0, 0]))
+    assert loss.item() == pytest.approx((0.5 * 0.4**2 + 0.5 * (0.3 - 0.2) ** 2 + 0) / 3)
+
+
+def test_online_contrastive_sums_the_hard_rows() -> None:
+    left, right = rows(*ONES * 4), rows((0.6, 0.8), (0.96, 0.28), (0.8, 0.6), (0, 1))
+    loss = objective("online_contrastive").loss([left, right], torch.tensor([1.0, 1, 0, 0]))
+    # distances of matches .4 .04, of others .2 1: hard are .4 (over .2) and .2 (under .4)
+    assert loss.item() == pytest.approx(0.4**2 + (0.5 - 0.2) ** 2, rel=1e-5)
+
+
+def test_in_batch_negatives_finds_each_second_text_among_all() -> None:
+    columns = [rows((1, 0), (0, 1)), rows((1, 0), (0.6, 0.8))]
+    forward = (math.log(math.exp(1) + math.exp(0.6)) - 1 + math.log(math.exp(0) + math.exp(0.8)) - 0.8) / 2
+    backward = (math.log(math.exp(1) + math.exp(0)) - 1 + math.log(math.exp(0.6) + math.exp(0.8)) - 0.8) / 2
+    assert objective("in_batch_negatives", scale=1).loss(columns, None).item() == pytest.approx(forward)
+    symmetric = objective("in_batch_negatives", scale=1, symmetric=True)
+    assert symmetric.loss(columns, None).item() == pytest.approx((forward + backward) / 2)
+    assert symmetric.loss(columns, torch.ones(2)).item() == pytest.approx((forward + backward) / 2)
+
+
+def test_in_batch_negatives_takes_third_texts_as_further_negatives() -> None:
+    columns = [rows((1, 0), (0, 1)), rows((1, 0), (0, 1)), rows((-1, 0), (0.6, 0.8))]
+    first = math.log(math.exp(1) + math.exp(0) + math.exp(-1) + math.exp(0.6)) - 1
+    second = math.log(math.exp(0) + math.exp(1) + math.exp(0) + math.exp(0.8)) - 1
+    loss = objective("in_batch_negatives", scale=1).loss(columns, None)
+    assert loss.item() == pytest.approx((first + second) / 2)
+
+
+def test_triplet_wants_the_third_text_farther_by_the_margin() -> None:
+    columns = [rows((0, 0), (0, 0)), rows((3, 4), (0, 1)), rows((0, 1), (6, 8))]
+    assert objective("triplet").loss(columns, None).item() == pytest.approx(((5 - 1 + 5) + 0) / 2)
+    assert objective("triplet", margin=0).loss(columns, None).item() == pytest.approx((5 - 1) / 2)
+
+
+def test_losses_are_added_by_weight() -> None:
+    columns, labels = [rows(*ONES * 2), rows((0.6, 0.8), (0.8, 0.6))], torch.tensor([1.0, 0.0])
+    both = build_objective([ObjectiveSettings("cosine", weight=2), ObjectiveSettings("cosent", weight=0.5)])
+    expected = 2 * (0.4**2 + 0.8**2) / 2 + 0.5 * math.log(1 + math.exp(20 * 0.2))
+    assert both.loss(columns, labels).item() == pytest.approx(expected)
+    assert (both.name, both.coupled, both.distinct_texts) == ("cosine + cosent", True, False)
+    assert both.describe() == "2 * cosine + 0.5 * cosent (scale 20)"
+
+
+# numbers: float32, and never NaN
+
+
+def test_losses_are_float32_under_autocast_and_from_half_precision() -> None:
+    columns = [torch.randn(6, 8).bfloat16() for _ in range(2)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = objective("in_batch_negatives").loss(columns, None)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(objective("in_batch_negatives").loss([c.float() for c in columns], None).item())
+
+
+@pytest.mark.parametrize("name", ["cosent", "angle"])
+@pytest.mark.parametrize("labels", [[0.4], [1, 1, 1]], ids=["one row", "equal labels"])
+def test_without_an_ordered_pair_the_loss_and_its_gradient_are_zero(name: str, labels: list[float]) -> None:
+    columns = [torch.randn(len(labels), 6, requires_grad=True) for _ in range(2)]
+    loss = objective(name).loss(columns, torch.tensor(labels))
+    loss.backward()
+    assert loss.item() == 0
+    assert all(torch.equal(column.grad, torch.zeros_like(column)) for column in columns)
+
+
+@pytest.mark.parametrize("labels", [[1, 1, 1], [0, 0, 0], [1], [0], [1, 0]])
+def test_online_contrastive_is_finite_where_a_side_is_empty(labels: list[float]) -> None:
+    columns = [torch.randn(len(labels), 6, requires_grad=True) for _ in range(2)]
+    loss = objective("online_contrastive").loss(columns, torch.tensor(labels).float())
+    loss.backward()
+    assert loss.isfinite() and all(column.grad.isfinite().all() for column in columns)
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_equal_texts_give_finite_gradients(name: str) -> None:
+    kind = OBJECTIVES[name]
+    vectors = torch.tensor([[1.0, 2, 0, 1], [0, 0, 0, 1], [1, 0, 0, 0]])
+    columns = [vectors.clone().requires_grad_() for _ in range(kind.n_texts[-1])]
+    loss = objective(name).loss(columns, None if "none" in kind.label_kinds else torch.tensor([1.0, 0, 1]))
+    loss.backward()
+    assert loss.isfinite() and all(column.grad.isfinite().all() for column in columns)
+
+
+# parity with sentence-transformers
+
+
+def reference_loss(name: str, model: SentenceTransformer) -> nn.Module:
+    """Return the library's own loss, with its own defaults."""
+    return {
+        "cosine": lambda: losses.CosineSimilarityLoss(model),
+        "cosent": lambda: losses.CoSENTLoss(model),
+        "angle": lambda: losses.AnglELoss(model),
+        "contrastive": lambda: losses.ContrastiveLoss(model),
+        "online_contrastive": lambda: losses.OnlineContrastiveLoss(model),
+        "in_batch_negatives": lambda: losses.MultipleNegativesRankingLoss(model),
+        "symmetric": lambda: losses.MultipleNegativesRankingLoss(
+            model, directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction"
+        ),
+        "triplet": lambda: losses.TripletLoss(model),
+    }[name]()
+
+
+@pytest.fixture(scope="module")
+def minilm(minilm_path: Path) -> SiameseBert:
+    return SiameseBert.from_pretrained(minilm_path, "cpu", "float32").eval()
+
+
+@pytest.fixture(scope="module")
+def reference(minilm_path: Path) -> SentenceTransformer:
+    return SentenceTransformer(str(minilm_path), device="cpu", local_files_only=True).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "n_texts", "labels"),
+    [
+        ("cosine", 2, [0.8, 1.0, 0.25, 0.6]),
+        ("cosent", 2, [0.8, 1.0, 0.25, 0.8]),
+        ("angle", 2, [0.8, 1.0, 0.25, 0.8]),
+        ("contrastive", 2, [1.0, 0, 1, 0]),
+        ("online_contrastive", 2, [0.0, 1, 0, 1]),
+        ("in_batch_negatives", 2, None),
+        ("in_batch_negatives", 3, None),
+        ("symmetric", 2, None),
+        ("symmetric", 3, None),
+        ("triplet", 3, None),
+    ],
+)
+def test_loss_and_gradient_equal_those_of_sentence_transformers(
+    minilm: SiameseBert,
+    reference: SentenceTransformer,
+    name: str,
+    n_texts: int,
+    labels: list[float] | None,
+) -> None:
+    columns = [ANCHORS, POSITIVES, NEGATIVES][:n_texts]
+    reference.zero_grad()
+    features = [reference.preprocess(column) for column in columns]
+    expected = reference_loss(name, reference)(features, torch.tensor(labels or [1.0] * 4))
+    expected.backward()
+
+    own = objective("in_batch_negatives", symmetric=True) if name == "symmetric" else objective(name)
+    minilm.zero_grad()
+    texts = [text for column in columns for text in column]
+    tokens = minilm.tokenizer.frame(minilm.tokenizer.tokenize(texts), minilm.max_seq_length)
+    targets = None if labels is None else torch.tensor(labels)
+    loss = backward(minilm, own, tokens, targets, 4, BackwardSettings(micro_rows=4))
+
+    assert loss.item() == pytest.approx(expected.item(), rel=LOSS_TOLERANCE)
+    theirs = dict(reference[0].model.named_parameters())
+    pairs = [(p.grad, theirs[name].grad) for name, p in minilm.bert.encoder.named_parameters()]
+    floor = max(float(grad.abs().max()) for _, grad in pairs) / 1000
+    assert floor > 0
+    for grad, their_grad in pairs:
+        limit = GRADIENT_TOLERANCE * max(float(their_grad.abs().max()), floor)
+        torch.testing.assert_close(grad, their_grad, rtol=0, atol=limit)
+
+
+def test_the_defaults_of_the_table_are_those_of_sentence_transformers() -> None:
+    for name, kind in OBJECTIVES.items():
+        loss = reference_loss(name, None)  # type: ignore[arg-type]
+        theirs = {
+            "scale": getattr(loss, "scale", None),
+            "margin": getattr(loss, "margin", getattr(loss, "triplet_margin", None)),
+        }
+        ours = {"scale": None, "margin": None, **kind.defaults}
+        ours.pop("symmetric", None)
+        assert ours == theirs, name
+
+
+def test_building_warns_of_nothing_and_importing_costs_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in OBJECTIVES:
+            objective(name)
+    code = "import sys, sbert_ft.training.objectives; sys.exit('sentence_transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# settings
+
+
+def test_every_setting_left_out_is_filled_with_its_default() -> None:
+    assert objective("cosent").settings == (ObjectiveSettings("cosent", scale=20.0),)
+    assert objective("triplet").settings == (ObjectiveSettings("triplet", margin=5.0),)
+    assert objective("in_batch_negatives").settings == (ObjectiveSettings("in_batch_negatives", scale=20.0),)
+    assert objective("cosine").settings == (ObjectiveSettings("cosine"),)
+    assert objective("in_batch_negatives", symmetric=True, scale=30).describe() == (
+        "in_batch_negatives (scale 30, symmetric)"
+    )
+
+
+def test_only_objectives_with_negatives_from_the_batch_want_distinct_texts() -> None:
+    assert [name for name in OBJECTIVES if objective(name).distinct_texts] == ["in_batch_negatives"]
+    assert [name for name in OBJECTIVES if not objective(name).coupled] == ["cosine", "contrastive", "triplet"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"name": "cossent"},
+            "objective 'cossent' is not known (did you mean cosent?), expected one of cosine, cosent,",
+        ),
+        ({"name": "cosine", "scale": 20}, "cosine takes no scale, which is a setting of cosent, angle and in_batch"),
+        ({"name": "cosent", "margin": 1}, "takes no margin, which is a setting of contrastive, online_contrastive and"),
+        ({"name": "cosine", "symmetric": True}, "takes no symmetric, which is a setting of in_batch_negatives"),
+        ({"name": "cosent", "scale": 0}, "scale of objective cosent is '0', expected a number above 0"),
+        ({"name": "cosent", "scale": math.nan}, "scale of objective cosent is 'nan', expected a number above 0"),
+        ({"name": "triplet", "margin": -1}, "margin of objective triplet is '-1', expected a number from 0 on"),
+        ({"name": "cosine", "weight": math.inf}, "weight of objective cosine is 'inf', expected a number above 0"),
+        ({"name": "cosine", "weight": True}, "weight of objective cosine is 'True', expected a number above 0"),
+    ],
+)
+def test_settings_that_an_objective_cannot_take_are_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build_objective([ObjectiveSettings(**settings)])
+    assert message in str(caught.value)
+
+
+def test_all_faults_of_the_settings_come_in_one_message() -> None:
+    with pytest.raises(InputError) as caught:
+        build_objective([ObjectiveSettings("cosine", scale=2, margin=1), ObjectiveSettings("mse", weight=-1)])
+    assert all(part in str(caught.value) for part in ("takes no scale", "takes no margin", "'mse' is not known"))
+    with pytest.raises(InputError, match="objective is empty"):
+        build_objective([])
+
+
+def test_objectives_that_no_row_fits_are_not_added() -> None:
+    with pytest.raises(InputError, match=r"no row fits all of them: cosine takes two texts .* triplet takes three"):
+        build_objective([ObjectiveSettings("cosine"), ObjectiveSettings("triplet")])
+    both = build_objective([ObjectiveSettings("in_batch_negatives"), ObjectiveSettings("triplet")])
+    assert (both.n_texts, both.label_kinds) == ((3,), ("none",))
+
+
+def test_a_loss_refuses_columns_that_it_does_not_take() -> None:
+    with pytest.raises(InputError, match="cosine was given 2 columns of texts without labels, but cosine takes two"):
+        objective("cosine").loss([rows((1, 0)), rows((1, 0))], None)
+    with pytest.raises(InputError, match="triplet was given 2 columns"):
+        objective("triplet").loss([rows((1, 0)), rows((1, 0))], None)
+
+
+# objectives and data
+
+
+@pytest.mark.parametrize(
+    ("data", "fitting"),
+    [
+        (NO_LABELS, ("in_batch_negatives",)),
+        (TRIPLETS, ("in_batch_negatives", "triplet")),
+        (BINARY, ("cosine", "cosent", "angle", "contrastive", "online_contrastive")),
+        (MATCHING, ("cosine", "contrastive", "online_contrastive", "in_batch_negatives")),
+        (SCORES, ("cosine", "cosent", "angle")),
+        (CLASSES, ()),
+        (SCORED_TRIPLETS, ()),
+    ],
+)
+def test_what_fits_is_accepted_and_the_rest_is_refused(data: Data, fitting: tuple[str, ...]) -> None:
+    assert fitting_objectives(data) == fitting
+    for name in OBJECTIVES:
+        if name in fitting:
+            check_fits(objective(name), data)
+        else:
+            with pytest.raises(InputError, match=f"^objective {name} "):
+                check_fits(objective(name), data)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        (
+            "triplet",
+            SCORES,
+            "objective triplet takes three texts without labels, but a row of this data has two texts and a score; "
+            "objectives that fit this data: cosine, cosent and angle",
+        ),
+        (
+            "cosine",
+            NO_LABELS,
+            "objective cosine takes two texts and a score or a label 0 or 1, but a row of this data has two texts and "
+            "no label; objectives that fit this data: in_batch_negatives (a column of scores or labels is named with "
+            "data.label_column)",
+        ),
+        (
+            "in_batch_negatives",
+            BINARY,
+            "objective in_batch_negatives takes rows known to match, but 2 of 4 labels are 0: keep the matching rows "
+            'alone with data.label_values, such as {"1": 1}; objectives that fit this data: cosine, cosent, angle, '
+            "contrastive and online_contrastive",
+        ),
+        (
+            "cosent",
+            MATCHING,
+            "objective cosent learns from which of two rows has the higher label, but all 4 labels are 1; objectives "
+            "that fit this data: cosine, contrastive, online_contrastive and in_batch_negatives",
+        ),
+        (
+            "contrastive",
+            CLASSES,
+            "objective contrastive takes two texts and a label 0 or 1, but a row of this data has two texts and a "
+            "class name; no objective takes class names: say with data.label_values which of 'entailment', 'neutral', "
+            "'contradiction' means 1 and which 0 (the rows with other labels are left out)",
+        ),
+        (
+            "triplet",
+            SCORED_TRIPLETS,
+            "objective triplet takes three texts without labels, but a row of this data has three texts and a score; "
+            "no objective fits such rows: name two text columns, or three without labels, with data.text_columns",
+        ),
+    ],
+)
+def test_a_mismatch_says_what_the_data_has_and_what_fits(name: str, data: Data, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_fits(objective(name), data)
+    assert str(caught.value) == message
+
+
+def test_each_of_added_objectives_is_held_against_the_data() -> None:
+    both = build_objective([ObjectiveSettings("contrastive"), ObjectiveSettings("cosent")])
+    check_fits(both, BINARY)
+    with pytest.raises(InputError, match="objective cosent learns from which of two rows"):
+        check_fits(both, MATCHING)
+
+
+def test_labels_that_are_all_alike_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_fits(objective("in_batch_negatives"), MATCHING)
+        check_fits(objective("cosine"), BINARY)
+        assert not caplog.records
+        check_fits(objective("contrastive"), MATCHING)
+    assert caplog.messages == [
+        "all 4 labels are 1, which tells objective contrastive of no difference; in_batch_negatives is for such rows"
+    ]
