@@ -1,0 +1,1 @@
+"""Objectives, checkpoints and the loop that fine-tunes."""

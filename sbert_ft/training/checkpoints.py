@@ -1,0 +1,305 @@
+"""A run's state on disk, whole or not at all.
+
+A checkpoint is a folder `step-00000120`: tensors as safetensors, everything else in state.json, and manifest.json with
+the size and sha256 of each file. It is filled under a temporary name, synced and renamed, so a kill at any moment
+leaves the checkpoints from before, or those and the new one. Which is newest is decided by the step in the name, never
+by a clock, and a checkpoint counts only if every byte is what the manifest says. There is no pickle. The cost is
+reading each file back once for its sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from sbert_ft.errors import CheckpointError, ModelFolderError, quoted
+from sbert_ft.model.json_files import parse_json, shown
+from sbert_ft.training.durable_files import (
+    backup_of,
+    discard,
+    faults_named,
+    json_bytes,
+    open_regular,
+    staged_folder,
+    sync_folder,
+    write_new,
+)
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+_STATE, _MANIFEST = "state.json", "manifest.json"
+_STEP_NAME = re.compile(r"step-([0-9]{8,18})(\.old)?")
+_STEM = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_MAX_MANIFEST_BYTES = 2**20
+_MAX_STATE_BYTES = 64 * 2**20
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files were all what its manifest says when it was opened.
+
+    Attributes:
+        path: Its folder.
+        step: The optimizer steps behind it.
+        state: What was saved beside the tensors.
+        stems: Names of its groups of tensors, for `read_tensors`.
+    """
+
+    path: Path
+    step: int
+    state: dict[str, Any] = field(repr=False)
+    stems: tuple[str, ...]
+
+    def read_tensors(self, stem: str) -> dict[str, torch.Tensor]:
+        """Return the tensors saved as `stem`, on the CPU, in memory of their own, of the dtypes that they had.
+
+        Raises:
+            CheckpointError: There is no such group, or its file cannot be read.
+        """
+        if stem not in self.stems:
+            found = ", ".join(self.stems) or "none"
+            raise CheckpointError(f"{shown(self.path)} has no tensors {quoted(stem)}; found: {found}")
+        path = self.path / f"{stem}.safetensors"
+        try:
+            os.close(open_regular(path))
+            with safe_open(path, framework="pt", device="cpu") as file:
+                # copied, because the file may be deleted or replaced while the run goes on
+                return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+            raise _damaged(self.path, f"{path.name}: {quoted(error, limit=200)}") from None
+
+
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, object]
+) -> Path:
+    """Write a checkpoint and return its folder; when this returns, it is on the disk.
+
+    A checkpoint of the same step is replaced; until the new one is on the disk the old one can be found.
+
+    Args:
+        folder: Where the run's checkpoints are; made if need be.
+        step: The optimizer steps made, from 0.
+        tensors: Groups of tensors, each by a name of small letters, digits and `_`. They may be on any device, be
+            views and share memory; each is saved with what it shows.
+        state: Everything else, as JSON. Floats come back bit by bit.
+
+    Raises:
+        OutputError: It cannot be written; checkpoints that were there still are, and nothing else is left.
+        ValueError: A name, a step or a value that cannot be saved (NaN and infinity are not JSON: write null).
+    """
+    if not 0 <= step < 10**18 or not all(map(_STEM.fullmatch, tensors)):
+        raise ValueError(f"step {step} or one of the names {list(tensors)} cannot be that of a checkpoint")
+    state_bytes = json_bytes(dict(state))
+    if len(state_bytes) > _MAX_STATE_BYTES:
+        raise ValueError(f"a state of {len(state_bytes)} bytes is more than will be read; save arrays as tensors")
+    target = folder / _name(step)
+    with faults_named(folder):
+        os.makedirs(folder, exist_ok=True)
+        _settle(target)
+    with staged_folder(target) as staging:
+        write_new(staging / _STATE, state_bytes)
+        for stem, group in tensors.items():
+            file = staging / f"{stem}.safetensors"
+            save_file(_as_stored(group), str(file))
+            shutil.copymode(staging / _STATE, file)  # safetensors lets nobody else read it
+        files = {name: _size_and_sha256(staging / name) for name in sorted(os.listdir(staging))}
+        entries = {name: {"bytes": n_bytes, "sha256": digest} for name, (n_bytes, digest) in files.items()}
+        write_new(staging / _MANIFEST, json_bytes({"format": FORMAT, "step": step, "files": entries}))
+    return target
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the whole checkpoint of the highest step, or None where there never was one.
+
+    A damaged one is named in a warning and passed over.
+
+    Raises:
+        CheckpointError: There are checkpoints, and every one is damaged; or the folder cannot be read.
+    """
+    faults = []
+    for path in _checkpoints(folder):
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            faults.append(str(error))
+            logger.warning("%s; it is passed over", error)
+    if not faults:
+        return None
+    raise CheckpointError(
+        f"{shown(folder)} holds no whole checkpoint: "
+        + "; ".join(faults[:5])
+        + (" ..." if len(faults) > 5 else "")
+        + ". "
+        "Bring one back from a copy, or begin the run anew with --overwrite"
+    )
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint in the folder `path`, every byte of it held against the manifest.
+
+    Raises:
+        CheckpointError: It is not there, incomplete, damaged, or not a checkpoint that this version reads.
+    """
+    named = _STEP_NAME.fullmatch(path.name)
+    try:
+        if named is None or path.is_symlink() or not path.is_dir():
+            raise _damaged(path, "it is no folder called step- and a number")
+        step = int(named[1])
+        files = _manifest_files(_json_object(path / _MANIFEST, _MAX_MANIFEST_BYTES), step)
+        for name, expected in files.items():
+            found = os.lstat(path / name).st_size
+            if found != expected[0]:  # before reading what may be a file without end
+                raise ValueError(f"{name} has {found} bytes, the manifest says {expected[0]}")
+            if _size_and_sha256(path / name) != expected:
+                raise ValueError(f"the sha256 of {name} is not the one in the manifest")
+        state = _json_object(path / _STATE, _MAX_STATE_BYTES)
+    except OSError as error:
+        name = Path(error.filename).name if isinstance(error.filename, str | os.PathLike) else path.name
+        raise _damaged(path, f"{quoted(name)}: {error.strerror or error}") from None
+    except (ValueError, ModelFolderError) as error:
+        raise _damaged(path, str(error)) from None
+    stems = tuple(sorted(name.removesuffix(".safetensors") for name in files if name != _STATE))
+    return Checkpoint(path, step, state, stems)
+
+
+def remove_all_but(folder: Path, keep: Collection[int]) -> None:
+    """Remove the checkpoints of all steps but those in `keep`, damaged ones too; other files stay.
+
+    Raises:
+        OutputError: One cannot be removed.
+        CheckpointError: The folder cannot be read.
+    """
+    for path in _checkpoints(folder):
+        with faults_named(path):
+            if _step(path) not in keep:
+                discard(path)
+            elif path == backup_of(folder / _name(_step(path))):
+                _settle(folder / _name(_step(path)))
+    if folder.is_dir():
+        with faults_named(folder):
+            sync_folder(folder)
+
+
+def is_checkpoint_file(name: str) -> bool:
+    """Return whether a checkpoint has files of this name."""
+    return name in (_STATE, _MANIFEST) or (name.endswith(".safetensors") and bool(_STEM.fullmatch(name[:-12])))
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Return whether a checkpoint's folder can have this name."""
+    named = _STEP_NAME.fullmatch(name)
+    return named is not None and name.removesuffix(".old") == _name(int(named[1]))
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removesuffix(".old").removeprefix("step-"))
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return what has a checkpoint's name, the highest step first, of one step the newer first."""
+    try:
+        found = [folder / name for name in os.listdir(folder) if is_checkpoint_name(name)]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(f"{shown(folder)} cannot be read: {cause}; expected a folder of checkpoints") from None
+    found = [path for path in found if not _holds_only_others(path)]
+    return sorted(found, key=lambda path: (-_step(path), path.name.endswith(".old")))
+
+
+def _holds_only_others(path: Path) -> bool:
+    """Return whether `path` is a folder with files, none of them a checkpoint's (left when a run was overwritten)."""
+    try:
+        if path.is_symlink() or not path.is_dir():
+            return False
+        names = os.listdir(path)
+    except OSError:
+        return False  # reading it will name the fault
+    return bool(names) and not any(map(is_checkpoint_file, names))
+
+
+def _settle(target: Path) -> None:
+    """Where a process was killed while it replaced `target`, keep one of the two: the new one if it is whole."""
+    backup = backup_of(target)
+    if not os.path.lexists(backup) or not os.path.lexists(target):
+        return
+    try:
+        read_checkpoint(target)
+    except CheckpointError:
+        discard(target)
+    else:
+        discard(backup)
+
+
+def _as_stored(group: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors as safetensors takes them: on the CPU, contiguous, none sharing memory with another."""
+    stored: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in group.items():
+        plain = tensor.detach().to("cpu").contiguous()
+        storage = plain.untyped_storage()
+        if storage.nbytes() != plain.nbytes or storage.data_ptr() in storages:
+            plain = plain.clone()  # only these: a copy of everything would double the memory
+        storages.add(plain.untyped_storage().data_ptr())
+        stored[name] = plain
+    return stored
+
+
+def _size_and_sha256(path: Path) -> tuple[int, str]:
+    digest, n_bytes = hashlib.sha256(), 0
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            n_bytes += len(chunk)
+    return n_bytes, digest.hexdigest()
+
+
+def _json_object(path: Path, max_bytes: int) -> dict[str, Any]:
+    with os.fdopen(open_regular(path), "rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"{path.name} is larger than {max_bytes} bytes")
+    object_: dict[str, Any] = parse_json(data, path.name)
+    return object_
+
+
+def _manifest_files(manifest: Mapping[str, Any], step: int) -> dict[str, tuple[int, str]]:
+    """Return size and sha256 of each file that a manifest names; ValueError says what is wrong with it."""
+    if type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
+        raise ValueError(f"its format is {quoted(manifest.get('format'))}; this version reads {FORMAT}")
+    if type(manifest.get("step")) is not int or manifest["step"] != step:
+        raise ValueError(f"the manifest is that of step {quoted(manifest.get('step'))}")
+    entries = manifest.get("files")
+    if not isinstance(entries, dict) or _STATE not in entries:
+        raise ValueError(f"the manifest names no {_STATE}")
+    files: dict[str, tuple[int, str]] = {}
+    for name, entry in entries.items():
+        if not is_checkpoint_file(name) or name == _MANIFEST:
+            raise ValueError(f"the manifest names {quoted(name)}, which no checkpoint has")
+        n_bytes, digest = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
+        if type(n_bytes) is not int or not isinstance(digest, str):
+            raise ValueError(f"the manifest gives no size and sha256 of {name}")
+        files[name] = (n_bytes, digest)
+    return files
+
+
+def _damaged(path: Path, cause: str) -> CheckpointError:
+    return CheckpointError(f"the checkpoint {shown(path)} is incomplete or damaged: {cause}")

@@ -1,0 +1,244 @@
+"""The folder of one run: what is in it, who may begin there, and that one process at a time does.
+
+Before a run begins, the folder is held against what is asked: a new run wants an empty place, a resumed one a run, and
+overwriting removes what a run writes and nothing else, by a list of names and through no link. A lock keeps a second
+process out, and a small file is written and synced now rather than after hours of training.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sbert_ft.errors import OutputError, RunFolderError, quoted
+from sbert_ft.model.json_files import shown
+from sbert_ft.training import checkpoints
+from sbert_ft.training.durable_files import PREFIX, faults_named, probe_writing, remove_leftovers, sync_folder
+from sbert_ft.training.run_lock import LOCK_NAME, locked
+
+Mode = Literal["new", "resume", "overwrite"]
+
+_CONFIG = "config.json"
+_FINGERPRINT = "fingerprint.json"
+_RESULTS = ("metrics.json", "report.html", "report.md")
+RUN_FILES = (_CONFIG, _FINGERPRINT, "ledger.json", "metrics.jsonl", *_RESULTS, "worst_pairs.csv")
+"""Files that a run writes, config.json first."""
+RUN_FOLDERS = ("model", "checkpoints", "cache", "tensorboard")
+"""Folders that a run writes."""
+_MODEL_FILES = (
+    *("sbert_ft.json", "modules.json", "config.json", "model.safetensors", "README.md"),
+    *("sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json"),
+    *("1_Pooling/config.json", "2_Normalize/config.json"),
+)
+# Where the model's folder is filled before it takes its place (`model.folder_writer`).
+_MODEL_STAGING = re.compile(r"\.model\.[a-z0-9_]{8}")
+_TENSORBOARD_FILE = re.compile(r"events\.out\.tfevents\..+")
+_N_LISTED = 5
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where each thing of a run is. Nothing is made by asking.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """Return the place of the resolved configuration; it is written first, and makes the folder a run."""
+        return self.path / _CONFIG
+
+    @property
+    def fingerprint_file(self) -> Path:
+        """Return the place of what a resumed run is held against."""
+        return self.path / _FINGERPRINT
+
+    @property
+    def ledger_file(self) -> Path:
+        """Return the place of the account of every row."""
+        return self.path / "ledger.json"
+
+    @property
+    def log_file(self) -> Path:
+        """Return the place of the log that grows line by line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Return the place of the results."""
+        return self.path / "metrics.json"
+
+    @property
+    def model_dir(self) -> Path:
+        """Return the place of the model to use and share."""
+        return self.path / "model"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """Return the place of the run's state."""
+        return self.path / "checkpoints"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Return the place of what can be made anew from the data."""
+        return self.path / "cache"
+
+    @property
+    def tensorboard_dir(self) -> Path:
+        """Return the place of TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def is_finished(self) -> bool:
+        """Return whether the run came to its end: results, both reports and the model are there."""
+        return all((self.path / name).is_file() for name in (*_RESULTS, "model/sbert_ft.json"))
+
+
+@contextmanager
+def open_run_folder(path: str | os.PathLike[str], mode: Mode) -> Iterator[RunFolder]:
+    """Hold a run's folder, fit for the mode and writable, while the block runs.
+
+    Args:
+        path: The folder; for a new run it is made, and removed again where the block leaves it empty.
+        mode: ``new`` wants an empty or missing folder, ``resume`` one with a run; ``overwrite`` removes a run's files
+            (but not its cache, which goes by content), and leaves all others.
+
+    Raises:
+        RunFolderError: The folder is in use, or holds something else than the mode wants.
+        OutputError: The folder cannot be made or written to.
+    """
+    folder = RunFolder(Path(path))
+    _check_place(folder.path)
+    _check_content(folder, mode)  # before anything is written there
+    was_there = folder.path.is_dir()
+    with faults_named(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder.path):
+            _check_content(folder, mode)
+            probe_writing(folder.path)
+            _remove_leftovers(folder)
+            if mode == "overwrite":
+                with faults_named(folder.path):
+                    _remove_run(folder)
+            yield folder
+    finally:
+        if not was_there:
+            with suppress(OSError):
+                folder.path.rmdir()  # which it does to an empty one only
+
+
+def _check_place(path: Path) -> None:
+    try:
+        os.lstat(path)
+        is_link, taken = path.is_symlink(), path.exists() and not path.is_dir()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, a NUL in the name, a loop of links
+        raise OutputError(f"{shown(path)} cannot be a run's folder: {quoted(error, limit=200)}") from None
+    if is_link and not path.exists():
+        raise OutputError(f"{shown(path)} is a link to nowhere; expected a folder, or nothing")
+    if taken:
+        raise RunFolderError(f"{shown(path)} is a file; expected a folder, or nothing, for the run")
+
+
+def _check_content(folder: RunFolder, mode: Mode) -> None:
+    path = folder.path
+    try:
+        names = sorted(os.listdir(path))
+    except FileNotFoundError:
+        names = []
+    except OSError as error:
+        raise OutputError(f"{shown(path)} cannot be read: {error.strerror or error}") from None
+    if mode == "resume" and (_CONFIG not in names or not folder.config_file.is_file()):
+        raise RunFolderError(f"{shown(path)} holds no run to go on with: expected {_CONFIG} in it")
+    names = [name for name in names if name != LOCK_NAME and not _is_leftover(name)]
+    if mode != "new" or not names:
+        return
+    listed = ", ".join(map(quoted, names[:_N_LISTED])) + (" and more" if len(names) > _N_LISTED else "")
+    if _CONFIG in names:
+        raise RunFolderError(
+            f"{shown(path)} holds another run; go on with it by --resume, replace it by --overwrite, or give another "
+            "output_dir"
+        )
+    raise RunFolderError(
+        f"{shown(path)} is not empty ({listed}); give another output_dir, or --overwrite, which removes files of a "
+        "run and leaves all others"
+    )
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(PREFIX) or bool(_MODEL_STAGING.fullmatch(name))
+
+
+def _remove_leftovers(folder: RunFolder) -> None:
+    """Remove what a killed process left half-written; the lock says that none is at work."""
+    remove_leftovers(folder.path)
+    for place in (folder.checkpoints_dir, folder.cache_dir):
+        if _is_real_folder(place):
+            remove_leftovers(place)
+    with faults_named(folder.path):
+        for name in os.listdir(folder.path):
+            if _MODEL_STAGING.fullmatch(name) and _is_real_folder(folder.path / name):
+                shutil.rmtree(folder.path / name)
+
+
+def _remove_run(folder: RunFolder) -> None:
+    """Remove what a run wrote; first the file that makes it one, so that a half removed run is not resumed."""
+    for name in RUN_FILES:
+        _remove_file(folder.path / name)
+        if name == _CONFIG:
+            sync_folder(folder.path)
+    if _is_real_folder(folder.checkpoints_dir):
+        for name in filter(checkpoints.is_checkpoint_name, os.listdir(folder.checkpoints_dir)):
+            place = folder.checkpoints_dir / name
+            if _is_real_folder(place):
+                _remove_files(place, list(filter(checkpoints.is_checkpoint_file, os.listdir(place))))
+            else:
+                _remove_file(place)
+    if _is_real_folder(folder.tensorboard_dir):
+        _remove_files(
+            folder.tensorboard_dir, list(filter(_TENSORBOARD_FILE.fullmatch, os.listdir(folder.tensorboard_dir)))
+        )
+    _remove_files(folder.model_dir, _MODEL_FILES)
+    for place in (folder.checkpoints_dir, folder.tensorboard_dir):
+        _remove_if_empty(place)
+    sync_folder(folder.path)
+
+
+def _remove_files(place: Path, names: Sequence[str]) -> None:
+    """Remove these of a folder's files, and then each folder that is left empty."""
+    if not _is_real_folder(place):
+        return
+    for name in names:
+        if _is_real_folder((place / name).parent):
+            _remove_file(place / name)
+    for inner in {(place / name).parent for name in names} - {place}:
+        _remove_if_empty(inner)
+    _remove_if_empty(place)
+
+
+def _remove_file(path: Path) -> None:
+    """Remove a file, or a link but not what it leads to; a folder of this name is not ours."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+
+
+def _remove_if_empty(path: Path) -> None:
+    if _is_real_folder(path):
+        with suppress(OSError):
+            path.rmdir()
+
+
+def _is_real_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()

@@ -1,0 +1,174 @@
+"""One process a folder: a lock that says who holds it and that ends with its holder.
+
+The system's own lock (`flock`) on the file `.lock` is given back by the kernel however a process ends, so it is never
+stale; the file's content only tells people who holds it. Where there is no such lock (Windows, some network file
+systems) the file itself is the lock, and it is stale once the process that it names is gone from the same computer.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from sbert_ft.errors import ModelFolderError, RunFolderError, quoted
+from sbert_ft.model.json_files import parse_json, shown
+from sbert_ft.training.durable_files import PREFIX, faults_named, open_regular, write_all, write_new
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK_NAME = ".lock"
+_NO_SUCH_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_MAX_OWNER_BYTES = 4096
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder`, which exists, while the block runs.
+
+    Raises:
+        RunFolderError: Another process holds it; the message names it.
+        OutputError: The lock cannot be written.
+    """
+    path = folder / LOCK_NAME
+    descriptor = None if sys.platform == "win32" else _flocked(path)
+    if descriptor is None:
+        with locked_by_name(path):
+            yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the folder may be gone
+            os.unlink(path)  # before the lock is, so that who gets it next sees that the file is another
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_by_name(path: Path) -> Iterator[None]:
+    """Hold the file `path` itself while the block runs, for systems without locks.
+
+    Two processes that find the same stale file in the same moment can both take it over; `flock` has no such gap.
+
+    Raises:
+        RunFolderError: Another process holds it, or may.
+        OutputError: It cannot be written.
+    """
+    whole = path.with_name(f"{PREFIX}{secrets.token_hex(8)}")
+    with faults_named(path):
+        try:
+            write_new(whole, _this_process())
+            try:
+                os.link(whole, path)  # appears with its content, or not at all where the name is taken
+            except FileExistsError:
+                if not _is_stale(path):
+                    raise _in_use(path) from None
+                os.replace(whole, path)
+        finally:
+            with suppress(OSError):
+                os.unlink(whole)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(path)
+
+
+def _flocked(path: Path) -> int | None:
+    """Return a descriptor that holds the lock of the file at `path`, or None where the system has no locks."""
+    while True:
+        with faults_named(path):
+            descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
+            try:
+                got = _try_flock(descriptor)
+                # the former holder may have removed the file since it was opened
+                if got and _is_at(path, descriptor):
+                    os.ftruncate(descriptor, 0)
+                    write_all(descriptor, _this_process())
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+        os.close(descriptor)
+        if got is None:
+            return None
+        if not got:
+            raise _in_use(path)
+
+
+def _try_flock(descriptor: int) -> bool | None:
+    """Return whether the lock could be had, None where the file system has none."""
+    if sys.platform == "win32":
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        if error.errno in _NO_SUCH_LOCKS:
+            return None
+        raise
+    return True
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _this_process() -> bytes:
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": started}).encode()
+
+
+def _owner(path: Path) -> dict[str, Any] | None:
+    """Return what the lock file says, {} where it says nothing that can be read, None where it is empty or gone."""
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            data = file.read(_MAX_OWNER_BYTES)
+        owner: dict[str, Any] = parse_json(data, "the lock") if data else {}
+    except FileNotFoundError:
+        return None
+    except (OSError, ModelFolderError):
+        return {}
+    return owner or None
+
+
+def _is_stale(path: Path) -> bool:
+    """Return whether the process that a lock file names is gone for certain."""
+    owner = _owner(path)
+    if owner is None:
+        return True  # left by an attempt to lock it; a lock appears with its content
+    pid, host = owner.get("pid"), owner.get("host")
+    if type(pid) is not int or not 0 < pid < 2**31 or host != socket.gethostname() or os.name == "nt":
+        return False  # on Windows, asking for a process by a signal would end it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _in_use(path: Path) -> RunFolderError:
+    owner = _owner(path) or {}
+    who = "another process"
+    if "pid" in owner:
+        names = [str(quoted(owner.get(key, "?"))).strip("'") for key in ("pid", "host", "started")]
+        who = "process {} on {} since {}".format(*names)
+    return RunFolderError(
+        f"{shown(path.parent)} is in use by {who}; wait until it ends or give another output_dir "
+        f"(if it no longer runs, delete {path.name})"
+    )

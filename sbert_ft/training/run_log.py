@@ -1,0 +1,158 @@
+"""A run's log: one JSON object a line, appended while it runs, read back for the report.
+
+Each line is handed to the system at once, so that a killed process loses none, and brought to the disk when a
+checkpoint is. A resumed run first takes back the lines after its checkpoint: the steps come again, and the loss curve
+stays one curve. A line that a full disk or a kill cut off is dropped, never glued to the next.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sbert_ft.errors import ModelFolderError, RunFolderError
+from sbert_ft.model.json_files import parse_json, shown
+from sbert_ft.training.durable_files import faults_named, open_regular, write_all, write_bytes
+
+logger = logging.getLogger(__name__)
+
+
+class RunLog:
+    """metrics.jsonl, open for appending; also a context manager that closes it.
+
+    Args:
+        path: The file; it is made where there is none, and a last line that was cut off is dropped.
+
+    Raises:
+        OutputError: The file cannot be opened or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = self._open()
+
+    def append(self, record: Mapping[str, object]) -> None:
+        """Add one line; NaN and infinity become null.
+
+        Raises:
+            OutputError: It cannot be written; the lines before it are whole.
+        """
+        line = json.dumps(_without_nan(record), allow_nan=False).encode() + b"\n"
+        with faults_named(self.path):
+            n_bytes = os.fstat(self._descriptor).st_size
+            try:
+                write_all(self._descriptor, line)
+            except BaseException:
+                os.ftruncate(self._descriptor, n_bytes)
+                raise
+
+    def sync(self) -> None:
+        """Bring all lines to the disk.
+
+        Raises:
+            OutputError: The system cannot.
+        """
+        with faults_named(self.path):
+            os.fsync(self._descriptor)
+
+    def truncate_after(self, step: int) -> int:
+        """Take back the lines of later steps than `step`, broken ones too; return how many.
+
+        Raises:
+            OutputError: The file cannot be written anew; it is as it was.
+            RunFolderError: It cannot be read.
+        """
+        kept, n_dropped = [], 0
+        for line, record in _lines(self.path):
+            found = None if record is None else record.get("step")
+            if record is None or (isinstance(found, int) and found > step):
+                n_dropped += 1
+            else:
+                kept.append(line + b"\n")
+        if n_dropped:
+            write_bytes(self.path, b"".join(kept))
+            self.close()
+            self._descriptor = self._open()
+        return n_dropped
+
+    def close(self) -> None:
+        """Close the file; without effect when it is closed."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> int:
+        with faults_named(self.path):
+            descriptor = open_regular(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            try:
+                os.ftruncate(descriptor, _end_of_last_line(descriptor))
+            except BaseException:
+                os.close(descriptor)
+                raise
+        return descriptor
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a log, none where there is no file; broken lines are passed over with a warning.
+
+    Raises:
+        RunFolderError: The file cannot be read.
+    """
+    numbered = list(enumerate(_lines(path), start=1))
+    if broken := [number for number, (_, record) in numbered if record is None]:
+        logger.warning("%s: %d lines are no JSON objects and left out, first line %d", path, len(broken), broken[0])
+    return [record for _, (_, record) in numbered if record is not None]
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Yield each whole line with its object, None where it is none; the last counts only with its line feed."""
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            *lines, _ = file.read().split(b"\n")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunFolderError(f"{shown(path)} cannot be read: {error.strerror or error}") from None
+    for line in lines:
+        try:
+            yield line, parse_json(line, "the line")
+        except ModelFolderError:
+            yield line, None
+
+
+def _end_of_last_line(descriptor: int) -> int:
+    """Return how many bytes there are up to and with the last line feed."""
+    end = os.fstat(descriptor).st_size
+    while end:
+        start = max(0, end - 4096)
+        os.lseek(descriptor, start, os.SEEK_SET)
+        found = os.read(descriptor, end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _without_nan(value: object) -> object:
+    """Return `value` with null for what is no number: JSON has neither NaN nor infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value
