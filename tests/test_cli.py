@@ -28,6 +28,7 @@ from sbert_ft import SiameseBert, __version__, cli
 from sbert_ft.cli import main
 from sbert_ft.commands import options, output
 from sbert_ft.errors import OutputError
+from sbert_ft.model.decision import Calibration, Decision, FittedOn
 from sbert_ft.model.devices import PRECISIONS
 from sbert_ft.model.embed import OnTruncate
 
@@ -302,6 +303,102 @@ def test_unknown_words_are_warned_of(folder: Path, inside: Path, capsys: pytest.
     assert "warning: 100.0 % of the texts' tokens are unknown" in capsys.readouterr().err
 
 
+# ---------------------------------------------------------------- score, by a model that has a decision
+
+
+@pytest.fixture(scope="module")
+def deciding(model: SiameseBert, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the same model's folder with a decision: pairs match in some of PAIRS."""
+    threshold = float(np.sort(model.score(PAIRS))[3])
+    calibration = Calibration("platt", slope=6.0, intercept=-3.0)
+    fitted_on = FittedOn("dev.csv", "0" * 64, 40, 20)
+    decider = SiameseBert(model.bert)
+    decider.decision = Decision(threshold, "f1", fitted_on, calibration=calibration)
+    target = tmp_path_factory.mktemp("deciding") / "model"
+    decider.save_pretrained(target)
+    return target
+
+
+@pytest.mark.parametrize("target", ["out.csv", "out.tsv", "out.jsonl", "out.parquet"])
+def test_a_model_with_a_decision_adds_probability_and_match(
+    deciding: Path, inside: Path, target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["score", str(deciding), "pairs.csv", "-o", target, "--name", "cosine", *FLOAT32]) == 0
+    columns = columns_of(inside / target)
+    assert list(columns) == ["key", "sentence1", "sentence2", "cosine", "probability", "match"]
+    decider = SiameseBert.from_pretrained(deciding, device="cpu", precision="float32")
+    for name, expected in (("cosine", decider.score(PAIRS)), ("probability", decider.predict_proba(PAIRS))):
+        np.testing.assert_allclose(np.array(columns[name], np.float32), expected, atol=1e-6)
+    assert [str(value).lower() for value in columns["match"]] == [str(m).lower() for m in decider.match(PAIRS)]
+    if target.endswith(("jsonl", "parquet")):
+        assert {type(value) for value in columns["match"]} == {bool}
+    said = capsys.readouterr().err
+    assert "match: a score of at least 0." in said and "(chosen for f1 on 40 pairs)" in said
+    assert said.splitlines()[-1].partition(" -> ")[0].endswith(" 4 match")
+
+
+def columns_of(path: Path) -> dict[str, list[object]]:
+    if path.suffix == ".parquet":
+        found: dict[str, list[object]] = pq.read_table(path).to_pydict()
+        return found
+    lines = path.read_text("utf-8").splitlines()
+    if path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in lines]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+    cells = csv.reader(lines) if path.suffix == ".csv" else (line.split("\t") for line in lines)
+    return {column[0]: list(column[1:]) for column in zip(*cells, strict=True)}
+
+
+def test_only_the_score_can_be_asked_for(folder: Path, deciding: Path, inside: Path) -> None:
+    assert main(["score", str(folder), "pairs.csv", "-o", "plain.csv", *FLOAT32]) == 0
+    assert main(["score", str(deciding), "pairs.csv", "-o", "out.csv", "--only-score", *FLOAT32]) == 0
+    assert list(columns_of(inside / "out.csv")) == ["key", "sentence1", "sentence2", "score"]
+    assert (inside / "out.csv").read_bytes() == (inside / "plain.csv").read_bytes()
+
+
+def test_a_threshold_can_be_given_in_place_of_the_stored_one_or_of_none(
+    folder: Path, deciding: Path, inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given, expected in ((deciding, ["score", "probability", "match"]), (folder, ["score", "match"])):
+        assert main(["score", str(given), "pairs.csv", "-o", "out.parquet", "--threshold", "-1", *FLOAT32]) == 0
+        columns = columns_of(inside / "out.parquet")
+        assert list(columns)[3:] == expected
+        assert columns["match"] == [True] * len(PAIRS)
+        assert "match: " not in capsys.readouterr().err
+
+
+def test_two_texts_give_probability_and_match_after_their_cosine(
+    deciding: Path, folder: Path, inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score = ["a dog", "a dog", *FLOAT32, "--quiet"]
+    assert main(["score", str(deciding), *score]) == 0
+    assert main(["score", str(deciding), *score, "--only-score"]) == 0
+    assert main(["score", str(folder), *score, "--threshold", "0.5"]) == 0
+    assert main(["score", str(folder), "a dog", "guitar music", *FLOAT32, "--quiet", "--threshold", "1"]) == 0
+    whole, only, given, apart = capsys.readouterr().out.splitlines()
+    assert (whole, only, given) == ("1.0000  probability 0.95  match yes", "1.0000", "1.0000  match yes")
+    assert apart.endswith("  match no")
+
+
+def test_columns_of_these_names_are_refused_unless_they_are_left_out(
+    deciding: Path, folder: Path, inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(inside / "taken.csv", ["text1,text2,match", "a,b,yes"])
+    before = names(inside)
+    for given in ([str(deciding)], [str(folder), "--threshold", "0.5"]):
+        assert main(["score", *given, "taken.csv", "-o", "out.csv", "--quiet"]) == 2
+        said = capsys.readouterr().err
+        assert "'taken.csv': a column 'match' is there already; rename it, or leave the new one out" in said
+    assert main(["score", str(deciding), "pairs.csv", "-o", "out.csv", "--name", "probability", "--quiet"]) == 2
+    assert "a column 'probability' is there already" in capsys.readouterr().err
+    assert names(inside) == before
+    assert main(["score", str(deciding), "taken.csv", "-o", "out.csv", "--only-score", "--quiet"]) == 0
+    assert main(["score", str(folder), "taken.csv", "-o", "out.csv", "--quiet"]) == 0
+    write_lines(inside / "empty.csv", ["text1,text2"])
+    assert main(["score", str(deciding), "empty.csv", "-o", "out.parquet", "--quiet"]) == 0
+    assert pq.read_schema("out.parquet").types[2:] == [pa.float32(), pa.float32(), pa.bool_()]
+
+
 # ---------------------------------------------------------------- bad uses, before the model is loaded
 
 
@@ -386,6 +483,13 @@ BAD_BEFORE_MODEL = [
     ([S, "M", "pairs.csv", "-o", "out.csv", "--name", "key"], "has a column 'key' already"),
     ([S, "M", "pairs.csv", "-o", "out.csv", "--name", ""], "--name is empty"),
     ([S, "M", "scored.csv", "-o", "out.csv"], "--name cosine"),
+    ([S, "M", "a", "b", "--threshold", "80"], "expected a cosine, a number from -1 to 1, found '80'"),
+    ([S, "M", "a", "b", "--threshold", "nan"], "expected a cosine, a number from -1 to 1, found 'nan'"),
+    ([S, "M", "a", "b", "--threshold", "0.5", "--only-score"], "--only-score: not allowed with argument --threshold"),
+    (
+        [S, "M", "pairs.csv", "-o", "out.csv", "--threshold", "0", "--name", "match"],
+        "a column 'match' is there already",
+    ),
 ]
 
 

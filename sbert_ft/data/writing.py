@@ -1,8 +1,8 @@
-"""A table's rows with one more column, such as scores, in any of the formats, streaming.
+"""A table's rows with more columns, such as scores, in any of the formats, streaming.
 
-Texts must come out as they went in, or the new column stands beside a text that nobody scored. The writers here
+Texts must come out as they went in, or a score stands beside a text that nobody scored. The writers here
 therefore check what a format cannot hold (a tab in a tab file, a key that no column has) instead of dropping it, and
-JSON lines are not written anew but get the value added at their end.
+JSON lines are not written anew but get the values added at their end.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -29,38 +30,64 @@ if TYPE_CHECKING:
 _LARGEST = float(np.finfo(np.float32).max)
 
 
+Values = Sequence[float | bool]
+
+
+@dataclass(frozen=True)
+class NewColumn:
+    """A column to add.
+
+    Attributes:
+        name: None of those in the table.
+        type: float32, in files of text as the shortest decimals that give the same float32 back; or bool, in files of
+            text as true and false.
+    """
+
+    name: str
+    type: Literal["float32", "bool"] = "float32"
+
+
 def write_table_with_column(
     table: Table, target: Path, name: str, values: Iterator[float], *, kind: Kind | None = None
 ) -> None:
-    """Write the table's rows, in order and one at a time, with one more column.
+    """Write the table's rows with one more column of float32; otherwise as `write_table_with_columns`."""
+    write_table_with_columns(table, target, (NewColumn(name),), ((value,) for value in values), kind=kind)
+
+
+def write_table_with_columns(
+    table: Table, target: Path, columns: Sequence[NewColumn], values: Iterator[Values], *, kind: Kind | None = None
+) -> None:
+    """Write the table's rows, in order and one at a time, with more columns; `values` has those of a row at a time.
 
     The file is of `kind`, else of what the target's suffix says, else of the table's own kind. Texts go out exactly,
-    cells that look like formulas or numbers among them. The values are float32: in files of text the shortest
-    decimals that give the same float32 back. JSON objects keep their spelling and every key; numbers of JSON and
-    Parquet in cells are in Python's spelling, lists in JSON's, null is an empty cell. A file of the table's own kind
-    keeps its delimiter, quoting and encoding, another is in UTF-8; a line feed ends lines. Lines without columns
-    become the column "text". The caller names a temporary file and moves it once it is whole.
+    cells that look like formulas or numbers among them. JSON objects keep their spelling and every key; numbers of
+    JSON and Parquet in cells are in Python's spelling, lists in JSON's, null is an empty cell. A file of the table's
+    own kind keeps its delimiter, quoting and encoding, another is in UTF-8; a line feed ends lines. Lines without
+    columns become the column "text". The caller names a temporary file and moves it once it is whole.
 
     Raises:
-        DataError: There is a column of this name already, a row cannot be read, or not be written in this format, or
+        DataError: There is a column of such a name already, a row cannot be read, or not be written in this format, or
             there are more or fewer rows than values.
         OutputError: The target cannot be written, or a value is no finite float32.
     """
     target_kind = _target_kind(table, target, kind)
-    if name in _columns(table):
-        raise fault(table.path, f"has a column {quoted(name)} already; give the new one another name")
+    names = [column.name for column in columns]
+    taken = next((name for i, name in enumerate(names) if name in (*_columns(table), *names[:i])), None)
+    if taken is not None:
+        raise fault(table.path, f"has a column {quoted(taken)} already; give the new one another name")
     if os.path.exists(target) and os.path.samefile(table.path, target):
         raise OutputError(f"{quoted(target, limit=400)}: is the file that is read; write to another")
     encoding = table.format.encoding if target_kind == table.format.kind else "utf-8"
     try:
         if target_kind == "parquet":
-            _write_parquet(table, target, name, _finite(values))
+            _write_parquet(table, target, columns, _finite(values))
             return
         as_lines = _json_lines if target_kind == "jsonl" else _csv_lines if target_kind == "csv" else _tsv_lines
         with open(target, "w", encoding=encoding, newline="") as file:
-            file.writelines(as_lines(table, name, _finite(values)))
+            file.writelines(as_lines(table, names, _finite(values)))
     except UnicodeEncodeError:
-        raise OutputError(f"{quoted(target, limit=400)}: {quoted(name)} cannot be written in {encoding}") from None
+        shown = ", ".join(map(quoted, names))
+        raise OutputError(f"{quoted(target, limit=400)}: {shown} cannot be written in {encoding}") from None
     except OSError as error:
         raise OutputError(f"{quoted(target, limit=400)}: cannot be written: {error.strerror or error}") from error
 
@@ -80,22 +107,23 @@ def _columns(table: Table) -> tuple[str, ...]:
     return table.format.columns or ("text",)
 
 
-def _finite(values: Iterator[float]) -> Iterator[float]:
-    for i, value in enumerate(values, start=1):
-        if not math.fabs(value) <= _LARGEST:  # holds for NaN, too
-            raise OutputError(f"value {i:,} of the new column is {value}; expected a finite float32")
-        yield value
+def _finite(values: Iterator[Values]) -> Iterator[Values]:
+    for i, of_row in enumerate(values, start=1):
+        for value in of_row:
+            if not math.fabs(value) <= _LARGEST:  # holds for NaN, too
+                raise OutputError(f"value {i:,} of the new column is {value}; expected a finite float32")
+        yield of_row
 
 
-def _with_values(table: Table, rows: Iterator[Row], values: Iterator[float]) -> Iterator[tuple[Row, str]]:
-    """Yield each row with its value, the latter as its shortest decimals."""
+def _with_values(table: Table, rows: Iterable[Row], values: Iterator[Values]) -> Iterator[tuple[Row, list[str]]]:
+    """Yield each row with its values, the latter as JSON has them: shortest decimals, true and false."""
     n_rows = 0
     for row in rows:
-        value = next(values, None)
-        if value is None:
+        of_row = next(values, None)
+        if of_row is None:
             raise _other_number(table, n_rows)
         n_rows += 1
-        yield row, str(np.float32(value))
+        yield row, [str(value).lower() if isinstance(value, bool) else str(np.float32(value)) for value in of_row]
     if next(values, None) is not None:
         raise _other_number(table, n_rows)
 
@@ -117,20 +145,21 @@ def _whole_rows(table: Table) -> Iterator[Row]:
         yield Row(record.line, tuple(record.values.get(key, Missing.MISSING) for key in table.format.columns))
 
 
-def _json_lines(table: Table, name: str, values: Iterator[float]) -> Iterator[str]:
+def _json_lines(table: Table, names: Sequence[str], values: Iterator[Values]) -> Iterator[str]:
     """Yield objects; those read from JSON lines are kept to the letter."""
-    key = json.dumps(name, ensure_ascii=False)
+    keys = [json.dumps(name, ensure_ascii=False) for name in names]
     if table.format.kind == "jsonl":
         records = formats.json_records(table.path, table.format.encoding)
-        # A row's values are here its line and whether it needs a comma.
-        rows = (Row(r.line, (r.raw, bool(r.values), name in r.values)) for r in records)
+        # A row's values are here its line, whether it needs a comma and the first new key that it has already.
+        rows = (Row(r.line, (r.raw, bool(r.values), next((n for n in names if n in r.values), None))) for r in records)
     else:
-        rows = (Row(row.line, (_json_object(table, row), True, False)) for row in table)
-    for row, number in _with_values(table, rows, values):
-        line, has_keys, has_name = row.values
-        if has_name:
-            raise fault(table.path, f"has a key {quoted(name)} already; give the new one another name", row.line)
-        yield f"{str(line)[:-1].rstrip()}{', ' if has_keys else ''}{key}: {number}}}\n"
+        rows = (Row(row.line, (_json_object(table, row), True, None)) for row in table)
+    for row, cells in _with_values(table, rows, values):
+        line, has_keys, taken = row.values
+        if taken is not None:
+            raise fault(table.path, f"has a key {quoted(taken)} already; rename one of the two", row.line)
+        added = ", ".join(f"{key}: {cell}" for key, cell in zip(keys, cells, strict=True))
+        yield f"{str(line)[:-1].rstrip()}{', ' if has_keys else ''}{added}}}\n"
 
 
 def _json_object(table: Table, row: Row) -> str:
@@ -169,49 +198,52 @@ def _cells(table: Table, row: Row) -> list[str]:
     return cells
 
 
-def _cell_rows(table: Table, name: str, values: Iterator[float]) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, cells) of the header and of each row, the new column among them."""
-    yield 1, [*_columns(table), name]
-    for row, number in _with_values(table, _whole_rows(table), values):
-        yield row.line, [*_cells(table, row), number]
+def _cell_rows(table: Table, names: Sequence[str], values: Iterator[Values]) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, cells) of the header and of each row, the new columns among them."""
+    yield 1, [*_columns(table), *names]
+    for row, cells in _with_values(table, _whole_rows(table), values):
+        yield row.line, [*_cells(table, row), *cells]
 
 
-def _csv_lines(table: Table, name: str, values: Iterator[float]) -> Iterator[str]:
+def _csv_lines(table: Table, names: Sequence[str], values: Iterator[Values]) -> Iterator[str]:
     delimiter = (table.format.delimiter if table.format.kind == "csv" else None) or ","
-    for _, cells in _cell_rows(table, name, values):
+    for _, cells in _cell_rows(table, names, values):
         yield formats.joined_cells(cells, delimiter) + "\n"
 
 
-def _tsv_lines(table: Table, name: str, values: Iterator[float]) -> Iterator[str]:
+def _tsv_lines(table: Table, names: Sequence[str], values: Iterator[Values]) -> Iterator[str]:
     """Yield lines whose quotes are characters like others, or all cells in quotes where the table's own are.
 
     Quotes round the cells of the header tell a reader that the file is of the second kind.
     """
     quoting = table.format.kind == "tsv" and table.format.quoting
-    for line, cells in _cell_rows(table, name, values):
+    for line, cells in _cell_rows(table, names, values):
         if not quoting and any("\t" in cell or "\n" in cell for cell in cells):
             raise fault(table.path, "a tab or line end in a cell cannot stand in a .tsv; write to .csv", line)
         yield (formats.joined_cells(cells, "\t", always=True) if quoting else "\t".join(cells)) + "\n"
 
 
-def _write_parquet(table: Table, target: Path, name: str, values: Iterator[float]) -> None:
+def _write_parquet(table: Table, target: Path, columns: Sequence[NewColumn], values: Iterator[Values]) -> None:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise OutputError("writing Parquet needs pyarrow: pip install 'sbert-ft[parquet]'") from None
     types = _arrow_schema(table)
-    schema = types.append(pyarrow.field(name, pyarrow.float32()))
+    added = [pyarrow.float32() if column.type == "float32" else pyarrow.bool_() for column in columns]
+    schema = types
+    for column, type_ in zip(columns, added, strict=True):
+        schema = schema.append(pyarrow.field(column.name, type_))
     n_rows = 0
     try:
         with pyarrow.parquet.ParquetWriter(target, schema) as writer:
             for batch in _arrow_batches(table, types):
-                column = list(islice(values, batch.num_rows))
-                n_rows += len(column)
-                if len(column) != batch.num_rows:
+                rows = list(islice(values, batch.num_rows))
+                n_rows += len(rows)
+                if len(rows) != batch.num_rows:
                     raise _other_number(table, n_rows)
-                arrays = [*batch.columns, pyarrow.array(column, pyarrow.float32())]
-                writer.write_batch(pyarrow.RecordBatch.from_arrays(arrays, schema=schema))
+                arrays = [pyarrow.array([row[i] for row in rows], type_) for i, type_ in enumerate(added)]
+                writer.write_batch(pyarrow.RecordBatch.from_arrays([*batch.columns, *arrays], schema=schema))
         if next(values, None) is not None:
             raise _other_number(table, n_rows)
     except pyarrow.ArrowException as error:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sbert_ft.errors import OutputError, quoted
+from sbert_ft.model.decision import Decision
 from sbert_ft.model.folder import Similarity
+from sbert_ft.model.own_settings import OwnSettings
 from sbert_ft.model.packing import PoolingMode
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class SiameseSettings:
         similarity: How vectors are compared.
         prompts: Texts to put before an input, by name.
         default_prompt_name: The one used where none is named.
-        own: Kept in sbert_ft.json.
+        own: What sbert_ft.json holds.
     """
 
     pooling: PoolingMode
@@ -56,7 +58,7 @@ class SiameseSettings:
     similarity: Similarity
     prompts: Mapping[str, str]
     default_prompt_name: str | None
-    own: Mapping[str, Any]
+    own: OwnSettings
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _write_all(parts: EncoderParts, settings: SiameseSettings, folder: Path) -> 
         },
     )
     (folder / "README.md").write_text(_model_card(parts.encoder, settings), "utf-8")
-    _write_json(folder / _LAST, {"score_scale": [-1.0, 1.0], **settings.own, "format": FORMAT})
+    _write_json(folder / _LAST, {**settings.own.to_json(), "format": FORMAT})
 
 
 def write_encoder(parts: EncoderParts, folder: Path) -> None:
@@ -159,6 +161,7 @@ def write_encoder(parts: EncoderParts, folder: Path) -> None:
     tensors = {name: tensor for name, tensor in encoder.state_dict().items() if name not in buffers}
     kept = {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in {**tensors, **parts.pooler}.items()}
     save_file(kept, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors lets nobody else read it
 
 
 def _move_into_place(staging: Path, target: Path) -> None:
@@ -198,6 +201,22 @@ def _version(name: str) -> str:
         return "unknown"
 
 
+def _decision_section(decision: Decision | None) -> str:
+    if decision is None:
+        return ""
+    values = ", ".join(f"{name} {value:.3f}" for name, value in decision.reached.items())
+    reached = f" On these it reaches {values}." if values else ""
+    likely = "" if decision.calibration is None else "likely = model.predict_proba(pairs)  # probabilities\n"
+    return f"""
+Two texts belong together where their cosine is at least {decision.describe()}.{reached}
+
+```python
+pairs = [("A man plays a guitar.", "Someone makes music.")]
+together = model.match(pairs)
+{likely}```
+"""
+
+
 def _model_card(encoder: PreTrainedModel, settings: SiameseSettings) -> str:
     prompts = f", prompts {', '.join(quoted(n) for n in settings.prompts)}" if any(settings.prompts.values()) else ""
     return f"""---
@@ -221,7 +240,7 @@ from sbert_ft import SiameseBert
 model = SiameseBert.from_pretrained("this-folder")
 scores = model.score([("A man plays a guitar.", "Someone makes music.")])
 ```
-
+{_decision_section(settings.own.decision)}
 ```python
 from sentence_transformers import SentenceTransformer
 

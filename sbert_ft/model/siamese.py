@@ -7,8 +7,6 @@ packed forward. Names, defaults and types are those of sentence-transformers.
 
 from __future__ import annotations
 
-import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -18,21 +16,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.connection_bert import ConnectionBert
+from sbert_ft.model.decision import Decision, chosen_threshold, reaches, stored_calibration
 from sbert_ft.model.devices import Precision
 from sbert_ft.model.embed import EmbedCount, EmbedSettings, OnTruncate, embed, embed_pairs, ordered_texts, warn_of_cuts
+from sbert_ft.model.encode_arguments import ResultForm, chosen_prompt, chosen_width
 from sbert_ft.model.folder_writer import EncoderParts, SiameseSettings, save_siamese
+from sbert_ft.model.own_settings import OwnSettings
 from sbert_ft.model.packing import PackedBatch, PoolingMode
+from sbert_ft.model.sentence_transformer import around_encoder
 from sbert_ft.model.similarity import Vectors, compare, cosine
 from sbert_ft.model.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-logger = logging.getLogger(__name__)
+Pairs = Iterable[tuple[str, str]]
 
 
 class SiameseBert(nn.Module):
@@ -45,7 +46,12 @@ class SiameseBert(nn.Module):
         similarity_fn_name: How `similarity` compares.
         prompts: Texts to put before an input, by name.
         default_prompt_name: The one used where none is named.
+        decision: From which cosine on a pair matches, and how likely each cosine makes it; None
+            where that was not fitted. It holds for the weights and settings that it was fitted to.
+        score_scale: Lowest and highest gold score of what it was trained on, (-1, 1) where unknown.
     """
+
+    decision: Decision | None
 
     def __init__(
         self, bert: ConnectionBert, pooling: PoolingMode | None = None, max_seq_length: int | None = None
@@ -59,6 +65,7 @@ class SiameseBert(nn.Module):
 
         Raises:
             InputError: A length that the encoder has no positions for, or an unknown pooling.
+            ModelFolderError: The folder's sbert_ft.json is damaged.
         """
         super().__init__()
         self.bert = bert
@@ -72,6 +79,10 @@ class SiameseBert(nn.Module):
         if max_seq_length is not None:
             self.max_seq_length = max_seq_length
         EmbedSettings(self.pooling, self.max_seq_length)  # refuses an unknown pooling
+        own = OwnSettings.of(source)
+        # another pooling gives other cosines
+        self.decision = own.decision if self.pooling == source.pooling else None
+        self.score_scale = own.score_scale
 
     @classmethod
     def from_pretrained(
@@ -135,15 +146,14 @@ class SiameseBert(nn.Module):
         Yields:
             Shape (texts of the window, d), float32, on the model's device.
         """
-        self._check_dimension(truncate_dim)
-        prompt = self._resolve_prompt(prompt_name, prompt)
+        width = chosen_width(truncate_dim, self.get_embedding_dimension())
+        prompt = chosen_prompt(self.prompts, self.default_prompt_name, prompt_name, prompt)
         settings = EmbedSettings(self.pooling, self.max_seq_length, batch_size, on_truncate, prompt)
         count = count if count is not None else EmbedCount()
         for vectors in embed(self.bert, inputs, settings, count):
             if self.normalize:
                 vectors = F.normalize(vectors, dim=-1)
-            if truncate_dim is not None:
-                vectors = vectors[:, :truncate_dim]
+            vectors = vectors[:, :width]
             yield F.normalize(vectors, dim=-1) if normalize_embeddings else vectors
         warn_of_cuts(count, settings)
 
@@ -209,13 +219,9 @@ class SiameseBert(nn.Module):
             InputError: A text is no string, None or NaN (with its position), or a wrong argument.
             ResourceError: One text alone does not fit into memory.
         """
-        single = isinstance(inputs, str)
         texts = [inputs] if isinstance(inputs, str) else ordered_texts(inputs)
-        if show_progress_bar is None:
-            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        total = len(texts) if isinstance(texts, Sequence) else None
-        width = self.get_embedding_dimension() if truncate_dim is None else truncate_dim
-        parts: list[Tensor] = []
+        n_texts = len(texts) if isinstance(texts, Sequence) else None
+        width = chosen_width(truncate_dim, self.get_embedding_dimension())
         stream = self.encode_stream(
             texts,
             prompt_name=prompt_name,
@@ -225,18 +231,8 @@ class SiameseBert(nn.Module):
             truncate_dim=truncate_dim,
             on_truncate=on_truncate,
         )
-        with tqdm(total=total, unit="text", disable=not show_progress_bar) as bar:
-            for vectors in stream:
-                parts.append(vectors if convert_to_tensor or not convert_to_numpy else vectors.cpu())
-                bar.update(len(vectors))
-        whole = torch.cat(parts) if parts else torch.zeros(0, width, device=self.device)
-        result = whole[0] if single else whole
-        if convert_to_tensor:
-            return result
-        if convert_to_numpy:
-            array: NDArray[np.float32] = result.cpu().numpy()
-            return array
-        return result if single else list(result)
+        form = ResultForm(isinstance(inputs, str), convert_to_numpy, convert_to_tensor)
+        return form.gathered(stream, torch.zeros(0, width, device=self.device), n_texts, show_progress_bar)
 
     def similarity(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
         """Return how alike all vectors of one set are to all of the other: shape (n, m), float32."""
@@ -246,9 +242,7 @@ class SiameseBert(nn.Module):
         """Return how alike the vectors of two sets are row by row: shape (n,), float32."""
         return compare(embeddings1, embeddings2, self.similarity_fn_name, pairwise=True)
 
-    def score(
-        self, pairs: Iterable[tuple[str, str]], batch_size: int = 32, *, on_truncate: OnTruncate = "warn"
-    ) -> NDArray[np.float32]:
+    def score(self, pairs: Pairs, batch_size: int = 32, *, on_truncate: OnTruncate = "warn") -> NDArray[np.float32]:
         """Return the cosine of each pair: shape (n,), float32, within [-1, 1].
 
         Args:
@@ -263,23 +257,46 @@ class SiameseBert(nn.Module):
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def score_stream(
-        self,
-        pairs: Iterable[tuple[str, str]],
-        batch_size: int = 32,
-        *,
-        on_truncate: OnTruncate = "warn",
-        count: EmbedCount | None = None,
+        self, pairs: Pairs, batch_size: int = 32, *, on_truncate: OnTruncate = "warn", count: EmbedCount | None = None
     ) -> Iterator[NDArray[np.float32]]:
         """Yield the cosines of any iterable of pairs, some thousand at a time, with bounded memory.
 
         A text that stands several times among them is computed once.
         """
         count = count if count is not None else EmbedCount()
-        prompt = self._resolve_prompt(None, None)
+        prompt = chosen_prompt(self.prompts, self.default_prompt_name, None, None)
         settings = EmbedSettings(self.pooling, self.max_seq_length, batch_size, on_truncate, prompt)
         for left, right in embed_pairs(self.bert, pairs, settings, count):
             yield cosine(left, right).cpu().numpy()
         warn_of_cuts(count, settings)
+
+    def match(
+        self, pairs: Pairs, batch_size: int = 32, *, threshold: float | None = None, on_truncate: OnTruncate = "warn"
+    ) -> NDArray[np.bool_]:
+        """Return whether each pair belongs together: shape (n,), bool.
+
+        Args:
+            pairs: Pairs of texts; any iterable.
+            batch_size: See `encode`.
+            threshold: The cosine from which on pairs match, in place of the stored one.
+            on_truncate: See `encode`.
+
+        Raises:
+            InputError: There is neither a stored threshold nor a given one, or as in `score`.
+        """
+        threshold = chosen_threshold(self.decision, threshold)
+        return reaches(self.score(pairs, batch_size, on_truncate=on_truncate), threshold)
+
+    def predict_proba(
+        self, pairs: Pairs, batch_size: int = 32, *, on_truncate: OnTruncate = "warn"
+    ) -> NDArray[np.float32]:
+        """Return the probability that each pair belongs together, by the stored calibration: shape (n,).
+
+        Raises:
+            InputError: There is no calibration, or as in `score`.
+        """
+        calibration = stored_calibration(self.decision)
+        return calibration.probability(self.score(pairs, batch_size, on_truncate=on_truncate))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that sentence-transformers 2 to 6, transformers and embedding servers load.
@@ -294,37 +311,13 @@ class SiameseBert(nn.Module):
             similarity=self.similarity_fn_name,
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
-            own=dict(self.bert.source.own),
+            own=OwnSettings(self.decision, self.score_scale, OwnSettings.of(self.bert.source).others),
         )
         save_siamese(EncoderParts(self.bert.encoder, self.bert.pooler, self.bert.tokenizer), settings, Path(folder))
 
     def as_sentence_transformer(self) -> SentenceTransformer:
         """Return the model as a `SentenceTransformer` whose encoder is this one: the same weights.
 
-        The folder is written once to a temporary place, which is how that class is made; its own
-        encoder is then replaced, so training one trains the other.
+        The folder is written once to a temporary place, which is how that class is made.
         """
-        from sentence_transformers import SentenceTransformer
-
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            model = SentenceTransformer(folder, device=str(self.device), local_files_only=True)
-        model[0].model = self.bert.encoder
-        model.similarity_fn_name = self.similarity_fn_name
-        return model.eval()
-
-    def _resolve_prompt(self, name: str | None, prompt: str | None) -> str:
-        if prompt is not None:
-            return prompt
-        name = self.default_prompt_name if name is None else name
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            known = ", ".join(self.prompts) or "none"
-            raise InputError(f"prompt_name is {quoted(name)}, but the model's prompts are: {known}")
-        return self.prompts[name]
-
-    def _check_dimension(self, truncate_dim: int | None) -> None:
-        most = self.get_embedding_dimension()
-        if truncate_dim is not None and not (isinstance(truncate_dim, int) and 1 <= truncate_dim <= most):
-            raise InputError(f"truncate_dim is {quoted(truncate_dim)}, expected a whole number from 1 to {most}")
+        return around_encoder(self.bert.encoder, self.save_pretrained, self.device, self.similarity_fn_name)

@@ -1,0 +1,278 @@
+"""From a cosine to a decision and a probability, as it is kept with a model.
+
+Which cosine means "these belong together" differs from model to model, so it is fitted on labelled pairs (see
+`evaluation.decision`) and stored in `sbert_ft.json`. Here it is only applied, in numpy: a threshold, and a curve from
+cosine to probability that never falls. What a folder says of it is checked key by key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from numbers import Real
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbert_ft.errors import InputError, quoted
+from sbert_ft.model.json_objects import JsonObject
+
+Floats = NDArray[np.floating]
+
+# What a threshold can be chosen for, in words and as `parse_target` takes it.
+TARGETS = "f1, or precision>=X or recall>=X with X above 0 and at most 1, such as precision>=0.95"
+_TARGET = re.compile(r"f1|(precision|recall)>=(1(?:\.0+)?|0?\.[0-9]*[1-9][0-9]*)")
+_NO_DECISION = "the model has no stored threshold: fit one to it with fit_threshold on labelled pairs"
+# Scores of gold, and the steepness of a sigmoid, beyond which a number is a slip or an attack.
+_MOST = 1e15
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A rising curve from cosine to probability.
+
+    Attributes:
+        kind: isotonic (straight lines between points; level beyond the first and the last) or platt (a sigmoid).
+        x: Isotonic: cosines, strictly rising, at least one.
+        y: Isotonic: the probability at each of them, never falling.
+        slope: Platt: the probability is 1 / (1 + exp(-(slope * cosine + intercept))); 0 or more.
+        intercept: Platt: see `slope`.
+    """
+
+    kind: Literal["isotonic", "platt"]
+    x: tuple[float, ...] = ()
+    y: tuple[float, ...] = ()
+    slope: float = 0.0
+    intercept: float = 0.0
+
+    def probability(self, scores: Floats) -> NDArray[np.float32]:
+        """Return the probability that a pair belongs together: shape (N,), within [0, 1], rising with the score.
+
+        Args:
+            scores: Shape (N,): cosines.
+
+        Raises:
+            InputError: A score is NaN or infinite.
+        """
+        scores = _finite(scores).astype(np.float64)
+        if self.kind == "platt":
+            probabilities = np.exp(-np.logaddexp(0.0, -(self.slope * scores + self.intercept)))
+        elif len(self.x) == 1:
+            probabilities = np.full(len(scores), self.y[0])
+        else:
+            x, y = np.array(self.x), np.array(self.y)
+            scores = scores.clip(x[0], x[-1])
+            left = np.clip(np.searchsorted(x, scores, side="right") - 1, 0, len(x) - 2)
+            share = (scores - x[left]) / (x[left + 1] - x[left])
+            # rounding must not lift a line above its end: the curve would fall there
+            probabilities = np.minimum(y[left] + share * (y[left + 1] - y[left]), y[left + 1])
+        result: NDArray[np.float32] = probabilities.astype(np.float32)
+        return result
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the curve as JSON has it: what its kind needs."""
+        if self.kind == "platt":
+            return {"kind": self.kind, "slope": self.slope, "intercept": self.intercept}
+        return {"kind": self.kind, "x": list(self.x), "y": list(self.y)}
+
+
+@dataclass(frozen=True)
+class FittedOn:
+    """The pairs that a decision was fitted on.
+
+    Attributes:
+        source: Their file's name, without its folders.
+        sha256: Of their content, as in `ConnectionDataset.sha256`.
+        n: Number of pairs.
+        n_matches: How many of them belong together.
+    """
+
+    source: str
+    sha256: str
+    n: int
+    n_matches: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A threshold on the cosine, and what is known of it.
+
+    Attributes:
+        threshold: A pair matches from this cosine on.
+        target: What it was chosen for: f1, or the like of precision>=0.95 and recall>=0.9.
+        fitted_on: The pairs.
+        low: Lower end of the threshold's interval; None where resamples did not give one.
+        high: Upper end.
+        confidence: Of the interval, 0 to 1.
+        reached: precision, recall and f1 of the threshold on these pairs.
+        calibration: From cosine to probability; None for none.
+        match_from: Gold score from which on a pair was taken to match; None where the gold is yes or no.
+        scale: Lowest and highest gold score of the scale; None where the gold is yes or no.
+        similarity: What is compared with the threshold.
+    """
+
+    threshold: float
+    target: str
+    fitted_on: FittedOn
+    low: float | None = None
+    high: float | None = None
+    confidence: float = 0.95
+    reached: Mapping[str, float] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    match_from: float | None = None
+    scale: tuple[float, float] | None = None
+    similarity: Literal["cosine"] = "cosine"
+
+    def match(self, scores: Floats) -> NDArray[np.bool_]:
+        """Return whether each score, shape (N,), reaches the threshold: shape (N,).
+
+        Raises:
+            InputError: A score is NaN or infinite.
+        """
+        return reaches(scores, self.threshold)
+
+    def probability(self, scores: Floats) -> NDArray[np.float32]:
+        """Return the probability that each pair belongs together: shape (N,), within [0, 1].
+
+        Args:
+            scores: Shape (N,): cosines.
+
+        Raises:
+            InputError: There is no calibration, or a score is NaN or infinite.
+        """
+        return stored_calibration(self).probability(scores)
+
+    def describe(self) -> str:
+        """Return "0.7312 (95 % interval 0.7012 to 0.7621, chosen for f1 on 1,500 pairs)"."""
+        interval = ""
+        if self.low is not None and self.high is not None:
+            interval = f"{100 * self.confidence:g} % interval {self.low:.4f} to {self.high:.4f}, "
+        return f"{self.threshold:.4f} ({interval}chosen for {self.target} on {self.fitted_on.n:,} pairs)"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision as JSON has it."""
+        content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            **content,
+            "fitted_on": dataclasses.asdict(self.fitted_on),
+            "reached": dict(self.reached),
+            "calibration": None if self.calibration is None else self.calibration.to_json(),
+            "scale": None if self.scale is None else list(self.scale),
+        }
+
+    @classmethod
+    def from_json(cls, content: object, file: Path) -> Decision:
+        """Return the decision that JSON holds; the file is that of the messages.
+
+        Raises:
+            ModelFolderError: A key is missing, unknown or of a wrong type or range.
+        """
+        json = JsonObject(content, "decision", file)
+        json.refuse_all_but([f.name for f in dataclasses.fields(cls)])
+        reached = json.inner("reached")
+        reached.refuse_all_but(("precision", "recall", "f1"))
+        low, high = json.number_or_none("low", -1.0, 1.0), json.number_or_none("high", -1.0, 1.0)
+        if (low is None) != (high is None) or (low is not None and high is not None and low > high):
+            raise json.fault("low", "the lower end of an interval whose upper one is high, or null for both")
+        if parse_target(json.text("target")) is None:
+            raise json.fault("target", TARGETS)
+        if json.text("similarity") != "cosine":
+            raise json.fault("similarity", "cosine")
+        return cls(
+            threshold=json.number("threshold", -1.0, 1.0),
+            target=json.text("target"),
+            fitted_on=_fitted_on(json.inner("fitted_on")),
+            low=low,
+            high=high,
+            confidence=json.number("confidence", 0.0, 1.0),
+            reached={name: reached.number(name, 0.0, 1.0) for name in reached.content},
+            calibration=None if json.value("calibration") is None else _calibration(json.inner("calibration")),
+            match_from=json.number_or_none("match_from", -_MOST, _MOST),
+            scale=None if json.value("scale") is None else json.scale("scale"),
+        )
+
+
+def parse_target(text: str) -> tuple[Literal["f1", "precision", "recall"], float] | None:
+    """Return what a threshold is chosen for and the least value asked for, 0 for f1; None where the text is none."""
+    found = _TARGET.fullmatch(text)
+    if found is None:
+        return None
+    if found[1] is None:
+        return "f1", 0.0
+    return "precision" if found[1] == "precision" else "recall", float(found[2])
+
+
+def chosen_threshold(decision: Decision | None, threshold: float | None) -> float:
+    """Return the given threshold, for None that of the decision.
+
+    Raises:
+        InputError: There is neither, or it is no cosine.
+    """
+    if threshold is None:
+        if decision is None:
+            raise InputError(f"{_NO_DECISION}, or pass threshold=")
+        return decision.threshold
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not -1.0 <= threshold <= 1.0:
+        raise InputError(f"threshold is {quoted(threshold)}, expected a cosine: a number from -1 to 1")
+    return float(threshold)
+
+
+def stored_calibration(decision: Decision | None) -> Calibration:
+    """Return the curve of a decision.
+
+    Raises:
+        InputError: There is none.
+    """
+    if decision is None:
+        raise InputError(f"{_NO_DECISION}; it also stores how likely each cosine makes a match")
+    if decision.calibration is None:
+        raise InputError("the model's threshold was stored without a calibration; fit both anew with fit_threshold")
+    return decision.calibration
+
+
+def reaches(scores: Floats, threshold: float) -> NDArray[np.bool_]:
+    """Return whether each score, shape (N,), is at or above the threshold: shape (N,).
+
+    Raises:
+        InputError: A score is NaN or infinite.
+    """
+    # in float64, for a threshold between two float32 neighbours is none itself
+    reached: NDArray[np.bool_] = _finite(scores).astype(np.float64) >= threshold
+    return reached
+
+
+def _finite(scores: Floats) -> Floats:
+    n_infinite = int((~np.isfinite(scores)).sum())
+    if n_infinite:
+        raise InputError(f"{n_infinite} of {scores.size} scores are NaN or infinite: no pair can be decided by them")
+    return scores
+
+
+def _fitted_on(json: JsonObject) -> FittedOn:
+    json.refuse_all_but([f.name for f in dataclasses.fields(FittedOn)])
+    n, n_matches = json.whole("n"), json.whole("n_matches")
+    if n_matches > n:
+        raise json.fault("n_matches", f"at most n, {n}")
+    return FittedOn(json.text("source"), json.text("sha256"), n, n_matches)
+
+
+def _calibration(json: JsonObject) -> Calibration:
+    if json.value("kind") == "platt":
+        json.refuse_all_but(("kind", "slope", "intercept"))
+        return Calibration(
+            "platt", slope=json.number("slope", 0, _MOST), intercept=json.number("intercept", -_MOST, _MOST)
+        )
+    if json.value("kind") != "isotonic":
+        raise json.fault("kind", "isotonic or platt")
+    json.refuse_all_but(("kind", "x", "y"))
+    x, y = json.numbers("x", -1.0, 1.0), json.numbers("y", 0.0, 1.0)
+    if any(b <= a for a, b in pairwise(x)):
+        raise json.fault("x", "numbers that rise")
+    if len(y) != len(x) or any(b < a for a, b in pairwise(y)):
+        raise json.fault("y", f"{len(x)} numbers that never fall, one for each of x")
+    return Calibration("isotonic", x=x, y=y)

@@ -1,0 +1,94 @@
+"""What arguments of `SiameseBert.encode` mean, in sentence-transformers' names: prompts, widths, forms of results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from sbert_ft.errors import InputError, quoted
+
+logger = logging.getLogger(__name__)
+
+
+def chosen_prompt(prompts: Mapping[str, str], default: str | None, name: str | None, prompt: str | None) -> str:
+    """Return the text to put before each input.
+
+    Args:
+        prompts: The model's, by name.
+        default: Name of the one that is used where none is named.
+        name: The one that is asked for.
+        prompt: A text in place of a named one.
+
+    Raises:
+        InputError: There is no prompt of this name.
+    """
+    if prompt is not None:
+        return prompt
+    name = default if name is None else name
+    if name is None:
+        return ""
+    if name not in prompts:
+        known = ", ".join(prompts) or "none"
+        raise InputError(f"prompt_name is {quoted(name)}, but the model's prompts are: {known}")
+    return prompts[name]
+
+
+def chosen_width(truncate_dim: int | None, most: int) -> int:
+    """Return how many features of a vector are kept, `most` for None.
+
+    Raises:
+        InputError: The number is none from 1 to `most`.
+    """
+    if truncate_dim is None:
+        return most
+    if not (isinstance(truncate_dim, int) and 1 <= truncate_dim <= most):
+        raise InputError(f"truncate_dim is {quoted(truncate_dim)}, expected a whole number from 1 to {most}")
+    return truncate_dim
+
+
+@dataclass(frozen=True)
+class ResultForm:
+    """The form in which vectors are returned.
+
+    Attributes:
+        single: One vector, for a text that was given alone.
+        as_numpy: An array, unless `as_tensor` holds; a list of tensors where neither does.
+        as_tensor: One tensor on the model's device.
+    """
+
+    single: bool
+    as_numpy: bool
+    as_tensor: bool
+
+    def gathered(
+        self, parts: Iterable[Tensor], empty: Tensor, n_texts: int | None, show_progress_bar: bool | None
+    ) -> NDArray[np.float32] | Tensor | list[Tensor]:
+        """Return all parts in this form.
+
+        Args:
+            parts: Each of shape (texts of the part, d).
+            empty: Shape (0, d): what no part at all amounts to.
+            n_texts: How many there will be, for the bar; None where that is not known.
+            show_progress_bar: None for a bar where logging is at INFO or DEBUG.
+        """
+        if show_progress_bar is None:
+            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+        to_host = self.as_numpy and not self.as_tensor
+        kept = []
+        with tqdm(total=n_texts, unit="text", disable=not show_progress_bar) as bar:
+            for part in parts:
+                kept.append(part.cpu() if to_host else part)
+                bar.update(len(part))
+        whole = torch.cat(kept) if kept else empty
+        result = whole[0] if self.single else whole
+        if to_host:
+            array: NDArray[np.float32] = result.cpu().numpy()
+            return array
+        return result if self.as_tensor or self.single else list(result)

@@ -1,0 +1,55 @@
+"""What only we know of a model, as `sbert_ft.json` in its folder keeps it: the decision and the scale of its gold.
+
+Other tools do not look at the file, and a folder without it is a whole model. Keys that are not read here are kept as
+they are, so that saving a model again loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sbert_ft.model.decision import Decision
+from sbert_ft.model.folder import ModelFolder
+from sbert_ft.model.json_objects import JsonObject
+
+# Of a cosine: what holds where a model was not trained on graded scores.
+COSINE_SCALE = (-1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class OwnSettings:
+    """The content of sbert_ft.json.
+
+    Attributes:
+        decision: From which cosine on pairs belong together; None where that was not fitted.
+        score_scale: Lowest and highest score of the gold that the model was trained on.
+        others: The other keys, without the format that the writer adds.
+    """
+
+    decision: Decision | None
+    score_scale: tuple[float, float]
+    others: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, source: ModelFolder) -> OwnSettings:
+        """Return what a folder's file says.
+
+        Raises:
+            ModelFolderError: What it says of decision or scale is not what it should be.
+        """
+        file = source.path / "sbert_ft.json"
+        json = JsonObject(source.own, "settings", file)
+        return cls(
+            decision=None if json.content.get("decision") is None else Decision.from_json(json.value("decision"), file),
+            score_scale=json.scale("score_scale") if "score_scale" in json.content else COSINE_SCALE,
+            others={
+                key: value for key, value in source.own.items() if key not in ("decision", "score_scale", "format")
+            },
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file, without the decision where there is none."""
+        decision = {} if self.decision is None else {"decision": self.decision.to_json()}
+        return {"score_scale": list(self.score_scale), **self.others, **decision}
