@@ -1,0 +1,259 @@
+"""The frame of a chart: axes with round ticks, a legend, a title that is read aloud, all of it one SVG element.
+
+A chart is drawn in units of which about 360 fill a phone's width, so its letters stay readable there, and its colours
+are classes of the page's style sheet, so that dark mode and print can change them. Coordinates are rounded to a tenth
+of a unit: less cannot be seen, and equal input gives an equal file.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbert_ft.evaluation.report_words import visible
+
+WIDTH: Final = 360
+HEIGHT: Final = 250
+_CHAR: Final = 6.6  # width of a letter of 12 units, a little more than most have
+_ROW: Final = 17  # of the legend
+_RIGHT: Final = 12
+_BOTTOM: Final = 40
+
+Swatch = Literal["line", "area", "dot"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend.
+
+    Attributes:
+        label: What is said.
+        style: The class of the mark, such as after, before, yes, no or mark.
+        swatch: What the mark looks like.
+    """
+
+    label: str
+    style: str
+    swatch: Swatch = "line"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis: what it measures, from where to where, and its round numbers.
+
+    Attributes:
+        label: What is measured.
+        low: Where it begins.
+        high: Where it ends, above `low`.
+        ticks: Round numbers from `low` to `high`, evenly spaced.
+    """
+
+    label: str
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    def tick_texts(self) -> tuple[str, ...]:
+        """Return the ticks as they are printed, all with as many decimals as the spacing needs."""
+        step = self.ticks[1] - self.ticks[0] if len(self.ticks) > 1 else 1.0
+        power = math.floor(math.log10(step) + 1e-9)
+        if power < -3 or power > 6:
+            return tuple(_scientific(tick) for tick in self.ticks)
+        decimals = next((n for n in range(max(0, -power), 6) if abs(round(step, n) - step) < step / 1000), 6)
+        return tuple(f"{tick + 0.0:,.{decimals}f}" for tick in self.ticks)
+
+
+def _scientific(value: float) -> str:
+    mantissa, exponent = f"{value:.6e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if value else "0"
+
+
+def round_axis(label: str, low: float, high: float, *, n_ticks: int = 5, exact: bool = False) -> Axis:
+    """Return an axis over at least low to high whose ticks are round numbers (1, 2, 2.5 or 5 times a power of ten).
+
+    Args:
+        label: What is measured.
+        low: The smallest value.
+        high: The largest; an axis of one value is widened around it.
+        n_ticks: About how many.
+        exact: End the axis at low and high, rather than at the next ticks beyond.
+    """
+    if not high - low > 1e-9 * max(abs(low), abs(high), 1e-30):
+        pad = abs(low) / 10 or 0.5
+        low, high = low - pad, high + pad
+    rough = (high - low) / max(1, n_ticks - 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    if exact:
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    ticks = tuple(float(f"{i * step:.12g}") for i in range(first, last + 1))
+    return Axis(label, low if exact else ticks[0], high if exact else ticks[-1], ticks)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a chart's plot lies in its SVG, and the way from values to coordinates.
+
+    Attributes:
+        x: The axis along the bottom.
+        y: The axis on the left; its label stands above the plot, level, because turned letters read badly.
+        legend: Entries in one or two rows below that label.
+        height: Of all but the foot.
+        foot: Room below, for a row of numbers under the horizontal axis.
+        least_rows: Room for so many rows of legend, so that the plots of two charts are of one size.
+    """
+
+    x: Axis
+    y: Axis
+    legend: tuple[Key, ...] = ()
+    height: int = HEIGHT
+    foot: int = 0
+    least_rows: int = 0
+
+    @property
+    def left(self) -> float:
+        """Return where the plot begins: after the longest number of the vertical axis."""
+        return 10 + _CHAR * max((len(text) for text in self.y.tick_texts()), default=0)
+
+    @property
+    def right(self) -> float:
+        """Return where the plot ends."""
+        return WIDTH - _RIGHT
+
+    @property
+    def top(self) -> float:
+        """Return where the plot begins, below label and legend."""
+        return 28 + _ROW * max(self.least_rows, len(_legend_rows(self.legend)))
+
+    @property
+    def bottom(self) -> float:
+        """Return where the plot ends, above the numbers."""
+        return self.height - _BOTTOM
+
+    def to_x(self, values: NDArray[np.float64] | float) -> NDArray[np.float64]:
+        """Return the horizontal coordinates of values, those beyond the axis at its ends. Shape: as `values`."""
+        share = (np.asarray(values, dtype=np.float64) - self.x.low) / (self.x.high - self.x.low)
+        return np.round(self.left + np.clip(share, 0, 1) * (self.right - self.left), 1)
+
+    def to_y(self, values: NDArray[np.float64] | float) -> NDArray[np.float64]:
+        """Return the vertical coordinates of values, those beyond the axis at its ends. Shape: as `values`."""
+        share = (np.asarray(values, dtype=np.float64) - self.y.low) / (self.y.high - self.y.low)
+        return np.round(self.bottom - np.clip(share, 0, 1) * (self.bottom - self.top), 1)
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+        """Return a straight line between two points given in values."""
+        (a, c), (b, d) = self.to_x(np.array([x1, x2])), self.to_y(np.array([y1, y2]))
+        return line(float(a), float(b), float(c), float(d), style)
+
+    def svg(self, name: str, title: str, description: str, marks: Sequence[str]) -> str:
+        """Return the chart: grid and numbers below, marks in their order, legend above.
+
+        Args:
+            name: Makes the ids of this chart its own on a page; letters, digits and hyphens.
+            title: What is shown, in a few words.
+            description: What there is to see, for who cannot see it.
+            marks: SVG elements.
+        """
+        parts = [*self._grid(), *marks, *self.legend_marks()]
+        return svg(name, title, description, self.height + self.foot, parts)
+
+    def _grid(self) -> list[str]:
+        parts = []
+        for tick, label in zip(self.y.ticks, self.y.tick_texts(), strict=True):
+            y = float(self.to_y(tick))
+            parts.append(line(self.left, y, self.right, y, "grid"))
+            parts.append(text(self.left - 5, y + 4, label, "end"))
+        room = math.inf
+        for tick, label in reversed(list(zip(self.x.ticks, self.x.tick_texts(), strict=True))):
+            x, half = float(self.to_x(tick)), _CHAR * len(label) / 2
+            middle = min(max(x, half), WIDTH - half)
+            parts.append(line(x, self.bottom, x, self.bottom + 4, "axis"))
+            if middle + half < room:  # a number that would touch the one on its right is left out
+                parts.append(text(middle, self.bottom + 17, label, "middle"))
+                room = middle - half - _CHAR
+        parts.append(line(self.left, self.bottom, self.right, self.bottom, "axis"))
+        parts.append(text((self.left + self.right) / 2, self.height - 6, self.x.label, "middle", "label"))
+        parts.append(text(2, 14, self.y.label, "start", "label"))
+        return parts
+
+    def legend_marks(self) -> list[str]:
+        """Return the legend's marks and words."""
+        parts = []
+        for row, entries in enumerate(_legend_rows(self.legend)):
+            y, x = 24 + _ROW * row, 2.0
+            for entry in entries:
+                parts.append(_swatch(entry, x, y + 5))
+                parts.append(text(x + 25, y + 9, entry.label))
+                x += _entry_width(entry)
+        return parts
+
+
+def _entry_width(entry: Key) -> float:
+    return 38 + _CHAR * len(entry.label)
+
+
+def _legend_rows(legend: Sequence[Key]) -> list[list[Key]]:
+    """Return the entries in rows as wide as the chart."""
+    rows: list[list[Key]] = []
+    for entry in legend:
+        if not rows or sum(map(_entry_width, [*rows[-1], entry])) > WIDTH:
+            rows.append([])
+        rows[-1].append(entry)
+    return rows
+
+
+def _swatch(entry: Key, x: float, y: float) -> str:
+    if entry.swatch == "dot":
+        return circle(x + 10, y, 4, entry.style)
+    if entry.swatch == "area":
+        return rectangle(x, y - 5, 20, 10, f"area {entry.style}")
+    return line(x, y, x + 20, y, f"line {entry.style}")
+
+
+def number(value: float) -> str:
+    """Return a coordinate with one decimal at most."""
+    digits = f"{value:.1f}".removesuffix(".0")
+    return "0" if digits == "-0" else digits
+
+
+def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+    """Return a straight line between two coordinates."""
+    return f'<path class="{style}" d="M{number(x1)} {number(y1)}L{number(x2)} {number(y2)}"/>'
+
+
+def path(x: NDArray[np.float64], y: NDArray[np.float64], style: str, closed: bool = False) -> str:
+    """Return a line through coordinates, or the area that it encloses. Shape: x, y (n,)."""
+    points = "L".join(f"{number(a)} {number(b)}" for a, b in zip(x.tolist(), y.tolist(), strict=True))
+    return f'<path class="{style}" d="M{points}{"Z" if closed else ""}"/>'
+
+
+def circle(x: float, y: float, radius: float, style: str) -> str:
+    """Return a dot."""
+    return f'<circle class="{style}" cx="{number(x)}" cy="{number(y)}" r="{number(radius)}"/>'
+
+
+def rectangle(x: float, y: float, width: float, height: float, style: str) -> str:
+    """Return a box."""
+    size = f'width="{number(width)}" height="{number(height)}"'
+    return f'<rect class="{style}" x="{number(x)}" y="{number(y)}" {size}/>'
+
+
+def text(x: float, y: float, content: str, anchor: str = "start", style: str = "") -> str:
+    """Return a line of text."""
+    attributes = ("" if anchor == "start" else f' text-anchor="{anchor}"') + (f' class="{style}"' if style else "")
+    return f'<text x="{number(x)}" y="{number(y)}"{attributes}>{html.escape(visible(content))}</text>'
+
+
+def svg(name: str, title: str, description: str, height: int, parts: Sequence[str]) -> str:
+    """Return the SVG element with its title and description."""
+    head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{name}-title {name}-description">'
+    said = f'<title id="{name}-title">{html.escape(visible(title))}</title>'
+    said += f'<desc id="{name}-description">{html.escape(visible(description))}</desc>'
+    return head + said + "".join(parts) + "</svg>"

@@ -1,0 +1,275 @@
+"""Which pairs judge a model, and what they say of one model and of another.
+
+Any data set can judge: graded scores and yes/no labels as they are; triplets as a pair that matches and one that does
+not; pairs known only to match beside as many chance pairs, each first text with the second text of another row. Chance
+pairs also show a collapse: an encoder that puts all texts in one place scores them as high as those that belong
+together, and no ranking on a small set needs to notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbert_ft.config.settings import EvaluationSettings
+from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.errors import InputError, quoted
+from sbert_ft.evaluation.decision import fit_decision
+from sbert_ft.evaluation.metrics import Score, graded_metrics, label_metrics, metric_value, paired_differences
+from sbert_ft.evaluation.report_content import SplitScores
+from sbert_ft.model.decision import Decision
+from sbert_ft.model.siamese import SiameseBert
+
+MAX_CHANCE_PAIRS = 2000
+# Chance pairs of a sound encoder are far below; a raw BERT with mean pooling reaches some 0.6 to 0.8.
+COLLAPSED_COSINE = 0.9
+_CHUNK_PAIRS = 4096
+
+
+@dataclass(frozen=True)
+class JudgingPairs:
+    """The pairs of a data set that judge, as numbers of its distinct texts.
+
+    Attributes:
+        name: dev, test, or what else they are for.
+        dataset: Where they come from.
+        sides: The two texts of each pair, shape (n, 2).
+        lines: Where each stands in its source, shape (n,).
+        gold: Graded scores in the file's scale, or 0 and 1; shape (n,).
+        matches: Whether each belongs together, shape (n,).
+        scale: Lowest and highest graded score; None where the gold is yes or no.
+        note: How the pairs were made, where they are not simply those of the data set.
+    """
+
+    name: str
+    dataset: ConnectionDataset
+    sides: NDArray[np.int64]
+    lines: NDArray[np.int64]
+    gold: NDArray[np.float64]
+    matches: NDArray[np.bool_]
+    scale: tuple[float, float] | None
+    note: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.sides)
+
+    @property
+    def default_metric(self) -> str:
+        """The metric that a run is chosen by: spearman for graded scores, average_precision for yes or no."""
+        return "average_precision" if self.scale is None else "spearman"
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Yield the two texts of each pair."""
+        for start in range(0, len(self), _CHUNK_PAIRS):
+            yield from (self.text_pair(i) for i in range(start, min(start + _CHUNK_PAIRS, len(self))))
+
+    def text_pair(self, place: int) -> tuple[str, str]:
+        """Return the two texts of one pair."""
+        first, second = (self.dataset.distinct_texts(int(i), int(i) + 1)[0] for i in self.sides[place])
+        return first, second
+
+
+def judging_pairs(name: str, dataset: ConnectionDataset, match_from: float | None, seed: int = 0) -> JudgingPairs:
+    """Return the pairs by which a data set judges.
+
+    Args:
+        name: dev, test, or what else they are for.
+        dataset: Pairs or triplets.
+        match_from: Graded scores: from where on a pair belongs together; None for the middle of the scale.
+        seed: Of chance pairs.
+
+    Raises:
+        InputError: The labels are classes, or `match_from` is not on the scale.
+    """
+    rows, lines = dataset.text_rows, dataset.lines
+    matches, labels = dataset.matches(match_from), dataset.labels
+    if matches is not None and labels is not None:
+        scale = None if dataset.scale is None else (dataset.scale.low, dataset.scale.high)
+        return JudgingPairs(name, dataset, rows[:, :2], lines, labels, matches, scale)
+    if dataset.n_texts == 3:
+        others, other_lines = rows[:, [0, 2]], lines
+        note = f"{len(rows):,} anchors with their positives (match) and with their negatives (do not)"
+    else:
+        others, places = chance_pairs(rows, len(rows), seed)
+        other_lines = lines[places]
+        note = f"{len(rows):,} pairs known to match, and {len(others):,} of their first texts with the second of others"
+    known = np.repeat([True, False], [len(rows), len(others)])
+    return JudgingPairs(
+        name,
+        dataset,
+        np.concatenate([rows[:, :2], others]),
+        np.concatenate([lines, other_lines]),
+        known.astype(np.float64),
+        known,
+        None,
+        note,
+    )
+
+
+def chance_pairs(rows: NDArray[np.int64], n_most: int, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return first texts with second texts of other rows, shape (n, 2), and the rows of the first ones, shape (n,).
+
+    A pair that stands among the rows, in either order, or has the same text twice, is left out.
+
+    Args:
+        rows: Numbers of each row's texts, shape (N, k).
+        n_most: How many at most.
+        seed: Of the choice.
+    """
+    order = np.random.default_rng(seed).permutation(len(rows))
+    places, others = order, np.roll(order, 1)
+    made = np.stack([rows[places, 0], rows[others, 1]], axis=1)
+    n_texts = int(rows.max()) + 1
+    known = rows[:, 0] * n_texts + rows[:, 1]
+    there = np.isin(made[:, 0] * n_texts + made[:, 1], known) | np.isin(made[:, 1] * n_texts + made[:, 0], known)
+    kept = np.flatnonzero(~there & (made[:, 0] != made[:, 1]))[:n_most]
+    return made[kept], places[kept]
+
+
+def score_pairs(model: SiameseBert, pairs: JudgingPairs) -> NDArray[np.float32]:
+    """Return the model's cosine of each pair, shape (n,); over-long texts are cut without a word."""
+    return model.score(pairs.texts(), on_truncate="ignore")
+
+
+def score_unless(model: SiameseBert, pairs: JudgingPairs, stopped: Callable[[], bool]) -> NDArray[np.float32] | None:
+    """Return what `score_pairs` does, or None as soon as `stopped`, asked every some thousand pairs, is True."""
+    parts = []
+    for scores in model.score_stream(pairs.texts(), on_truncate="ignore"):
+        parts.append(scores)
+        if stopped():
+            return None
+    return np.concatenate(parts)
+
+
+def chance_cosine(model: SiameseBert, dataset: ConnectionDataset, seed: int = 0) -> float | None:
+    """Return the mean cosine of chance pairs, None where the data set is too small to make some."""
+    sides, _ = chance_pairs(dataset.text_rows, MAX_CHANCE_PAIRS, seed)
+    if len(sides) < 2:
+        return None
+    every = np.zeros(len(sides), np.float64)
+    pairs = JudgingPairs("chance", dataset, sides, every.astype(np.int64), every, every.astype(bool), None)
+    return float(score_pairs(model, pairs).mean())
+
+
+def metric_of(name: str, scores: NDArray[np.float32], pairs: JudgingPairs) -> float | None:
+    """Return one metric of the scores, shape (n,); None where it is undefined.
+
+    Raises:
+        InputError: The pairs have no scores for a metric that needs them.
+    """
+    return metric_value(name, scores, None if pairs.scale is None else pairs.gold, pairs.matches)
+
+
+def try_decision(scores: NDArray[np.float32], pairs: JudgingPairs, settings: EvaluationSettings) -> Decision | str:
+    """Return the decision that the pairs allow, or the sentence that says why they allow none."""
+    fitted_on = {"source": pairs.dataset.source, "sha256": pairs.dataset.sha256}
+    try:
+        return fit_decision(scores, pairs.matches, settings, fitted_on, scale=pairs.scale)
+    except InputError as error:
+        return str(error)
+
+
+def metrics_of(
+    scores: NDArray[np.float32], pairs: JudgingPairs, settings: EvaluationSettings, decision: Decision | None
+) -> dict[str, Score]:
+    """Return every metric of the scores that the pairs' gold allows, with intervals.
+
+    Graded pairs have spearman and pearson, and with a decision those of its yes and no; others those of yes and no.
+    """
+    graded = {} if pairs.scale is None else graded_metrics(scores, pairs.gold, settings)
+    if pairs.scale is not None and decision is None:
+        return graded
+    threshold = None if decision is None else decision.threshold
+    return graded | label_metrics(scores, pairs.matches, settings, threshold)
+
+
+def judge(
+    pairs: JudgingPairs,
+    before: NDArray[np.float32] | None,
+    after: NDArray[np.float32],
+    settings: EvaluationSettings,
+    decisions: tuple[Decision | None, Decision | None] = (None, None),
+) -> dict[str, Any]:
+    """Return one split of metrics.json: what the pairs say of the model before, of the one after, and of the two.
+
+    Args:
+        pairs: See there.
+        before: Scores of the base (or other) model, shape (n,); None where there is none to compare with.
+        after: Scores of the model that is judged, shape (n,).
+        settings: Number of resamples and confidence of the intervals.
+        decisions: Of the model before and of the one after.
+    """
+    result: dict[str, Any] = {
+        "source": pairs.dataset.source,
+        "sha256": pairs.dataset.sha256,
+        "n": len(pairs),
+        "after": _as_json(metrics_of(after, pairs, settings, decisions[1])),
+    }
+    if pairs.note is not None:
+        result["note"] = pairs.note
+    if before is None:
+        return result
+    both = None if decisions[0] is None or decisions[1] is None else (decisions[0].threshold, decisions[1].threshold)
+    changes = {} if pairs.scale is None else paired_differences(before, after, pairs.gold, settings)
+    if pairs.scale is None or both is not None:
+        changes |= paired_differences(before, after, pairs.matches, settings, thresholds=both)
+    result["before"] = _as_json(metrics_of(before, pairs, settings, decisions[0]))
+    result["difference"] = _as_json(changes)
+    return result
+
+
+def alarms(results: Mapping[str, Mapping[str, Any]], metric: str, collapse: Mapping[str, float | None]) -> list[str]:
+    """Return what must be said first: a model that is worse than before, or has collapsed.
+
+    Args:
+        results: By name of the split, as `judge` returns them.
+        metric: By which the splits are compared; those that do not have it are judged by what they have.
+        collapse: Mean cosine of chance pairs, ``before`` and ``after``.
+    """
+    found = []
+    for name, result in results.items():
+        differences = result.get("difference", {})
+        named = metric if metric in differences else next(iter(differences), None)
+        change = differences.get(named, {}).get("value") if named is not None else None
+        if change is None or change >= 0:
+            continue
+        low, high = differences[named]["low"], differences[named]["high"]
+        sure = high is not None and high < 0
+        interval = "" if low is None else f" (interval {low:+.4f} to {high:+.4f})"
+        how = "is worse" if sure else "scores lower, within what chance can do,"
+        found.append(f"the tuned model {how} on {name}: {named} changed by {change:+.4f}{interval}")
+    after, before = collapse.get("after"), collapse.get("before")
+    if after is not None and after >= COLLAPSED_COSINE:
+        was = "" if before is None else f" (before: {before:.2f})"
+        found.append(
+            f"the tuned model has collapsed: pairs of texts put together by chance have a mean cosine of {after:.2f}"
+            f"{was}, so it hardly tells texts apart; lower the learning rate, or take an objective that pushes texts "
+            "apart"
+        )
+    return found
+
+
+def split_scores(pairs: JudgingPairs, before: NDArray[np.float32] | None, after: NDArray[np.float32]) -> SplitScores:
+    """Return what a report shows of these pairs."""
+    return SplitScores(pairs.name, pairs.dataset.source, before, after, pairs.gold, pairs.matches, pairs.scale)
+
+
+def same_gold_kind(metric: str, pairs: JudgingPairs) -> None:
+    """Refuse a metric of graded scores for pairs that are yes or no.
+
+    Raises:
+        InputError: The pairs have no graded scores.
+    """
+    if metric in ("spearman", "pearson") and pairs.scale is None:
+        raise InputError(
+            f"training.metric is {metric}, which needs graded scores, but {quoted(pairs.dataset.source, limit=400)} "
+            "has yes or no; take average_precision or roc_auc"
+        )
+
+
+def _as_json(scores: Mapping[str, Score]) -> dict[str, Any]:
+    return {name: score.to_json() for name, score in scores.items()}

@@ -1,0 +1,186 @@
+"""Which charts a report shows, each with a sentence below it; where there is nothing to draw, the sentence alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbert_ft.evaluation.charts import IntervalRow, interval_chart, learning_rate_chart, loss_chart, metric_chart
+from sbert_ft.evaluation.report_content import Json, Report, SplitScores
+from sbert_ft.evaluation.report_decision import Reached, reached
+from sbert_ft.evaluation.report_facts import evaluations, inner, judged_splits, main_metric, train_lines
+from sbert_ft.evaluation.report_words import counted, decimals, inside_sentence, metric_label
+from sbert_ft.evaluation.score_charts import (
+    histogram_charts,
+    precision_recall_chart,
+    reliability_chart,
+    scatter_charts,
+)
+from sbert_ft.model.decision import Decision
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart, what it is called and what it shows.
+
+    Attributes:
+        title: In a few words.
+        svg: The chart; empty where there is nothing to draw.
+        caption: What to see in it, or why there is none.
+    """
+
+    title: str
+    svg: str
+    caption: str
+
+
+def interval_figure(number: int, name: str, of: Json) -> Figure | None:
+    """Return a split's measures with their intervals, None where none has a value; `number` makes its ids its own."""
+    rows = []
+    for metric, score in (inner(of, "after") or {}).items():
+        after, before = _triple(score), _triple(inner(of, "before", metric))
+        if after is not None:
+            rows.append(IntervalRow(metric_label(metric), before, after))
+    if not rows:
+        return None
+    chart = interval_chart(f"intervals-{number}", f"Measures on {name}", rows)
+    return Figure(f"The same on {name}, drawn", chart, "Dots are values, lines their intervals.")
+
+
+def _triple(score: object) -> tuple[float, float | None, float | None] | None:
+    value, low, high = (inner(score, key) for key in ("value", "low", "high"))
+    return None if value is None or not math.isfinite(value) else (float(value), low, high)
+
+
+def run_figures(report: Report) -> Iterator[Figure]:
+    """Yield the curves of the run: loss, learning rate, and the metric on dev."""
+    for key, title, draw in (
+        ("loss", "Loss", loss_chart),
+        ("learning_rate", "Learning rate", learning_rate_chart),
+    ):
+        steps, values = _logged(report, key)
+        if not len(steps):
+            yield Figure(title, "", f"The run logged no {title.lower()}, so there is no curve.")
+        else:
+            caption = f"{counted(len(steps), 'line')} of the log, the last at step {steps[-1]:,.0f}."
+            yield Figure(title, draw(key.replace("_", "-"), steps, values), caption)
+    yield _metric_figure(report)
+
+
+def _logged(report: Report, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return steps and finite values that the log has under a key. Shape: (n,) each."""
+    found = [(float(line["step"]), float(line[key])) for line in train_lines(report) if line.get(key) is not None]
+    points = np.array([point for point in found if math.isfinite(point[1])], dtype=np.float64).reshape(-1, 2)
+    return points[:, 0], points[:, 1]
+
+
+def _metric_figure(report: Report) -> Figure:
+    lines = evaluations(report)
+    counts: dict[str, int] = {}
+    for line in lines:
+        for metric, value in (line.get("metrics") or {}).items():
+            counts[metric] = counts.get(metric, 0) + (value is not None)
+    dev = judged_splits(report).get("dev", {})
+    chosen = inner(report.metrics, "best", "metric") or main_metric(report, dev)
+    name = chosen if counts.get(chosen or "") else next((metric for metric, n in counts.items() if n), None)
+    if name is None:
+        return Figure("Metric on dev", "", "Nothing was evaluated while training, so there is no curve of a metric.")
+    values = [(float(line["step"]), inner(line, "metrics", name)) for line in lines]
+    points = [(step, float(value)) for step, value in values if value is not None and math.isfinite(value)]
+    best = inner(report.metrics, "best", "step")
+    if best is None:
+        best = next((line["step"] for line in reversed(lines) if line.get("best")), None)
+    before = _triple(inner(dev, "before", name))
+    label = metric_label(name)
+    chart = metric_chart("metric", label, points, best, None if before is None else before[0])
+    kept = "" if best is None else f" The model of step {best:,} was kept."
+    return Figure(f"{label} on dev", chart, f"{counted(len(points), 'evaluation')} while training.{kept}")
+
+
+def split_figures(number: int, split: SplitScores, decision: Decision | None) -> Iterator[Figure]:
+    """Yield the charts of a split's scores: by label or against gold, precision and recall, reliability.
+
+    Args:
+        number: Makes the ids of these charts their own.
+        split: The scores.
+        decision: Threshold and calibration; None where there are none.
+    """
+    whole = np.isfinite(split.after) if split.before is None else np.isfinite(split.after) & np.isfinite(split.before)
+    if not whole.any():
+        yield Figure("Scores", "", f"There are no scores of pairs in {split.name}, so there is nothing to draw.")
+        return
+    if not whole.all():
+        caption = (
+            f"{counted(int((~whole).sum()), 'pair')} of {split.name} without a finite score left out of the charts."
+        )
+        yield Figure("Left out", "", caption)
+        split = _rows(split, whole)
+    yield from _score_figures(number, split, decision)
+    yield from _decision_figures(number, split, decision)
+
+
+def _rows(split: SplitScores, kept: NDArray[np.bool_]) -> SplitScores:
+    return replace(
+        split,
+        before=None if split.before is None else split.before[kept],
+        after=split.after[kept],
+        gold=split.gold[kept],
+        matches=None if split.matches is None else split.matches[kept],
+    )
+
+
+def _score_figures(number: int, split: SplitScores, decision: Decision | None) -> Iterator[Figure]:
+    scores = {} if split.before is None else {"Before": split.before}
+    scores["After"] = split.after
+    labels = split.labels
+    if split.scale is not None:
+        what = "Each dot is a pair" if len(split.after) <= 2000 else "The stronger a cell's colour, the more pairs"
+        caption = f"{what}: cosine against gold. A good model rises from left to right without much spread."
+        charts = scatter_charts(f"scatter-{number}", scores, split.gold, split.scale)
+    elif labels is None:
+        yield Figure("Scores", "", f"The pairs of {split.name} have no labels, so their scores cannot be told apart.")
+        return
+    else:
+        caption = "How the scores of each label are spread, in shares. The less the two overlap, the better."
+        charts = histogram_charts(
+            f"histogram-{number}", scores, labels, None if decision is None else decision.threshold
+        )
+    for title, chart in zip(scores, charts, strict=True):
+        yield Figure(f"{title}: scores on {split.name}", chart, caption)
+
+
+def _decision_figures(number: int, split: SplitScores, decision: Decision | None) -> Iterator[Figure]:
+    labels = split.labels
+    if labels is None or (decision is None and split.scale is not None):
+        return
+    title = f"Precision and recall on {split.name}"
+    if labels.all() or not labels.any():
+        which = "Every pair" if labels.all() else "No pair"
+        yield Figure(title, "", f"{which} of {split.name} matches, so precision against recall says nothing.")
+        return
+    done = None if decision is None else reached(split, decision)
+    scores = {} if split.before is None else {"before": split.before}
+    scores["after"] = split.after
+    point = None if done is None or done.recall is None or done.precision is None else (done.recall, done.precision)
+    chart = precision_recall_chart(f"precision-{number}", title, scores, labels, point)
+    yield Figure(title, chart, _precision_caption(done))
+    if done is not None and done.calibration is not None:
+        title = f"Probabilities on {split.name}"
+        chart = reliability_chart(f"reliability-{number}", title, done.calibration)
+        fitted = " They were fitted on these very pairs, which flatters them." if split.name == "dev" else ""
+        caption = (
+            f"Of pairs said to match with 70 %, 70 % should. Calibration error {decimals(done.calibration.error)}."
+        )
+        yield Figure(title, chart, caption + fitted)
+
+
+def _precision_caption(done: Reached | None) -> str:
+    base = "Right among those said to match, against found among all that do."
+    if done is None or done.precision is None or done.recall is None:
+        return base
+    at = f"{inside_sentence('Precision')} {decimals(done.precision)} and recall {decimals(done.recall)}"
+    return f"{base} At the threshold: {at}."

@@ -1,0 +1,170 @@
+"""The report in short, as Markdown whose tables GitHub and most editors show.
+
+Texts of the data cannot start markup: what Markdown or HTML would read as such is escaped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from sbert_ft.evaluation.report_content import Report
+from sbert_ft.evaluation.report_decision import decision_facts, no_decision, reached_grid
+from sbert_ft.evaluation.report_facts import (
+    Cell,
+    Grid,
+    evaluations,
+    inner,
+    interval_note,
+    ledger_findings,
+    score_grids,
+    split_notes,
+    training_grid,
+    verdict,
+)
+from sbert_ft.evaluation.report_words import counted, decimals, metric_label, plain_number, shortened, visible
+
+_MARKUP = re.compile(r"[\\`*_\[\]#|~]")
+# Two numbers in brackets are an interval, which needs no escapes where nothing behind it makes them a link.
+_INTERVAL = re.compile(r"\\\[([+−]?\d\.\d{4}, [+−]?\d\.\d{4})\\\](?![(:\\])")
+_LIST_MARK = re.compile(r"^(\d{1,9})([.)])|^([-+=])")
+_N_WORST = 10
+_N_EVALUATIONS = 20
+_TEXT_LIMIT = 120
+_CELL_LIMIT = 1000
+
+
+def markdown_report(report: Report) -> str:
+    """Return the text."""
+    found = verdict(report)
+    parts = [
+        f"# {literal(report.title)}",
+        f"**{literal(found.headline)}:** {literal(found.sentence)}",
+        *_warnings(report),
+        "## Scores before and after",
+        *_scores(report),
+        "## Decision",
+        *_decision(report),
+        "## Training",
+        _table(training_grid(report)),
+        *_curve(report),
+        "## Every row of the data",
+        *_ledgers(report),
+        "## Worst pairs",
+        *_worst(report),
+        "The charts, the settings and more pairs stand in `report.html`, the whole texts in `worst_pairs.csv`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def literal(text: str, limit: int = _CELL_LIMIT) -> str:
+    """Return a text that Markdown shows as it is, in one line."""
+    shown = visible(shortened(text, limit))
+    shown = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _INTERVAL.sub(r"[\1]", _MARKUP.sub(r"\\\g<0>", shown))
+
+
+def _items(texts: Sequence[str]) -> str:
+    """Return a list, whose items do not begin lists of their own."""
+    marked = (_LIST_MARK.sub(lambda found: f"{found[1] or ''}\\{found[2] or found[3]}", literal(t)) for t in texts)
+    return "\n".join(f"- {item}" for item in marked)
+
+
+def _table(grid: Grid) -> str:
+    header = grid.header or (grid.caption, "")
+    numeric = ["---:" if grid.header else "---"] * (len(header) - 1)
+    lines = [_row(map(literal, header)), _row(["---", *numeric])]
+    lines += [_row(map(_cell, cells)) for cells in grid.rows]
+    title = f"**{literal(grid.caption)}**\n\n" if grid.header else ""
+    return title + "\n".join(lines)
+
+
+def _row(cells: Iterator[str] | Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(cell: Cell) -> str:
+    value, note = literal(cell.value), literal(cell.note)
+    return f"{value} {note}".strip() if note.startswith("[") or not note else f"{value} ({note})"
+
+
+def _warnings(report: Report) -> Iterator[str]:
+    warnings = [str(warning) for warning in inner(report.metrics, "warnings") or ()]
+    if not warnings:
+        yield "No warnings."
+        return
+    yield "## Warnings"
+    yield _items(warnings)
+
+
+def _scores(report: Report) -> Iterator[str]:
+    grids = list(score_grids(report))
+    if not grids:
+        yield "There were neither dev nor test pairs with scores or labels, so nothing was measured."
+        return
+    yield from map(_table, grids)
+    yield from map(literal, (*split_notes(report), interval_note(report)))
+
+
+def _decision(report: Report) -> Iterator[str]:
+    if report.decision is None:
+        yield no_decision(report)
+        return
+    yield _table(decision_facts(report.decision))
+    grid = reached_grid(report)
+    if grid is not None:
+        yield _table(grid)
+
+
+def _curve(report: Report) -> Iterator[str]:
+    """Yield the evaluations on dev, at most twenty of them evenly spaced with the best among them."""
+    lines = evaluations(report)
+    names = list(dict.fromkeys(name for line in lines for name in line.get("metrics") or {}))
+    if not names:
+        return
+    best = inner(report.metrics, "best", "step")
+    spaced = set(np.linspace(0, len(lines) - 1, min(_N_EVALUATIONS, len(lines))).astype(int).tolist())
+    shown = [line for i, line in enumerate(lines) if i in spaced or line["step"] == best]
+    rows = []
+    for line in shown:
+        values = [inner(line, "metrics", name) for name in names]
+        cells = [Cell("–" if value is None else decimals(float(value))) for value in values]
+        rows.append((Cell(f"{line['step']:,}", "best" if line["step"] == best else ""), *cells))
+    yield _table(Grid("On dev while training", ("Step", *map(metric_label, names)), tuple(rows)))
+
+
+def _ledgers(report: Report) -> Iterator[str]:
+    if not report.ledgers:
+        yield "No data file is on record."
+    for name, ledger in report.ledgers.items():
+        kept, total = plain_number(inner(ledger, "n_kept")), plain_number(inner(ledger, "n_rows"))
+        described = f"{inner(ledger, 'source')}: {kept} of {total} rows kept ({inner(ledger, 'format')})"
+        lines = [f"**{literal(name)}**: {literal(described)}"]
+        grid = ledger_findings(ledger)
+        if grid is None:
+            lines.append("Nothing odd was found in its rows.")
+        else:
+            rows = tuple((Cell(f"{first.value}: {first.note}"), *rest) for first, *rest in grid.rows)
+            lines.append(_table(replace(grid, rows=rows)))
+        lines.append(_items([str(note) for note in inner(ledger, "notes") or ()]))
+        yield "\n\n".join(filter(None, lines))
+
+
+def _worst(report: Report) -> Iterator[str]:
+    if not report.worst:
+        yield "No pairs were scored, so none is the worst."
+        return
+    pairs = report.worst[:_N_WORST]
+    header = ("Pair", "Texts", "Gold", "Before", "After", "Error")
+    rows = [_row(header), _row(["---", "---", "---:", "---:", "---:", "---:"])]
+    for pair in pairs:
+        texts = "<br>".join(literal(text, _TEXT_LIMIT) for text in (pair.text1, pair.text2))
+        before = "–" if pair.before is None else decimals(pair.before)
+        error = decimals(pair.error, signed=True)
+        where = literal(f"{pair.split} {pair.line}")
+        rows.append(_row([where, texts, plain_number(pair.gold), before, decimals(pair.after), error]))
+    yield f"The first {counted(len(pairs), 'pair')} of {len(report.worst):,}, by split and line."
+    yield "\n".join(rows)

@@ -1,0 +1,129 @@
+"""Words and numbers of a report: texts made harmless and visible, numbers as people read them.
+
+A text from a data file can hold anything: terminal escapes, letters that turn the direction of what follows, halves of
+characters that no encoding takes. Such characters are shown as escapes; everything else, of any script, stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+
+# Controls, marks that change direction, joints without width, line ends of other systems, halves of a surrogate pair,
+# tags, and what is no character. The joiners U+200C and U+200D stay: Persian and many emoji are spelled with them.
+HIDDEN: Final = re.compile(
+    "["
+    r"\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"
+    r"\ud800-\udfff\U000e0000-\U000e007f"
+    "]"
+)
+# What no file of text can hold.
+UNWRITABLE: Final = re.compile(r"[\x00\ud800-\udfff]")
+_NAMED: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_ZERO_WIDTH_JOINER: Final = "\u200d"
+_VARIATION: Final = re.compile("[\ufe00-\ufe0f]")
+
+_METRICS: Final = {
+    "spearman": "Spearman correlation",
+    "pearson": "Pearson correlation",
+    "average_precision": "Average precision",
+    "roc_auc": "ROC AUC",
+    "f1": "F1",
+    "mcc": "Matthews correlation",
+}
+
+
+def escape_of(character: str) -> str:
+    r"""Return how a hidden character is shown, such as \n, \x1b or \u202e."""
+    code = ord(character)
+    if character in _NAMED:
+        return _NAMED[character]
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def visible(text: str) -> str:
+    """Return the text in one line with what cannot be seen shown as escapes; the result can be encoded."""
+    return HIDDEN.sub(lambda found: escape_of(found[0]), text)
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return the text, cut with an ellipsis where it has more than `limit` characters.
+
+    The cut is not put inside a letter with its accents or an emoji of several parts, unless that is longer than some
+    twenty characters.
+    """
+    if len(text) <= limit:
+        return text
+    end = limit - 1
+    while end > max(0, limit - 20) and (_continues(text[end]) or text[end - 1] == _ZERO_WIDTH_JOINER):
+        end -= 1
+    return text[:end] + "…"
+
+
+def _continues(character: str) -> bool:
+    """Return whether the character belongs to the one before."""
+    joined = character == _ZERO_WIDTH_JOINER or _VARIATION.match(character) is not None
+    return joined or unicodedata.combining(character) != 0 or "\U0001f3fb" <= character <= "\U0001f3ff"
+
+
+def metric_label(name: str) -> str:
+    """Return what a metric is called."""
+    return _METRICS.get(name, name.replace("_", " ").capitalize())
+
+
+def inside_sentence(label: str) -> str:
+    """Return a label with a small first letter, where it is a common word."""
+    return (
+        label if label.split()[0] in ("Spearman", "Pearson", "Matthews", "ROC", "F1") else label[:1].lower() + label[1:]
+    )
+
+
+def decimals(value: float, *, signed: bool = False) -> str:
+    """Return a value with four decimals, a true minus, and for differences a plus."""
+    digits = f"{value:+.4f}" if signed else f"{value:.4f}"
+    if float(digits) == 0:
+        return "0.0000"
+    return digits.replace("-", "−")
+
+
+def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
+    """Return "[0.8312, 0.8690]", or nothing where there is no interval."""
+    if low is None or high is None:
+        return ""
+    return f"[{decimals(low, signed=signed)}, {decimals(high, signed=signed)}]"
+
+
+def plain_number(value: object) -> str:
+    """Return a value of JSON as people write it: whole numbers with separators, true as yes."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        if 1000 <= abs(value) < 1e15 and value == int(value):
+            return f"{value:,.0f}"
+        return re.sub(r"e([+-])0*", lambda found: "e" + found[1].replace("+", ""), f"{value:.6g}")
+    return str(value)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as "48.3 s", "12 min 5 s" or "3 h 7 min"."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def short_digest(digest: object) -> str:
+    """Return the first twelve characters of a digest, enough to tell files apart."""
+    return str(digest)[:12]
+
+
+def counted(n: int, word: str) -> str:
+    """Return "1 pair" or "1,234 pairs"."""
+    return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
