@@ -1,7 +1,8 @@
 """Fine-tune a local BERT on pairs of texts, embed sentences and score pairs, offline.
 
-    from sbert_ft import ConnectionBert, SiameseBert
-    model = SiameseBert(ConnectionBert.from_pretrained("bert-base-uncased/"))
+    from sbert_ft import SiameseBert, fine_tune
+    model = SiameseBert.from_pretrained("bert-base-uncased/")
+    result = fine_tune(model, "pairs.csv", dev="dev.csv", output_dir="runs/first")
     vectors = model.encode(["A man plays a guitar.", "Someone makes music."])
     scores = model.score([("A man plays a guitar.", "Someone makes music.")])
 
@@ -16,17 +17,40 @@ from typing import TYPE_CHECKING
 from sbert_ft.errors import SbertFtError
 
 if TYPE_CHECKING:
+    from sbert_ft.config.settings import EvaluationSettings, ObjectiveSettings, Reading, TrainingSettings
+    from sbert_ft.data.connection_dataset import ConnectionDataset
+    from sbert_ft.evaluation.decision import fit_threshold
     from sbert_ft.model.connection_bert import ConnectionBert
     from sbert_ft.model.siamese import SiameseBert
+    from sbert_ft.training.fine_tune import fine_tune
 
 __version__ = "0.1.0"
 
-__all__ = ["ConnectionBert", "SbertFtError", "SiameseBert", "__version__"]
+__all__ = [
+    "ConnectionBert",
+    "ConnectionDataset",
+    "EvaluationSettings",
+    "ObjectiveSettings",
+    "Reading",
+    "SbertFtError",
+    "SiameseBert",
+    "TrainingSettings",
+    "__version__",
+    "fine_tune",
+    "fit_threshold",
+]
 
 # Each name once more among the imports for type checkers above; tests/test_architecture.py holds the two together.
 _MODULE_OF_NAME = {
     "ConnectionBert": "sbert_ft.model.connection_bert",
+    "ConnectionDataset": "sbert_ft.data.connection_dataset",
+    "EvaluationSettings": "sbert_ft.config.settings",
+    "ObjectiveSettings": "sbert_ft.config.settings",
+    "Reading": "sbert_ft.config.settings",
     "SiameseBert": "sbert_ft.model.siamese",
+    "TrainingSettings": "sbert_ft.config.settings",
+    "fine_tune": "sbert_ft.training.fine_tune",
+    "fit_threshold": "sbert_ft.evaluation.decision",
 }
 
 

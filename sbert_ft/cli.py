@@ -22,12 +22,15 @@ from types import FrameType
 from typing import Final, NoReturn, Protocol, cast
 
 from sbert_ft import __version__
-from sbert_ft.errors import SbertFtError, quoted
+from sbert_ft.errors import RunInterrupted, SbertFtError, quoted
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "train": ("sbert_ft.commands.train", "fine-tune on pairs of texts: a JSON in, a model and a report out"),
+    "evaluate": ("sbert_ft.commands.evaluate", "judge a model on pairs, alone or against another one"),
     "encode": ("sbert_ft.commands.encode", "texts to vectors, in a .npy or .parquet file"),
     "score": ("sbert_ft.commands.score", "the cosine of two texts, or of each pair in a file"),
     "doctor": ("sbert_ft.commands.doctor", "check a model folder, and whether it fits your texts"),
+    "config": ("sbert_ft.commands.config", "begin, check or describe the JSON that a run is"),
 }
 
 DONE, DEFECT, USER_FAULT, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
@@ -82,6 +85,9 @@ def main(argv: list[str] | None = None) -> int:
             return code
     except SystemExit as stop:  # argparse: help, version, usage
         return _flushed(stop.code if isinstance(stop.code, int) else DEFECT)
+    except RunInterrupted as stop:
+        _say(f"sbert-ft: {_one_line(str(stop))}")
+        return 128 + stop.signal_number
     except SbertFtError as error:
         return _refuse(str(error), debug)
     except BrokenPipeError:

@@ -129,13 +129,7 @@ class TokenizedConnections:
         Returns:
             n times k texts, in arrays of their own.
         """
-        texts = self.rows[rows].T.ravel()
-        # As TextTokens.select, which looks at the lengths of all texts: for millions of them, longer than a step.
-        begins = self.texts.offsets[texts]
-        lengths = self.texts.offsets[texts + 1] - begins
-        offsets = offsets_of(lengths)
-        source = np.arange(offsets[-1]) + np.repeat(begins - offsets[:-1], lengths)
-        return TextTokens(self.texts.token_ids[source], offsets)
+        return self.texts.select(self.rows[rows].T.ravel())
 
 
 def tokenize_connections(

@@ -1,0 +1,123 @@
+"""`sbert-ft train`: a run's JSON to a better model, a threshold and a report; or to what would be done."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+from sbert_ft.commands.config import add_set_option
+
+if TYPE_CHECKING:
+    from sbert_ft.config.settings import RunSettings
+    from sbert_ft.training.preparation import FineTuneResult, PreparedRun
+
+logger = logging.getLogger(__name__)
+
+_EPILOG = """\
+examples:
+  sbert-ft config init -o run.json
+  sbert-ft train run.json --dry-run
+  sbert-ft train run.json --set training.learning_rate=3e-5
+  sbert-ft train run.json --resume
+
+The run's folder (output_dir) holds model/, report.html, report.md, metrics.json, metrics.jsonl, ledger.json,
+worst_pairs.csv, config.json and checkpoints/. Ctrl-C and SIGTERM finish the step and write a checkpoint."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
+    parser.epilog = _EPILOG
+    parser.add_argument("config", metavar="CONFIG", help="the run's JSON; see sbert-ft config")
+    add_set_option(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, show the first batch, stop")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="go on with the run in output_dir")
+    existing.add_argument("--overwrite", action="store_true", help="replace the run in output_dir; other files stay")
+    parser.add_argument(
+        "--allow-changes", action="store_true", help="with --resume: though settings or data are not what they were"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the run, or show its plan, and return the exit code."""
+    from sbert_ft.config.reading import read_run
+    from sbert_ft.errors import InputError
+
+    if args.allow_changes and not args.resume:
+        raise InputError("--allow-changes is for a run that goes on; give --resume too")
+    settings = read_run(args.config, args.overrides or ())
+    from sbert_ft.training.fine_tune import load_run
+    from sbert_ft.training.preparation import RunOptions
+    from sbert_ft.training.run import check_run_folder, run_training
+
+    options = RunOptions(
+        "resume" if args.resume else "overwrite" if args.overwrite else "new",
+        allow_changes=args.allow_changes,
+        progress_bar=not args.quiet and sys.stderr is not None and sys.stderr.isatty(),
+    )
+    if not args.dry_run:
+        check_run_folder(settings, options)  # before the data are read and the model is loaded
+    prepared = load_run(settings)
+    for name, dataset in prepared.data.splits().items():
+        logger.info("%s: %s, %d of %d rows", name, dataset.source, len(dataset), dataset.ledger.n_rows)
+        for line in dataset.ledger.notes:
+            logger.info("  %s", line)
+    if args.dry_run:
+        _show_plan(prepared, settings)
+        return 0
+    _show_result(run_training(prepared, options))
+    return 0
+
+
+def _show_plan(prepared: PreparedRun, settings: RunSettings) -> None:
+    """Print what would be done, and the first batch as it would be."""
+    from sbert_ft.data.batch_order import epoch_batches
+    from sbert_ft.training.preparation import plan_run
+
+    plan, tokens = plan_run(prepared, None)
+    for line in plan.describe(settings.training, prepared.objective.describe()):
+        print(line)
+    text_rows = tokens.rows if prepared.objective.distinct_texts else None
+    batch = epoch_batches(plan.n_rows, settings.training.batch_size, settings.training.seed, 0, text_rows=text_rows)[0]
+    packed = prepared.model.bert.pack(tokens.pack_rows(batch), plan.layout)
+    shape = " x ".join(map(str, packed.token_ids.shape))
+    print(f"first batch: {len(batch)} rows, {packed.n_tokens:,} tokens in {shape} ({packed.layout})")
+    for row in batch.tolist():
+        connection = prepared.data.train[row]
+        label = "" if connection.label is None else f"{connection.label:g}  "
+        print(f"  line {connection.line}: {label}{' | '.join(connection.texts)}")
+
+
+def _show_result(result: FineTuneResult) -> None:
+    """Print the scores before and after, the threshold, and where the model and the report are."""
+    metrics = result.metrics
+    if result.was_finished:
+        print(f"the run in {result.folder} was finished; nothing was changed")
+    for name, split in metrics.get("splits", {}).items():
+        for metric in ("spearman", "average_precision"):
+            if metric in split["after"]:
+                before = _said(split["before"][metric]) if "before" in split else "?"
+                change = split.get("difference", {}).get(metric)
+                by = "" if change is None else f", change {_said(change, signed=True)}"
+                print(f"{name} {metric.replace('_', ' ')}: {before} before, {_said(split['after'][metric])} after{by}")
+                break
+    decision = metrics.get("decision")
+    if decision is not None:
+        reached = ", ".join(f"{name} {value:.3f}" for name, value in decision["reached"].items())
+        print(f"texts belong together from a cosine of {decision['threshold']:.4f} (on dev: {reached})")
+    print(f"{metrics['steps']:,} steps in {metrics['seconds']:,.0f} s")
+    print(f"model:  {result.model_dir}")
+    print(f"report: {result.report}")
+
+
+def _said(score: dict[str, float | str | None], signed: bool = False) -> str:
+    """Return "0.8312 (0.8120 to 0.8490)", or the reason why there is no number."""
+    value, low, high = (score[key] for key in ("value", "low", "high"))
+    if not isinstance(value, float):
+        return f"none ({score['reason']})"
+    sign = "+" if signed else ""
+    if not isinstance(low, float) or not isinstance(high, float):
+        return f"{value:{sign}.4f}"
+    return f"{value:{sign}.4f} ({low:{sign}.4f} to {high:{sign}.4f})"

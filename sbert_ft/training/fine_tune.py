@@ -1,0 +1,149 @@
+"""`fine_tune`: a model, pairs and a folder to a better model, a threshold and a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sbert_ft.config.reading import check_settings
+from sbert_ft.config.settings import (
+    DataSettings,
+    EvaluationSettings,
+    ModelSettings,
+    ObjectiveSettings,
+    Reading,
+    RunSettings,
+    TrainingSettings,
+)
+from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.errors import InputError, quoted
+from sbert_ft.model.devices import Precision
+from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.training.preparation import FineTuneResult, PreparedRun, RunData, RunOptions, prepare
+from sbert_ft.training.run import run_training
+from sbert_ft.training.run_folder import Mode
+
+if TYPE_CHECKING:
+    import pandas
+
+_MODES: Mapping[str, Mode] = {"error": "new", "resume": "resume", "overwrite": "overwrite"}
+
+
+def fine_tune(
+    model: SiameseBert,
+    train: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame,
+    dev: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | None = None,
+    test: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | None = None,
+    *,
+    output_dir: str | os.PathLike[str],
+    objective: str | ObjectiveSettings | Sequence[ObjectiveSettings] = "cosine",
+    training: TrainingSettings | None = None,
+    evaluation: EvaluationSettings | None = None,
+    on_existing: str = "error",
+    show_progress_bar: bool = False,
+) -> FineTuneResult:
+    """Fine-tune a model on pairs and return what the run left behind; the model itself is the tuned one afterwards.
+
+    Args:
+        model: A sentence encoder; its weights are trained in place.
+        train: Pairs or triplets: a data set, the path of a file, or a DataFrame.
+        dev: Pairs by which the best step, the threshold and the calibration are chosen.
+        test: Pairs that only judge.
+        output_dir: The run's folder: model/, report.html, metrics.json, checkpoints/ and more.
+        objective: By name (see `OBJECTIVES`), with settings, or several to be added.
+        training: The loop's settings. Its device is not used: the model is on one.
+        evaluation: How the result is judged, and what the threshold is chosen for.
+        on_existing: Where the folder holds a run: ``error``, ``resume`` it, or ``overwrite`` it.
+        show_progress_bar: Whether to show one on standard error.
+
+    Returns:
+        The folder, and the content of metrics.json.
+
+    Raises:
+        InputError: Objective, pairs and settings do not fit each other.
+        ConfigError: A setting is out of range; all faults in one message.
+        DataError: A file cannot be read as pairs.
+        RunFolderError: The folder holds something else, is in use, or the run began otherwise.
+        TrainingError: A loss is no finite number.
+        OutputError: Something cannot be written.
+        RunInterrupted: Ctrl-C or SIGTERM; go on with ``on_existing="resume"``.
+    """
+    if on_existing not in _MODES:
+        raise InputError(f"on_existing is {quoted(on_existing)}, expected one of {', '.join(_MODES)}")
+    parts = (objective,) if isinstance(objective, (str, ObjectiveSettings)) else tuple(objective)
+    first = as_dataset(train)
+    reading = reading_on_scale_of(first, Reading())
+    data = RunData(first, *(None if pairs is None else as_dataset(pairs, reading) for pairs in (dev, test)))
+    settings = RunSettings(
+        model=ModelSettings(
+            path=str(model.bert.source.path), max_seq_length=model.max_seq_length, pooling=model.pooling
+        ),
+        data=DataSettings(
+            train=data.train.source,
+            dev=None if data.dev is None else data.dev.source,
+            test=None if data.test is None else data.test.source,
+        ),
+        output_dir=os.fspath(output_dir),
+        objective=tuple(ObjectiveSettings(part) if isinstance(part, str) else part for part in parts),
+        training=training or TrainingSettings(),
+        evaluation=evaluation or EvaluationSettings(),
+    )
+    check_settings(settings)
+    return run_training(prepare(model, data, settings), RunOptions(_MODES[on_existing], False, show_progress_bar))
+
+
+def reading_on_scale_of(train: ConnectionDataset, reading: Reading) -> Reading:
+    """Return how the other files are read: on the scale of the training pairs, however few scores they have."""
+    if train.scale is None or reading.score_range is not None:
+        return reading
+    return replace(reading, score_range=(train.scale.low, train.scale.high))
+
+
+def as_dataset(pairs: Any, reading: Reading | None = None) -> ConnectionDataset:
+    """Return pairs as a data set.
+
+    Args:
+        pairs: A data set, which is taken as it is, the path of a file, or a DataFrame.
+        reading: How files and DataFrames are read.
+
+    Raises:
+        InputError: They are neither a data set, a path nor a DataFrame.
+        DataError: They cannot be read.
+    """
+    if isinstance(pairs, ConnectionDataset):
+        return pairs
+    if isinstance(pairs, (str, os.PathLike)):
+        return ConnectionDataset.from_file(Path(pairs), reading)
+    if type(pairs).__name__ == "DataFrame":
+        return ConnectionDataset.from_dataframe(pairs, reading)
+    raise InputError(
+        f"pairs are of type {type(pairs).__name__}, expected a ConnectionDataset, the path of a file, or a DataFrame; "
+        "for tuples: ConnectionDataset.from_pairs(pairs)"
+    )
+
+
+def load_run(settings: RunSettings) -> PreparedRun:
+    """Return the run of a configuration: data read, model loaded, all found to fit.
+
+    Raises:
+        ModelFolderError: The model's folder is damaged, incomplete or of a kind not supported.
+        DataError: A file cannot be read as pairs.
+        InputError: The parts do not fit each other.
+    """
+    reading, data = settings.data.reading, settings.data
+    train = ConnectionDataset.from_file(Path(data.train), reading)
+    reading = reading_on_scale_of(train, reading)
+    dev = None if data.dev is None else ConnectionDataset.from_file(Path(data.dev), reading)
+    test = None if data.test is None else ConnectionDataset.from_file(Path(data.test), reading)
+    if data.dev_share is not None:
+        train, dev = train.split(data.dev_share, settings.training.seed)
+    precision: Precision = "float32" if settings.training.precision == "float32" else "auto"
+    model = SiameseBert.from_pretrained(
+        settings.model.path, settings.training.device, precision, settings.model.max_seq_length
+    )
+    if settings.model.pooling is not None and settings.model.pooling != model.pooling:
+        model = SiameseBert(model.bert, settings.model.pooling, settings.model.max_seq_length)
+    return prepare(model, RunData(train, dev, test), settings)

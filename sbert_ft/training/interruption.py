@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM asked for once: finish the step, write a checkpoint, end. Asked for twice: end at once."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from sbert_ft.errors import RunInterrupted
+
+logger = logging.getLogger(__name__)
+
+_SIGNALS = ("SIGINT", "SIGTERM")
+
+
+class Interruption:
+    """Whether the run was asked to end.
+
+    Attributes:
+        signal_number: Of the signal, 0 while there was none.
+        deferring: While True a first signal is only noted, for the loop to end when its step is done; otherwise it
+            is raised where the program stands.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+        self.deferring = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Note the signal, or end at once where there is nothing to finish or it is the second one."""
+        again, self.signal_number = self.signal_number != 0, number
+        if again or not self.deferring:
+            raise self.error("at once; it goes on from its last checkpoint with --resume, if it has one")
+        logger.warning("%s: finishing this step, then writing a checkpoint; once more ends at once", _name(number))
+
+    def error(self, how: str) -> RunInterrupted:
+        """Return the exception that ends the run."""
+        return RunInterrupted(f"the run was ended by {_name(self.signal_number)} {how}", self.signal_number)
+
+
+def _name(number: int) -> str:
+    return "Ctrl-C (SIGINT)" if number == signal.SIGINT else signal.Signals(number).name
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Handle the signals inside; outside of the main thread, where Python allows no handler, none is noted."""
+    interruption = Interruption()
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        wanted = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+        # one that is ignored stays so: that is how nohup and background jobs work
+        wanted = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, interruption.handle) for number in wanted}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,302 @@
+"""The loop: batch, loss, gradient, step; read from top to bottom.
+
+What is done every so many steps (a line in the log, an evaluation, a checkpoint) is done after a step, in this order,
+so that a checkpoint knows all that came before it. The order of rows follows from seed and epoch, dropout from the
+generators' saved state: a run that is interrupted anywhere and resumed takes the very steps of the unbroken one. The
+device is waited for once a logging interval.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from sbert_ft.config.settings import TrainingSettings
+from sbert_ft.data.batch_order import epoch_batches
+from sbert_ft.data.token_store import TokenizedConnections
+from sbert_ft.errors import ResourceError
+from sbert_ft.model.devices import is_out_of_memory
+from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.training.checkpoints import Checkpoint
+from sbert_ft.training.gradients import BackwardSettings, backward
+from sbert_ft.training.interruption import Interruption
+from sbert_ft.training.objectives import Objective
+from sbert_ft.training.optimizer import make_optimizer, rate_factor, set_rate
+from sbert_ft.training.pace import Pace
+from sbert_ft.training.plan import RunPlan
+from sbert_ft.training.progress import Progress, random_states, restore_progress, restore_random_states, save_progress
+from sbert_ft.training.run_folder import RunFolder
+from sbert_ft.training.run_log import RunLog
+from sbert_ft.training.tensorboard import Scalars
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """What is trained on.
+
+    Attributes:
+        tokens: The rows' texts as tokens.
+        targets: What objectives get, shape (N,), float32; None without labels.
+        lines: Where each row stands in its source, shape (N,).
+    """
+
+    tokens: TokenizedConnections
+    targets: NDArray[np.float32] | None
+    lines: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the best step is found.
+
+    Attributes:
+        measure: Returns the metrics of the model as it is; None where it was told to stop on the way.
+        metric: The one that counts; higher is better.
+        split: What it is measured on.
+    """
+
+    measure: Callable[[], Mapping[str, float | None] | None]
+    metric: str
+    split: str = "dev"
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """What one call of `train` works with.
+
+    Attributes:
+        folder: The run's folder.
+        log: Its open log.
+        interruption: Whether somebody asked the run to end.
+        scalars: TensorBoard's writer; one that writes nothing where it was not asked for.
+        resume_from: The checkpoint to go on from; None to begin.
+        progress_bar: Whether to show one.
+    """
+
+    folder: RunFolder
+    log: RunLog
+    interruption: Interruption
+    scalars: Scalars
+    resume_from: Checkpoint | None = None
+    progress_bar: bool = False
+
+
+def train(
+    model: SiameseBert,
+    rows: TrainingRows,
+    objective: Objective,
+    settings: TrainingSettings,
+    plan: RunPlan,
+    evaluation: Evaluation | None,
+    sitting: Sitting,
+) -> Progress:
+    """Train the model in place, and return how far that went; the best and the last step are in checkpoints.
+
+    Args:
+        model: float32 weights, on the device to train on.
+        rows: See `TrainingRows`.
+        objective: The loss.
+        settings: The loop's settings.
+        plan: Steps, precision and memory, worked out from them.
+        evaluation: Made every so many steps; None for none.
+        sitting: Folder, log and the like.
+
+    Raises:
+        TrainingError: A loss or gradient is no finite number; the message names the step and the rows.
+        ResourceError: One row alone does not fit into memory.
+        OutputError: A checkpoint cannot be written.
+        RunInterrupted: The run was asked to end, and has written a checkpoint.
+    """
+    encoder, device = model.bert.encoder, model.device
+    optimizer = make_optimizer(encoder, settings)
+    trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    scaler = torch.amp.GradScaler(device.type) if plan.autocast_dtype == torch.float16 else None
+    torch.manual_seed(settings.seed)
+    progress = Progress(micro_rows=plan.micro_rows)
+    if sitting.resume_from is not None:
+        progress = restore_progress(sitting.resume_from, encoder, optimizer, scaler)
+    pace = Pace(progress)
+
+    with _bar(plan, progress, sitting.progress_bar) as bar:
+        if progress.evaluation_due:
+            _evaluate(model, evaluation, progress, plan, sitting)
+            _save(model, optimizer, scaler, progress, sitting)
+        while progress.epoch < len(plan.steps_by_epoch) and not progress.stopped_early:
+            text_rows = rows.tokens.rows if objective.distinct_texts else None
+            batches = epoch_batches(
+                plan.n_rows, settings.batch_size, settings.seed, progress.epoch, text_rows=text_rows
+            )
+            groups = [
+                batches[i : i + settings.accumulation_steps]
+                for i in range(0, len(batches), settings.accumulation_steps)
+            ]
+            model.train()
+            for group in groups[progress.step_in_epoch : plan.steps_by_epoch[progress.epoch]]:
+                rate = settings.learning_rate * rate_factor(progress.step, plan.n_steps, settings)
+                set_rate(optimizer, rate)
+
+                losses = _gradients(model, rows, objective, group, plan, progress, optimizer, scaler)
+                if scaler is not None:
+                    scaler.unscale_(optimizer)
+                norm = torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm or math.inf)
+                if scaler is None:
+                    optimizer.step()
+                else:
+                    scaler.step(optimizer)
+                    scaler.update()
+                optimizer.zero_grad(set_to_none=True)
+
+                progress.step += 1
+                progress.step_in_epoch += 1
+                pace.add(group, losses, norm if scaler is None else None)
+                ends_epoch = progress.step_in_epoch == plan.steps_by_epoch[progress.epoch]
+                is_last = progress.step == plan.n_steps
+                log_due = is_last or _due(progress, settings.logging_steps)
+                save_due = is_last or (_due(progress, settings.save_steps) if settings.save_steps else ends_epoch)
+                progress.evaluation_due = evaluation is not None and (
+                    is_last or (_due(progress, settings.eval_steps) if settings.eval_steps else ends_epoch)
+                )
+                if device.type == "cpu" or log_due or save_due or progress.evaluation_due:
+                    pace.check(rows.lines)  # the one place that waits for the device
+                if log_due:
+                    record = pace.record(rate, progress.epoch + progress.step_in_epoch / len(groups))
+                    sitting.log.append(record)
+                    sitting.scalars.add(record)
+                    bar.set_postfix_str(f"loss {record['loss']:.4f}, {record['pairs_per_second']:.0f} pairs/s")
+                bar.update(1)
+                if ends_epoch:
+                    progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
+
+                if progress.evaluation_due and not sitting.interruption.signal_number:
+                    pace.pause()
+                    save_due |= _evaluate(model, evaluation, progress, plan, sitting)
+                    model.train()
+                    pace.go_on()
+                if save_due or progress.stopped_early or sitting.interruption.signal_number:
+                    pace.check(rows.lines)
+                    pace.pause()
+                    _save(model, optimizer, scaler, progress, sitting)
+                    pace.go_on()
+                if sitting.interruption.signal_number:
+                    raise sitting.interruption.error(f"after step {progress.step:,}; go on with --resume")
+                if progress.stopped_early or ends_epoch:
+                    break
+    model.eval()
+    return progress
+
+
+def _gradients(
+    model: SiameseBert,
+    rows: TrainingRows,
+    objective: Objective,
+    group: list[NDArray[np.int64]],
+    plan: RunPlan,
+    progress: Progress,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+) -> list[Tensor]:
+    """Fill the gradients with those of the mean loss of a group of batches, and return the batches' losses.
+
+    Where memory runs out, the rows of a forward are halved and the step begins again, with the same dropout draws.
+    """
+    while True:
+        states = random_states(model.device)
+        settings = BackwardSettings(progress.micro_rows, plan.autocast_dtype, plan.layout, 1.0 / len(group))
+        scale = None if scaler is None else scaler.scale
+        try:
+            return [
+                backward(
+                    model,
+                    objective,
+                    rows.tokens.pack_rows(batch),
+                    None if rows.targets is None else torch.from_numpy(rows.targets[batch]),
+                    len(batch),
+                    settings,
+                    scale,
+                )
+                for batch in group
+            ]
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if progress.micro_rows == 1:
+                raise ResourceError(
+                    f"one row of at most {plan.max_seq_length} tokens a text does not fit into the memory of "
+                    f"{model.device} beside a batch of {len(group[0])}; lower model.max_seq_length or "
+                    "training.batch_size, or set training.gradient_checkpointing"
+                ) from error
+        # outside of the handler: its exception would keep the failed forward's tensors alive
+        progress.micro_rows = max(1, min(progress.micro_rows, max(map(len, group))) // 2)
+        optimizer.zero_grad(set_to_none=True)
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        restore_random_states(states, model.device)
+        logger.warning(
+            "out of memory on %s: going on from step %d with forwards of %d rows; the batch stays the same",
+            model.device,
+            progress.step,
+            progress.micro_rows,
+        )
+
+
+def _evaluate(
+    model: SiameseBert, evaluation: Evaluation | None, progress: Progress, plan: RunPlan, sitting: Sitting
+) -> bool:
+    """Measure the model, note it in the log, and return whether it is the best so far (and has to be kept)."""
+    assert evaluation is not None
+    measured = evaluation.measure()
+    if measured is None:
+        return False
+    value = measured.get(evaluation.metric)
+    best = value is not None and (progress.best_value is None or value > progress.best_value)
+    if best:
+        progress.best_step, progress.best_value, progress.n_stale = progress.step, value, 0
+    else:
+        progress.n_stale += 1
+    progress.evaluation_due = False
+    patience = plan.patience
+    progress.stopped_early = patience is not None and progress.n_stale >= patience
+    record = {
+        "kind": "eval",
+        "step": progress.step,
+        "epoch": round(progress.epoch + progress.step_in_epoch / max(1, plan.steps_by_epoch[0]), 4),
+        "split": evaluation.split,
+        "metrics": dict(measured),
+        "best": best,
+    }
+    sitting.log.append(record)
+    sitting.scalars.add(record)
+    shown = ", ".join(f"{name} {number:.4f}" for name, number in measured.items() if number is not None)
+    logger.info("step %d: %s %s%s", progress.step, evaluation.split, shown, ", the best so far" if best else "")
+    if progress.stopped_early:
+        logger.info("stopped early: no better %s in %d evaluations", evaluation.metric, progress.n_stale)
+    return best
+
+
+def _save(
+    model: SiameseBert,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    progress: Progress,
+    sitting: Sitting,
+) -> None:
+    sitting.log.sync()
+    save_progress(sitting.folder.checkpoints_dir, progress, model.bert.encoder, optimizer, scaler)
+
+
+def _due(progress: Progress, every: int | None) -> bool:
+    return every is not None and progress.step % every == 0
+
+
+def _bar(plan: RunPlan, progress: Progress, shown: bool) -> tqdm:
+    return tqdm(total=plan.n_steps, initial=progress.step, unit="step", disable=not shown, dynamic_ncols=True)

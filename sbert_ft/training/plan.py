@@ -1,0 +1,205 @@
+"""What a run is going to do, worked out and said before it starts: steps, lengths, precision, memory.
+
+Memory is foreseen from shapes: what is kept for the backward pass is a known number of values a token and layer. From
+it follows how many rows a forward takes; more are taken in parts, with the same gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sbert_ft.config.settings import TrainingSettings
+from sbert_ft.data.batch_order import epoch_batches
+from sbert_ft.model.connection_bert import ConnectionBert
+from sbert_ft.model.devices import choose_precision, describe_device, memory_bytes
+from sbert_ft.model.packing import ROW_TOKENS, Layout
+
+GIB = 2**30
+# Kept for the backward pass of a BERT layer: so many bytes for each feature of a token, and for each score of a head.
+_BYTES_PER_FEATURE = {2: 56, 4: 88}
+_BYTES_PER_SCORE = {2: 8, 4: 16}
+# Of the memory that is free, what the activations of a forward may take.
+_SHARE_FOR_ACTIVATIONS = 0.5
+# Weights, gradients and the two moments, float32; and the copy in half precision for inference.
+_BYTES_PER_WEIGHT = 4 * 4 + 2
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run is going to do.
+
+    Attributes:
+        n_rows: Training rows.
+        n_texts: Texts a row.
+        steps_by_epoch: Optimizer steps of each epoch; the last may be cut by max_steps.
+        n_steps: Optimizer steps in all.
+        n_warmup: Of these, with a rising rate.
+        micro_rows: Rows a forward.
+        autocast_dtype: In which the encoder computes; None for float32.
+        layout: How texts are laid out; None to choose batch by batch.
+        device: Where.
+        percentiles: Tokens of a text, by percentile.
+        n_cut: Texts that max_seq_length cuts.
+        max_seq_length: Tokens a text may have.
+        fixed_bytes: Memory of weights, gradients and optimizer.
+        batch_bytes: Memory of the largest forward and its backward.
+        n_frozen: Weights that are not trained.
+        patience: Evaluations without a better one after which to stop; None for never.
+    """
+
+    n_rows: int
+    n_texts: int
+    steps_by_epoch: tuple[int, ...]
+    n_steps: int
+    n_warmup: int
+    micro_rows: int
+    autocast_dtype: torch.dtype | None
+    layout: Layout | None
+    device: torch.device
+    percentiles: Mapping[int, int]
+    n_cut: int
+    max_seq_length: int
+    fixed_bytes: int
+    batch_bytes: int
+    n_frozen: int
+    patience: int | None = None
+
+    @property
+    def precision(self) -> str:
+        """The type in which the encoder computes, by name."""
+        return str(self.autocast_dtype or torch.float32).removeprefix("torch.")
+
+    def describe(self, settings: TrainingSettings, objective: str) -> list[str]:
+        """Return the plan in a few lines."""
+        what = "pairs" if self.n_texts == 2 else "triplets"
+        lengths = ", ".join(f"{p} % up to {n}" for p, n in self.percentiles.items() if p < 100)
+        cut = f"{self.n_cut:,} texts are cut at {self.max_seq_length}" if self.n_cut else "none is cut"
+        batch = f"batch {settings.batch_size}"
+        if settings.accumulation_steps > 1:
+            batch += f" x {settings.accumulation_steps} accumulated"
+        if self.micro_rows < settings.batch_size:
+            batch += f" in forwards of {self.micro_rows}"
+        frozen = f", {self.n_frozen:,} weights frozen" if self.n_frozen else ""
+        memory = f"{(self.fixed_bytes + self.batch_bytes) / GIB:.1f} GiB"
+        return [
+            f"{describe_device(self.device)}, {self.precision}{frozen}",
+            f"{self.n_rows:,} {what}, objective {objective}",
+            f"tokens a text: {lengths}, the longest {self.percentiles[100]}; {cut}",
+            f"{self.n_steps:,} steps ({len(self.steps_by_epoch)} epochs), {batch}, rate {settings.learning_rate:g}, "
+            f"{settings.schedule} after {self.n_warmup:,} steps of warm-up",
+            f"memory foreseen: {memory}, of which {self.batch_bytes / GIB:.1f} GiB for a batch",
+        ]
+
+
+def training_dtype(settings: TrainingSettings, device: torch.device) -> torch.dtype | None:
+    """Return in which type the encoder computes under autocast, None for float32.
+
+    ``auto`` is bfloat16 where the hardware multiplies it, float16 on older CUDA cards, else float32.
+
+    Raises:
+        InputError: No precision has this name.
+    """
+    if settings.precision == "auto" and device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    dtype = choose_precision(settings.precision, device)
+    return None if dtype == torch.float32 else dtype
+
+
+def training_layout(bert: ConnectionBert) -> Layout | None:
+    """Return the layout to train in: rows, wherever the encoder runs them.
+
+    On a GPU the kernel for runs has no dropout; on a CPU rows have one shape for all batches.
+    """
+    return "rows" if "rows" in bert.probe.layouts else None
+
+
+def steps_by_epoch(
+    n_rows: int, settings: TrainingSettings, text_rows: NDArray[np.int64] | None = None
+) -> tuple[int, ...]:
+    """Return the optimizer steps of each epoch, cut at max_steps.
+
+    Args:
+        n_rows: Training rows.
+        settings: Epochs, batch size, accumulation, seed.
+        text_rows: See `epoch_batches`: their number depends on the order where no text may come twice.
+    """
+    steps: list[int] = []
+    left = settings.max_steps if settings.max_steps is not None else 1 << 62
+    for epoch in range(settings.epochs):
+        if text_rows is None and steps and steps[0] <= left:
+            n_steps = steps[0]
+        else:
+            n_batches = len(epoch_batches(n_rows, settings.batch_size, settings.seed, epoch, text_rows=text_rows))
+            n_steps = -(-n_batches // settings.accumulation_steps)
+        steps.append(min(n_steps, left))
+        left -= steps[-1]
+        if left == 0:
+            break
+    return tuple(steps)
+
+
+def activation_bytes(bert: ConnectionBert, n_tokens: int, longest: int, n_bytes: int, checkpointing: bool) -> int:
+    """Return the memory that a forward keeps for its backward.
+
+    Args:
+        bert: The encoder.
+        n_tokens: Tokens of the forward.
+        longest: Of its longest text.
+        n_bytes: Of a value: 2 in half precision, 4 in float32.
+        checkpointing: Whether activations within a layer are computed again instead of kept.
+    """
+    config = bert.plan.config
+    heads, layers, width = int(config.num_attention_heads), int(config.num_hidden_layers), bert.hidden_size
+    feed_forward = int(getattr(config, "intermediate_size", 4 * width)) / (4 * width)
+    per_token = width * _BYTES_PER_FEATURE[n_bytes] * (0.7 + 0.3 * feed_forward)
+    per_token += heads * max(ROW_TOKENS, longest) * _BYTES_PER_SCORE[n_bytes]
+    if checkpointing:
+        return int(n_tokens * (per_token + 4 * width * layers))
+    return int(n_tokens * per_token * layers)
+
+
+def foresee(
+    bert: ConnectionBert,
+    row_lengths: NDArray[np.int64],
+    longest: int,
+    settings: TrainingSettings,
+    dtype: torch.dtype | None,
+) -> tuple[int, int, int]:
+    """Return the rows of a forward, and the bytes of what stays and of the largest batch.
+
+    Args:
+        bert: The encoder, on its device.
+        row_lengths: Tokens of each training row, all its texts together, shape (N,).
+        longest: Tokens of the longest text.
+        settings: Batch size, micro-batch size.
+        dtype: See `training_dtype`.
+    """
+    n_weights = sum(parameter.numel() for parameter in bert.encoder.parameters())
+    fixed = n_weights * _BYTES_PER_WEIGHT
+    n_bytes = 4 if dtype is None else 2
+    per_token = activation_bytes(bert, 1, longest, n_bytes, settings.gradient_checkpointing)
+    # rows as long as the longest percent of them
+    typical = int(np.percentile(row_lengths, 99)) if len(row_lengths) else 1
+    room = max(0, free_memory(bert.device) - fixed) * _SHARE_FOR_ACTIVATIONS
+    fitting = max(1, int(room / max(1, per_token * typical)))
+    micro_rows = min(settings.batch_size, settings.micro_batch_size or fitting)
+    largest = int(np.sort(row_lengths)[-micro_rows:].sum()) if len(row_lengths) <= 1_000_000 else micro_rows * typical
+    return micro_rows, fixed, per_token * largest
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on the device; of a CPU's what can be had without swapping."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        available = [line.split()[1] for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")]
+        if available:
+            return int(available[0]) * 1024
+    return memory_bytes() // 2

@@ -1,0 +1,186 @@
+"""A run in its folder, from its first step or its newest checkpoint to its report.
+
+The base model is judged first, on the same pairs as the tuned one will be. What ends a run early (a signal, a loss
+that is no number, a full disk) leaves the last checkpoint whole, and resuming begins there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sbert_ft.config.reading import run_to_json
+from sbert_ft.config.settings import RunSettings
+from sbert_ft.data.token_store import TokenizedConnections
+from sbert_ft.errors import RunFolderError, quoted
+from sbert_ft.evaluation.judge import metric_of, score_unless
+from sbert_ft.model.devices import describe_device
+from sbert_ft.training.checkpoints import Checkpoint, newest_checkpoint, read_checkpoint
+from sbert_ft.training.comparison import Fingerprint, check_unchanged, library_versions, tensors_sha256
+from sbert_ft.training.durable_files import write_json
+from sbert_ft.training.encoder_setup import set_up_for_training
+from sbert_ft.training.interruption import Interruption, interruptible
+from sbert_ft.training.loop import Evaluation, Sitting, TrainingRows, train
+from sbert_ft.training.outcome import Judgement, conclude
+from sbert_ft.training.plan import RunPlan
+from sbert_ft.training.preparation import FineTuneResult, PreparedRun, RunOptions, plan_run
+from sbert_ft.training.progress import Progress, restore_weights
+from sbert_ft.training.run_folder import RunFolder, open_run_folder
+from sbert_ft.training.run_log import RunLog
+from sbert_ft.training.tensorboard import check_tensorboard, open_scalars
+from sbert_ft.training.warning_list import warnings_kept
+
+logger = logging.getLogger(__name__)
+
+
+def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
+    """Carry out a run in its folder; the model is tuned in place.
+
+    Raises:
+        RunFolderError: The folder holds something else, is in use, or the run began otherwise.
+        CheckpointError: No checkpoint is whole.
+        TrainingError: A loss is no finite number.
+        ResourceError: One row alone does not fit into memory.
+        OutputError: Something cannot be written.
+        RunInterrupted: The run was asked to end.
+    """
+    with (
+        warnings_kept() as warnings,
+        interruptible() as interruption,
+        open_run_folder(run.settings.output_dir, options.mode) as folder,
+    ):
+        if options.mode == "resume" and folder.is_finished:
+            logger.info("%s: the run is finished; nothing is left to do", folder.path)
+            return FineTuneResult(folder.path, _read_json(folder.metrics_file), was_finished=True)
+        _check_or_write_beginning(run, folder, options)
+        plan, tokens = plan_run(run, folder.cache_dir)
+        for line in plan.describe(run.settings.training, run.objective.describe()):
+            logger.info("%s", line)
+        ledgers = _write_ledgers(run, tokens, folder)
+
+        before = Judgement.of(run)
+        checkpoint = newest_checkpoint(folder.checkpoints_dir) if options.mode == "resume" else None
+        if checkpoint is not None:
+            logger.info("going on after step %d of %d", checkpoint.step, plan.n_steps)
+        progress = _train(run, plan, tokens, folder, checkpoint, interruption, options.progress_bar)
+        if progress.best_step is not None and progress.best_step != progress.step:
+            best = read_checkpoint(folder.checkpoints_dir / f"step-{progress.best_step:08d}")
+            restore_weights(best, run.model.bert.encoder)
+        metrics = conclude(run, plan, progress, before, ledgers, folder, warnings)
+        return FineTuneResult(folder.path, metrics)
+
+
+def check_run_folder(settings: RunSettings, options: RunOptions) -> None:
+    """Find out now, rather than when all has been loaded, whether the folder is fit for the run.
+
+    Raises:
+        RunFolderError: It holds something else, or is in use.
+        OutputError: It cannot be written to.
+        ResourceError: tensorboard is asked for and not there.
+    """
+    check_tensorboard(settings.training.tensorboard)
+    if options.mode != "overwrite":  # which would remove what is there before its successor can be had
+        with open_run_folder(settings.output_dir, options.mode):
+            pass
+
+
+def _train(
+    run: PreparedRun,
+    plan: RunPlan,
+    tokens: TokenizedConnections,
+    folder: RunFolder,
+    checkpoint: Checkpoint | None,
+    interruption: Interruption,
+    progress_bar: bool,
+) -> Progress:
+    """Set the encoder up for training, run the loop, and leave the encoder as an encoder is used."""
+    settings, begin = run.settings, 0 if checkpoint is None else checkpoint.step
+    rows = TrainingRows(tokens, run.data.train.targets(), run.data.train.lines)
+    devices = [run.model.device] if run.model.device.type == "cuda" else []
+    with (
+        RunLog(folder.log_file) as log,
+        open_scalars(folder.tensorboard_dir, settings.training.tensorboard, begin) as scalars,
+        torch.random.fork_rng(devices=devices),  # the caller's generators stay as they were
+        set_up_for_training(run.model.bert.encoder, settings),
+    ):
+        log.truncate_after(begin)
+        sitting = Sitting(folder, log, interruption, scalars, checkpoint, progress_bar)
+        evaluation = _evaluation(run, interruption)
+        interruption.deferring = True
+        try:
+            return train(run.model, rows, run.objective, settings.training, plan, evaluation, sitting)
+        finally:
+            interruption.deferring = False
+
+
+def _evaluation(run: PreparedRun, interruption: Interruption) -> Evaluation | None:
+    """Return how the best step is found on the dev pairs, where there are any."""
+    if run.metric is None:
+        return None
+    pairs, metric = run.judges["dev"], run.metric
+    customary = ("average_precision",) if pairs.scale is None else ("spearman", "pearson")
+    names = dict.fromkeys((metric, *customary))
+
+    def measure() -> Mapping[str, float | None] | None:
+        scores = score_unless(run.model, pairs, lambda: interruption.signal_number != 0)
+        return None if scores is None else {name: metric_of(name, scores, pairs) for name in names}
+
+    return Evaluation(measure, metric)
+
+
+def _check_or_write_beginning(run: PreparedRun, folder: RunFolder, options: RunOptions) -> None:
+    """Hold a resumed run against what it began with, or write down what a new one begins with."""
+    settings = run_to_json(run.settings)
+    now = Fingerprint(
+        settings=settings,
+        data={
+            name: {"source": dataset.source, "sha256": dataset.sha256, "n": len(dataset)}
+            for name, dataset in run.data.splits().items()
+        },
+        model={
+            "weights": tensors_sha256(run.model.bert.encoder.state_dict()),
+            "tokenizer": hashlib.sha256(run.model.tokenizer.backend.to_str().encode()).hexdigest(),
+        },
+        versions=library_versions(),
+        device=describe_device(run.model.device),
+    )
+    begun = folder.fingerprint_file.exists() or newest_checkpoint(folder.checkpoints_dir) is not None
+    if options.mode == "resume" and begun:
+        saved = Fingerprint.from_json(_read_json(folder.fingerprint_file), folder.fingerprint_file)
+        for sentence in check_unchanged(saved, now, allow_changes=options.allow_changes):
+            logger.warning("%s", sentence)
+        return
+    write_json(folder.config_file, settings)
+    write_json(folder.fingerprint_file, now.to_json())
+
+
+def _write_ledgers(run: PreparedRun, tokens: TokenizedConnections, folder: RunFolder) -> dict[str, Any]:
+    """Write what became of every row, texts that are cut included, and return it."""
+    ledgers = {name: dataset.ledger for name, dataset in run.data.splits().items()}
+    if tokens.n_cut_rows:
+        lines = run.data.train.lines[list(tokens.first_cut_rows)]
+        sentence = f"{tokens.n_cut_rows:,} rows have a text longer than {run.model.max_seq_length} tokens, which is cut"
+        ledgers["train"] = ledgers["train"].with_finding("cut", tokens.n_cut_rows, sentence, first=lines.tolist())
+        logger.warning("%s: %s", quoted(run.data.train.source, limit=400), sentence)
+    content = {name: ledger.to_json() for name, ledger in ledgers.items()}
+    write_json(folder.ledger_file, content)
+    return content
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        shown = quoted(path, limit=400)
+        raise RunFolderError(
+            f"{shown} cannot be read: {quoted(error, limit=200)}; begin anew with --overwrite"
+        ) from None
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{quoted(path, limit=400)} holds no JSON object; begin anew with --overwrite")
+    return content
