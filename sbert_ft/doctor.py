@@ -23,6 +23,7 @@ from sbert_ft.errors import ModelFolderError, SbertFtError, quoted
 from sbert_ft.model.encoders import EncoderPlan, plan_encoder
 from sbert_ft.model.folder import ModelFolder, find_folder, read_folder
 from sbert_ft.model.json_files import read_json
+from sbert_ft.model.own_settings import OwnSettings
 from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model.weight_names import NameMatch, check_match, match_names
 from sbert_ft.model.weights import WeightFiles, find_weights, read_tensors
@@ -69,6 +70,9 @@ def examine(
         checks.append(_describe_plan(plan))
     if not _has(faults, "modules") and not _has(faults, "config"):
         checks.append(_describe_modules(source))
+    if source.own:
+        mend = "fit the threshold anew with fit_threshold, or take sbert_ft.json from where the model comes from"
+        attempt(checks, "decision", mend, lambda: checks.append(_describe_decision(source)))
     checks += of_weights
     if weights is not None:
         checks += _weights(weights, plan, source.encoder_path, deep)
@@ -110,6 +114,15 @@ def _read_source(path: Path) -> tuple[ModelFolder, list[Check]]:
     elif whole.found not in [fault.found for fault in faults]:
         faults.append(whole)
     return ModelFolder(path, encoder_path, config or {}), faults
+
+
+def _describe_decision(source: ModelFolder) -> Check:
+    """Return what sbert_ft.json says of when two texts belong together."""
+    decision = OwnSettings.of(source).decision
+    if decision is None:
+        return Check("decision", "OK", "sbert_ft.json stores no threshold")
+    curve = "no calibration" if decision.calibration is None else f"{decision.calibration.kind} calibration"
+    return Check("decision", "OK", f"texts match from a cosine of {decision.describe()}, {curve}")
 
 
 def _plan(source: ModelFolder, weights: WeightFiles | None) -> EncoderPlan:

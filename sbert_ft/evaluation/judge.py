@@ -178,11 +178,10 @@ def metrics_of(
 ) -> dict[str, Score]:
     """Return every metric of the scores that the pairs' gold allows, with intervals.
 
-    Graded pairs have spearman and pearson, and with a decision those of its yes and no; others those of yes and no.
+    Graded pairs have spearman and pearson; all have average_precision and roc_auc, and with a decision what its yes
+    and no are worth.
     """
     graded = {} if pairs.scale is None else graded_metrics(scores, pairs.gold, settings)
-    if pairs.scale is not None and decision is None:
-        return graded
     threshold = None if decision is None else decision.threshold
     return graded | label_metrics(scores, pairs.matches, settings, threshold)
 
@@ -215,8 +214,7 @@ def judge(
         return result
     both = None if decisions[0] is None or decisions[1] is None else (decisions[0].threshold, decisions[1].threshold)
     changes = {} if pairs.scale is None else paired_differences(before, after, pairs.gold, settings)
-    if pairs.scale is None or both is not None:
-        changes |= paired_differences(before, after, pairs.matches, settings, thresholds=both)
+    changes |= paired_differences(before, after, pairs.matches, settings, thresholds=both)
     result["before"] = _as_json(metrics_of(before, pairs, settings, decisions[0]))
     result["difference"] = _as_json(changes)
     return result
