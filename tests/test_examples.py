@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import sbert_ft
 from sbert_ft import SiameseBert
 from sbert_ft.model.decision import Calibration, Decision, FittedOn
 
@@ -80,7 +79,6 @@ def test_score_pairs_prints_what_a_stored_decision_makes_of_the_cosines(folder: 
         assert (float(score) >= 0) == rest.startswith("match ") == (int(probability.rstrip("%")) >= 50)
 
 
-@pytest.mark.skipif("fine_tune" not in sbert_ft.__all__, reason="sbert_ft.fine_tune is not there yet")
 def test_fine_tune_pairs_says_before_and_after_and_leaves_a_model_and_a_report(folder: Path, tmp_path: Path) -> None:
     said = run_example("fine_tune_pairs.py", folder, tmp_path / "run", cwd=tmp_path)
     for name in ("dev", "test"):

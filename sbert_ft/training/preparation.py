@@ -5,11 +5,13 @@ Nothing is trained before objective, data and settings have been found to fit.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sbert_ft.config.settings import RunSettings
+from sbert_ft.data.batch_order import fitting_batch_size
 from sbert_ft.data.connection_dataset import ConnectionDataset
 from sbert_ft.data.token_store import TokenizedConnections, tokenize_connections
 from sbert_ft.errors import InputError
@@ -20,6 +22,8 @@ from sbert_ft.training.objectives import Objective, build_objective, check_fits
 from sbert_ft.training.optimizer import warmup_steps
 from sbert_ft.training.plan import RunPlan, foresee, steps_by_epoch, training_dtype, training_layout
 from sbert_ft.training.run_folder import Mode
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,12 @@ def plan_run(run: PreparedRun, cache_dir: Path | None) -> tuple[RunPlan, Tokeniz
     tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, cache_dir)
     dtype = training_dtype(settings, model.device)
     text_rows = tokens.rows if run.objective.distinct_texts else None
+    if text_rows is not None and (fitting := fitting_batch_size(settings.batch_size, text_rows)) < settings.batch_size:
+        logger.warning(
+            "batches have %d rows instead of %d: one text stands in so many rows, and no batch may hold a text twice",
+            fitting,
+            settings.batch_size,
+        )
     by_epoch = steps_by_epoch(len(run.data.train), settings, text_rows)
     micro_rows, fixed, batch = foresee(model.bert, tokens.row_lengths, int(tokens.lengths.max()), settings, dtype)
     plan = RunPlan(
