@@ -9,7 +9,8 @@ VENV ?= .venv
 PIP_FLAGS ?=
 # More options for pytest, such as `-k packing -x`.
 PYTEST_FLAGS ?=
-BENCHMARKS ?= benchmarks/startup.py benchmarks/attention.py benchmarks/layout.py benchmarks/encode.py
+BENCHMARKS ?= benchmarks/startup.py benchmarks/attention.py benchmarks/layout.py benchmarks/encode.py \
+    benchmarks/train.py
 
 BIN := $(VENV)/bin
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
@@ -39,7 +40,7 @@ check: ## what continuous integration runs: test, then lint
 	@$(MAKE) --no-print-directory test
 	@$(MAKE) --no-print-directory lint
 
-bench: $(VENV)/.installed-test ## install, then run the benchmarks (BENCHMARKS="file ...")
+bench: $(VENV)/.installed-bench ## install, then run the benchmarks (BENCHMARKS="file ...")
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(OFFLINE) $(BIN)/python "$$script"; done
 
 clean: ## remove the environment, caches and build files

@@ -1,0 +1,119 @@
+"""Fine-tuning on a CUDA device: it learns as on a CPU, lives with little memory, and leaves what a CPU loads."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sbert_ft import ConnectionDataset, SiameseBert, TrainingSettings, fine_tune
+from sbert_ft.config.settings import ModelSettings, RunSettings
+from sbert_ft.training.encoder_setup import set_up_for_training
+
+pytestmark = pytest.mark.gpu
+
+DATA = Path(__file__).resolve().parent.parent / "examples" / "data"
+
+
+def rows(n: int) -> ConnectionDataset:
+    """Return the first sample pairs."""
+    whole = ConnectionDataset.from_file(DATA / "train.csv")
+    return whole.select(np.arange(n))
+
+
+def without_dropout(model: SiameseBert) -> SiameseBert:
+    """Return the model with all dropout layers off for good."""
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0
+    return model
+
+
+def test_steps_on_the_card_equal_those_on_the_cpu(minilm_path: Path, tmp_path: Path) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    settings = TrainingSettings(batch_size=16, max_steps=4, precision="float32", warmup_ratio=0.0, learning_rate=1e-5)
+    vectors = {}
+    for device in ("cpu", "cuda"):
+        model = without_dropout(SiameseBert.from_pretrained(minilm_path, device, "float32"))
+        fine_tune(model, rows(64), output_dir=tmp_path / device, training=settings)
+        vectors[device] = model.encode(["The invoice is due on Friday.", "내일 비가 온대요."])
+    assert np.abs(vectors["cpu"] - vectors["cuda"]).max() < 1e-3
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
+def test_a_tuned_model_is_better_on_its_own_pairs_and_loads_on_the_cpu(
+    minilm_path: Path, tmp_path: Path, precision: str
+) -> None:
+    model = SiameseBert.from_pretrained(minilm_path, "cuda")
+    settings = TrainingSettings(epochs=6, batch_size=16, learning_rate=1e-4, precision=precision)  # type: ignore[arg-type]
+    result = fine_tune(model, rows(64), dev=rows(64), output_dir=tmp_path / "run", training=settings)
+    dev = result.metrics["splits"]["dev"]
+    assert dev["after"]["spearman"]["value"] > dev["before"]["spearman"]["value"] + 0.2
+    pairs = [("The invoice is due on Friday.", "Payment has to arrive by the end of the week.")]
+    on_cpu = SiameseBert.from_pretrained(result.model_dir, "cpu", "float32")
+    assert abs(float(on_cpu.score(pairs)[0] - model.score(pairs)[0])) < 0.02
+
+
+def test_out_of_memory_halves_the_forward_and_keeps_the_batch(
+    minilm_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = " ".join(["the heating in the kitchen has stopped working again"] * 12)
+    pairs = ConnectionDataset.from_pairs([(f"{long} {i}", f"{i} {long}", (i % 6) / 5) for i in range(512)])
+    model = SiameseBert.from_pretrained(minilm_path, "cuda", max_seq_length=128)
+    settings = TrainingSettings(batch_size=256, micro_batch_size=256, max_steps=2, precision="bfloat16")
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(model.device).total_memory
+    # weights and moments need some 0.4 GiB, 512 texts of 110 tokens several GiB
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2 * 2**30) / total)
+    try:
+        with caplog.at_level(logging.WARNING, "sbert_ft"):
+            result = fine_tune(model, pairs, output_dir=tmp_path / "run", training=settings)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    warned = [record.getMessage() for record in caplog.records if "out of memory on cuda" in record.getMessage()]
+    assert warned and all("the batch stays the same" in sentence for sentence in warned)
+    assert result.metrics["steps"] == 2
+
+
+def test_a_run_begun_on_the_card_goes_on_there(minilm_path: Path, tmp_path: Path) -> None:
+    def run(folder: Path, **given: int) -> SiameseBert:
+        model = SiameseBert.from_pretrained(minilm_path, "cuda")
+        training = TrainingSettings(batch_size=16, epochs=2, save_steps=1, **given)
+        fine_tune(
+            model, rows(64), output_dir=folder, training=training, on_existing="resume" if folder.exists() else "error"
+        )
+        return model
+
+    whole = run(tmp_path / "whole")
+    again = run(tmp_path / "whole")  # finished: nothing is done
+    assert np.isfinite(again.encode(["a"])).all()
+    for name in ("metrics.json", "report.html", "report.md"):
+        (tmp_path / "whole" / name).unlink()
+    resumed = run(tmp_path / "whole")
+    for (name, one), other in zip(
+        whole.bert.encoder.named_parameters(), resumed.bert.encoder.parameters(), strict=True
+    ):
+        assert torch.equal(one, other), name
+
+
+def test_checkpointed_activations_take_less_memory(minilm_path: Path) -> None:
+    peaks = []
+    for wanted in (False, True):
+        model = SiameseBert.from_pretrained(minilm_path, "cuda")
+        settings = RunSettings(
+            ModelSettings("m"),
+            data=None,
+            output_dir="",
+            training=TrainingSettings(gradient_checkpointing=wanted),  # type: ignore[arg-type]
+        )
+        texts = [" ".join(["the heating has stopped working"] * 20)] * 64
+        batch = model.bert.pack(model.tokenizer.frame(model.tokenizer.tokenize(texts), 128), "rows")
+        torch.cuda.reset_peak_memory_stats()
+        with set_up_for_training(model.bert.encoder, settings), torch.autocast("cuda", torch.bfloat16):
+            model.train()
+            model(batch).sum().backward()
+        peaks.append(torch.cuda.max_memory_allocated())
+    assert peaks[1] < 0.7 * peaks[0]
