@@ -59,24 +59,24 @@ def run(args: argparse.Namespace) -> int:
         logger.info("%s", note)
     settings = EvaluationSettings(match_from=args.match_from, bootstrap_samples=args.samples)
     model = _load(args, args.model)
+    other = None if args.against is None else _load(args, args.against)
     decision = model.decision
     match_from = args.match_from
     scale = None if dataset.scale is None else (dataset.scale.low, dataset.scale.high)
     if match_from is None and decision is not None and scale is not None and decision.scale == scale:
         match_from = decision.match_from  # the same pairs match as when the threshold was chosen
     pairs = judging_pairs("data", dataset, match_from)
-    if decision is not None and same_data(decision, dataset):
-        logger.warning(
-            "the threshold of %s was chosen on these very pairs: its precision, recall, F1 and accuracy are too good; "
-            "judge it by others",
-            quoted(args.model, limit=400),
-        )
+    other_decision = None if other is None else other.decision
+    for folder, its_decision in ((args.model, decision), (args.against, other_decision)):
+        if its_decision is not None and same_data(its_decision, dataset):
+            logger.warning(
+                "the threshold of %s was chosen on these very pairs: its precision, recall, F1 and accuracy are too "
+                "good; judge it by others",
+                quoted(folder, limit=400),
+            )
     scores = _scores(model, pairs, args)
     chance = chance_cosine(model, dataset)
-    before, other_decision = None, None
-    if args.against is not None:
-        other = _load(args, args.against)
-        before, other_decision = _scores(other, pairs, args), other.decision
+    before = None if other is None else _scores(other, pairs, args)
     result = judge(pairs, before, scores, settings, (other_decision, decision))
     if chance is not None and chance >= COLLAPSED_COSINE:
         logger.warning(
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     report: dict[str, Any] = {
         "model": args.model,
         "against": args.against,
-        "data": {"source": dataset.source, "sha256": dataset.sha256, "n": len(pairs)},
+        "data": {"source": dataset.source, "sha256": dataset.sha256, "n": len(pairs), "note": pairs.note},
         "chance_cosine": chance,
         "threshold": None if decision is None else decision.threshold,
         "metrics": result["after"],
@@ -119,13 +119,16 @@ def _reading(args: argparse.Namespace) -> Reading:
 def _label_values(text: str) -> dict[str, float]:
     values = {}
     for part in text.split(","):
-        word, _, number = part.rpartition("=")
+        word, number = (side.strip() for side in part.rpartition("=")[::2])
         try:
-            values[word.strip()] = float(number)
+            value = float(number)
         except ValueError:
             word = ""
-        if not word.strip():
+        if not word:
             raise InputError(f"--label-values: {quoted(part)} is not of the form WORD=NUMBER, such as entailment=1")
+        if word in values:
+            raise InputError(f"--label-values: {quoted(word)} is given twice")
+        values[word] = value
     return values
 
 
@@ -151,6 +154,8 @@ def _scores(model: SiameseBert, pairs: Any, args: argparse.Namespace) -> Any:
 
 def _table(report: dict[str, Any]) -> str:
     """Return the metrics as aligned lines, with intervals."""
+    from sbert_ft.data.ledger import counted
+
     compared = "difference" in report
     heads = ["", "MODEL", *(["OTHER", "difference"] if compared else [])]
     rows = [heads]
@@ -162,12 +167,13 @@ def _table(report: dict[str, Any]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     threshold = report["threshold"]
-    facts = [f"{report['data']['n']:,} pairs"]
+    facts = [counted(report["data"]["n"], "pair")]
     if threshold is not None:
         facts.append(f"threshold {threshold:.4f}")
     if report["chance_cosine"] is not None:
         facts.append(f"chance pairs have a mean cosine of {report['chance_cosine']:.4f}")
-    return "\n".join([", ".join(facts), *lines])
+    notes = [] if report["data"]["note"] is None else [report["data"]["note"]]
+    return "\n".join([", ".join(facts), *notes, *lines])
 
 
 def _cell(score: dict[str, Any] | None, sign: str = "") -> str:

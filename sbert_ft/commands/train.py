@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from sbert_ft.commands.config import add_set_option
+from sbert_ft.errors import InputError, quoted
 
 if TYPE_CHECKING:
     from sbert_ft.config.settings import RunSettings
@@ -43,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the run, or show its plan, and return the exit code."""
     from sbert_ft.config.reading import read_run
-    from sbert_ft.errors import InputError
 
     if args.allow_changes and not args.resume:
         raise InputError("--allow-changes is for a run that goes on; give --resume too")
@@ -87,7 +87,7 @@ def _show_plan(prepared: PreparedRun, settings: RunSettings) -> None:
     for row in batch.tolist():
         connection = prepared.data.train[row]
         label = "" if connection.label is None else f"{connection.label:g}  "
-        print(f"  line {connection.line}: {label}{' | '.join(connection.texts)}")
+        print(f"  line {connection.line}: {label}{' | '.join(quoted(text, limit=200) for text in connection.texts)}")
 
 
 def _show_result(result: FineTuneResult) -> None:

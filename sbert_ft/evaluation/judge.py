@@ -8,6 +8,7 @@ together, and no ranking on a small set needs to notice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,6 @@ from sbert_ft.model.siamese import SiameseBert
 MAX_CHANCE_PAIRS = 2000
 # Chance pairs of a sound encoder are far below; a raw BERT with mean pooling reaches some 0.6 to 0.8.
 COLLAPSED_COSINE = 0.9
-_CHUNK_PAIRS = 4096
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,8 @@ class JudgingPairs:
         return "average_precision" if self.scale is None else "spearman"
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Yield the two texts of each pair."""
-        for start in range(0, len(self), _CHUNK_PAIRS):
-            yield from (self.text_pair(i) for i in range(start, min(start + _CHUNK_PAIRS, len(self))))
+        """Return the two texts of each pair, one pair at a time."""
+        return map(self.text_pair, range(len(self)))
 
     def text_pair(self, place: int) -> tuple[str, str]:
         """Return the two texts of one pair."""
@@ -146,13 +145,14 @@ def score_unless(model: SiameseBert, pairs: JudgingPairs, stopped: Callable[[], 
 
 
 def chance_cosine(model: SiameseBert, dataset: ConnectionDataset, seed: int = 0) -> float | None:
-    """Return the mean cosine of chance pairs, None where the data set is too small to make some."""
+    """Return the mean cosine of chance pairs; None where there are too few to make some, or it is no number."""
     sides, _ = chance_pairs(dataset.text_rows, MAX_CHANCE_PAIRS, seed)
     if len(sides) < 2:
         return None
     every = np.zeros(len(sides), np.float64)
     pairs = JudgingPairs("chance", dataset, sides, every.astype(np.int64), every, every.astype(bool), None)
-    return float(score_pairs(model, pairs).mean())
+    mean = float(score_pairs(model, pairs).mean())
+    return mean if math.isfinite(mean) else None
 
 
 def metric_of(name: str, scores: NDArray[np.float32], pairs: JudgingPairs) -> float | None:
@@ -232,23 +232,35 @@ def alarms(results: Mapping[str, Mapping[str, Any]], metric: str, collapse: Mapp
     for name, result in results.items():
         differences = result.get("difference", {})
         named = metric if metric in differences else next(iter(differences), None)
-        change = differences.get(named, {}).get("value") if named is not None else None
-        if change is None or change >= 0:
-            continue
-        low, high = differences[named]["low"], differences[named]["high"]
-        sure = high is not None and high < 0
-        interval = "" if low is None else f" (interval {low:+.4f} to {high:+.4f})"
-        how = "is worse" if sure else "scores lower, within what chance can do,"
-        found.append(f"the tuned model {how} on {name}: {named} changed by {change:+.4f}{interval}")
+        if named is not None and (sentence := _worsening(name, named, result)) is not None:
+            found.append(sentence)
     after, before = collapse.get("after"), collapse.get("before")
     if after is not None and after >= COLLAPSED_COSINE:
         was = "" if before is None else f" (before: {before:.2f})"
+        new = before is None or before < COLLAPSED_COSINE
+        how = (
+            "has collapsed and hardly tells texts apart" if new else "hardly tells texts apart, nor did the base model"
+        )
         found.append(
-            f"the tuned model has collapsed: pairs of texts put together by chance have a mean cosine of {after:.2f}"
-            f"{was}, so it hardly tells texts apart; lower the learning rate, or take an objective that pushes texts "
-            "apart"
+            f"the tuned model {how}: pairs of texts put together by chance have a mean cosine of {after:.2f}{was}; "
+            "lower the learning rate, or take an objective that pushes texts apart"
         )
     return found
+
+
+def _worsening(name: str, metric: str, result: Mapping[str, Any]) -> str | None:
+    """Return what is worse than before by one metric of a split; None where it is not."""
+    before, after, difference = (result[part][metric] for part in ("before", "after", "difference"))
+    if before["value"] is not None and after["value"] is None:
+        return f"the tuned model has no {metric} on {name} ({after['reason']}), and the base model has"
+    change, low, high = (difference[part] for part in ("value", "low", "high"))
+    if change is None or change >= 0:
+        return None
+    if high is None:
+        return f"the tuned model scores lower on {name}: {metric} changed by {change:+.4f} ({difference['reason']})"
+    how = "is worse" if high < 0 else "scores lower, within what chance can do,"
+    interval = f"interval {low:+.4f} to {high:+.4f}"
+    return f"the tuned model {how} on {name}: {metric} changed by {change:+.4f} ({interval})"
 
 
 def split_scores(pairs: JudgingPairs, before: NDArray[np.float32] | None, after: NDArray[np.float32]) -> SplitScores:

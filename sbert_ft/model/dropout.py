@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _LEVELS = 1 << 16
+_RATE = "attention_dropout"
 
 
 def dropout(activation: Tensor, rate: float) -> Tensor:
@@ -59,15 +60,19 @@ def dropout_set_to(module: nn.Module, rate: float | None) -> Iterator[None]:
     """Let every dropout layer within `module`, those on attention weights included, have this rate for a while.
 
     Args:
-        module: Any.
+        module: Any. Where its config left a dropout layer out (ModernBERT's after attention), there stays none.
         rate: From 0 to 1; None to leave each as it is.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Dropout)]
-    before = [layer.p for layer in layers]
-    for layer in layers:
-        layer.p = layer.p if rate is None else rate
+    places: list[tuple[nn.Module, str]]
+    places = [(layer, "p") for layer in module.modules() if isinstance(layer, nn.Dropout)]
+    # ModernBERT keeps the rate of attention weights as a bare number
+    places += [(layer, _RATE) for layer in module.modules() if isinstance(getattr(layer, _RATE, None), (int, float))]
+    before = [getattr(layer, name) for layer, name in places]
     try:
+        if rate is not None:
+            for layer, name in places:
+                setattr(layer, name, rate)
         yield
     finally:
-        for layer, its_rate in zip(layers, before, strict=True):
-            layer.p = its_rate
+        for (layer, name), its_rate in zip(places, before, strict=True):
+            setattr(layer, name, its_rate)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -19,29 +20,46 @@ _EMBEDDINGS = re.compile(r"(?:^|\.)\w*embeddings?\w*\.")
 
 @contextmanager
 def set_up_for_training(encoder: PreTrainedModel, settings: RunSettings) -> Iterator[None]:
-    """Prepare the encoder as the settings say; when the block ends, it is as it was but for its weights.
+    """Prepare the encoder as the settings say; when the block ends, it is as it was but for its weights, and in eval.
 
     Raises:
-        InputError: More layers are to be frozen than there are, or the encoder knows no checkpointing.
+        InputError: As in `check_encoder`.
     """
-    frozen = frozen_parameters(encoder, settings.model)
-    wanted = settings.training.gradient_checkpointing
+    check_encoder(encoder, settings)
+    trained_before = {name: parameter.requires_grad for name, parameter in encoder.named_parameters()}
+    checkpointing = settings.training.gradient_checkpointing and not _is_checkpointing(encoder)
     with dropout_set_to(encoder, settings.model.dropout):
-        for parameter in frozen:
-            parameter.requires_grad_(False)
         try:
-            if wanted:
-                _checkpoint_activations(encoder)
+            for parameter in frozen_parameters(encoder, settings.model):
+                parameter.requires_grad_(False)
+            if checkpointing:
+                _newest(encoder, "checkpointing_enable")({"use_reentrant": False})
+                # A hook for the reentrant way, which needs an input with a gradient; it would outlive the training.
+                encoder.disable_input_require_grads()
             yield
         finally:
-            encoder.requires_grad_(True)
+            for name, parameter in encoder.named_parameters():
+                parameter.requires_grad_(trained_before[name])
             encoder.eval()
-            if wanted:
+            if checkpointing:
                 _newest(encoder, "checkpointing_disable")()
 
 
+def check_encoder(encoder: PreTrainedModel, settings: RunSettings) -> None:
+    """Find out, before anything is computed, whether the encoder can be trained as the settings say.
+
+    Raises:
+        InputError: More layers are to be frozen than there are, nothing is left to train, or the encoder knows no
+            checkpointing.
+    """
+    frozen_parameters(encoder, settings.model)
+    if settings.training.gradient_checkpointing and not encoder.supports_gradient_checkpointing:
+        kind = encoder.config.model_type
+        raise InputError(f"training.gradient_checkpointing: transformers has none for {kind} encoders; set it to false")
+
+
 def frozen_parameters(encoder: nn.Module, settings: ModelSettings) -> list[nn.Parameter]:
-    """Return the parameters that are not to be trained.
+    """Return the parameters that are not to be trained: those that the settings name, and those frozen before.
 
     Raises:
         InputError: More layers are to be frozen than there are, or all there is.
@@ -49,29 +67,31 @@ def frozen_parameters(encoder: nn.Module, settings: ModelSettings) -> list[nn.Pa
     layers = {int(found[1]) for name, _ in encoder.named_parameters() if (found := _LAYER.search(name))}
     if settings.freeze_layers > len(layers):
         raise InputError(
-            f"model.freeze_layers is {settings.freeze_layers}, but the encoder has {len(layers)} layers of its own; "
-            f"give a number from 0 to {len(layers)}"
+            f"model.freeze_layers is {settings.freeze_layers}, but the encoder has {len(layers)} layers with weights "
+            f"of their own; give a number from 0 to {len(layers)}"
         )
     frozen = []
     for name, parameter in encoder.named_parameters():
         layer = _LAYER.search(name)
         in_embeddings = layer is None and _EMBEDDINGS.search(name) is not None
-        if (layer is not None and int(layer[1]) < settings.freeze_layers) or (
-            in_embeddings and settings.freeze_embeddings
-        ):
+        named = int(layer[1]) < settings.freeze_layers if layer else in_embeddings and settings.freeze_embeddings
+        if named or not parameter.requires_grad:
             frozen.append(parameter)
     if len(frozen) == len(list(encoder.parameters())):
-        raise InputError("model.freeze_layers and model.freeze_embeddings freeze every weight; leave some to train")
+        raise InputError(
+            "every weight is frozen, by model.freeze_layers and model.freeze_embeddings or by requires_grad; leave "
+            "some to train"
+        )
     return frozen
 
 
-def _checkpoint_activations(encoder: PreTrainedModel) -> None:
-    try:
-        _newest(encoder, "checkpointing_enable")()
-    except ValueError as error:
-        raise InputError(f"training.gradient_checkpointing: {error}; set it to false") from error
+def _is_checkpointing(encoder: PreTrainedModel) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules())
 
 
-def _newest(encoder: PreTrainedModel, action: str):  # type: ignore[no-untyped-def]
+def _newest(encoder: PreTrainedModel, action: str) -> Callable[..., Any]:
     """Return a method that was renamed on the way through transformers 5."""
-    return getattr(encoder, f"activation_{action}", None) or getattr(encoder, f"gradient_{action}")
+    method: Callable[..., Any] = getattr(encoder, f"activation_{action}", None) or getattr(
+        encoder, f"gradient_{action}"
+    )
+    return method

@@ -19,7 +19,7 @@ from sbert_ft.config.settings import (
     TrainingSettings,
 )
 from sbert_ft.data.connection_dataset import ConnectionDataset
-from sbert_ft.errors import InputError, quoted
+from sbert_ft.errors import InputError, RunFolderError, quoted
 from sbert_ft.model.devices import Precision
 from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.training.preparation import FineTuneResult, PreparedRun, RunData, RunOptions, prepare
@@ -39,7 +39,7 @@ def fine_tune(
     test: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | None = None,
     *,
     output_dir: str | os.PathLike[str],
-    objective: str | ObjectiveSettings | Sequence[ObjectiveSettings] = "cosine",
+    objective: str | ObjectiveSettings | Sequence[str | ObjectiveSettings] = "cosine",
     training: TrainingSettings | None = None,
     evaluation: EvaluationSettings | None = None,
     on_existing: str = "error",
@@ -71,9 +71,13 @@ def fine_tune(
         OutputError: Something cannot be written.
         RunInterrupted: Ctrl-C or SIGTERM; go on with ``on_existing="resume"``.
     """
+    if not isinstance(model, SiameseBert):
+        found = type(model).__name__
+        raise InputError(f"model is of type {found}, expected a SiameseBert; for a folder: SiameseBert.from_pretrained")
     if on_existing not in _MODES:
         raise InputError(f"on_existing is {quoted(on_existing)}, expected one of {', '.join(_MODES)}")
-    parts = (objective,) if isinstance(objective, (str, ObjectiveSettings)) else tuple(objective)
+    # what is neither a name nor settings is refused with all the other faults below
+    parts = (objective,) if isinstance(objective, str) or not isinstance(objective, Sequence) else tuple(objective)
     first = as_dataset(train)
     reading = reading_on_scale_of(first, Reading())
     data = RunData(first, *(None if pairs is None else as_dataset(pairs, reading) for pairs in (dev, test)))
@@ -92,7 +96,26 @@ def fine_tune(
         evaluation=evaluation or EvaluationSettings(),
     )
     check_settings(settings)
-    return run_training(prepare(model, data, settings), RunOptions(_MODES[on_existing], False, show_progress_bar))
+    result = run_training(prepare(model, data, settings), RunOptions(_MODES[on_existing], False, show_progress_bar))
+    if result.was_finished:
+        _become(model, result)
+    return result
+
+
+def _become(model: SiameseBert, result: FineTuneResult) -> None:
+    """Give the model what the finished run has saved: weights, decision and score scale.
+
+    Raises:
+        RunFolderError: The run was of another kind of model.
+    """
+    tuned = SiameseBert.from_pretrained(result.model_dir, "cpu", "float32")
+    ours, theirs = model.bert.encoder.state_dict(), tuned.bert.encoder.state_dict()
+    shapes = [{name: tensor.shape for name, tensor in state.items()} for state in (ours, theirs)]
+    if shapes[0] != shapes[1] or model.pooling != tuned.pooling:
+        where = quoted(result.folder, limit=400)
+        raise RunFolderError(f"{where} holds a finished run of another model; choose another output_dir")
+    model.bert.encoder.load_state_dict(theirs)
+    model.decision, model.score_scale = tuned.decision, tuned.score_scale
 
 
 def reading_on_scale_of(train: ConnectionDataset, reading: Reading) -> Reading:

@@ -36,6 +36,15 @@ class Interruption:
             raise self.error("at once; it goes on from its last checkpoint with --resume, if it has one")
         logger.warning("%s: finishing this step, then writing a checkpoint; once more ends at once", _name(number))
 
+    def end_if_asked(self, how: str) -> None:
+        """End the run where a signal was noted.
+
+        Raises:
+            RunInterrupted: Always then.
+        """
+        if self.signal_number:
+            raise self.error(how)
+
     def error(self, how: str) -> RunInterrupted:
         """Return the exception that ends the run."""
         return RunInterrupted(f"the run was ended by {_name(self.signal_number)} {how}", self.signal_number)

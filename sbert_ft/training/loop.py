@@ -34,7 +34,7 @@ from sbert_ft.training.pace import Pace
 from sbert_ft.training.plan import RunPlan
 from sbert_ft.training.progress import Progress, random_states, restore_progress, restore_random_states, save_progress
 from sbert_ft.training.run_folder import RunFolder
-from sbert_ft.training.run_log import RunLog
+from sbert_ft.training.run_log import RunLog, read_log
 from sbert_ft.training.tensorboard import Scalars
 
 logger = logging.getLogger(__name__)
@@ -125,12 +125,14 @@ def train(
     progress = Progress(micro_rows=plan.micro_rows)
     if sitting.resume_from is not None:
         progress = restore_progress(sitting.resume_from, encoder, optimizer, scaler)
-    pace = Pace(progress)
+        if settings.micro_batch_size is not None:
+            progress.micro_rows = min(progress.micro_rows, plan.micro_rows)
 
     with _bar(plan, progress, sitting.progress_bar) as bar:
-        if progress.evaluation_due:
-            _evaluate(model, evaluation, progress, plan, sitting)
+        if progress.evaluation_due and evaluation is not None:  # the run was ended before it was made
+            _evaluate(model, evaluation, progress, plan, sitting, is_noted=_is_noted(sitting.log, progress.step))
             _save(model, optimizer, scaler, progress, sitting)
+        pace = Pace(progress, scaled=scaler is not None)
         while progress.epoch < len(plan.steps_by_epoch) and not progress.stopped_early:
             text_rows = rows.tokens.rows if objective.distinct_texts else None
             batches = epoch_batches(
@@ -158,9 +160,10 @@ def train(
 
                 progress.step += 1
                 progress.step_in_epoch += 1
-                pace.add(group, losses, norm if scaler is None else None)
+                progress.passes = progress.epoch + progress.step_in_epoch / len(groups)
+                pace.add(group, losses, norm)
                 ends_epoch = progress.step_in_epoch == plan.steps_by_epoch[progress.epoch]
-                is_last = progress.step == plan.n_steps
+                is_last = ends_epoch and progress.epoch + 1 == len(plan.steps_by_epoch)
                 log_due = is_last or _due(progress, settings.logging_steps)
                 save_due = is_last or (_due(progress, settings.save_steps) if settings.save_steps else ends_epoch)
                 progress.evaluation_due = evaluation is not None and (
@@ -169,7 +172,7 @@ def train(
                 if device.type == "cpu" or log_due or save_due or progress.evaluation_due:
                     pace.check(rows.lines)  # the one place that waits for the device
                 if log_due:
-                    record = pace.record(rate, progress.epoch + progress.step_in_epoch / len(groups))
+                    record = pace.record(rate)
                     sitting.log.append(record)
                     sitting.scalars.add(record)
                     bar.set_postfix_str(f"loss {record['loss']:.4f}, {record['pairs_per_second']:.0f} pairs/s")
@@ -177,7 +180,7 @@ def train(
                 if ends_epoch:
                     progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
 
-                if progress.evaluation_due and not sitting.interruption.signal_number:
+                if evaluation is not None and progress.evaluation_due and not sitting.interruption.signal_number:
                     pace.pause()
                     save_due |= _evaluate(model, evaluation, progress, plan, sitting)
                     model.train()
@@ -187,10 +190,10 @@ def train(
                     pace.pause()
                     _save(model, optimizer, scaler, progress, sitting)
                     pace.go_on()
-                if sitting.interruption.signal_number:
-                    raise sitting.interruption.error(f"after step {progress.step:,}; go on with --resume")
                 if progress.stopped_early or ends_epoch:
                     break
+            else:  # no step of this epoch is left: the run went on with fewer of them, as it was allowed to
+                progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
     model.eval()
     return progress
 
@@ -250,10 +253,14 @@ def _gradients(
 
 
 def _evaluate(
-    model: SiameseBert, evaluation: Evaluation | None, progress: Progress, plan: RunPlan, sitting: Sitting
+    model: SiameseBert,
+    evaluation: Evaluation,
+    progress: Progress,
+    plan: RunPlan,
+    sitting: Sitting,
+    is_noted: bool = False,
 ) -> bool:
     """Measure the model, note it in the log, and return whether it is the best so far (and has to be kept)."""
-    assert evaluation is not None
     measured = evaluation.measure()
     if measured is None:
         return False
@@ -269,13 +276,14 @@ def _evaluate(
     record = {
         "kind": "eval",
         "step": progress.step,
-        "epoch": round(progress.epoch + progress.step_in_epoch / max(1, plan.steps_by_epoch[0]), 4),
+        "epoch": round(progress.passes, 4),
         "split": evaluation.split,
         "metrics": dict(measured),
         "best": best,
     }
-    sitting.log.append(record)
-    sitting.scalars.add(record)
+    if not is_noted:
+        sitting.log.append(record)
+        sitting.scalars.add(record)
     shown = ", ".join(f"{name} {number:.4f}" for name, number in measured.items() if number is not None)
     logger.info("step %d: %s %s%s", progress.step, evaluation.split, shown, ", the best so far" if best else "")
     if progress.stopped_early:
@@ -290,8 +298,15 @@ def _save(
     progress: Progress,
     sitting: Sitting,
 ) -> None:
+    """Write a checkpoint, and end the run after it where that was asked for, by a signal that came meanwhile too."""
     sitting.log.sync()
     save_progress(sitting.folder.checkpoints_dir, progress, model.bert.encoder, optimizer, scaler)
+    sitting.interruption.end_if_asked(f"after step {progress.step:,}; go on with --resume")
+
+
+def _is_noted(log: RunLog, step: int) -> bool:
+    """Return whether an evaluation stands in the log that no checkpoint knows of, as after a kill between the two."""
+    return any(record.get("kind") == "eval" and record.get("step") == step for record in read_log(log.path))
 
 
 def _due(progress: Progress, every: int | None) -> bool:

@@ -55,7 +55,9 @@ def rate_factor(step: int, n_steps: int, settings: TrainingSettings) -> float:
 
 
 def warmup_steps(n_steps: int, settings: TrainingSettings) -> int:
-    """Return the number of steps in which the rate rises."""
+    """Return the number of steps in which the rate rises: none where there is one step, which would change nothing."""
+    if n_steps == 1:
+        return 0
     if settings.warmup_steps is not None:
         return min(settings.warmup_steps, n_steps)
     return math.ceil(n_steps * settings.warmup_ratio)

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.config.reading import run_to_json
+from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.errors import quoted
 from sbert_ft.evaluation.judge import alarms, chance_cosine, judge, score_pairs, split_scores, try_decision
 from sbert_ft.evaluation.report import Report, WorstPair, worst_pairs, write_report
 from sbert_ft.model.decision import Decision
@@ -83,10 +85,11 @@ def conclude(
         for name, pairs in run.judges.items()
     }
     collapse = {"before": before.chance, "after": after.chance}
-    for sentence in alarms(results, run.metric or "spearman", collapse):
-        logger.warning("%s", sentence)
+    found = alarms(results, run.metric or "spearman", collapse)
     if not run.judges:
-        logger.warning("nothing judged the tuned model: give data.dev or data.dev_share, and data.test")
+        found.append("nothing judged the tuned model: give data.dev or data.dev_share, and data.test")
+    for sentence in found:
+        logger.warning("%s", sentence)
 
     scale = run.data.train.scale
     run.model.score_scale = (-1.0, 1.0) if scale is None else (scale.low, scale.high)
@@ -107,7 +110,8 @@ def conclude(
         "splits": results,
         "decision": None if decision is None else decision.to_json(),
         "collapse": collapse,
-        "warnings": warnings.sentences,
+        # those of the result, and of pairs that judge and were trained on, stand here even where logging is off
+        "warnings": list(dict.fromkeys([*found, *_overlaps(run.data.train), *warnings.sentences])),
     }
     report = Report(
         title=f"Fine-tuning of {_name_of(run.settings.model.path)}",
@@ -124,6 +128,12 @@ def conclude(
     write_report(report, folder.path)
     write_json(folder.metrics_file, metrics)
     return metrics
+
+
+def _overlaps(train: ConnectionDataset) -> list[str]:
+    """Return which training pairs are among the pairs that judge, too."""
+    source = quoted(train.source, limit=400)
+    return [f"{source}: {found.sentence}" for found in train.ledger.findings if found.kind.startswith("overlap_")]
 
 
 def _decide(run: PreparedRun, before: Judgement, after: Judgement) -> tuple[Decision | None, Decision | None]:

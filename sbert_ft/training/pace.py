@@ -15,6 +15,8 @@ from sbert_ft.errors import TrainingError
 from sbert_ft.training.progress import Progress
 
 _N_NAMED_LINES = 8
+# A scaler begins at 2**16 and halves at each overflow; so many on end are no matter of scale.
+_MAX_OVERFLOWS = 30
 
 
 class TrainRecord(TypedDict):
@@ -31,17 +33,24 @@ class TrainRecord(TypedDict):
 
 
 class Pace:
-    """Collects losses and times, step by step; the sums are kept in the run's progress."""
+    """Collects losses and times, step by step; the sums are kept in the run's progress.
 
-    def __init__(self, progress: Progress) -> None:
+    Args:
+        progress: Of the run.
+        scaled: Whether a scaler skips steps whose gradient overflows, and tries a smaller scale.
+    """
+
+    def __init__(self, progress: Progress, scaled: bool) -> None:
         self.progress = progress
-        self.unseen: list[tuple[int, list[NDArray[np.int64]], Tensor, Tensor | None]] = []
+        self.unseen: list[tuple[int, list[NDArray[np.int64]], Tensor, Tensor]] = []
         self.norm = 0.0
+        self.n_overflows = 0
+        self.max_overflows = _MAX_OVERFLOWS if scaled else 0
         self.n_rows = 0
         self.n_seconds = 0.0
         self.since = time.perf_counter()
 
-    def add(self, group: list[NDArray[np.int64]], losses: list[Tensor], norm: Tensor | None) -> None:
+    def add(self, group: list[NDArray[np.int64]], losses: list[Tensor], norm: Tensor) -> None:
         """Note a step without waiting for its loss."""
         self.unseen.append((self.progress.step, group, torch.stack(losses), norm))
         self.n_rows += sum(map(len, group))
@@ -50,32 +59,33 @@ class Pace:
         """Read the losses of the steps not looked at yet.
 
         Raises:
-            TrainingError: One is no finite number.
+            TrainingError: One is no finite number, or the gradient's norm is none.
         """
         for step, group, losses, norm in self.unseen:
             values = losses.tolist()
-            self.norm = float(norm) if norm is not None else math.nan
+            self.norm = float(norm)
+            self.n_overflows = 0 if math.isfinite(self.norm) else self.n_overflows + 1
             bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
-            if bad is not None or (norm is not None and not math.isfinite(self.norm)):
-                rows = group[bad or 0]
+            if bad is not None or self.n_overflows > self.max_overflows:
+                rows = np.concatenate(group) if bad is None else group[bad]
                 named = ", ".join(str(int(line)) for line in lines[rows][:_N_NAMED_LINES])
                 named += " ..." if len(rows) > _N_NAMED_LINES else ""
                 what = f"loss is {values[bad]}" if bad is not None else f"gradient's norm is {self.norm}"
                 raise TrainingError(
                     f"the {what} in step {step} (lines {named} of the training data); look at these rows, lower "
-                    "training.learning_rate, or set training.precision to float32; the last checkpoint is from before"
+                    "training.learning_rate, or set training.precision to float32; what was saved is from before"
                 )
             self.progress.losses.append(sum(values) / len(values))
         self.unseen.clear()
 
-    def record(self, rate: float, epoch: float) -> TrainRecord:
+    def record(self, rate: float) -> TrainRecord:
         """Return the line for the log, and begin a new interval."""
         self.pause()
         losses, seconds = self.progress.losses, self.n_seconds
         record: TrainRecord = {
             "kind": "train",
             "step": self.progress.step,
-            "epoch": round(epoch, 4),
+            "epoch": round(self.progress.passes, 4),
             "loss": sum(losses) / len(losses),
             "learning_rate": rate,
             "grad_norm": self.norm,

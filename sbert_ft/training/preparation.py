@@ -17,11 +17,12 @@ from sbert_ft.data.token_store import TokenizedConnections, tokenize_connections
 from sbert_ft.errors import InputError
 from sbert_ft.evaluation.judge import JudgingPairs, judging_pairs, same_gold_kind
 from sbert_ft.model.siamese import SiameseBert
-from sbert_ft.training.encoder_setup import frozen_parameters
+from sbert_ft.training.encoder_setup import check_encoder, frozen_parameters
 from sbert_ft.training.objectives import Objective, build_objective, check_fits
 from sbert_ft.training.optimizer import warmup_steps
 from sbert_ft.training.plan import RunPlan, foresee, steps_by_epoch, training_dtype, training_layout
 from sbert_ft.training.run_folder import Mode
+from sbert_ft.training.tensorboard import check_tensorboard
 
 logger = logging.getLogger(__name__)
 
@@ -120,11 +121,14 @@ def prepare(model: SiameseBert, data: RunData, settings: RunSettings) -> Prepare
     """Return the run, checked as far as can be without training.
 
     Raises:
-        InputError: Objective, data and settings do not fit each other.
+        InputError: Objective, data, encoder and settings do not fit each other.
+        ResourceError: tensorboard is asked for and not installed.
     """
     objective = build_objective(settings.objective)
     data = data.with_overlaps()
     check_fits(objective, data.train)
+    check_encoder(model.bert.encoder, settings)
+    check_tensorboard(settings.training.tensorboard)
     judges = {
         name: judging_pairs(name, dataset, settings.evaluation.match_from)
         for name, dataset in data.splits().items()
@@ -146,7 +150,7 @@ def plan_run(run: PreparedRun, cache_dir: Path | None) -> tuple[RunPlan, Tokeniz
     """Return what the run is going to do, and its tokens, which are kept in `cache_dir`.
 
     Raises:
-        InputError: More layers are to be frozen than there are, or an unknown precision.
+        InputError: An unknown precision.
         OutputError: The tokens cannot be written.
     """
     model, settings = run.model, run.settings.training
@@ -160,7 +164,8 @@ def plan_run(run: PreparedRun, cache_dir: Path | None) -> tuple[RunPlan, Tokeniz
             settings.batch_size,
         )
     by_epoch = steps_by_epoch(len(run.data.train), settings, text_rows)
-    micro_rows, fixed, batch = foresee(model.bert, tokens.row_lengths, int(tokens.lengths.max()), settings, dtype)
+    longest = min(int(tokens.lengths.max()), model.max_seq_length)
+    micro_rows, fixed, batch = foresee(model.bert, tokens.row_lengths, longest, settings, dtype)
     plan = RunPlan(
         n_rows=len(run.data.train),
         n_texts=run.data.train.n_texts,

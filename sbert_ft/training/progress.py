@@ -23,6 +23,7 @@ class Progress:
         step: Optimizer steps made.
         epoch: The one under way, from 0.
         step_in_epoch: Steps made of it.
+        passes: Over the rows, the one under way as a share.
         micro_rows: Rows a forward, as memory has allowed.
         best_step: Step of the best evaluation; None before the first one.
         best_value: Its metric.
@@ -31,11 +32,13 @@ class Progress:
         losses: Of the steps since the last line of the log.
         evaluation_due: Whether the run ended after a step before its evaluation was made.
         stopped_early: Whether evaluations stopped getting better.
+        saved_step: Step of the last checkpoint; None before the first one.
     """
 
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
+    passes: float = 0.0
     micro_rows: int = 1
     best_step: int | None = None
     best_value: float | None = None
@@ -44,6 +47,7 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     evaluation_due: bool = False
     stopped_early: bool = False
+    saved_step: int | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], source: Path) -> Progress:
@@ -53,7 +57,7 @@ class Progress:
             CheckpointError: It holds something else.
         """
         fresh = asdict(cls())
-        optional = {"best_step": int, "best_value": float}
+        optional = {"best_step": int, "best_value": float, "saved_step": int}
         for name, usual in fresh.items():
             kind = optional.get(name, type(usual))
             value = content.get(name, source)  # a value that no JSON holds, where there is none
@@ -72,7 +76,9 @@ def save_progress(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
 ) -> None:
-    """Write the whole state of a run, then remove all older checkpoints but the best one.
+    """Write the whole state of a run, then remove all checkpoints but this one, the last before it and the best.
+
+    The last before it is there to fall back on, should this one be damaged.
 
     Raises:
         OutputError: It cannot be written; what was there before still is.
@@ -84,7 +90,9 @@ def save_progress(
     }
     state = {"progress": asdict(progress), "scaler": None if scaler is None else scaler.state_dict()}
     save_checkpoint(folder, progress.step, tensors, state)
-    remove_all_but(folder, {progress.step} | ({progress.best_step} if progress.best_step is not None else set()))
+    kept = (progress.step, progress.saved_step, progress.best_step)
+    remove_all_but(folder, {step for step in kept if step is not None})
+    progress.saved_step = progress.step
 
 
 def restore_progress(
@@ -100,6 +108,7 @@ def restore_progress(
     """
     content = checkpoint.state.get("progress")
     progress = Progress.from_json(content if isinstance(content, dict) else {}, checkpoint.path)
+    progress.saved_step = checkpoint.step
     try:
         restore_weights(checkpoint, encoder)
         restore_optimizer(optimizer, encoder, checkpoint.read_tensors("optimizer"))

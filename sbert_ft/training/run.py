@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from sbert_ft.config.reading import run_to_json
 from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.token_store import TokenizedConnections
-from sbert_ft.errors import RunFolderError, quoted
+from sbert_ft.errors import CheckpointError, RunFolderError, quoted
 from sbert_ft.evaluation.judge import metric_of, score_unless
 from sbert_ft.model.devices import describe_device
 from sbert_ft.training.checkpoints import Checkpoint, newest_checkpoint, read_checkpoint
@@ -50,6 +51,7 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         OutputError: Something cannot be written.
         RunInterrupted: The run was asked to end.
     """
+    _check_whose(RunFolder(Path(run.settings.output_dir)), options)
     with (
         warnings_kept() as warnings,
         interruptible() as interruption,
@@ -69,9 +71,7 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         if checkpoint is not None:
             logger.info("going on after step %d of %d", checkpoint.step, plan.n_steps)
         progress = _train(run, plan, tokens, folder, checkpoint, interruption, options.progress_bar)
-        if progress.best_step is not None and progress.best_step != progress.step:
-            best = read_checkpoint(folder.checkpoints_dir / f"step-{progress.best_step:08d}")
-            restore_weights(best, run.model.bert.encoder)
+        _take_best(run, progress, folder)
         metrics = conclude(run, plan, progress, before, ledgers, folder, warnings)
         return FineTuneResult(folder.path, metrics)
 
@@ -85,6 +85,7 @@ def check_run_folder(settings: RunSettings, options: RunOptions) -> None:
         ResourceError: tensorboard is asked for and not there.
     """
     check_tensorboard(settings.training.tensorboard)
+    _check_whose(RunFolder(Path(settings.output_dir)), options)
     if options.mode != "overwrite":  # which would remove what is there before its successor can be had
         with open_run_folder(settings.output_dir, options.mode):
             pass
@@ -114,9 +115,24 @@ def _train(
         evaluation = _evaluation(run, interruption)
         interruption.deferring = True
         try:
-            return train(run.model, rows, run.objective, settings.training, plan, evaluation, sitting)
+            progress = train(run.model, rows, run.objective, settings.training, plan, evaluation, sitting)
         finally:
             interruption.deferring = False
+        interruption.end_if_asked("after its last step; go on with --resume")
+        return progress
+
+
+def _take_best(run: PreparedRun, progress: Progress, folder: RunFolder) -> None:
+    """Put the best step's weights into the model, or say that the last step's have to do."""
+    if progress.best_step is None or progress.best_step == progress.step:
+        return
+    try:
+        best = read_checkpoint(folder.checkpoints_dir / f"step-{progress.best_step:08d}")
+    except CheckpointError as error:
+        logger.warning("%s; it was the best step's, and the model is that of the last one, %d", error, progress.step)
+        progress.best_step = progress.best_value = None
+        return
+    restore_weights(best, run.model.bert.encoder)
 
 
 def _evaluation(run: PreparedRun, interruption: Interruption) -> Evaluation | None:
@@ -132,6 +148,26 @@ def _evaluation(run: PreparedRun, interruption: Interruption) -> Evaluation | No
         return None if scores is None else {name: metric_of(name, scores, pairs) for name in names}
 
     return Evaluation(measure, metric)
+
+
+def _check_whose(folder: RunFolder, options: RunOptions) -> None:
+    """Refuse a folder whose config.json is no run's, such as a model's: it would be replaced by one.
+
+    Raises:
+        RunFolderError: It is none.
+    """
+    # by os.path, to which a place that cannot be looked at is not there: opening the folder will say why
+    if options.mode == "new" or os.path.exists(folder.fingerprint_file) or not os.path.isfile(folder.config_file):
+        return
+    try:
+        content = json.loads(folder.config_file.read_bytes())
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or "output_dir" not in content:
+        shown = quoted(folder.path, limit=400)
+        raise RunFolderError(
+            f"the config.json in {shown} is not that of a run but of a model, maybe; give another output_dir"
+        )
 
 
 def _check_or_write_beginning(run: PreparedRun, folder: RunFolder, options: RunOptions) -> None:
@@ -155,7 +191,8 @@ def _check_or_write_beginning(run: PreparedRun, folder: RunFolder, options: RunO
         saved = Fingerprint.from_json(_read_json(folder.fingerprint_file), folder.fingerprint_file)
         for sentence in check_unchanged(saved, now, allow_changes=options.allow_changes):
             logger.warning("%s", sentence)
-        return
+        if not options.allow_changes:
+            return  # else what is allowed now is what the next sitting is held against
     write_json(folder.config_file, settings)
     write_json(folder.fingerprint_file, now.to_json())
 

@@ -35,7 +35,7 @@ def open_scalars(folder: Path, wanted: bool, after_step: int = 0) -> Iterator[Sc
     Args:
         folder: Made where it is wanted.
         wanted: Whether it is.
-        after_step: A resumed run's; what older files say of later steps is taken back.
+        after_step: Where the run begins or goes on; what older files say of later steps is taken back.
 
     Raises:
         ResourceError: tensorboard is not installed.
@@ -46,7 +46,7 @@ def open_scalars(folder: Path, wanted: bool, after_step: int = 0) -> Iterator[Sc
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder), purge_step=after_step + 1 if after_step else None) as writer:
+    with SummaryWriter(str(folder), purge_step=after_step + 1) as writer:
         yield Scalars(writer)
 
 

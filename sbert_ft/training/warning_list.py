@@ -1,8 +1,12 @@
-"""What was warned of while a run went on, kept for its report."""
+"""What was warned of while a run went on, kept for its report.
+
+Only what the run's own thread warns of: another one may tune another model.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,10 +17,12 @@ class WarningList(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._sentences: dict[str, None] = {}
+        self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the record's sentence."""
-        self._sentences[record.getMessage()] = None
+        if record.thread == self._thread:
+            self._sentences[record.getMessage()] = None
 
     @property
     def sentences(self) -> list[str]:
