@@ -25,6 +25,7 @@ from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.training.preparation import FineTuneResult, PreparedRun, RunData, RunOptions, prepare
 from sbert_ft.training.run import run_training
 from sbert_ft.training.run_folder import Mode
+from sbert_ft.training.warning_list import warnings_kept
 
 if TYPE_CHECKING:
     import pandas
@@ -78,9 +79,10 @@ def fine_tune(
         raise InputError(f"on_existing is {quoted(on_existing)}, expected one of {', '.join(_MODES)}")
     # what is neither a name nor settings is refused with all the other faults below
     parts = (objective,) if isinstance(objective, str) or not isinstance(objective, Sequence) else tuple(objective)
-    first = as_dataset(train)
-    reading = reading_on_scale_of(first, Reading())
-    data = RunData(first, *(None if pairs is None else as_dataset(pairs, reading) for pairs in (dev, test)))
+    with warnings_kept() as warnings:
+        first = as_dataset(train)
+        reading = reading_on_scale_of(first, Reading())
+        data = RunData(first, *(None if pairs is None else as_dataset(pairs, reading) for pairs in (dev, test)))
     settings = RunSettings(
         model=ModelSettings(
             path=str(model.bert.source.path), max_seq_length=model.max_seq_length, pooling=model.pooling
@@ -96,7 +98,10 @@ def fine_tune(
         evaluation=evaluation or EvaluationSettings(),
     )
     check_settings(settings)
-    result = run_training(prepare(model, data, settings), RunOptions(_MODES[on_existing], False, show_progress_bar))
+    with warnings_kept() as more:
+        prepared = prepare(model, data, settings)
+    prepared = replace(prepared, warnings=(*warnings.sentences, *more.sentences))
+    result = run_training(prepared, RunOptions(_MODES[on_existing], False, show_progress_bar))
     if result.was_finished:
         _become(model, result)
     return result
@@ -149,13 +154,19 @@ def as_dataset(pairs: Any, reading: Reading | None = None) -> ConnectionDataset:
 
 
 def load_run(settings: RunSettings) -> PreparedRun:
-    """Return the run of a configuration: data read, model loaded, all found to fit.
+    """Return the run of a configuration: data read, model loaded, all found to fit; what was warned of is kept.
 
     Raises:
         ModelFolderError: The model's folder is damaged, incomplete or of a kind not supported.
         DataError: A file cannot be read as pairs.
         InputError: The parts do not fit each other.
     """
+    with warnings_kept() as warnings:
+        run = _load_parts(settings)
+    return replace(run, warnings=tuple(warnings.sentences))
+
+
+def _load_parts(settings: RunSettings) -> PreparedRun:
     reading, data = settings.data.reading, settings.data
     train = ConnectionDataset.from_file(Path(data.train), reading)
     reading = reading_on_scale_of(train, reading)

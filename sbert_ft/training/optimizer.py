@@ -48,7 +48,7 @@ def rate_factor(step: int, n_steps: int, settings: TrainingSettings) -> float:
         return step / n_warmup
     if settings.schedule == "constant":
         return 1.0
-    progress = (step - n_warmup) / max(1, n_steps - n_warmup)
+    progress = min(1.0, (step - n_warmup) / max(1, n_steps - n_warmup))
     if settings.schedule == "cosine":
         return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
     return max(0.0, 1.0 - progress)

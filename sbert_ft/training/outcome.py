@@ -111,7 +111,7 @@ def conclude(
         "decision": None if decision is None else decision.to_json(),
         "collapse": collapse,
         # those of the result, and of pairs that judge and were trained on, stand here even where logging is off
-        "warnings": list(dict.fromkeys([*found, *_overlaps(run.data.train), *warnings.sentences])),
+        "warnings": list(dict.fromkeys([*found, *_overlaps(run.data.train), *run.warnings, *warnings.sentences])),
     }
     report = Report(
         title=f"Fine-tuning of {_name_of(run.settings.model.path)}",

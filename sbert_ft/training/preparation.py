@@ -107,6 +107,7 @@ class PreparedRun:
         objective: The loss.
         metric: By which the best step is chosen, where there are dev pairs.
         judges: The pairs that judge, by name: dev, test.
+        warnings: What was warned of on the way here.
     """
 
     model: SiameseBert
@@ -115,6 +116,7 @@ class PreparedRun:
     objective: Objective
     metric: str | None
     judges: dict[str, JudgingPairs]
+    warnings: tuple[str, ...] = ()
 
 
 def prepare(model: SiameseBert, data: RunData, settings: RunSettings) -> PreparedRun:

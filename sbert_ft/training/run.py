@@ -103,7 +103,7 @@ def _train(
     """Set the encoder up for training, run the loop, and leave the encoder as an encoder is used."""
     settings, begin = run.settings, 0 if checkpoint is None else checkpoint.step
     rows = TrainingRows(tokens, run.data.train.targets(), run.data.train.lines)
-    devices = [run.model.device] if run.model.device.type == "cuda" else []
+    devices = range(torch.cuda.device_count())  # a seed is set on all of them
     with (
         RunLog(folder.log_file) as log,
         open_scalars(folder.tensorboard_dir, settings.training.tensorboard, begin) as scalars,
@@ -118,6 +118,7 @@ def _train(
             progress = train(run.model, rows, run.objective, settings.training, plan, evaluation, sitting)
         finally:
             interruption.deferring = False
+            run.model.eval()
         interruption.end_if_asked("after its last step; go on with --resume")
         return progress
 
