@@ -769,6 +769,15 @@ def test_a_finished_run_says_so_and_changes_nothing(bench: Bench) -> None:
         assert stamped(folder_of(config)) == before
 
 
+def test_a_finished_run_is_not_that_of_other_settings(bench: Bench) -> None:
+    config = bench.config("short")
+    assert bench.train(config).code == 0
+    before = stamped(folder_of(config))
+    ended = bench.resume(config, "--set", "training.learning_rate=0.0123")
+    assert ended.code == 2 and "training.learning_rate" in ended.said and "0.0123" in ended.said, ended.said
+    assert stamped(folder_of(config)) == before
+
+
 def test_a_second_run_in_a_folder_is_refused_by_the_number_of_the_first(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from sbert_ft.config.settings import (
     TrainingSettings,
 )
 from sbert_ft.data.connection_dataset import ConnectionDataset
-from sbert_ft.errors import InputError, RunFolderError, quoted
+from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.devices import Precision
 from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.training.preparation import FineTuneResult, PreparedRun, RunData, RunOptions, prepare
@@ -108,18 +108,9 @@ def fine_tune(
 
 
 def _become(model: SiameseBert, result: FineTuneResult) -> None:
-    """Give the model what the finished run has saved: weights, decision and score scale.
-
-    Raises:
-        RunFolderError: The run was of another kind of model.
-    """
+    """Give the base model of a finished run what the run has saved: weights, decision and score scale."""
     tuned = SiameseBert.from_pretrained(result.model_dir, "cpu", "float32")
-    ours, theirs = model.bert.encoder.state_dict(), tuned.bert.encoder.state_dict()
-    shapes = [{name: tensor.shape for name, tensor in state.items()} for state in (ours, theirs)]
-    if shapes[0] != shapes[1] or model.pooling != tuned.pooling:
-        where = quoted(result.folder, limit=400)
-        raise RunFolderError(f"{where} holds a finished run of another model; choose another output_dir")
-    model.bert.encoder.load_state_dict(theirs)
+    model.bert.encoder.load_state_dict(tuned.bert.encoder.state_dict())
     model.decision, model.score_scale = tuned.decision, tuned.score_scale
 
 

@@ -58,6 +58,7 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         open_run_folder(run.settings.output_dir, options.mode) as folder,
     ):
         if options.mode == "resume" and folder.is_finished:
+            _check_unchanged(_fingerprint(run), folder, options)
             logger.info("%s: the run is finished; nothing is left to do", folder.path)
             return FineTuneResult(folder.path, _read_json(folder.metrics_file), was_finished=True)
         _check_or_write_beginning(run, folder, options)
@@ -173,9 +174,19 @@ def _check_whose(folder: RunFolder, options: RunOptions) -> None:
 
 def _check_or_write_beginning(run: PreparedRun, folder: RunFolder, options: RunOptions) -> None:
     """Hold a resumed run against what it began with, or write down what a new one begins with."""
-    settings = run_to_json(run.settings)
-    now = Fingerprint(
-        settings=settings,
+    now = _fingerprint(run)
+    begun = folder.fingerprint_file.exists() or newest_checkpoint(folder.checkpoints_dir) is not None
+    if options.mode == "resume" and begun:
+        _check_unchanged(now, folder, options)
+        if not options.allow_changes:
+            return  # else what is allowed now is what the next sitting is held against
+    write_json(folder.config_file, now.to_json()["settings"])
+    write_json(folder.fingerprint_file, now.to_json())
+
+
+def _fingerprint(run: PreparedRun) -> Fingerprint:
+    return Fingerprint(
+        settings=run_to_json(run.settings),
         data={
             name: {"source": dataset.source, "sha256": dataset.sha256, "n": len(dataset)}
             for name, dataset in run.data.splits().items()
@@ -187,15 +198,17 @@ def _check_or_write_beginning(run: PreparedRun, folder: RunFolder, options: RunO
         versions=library_versions(),
         device=describe_device(run.model.device),
     )
-    begun = folder.fingerprint_file.exists() or newest_checkpoint(folder.checkpoints_dir) is not None
-    if options.mode == "resume" and begun:
-        saved = Fingerprint.from_json(_read_json(folder.fingerprint_file), folder.fingerprint_file)
-        for sentence in check_unchanged(saved, now, allow_changes=options.allow_changes):
-            logger.warning("%s", sentence)
-        if not options.allow_changes:
-            return  # else what is allowed now is what the next sitting is held against
-    write_json(folder.config_file, settings)
-    write_json(folder.fingerprint_file, now.to_json())
+
+
+def _check_unchanged(now: Fingerprint, folder: RunFolder, options: RunOptions) -> None:
+    """Warn of what differs from what the run began with, or refuse it.
+
+    Raises:
+        RunFolderError: Settings, data or weights differ, and that is not allowed.
+    """
+    saved = Fingerprint.from_json(_read_json(folder.fingerprint_file), folder.fingerprint_file)
+    for sentence in check_unchanged(saved, now, allow_changes=options.allow_changes):
+        logger.warning("%s", sentence)
 
 
 def _write_ledgers(run: PreparedRun, tokens: TokenizedConnections, folder: RunFolder) -> dict[str, Any]:
