@@ -175,7 +175,9 @@ def train(
                     record = pace.record(rate)
                     sitting.log.append(record)
                     sitting.scalars.add(record)
-                    bar.set_postfix_str(f"loss {record['loss']:.4f}, {record['pairs_per_second']:.0f} pairs/s")
+                    bar.set_postfix_str(
+                        f"loss {record['loss']:.4f}, rate {rate:.1e}, {record['pairs_per_second']:.0f} pairs/s"
+                    )
                 bar.update(1)
                 if ends_epoch:
                     progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
