@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 from hypothesis import given
@@ -21,18 +21,22 @@ from sbert_ft.config.json_text import read_json_object
 from sbert_ft.config.keys import KEYS, MOST_COUNT, SECTIONS
 from sbert_ft.config.names import ALIASES, FLAT
 from sbert_ft.config.reading import check_settings, read_run, run_from_json, run_to_json
-from sbert_ft.config.rules import OPTION_OF_OBJECTIVES
+from sbert_ft.config.rules import CLASSIFIER_KINDS, METRICS_OF_CLASSES, OPTION_OF_OBJECTIVES
 from sbert_ft.config.schema import json_schema
 from sbert_ft.config.settings import (
+    CLASSIFIER_OBJECTIVES,
     METRIC_NAMES,
     OBJECTIVE_NAMES,
     DataSettings,
     EvaluationSettings,
+    Features,
+    ModelKind,
     ModelSettings,
     ObjectiveSettings,
     Reading,
     RunSettings,
     TrainingSettings,
+    Truncation,
 )
 from sbert_ft.config.start import commented_start
 from sbert_ft.errors import ConfigError, SbertFtError
@@ -77,7 +81,9 @@ def test_the_example_of_the_design_is_read(tmp_path: Path) -> None:
  "training": {"epochs": 1, "batch_size": 16, "learning_rate": 2e-5, "warmup_ratio": 0.1, "seed": 42},
  "output_dir": "runs/first"}"""
     assert read_run(write(tmp_path / "run.json", text)) == RunSettings(
-        ModelSettings("bert-base-uncased/", 128), DataSettings("pairs.csv", "dev.csv", "test.csv"), "runs/first"
+        ModelSettings("bert-base-uncased/", max_seq_length=128),
+        DataSettings("pairs.csv", "dev.csv", "test.csv"),
+        "runs/first",
     )
 
 
@@ -85,6 +91,8 @@ def test_how_files_are_read_stands_flat_in_data() -> None:
     reading = {
         "text_columns": ["a", "b", "c"],
         "label_column": "y",
+        "label_kind": "scores",
+        "classes": None,
         "label_values": {"entailment": 1, "neutral": 0.5},
         "score_range": [0, 5],
         "encoding": "cp949",
@@ -95,7 +103,37 @@ def test_how_files_are_read_stands_flat_in_data() -> None:
     assert set(reading) == {field.name for field in fields(Reading)}
     found = run_from_json(with_keys(**{f"data__{name}": item for name, item in reading.items()}), "x").data.reading
     values = {"entailment": 1.0, "neutral": 0.5}
-    assert found == Reading(("a", "b", "c"), "y", values, (0.0, 5.0), "cp949", "tab", "csv", "skip")
+    assert found == Reading(("a", "b", "c"), "y", "scores", None, values, (0.0, 5.0), "cp949", "tab", "csv", "skip")
+
+
+@pytest.mark.parametrize("kind, expected", [(None, "cosine"), ("siamese", "cosine"), ("single", "softmax")])
+def test_the_objective_that_is_left_out_goes_by_the_kind_of_model(kind: str | None, expected: str) -> None:
+    run = run_from_json(LEAST if kind is None else with_keys(model__kind=kind), "x")
+    assert run.objective == (ObjectiveSettings(expected),)
+    assert run_to_json(run)["objective"][0]["name"] == expected
+
+
+def test_a_classifier_is_read_with_all_that_it_has() -> None:
+    value = with_keys(
+        model__kind="towers",
+        model__init="random",
+        model__features="uv_difference_product",
+        model__head_dropout=0,
+        data__dev="d",
+        data__text_columns=["premise", "hypothesis"],
+        data__label_kind="classes",
+        data__classes=["entailment", "neutral"],
+        objective={"name": "softmax", "class_weight": "balanced"},
+        training__metric="mcc",
+        evaluation__calibration="temperature",
+    )
+    run = run_from_json(value, "x")
+    assert run.model == ModelSettings(
+        "m", kind="towers", init="random", features="uv_difference_product", head_dropout=0.0
+    )
+    assert run.data.reading == Reading(("premise", "hypothesis"), None, "classes", ("entailment", "neutral"))
+    assert run.objective == (ObjectiveSettings("softmax", class_weight="balanced"),)
+    assert (run.training.metric, run.evaluation.calibration) == ("mcc", "temperature")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +176,7 @@ def test_shipped_configurations_are_read_and_their_data_are_there(path: Path) ->
     run = read_run(path, ["model.path=elsewhere"])
     assert run.model.path == "elsewhere"
     assert run.output_dir == f"runs/{path.stem}"
-    assert read_run(path).model.path == "bert-base-uncased/"
+    assert read_run(path).model.path == ("korean-small/" if run.model.init == "random" else "bert-base-uncased/")
     for data in (run.data.train, run.data.dev, run.data.test):
         assert data is not None and (ROOT / data).is_file()
 
@@ -150,6 +188,28 @@ def test_what_is_shipped_is_what_was_promised() -> None:
     training = recipe.training
     assert (training.epochs, training.batch_size, training.learning_rate, training.warmup_ratio) == (4, 16, 2e-5, 0.1)
     assert (recipe.objective, recipe.model.pooling) == ((ObjectiveSettings("cosine"),), "mean")
+
+
+@pytest.mark.parametrize(
+    "name, kind, columns",
+    [
+        ("nli_towers", "towers", ("premise", "hypothesis")),
+        ("nli_joined", "joined", ("premise", "hypothesis")),
+        ("sentiment_single", "single", ("document",)),
+        ("korean_from_scratch", "single", ("document",)),
+    ],
+)
+def test_shipped_classifiers_are_whole(name: str, kind: str, columns: tuple[str, ...]) -> None:
+    run = read_run(ROOT / f"configs/{name}.json")
+    assert (run.model.kind, run.data.reading.text_columns) == (kind, columns)
+    assert run.model.init == ("random" if name == "korean_from_scratch" else "pretrained")
+    assert [one.name for one in run.objective] == ["softmax"]
+    classes = run.data.reading.classes
+    assert classes is not None
+    for path in filter(None, (run.data.train, run.data.dev, run.data.test)):
+        header, *lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+        assert header.split(",") == [*columns, "label"]
+        assert {line.rpartition(",")[2] for line in lines} == {*classes}
 
 
 # ---------------------------------------------------------------- refusing
@@ -168,8 +228,24 @@ BAD_VALUES: list[tuple[str, object, str]] = [
     ("model__max_seq_length", True, "found true"),
     ("model__max_seq_length", 10**12, "(more than any run has)"),
     ("model__max_seq_length", 10**400, "found a whole number of more than 18 digits"),
-    ("model__pooling", "Mean", "one of mean, cls, max, or null, found 'Mean'"),
+    ("model__kind", "cross_encoder", "one of siamese, towers, joined, single, found 'cross_encoder'"),
+    ("model__kind", None, "found null"),
+    ("model__kind", ["towers"], "found ['towers']"),
+    ("model__init", "scratch", "one of pretrained, random, found 'scratch'"),
+    ("model__features", "u,v", "one of uv, difference, uv_difference, uv_difference_product, found 'u,v'"),
+    ("model__features", "uv", "model.features: 'uv' is for towers; model.kind is siamese; leave it out"),
+    ("model__truncation", True, "one of longest_first, only_first, only_second, found true"),
+    ("model__truncation", "only_first", "model.truncation: 'only_first' is for joined; model.kind is siamese"),
+    ("model__head_dropout", 1, "a number of at least 0 and below 1, or null, found 1"),
+    ("model__head_dropout", 0.1, "model.head_dropout: 0.1 is for towers, joined and single; model.kind is siamese"),
+    ("model__head_dropout", 0, "model.head_dropout: 0.0 is for towers, joined and single"),
+    ("model__pooling", "Mean", "one of mean, cls, max, pooler, or null, found 'Mean'"),
     ("model__pooling", ["mean"], "found ['mean']"),
+    (
+        "model__pooling",
+        "pooler",
+        "model.pooling: pooler is for joined and single; model.kind is siamese; expected mean",
+    ),
     ("model__dropout", 1, "a number of at least 0 and below 1, or null, found 1"),
     ("model__dropout", -0.1, "found -0.1"),
     ("model__freeze_embeddings", 1, "true or false, found 1"),
@@ -180,13 +256,21 @@ BAD_VALUES: list[tuple[str, object, str]] = [
     ("data__dev", 3, "data.dev: expected"),
     ("data__dev_share", 0, "above 0 and at most 0.5, or null, found 0"),
     ("data__dev_share", 0.51, "found 0.51"),
-    ("data__text_columns", ["a"], "an array of 2 or 3 different texts that are not blank, or null, found ['a']"),
+    ("data__text_columns", [], "an array of 1 to 3 different texts that are not blank, or null, found []"),
+    ("data__text_columns", ["a"], "expected two or three names, for model.kind is siamese; found ['a']"),
     ("data__text_columns", ["a", "b", "c", "d"], "data.text_columns"),
     ("data__text_columns", ["a", "a"], "data.text_columns"),
     ("data__text_columns", ["a", ""], "data.text_columns"),
     ("data__text_columns", ["a", 1], "found ['a', 1]"),
     ("data__text_columns", "ab", "found 'ab'"),
     ("data__label_column", "", "data.label_column"),
+    ("data__label_kind", "labels", "one of scores, classes, or null, found 'labels'"),
+    ("data__label_kind", "classes", "data.label_kind: found classes, for softmax alone; objective is cosine"),
+    ("data__classes", ["a"], "an array of 2 to 1,000 different texts that are not blank, or null, found ['a']"),
+    ("data__classes", [0, 1], "found [0, 1]"),
+    ("data__classes", ["a", "a"], "data.classes"),
+    ("data__classes", [f"{i}" for i in range(1001)], "found an array of 1001, [...]"),
+    ("data__classes", ["a", "b"], "data.classes: ['a', 'b'] are for softmax; objective is cosine; leave it out"),
     ("data__label_values", {}, "an object from label to number"),
     ("data__label_values", {"a": "1"}, "data.label_values"),
     ("data__label_values", {"a": True}, "data.label_values"),
@@ -220,6 +304,11 @@ BAD_VALUES: list[tuple[str, object, str]] = [
     ("objective", {"name": "cosent", "margin": 1}, "objective.margin: is an option of contrastive"),
     ("objective", {"name": "triplet", "symmetric": True}, "objective.symmetric: is an option of in_batch_negatives"),
     ("objective", {"name": "triplet", "margin": -1}, "objective.margin"),
+    ("objective", {"name": "softmax", "class_weight": "equal"}, "objective.class_weight: expected one of balanced"),
+    ("objective", {"name": "softmax", "class_weight": True}, "one of balanced, or null, found true"),
+    ("objective", {"name": "cosine", "class_weight": "balanced"}, "objective.class_weight: is an option of softmax;"),
+    ("objective", "softmax", "objective: softmax trains a classifier, but model.kind is siamese; name another"),
+    ("objective", ["cosine", "softmax"], "objective.1: softmax trains a classifier, but model.kind is siamese"),
     ("objective", ["cosine", {"name": "cosent", "weight": 0}], "objective.1.weight: expected a number above 0"),
     ("objective", {"name": "cosine", "wieght": 1}, "objective.wieght: unknown key; did you mean 'weight'?"),
     ("training__epochs", 0, "a whole number of at least 1, found 0"),
@@ -250,7 +339,11 @@ BAD_VALUES: list[tuple[str, object, str]] = [
     ("training__device", "cuda:01", "training.device"),
     ("training__seed", -1, "a whole number from 0 to 4,294,967,295, found -1"),
     ("training__seed", 2**32, "training.seed"),
-    ("training__metric", "f1", "one of spearman, pearson, average_precision, roc_auc, or null, found 'f1'"),
+    (
+        "training__metric",
+        "f1",
+        "one of spearman, pearson, average_precision, roc_auc, accuracy, macro_f1, mcc, or null, found 'f1'",
+    ),
     ("training__eval_steps", 10, "training.eval_steps: 10 needs pairs to judge by; give data.dev or data.dev_share"),
     ("training__metric", "pearson", "training.metric: 'pearson' needs pairs"),
     ("training__early_stopping_patience", 2, "training.early_stopping_patience: 2 needs pairs"),
@@ -260,7 +353,8 @@ BAD_VALUES: list[tuple[str, object, str]] = [
     ("evaluation__threshold_target", "precision>=0", "evaluation.threshold_target"),
     ("evaluation__threshold_target", "precision>=1.01", "evaluation.threshold_target"),
     ("evaluation__threshold_target", "recall>0.9", "evaluation.threshold_target"),
-    ("evaluation__calibration", None, "one of auto, isotonic, platt, none, found null"),
+    ("evaluation__calibration", None, "one of auto, isotonic, platt, temperature, none, found null"),
+    ("evaluation__calibration", "temperature", "temperature is for classes; objective is cosine; expected auto"),
     ("evaluation__match_from", "3", "evaluation.match_from"),
     ("evaluation__bootstrap_samples", 0, "a whole number from 1 to 1,000,000, found 0"),
     ("evaluation__confidence", 1, "a number above 0 and below 1, found 1"),
@@ -301,6 +395,117 @@ def test_values_must_go_together(value: Mapping[str, object], expected: list[str
     message = refusal(value)
     assert all(part in message for part in expected)
     assert message.count("\n") == (0 if len(expected) == 1 else len(expected))
+
+
+DEV = {"data__dev": "d"}
+WRONG_KINDS: list[tuple[dict[str, object], str]] = [
+    (
+        {"model__kind": "towers", "objective": "cosine"},
+        "objective: cosine trains a sentence encoder, but model.kind is towers; name softmax or binary_cross_entropy, "
+        "or set model.kind to siamese",
+    ),
+    (
+        {"model__kind": "single", "objective": ["softmax", "triplet"]},
+        "objective.1: triplet trains a sentence encoder, but model.kind is single",
+    ),
+    (
+        {"model__kind": "joined", "objective": ["softmax", "softmax"]},
+        "objective: a classifier has exactly one objective, found 2; keep one of them",
+    ),
+    (
+        {"model__kind": "joined", "objective": {"name": "binary_cross_entropy", "class_weight": "balanced"}},
+        "objective.class_weight: is an option of softmax; found 'balanced' for binary_cross_entropy; leave it out",
+    ),
+    ({"model__kind": "towers", "model__pooling": "pooler"}, "model.pooling: pooler is for joined and single"),
+    ({"model__kind": "joined", "model__features": "uv"}, "model.features: 'uv' is for towers; model.kind is joined"),
+    ({"model__kind": "single", "model__truncation": "only_first"}, "model.truncation: 'only_first' is for joined"),
+    ({"model__kind": "towers", "model__truncation": "only_second"}, "model.truncation: 'only_second' is for joined"),
+    (
+        {"model__kind": "single", "data__text_columns": ["a", "b"]},
+        "data.text_columns: expected one name, for model.kind is single; found ['a', 'b']",
+    ),
+    ({"model__kind": "joined", "data__text_columns": ["a", "b", "c"]}, "expected two names, for model.kind is joined"),
+    ({"model__kind": "towers", "data__text_columns": ["a"]}, "expected two names, for model.kind is towers; found"),
+    (
+        {"model__init": "random", "model__freeze_layers": 2},
+        "model.freeze_layers: 2 would keep random weights, for model.init is random; leave it out",
+    ),
+    ({"model__init": "random", "model__freeze_embeddings": True}, "model.freeze_embeddings: true would keep random"),
+    (
+        {"model__kind": "joined", "training__metric": "spearman", **DEV},
+        "training.metric: spearman is not of classes; objective is softmax; expected one of accuracy, macro_f1, mcc",
+    ),
+    (
+        {"training__metric": "accuracy", **DEV},
+        "training.metric: accuracy is of classes; objective is cosine; expected one of spearman, pearson, "
+        "average_precision, roc_auc, or null",
+    ),
+    (
+        {"model__kind": "joined", "objective": "binary_cross_entropy", "training__metric": "mcc", **DEV},
+        "training.metric: mcc is of classes; objective is binary_cross_entropy",
+    ),
+    (
+        {"model__kind": "joined", "evaluation__calibration": "platt"},
+        "evaluation.calibration: platt is not for classes; objective is softmax; expected auto, temperature or none",
+    ),
+    (
+        {"model__kind": "joined", "objective": "binary_cross_entropy", "evaluation__calibration": "temperature"},
+        "temperature is for classes; objective is binary_cross_entropy; expected auto, isotonic, platt or none",
+    ),
+    (
+        {"model__kind": "single", "data__label_kind": "scores"},
+        "data.label_kind: found scores, objective is softmax; expected classes, or null",
+    ),
+    (
+        {"model__kind": "single", "objective": "binary_cross_entropy", "data__label_kind": "classes"},
+        "data.label_kind: found classes, for softmax alone; objective is binary_cross_entropy; expected scores",
+    ),
+    (
+        {"model__kind": "joined", "objective": "binary_cross_entropy", "data__classes": ["a", "b"]},
+        "data.classes: ['a', 'b'] are for softmax; objective is binary_cross_entropy; leave it out",
+    ),
+    (
+        {"model__kind": "joined", "data__score_range": [0, 5]},
+        "data.score_range: [0.0, 5.0] is for scores; objective is softmax, which has classes; leave it out",
+    ),
+    ({"model__kind": "joined", "evaluation__match_from": 3}, "evaluation.match_from: 3.0 is for scores; objective is"),
+]
+
+
+@pytest.mark.parametrize("keys, expected", WRONG_KINDS, ids=lambda item: str(item)[:60])
+def test_settings_that_the_kind_of_model_does_not_have_are_one_fault(keys: dict[str, object], expected: str) -> None:
+    message = refusal(with_keys(**keys))
+    assert expected in message and "\n" not in message
+
+
+def test_where_kind_and_objective_contradict_no_other_key_is_blamed_for_it() -> None:
+    keys = {"training__metric": "macro_f1", "data__label_kind": "classes", "evaluation__calibration": "temperature"}
+    message = refusal(with_keys(objective="softmax", **DEV, **keys))
+    assert message.startswith("'run.json': objective: softmax trains a classifier") and "\n" not in message
+
+
+def test_a_key_at_fault_silences_the_rules_about_it() -> None:
+    for keys in ({"model__kind": "tower"}, {"objective": "sofmax"}, {"model__kind": "joined", "objective": {}}):
+        message = refusal(with_keys(**keys, data__label_kind="classes", data__classes=["a", "b"]))
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize("kind", CLASSIFIER_KINDS)
+@pytest.mark.parametrize("objective", CLASSIFIER_OBJECTIVES)
+def test_every_kind_of_classifier_takes_every_objective_of_classifiers(kind: str, objective: str) -> None:
+    run = run_from_json(with_keys(model__kind=kind, objective=objective), "x")
+    assert (run.model.kind, run.objective[0].name) == (kind, objective)
+    assert run_from_json(run_to_json(run), "x") == run
+
+
+@pytest.mark.parametrize("name", ["num_labels", "num_classes", "id2label", "label2id", "problem_type"])
+def test_what_is_found_out_needs_not_be_told(name: str) -> None:
+    wanted = "follows from objective" if name == "problem_type" else "classes are found from the labels in data.train"
+    for key in (name, f"model__{name}", f"training__{name}"):
+        message = refusal(with_keys(**{key: 2}, model__kind="single"))
+        assert message.startswith(f"'run.json': {key.replace('__', '.')}: {wanted}") and "\n" not in message
+    with pytest.raises(ConfigError, match=wanted):
+        read_run(ROOT / "configs/nli_joined.json", [f"model.{name}=2"])
 
 
 @pytest.mark.parametrize(
@@ -532,6 +737,7 @@ SAMPLES = {
     "training.accumulation_steps": 2,
     "training.schedule": "cosine",
     "model.max_seq_length": 32,
+    "model.head_dropout": 0.3,
 }
 
 
@@ -540,11 +746,15 @@ def test_an_alias_means_its_key_at_the_top_and_in_its_section(alias: str) -> Non
     path = ALIASES[alias]
     section, _, name = path.partition(".")
     value = SAMPLES[path]
-    meant = run_from_json(with_keys(**{f"{section}__{name}": value}), "x")
-    assert meant != run_from_json(LEAST, "x")
-    assert run_from_json(with_keys(**{alias: value}), "x") == meant
-    assert run_from_json(with_keys(**{f"{section}__{alias}": value}), "x") == meant
-    assert run_from_json(with_keys(**{alias: value, f"{section}__{name}": value}), "x") == meant
+
+    def read(**keys: object) -> RunSettings:
+        return run_from_json(with_keys(model__kind="joined", **keys), "x")
+
+    meant = read(**{f"{section}__{name}": value})
+    assert meant != read()
+    assert read(**{alias: value}) == meant
+    assert read(**{f"{section}__{alias}": value}) == meant
+    assert read(**{alias: value, f"{section}__{name}": value}) == meant
 
 
 @pytest.mark.parametrize(
@@ -664,6 +874,14 @@ def test_objectives_are_overridden_whole_or_by_option(
     assert [(one.name, one.scale, one.weight) for one in run.objective] == expected
 
 
+def test_the_objective_that_is_left_out_goes_by_an_overridden_kind(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.json", json.dumps(LEAST))
+    run = read_run(path, ["objective.class_weight=balanced", "model.kind=single"])
+    assert run.objective == (ObjectiveSettings("softmax", class_weight="balanced"),)
+    with pytest.raises(ConfigError, match=r"objective: cosent trains a sentence encoder, but model.kind is single"):
+        read_run(path, ["objective=cosent", "model.kind=single"])
+
+
 def test_the_last_override_of_a_key_holds(file: Path) -> None:
     overrides = ["lr=1e-3", "training.learning_rate=2e-3", "fp16=true", "fp16=false"]
     training = read_run(file, overrides).training
@@ -743,10 +961,16 @@ def runs(draw: st.DrawFn) -> RunSettings:
     dev = None if share is not None else draw(maybe(NAMES))
     judged = dev is not None or share is not None
     low, high = sorted(draw(st.tuples(st.integers(-5, 5), st.integers(6, 9))))
+    kind: ModelKind = draw(st.sampled_from(get_args(ModelKind)))
+    has_classes = kind != "siamese" and draw(st.booleans())
+    n_texts = {"siamese": draw(st.integers(2, 3)), "single": 1}.get(kind, 2)
+    classes = st.lists(NAMES, min_size=2, max_size=4, unique=True).map(tuple)
     reading = Reading(
-        text_columns=draw(maybe(st.lists(NAMES, min_size=2, max_size=3, unique=True).map(tuple))),
+        text_columns=draw(maybe(st.lists(NAMES, min_size=n_texts, max_size=n_texts, unique=True).map(tuple))),
+        label_kind=draw(st.sampled_from([None, "classes" if has_classes else "scores"])),
+        classes=draw(maybe(classes)) if has_classes else None,
         label_values=draw(maybe(st.dictionaries(NAMES, st.floats(-1e9, 1e9), min_size=1, max_size=3))),
-        score_range=draw(maybe(st.just((float(low), float(high))))),
+        score_range=None if has_classes else draw(maybe(st.just((float(low), float(high))))),
         delimiter=draw(st.sampled_from([None, ",", "tab", " "])),
         on_bad_row=draw(st.sampled_from(["error", "skip"])),
     )
@@ -757,8 +981,25 @@ def runs(draw: st.DrawFn) -> RunSettings:
         "triplet": {"margin": draw(maybe(st.floats(0, 5)))},
     }
     names = draw(st.lists(st.sampled_from([*options]), min_size=1, max_size=3))
+    if kind != "siamese":
+        names = ["softmax" if has_classes else "binary_cross_entropy"]
+        options |= {"softmax": {"class_weight": draw(st.sampled_from([None, "balanced"]))}, "binary_cross_entropy": {}}
+    init: Literal["pretrained", "random"] = draw(st.sampled_from(["pretrained", "random"]))
+    poolings = [None, "mean", "cls", "max", *(["pooler"] if kind in ("joined", "single") else [])]
+    metrics = [name for name in METRIC_NAMES if (name in METRICS_OF_CLASSES) == has_classes]
     return RunSettings(
-        model=ModelSettings(draw(NAMES), draw(maybe(st.integers(3, 512))), dropout=draw(maybe(st.floats(0, 0.99)))),
+        model=ModelSettings(
+            draw(NAMES),
+            kind,
+            init,
+            max_seq_length=draw(maybe(st.integers(3, 512))),
+            pooling=draw(st.sampled_from(poolings)),
+            features=draw(st.sampled_from(get_args(Features))) if kind == "towers" else "uv_difference",
+            truncation=draw(st.sampled_from(get_args(Truncation))) if kind == "joined" else "longest_first",
+            head_dropout=None if kind == "siamese" else draw(maybe(st.floats(0, 0.99))),
+            dropout=draw(maybe(st.floats(0, 0.99))),
+            freeze_layers=0 if init == "random" else draw(st.integers(0, 12)),
+        ),
         data=DataSettings(draw(NAMES), dev, draw(maybe(NAMES)), share, reading),
         output_dir=draw(NAMES),
         objective=tuple(ObjectiveSettings(name, draw(st.floats(0.01, 9)), **options[name]) for name in names),
@@ -771,11 +1012,14 @@ def runs(draw: st.DrawFn) -> RunSettings:
             device=draw(st.sampled_from([None, "cpu", "cuda", "cuda:1", "mps"])),
             seed=draw(st.integers(0, 2**32 - 1)),
             eval_steps=draw(maybe(COUNTS)) if judged else None,
-            metric=draw(st.sampled_from([None, *METRIC_NAMES])) if judged else None,
+            metric=draw(st.sampled_from([None, *metrics])) if judged else None,
         ),
         evaluation=EvaluationSettings(
             threshold_target=draw(st.sampled_from(["f1", "precision>=0.95", "recall>=.9", "recall>=1.0"])),
-            match_from=draw(maybe(st.floats(low, high))),
+            calibration=draw(
+                st.sampled_from(["auto", "none", *(["temperature"] if has_classes else ["isotonic", "platt"])])
+            ),
+            match_from=None if has_classes else draw(maybe(st.floats(low, high))),
             confidence=draw(st.floats(0.01, 0.99)),
         ),
     )
@@ -813,6 +1057,11 @@ def test_the_resolved_configuration_has_every_key() -> None:
         ({"data": DataSettings("t", reading=None)}, "data.reading: expected Reading, found NoneType"),  # type: ignore[arg-type]
         ({"data": DataSettings("t", "d", dev_share=0.1)}, "data.dev_share: expected a file for dev or a share"),
         ({"output_dir": ""}, "output_dir: expected"),
+        (
+            {"model": ModelSettings("m", kind="joined")},
+            "objective: cosine trains a sentence encoder, but model.kind is",
+        ),
+        ({"model": ModelSettings("m", kind="cross")}, "model.kind: expected one of siamese"),  # type: ignore[arg-type]
     ],
 )
 def test_settings_made_in_python_are_checked_alike(change: dict[str, Any], expected: str) -> None:
@@ -846,13 +1095,20 @@ def test_every_default_is_within_its_range(key: Any) -> None:
 def test_names_are_those_of_the_rooms_that_know_them() -> None:
     from sbert_ft.data.detection import DELIMITER_NAMES, Kind
     from sbert_ft.evaluation import metrics
+    from sbert_ft.evaluation.class_metrics import CLASS_METRIC_NAMES
     from sbert_ft.model.devices import PRECISIONS
     from sbert_ft.training.objective_table import OBJECTIVES
 
-    assert tuple(metrics.METRIC_NAMES) == METRIC_NAMES
+    assert (*metrics.METRIC_NAMES, *CLASS_METRIC_NAMES) == METRIC_NAMES
+    assert CLASS_METRIC_NAMES == METRICS_OF_CLASSES
     assert tuple(OBJECTIVES) == OBJECTIVE_NAMES
+    assert tuple(name for name, kind in OBJECTIVES.items() if kind.of_classifier) == CLASSIFIER_OBJECTIVES
+    assert {"siamese", *CLASSIFIER_KINDS} == {*get_args(ModelKind)}
+    with_classes = tuple(name for name, kind in OBJECTIVES.items() if "classes" in kind.label_kinds)
     for option, names in OPTION_OF_OBJECTIVES.items():
-        assert names == tuple(name for name, kind in OBJECTIVES.items() if option in kind.defaults)
+        # The weights of classes are counted from the data, so they are no setting with a default.
+        having = tuple(name for name, kind in OBJECTIVES.items() if option in kind.defaults)
+        assert names == (with_classes if option == "class_weight" else having)
     assert KEYS["training.precision"].limits.choices == PRECISIONS
     assert {*KEYS["data.kind"].limits.choices} == {*get_args(Kind)} - {"lines"}
     assert all(KEYS["data.delimiter"].fault(name) is None for name in DELIMITER_NAMES)
@@ -943,7 +1199,7 @@ def is_type(value: object, name: str) -> bool:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_schema_admits_what_is_shipped(path: Path) -> None:
-    assert violations(json.loads(path.read_text(encoding="utf-8"))) == []
+    assert violations(read_json_object(path)) == []
     assert violations(run_to_json(read_run(path))) == []
 
 
@@ -957,6 +1213,8 @@ def test_the_schema_admits_what_is_shipped(path: Path) -> None:
         {**LEAST, "training": TRANSFORMERS},
         {**LEAST, "warmup": 100, "fp16": True, "max_len": 64, "lr_scheduler_type": "constant_with_warmup"},
         {"$schema": "x", **LEAST, "objective": ["cosine", {"name": "cosent", "scale": 3}]},
+        {**LEAST, "model": {"path": "m", "kind": "single"}, "classifier_dropout": 0.2, "objective": "softmax"},
+        with_keys(model__kind="joined", data__classes=["a", "b"], data__text_columns=["p", "h"]),
     ],
 )
 def test_the_schema_admits_aliases_and_every_form(value: dict[str, object]) -> None:
@@ -968,6 +1226,8 @@ def test_the_schema_admits_aliases_and_every_form(value: dict[str, object]) -> N
 UNSAID = (
     "needs pairs",
     "is an option of",
+    "model.kind is",
+    "objective is",
     "utf-8, cp949",
     "the lower first",
     "found 'a\\x00b'",
@@ -1003,7 +1263,8 @@ def test_the_documentation_has_every_key_as_it_is() -> None:
     text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     for key in KEYS.values():
         default = "required" if key.required else f"`{json.dumps(key.default)}`"
-        assert f"| `{key.path}` | {default} | {key.expected()} | {key.meaning} |" in text, key.path
+        meaning = key.meaning.replace("|", r"\|")  # else a new cell of the table begins there
+        assert f"| `{key.path}` | {default} | {key.expected()} | {meaning} |" in text, key.path
     rows = re.findall(rf"^\| `((?:{'|'.join(SECTIONS)})\.\w+|output_dir)` \|", text, re.MULTILINE)
     assert rows == [*KEYS]
     for alias, path in ALIASES.items():
@@ -1017,6 +1278,9 @@ def test_the_documentations_examples_are_true(tmp_path: Path) -> None:
     example = re.search(r"```json\n(.*?)```", text, re.DOTALL)
     assert example is not None
     read_run(write(tmp_path / "run.json", example[1]))
+    wholes = [one for one in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if '"output_dir"' in one]
+    runs = [read_run(write(tmp_path / "run.json", one)) for one in wholes]
+    assert [run.model.kind for run in runs] == ["siamese", "joined"]
     shown = re.search(r"sbert-ft: error: ('run.json': .*?)\n```", text, re.DOTALL)
     assert shown is not None
     value = with_keys(training__learning_rat=1, training__epochs="3", data__dev_share=0.9)

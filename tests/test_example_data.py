@@ -1,4 +1,4 @@
-"""The pairs in examples/data: as many, as varied and as separate as their README says."""
+"""The pairs and texts in examples/data: as many, as varied and as separate as their README says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
@@ -18,7 +19,13 @@ DOMAINS = {
     *("cooking", "travel", "payments", "customer service", "health", "home repair", "sport"),
     *("weather", "school", "software", "family", "public transport", "shopping", "housing"),
 }
+CLASSES = {
+    "nli": ("entailment", "neutral", "contradiction"),
+    "reviews_ko": ("positive", "negative"),
+}
+LABELS = CLASSES["reviews_ko"]
 each_split = pytest.mark.parametrize("name", SPLITS)
+each_with_classes = pytest.mark.parametrize("kind", CLASSES)
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,14 @@ def read_matches() -> list[tuple[str, ...]]:
     return list(table.texts(table.text_columns(None, 2)))
 
 
+def read_classes(kind: str, split: str) -> list[tuple[str, ...]]:
+    """Return the rows of a file with classes: its text or texts, then the label."""
+    table = open_table(DATA / f"{kind}_{split}.csv")
+    texts = ("premise", "hypothesis") if kind == "nli" else ("document",)
+    assert table.format.columns == (*texts, "label")
+    return [tuple(str(value) for value in row.values) for row in table]
+
+
 def folded(text: str) -> str:
     """Return a text without case and punctuation, so that two spellings of one text count as one."""
     return " ".join(re.findall(r"\w+", text.casefold()))
@@ -57,11 +72,25 @@ def has_hangul(text: str) -> bool:
     return re.search("[가-힣]", text) is not None
 
 
-@pytest.mark.parametrize("name", [*SPLITS, "matches"])
-def test_files_are_quoted_csv_in_utf8_with_plain_line_ends(name: str) -> None:
+ALL_FILES = [*SPLITS, "matches", *(f"{kind}_{split}" for kind in CLASSES for split in SPLITS)]
+
+
+def test_the_readme_knows_every_file() -> None:
+    assert sorted(path.stem for path in DATA.glob("*.csv")) == sorted(ALL_FILES)
+    readme = (DATA / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}.csv` | " in readme for name in ALL_FILES)
+
+
+@pytest.mark.parametrize("name", ALL_FILES)
+def test_files_are_utf8_with_plain_line_ends(name: str) -> None:
     content = (DATA / f"{name}.csv").read_bytes()
-    assert content.endswith(b"\n")
+    assert content.endswith(b"\n") and content.decode("utf-8")
     assert b"\r" not in content and not content.startswith(b"\xef\xbb\xbf")
+
+
+@pytest.mark.parametrize("name", [*SPLITS, "matches", *(f"nli_{split}" for split in SPLITS)])
+def test_files_are_quoted_csv(name: str) -> None:
+    content = (DATA / f"{name}.csv").read_bytes()
     table_format = open_table(DATA / f"{name}.csv").format
     assert (table_format.kind, table_format.delimiter, table_format.quoting) == ("csv", ",", True)
     assert b'"' in content  # some cells hold a comma, so quoting is put to use
@@ -138,3 +167,61 @@ def test_shared_words_alone_do_not_give_the_score(name: str) -> None:
     n = len(overlaps)
     assert sum(overlap >= 0.5 and score <= 2.5 for overlap, score in overlaps) >= n / 20
     assert sum(overlap <= 0.2 and score >= 4 for overlap, score in overlaps) >= n / 20
+
+
+# ---------------------------------------------------------------- with classes
+
+
+@each_with_classes
+def test_classes_are_as_frequent_as_each_other_and_as_the_readme_says(kind: str) -> None:
+    readme = (DATA / "README.md").read_text(encoding="utf-8")
+    for split, n in (("train", 300), ("dev", 60), ("test", 60)):
+        rows, classes = read_classes(kind, split), CLASSES[kind]
+        assert f"| `{kind}_{split}.csv` | {len(rows)} |" in readme and len(rows) == n
+        assert Counter(row[-1] for row in rows) == {label: n // len(classes) for label in classes}
+
+
+@each_with_classes
+def test_no_text_with_a_class_is_in_two_files_and_no_row_comes_twice(kind: str) -> None:
+    rows = {split: read_classes(kind, split) for split in SPLITS}
+    texts = {split: {folded(text) for row in found for text in row[:-1]} for split, found in rows.items()}
+    assert not texts["train"] & texts["dev"] and not texts["train"] & texts["test"] and not texts["dev"] & texts["test"]
+    judged = [tuple(map(folded, row[:-1])) for found in rows.values() for row in found]
+    assert len({*judged}) == len(judged)
+    scored = {text for name in (*SPLITS, "matches") for text in texts_of(name)}
+    assert not scored & set().union(*texts.values())
+
+
+@each_with_classes
+def test_texts_with_classes_are_of_two_to_thirty_words(kind: str) -> None:
+    for text in (text for split in SPLITS for row in read_classes(kind, split) for text in row[:-1]):
+        assert 2 <= len(text.split()) <= 30 and text == text.strip() and "  " not in text
+        assert has_hangul(text) == (kind == "reviews_ko")
+        assert "{" not in text and (text[0].isupper() or kind == "reviews_ko")
+
+
+@each_split
+def test_every_premise_has_one_hypothesis_of_each_class(name: str) -> None:
+    labels: dict[str, list[str]] = {}
+    hypotheses = set()
+    for premise, hypothesis, label in read_classes("nli", name):
+        labels.setdefault(premise, []).append(label)
+        hypotheses.add(hypothesis)
+        assert premise != hypothesis
+    assert all(sorted(found) == sorted(CLASSES["nli"]) for found in labels.values())
+    assert len(labels) == len(hypotheses) / 3 == (100 if name == "train" else 20)
+
+
+@each_split
+def test_in_a_quarter_of_the_reviews_praise_and_blame_stand_together(name: str) -> None:
+    said = {label: "".join(text for text, of in read_classes("reviews_ko", "train") if of == label) for label in LABELS}
+    turned = []
+    for text, label in read_classes("reviews_ko", name):
+        opened = re.sub("^.*?(봤|갔|골랐|걱정했)는데 ", "", text)
+        turn = re.search(r"(\S+)(지만|는데) ", opened)
+        if turn and normalize("NFD", turn[1]).endswith("\u11bb"):  # the final consonant of a past tense
+            (other,) = {*LABELS} - {label}
+            turned.append((label, turn[1] in said[other]))
+    assert 0.2 <= len(turned) / len(read_classes("reviews_ko", name)) <= 0.35
+    assert Counter(label for label, _ in turned).keys() == {*LABELS}
+    assert sum(is_of_other for _, is_of_other in turned) >= 0.9 * len(turned)  # what stands first, before the turn

@@ -103,7 +103,7 @@ def _words(kind: Kind, limits: Limits) -> str:
         return f"one of {', '.join(limits.choices)}" if limits.choices else limits.words or "a text that is not blank"
     if kind == "texts":
         assert limits.n_items is not None
-        return f"an array of {limits.n_items[0]} or {limits.n_items[1]} different texts that are not blank"
+        return f"an array of {limits.n_items_words()} different texts that are not blank"
     if kind in ("int", "number"):
         return f"a {'whole ' if kind == 'int' else ''}number{limits.range_words()}"
     if kind == "truth":

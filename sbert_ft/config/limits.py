@@ -60,6 +60,13 @@ class Limits:
         parts += [] if self.below is None else [f"below {shown_number(self.below)}"]
         return " " + " and ".join(parts) if parts else ""
 
+    def n_items_words(self) -> str:
+        """Return how many entries an array has: "2 or 3", "1 to 3"; nothing where the number is free."""
+        if self.n_items is None:
+            return ""
+        least, most = self.n_items
+        return f"{shown_number(least)} {'or' if most == least + 1 else 'to'} {shown_number(most)}"
+
 
 def within(
     *,

@@ -27,6 +27,7 @@ ALIASES: Final[Mapping[str, str]] = {
     "lr_scheduler_type": "training.schedule",
     "max_len": "model.max_seq_length",
     "max_length": "model.max_seq_length",
+    "classifier_dropout": "model.head_dropout",
     # No keys under these paths: their values say which key is meant, or which value.
     "warmup": "training.warmup",
     "fp16": "training.fp16",
@@ -41,6 +42,15 @@ FLAT: Final[Mapping[str, str]] = {
 }
 # transformers' name of what "constant" is here; its own "constant" is one without a warm-up.
 CONSTANT_WITH_WARMUP: Final = "constant_with_warmup"
+# What others have to be told and is found out here, with what to do in its place.
+_FOUND_OUT: Final[Mapping[str, str]] = {
+    **dict.fromkeys(
+        ("num_labels", "num_classes", "n_classes", "id2label", "label2id"),
+        "classes are found from the labels in data.train; leave it out, or list them in their order as data.classes",
+    ),
+    "problem_type": "follows from objective, softmax for classes and binary_cross_entropy for a graded score "
+    "(multi-label classification is out of scope); leave it out",
+}
 # Where an editor finds the schema; it says nothing about the run.
 IGNORED: Final = "$schema"
 
@@ -133,11 +143,13 @@ def path_of(section: str, name: str) -> str | None:
 
 
 def unknown(section: str, name: str) -> Fault:
-    """Return the fault of a key that is not known, with the nearest one."""
+    """Return the fault of a key that is not known, with the nearest one or why there is none."""
     shown = quoted(_joined(section, name))[1:-1]
     if "." in name and name in KEYS:
         home, _, bare = name.partition(".")
         return Fault(shown, f"unknown key; write {quoted(bare)} inside of {quoted(home)}")
+    if name in _FOUND_OUT:
+        return Fault(shown, _FOUND_OUT[name])
     elsewhere = [key.path for key in KEYS.values() if key.name == name and key.section not in (section, "objective")]
     if elsewhere:
         return Fault(shown, f"unknown key; did you mean {quoted(elsewhere[0])}?")

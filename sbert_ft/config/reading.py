@@ -16,7 +16,7 @@ from sbert_ft.config.faults import Fault, nearest, refuse, shown_value
 from sbert_ft.config.json_text import parse_json, read_json_object, refuse_depth
 from sbert_ft.config.keys import KEYS, SECTIONS
 from sbert_ft.config.names import MOST_UNKNOWN, Given, GivenKeys, given_in, given_later, path_of, unknown
-from sbert_ft.config.rules import broken_rules, broken_rules_of_objective
+from sbert_ft.config.rules import broken_rules, broken_rules_of_objective, default_objective
 from sbert_ft.config.settings import (
     DataSettings,
     EvaluationSettings,
@@ -28,7 +28,6 @@ from sbert_ft.config.settings import (
 )
 from sbert_ft.errors import ConfigError, quoted
 
-_DEFAULT_OBJECTIVE = Given(ObjectiveSettings().name, "objective")
 MOST_OBJECTIVES: Final = 8
 _WHERE_PYTHON = "the settings"
 _OF_READING = {field.name for field in fields(Reading)}
@@ -108,7 +107,7 @@ def _settings(value: Mapping[str, object], overrides: Sequence[str], where: str)
     given = given_in(value)
     faults = given.faults
     _override(given, overrides)
-    objective = given.by_path.pop("objective", _DEFAULT_OBJECTIVE).value
+    objective = _objective_in(given)
     values: dict[str, Any] = {}
     for path, key in KEYS.items():
         if key.section == "objective":
@@ -125,8 +124,9 @@ def _settings(value: Mapping[str, object], overrides: Sequence[str], where: str)
         else:
             written = "" if item.written in (path, f"--set {path}") else f" (given as {quoted(item.written)})"
             faults.append(Fault(path + written, fault))
+    n_before = len(faults)
     objectives = _objectives(objective, faults)
-    faults += broken_rules(values)
+    faults += broken_rules(values, objectives if len(faults) == n_before else ())
     refuse(where, faults)
     return _assembled(values, objectives)
 
@@ -134,6 +134,7 @@ def _settings(value: Mapping[str, object], overrides: Sequence[str], where: str)
 def _override(given: GivenKeys, overrides: Sequence[str]) -> None:
     """Put overrides in the place of what was given."""
     items: list[tuple[str, str, object]] = []
+    of_objective: list[tuple[str, object]] = []
     for override in overrides:
         written, equals, text = override.partition("=")
         first, dot, rest = written.strip().partition(".")
@@ -142,7 +143,7 @@ def _override(given: GivenKeys, overrides: Sequence[str]) -> None:
             expected = "expected KEY=VALUE, such as training.learning_rate=3e-5"
             given.faults.append(Fault(f"--set {quoted(override)}", expected))
         elif first == "objective":
-            _override_objective(given, rest, _json_or_text(text))
+            of_objective.append((rest, _json_or_text(text)))
         elif path_of(section, name) is not None:
             items.append((section, name, _json_or_text(text)))
         else:
@@ -154,6 +155,14 @@ def _override(given: GivenKeys, overrides: Sequence[str]) -> None:
         found = f"has no effect beside training.warmup_steps, {shown_value(steps)}"
         given.faults.append(Fault("training.warmup_ratio", f"{found}; add --set training.warmup_steps=null"))
     given.by_path |= later.by_path
+    for name, value in of_objective:  # last, for the kind of model says which objective holds where none is given
+        _override_objective(given, name, value)
+
+
+def _objective_in(given: GivenKeys) -> object:
+    """Return the objective that is given, or the default one of the kind of model that is."""
+    kind = given.by_path.get("model.kind", Given(ModelSettings.kind, "")).value
+    return given.by_path.get("objective", Given(default_objective(kind), "")).value
 
 
 def _override_objective(given: GivenKeys, name: str, value: object) -> None:
@@ -168,7 +177,7 @@ def _override_objective(given: GivenKeys, name: str, value: object) -> None:
     if not name:
         given.by_path["objective"] = Given(value, "--set objective")
         return
-    before = given.by_path.get("objective", _DEFAULT_OBJECTIVE).value
+    before = _objective_in(given)
     objectives = list(before) if isinstance(before, list | tuple) else [before]
     number, dot, option = name.rpartition(".")
     at = number if dot else "0" if len(objectives) == 1 else ""

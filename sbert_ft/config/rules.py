@@ -7,10 +7,12 @@ about it are silent, so that one slip is one line.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sbert_ft.config.faults import Fault, shown_value
+from sbert_ft.config.keys import KEYS
+from sbert_ft.config.settings import CLASSIFIER_OBJECTIVES, METRIC_NAMES, ObjectiveSettings
 from sbert_ft.errors import quoted
 
 # Which objectives an option means something to; given to another it would be ignored without a word.
@@ -18,18 +20,53 @@ OPTION_OF_OBJECTIVES: Final[Mapping[str, tuple[str, ...]]] = {
     "scale": ("cosent", "angle", "in_batch_negatives"),
     "margin": ("contrastive", "online_contrastive", "triplet"),
     "symmetric": ("in_batch_negatives",),
+    "class_weight": ("softmax",),
 }
+CLASSIFIER_KINDS: Final = ("towers", "joined", "single")
+# The kinds of model that something which is not its default means something to.
+_OPTION_OF_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "model.features": ("towers",),
+    "model.truncation": ("joined",),
+    "model.head_dropout": CLASSIFIER_KINDS,
+}
+# How many texts a row has, in words for the message.
+_N_TEXTS: Final[Mapping[str, tuple[str, tuple[int, ...]]]] = {
+    "siamese": ("two or three names", (2, 3)),
+    "towers": ("two names", (2,)),
+    "joined": ("two names", (2,)),
+    "single": ("one name", (1,)),
+}
+METRICS_OF_CLASSES: Final = ("accuracy", "macro_f1", "mcc")
+_OTHER_METRICS: Final = tuple(name for name in METRIC_NAMES if name not in METRICS_OF_CLASSES)
+_OF_SCORES: Final = ("data.score_range", "evaluation.match_from")
 _NEEDING_DEV: Final = ("eval_steps", "metric", "early_stopping_patience")
 
+LEFT_OUT: Final = "Left out, it is cosine, or softmax where model.kind is towers, joined or single."
 
-def broken_rules(values: Mapping[str, Any]) -> Iterator[Fault]:
+
+def default_objective(kind: object) -> str:
+    """Return the name of the objective that holds where none is given.
+
+    Args:
+        kind: What was given as the kind of model; what is none counts as a sentence encoder.
+    """
+    return CLASSIFIER_OBJECTIVES[0] if kind in CLASSIFIER_KINDS else ObjectiveSettings().name
+
+
+def broken_rules(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
     """Yield a fault for each rule that is broken.
 
     Args:
         values: By path, those without a fault of their own.
+        objectives: All of them, or none where one has a fault of its own.
     """
     yield from _rules_of_dev(values)
     yield from _rules_of_reading(values)
+    yield from _rules_of_model(values)
+    if "model.kind" in values and objectives:
+        mismatches = [*_mismatches(values["model.kind"], objectives)]
+        # Where kind and objective contradict each other, nobody knows by which of the two the rest shall go.
+        yield from mismatches or _rules_of_labels(values, objectives)
 
 
 def broken_rules_of_objective(path: str, values: Mapping[str, Any]) -> Iterator[Fault]:
@@ -78,6 +115,77 @@ def _rules_of_reading(values: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault("data.encoding", f"{quoted(encoding)} is for files of text; data.kind is parquet")
     if encoding is not None and not _is_codec(encoding):
         yield Fault("data.encoding", f"expected utf-8, cp949 or another that Python knows, found {quoted(encoding)}")
+
+
+def _rules_of_model(values: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield the faults of what is put on the encoder, and of random weights."""
+    for name in ("freeze_embeddings", "freeze_layers"):
+        if values.get("model.init") == "random" and (value := values.get(f"model.{name}")):
+            sentence = f"{shown_value(value)} would keep random weights, for model.init is random; leave it out"
+            yield Fault(f"model.{name}", sentence)
+    if (kind := values.get("model.kind")) is None:
+        return
+    if values.get("model.pooling") == "pooler" and kind not in ("joined", "single"):
+        found = f"pooler is for joined and single; model.kind is {kind}"
+        yield Fault("model.pooling", f"{found}; expected mean, cls or max, or null")
+    for path, kinds in _OPTION_OF_KINDS.items():
+        value = values.get(path, KEYS[path].default)
+        if value != KEYS[path].default and kind not in kinds:
+            found = f"{shown_value(value)} is for {_listed(kinds)}; model.kind is {kind}"
+            yield Fault(path, f"{found}; leave it out")
+    columns, (expected, numbers) = values.get("data.text_columns"), _N_TEXTS[kind]
+    if columns is not None and len(columns) not in numbers:
+        found = f"found {shown_value(columns)}"
+        yield Fault("data.text_columns", f"expected {expected}, for model.kind is {kind}; {found}")
+
+
+def _mismatches(kind: str, objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
+    """Yield the faults of objectives that train something else than the kind of model."""
+    is_classifier, n = kind in CLASSIFIER_KINDS, len(objectives)
+    for i, name in enumerate(one.name for one in objectives):
+        if (name in CLASSIFIER_OBJECTIVES) == is_classifier:
+            continue
+        wanted = "towers, joined or single" if name in CLASSIFIER_OBJECTIVES else "siamese"
+        trains = "a classifier" if name in CLASSIFIER_OBJECTIVES else "a sentence encoder"
+        other = f"name {' or '.join(CLASSIFIER_OBJECTIVES)}" if is_classifier else "name another objective"
+        sentence = f"{name} trains {trains}, but model.kind is {kind}; {other}, or set model.kind to {wanted}"
+        yield Fault(f"objective.{i}" if n > 1 else "objective", sentence)
+        return
+    if is_classifier and n > 1:
+        yield Fault("objective", f"a classifier has exactly one objective, found {n}; keep one of them")
+
+
+def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
+    """Yield the faults of what goes by the labels that the objectives take: classes, or scores and 0 or 1."""
+    has_classes = objectives[0].name == "softmax"
+    names = ", ".join(dict.fromkeys(one.name for one in objectives))
+    of_objective = f"objective is {names}"
+    metric, metrics = values.get("training.metric"), METRICS_OF_CLASSES if has_classes else _OTHER_METRICS
+    if metric is not None and metric not in metrics:
+        found = f"{metric} is {'not ' if has_classes else ''}of classes; {of_objective}"
+        yield Fault("training.metric", f"{found}; expected one of {', '.join(metrics)}, or null")
+    calibration, others = values.get("evaluation.calibration"), ("isotonic", "platt")
+    if has_classes and calibration in others:
+        found = f"{calibration} is not for classes; {of_objective}"
+        yield Fault("evaluation.calibration", f"{found}; expected auto, temperature or none")
+    if not has_classes and calibration == "temperature":
+        found = f"temperature is for classes; {of_objective}"
+        yield Fault("evaluation.calibration", f"{found}; expected auto, {', '.join(others)} or none")
+    label_kind, wrong = values.get("data.label_kind"), "scores" if has_classes else "classes"
+    if label_kind == wrong:
+        other = "" if has_classes else "for softmax alone; "
+        expected = "classes" if has_classes else "scores"
+        yield Fault("data.label_kind", f"found {wrong}, {other}{of_objective}; expected {expected}, or null")
+    if not has_classes and (classes := values.get("data.classes")) is not None:
+        yield Fault("data.classes", f"{shown_value(classes)} are for softmax; {of_objective}; leave it out")
+    for path in _OF_SCORES:
+        if has_classes and (value := values.get(path)) is not None:
+            yield Fault(path, f"{shown_value(value)} is for scores; {of_objective}, which has classes; leave it out")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as a sentence has them: "towers, joined and single"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _is_codec(name: str) -> bool:

@@ -14,6 +14,7 @@ from sbert_ft.config.keys import KEYS, MOST_COUNT, SECTIONS, Key, section_meanin
 from sbert_ft.config.limits import Limits
 from sbert_ft.config.names import ALIASES, CONSTANT_WITH_WARMUP, FLAT, HALF_PRECISIONS, IGNORED
 from sbert_ft.config.reading import MOST_OBJECTIVES
+from sbert_ft.config.rules import LEFT_OUT
 
 JsonSchema = dict[str, Any]
 
@@ -25,8 +26,7 @@ def json_schema() -> JsonSchema:
     sections: JsonSchema = {name: _section(name) for name in SECTIONS}
     one = {"anyOf": [_of_key(KEYS["objective.name"]), sections["objective"]]}
     sections["objective"] = {
-        "description": sections["objective"]["description"],
-        "default": KEYS["objective.name"].default,
+        "description": f"{sections['objective']['description']} {LEFT_OUT}",
         "anyOf": [
             {"$ref": "#/$defs/objective"},
             {

@@ -22,17 +22,25 @@ OBJECTIVE_NAMES: Final = (
     "online_contrastive",
     "in_batch_negatives",
     "triplet",
+    "softmax",
+    "binary_cross_entropy",
 )
+# Those that train a classifier, of which the first is the default; the others train a sentence encoder.
+CLASSIFIER_OBJECTIVES: Final = ("softmax", "binary_cross_entropy")
 # By which a best step can be chosen: those that need no threshold, which is fitted when the best step is known.
-METRIC_NAMES: Final = ("spearman", "pearson", "average_precision", "roc_auc")
+METRIC_NAMES: Final = ("spearman", "pearson", "average_precision", "roc_auc", "accuracy", "macro_f1", "mcc")
 
 _TARGET: Final = r"f1|(precision|recall)>=(1(\.0+)?|0?\.[0-9]*[1-9][0-9]*)"
 _COUNT: Final = within(at_least=1)
 _COUNT_OR_NONE: Final = within(at_least=0)
+_MOST_CLASSES: Final = 1000
 
 OnBadRow = Literal["error", "skip"]
 Schedule = Literal["linear", "constant", "cosine"]
-CalibrationKind = Literal["auto", "isotonic", "platt", "none"]
+CalibrationKind = Literal["auto", "isotonic", "platt", "temperature", "none"]
+ModelKind = Literal["siamese", "towers", "joined", "single"]
+Features = Literal["uv", "difference", "uv_difference", "uv_difference_product"]
+Truncation = Literal["longest_first", "only_first", "only_second"]
 
 
 @dataclass(frozen=True)
@@ -41,16 +49,32 @@ class ModelSettings:
 
     Attributes:
         path: The model's folder.
-        max_seq_length: Tokens a text may have, special ones included; None for the folder's.
-        pooling: mean, cls or max; None for the folder's, which is mean where it says nothing.
+        kind: What is put on the encoder. siamese: pooling, for vectors and cosines. The others are classifiers: over
+            both texts' vectors (towers), over the two texts joined to one (joined), or over one text (single).
+        init: Where the weights come from: the folder, or random ones after its config.json.
+        max_seq_length: Tokens a text may have, special ones included (kind joined: both texts together); None for
+            the folder's.
+        pooling: How tokens become one vector: mean, cls or max; joined and single: pooler too, BERT's own dense layer
+            with tanh on the first token. None for pooler there, and for the folder's elsewhere, which is mean where
+            it says nothing.
+        features: Kind towers: what the head sees of the vectors u and v: uv for (u, v), difference for |u-v|,
+            uv_difference for (u, v, |u-v|), uv_difference_product for (u, v, |u-v|, u*v).
+        truncation: Kind joined: which text of too long a pair is cut.
+        head_dropout: Classifiers: probability of the dropout before the head's last layer; None for what the model's
+            config.json says.
         dropout: Probability of all dropout layers; None for what the model's config.json says.
         freeze_embeddings: Keep the embedding tables as they are.
         freeze_layers: Keep so many of the lowest layers as they are.
     """
 
     path: str
+    kind: ModelKind = "siamese"
+    init: Literal["pretrained", "random"] = "pretrained"
     max_seq_length: int | None = field(default=None, metadata=within(at_least=3))
-    pooling: Literal["mean", "cls", "max"] | None = None
+    pooling: Literal["mean", "cls", "max", "pooler"] | None = None
+    features: Features = "uv_difference"
+    truncation: Truncation = "longest_first"
+    head_dropout: float | None = field(default=None, metadata=within(at_least=0, below=1))
     dropout: float | None = field(default=None, metadata=within(at_least=0, below=1))
     freeze_embeddings: bool = False
     freeze_layers: int = field(default=0, metadata=_COUNT_OR_NONE)
@@ -61,8 +85,12 @@ class Reading:
     """How a file of pairs is read; what is None is found out and said.
 
     Attributes:
-        text_columns: Names of the columns with the texts: two, or three for triplets and hard negatives.
+        text_columns: Names of the columns with the texts: two, three for triplets and hard negatives, one for a
+            classifier of single texts.
         label_column: Name of the column with the score or label.
+        label_kind: Whether labels are scores or classes, each different one a class; None for what the objective
+            takes, and for words always classes.
+        classes: The labels that are classes, in their order; rows with any other label are left out and counted.
         label_values: What each label in the file means, such as {"entailment": 1, "contradiction": 0}; rows with
             any other label are left out and counted.
         score_range: Lowest and highest score of the scale, such as 0 and 5.
@@ -72,8 +100,10 @@ class Reading:
         on_bad_row: What to do with a row that has no text or no usable score: stop with an error, or skip and count.
     """
 
-    text_columns: tuple[str, ...] | None = field(default=None, metadata=holding(2, 3))
+    text_columns: tuple[str, ...] | None = field(default=None, metadata=holding(1, 3))
     label_column: str | None = None
+    label_kind: Literal["scores", "classes"] | None = None
+    classes: tuple[str, ...] | None = field(default=None, metadata=holding(2, _MOST_CLASSES))
     label_values: Mapping[str, float] | None = None
     score_range: tuple[float, float] | None = None
     encoding: str | None = None
@@ -116,6 +146,7 @@ class ObjectiveSettings:
         scale: cosent, angle and in_batch_negatives: factor before the softmax or exponential (inverse temperature).
         margin: contrastive, online_contrastive and triplet: distance beyond which a negative pair costs nothing.
         symmetric: in_batch_negatives: look for the first text of the second one too.
+        class_weight: softmax: balanced for a weight of each class that is inverse to its number of rows.
     """
 
     name: str = field(default="cosine", metadata=one_of(*OBJECTIVE_NAMES))
@@ -123,6 +154,7 @@ class ObjectiveSettings:
     scale: float | None = field(default=None, metadata=within(above=0))
     margin: float | None = field(default=None, metadata=within(at_least=0))
     symmetric: bool = False
+    class_weight: Literal["balanced"] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +179,8 @@ class TrainingSettings:
         seed: Fixes order, dropout and split.
         eval_steps: Evaluate on dev every so many steps; None for the end of each epoch.
         save_steps: Checkpoint every so many steps; None for the end of each epoch.
-        metric: By which the best step is chosen; None for spearman (scores) or average_precision (labels).
+        metric: By which the best step is chosen; None for spearman (scores), average_precision (labels) or macro_f1
+            (classes).
         early_stopping_patience: Evaluations without a better metric after which to stop; None for never.
         logging_steps: A line in metrics.jsonl every so many steps.
         tensorboard: Write event files for TensorBoard too.
@@ -186,7 +219,8 @@ class EvaluationSettings:
     Attributes:
         threshold_target: What the stored threshold is chosen for: the best F1, or the best recall at so much
             precision, or the reverse.
-        calibration: How a cosine becomes a probability; auto goes by the number of dev pairs.
+        calibration: How a cosine becomes a probability, auto going by the number of dev pairs; a classifier of
+            classes has temperature (auto) or none.
         match_from: Graded scores: a pair belongs together from this gold score on, in the file's scale; None for
             the middle of the scale.
         bootstrap_samples: Resamples behind each interval.

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sbert_ft.config.keys import KEYS, SECTIONS, Key, section_meaning
+from sbert_ft.config.rules import LEFT_OUT
 
 _HEAD: Final = """\
 // A run of sbert-ft. Fill in the paths, then: sbert-ft train THIS_FILE
@@ -39,7 +40,8 @@ def commented_start() -> str:
 def _section(name: str) -> str:
     keys = [key for key in KEYS.values() if key.section == name]
     body = ",\n".join("\n".join(_lines(key, "    ")) for key in keys)
-    more = " A name alone will do, or an array of several, whose losses are added." if name == "objective" else ""
+    more = f" A name alone will do, or an array of several, whose losses are added. {LEFT_OUT}"
+    more = more if name == "objective" else ""
     head = "\n".join(_comment(section_meaning(name) + more, "  "))
     return f'{head}\n  "{name}": {{\n{body}\n  }}'
 
