@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sbert_ft.data.token_store import TokenizedConnections, tokenize_connections
+from sbert_ft.config.settings import Truncation
+from sbert_ft.data.token_store import Joining, TokenizedConnections, tokenize_connections
 from sbert_ft.errors import InputError, OutputError
 from sbert_ft.model.packing import TextTokens, pack
 from sbert_ft.model.tokenizer import TextTokenizer
@@ -192,6 +193,122 @@ def test_a_tokenizer_of_another_language_has_other_tokens(
 def test_a_length_without_room_for_a_text_is_refused(minilm: TextTokenizer, max_tokens: int) -> None:
     with pytest.raises(InputError, match=rf"max_seq_length is '{max_tokens}', expected a whole number of at least 3"):
         tokenize_connections(PAIRS, minilm, max_tokens, None)
+
+
+def test_rows_of_one_text_are_their_texts(minilm: TextTokenizer, folder: Path | None) -> None:
+    tokenized = tokenize_connections(rows_of((5,), (0,), (5,), (2,)), minilm, 16, folder)
+    assert (len(tokenized), tokenized.n_sequences) == (4, 1)
+    assert listed(tokenized.pack_rows(np.array([3, 0, 1]))) == framed(minilm, [TEXTS[i] for i in (2, 5, 0)], 16)
+    assert tokenized.row_lengths.tolist() == [len(ids) for ids in framed(minilm, [TEXTS[i] for i in (5, 0, 5, 2)], 16)]
+    assert (tokenized.n_cut, tokenized.n_cut_rows, tokenized.first_cut_rows) == (1, 2, (0, 2))
+    assert tokenized.cut_share == 0.5
+    assert tokenized.longest == tokenized.percentiles()[100] == len(framed(minilm, [TEXTS[5]], 10_000)[0])
+
+
+def test_the_longest_sequence_is_that_of_a_row(minilm: TextTokenizer) -> None:
+    tokenized = tokenize_connections(rows_of((0, 1), (1, 2)), minilm, 8, None)  # the longest text stands in no row
+    assert tokenized.longest == max(len(ids) for ids in framed(minilm, TEXTS[:3], 100))
+    assert tokenized.sequence_lengths.tolist() == [
+        [len(ids) for ids in framed(minilm, TEXTS[a : a + 2], 100)] for a in (0, 1)
+    ]
+    assert tokenize_connections(rows_of((0, 1, 2)), minilm, 8, None).n_sequences == 3
+
+
+# ---------------------------------------------------------------- two texts joined
+
+LONG = [
+    "the cat sleeps in the sun " * 9,
+    "a man plays a guitar and " * 8,
+    "a dog runs",
+    "",
+    "the same length of a text " * 9,
+]
+
+
+def joined(tokenizer: TextTokenizer, rows: Rows, max_tokens: int, truncation: Truncation) -> TextTokens:
+    """Return all rows as the tokenizer joins their texts, never cut before."""
+    first, second = (tokenizer.tokenize([rows.texts[i] for i in column]) for column in rows.text_rows.T.tolist())
+    return tokenizer.join(first, second, max_tokens, truncation)
+
+
+@pytest.mark.parametrize("truncation", ["longest_first", "only_first", "only_second"])
+@pytest.mark.parametrize("max_tokens", [5, 16, 17, 32, 33, 90, 500])
+def test_joined_rows_are_as_the_tokenizer_joins_the_whole_texts(
+    minilm: TextTokenizer, folder: Path | None, truncation: Truncation, max_tokens: int
+) -> None:
+    rows = rows_of(*[(a, b) for a in range(5) for b in range(5)], texts=LONG)
+    tokenized = tokenize_connections(rows, minilm, max_tokens, folder, Joining(truncation))
+    order = np.random.default_rng(0).permutation(25)
+    packed = tokenized.pack_rows(order)
+    expected = joined(minilm, rows, max_tokens, truncation).select(order)
+    assert listed(packed) == listed(expected)
+    assert packed.token_types is not None and expected.token_types is not None
+    assert packed.token_types.tolist() == expected.token_types.tolist()
+    assert tokenized.row_lengths[order].tolist() == packed.lengths.tolist()
+    assert pack(packed, "rows").n_tokens == tokenized.row_lengths.sum()
+    whole = joined(minilm, rows, 10_000, "longest_first").lengths
+    assert tokenized.sequence_lengths.tolist() == whole[:, None].tolist()
+
+
+def test_what_is_counted_of_joined_rows_are_rows(minilm: TextTokenizer, folder: Path | None) -> None:
+    """No text alone is too long for 40 tokens, but three of the four rows are."""
+    texts = ["word " * 30, "word " * 20, "word " * 5]
+    rows = rows_of((0, 2), (0, 1), (1, 1), (1, 0), texts=texts)
+    tokenized = tokenize_connections(rows, minilm, 40, folder, Joining())
+    assert (len(tokenized), tokenized.n_sequences) == (4, 1)
+    assert tokenized.sequence_lengths.tolist() == [[38], [53], [43], [53]]
+    assert tokenized.row_lengths.tolist() == [38, 40, 40, 40]
+    assert tokenized.row_lengths.dtype == np.int64
+    assert (tokenized.n_cut, tokenized.n_cut_rows, tokenized.first_cut_rows) == (3, 3, (1, 2, 3))
+    assert tokenized.cut_share == 0.75
+    assert tokenized.longest == 53
+    assert tokenized.percentiles() == {50: 43, 90: 53, 99: 53, 100: 53}
+    alone = tokenize_connections(rows, minilm, 40, folder)
+    assert (alone.n_cut, alone.n_sequences, alone.longest) == (0, 2, 32)
+    assert (tokenized.n_own_tokens, tokenized.n_unknown) == (alone.n_own_tokens, alone.n_unknown) == (55, 0)
+
+
+def test_the_cache_does_not_depend_on_joining(minilm: TextTokenizer, tmp_path: Path) -> None:
+    tokenize_connections(PAIRS, minilm, 32, tmp_path)
+    before = marks(tmp_path)
+    again = tokenize_connections(Unread(PAIRS.texts, PAIRS.text_rows), minilm, 32, tmp_path, Joining("only_second"))
+    assert marks(tmp_path) == before
+    assert listed(again.pack_rows(np.arange(4))) == listed(joined(minilm, PAIRS, 32, "only_second"))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=6),
+    st.integers(5, 24),
+    st.sampled_from(["longest_first", "only_first", "only_second"]),
+)
+def test_any_pairs_come_back_as_the_tokenizer_joins_them(
+    minilm: TextTokenizer, lengths: list[tuple[int, int]], max_tokens: int, truncation: Truncation
+) -> None:
+    words = ["a man plays the guitar " * 6, "some music is in the street " * 5]
+    texts = [" ".join(words[side].split()[:n]) for pair in lengths for side, n in enumerate(pair)]
+    rows = Rows(tuple(texts), np.arange(len(texts)).reshape(-1, 2))
+    tokenized = tokenize_connections(rows, minilm, max_tokens, None, Joining(truncation))
+    packed = tokenized.pack_rows(np.arange(len(rows.text_rows)))
+    assert listed(packed) == listed(joined(minilm, rows, max_tokens, truncation))
+    assert packed.lengths.tolist() == tokenized.row_lengths.tolist()
+
+
+def test_no_rows_are_joined_to_nothing(minilm: TextTokenizer, folder: Path | None) -> None:
+    tokenized = tokenize_connections(Rows((), np.zeros((0, 2), np.int64)), minilm, 32, folder, Joining())
+    assert (len(tokenized), tokenized.n_sequences, tokenized.longest, tokenized.cut_share) == (0, 1, 0, 0.0)
+    assert tokenized.row_lengths.tolist() == []
+    assert tokenized.percentiles() == {50: 0, 90: 0, 99: 0, 100: 0}
+
+
+@pytest.mark.parametrize(("row", "said"), [((0,), "1 text each"), ((0, 1, 2), "3 texts each")])
+def test_rows_of_other_than_two_texts_are_not_joined(minilm: TextTokenizer, row: tuple[int, ...], said: str) -> None:
+    with pytest.raises(InputError, match=f"the rows have {said}, expected two to be joined"):
+        tokenize_connections(rows_of(row), minilm, 32, None, Joining())
+
+
+def test_a_length_without_room_for_two_texts_is_refused(minilm: TextTokenizer) -> None:
+    with pytest.raises(InputError, match="max_seq_length is '4', expected a whole number of at least 5 for two texts"):
+        tokenize_connections(PAIRS, minilm, 4, None, Joining())
 
 
 # ---------------------------------------------------------------- the cache

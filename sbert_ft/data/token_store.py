@@ -1,87 +1,96 @@
-"""The texts of a data set as token ids, made once, in a file that later runs find again.
+"""The rows of a data set as tokens: each row two or three numbers of texts, or one sequence of two texts joined.
 
-Tokenising costs as much as a small model's training step, and an epoch comes after another; so each distinct text
-goes through the tokenizer once, and a row is two or three numbers of texts. The ids lie end to end in one file that
-is mapped into memory: 4 bytes a token and 8 a text on disk, and 8 a text in memory, however long the texts are.
-
-A cache is two files. ``tokens-KEY.bin`` holds int32 alone: the ids of all texts, then of each text its tokens before
-any cut, then of each its unknown ones. ``tokens-KEY.json`` says how many there are and their digest, and is written
-last. KEY follows from all that the ids depend on, so that nothing in a cache can be out of date; one that is not
-whole is made anew. A process that is killed leaves a file of a temporary name, which the next one replaces.
+Each distinct text is tokenised once and kept (see `token_cache`); a row is the numbers of its texts, 8 bytes each.
+Joined rows are made of the same texts, batch by batch, so that they cost no memory and no tokenising of their own.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import itertools
-import json
-import logging
-import mmap
-import os
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Protocol
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
-from sbert_ft.errors import InputError, ModelFolderError, OutputError, quoted
-from sbert_ft.model.embed import windows_of
-from sbert_ft.model.json_files import open_file, read_json, shown
+from sbert_ft.config.settings import Truncation
+from sbert_ft.data.token_cache import TextNumbers, TextRows, text_numbers
+from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.packing import TextTokens, offsets_of
+from sbert_ft.model.pair_tokens import Pieces, join_pieces, kept_lengths, room_of_pair
+from sbert_ft.model.special_tokens import PairSpecials
 from sbert_ft.model.tokenizer import TextTokenizer
 
-logger = logging.getLogger(__name__)
-
-FORMAT = 1
 PERCENTILES = (50, 90, 99, 100)
 N_SHOWN = 5  # first rows with a cut text
 
-_TOKEN = np.dtype("<i4")
-_SLICE_TEXTS = 256  # taken from the data set at a time
-_LARGEST_JSON = 1 << 16
+
+@dataclass(frozen=True)
+class Joining:
+    """That the two texts of a row become one sequence.
+
+    Attributes:
+        truncation: Which text is cut where both together are too long.
+    """
+
+    truncation: Truncation = "longest_first"
 
 
-class TextRows(Protocol):
-    """What is asked of a data set here; `ConnectionDataset` has it."""
+@dataclass(frozen=True)
+class RowJoiner:
+    """What joins the texts of a row.
 
-    @property
-    def n_distinct(self) -> int:
-        """Distinct texts."""
+    Attributes:
+        truncation: See `Joining`.
+        specials: What is put around and between two texts.
+        n_before: Special tokens before a text that stands alone.
+        n_alone: All special tokens of a text that stands alone.
+    """
 
-    @property
-    def text_rows(self) -> NDArray[np.int64]:
-        """The number of each row's texts among the distinct ones: shape (n_rows, k), int64."""
+    truncation: Truncation
+    specials: PairSpecials
+    n_before: int
+    n_alone: int
 
-    @property
-    def sha256(self) -> str:
-        """Digest that is different wherever the distinct texts are, or their order."""
+    def whole_lengths(self, lengths: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the tokens of each joined row before any cut: shape (n,), int64.
 
-    def distinct_texts(self, start: int, stop: int) -> list[str]:
-        """Return the distinct texts from number `start` to before `stop`."""
+        Args:
+            lengths: Tokens of each text alone, before any cut.
+            rows: The numbers of each row's two texts: shape (n, 2), int64.
+        """
+        own: NDArray[np.int64] = lengths[rows].sum(axis=1, dtype=np.int64) - 2 * self.n_alone
+        return own + self.specials.n_special
+
+    def joined(self, tokenized: TokenizedConnections, rows: NDArray[np.int64]) -> TextTokens:
+        """Return the joined sequences of these rows of two texts."""
+        # by the lengths before any cut: of two texts cut alike, nothing else tells which was the longer one
+        first, second = (tokenized.lengths[column].astype(np.int64) - self.n_alone for column in rows.T)
+        room = room_of_pair(tokenized.max_seq_length, self.specials, at_least=0)
+        kept = kept_lengths(first, second, room, self.truncation)
+        begins = (tokenized.texts.offsets[column] + self.n_before for column in rows.T)
+        token_ids = tokenized.texts.token_ids
+        return join_pieces(self.specials, *(Pieces(token_ids, *piece) for piece in zip(begins, kept, strict=True)))
 
 
 @dataclass(frozen=True)
 class TokenizedConnections:
     """The rows of a data set as tokens.
 
-    What is counted is counted for the texts that stand in the rows, each once.
+    A row is k sequences, one for each of its texts, or one of both texts joined. Texts are counted once, those that
+    stand in a row; sequences are counted in each row.
 
     Attributes:
-        texts: The distinct texts with special tokens, cut to `max_seq_length`.
+        texts: The distinct texts, each alone, with special tokens, cut to `max_seq_length`.
         rows: The number of each row's texts: shape (n_rows, k), int64.
-        lengths: Tokens of each distinct text before it was cut, special ones included: shape (N,), int32.
-        max_seq_length: Tokens a text may have, special ones included.
-        n_cut: Texts that were cut.
+        lengths: Tokens of each distinct text alone before it was cut, special ones included: shape (N,), int32.
+        max_seq_length: Tokens a sequence may have, special ones included.
+        n_cut: Texts that were cut; where texts are joined, rows.
         n_own_tokens: Tokens of the texts, without special ones and before any cut.
         n_unknown: Of these, the ones that the vocabulary does not have.
-        n_cut_rows: Rows with a text that was cut.
+        n_cut_rows: Rows with a sequence that was cut.
         first_cut_rows: The first of them, five at most.
+        joiner: What joins the texts of a row; None where each stays alone.
     """
 
     texts: TextTokens
@@ -93,204 +102,131 @@ class TokenizedConnections:
     n_unknown: int
     n_cut_rows: int
     first_cut_rows: tuple[int, ...]
+    joiner: RowJoiner | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def n_sequences(self) -> int:
+        """Sequences a row: k, or 1 where its texts are joined."""
+        return 1 if self.joiner is not None else int(self.rows.shape[1])
+
+    @property
+    def sequence_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row's sequences before any cut, special ones included: shape (n_rows, n_sequences), int64."""
+        return _sequence_lengths(self.lengths, self.rows, self.joiner)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence before any cut, 0 without rows."""
+        return int(self.sequence_lengths.max(initial=0))
+
     @cached_property
     def row_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each row, all of its texts together, as they are computed: shape (n_rows,), int64."""
-        total = np.zeros(len(self.rows), np.int64)
-        for column in self.rows.T:
-            total += np.minimum(self.lengths[column], self.max_seq_length)
+        """Tokens of each row, all of its sequences together, as they are computed: shape (n_rows,), int64."""
+        total: NDArray[np.int64] = np.minimum(self.sequence_lengths, self.max_seq_length).sum(axis=1)
         return total
 
     @property
     def cut_share(self) -> float:
-        """Share of the rows' texts that are cut, 0 to 1; a text counts in each row that it stands in."""
-        return float((self.lengths[self.rows] > self.max_seq_length).mean()) if self.rows.size else 0.0
+        """Share of the rows' sequences that are cut, 0 to 1; a text counts in each row that it stands in."""
+        return float((self.sequence_lengths > self.max_seq_length).mean()) if self.rows.size else 0.0
 
     def percentiles(self) -> dict[int, int]:
-        """Return how many tokens, before any cut, the given percentage of the rows' texts has at most."""
+        """Return how many tokens, before any cut, the given percentage of the rows' sequences has at most."""
         if not self.rows.size:
             return dict.fromkeys(PERCENTILES, 0)
-        found = np.percentile(self.lengths[self.rows], PERCENTILES, method="inverted_cdf")
+        found = np.percentile(self.sequence_lengths, PERCENTILES, method="inverted_cdf")
         return dict(zip(PERCENTILES, found.astype(int).tolist(), strict=True))
 
     def pack_rows(self, rows: NDArray[np.int64]) -> TextTokens:
-        """Return the texts of these rows, column after column, to be laid out in one batch.
+        """Return the sequences of these rows, column after column, to be laid out in one batch.
 
         Rows (a, b) and (c, d) become the texts a, c, b, d, so that the vectors, split by the number of rows, are
-        those of each column.
+        those of each column; where texts are joined, the two sequences a b and c d, with token types.
 
         Args:
             rows: Shape (n,), int64.
 
         Returns:
-            n times k texts, in arrays of their own.
+            n times `n_sequences` sequences, in arrays of their own.
         """
+        if self.joiner is not None:
+            return self.joiner.joined(self, self.rows[rows])
         return self.texts.select(self.rows[rows].T.ravel())
 
 
 def tokenize_connections(
-    dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int, folder: Path | None
+    dataset: TextRows,
+    tokenizer: TextTokenizer,
+    max_seq_length: int,
+    folder: Path | None,
+    joining: Joining | None = None,
 ) -> TokenizedConnections:
     """Return the data set's rows as tokens, from the cache in `folder` if it is there.
 
     Args:
         dataset: Its rows and distinct texts.
         tokenizer: The model's.
-        max_seq_length: Tokens a text may have, special ones included; longer ones lose their end.
-        folder: Where the cache is, or is written; one process at a time. None to keep the tokens in memory.
+        max_seq_length: Tokens a sequence may have, special ones included; longer ones are cut.
+        folder: Where the cache is, or is written; one process at a time. None to keep the tokens in memory. It does
+            not depend on `joining`.
+        joining: How the two texts of a row become one sequence; None to leave each text alone, which loses its end
+            where it is too long.
 
     Raises:
-        InputError: A text is none, or `max_seq_length` leaves no room for one.
+        InputError: A text is none, `max_seq_length` leaves no room for one, or rows to be joined have no two texts.
+        ModelFolderError: The tokenizer cannot join two texts.
         OutputError: The cache cannot be written.
     """
     if max_seq_length <= tokenizer.n_special:
         least = tokenizer.n_special + 1
         raise InputError(f"max_seq_length is {quoted(max_seq_length)}, expected a whole number of at least {least}")
-    if folder is None or not dataset.n_distinct:  # an empty file cannot be mapped
-        memory = io.BytesIO()
-        n_tokens = _write_tokens(memory, dataset, tokenizer, max_seq_length).n_tokens
-        content = np.frombuffer(memory.getbuffer().toreadonly(), _TOKEN)
-    else:
-        key = _cache_key(dataset, tokenizer, max_seq_length)
-        whole = _read_cache(folder, key, dataset.n_distinct)
-        if whole is None:
-            _write_cache(folder, key, dataset, tokenizer, max_seq_length)
-            whole = _read_cache(folder, key, dataset.n_distinct)
-        if whole is None:
-            raise OutputError(
-                f"{shown(folder / _name(key))} is not what was written to it; does another process write "
-                "there, or does the disk fail?"
-            )
-        content, n_tokens = whole
-    return _tokenized(content, n_tokens, dataset, tokenizer, max_seq_length)
+    joiner = None if joining is None else _row_joiner(dataset, tokenizer, max_seq_length, joining)
+    numbers = text_numbers(dataset, tokenizer, max_seq_length, folder)
+    return _tokenized(numbers, dataset.text_rows, tokenizer.n_special, max_seq_length, joiner)
+
+
+def _row_joiner(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int, joining: Joining) -> RowJoiner:
+    n_texts = dataset.text_rows.shape[1]
+    if n_texts != 2:
+        raise InputError(
+            f"the rows have {n_texts} text{'s' if n_texts > 1 else ''} each, expected two to be joined to one "
+            "sequence; name two columns of texts"
+        )
+    specials = tokenizer.pair_specials
+    room_of_pair(max_seq_length, specials, at_least=2)  # refuses a length that is too short
+    return RowJoiner(joining.truncation, specials, len(tokenizer.specials.before), tokenizer.n_special)
 
 
 def _tokenized(
-    content: NDArray[np.int32], n_tokens: int, dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int
+    numbers: TextNumbers, rows: NDArray[np.int64], n_special: int, max_seq_length: int, joiner: RowJoiner | None
 ) -> TokenizedConnections:
-    """Return rows and counts from the numbers of a cache."""
-    token_ids, lengths, unknown = np.split(content, [n_tokens, n_tokens + dataset.n_distinct])
-    offsets = offsets_of(np.minimum(lengths, max_seq_length).astype(np.int64))
-    rows = dataset.text_rows
-    used = np.zeros(dataset.n_distinct, bool)
+    """Return rows and counts from the numbers of the distinct texts."""
+    lengths = numbers.lengths
+    used = np.zeros(len(lengths), bool)
     used[rows] = True
-    cut = lengths > max_seq_length
-    cut_rows = np.flatnonzero(cut[rows].any(axis=1))
+    cut_rows = np.flatnonzero((_sequence_lengths(lengths, rows, joiner) > max_seq_length).any(axis=1))
+    n_cut = len(cut_rows) if joiner is not None else int(((lengths > max_seq_length) & used).sum())
     return TokenizedConnections(
-        texts=TextTokens(token_ids, offsets),
+        texts=TextTokens(numbers.token_ids, offsets_of(np.minimum(lengths, max_seq_length).astype(np.int64))),
         rows=rows,
         lengths=lengths,
         max_seq_length=max_seq_length,
-        n_cut=int((cut & used).sum()),
-        n_own_tokens=int(lengths[used].sum(dtype=np.int64)) - tokenizer.n_special * int(used.sum()),
-        n_unknown=int(unknown[used].sum(dtype=np.int64)),
+        n_cut=n_cut,
+        n_own_tokens=int(lengths[used].sum(dtype=np.int64)) - n_special * int(used.sum()),
+        n_unknown=int(numbers.unknown[used].sum(dtype=np.int64)),
         n_cut_rows=len(cut_rows),
         first_cut_rows=tuple(cut_rows[:N_SHOWN].tolist()),
+        joiner=joiner,
     )
 
 
-@dataclass(frozen=True)
-class _Written:
-    n_tokens: int
-    sha256: str
-
-
-def _write_tokens(file: IO[bytes], dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int) -> _Written:
-    """Write the numbers of a cache: ids, then lengths, then unknown tokens."""
-    digest = hashlib.sha256()
-    n_texts = n_tokens = 0
-    lengths: list[NDArray[np.int32]] = []
-    unknown: list[NDArray[np.int32]] = []
-    for window in windows_of(_all_texts(dataset)):
-        bodies = tokenizer.tokenize(window, n_texts)
-        framed = tokenizer.frame(bodies, max_seq_length)
-        n_texts, n_tokens = n_texts + len(window), n_tokens + len(framed.token_ids)
-        lengths.append((bodies.lengths + tokenizer.n_special).astype(np.int32))
-        n_unknown_before = offsets_of((bodies.token_ids == tokenizer.specials.unknown_id).astype(np.int64))
-        unknown.append(np.diff(n_unknown_before[bodies.offsets]).astype(np.int32))
-        _write(file, digest, framed.token_ids)
-    for counts in itertools.chain(lengths, unknown):
-        _write(file, digest, counts)
-    return _Written(n_tokens, digest.hexdigest())
-
-
-def _all_texts(dataset: TextRows) -> Iterator[str]:
-    for start in range(0, dataset.n_distinct, _SLICE_TEXTS):
-        yield from dataset.distinct_texts(start, min(start + _SLICE_TEXTS, dataset.n_distinct))
-
-
-def _write(file: IO[bytes], digest: Any, numbers: NDArray[np.int32]) -> None:
-    data = numbers.astype(_TOKEN, copy=False).data
-    digest.update(data)
-    file.write(data)
-
-
-def _cache_key(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int) -> str:
-    """Return what is different wherever any token id might be."""
-    specials = tokenizer.specials
-    parts = {
-        "format": FORMAT,
-        "texts": dataset.sha256,
-        "n_distinct": dataset.n_distinct,
-        "tokenizer": hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest(),
-        "tokenizers": tokenizers.__version__,
-        "specials": [specials.before, specials.after, specials.unknown_id],
-        "max_seq_length": max_seq_length,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _name(key: str) -> str:
-    return f"tokens-{key[:16]}"
-
-
-def _read_cache(folder: Path, key: str, n_distinct: int) -> tuple[NDArray[np.int32], int] | None:
-    """Return the numbers of a cache and how many of them are token ids; None if it is not there, or not whole."""
-    path, description = folder / f"{_name(key)}.bin", folder / f"{_name(key)}.json"
-    if not description.exists():
-        return None
-    with suppress(ModelFolderError, OSError, ValueError):  # the last: an empty file cannot be mapped
-        said = read_json(description, _LARGEST_JSON)
-        with open_file(path) as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        n_tokens = said.get("n_tokens")
-        if (
-            isinstance(n_tokens, int)
-            and said.get("key") == key
-            and len(mapped) == _TOKEN.itemsize * (n_tokens + 2 * n_distinct)
-            and said.get("sha256") == hashlib.sha256(mapped).hexdigest()
-        ):
-            return np.frombuffer(mapped, _TOKEN), n_tokens
-    logger.warning("%s is missing or damaged; the texts are tokenised again", shown(path))
-    return None
-
-
-def _write_cache(folder: Path, key: str, dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int) -> None:
-    """Write both files of a cache, or leave nothing."""
-    # Not synced: what a power failure leaves of it is found out by the digest.
-    path, description = folder / f"{_name(key)}.bin", folder / f"{_name(key)}.json"
-    temporary = folder / f".sbert-ft-{_name(key)}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in (description, path, temporary):  # first, for its room may be needed
-            old.unlink(missing_ok=True)
-        with open(temporary, "wb") as file:
-            written = _write_tokens(file, dataset, tokenizer, max_seq_length)
-        os.replace(temporary, path)
-        content = {"format": FORMAT, "key": key, "n_tokens": written.n_tokens, "sha256": written.sha256}
-        temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        os.replace(temporary, description)
-    except BaseException as error:
-        for part in (temporary, path):
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        raise OutputError(
-            f"{shown(path)}: the tokens of the texts cannot be written: {error.strerror or error}; make room, or name "
-            "another folder"
-        ) from error
+def _sequence_lengths(
+    lengths: NDArray[np.int32], rows: NDArray[np.int64], joiner: RowJoiner | None
+) -> NDArray[np.int64]:
+    """Return the tokens of each row's sequences before any cut: shape (n_rows, n_sequences), int64."""
+    if joiner is None:
+        return lengths[rows].astype(np.int64)
+    return joiner.whole_lengths(lengths, rows)[:, None]

@@ -21,6 +21,8 @@ def read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokeni
     tokenizer = TextTokenizer.from_pretrained(source.encoder_path, plan.config.model_type)
     if source.lower_case_first:
         tokenizer.lower_case_first()
+    if int(getattr(plan.config, "type_vocab_size", 0) or 0) < 2:
+        tokenizer.drop_token_types()
     n_tokens, n_rows = tokenizer.vocab_size, int(plan.config.vocab_size)
     if n_tokens > n_rows:
         names = ("tokenizer.json", "vocab.txt", "vocab.json")

@@ -2,7 +2,8 @@
 
 The tokenizer runs without truncation and without special tokens; both are put on afterwards in
 numpy. So it is known exactly how many tokens a text has, what was cut, and what is unknown, and
-an over-long text can be taken in overlapping windows without tokenising it again.
+an over-long text can be taken in overlapping windows, or joined to another one, without tokenising
+it again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import normalizers
 
+from sbert_ft.config.settings import Truncation
 from sbert_ft.errors import InputError, ModelFolderError, quoted
 from sbert_ft.model.packing import TextTokens, offsets_of
+from sbert_ft.model.pair_tokens import (
+    Pieces,
+    join_pieces,
+    kept_lengths,
+    lay_end_to_end,
+    overlapping_windows,
+    pair_windows,
+    room_of_pair,
+)
+from sbert_ft.model.special_tokens import (
+    PairSpecials,
+    find_pair_specials,
+    find_specials,
+    pairs_have_types,
+)
 from sbert_ft.model.tokenizer_files import TokenizerFiles, normalizer_of, read_tokenizer
 from sbert_ft.model.vocabulary import Casing
 
@@ -36,23 +54,6 @@ USUAL_TOKENS: Mapping[str, tuple[str, ...]] = {
     "mask_token": ("[MASK]", "<mask>"),
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True)
-class Specials:
-    """The token ids that an encoder expects around a text.
-
-    Attributes:
-        before: Ids before a text, such as that of [CLS].
-        after: Ids after it, such as that of [SEP].
-        padding_id: Fills what no text covers.
-        unknown_id: Stands for what is not in the vocabulary; None where nothing is unknown.
-    """
-
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    padding_id: int
-    unknown_id: int | None
 
 
 class TextTokenizer:
@@ -79,7 +80,8 @@ class TextTokenizer:
             role: next((token for token in (named, *USUAL_TOKENS[role]) if token in vocab), named)
             for role, named in files.special_tokens.items()
         }
-        self.specials = self._find_specials()
+        self.specials = find_specials(self.backend, self._special_tokens)
+        self._token_types = files.token_types
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, model_type: str = "bert") -> TextTokenizer:
@@ -95,6 +97,25 @@ class TextTokenizer:
     def n_special(self) -> int:
         """Tokens put around each text."""
         return len(self.specials.before) + len(self.specials.after)
+
+    @cached_property
+    def pair_specials(self) -> PairSpecials:
+        """What is put around and between the texts of a pair; see `find_pair_specials`.
+
+        All types are 0 where the encoder has none.
+        """
+        specials = find_pair_specials(self.backend, self.n_special)
+        return specials if self._token_types else replace(specials, types=(0,) * len(specials.types))
+
+    @property
+    def n_pair_special(self) -> int:
+        """Tokens put around and between the two texts of a pair."""
+        return self.pair_specials.n_special
+
+    def drop_token_types(self) -> None:
+        """Join pairs without token types, for an encoder that has none; before the first pair is joined."""
+        assert "pair_specials" not in self.__dict__, "a pair was joined already"
+        self._token_types = False
 
     def lower_case_first(self) -> None:
         """Lower-case texts before all else, as an old setting of sentence-transformers asks for."""
@@ -131,7 +152,13 @@ class TextTokenizer:
     def frame(self, bodies: TextTokens, max_tokens: int) -> TextTokens:
         """Return the texts with special tokens, each cut at its end to `max_tokens` in all."""
         kept = np.minimum(bodies.lengths, max_tokens - self.n_special)
-        return self._between_specials(bodies, bodies.offsets[:-1], kept)
+        return self._between_specials(Pieces(bodies.token_ids, bodies.offsets[:-1], kept))
+
+    def bodies(self, framed: TextTokens) -> TextTokens:
+        """Return framed texts without their special tokens; the inverse of `frame`, but for what it cut."""
+        begins = framed.offsets[:-1] + len(self.specials.before)
+        pieces = Pieces(framed.token_ids, begins, framed.lengths - self.n_special)
+        return lay_end_to_end([pieces], len(framed))
 
     def frame_windows(self, bodies: TextTokens, max_tokens: int, overlap: int) -> tuple[TextTokens, NDArray[np.int64]]:
         """Return each text as windows of at most `max_tokens`, and the windows a text has.
@@ -143,53 +170,72 @@ class TextTokenizer:
             The windows, text after text, and their number by text, shape (N,), int64.
         """
         room = max_tokens - self.n_special
-        step = max(1, room - overlap)
         lengths = bodies.lengths
-        counts = np.where(lengths <= room, 1, -(-np.maximum(lengths - room, 0) // step) + 1)
-        text = np.repeat(np.arange(len(lengths)), counts)
-        nth = np.arange(len(text)) - np.repeat(offsets_of(counts)[:-1], counts)
-        begin = np.minimum(nth * step, np.maximum(lengths[text] - room, 0))
-        return self._between_specials(bodies, bodies.offsets[text] + begin, np.minimum(lengths[text], room)), counts
+        text, begin, counts = overlapping_windows(lengths, room, overlap)
+        windows = Pieces(bodies.token_ids, bodies.offsets[text] + begin, np.minimum(lengths[text], room))
+        return self._between_specials(windows), counts
 
-    def _between_specials(self, bodies: TextTokens, begins: NDArray[np.int64], kept: NDArray[np.int64]) -> TextTokens:
-        before, after = self.specials.before, self.specials.after
-        offsets = offsets_of(kept + self.n_special)
-        framed = np.empty(int(offsets[-1]), np.int32)
-        within = np.arange(int(kept.sum())) - np.repeat(offsets_of(kept)[:-1], kept)
-        framed[np.repeat(offsets[:-1] + len(before), kept) + within] = bodies.token_ids[
-            np.repeat(begins, kept) + within
-        ]
-        for place, token_id in enumerate(before):
-            framed[offsets[:-1] + place] = token_id
-        for place, token_id in enumerate(after):
-            framed[offsets[1:] - len(after) + place] = token_id
-        return TextTokens(framed, offsets)
+    def _between_specials(self, pieces: Pieces) -> TextTokens:
+        return lay_end_to_end([self.specials.before, pieces, self.specials.after], len(pieces))
+
+    def join(
+        self, first: TextTokens, second: TextTokens, max_tokens: int, truncation: Truncation = "longest_first"
+    ) -> TextTokens:
+        """Return pairs of texts as one sequence each, with special tokens and token types.
+
+        Args:
+            first: N texts without special tokens.
+            second: The other text of each.
+            max_tokens: Tokens a pair may have in all; texts lose their ends where it has more.
+            truncation: Which text is cut; see `kept_lengths`.
+
+        Raises:
+            InputError: `max_tokens` leaves no room for the special tokens.
+            ModelFolderError: See `find_pair_specials`.
+        """
+        room = room_of_pair(max_tokens, self.pair_specials, at_least=0)
+        of_first, of_second = kept_lengths(first.lengths, second.lengths, room, truncation)
+        return join_pieces(
+            self.pair_specials,
+            Pieces(first.token_ids, first.offsets[:-1], of_first),
+            Pieces(second.token_ids, second.offsets[:-1], of_second),
+        )
+
+    def join_windows(
+        self, first: TextTokens, second: TextTokens, max_tokens: int, overlap: int
+    ) -> tuple[TextTokens, NDArray[np.int64]]:
+        """Return each pair as windows of at most `max_tokens`, and the windows a pair has.
+
+        Each window has the shorter text whole, cut at its end where it is longer than half the room, and of the
+        longer text as much as fits, in windows as `frame_windows` makes them. A pair that fits is one window.
+
+        Args:
+            first: N texts without special tokens.
+            second: The other text of each.
+            max_tokens: Tokens of a window in all.
+            overlap: Tokens of the longer text that neighbours share.
+
+        Returns:
+            The windows, pair after pair, and their number by pair, shape (N,), int64.
+
+        Raises:
+            InputError: `max_tokens` leaves no room for a token of each text.
+            ModelFolderError: See `find_pair_specials`.
+        """
+        room = room_of_pair(max_tokens, self.pair_specials, at_least=2)
+        pieces, counts = pair_windows(first, second, room, overlap)
+        return join_pieces(self.pair_specials, *pieces), counts
 
     def count_unknown(self, bodies: TextTokens) -> int:
         """Return how many tokens are unknown."""
         return int((bodies.token_ids == self.specials.unknown_id).sum()) if self.specials.unknown_id is not None else 0
 
-    def _find_specials(self) -> Specials:
-        """Encode a word with and without special tokens, and see what stands around it."""
-        vocab = self.backend.get_vocab()
-        probe = next((c for c in "ae가1.的" if self.backend.encode(c, add_special_tokens=False).ids), "a")
-        body = self.backend.encode(probe, add_special_tokens=False).ids
-        whole = self.backend.encode(probe).ids
-        begin = next((i for i in range(len(whole)) if whole[i : i + len(body)] == body), None)
-        if begin is None or not body:
-            raise ModelFolderError(
-                "tokenizer.json changes a text's own tokens when it adds special ones: not supported"
-            )
-        padding, unknown = (vocab.get(self._special_tokens[role]) for role in ("pad_token", "unk_token"))
-        if padding is None:
-            raise ModelFolderError("the tokenizer has no padding token: name pad_token in tokenizer_config.json")
-        return Specials(tuple(whole[:begin]), tuple(whole[begin + len(body) :]), padding, unknown)
-
     def save_pretrained(self, folder: str | Path, max_tokens: int) -> None:
         """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and, for WordPiece, vocab.txt.
 
         Casing is always written down. The class is named as PreTrainedTokenizerFast where text is
-        composed first: transformers' BertTokenizer reads no normalizer and would lose that.
+        composed first or pairs are not BERT's: transformers' BertTokenizer reads neither normalizer
+        nor post-processor and would lose that.
         """
         target = Path(folder)
         # written here: the Rust side reports a full disk as a bare Exception
@@ -201,6 +247,7 @@ class TextTokenizer:
             **special,
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": max_tokens,
+            "model_input_names": self._input_names(),
             "padding_side": "right",
             "truncation_side": "right",
             "clean_up_tokenization_spaces": False,
@@ -210,7 +257,7 @@ class TextTokenizer:
                 "do_lower_case": self.casing.do_lower_case,
                 "strip_accents": self.casing.strip_accents,
                 "tokenize_chinese_chars": self.casing.tokenize_chinese_chars,
-                "tokenizer_class": "PreTrainedTokenizerFast" if self.casing.compose else "BertTokenizer",
+                "tokenizer_class": "BertTokenizer" if self._is_berts(self.casing) else "PreTrainedTokenizerFast",
             }
             lines = [token for token, _ in sorted(vocab.items(), key=lambda item: item[1])]
             if sorted(vocab.values()) == list(range(len(lines))):
@@ -226,9 +273,22 @@ class TextTokenizer:
         special = {role: token for role, token in self._special_tokens.items() if token in vocab}
         copy = type(self.backend).from_str(self.backend.to_str())
         tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
-            tokenizer_object=copy, model_max_length=max_tokens, **special
+            tokenizer_object=copy, model_max_length=max_tokens, model_input_names=self._input_names(), **special
         )
         return tokenizer
+
+    def _is_berts(self, casing: Casing) -> bool:
+        """Return whether transformers' BertTokenizer makes the same of texts and pairs."""
+        try:
+            between = self.pair_specials.between
+        except ModelFolderError:  # then there are no pairs to differ in
+            return not casing.compose
+        return len(between) == 1 and not casing.compose
+
+    def _input_names(self) -> list[str]:
+        """Return what transformers is to hand on to the encoder; what it does unless told goes by its version."""
+        types = ["token_type_ids"] if self._token_types and pairs_have_types(self.backend) else []
+        return ["input_ids", *types, "attention_mask"]
 
 
 def text_at(position: int) -> str:

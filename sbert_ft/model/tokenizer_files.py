@@ -42,12 +42,14 @@ class TokenizerFiles:
         casing: The rule for WordPiece over a BERT vocabulary, None for other kinds.
         special_tokens: Token by role, such as ``pad_token``.
         notes: What the user should know, a sentence each.
+        token_types: Whether an encoder is told by token types which text of a pair is the second.
     """
 
     backend: Tokenizer
     casing: Casing | None
     special_tokens: Mapping[str, str]
     notes: tuple[str, ...]
+    token_types: bool = True
 
 
 def read_tokenizer(folder: Path, model_type: str) -> TokenizerFiles:
@@ -65,6 +67,21 @@ def read_tokenizer(folder: Path, model_type: str) -> TokenizerFiles:
         if not isinstance(settings.get(flag), (bool, type(None))):
             file = shown(folder / "tokenizer_config.json")
             raise ModelFolderError(f"{file}: {flag} is {quoted(settings[flag])}, expected true, false or null")
+    return replace(_read_backend(folder, model_type, settings), token_types=_token_types(settings))
+
+
+def _token_types(settings: Mapping[str, Any]) -> bool:
+    """Return whether transformers would hand the token types of a pair on to the encoder, as far as is said.
+
+    A folder of class TokenizersBackend was written by a transformers that hands on none unless they are named.
+    """
+    names = settings.get("model_input_names")
+    if isinstance(names, list):
+        return "token_type_ids" in names
+    return settings.get("tokenizer_class") != "TokenizersBackend"
+
+
+def _read_backend(folder: Path, model_type: str, settings: Mapping[str, Any]) -> TokenizerFiles:
     special_tokens = _special_tokens(folder, settings)
     vocab_file, json_file = folder / "vocab.txt", folder / "tokenizer.json"
     if os.path.lexists(json_file):

@@ -1,0 +1,135 @@
+"""What a tokenizer puts around a text and around a pair of them, found by encoding one.
+
+The files say it in a dozen ways (post-processors by template, by name, in a row); what comes out is one: ids before,
+between and after, and the token types that tell the second text from the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from sbert_ft.errors import ModelFolderError
+
+_N_TYPES = 256  # that a token type of TextTokens can be
+
+
+@dataclass(frozen=True)
+class Specials:
+    """The token ids that an encoder expects around a text.
+
+    Attributes:
+        before: Ids before a text, such as that of [CLS].
+        after: Ids after it, such as that of [SEP].
+        padding_id: Fills what no text covers.
+        unknown_id: Stands for what is not in the vocabulary; None where nothing is unknown.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    padding_id: int
+    unknown_id: int | None
+
+
+@dataclass(frozen=True)
+class PairSpecials:
+    """The token ids that an encoder expects around a pair of texts, and the token types.
+
+    BERT's [CLS] a [SEP] b [SEP] has the types 0 0 0 1 1; RoBERTa's <s> a </s></s> b </s> has two ids between and six
+    types, all 0.
+
+    Attributes:
+        before: Ids before the first text.
+        between: Ids between the texts.
+        after: Ids after the second text.
+        types: The token type of each id before, of the first text, of each id between, of the second text, and of
+            each id after, in this order.
+    """
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    types: tuple[int, ...]
+
+    @property
+    def n_special(self) -> int:
+        """Tokens put around and between two texts."""
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+def find_specials(backend: Tokenizer, special_tokens: Mapping[str, str]) -> Specials:
+    """Return what the tokenizer puts around a text, from encoding one with and without special tokens.
+
+    Args:
+        backend: The Rust tokenizer.
+        special_tokens: Token by role, such as ``pad_token``.
+
+    Raises:
+        ModelFolderError: It puts something between or into the words, or has no padding token.
+    """
+    vocab = backend.get_vocab()
+    probe = _probe(backend)
+    body = backend.encode(probe, add_special_tokens=False).ids
+    whole = backend.encode(probe).ids
+    begin = next((i for i in range(len(whole)) if whole[i : i + len(body)] == body), None)
+    if begin is None or not body:
+        raise ModelFolderError("tokenizer.json changes a text's own tokens when it adds special ones: not supported")
+    padding, unknown = (vocab.get(special_tokens[role]) for role in ("pad_token", "unk_token"))
+    if padding is None:
+        raise ModelFolderError("the tokenizer has no padding token: name pad_token in tokenizer_config.json")
+    return Specials(tuple(whole[:begin]), tuple(whole[begin + len(body) :]), padding, unknown)
+
+
+def find_pair_specials(backend: Tokenizer, n_special: int) -> PairSpecials:
+    """Return what the tokenizer puts around a pair, from encoding one.
+
+    Args:
+        backend: The Rust tokenizer.
+        n_special: Tokens put around a text alone.
+
+    Raises:
+        ModelFolderError: A pair is not the one text after the other with special tokens around them, or has fewer of
+            these than a text alone.
+    """
+    probe = _probe(backend)
+    body = backend.encode(probe, add_special_tokens=False).ids
+    pair = backend.encode(probe, probe)
+    ids, types, sides = pair.ids, pair.type_ids, pair.sequence_ids
+    first, second = ([place for place, side in enumerate(sides) if side == which] for which in (0, 1))
+    if not (
+        first
+        and second
+        and ids[first[0] : first[-1] + 1] == body == ids[second[0] : second[-1] + 1]
+        and first[-1] < second[0]
+        and len({types[place] for place in first}) == len({types[place] for place in second}) == 1
+        and max(types) < _N_TYPES
+    ):
+        raise ModelFolderError(
+            "tokenizer.json makes something else of a pair than the first text and then the second, with special "
+            "tokens around them: not supported; give post_processor a pair such as [CLS] $A [SEP] $B [SEP]"
+        )
+    specials = PairSpecials(
+        before=tuple(ids[: first[0]]),
+        between=tuple(ids[first[-1] + 1 : second[0]]),
+        after=tuple(ids[second[-1] + 1 :]),
+        types=(*types[: first[0] + 1], *types[first[-1] + 1 : second[0] + 1], *types[second[-1] + 1 :]),
+    )
+    if specials.n_special < n_special:  # what is cut to the room beside them would be too short for a pair
+        raise ModelFolderError(
+            f"tokenizer.json puts {specials.n_special} special tokens around a pair and {n_special} around a text "
+            "alone, expected as many or more: mend the pair of its post_processor"
+        )
+    return specials
+
+
+def pairs_have_types(backend: Tokenizer) -> bool:
+    """Return whether the tokenizer tells the texts of a pair by token types."""
+    probe = _probe(backend)
+    return any(backend.encode(probe, probe).type_ids)
+
+
+def _probe(backend: Tokenizer) -> str:
+    """Return a text that has tokens, as far as there is one."""
+    return next((c for c in "ae가1.的" if backend.encode(c, add_special_tokens=False).ids), "a")
