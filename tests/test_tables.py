@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from sbert_ft.data import formats, text_files
 from sbert_ft.data.detection import TableFormat
 from sbert_ft.data.tables import Missing, Row, open_table
-from sbert_ft.data.writing import write_table_with_column
+from sbert_ft.data.writing import NewColumn, write_table_with_column, write_table_with_columns
 from sbert_ft.errors import DataError, OutputError
 
 pa = pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")
@@ -792,3 +792,31 @@ def test_any_bytes_give_rows_or_our_error(tmp_path: Path, content: bytes, suffix
         assert f"a.{suffix}" in str(error)
     else:
         assert table.count_rows() == n_rows
+
+
+CLASSES = ["긍정", "a,b", 'the "red" one', "=1+1", "007"]
+
+
+@pytest.mark.parametrize("target", ["out.csv", "out.jsonl", "out.parquet", "out.tsv"])
+def test_new_texts_come_out_as_they_went_in(tmp_path: Path, target: str) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(f'{{"text": "row {i}"}}\n' for i in range(len(CLASSES))), "utf-8")
+    columns = (NewColumn("predicted", "text"), NewColumn("probability"), NewColumn("match", "bool"))
+    values = ((name, 0.25, i % 2 == 0) for i, name in enumerate(CLASSES))
+    write_table_with_columns(open_table(source), tmp_path / target, columns, values)
+    rows = [row.values for row in open_table(tmp_path / target)]
+    assert [row[:2] for row in rows] == [(f"row {i}", name) for i, name in enumerate(CLASSES)]
+    assert {str(row[2]) for row in rows} == {"0.25"}
+    assert [str(row[3]).lower() for row in rows] == ["true", "false", "true", "false", "true"]
+
+
+def test_new_texts_that_a_format_cannot_hold_are_refused(tmp_path: Path) -> None:
+    source = tmp_path / "in.tsv"
+    source.write_text("text\tx\na\tb\n", "utf-8")
+    columns = (NewColumn("predicted", "text"),)
+    with pytest.raises(DataError, match="a tab or line end in a cell"):
+        write_table_with_columns(open_table(source), tmp_path / "out.tsv", columns, iter([("a\tb",)]))
+    source.write_bytes("text,x\na,가\n".encode("cp949"))
+    table = open_table(source, encoding="cp949", kind="csv")
+    with pytest.raises(OutputError, match="cannot be written in"):
+        write_table_with_columns(table, tmp_path / "out.csv", columns, iter([("😀",)]))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, get_args
 
 from sbert_ft.config.settings import OnBadRow, Reading
+from sbert_ft.data.class_labels import LabelFault, class_name
 from sbert_ft.data.detection import listed
 from sbert_ft.data.tables import PAIR_NAMES
 from sbert_ft.errors import DataError, InputError, quoted
@@ -26,6 +27,10 @@ LABEL_NAMES: Final = (
     *("score", "label", "gold_label", "similarity_score", "similarity", "labels", "is_duplicate", "connection"),
     *("target", "relatedness_score"),
 )
+# One text a row. A query, a question or a title is as a rule one side of a pair whose other side has a rare name.
+SINGLE_NAMES: Final = ("text", "sentence", "document", "review", "content", "comment", "utterance")
+# Labels of single texts where there is none of the names above; beside pairs such columns are something else.
+SINGLE_LABEL_NAMES: Final = ("class", "category", "sentiment", "intent", "emotion", "topic")
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class PairColumns:
     """Where the texts and labels of a row stand.
 
     Attributes:
-        texts: Positions of the two or three columns with texts.
+        texts: Positions of the one, two or three columns with texts.
         label: Position of the column with the label; None where there is none.
         notes: What was chosen, a sentence each.
     """
@@ -43,17 +48,24 @@ class PairColumns:
     notes: tuple[str, ...]
 
 
-def check_reading(reading: Reading) -> None:
-    """Refuse what contradicts itself in what was stated about a file.
+def checked_reading(reading: Reading | None) -> Reading:
+    """Return what was stated about a file, nothing where it is None; it does not contradict itself.
 
     Raises:
         InputError: A field has a value that it cannot have; the message names it.
     """
+    chosen = Reading() if reading is None else reading
+    _check(chosen)
+    return chosen
+
+
+def _check(reading: Reading) -> None:
     if reading.on_bad_row not in get_args(OnBadRow):
         raise InputError(f"on_bad_row is {quoted(reading.on_bad_row)}, expected {' or '.join(get_args(OnBadRow))}")
     names = reading.text_columns
-    if names is not None and (isinstance(names, str) or len(names) not in (2, 3) or len(set(names)) != len(names)):
-        raise InputError(f"text_columns is {quoted(names)}, expected the names of two or three different columns")
+    if names is not None and (isinstance(names, str) or len(names) not in (1, 2, 3) or len(set(names)) != len(names)):
+        raise InputError(f"text_columns is {quoted(names)}, expected the names of one, two or three different columns")
+    _check_classes(reading)
     low, high = -math.inf, math.inf
     if reading.score_range is not None:
         ends = reading.score_range
@@ -69,6 +81,29 @@ def check_reading(reading: Reading) -> None:
             of_range = "" if reading.score_range is None else f" in score_range {low:g}..{high:g}"
             found = f"{quoted(label)}: {quoted(number)}"
             raise InputError(f"label_values has {found}, expected the label's text and a finite number{of_range}")
+
+
+def _check_classes(reading: Reading) -> None:
+    """Refuse what contradicts itself in what was stated about classes."""
+    kind, classes = reading.label_kind, reading.classes
+    if kind not in (None, "scores", "classes"):
+        raise InputError(f"label_kind is {quoted(kind)}, expected scores or classes")
+    if classes is not None:
+        if isinstance(classes, str) or not all(isinstance(name, str) for name in classes) or len(classes) < 2:
+            raise InputError(f"classes is {quoted(classes)}, expected the labels of two or more classes, as texts")
+        try:
+            names = Counter(map(class_name, classes))
+        except LabelFault as problem:
+            raise InputError(f"classes has a label that {problem}; give each class a text") from None
+        name, count = names.most_common(1)[0]
+        if count > 1:
+            raise InputError(f"classes has the label {quoted(name)} {count} times; give each class once")
+        if kind == "scores":
+            raise InputError("classes is set, but label_kind is scores; leave one of them out")
+        if reading.label_values is not None:
+            raise InputError("classes and label_values are both set; leave one of them out")
+    if reading.score_range is not None and (kind == "classes" or classes is not None):
+        raise InputError("score_range is set, but the labels are read as classes; leave it out")
 
 
 def find_columns(where: str, names: Sequence[str], reading: Reading) -> PairColumns:
@@ -91,7 +126,8 @@ def find_columns(where: str, names: Sequence[str], reading: Reading) -> PairColu
     else:
         texts = _customary_texts(where, names)
     taken = [quoted(names[i]) for i in texts]
-    chosen = f"texts from {', '.join(taken[:-1])} and {taken[-1]}"
+    from_columns = f"{', '.join(taken[:-1])} and {taken[-1]}" if len(taken) > 1 else f"{taken[0]} alone"
+    chosen = f"texts from {from_columns}"
     if reading.label_column is not None:
         label = _position(where, names, reading.label_column, "label_column")
         if label in texts:
@@ -99,13 +135,16 @@ def find_columns(where: str, names: Sequence[str], reading: Reading) -> PairColu
                 f"{where}: {quoted(names[label])} is a column of texts and of labels; set data.label_column"
             )
         return PairColumns(texts, label, (f"{chosen}, labels from {quoted(names[label])}",))
-    guesses = [i for i, name in enumerate(names) if name.casefold().strip() in LABEL_NAMES and i not in texts]
-    if len(texts) == 2 and len(guesses) == 1:
+    guesses = _customary_labels(names, texts, LABEL_NAMES)
+    if len(texts) == 1 and not guesses:
+        guesses = _customary_labels(names, texts, SINGLE_LABEL_NAMES)
+    if len(texts) < 3 and len(guesses) == 1:
         return PairColumns(texts, guesses[0], (f"{chosen}, labels from {quoted(names[guesses[0]])}",))
-    if len(texts) == 2 and guesses:
+    if len(texts) < 3 and guesses:
         several = " and ".join(quoted(names[i]) for i in guesses)
         raise DataError(f"{where}: {several} could all be the label; {_set('label_column')}")
-    wanted = next((field for field in ("label_values", "score_range") if getattr(reading, field) is not None), None)
+    fields = ("label_values", "score_range", "classes", "label_kind")
+    wanted = next((field for field in fields if getattr(reading, field) is not None), None)
     if wanted is not None:
         problem = f"{wanted} is set, but no column is called like a label; {_found(names)}"
         raise DataError(f"{where}: {problem}; {_set('label_column')}")
@@ -126,20 +165,28 @@ def _position(where: str, names: Sequence[str], name: str, setting: str) -> int:
     raise DataError(f"{where}: has no column {quoted(name)}; {_found(names)}; mend data.{setting}{hint}")
 
 
+def _customary_labels(names: Sequence[str], texts: Sequence[int], customary: Sequence[str]) -> list[int]:
+    return [i for i, name in enumerate(names) if name.casefold().strip() in customary and i not in texts]
+
+
 def _customary_texts(where: str, names: Sequence[str]) -> tuple[int, ...]:
-    """Return the only columns of customary names; a triplet's are not taken for a pair too."""
+    """Return the only columns of customary names; a triplet's are not taken for a pair too, nor a pair's for a text."""
     folded = [name.casefold().strip() for name in names]
     groups = [group for group in (*TRIPLET_NAMES, *PAIR_NAMES) if all(name in folded for name in group)]
     groups = [group for group in groups if not any(set(group) < set(other) for other in groups)]
     if len(groups) == 1 and all(folded.count(name) == 1 for name in groups[0]):
         return tuple(map(folded.index, groups[0]))
-    if groups:
-        candidates = " or ".join("/".join(group) for group in groups)
+    singles = [(name,) for name in folded if name in SINGLE_NAMES] if not groups else []
+    if len(singles) == 1:
+        return (folded.index(singles[0][0]),)
+    if groups or singles:
+        candidates = " or ".join("/".join(group) for group in groups or singles)
         problem = f"which columns hold the texts is not clear ({candidates})"
     else:
-        known = {name for group in (*TRIPLET_NAMES, *PAIR_NAMES) for name in group}
+        known = {*SINGLE_NAMES, *(name for group in (*TRIPLET_NAMES, *PAIR_NAMES) for name in group)}
         near = [quoted(name) for name in names if difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.8)]
-        problem = "expected two columns of texts, such as sentence1 and sentence2, none are of a customary name"
+        expected = "expected two columns of texts, such as sentence1 and sentence2, or one, such as text"
+        problem = f"{expected}; none are of a customary name"
         problem += f" (nearest: {listed(near)})" if near else ""
     raise DataError(f"{where}: {problem}; {_found(names)}; {_set('text_columns')}")
 
@@ -155,7 +202,8 @@ def _no_label(names: Sequence[str], texts: Sequence[int], guesses: Sequence[int]
     hint = f"; if {quoted(near[0])} is the label, set data.label_column" if near else ""
     if others and not near:
         hint = f"; not read: {listed(list(map(quoted, others)))}"
-    return f"no column is called like a label, so the pairs are taken as known only to match{hint}"
+    meant = "the texts have none" if len(texts) == 1 else "the pairs are taken as known only to match"
+    return f"no column is called like a label, so {meant}{hint}"
 
 
 def _found(names: Sequence[str]) -> str:

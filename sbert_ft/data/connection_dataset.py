@@ -1,6 +1,6 @@
-"""`ConnectionDataset`: pairs (or triplets) of texts that belong together, more or less or not at all.
+"""`ConnectionDataset`: pairs (or triplets) of texts that belong together, more or less or not at all; or single texts.
 
-The first station of a fine-tuning: a file, a DataFrame or tuples become rows that are all checked and accounted for
+The first station of a fine-tuning: a file, a DataFrame or lists become rows that are all checked and accounted for
 in a ledger, with labels whose meaning is known. What comes later (tokens, batches, losses, scores) takes it as it is.
 """
 
@@ -10,6 +10,7 @@ import logging
 import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
@@ -18,13 +19,13 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from sbert_ft.config.settings import Reading
-from sbert_ft.data.columns import check_reading
+from sbert_ft.data.class_labels import class_codes, class_counts
+from sbert_ft.data.columns import checked_reading
 from sbert_ft.data.labels import LabelKind, ScoreScale
-from sbert_ft.data.ledger import Finding, Ledger, counted
+from sbert_ft.data.ledger import Finding, Ledger, counted, row_word
 from sbert_ft.data.pair_rows import PairRows, read_rows
-from sbert_ft.data.pair_sources import PairSource, file_source, frame_source, tuple_source
-from sbert_ft.data.repeats import overlap_finding, overlap_rows
-from sbert_ft.data.splitting import connected_rows, share_of_components
+from sbert_ft.data.pair_sources import PairSource, file_source, frame_source, text_source, tuple_source
+from sbert_ft.data.splitting import rows_for_dev
 from sbert_ft.errors import InputError, OutputError, quoted
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _CHUNK_ROWS = 4096
 
 
 class Connection(NamedTuple):
-    """One row: two texts, or an anchor with a positive and a negative; the label of the file, if any; where it is."""
+    """One row: one text or two, or an anchor with a positive and a negative; its label, if any; where it stands."""
 
     texts: tuple[str, ...]
     label: float | None
@@ -43,10 +44,10 @@ class Connection(NamedTuple):
 
 
 class ConnectionDataset(Dataset[Connection]):
-    """Rows of two or three texts, with labels or known only to match.
+    """Rows of one, two or three texts: with labels (scores, 0 and 1, classes), or pairs known only to match.
 
-    Make one with `from_file`, `from_dataframe` or `from_pairs`; it never changes. `ledger` is the account of every row
-    of the source. N is the number of rows, k that of texts in each.
+    Make one with `from_file`, `from_dataframe`, `from_pairs` or `from_texts`; it never changes. `ledger` is the account
+    of every row of the source. N is the number of rows, k that of texts in each.
     """
 
     def __init__(self, rows: PairRows, ledger: Ledger) -> None:
@@ -57,47 +58,77 @@ class ConnectionDataset(Dataset[Connection]):
     def from_file(
         cls, path: str | os.PathLike[str], reading: Reading | None = None, cache_dir: Path | None = None
     ) -> ConnectionDataset:
-        """Return the pairs of a CSV, TSV, JSONL or Parquet file.
+        """Return the rows of a CSV, TSV, JSONL or Parquet file.
 
-        Columns are taken by name: as `reading` says, or such as sentence1, sentence2 and score. Where there is no
-        label, the pairs are known only to match.
+        Columns are taken by name: as `reading` says, or such as sentence1, sentence2 and score, or document and
+        label. Where there is no label, pairs are known only to match.
 
         Args:
             path: The file.
             reading: What is known about it; what is not is found out and noted in the ledger.
-            cache_dir: A folder for the texts' bytes when they are many (see `TextStore`).
+            cache_dir: For the texts' bytes when they are many (see `TextStore`).
 
         Raises:
             DataError: The file or a row in it cannot be used; the message names the first ones and says what to do.
             InputError: `reading` contradicts itself.
             OutputError: `cache_dir` is no folder.
         """
-        chosen = _checked(reading)
+        chosen = checked_reading(reading)
         if cache_dir is not None and not Path(cache_dir).is_dir():
             raise OutputError(f"{quoted(cache_dir, limit=400)}: is no folder; make it, or leave cache_dir out")
         return cls._read(file_source(Path(path), chosen), chosen, cache_dir)
 
     @classmethod
     def from_dataframe(cls, df: pandas.DataFrame, reading: Reading | None = None) -> ConnectionDataset:
-        """Return the pairs of a DataFrame; columns are taken by name as in `from_file`, lines are positions from 0.
+        """Return the rows of a DataFrame; columns are taken by name as in `from_file`, lines are positions from 0.
 
         Raises:
             DataError: Its columns or a row in it cannot be used; None and NaN are no texts and no labels.
             InputError: It is no DataFrame, or `reading` contradicts itself.
         """
-        chosen = _checked(reading)
+        chosen = checked_reading(reading)
         return cls._read(frame_source(df, chosen), chosen, None)
 
     @classmethod
-    def from_pairs(cls, pairs: Iterable[Sequence[object]], reading: Reading | None = None) -> ConnectionDataset:
+    def from_pairs(
+        cls,
+        pairs: Iterable[Sequence[object]],
+        reading: Reading | None = None,
+        *,
+        labels: Iterable[object] | None = None,
+    ) -> ConnectionDataset:
         """Return the rows of an iterable of (text, text), (text, text, number) or (anchor, positive, negative).
 
+        Args:
+            pairs: A list, an array, a Series of tuples, a generator.
+            reading: What labels mean; with its label_kind, classes or label_values a third text is a label too.
+            labels: One for each row of (text, text).
+
         Raises:
-            InputError: A row is none of these or not as the first one; the message says its position, from 0.
-            DataError: A text is blank or a number is none that a label can be.
+            InputError: A row is none of these or not as the first one; the message says its position, from 0. Or
+                there are not as many labels as rows.
+            DataError: A text is blank or a label is none that can be.
         """
-        chosen = _checked(reading)
-        return cls._read(tuple_source(pairs, chosen), chosen, None)
+        chosen = checked_reading(reading)
+        return cls._read(tuple_source(pairs, chosen, labels), chosen, None)
+
+    @classmethod
+    def from_texts(
+        cls, texts: Iterable[object], reading: Reading | None = None, *, labels: Iterable[object] | None = None
+    ) -> ConnectionDataset:
+        """Return rows of one text each.
+
+        Args:
+            texts: A list, an array, a Series, a generator.
+            reading: What labels mean, such as `Reading(label_kind="classes")`.
+            labels: One for each text.
+
+        Raises:
+            InputError: A row is no text; the message says its position, from 0. Or there are not as many labels.
+            DataError: A text is blank or missing, or a label is none that can be.
+        """
+        chosen = checked_reading(reading)
+        return cls._read(text_source(texts, chosen, labels), chosen, None)
 
     @classmethod
     def _read(cls, source: PairSource, reading: Reading, folder: Path | None) -> ConnectionDataset:
@@ -118,12 +149,12 @@ class ConnectionDataset(Dataset[Connection]):
         return Connection(texts, label, int(self._rows.lines[place]))
 
     def __repr__(self) -> str:
-        thing = "pair" if self.n_texts == 2 else "triplet"
-        return f"ConnectionDataset({quoted(self.source)}: {counted(len(self), thing)}, {self._rows.labels.describe()})"
+        rows = counted(len(self), row_word(self.n_texts))
+        return f"ConnectionDataset({quoted(self.source)}: {rows}, {self._rows.labels.describe()})"
 
     @property
     def n_texts(self) -> int:
-        """Texts a row: 2, or 3 for anchor, positive and negative."""
+        """Texts a row: 1 or 2, or 3 for anchor, positive and negative."""
         return int(self._rows.text_rows.shape[1])
 
     @property
@@ -143,7 +174,7 @@ class ConnectionDataset(Dataset[Connection]):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The words that are labels, by their number; empty for other labels."""
+        """What the classes are called, by their number; empty for other labels."""
         return self._rows.labels.class_names
 
     @property
@@ -158,7 +189,7 @@ class ConnectionDataset(Dataset[Connection]):
 
     @property
     def source(self) -> str:
-        """The file's path as it was given, or "<dataframe>" or "<pairs>"."""
+        """The file's path as it was given, or "<dataframe>", "<pairs>" or "<texts>"."""
         return self._ledger.source
 
     @property
@@ -181,10 +212,39 @@ class ConnectionDataset(Dataset[Connection]):
         return self._rows.distinct_texts(start, stop)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """Yield the first two texts of each row, in order."""
+        """Return an iterator over the first two texts of each row, in order.
+
+        Raises:
+            InputError: Rows have one text.
+        """
+        if self.n_texts == 1:
+            raise InputError(f"{quoted(self.source, limit=400)}: expected rows of two texts, found one text a row")
+        return ((texts[0], texts[1]) for texts in self.rows_of_texts())
+
+    def rows_of_texts(self) -> Iterator[tuple[str, ...]]:
+        """Yield the k texts of each row, in order."""
         for start in range(0, len(self), _CHUNK_ROWS):
-            chosen = self._rows.text_rows[start : start + _CHUNK_ROWS, :2]
-            yield from ((self._rows.text(first), self._rows.text(second)) for first, second in chosen.tolist())
+            chosen = self._rows.text_rows[start : start + _CHUNK_ROWS].tolist()
+            yield from (tuple(map(self._rows.text, texts)) for texts in chosen)
+
+    def class_codes(self, classes: Sequence[str]) -> NDArray[np.int64]:
+        """Return the number of each row's class among `classes`, shape (N,).
+
+        Args:
+            classes: The names of all classes, in the order of their numbers; numbers in any spelling ("1.0").
+
+        Raises:
+            InputError: A row has a class that is none of them, or the labels are scores, or there are none.
+        """
+        return class_codes(self._rows.labels, classes, self.lines, self._rows.unit, self.source)
+
+    def class_counts(self) -> dict[str, int]:
+        """Return how many rows each class has, in the order of the classes.
+
+        Raises:
+            InputError: The labels are scores, or there are none.
+        """
+        return class_counts(self._rows.labels)
 
     def targets(self) -> NDArray[np.float32] | None:
         """Return what objectives get, shape (N,): 0 or 1, or scores as 0 to 1 (those of -1..1 as they are).
@@ -231,55 +291,37 @@ class ConnectionDataset(Dataset[Connection]):
     def split(self, dev_share: float, seed: int) -> tuple[ConnectionDataset, ConnectionDataset]:
         """Return the rows in two parts, for training and dev, with no text on both sides, case and spacing aside.
 
-        Rows that share texts stay together, so the share is met as nearly as these groups allow. Both parts keep the
-        order of the rows.
+        Rows that share texts stay together, so the share is met as nearly as these groups allow; of classes, the
+        share of each one. Both parts keep the order of the rows.
 
         Args:
-            dev_share: Share of the rows for dev, above 0 and below 1.
+            dev_share: Of the rows, above 0 and below 1.
             seed: Of the choice; the same seed gives the same parts.
 
         Raises:
             InputError: `dev_share` is no such share.
             DataError: All rows hang together by the texts they share.
         """
-        if not 0.0 < dev_share < 1.0:
-            raise InputError(f"dev_share is {quoted(dev_share)}, expected a number above 0 and below 1")
-        in_dev = share_of_components(connected_rows(self._rows.groups), dev_share, seed)
-        share = float(in_dev.mean())
-        if abs(in_dev.sum() - dev_share * len(self)) > max(1.0, 0.1 * dev_share * len(self)):
-            logger.warning(
-                "%s: dev gets %d of %d rows (%.1f %% instead of %.1f %%): rows that share a text stay together",
-                *(self.source, in_dev.sum(), len(self), 100 * share, 100 * dev_share),
-            )
+        in_dev = rows_for_dev(self._rows.groups, self._rows.labels, dev_share, seed, self.source)
         train = self._part(np.flatnonzero(~in_dev), f"split off for dev (seed {seed})")
         return train, self._part(np.flatnonzero(in_dev), f"left for training, these being dev (seed {seed})")
 
     def with_overlaps(self, **others: ConnectionDataset) -> ConnectionDataset:
-        """Return the same rows with a ledger that counts those whose pair is in the other data sets too.
+        """Return the same rows with a ledger that counts those whose texts are a row of the other data sets too.
 
         Args:
             others: Data sets by what they are for, such as `dev=` and `test=`. Pairs are the same whatever the order
-                of their sides, case and spacing; of triplets, anchor and positive are compared.
+                of their sides, case and spacing; of triplets, anchor and positive are compared. Single texts are
+                compared with single texts.
         """
-        ledger, found = self._ledger, list[Finding]()
+        found, notes = list[Finding](), list[str]()
         for name, other in others.items():
-            rows, n_pairs, n_shared = overlap_rows(
-                self._rows.text_keys, self.text_rows, other._rows.text_keys, other.text_rows
-            )
-            if len(rows):
-                found.append(overlap_finding(name, rows, n_pairs, self.lines, self._rows.unit))
-            if n_shared:
-                ledger = ledger.with_notes(f"shared with {name}: {counted(n_shared, 'text')} (case and spacing aside)")
-        for finding in found:
-            ledger = ledger.with_finding(finding.kind, finding.count, finding.sentence, first=finding.first)
+            findings, said = self._rows.overlaps(name, other._rows)
+            found.extend(findings)
+            notes.extend(said)
         _warn_of(self.source, found)
+        ledger = replace(self._ledger, findings=(*self._ledger.findings, *found), notes=(*self._ledger.notes, *notes))
         return ConnectionDataset(self._rows, ledger)
-
-
-def _checked(reading: Reading | None) -> Reading:
-    chosen = Reading() if reading is None else reading
-    check_reading(chosen)
-    return chosen
 
 
 def _warn_of(source: str, findings: Sequence[Finding]) -> None:

@@ -18,24 +18,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Reading
+from sbert_ft.data.class_labels import (
+    NO_LABEL_GIVEN,
+    NUMBER,
+    LabelFault,
+    about_classes,
+    class_name,
+    ordered_classes,
+    refuse_no_scalar,
+    stripped,
+)
 from sbert_ft.data.labels import COSINE_SCALE, POSITIVE_SCALES, Labels, ScoreScale, named
 from sbert_ft.data.ledger import RowFaults, counted
-from sbert_ft.data.tables import Missing
 from sbert_ft.errors import DataError, quoted
 
 MAX_WORDS: Final = 10_000
-_MAX_CHARS = 200  # of a label; what is longer is a text
 _MAX_WHOLE_NUMBERS = 20  # so many different ones could as well be classes
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 # Digits and signs without a letter (0,85 or 85 % or 1_0 or ４), hexadecimal digits, and what is not finite.
 _NO_PROPER_NUMBER = re.compile(
     r"[\W\d_]*\d[\W\d_]*(e[+-]?\d+\W*)?|[+-]?0[xob][\da-f_]+|[+-]?(nan|inf|infinity)", re.IGNORECASE
 )
-_NO_LABEL_GIVEN = frozenset({"na", "n/a", "#n/a", "<na>", "null", "none", "-", "?"})
-
-
-class LabelFault(ValueError):
-    """Why a value is no label; the reader of the rows says where."""
 
 
 def number_or_word(value: object) -> float | str:
@@ -44,19 +46,14 @@ def number_or_word(value: object) -> float | str:
     Raises:
         LabelFault: There is no value, or a number that no score can be, or something that is neither.
     """
+    refuse_no_scalar(value)
     if isinstance(value, str):
-        word = value.strip()
-        if not word:
-            raise LabelFault("is empty")
-        if len(word) > _MAX_CHARS:
-            raise LabelFault(f"{quoted(word, limit=40)} has {len(word):,} characters, too many for a label")
-        if not _NUMBER.fullmatch(word):
+        word = stripped(value)
+        if not NUMBER.fullmatch(word):
             if _NO_PROPER_NUMBER.fullmatch(word):
                 raise LabelFault(f"{quoted(word, limit=40)} is no number; write it with digits and a point, as 0.85")
             return word
         number = float(word)
-    elif value is None or value is Missing.MISSING:
-        raise LabelFault("is missing")
     elif isinstance(value, (bool, np.bool_)):
         raise LabelFault(f"{value} is no number; write 1 or 0, or say what it means with label_values")
     elif isinstance(value, (numbers.Real, Decimal)):
@@ -83,6 +80,9 @@ class LabelColumn:
     def __init__(self, where: str, name: str, reading: Reading) -> None:
         self._place = f"{where}: {name}"
         self._scale = None if reading.score_range is None else ScoreScale(*map(float, reading.score_range))
+        self._kind = "classes" if reading.classes is not None else reading.label_kind
+        self._stated = None if reading.classes is None else tuple(map(class_name, reading.classes))
+        self._accepted: frozenset[float | str] | None = None if self._stated is None else frozenset(self._stated)
         self._meanings: dict[str, float] | None = None
         if reading.label_values is not None:
             self._meanings = {key.strip(): float(number) for key, number in reading.label_values.items()}
@@ -100,13 +100,19 @@ class LabelColumn:
             LabelFault: The value is no label; nothing is taken either.
             DataError: There are more words than any labels have.
         """
-        label = number_or_word(value) if self._meanings is None else self._meaning(value)
-        if label is None:
+        meant = value if self._meanings is None else self._meaning(value)
+        if meant is None and self._meanings is not None:
+            return False
+        label = class_name(meant) if self._kind == "classes" else number_or_word(meant)
+        if self._accepted is not None and label not in self._accepted:
             return False
         if isinstance(label, str):
             code = self._words.setdefault(label, len(self._words))
             if code >= MAX_WORDS:
-                raise DataError(f"{self._place} holds more than {MAX_WORDS:,} different words; name a column of labels")
+                things = "words" if self._kind is None else "labels"
+                raise DataError(
+                    f"{self._place} holds more than {MAX_WORDS:,} different {things}; name a column of labels"
+                )
             self._values.append(math.nan)
             self._codes.append(code)
             return True
@@ -151,9 +157,11 @@ class LabelColumn:
         """
         codes = np.array(self._codes, np.int64)
         words = list(self._words)
+        if self._kind == "classes":
+            return np.zeros(len(codes), bool)
         is_number = codes < 0
         n_numbers = int(is_number.sum())
-        none_given = np.array([word.casefold() in _NO_LABEL_GIVEN for word in words], bool)
+        none_given = np.array([word.casefold() in NO_LABEL_GIVEN for word in words], bool)
         if not words or (n_numbers == 0 and not none_given.all()):
             return np.zeros(len(codes), bool)
         bad = ~is_number
@@ -187,23 +195,37 @@ class LabelColumn:
             if unseen := [key for key in self._meanings if key not in self._seen_keys]:
                 notes.append(f"no row has the label {named(unseen)} of label_values")
         if np.isnan(values[0]):  # all are words
-            if self._scale is not None:
-                found = named(sorted(self._words))
-                raise DataError(f"{self._place} holds words ({found}), but data.score_range is set; leave it out")
-            codes = np.array(self._codes, np.int64)[kept]
-            names = sorted(self._words)
-            number_of_name = {name: number for number, name in enumerate(names)}
-            number_of_code = np.array([number_of_name[word] for word in self._words], np.float64)
-            listed = ", ".join(f"{quoted(name, limit=40)} = {i}" for i, name in enumerate(names[:20]))
-            more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
-            notes.append(f"the labels are {counted(len(names), 'word')}, in order: {listed}{more}")
-            return Labels("classes", number_of_code[codes], class_names=tuple(names)), notes
+            return self._classes(np.array(self._codes, np.int64)[kept], notes)
         if self._scale is None and np.isin(values, (0.0, 1.0)).all():
             notes.append("labels are 0 and 1: a pair with label 1 belongs together")
             return Labels("binary", values), notes
         scale = self._scale or self._found_scale(values)
         notes.extend(_about_scores(values, scale, self._scale is not None, self._meanings is not None))
         return Labels("score", values, scale), notes
+
+    def _classes(self, codes: NDArray[np.int64], notes: list[str]) -> tuple[Labels, list[str]]:
+        """Return the labels of rows whose words have these numbers, shape (n,), and the notes with what is to be said.
+
+        Raises:
+            DataError: Scores are expected.
+        """
+        found = named(sorted(self._words))
+        if self._scale is not None:
+            raise DataError(f"{self._place} holds words ({found}), but data.score_range is set; leave it out")
+        if self._kind == "scores":
+            remedy = "say what each means with data.label_values (Reading(label_values=...)), or name another column"
+            raise DataError(f"{self._place} holds words ({found}), but data.label_kind is scores; {remedy}")
+        names = self._stated or ordered_classes(self._words)
+        number_of_name = {name: number for number, name in enumerate(names)}
+        number_of_code = np.array([number_of_name[word] for word in self._words], np.float64)
+        if self._kind is None:
+            listed = ", ".join(f"{quoted(name, limit=40)} = {i}" for i, name in enumerate(names[:20]))
+            more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+            notes.append(f"the labels are {counted(len(names), 'word')}, in order: {listed}{more}")
+        if unseen := [name for name in names if name not in self._words]:
+            notes.append(f"no row has the label {named(unseen)} of data.classes")
+        labels = Labels("classes", number_of_code[codes], class_names=names)
+        return labels, [*notes, *about_classes(labels)]
 
     def _found_scale(self, values: NDArray[np.float64]) -> ScoreScale:
         low, high = float(values.min()), float(values.max())
@@ -235,4 +257,4 @@ def _about_scores(values: NDArray[np.float64], scale: ScoreScale, stated: bool, 
 
 def _number(text: str) -> float | None:
     """Return the finite number that a text spells, None where it spells none."""
-    return number if _NUMBER.fullmatch(text) and math.isfinite(number := float(text)) else None
+    return number if NUMBER.fullmatch(text) and math.isfinite(number := float(text)) else None

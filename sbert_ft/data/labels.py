@@ -1,4 +1,4 @@
-"""Labels of pairs as numbers whose meaning is known: 0 and 1, scores on a scale, classes, or none at all.
+"""Labels of rows as numbers whose meaning is known: 0 and 1, scores on a scale, classes, or none at all.
 
 What objectives and metrics get is made from them here, so that the scale is applied in one place. A score is mapped
 linearly and never clipped; what has no meaning for a question, a class for a threshold, is refused with a remedy.
@@ -46,8 +46,8 @@ class Labels:
     """The labels of N rows and what they mean.
 
     Attributes:
-        kind: "none" where the pairs are known only to match; "binary" for 0 and 1; "score" for numbers on a scale;
-            "classes" for words.
+        kind: "none" where pairs are known only to match, or texts have no label; "binary" for 0 and 1; "score" for
+            numbers on a scale; "classes" for words, and for all labels where they were read as classes.
         values: Shape (N,), float64: as in the file, and for classes their number; None where there are none.
         scale: Of scores.
         class_names: Of classes, by their number.
@@ -105,8 +105,9 @@ class Labels:
 
     def _refuse_classes(self) -> None:
         if self.kind == "classes":
+            words = "classes" if any(name[-1:].isdigit() for name in self.class_names) else "words"
             raise InputError(
-                f"the labels are words ({named(self.class_names)}), not scores or 0 and 1; say what each means with "
+                f"the labels are {words} ({named(self.class_names)}), not scores or 0 and 1; say what each means with "
                 f"data.label_values or Reading(label_values={{{quoted(self.class_names[0])}: 1, ...}})"
             )
 

@@ -154,6 +154,11 @@ def counted(n: int, word: str) -> str:
     return f"{n:,} {word if n == 1 else plural}"
 
 
+def row_word(n_texts: int) -> str:
+    """Return what a row of so many texts is called: "text", "pair" or "triplet"."""
+    return ("text", "pair", "triplet")[n_texts - 1]
+
+
 def first_lines(lines: NDArray[np.int64]) -> tuple[int, ...]:
     """Return the first lines of shape (n,), as many as are shown."""
     return tuple(lines[:N_SHOWN].tolist())

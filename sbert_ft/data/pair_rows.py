@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Reading
-from sbert_ft.data.label_column import LabelColumn, LabelFault
+from sbert_ft.data.class_labels import LabelFault, SeveralLabels
+from sbert_ft.data.label_column import LabelColumn
 from sbert_ft.data.labels import Labels, label_findings
 from sbert_ft.data.ledger import Finding, Ledger, RowFaults, Unit, at_lines, counted
 from sbert_ft.data.pair_sources import PairSource, RawRow
-from sbert_ft.data.repeats import groups_of_texts, repeat_findings, text_keys
+from sbert_ft.data.repeats import groups_of_texts, overlap_finding, overlap_rows, repeat_findings, text_keys
 from sbert_ft.data.tables import Missing
 from sbert_ft.data.text_store import TextStore, TextStoreBuilder
 from sbert_ft.errors import DataError, quoted
@@ -42,7 +43,7 @@ _DROPPED: Final = {  # kinds of dropped rows, as they are told
     "empty": "dropped: no text where one must be",
     "not_text": "dropped: something that is no text",
     "bad_label": "dropped: no usable label",
-    "other_label": "left out: a label that data.label_values does not name",
+    "other_label": "left out: a label that data.{0} does not name",  # label_values or classes
 }
 _BAD: Final = ("ragged", "empty", "not_text", "bad_label")
 
@@ -116,6 +117,20 @@ class PairRows:
         repeats = repeat_findings(self.groups, self.labels, self.lines, self.unit)
         return (*repeats, *label_findings(self.labels, self.lines, self.unit))
 
+    def overlaps(self, name: str, other: PairRows) -> tuple[list[Finding], list[str]]:
+        """Return the finding and the note about what another data set has too, each where there is any.
+
+        Args:
+            name: What the other one is for, such as "dev".
+            other: Its rows.
+        """
+        rows, n_different, n_shared = overlap_rows(self.text_keys, self.text_rows, other.text_keys, other.text_rows)
+        thing = "text" if self.text_rows.shape[1] == 1 else "pair"
+        found = [overlap_finding(name, rows, n_different, self.lines, self.unit, thing)] if len(rows) else []
+        said = not n_shared or (thing == "text" and len(rows) > 0)
+        note = f"shared with {name}: {counted(n_shared, 'text')} (case and spacing aside)"
+        return found, [] if said else [note]
+
 
 def read_rows(source: PairSource, reading: Reading, folder: Path | None) -> tuple[PairRows, Ledger]:
     """Return the usable rows of a source and the account of all; the source is read once.
@@ -135,7 +150,7 @@ def read_rows(source: PairSource, reading: Reading, folder: Path | None) -> tupl
     builder = TextStoreBuilder(folder)
     texts, taken = array("q"), array("q")
     for row in source.rows(faults):
-        if _is_usable(row, source.text_names, column, faults):
+        if _is_usable(row, source, column, faults):
             taken.append(row.line)
             texts.extend([builder.add(str(text)) for text in row.texts])
     lines = np.array(taken, np.int64)
@@ -145,7 +160,7 @@ def read_rows(source: PairSource, reading: Reading, folder: Path | None) -> tupl
     if reading.on_bad_row == "error" and any(faults.counts[kind] for kind in _BAD):
         raise _cannot_be_used(source, n_rows, faults)
     if not kept.any():
-        raise _no_row(source, n_rows, faults)
+        raise _no_row(source, n_rows, faults, reading)
     labels, notes = (Labels("none"), list[str]()) if column is None else column.labels(kept)
     store, chosen = builder.finish(), None
     if not kept.all():
@@ -153,7 +168,7 @@ def read_rows(source: PairSource, reading: Reading, folder: Path | None) -> tupl
     parts = _parts(store, chosen)
     keys = text_keys((text for part in parts for text in part), len(store) if chosen is None else len(chosen))
     rows = PairRows(store, chosen, text_rows, keys, lines[kept], labels, source.unit)
-    dropped = (_dropped(kind, faults) for kind in _DROPPED if faults.counts[kind])
+    dropped = (_dropped(kind, faults, reading) for kind in _DROPPED if faults.counts[kind])
     sha256 = rows.sha256 if source.sha256 is None else source.sha256
     findings, said = (*dropped, *rows.findings()), (*source.notes, *notes)
     return rows, Ledger(source.name, source.format, sha256, n_rows, len(rows.lines), findings, said)
@@ -166,9 +181,13 @@ def _parts(store: TextStore, chosen: NDArray[np.int64] | None) -> Iterator[list[
         yield store.slice(start, stop) if chosen is None else [store[i] for i in chosen[start:stop].tolist()]
 
 
-def _is_usable(row: RawRow, text_names: Sequence[str], column: LabelColumn | None, faults: RowFaults) -> bool:
-    """Return whether a row has its texts and a label, which the column has then taken; else it goes to the faults."""
-    for name, text in zip(text_names, row.texts, strict=True):
+def _is_usable(row: RawRow, source: PairSource, column: LabelColumn | None, faults: RowFaults) -> bool:
+    """Return whether a row has its texts and a label, which the column has then taken; else it goes to the faults.
+
+    Raises:
+        DataError: The row has a list of labels.
+    """
+    for name, text in zip(source.text_names, row.texts, strict=True):
         if isinstance(text, str):
             if _VISIBLE.search(text) is None:
                 faults.add("empty", row.line, f"the {name} is {'blank' if text else 'empty'}")
@@ -188,6 +207,9 @@ def _is_usable(row: RawRow, text_names: Sequence[str], column: LabelColumn | Non
     try:
         if column.add(row.label):
             return True
+    except SeveralLabels as problem:
+        what = f"{source.where}: {source.unit} {row.line}: label {problem}"
+        raise DataError(f"{what}; give each row one label, or take one class a run, as 0 and 1") from None
     except LabelFault as problem:
         faults.add("bad_label", row.line, f"label {problem}")
         return False
@@ -216,17 +238,25 @@ def _cannot_be_used(source: PairSource, n_rows: int, faults: RowFaults) -> DataE
     return DataError(f"{source.where}: {n_bad:,} of {counted(n_rows, 'row')} cannot be used: {places}{more}; {remedy}")
 
 
-def _no_row(source: PairSource, n_rows: int, faults: RowFaults) -> DataError:
+def _no_row(source: PairSource, n_rows: int, faults: RowFaults, reading: Reading) -> DataError:
     if not n_rows:
-        return DataError(f"{source.where}: holds no row; expected at least one pair of texts")
+        wanted = "text" if len(source.text_names) == 1 else "pair of texts"
+        return DataError(f"{source.where}: holds no row; expected at least one {wanted}")
     first = "; ".join(f"{source.unit} {line}: {problem}" for line, problem in faults.first(tuple(_DROPPED)))
-    others = " (labels that data.label_values does not name)" if faults.counts["other_label"] == n_rows else ""
+    unnamed = f" (labels that data.{_naming(reading)} does not name)"
+    others = unnamed if faults.counts["other_label"] == n_rows else ""
     return DataError(f"{source.where}: none of {counted(n_rows, 'row')} can be used{others}: {first}")
 
 
-def _dropped(kind: str, faults: RowFaults) -> Finding:
+def _naming(reading: Reading) -> str:
+    """Return the setting that names the labels of the rows to keep."""
+    return "label_values" if reading.classes is None else "classes"
+
+
+def _dropped(kind: str, faults: RowFaults, reading: Reading) -> Finding:
     first = faults.first((kind,))
     count, lines = faults.counts[kind], tuple(line for line, _ in first)
     shown = f": {first[0][1]}" if kind in ("bad_label", "other_label", "not_text") else ""
     places = at_lines(lines, count, faults.unit)
-    return Finding(kind, count, True, lines, f"{counted(count, 'row')} {_DROPPED[kind]} ({places}{shown})")
+    why = _DROPPED[kind].format(_naming(reading))
+    return Finding(kind, count, True, lines, f"{counted(count, 'row')} {why} ({places}{shown})")

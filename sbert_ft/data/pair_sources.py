@@ -6,13 +6,14 @@ place for all sources. Nothing here is kept: a source is read once, from beginni
 
 from __future__ import annotations
 
+import math
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
 _CHUNK_ROWS: Final = 16_384
 _PAIR: Final = "(text, text)"
 _LABELLED: Final = "(text, text, number)"
+_CLASSED: Final = "(text, text, label)"
 _TRIPLET: Final = "(text, text, text)"
+_LABEL_LIST: Final = "the list of labels"
+_HOLDERS: Final = {"pairs": "tuples", "texts": "texts"}
+_Row = TypeVar("_Row")
 
 
 class RawRow(NamedTuple):
@@ -46,12 +51,12 @@ class PairSource:
     """A stream of raw rows and what is known of it before it is read.
 
     Attributes:
-        name: The path as given, or "<dataframe>" or "<pairs>".
+        name: The path as given, or "<dataframe>", "<pairs>" or "<texts>".
         where: The name in quotes, with which messages begin.
         format: How it is read, in a line.
         sha256: Of a file's bytes; None where there is no file.
         unit: What the rows' `line` counts: lines from 1, rows of Parquet from 1, positions from 0.
-        text_names: Of the two or three columns with texts, for messages.
+        text_names: Of the one, two or three columns with texts, for messages.
         label_name: Of the column with the label, for messages; None where there is none.
         notes: What was found out, a sentence each.
         rows: The stream; rows that have no columns, being ragged, go to the faults instead.
@@ -71,10 +76,14 @@ class PairSource:
 def file_source(path: Path, reading: Reading) -> PairSource:
     """Return the rows of a file.
 
+    A text a line says nothing here, so a .txt whose first line has tabs is read as a tab file.
+
     Raises:
         DataError: It is no file of rows, or its columns are not what was stated or not clear.
     """
     table = open_table(path, encoding=reading.encoding, delimiter=reading.delimiter, kind=reading.kind)
+    if table.format.kind == "lines" and reading.kind is None and _first_line_has_tabs(table):
+        table = open_table(path, encoding=reading.encoding, delimiter="tab")
     if table.format.kind == "lines":
         raise fault(path, "has one text a line, expected rows of pairs; give a .csv, .tsv, .jsonl or .parquet")
     where = quoted(path, limit=400)
@@ -87,6 +96,10 @@ def file_source(path: Path, reading: Reading) -> PairSource:
 
     described = table.format.describe()
     return _of_columns(str(path), described, file_sha256(path), unit, table.format.columns, columns, raw_rows)
+
+
+def _first_line_has_tabs(table: Table) -> bool:
+    return any("\t" in str(value) for row in islice(table, 1) for value in row.values)
 
 
 def _of_columns(
@@ -120,7 +133,7 @@ def _checked_json_rows(table: Table, columns: PairColumns, faults: RowFaults) ->
     names = [table.format.columns[i] for i in columns.texts]
     for record in formats.json_records(table.path, table.format.encoding):
         for key in record.values:
-            if key not in table.format.columns and key.casefold().strip() in LABEL_NAMES and len(names) == 2:
+            if key not in table.format.columns and key.casefold().strip() in LABEL_NAMES and len(names) < 3:
                 problem = f"has a key {quoted(key)} like a label, which the first object has not"
                 raise fault(table.path, f"{problem}; give it to all objects or to none", record.line)
         yield RawRow(record.line, [record.values.get(name, Missing.MISSING) for name in names], None)
@@ -151,37 +164,138 @@ def frame_source(frame: pandas.DataFrame, reading: Reading) -> PairSource:
     return _of_columns("<dataframe>", f"DataFrame, {len(names)} columns", None, "position", names, columns, rows)
 
 
-def tuple_source(pairs: Iterable[Sequence[object]], reading: Reading) -> PairSource:
+def tuple_source(
+    pairs: Iterable[Sequence[object]], reading: Reading, labels: Iterable[object] | None = None
+) -> PairSource:
     """Return the rows of (a, b), (a, b, number) or (anchor, positive, negative), at positions from 0.
 
+    Args:
+        pairs: The rows.
+        reading: Where it says what labels are, the third value is a label though it be a text.
+        labels: One for each row, which then has none itself.
+
     Raises:
-        InputError: What is given cannot be read in order, or its first row is none of these, or columns are named.
+        InputError: What is given cannot be read in order, or its first row is none of these, or columns are named, or
+            there are not as many labels as rows.
     """
-    if isinstance(pairs, (str, bytes, Mapping, Set)) or not hasattr(pairs, "__iter__"):
-        raise InputError(f"pairs is of type {type(pairs).__name__}, expected a list of pairs of texts")
-    if reading.text_columns is not None or reading.label_column is not None:
-        raise InputError("text_columns and label_column name columns, which tuples do not have; leave them out")
-    values = (_texts_and_number(row, position) for position, row in enumerate(pairs))
+    _check_given(pairs, reading, "pairs", "a list of pairs of texts")
+    given = None if labels is None else _label_list(labels, pairs)
+    states_labels = any(stated is not None for stated in (reading.label_kind, reading.classes, reading.label_values))
+    third_is_label = states_labels and given is None
+    values = (_texts_and_number(row, position, third_is_label) for position, row in enumerate(pairs))
     first = next(values, None)
-    shape = _PAIR if first is None else _shape(first)
+    shape = _PAIR if first is None else _shape(first, third_is_label)
     n_texts = 3 if shape == _TRIPLET else 2
+    has_third_label = shape in (_LABELLED, _CLASSED)
+    if given is not None and has_third_label:
+        raise InputError(f"labels are given, but the row at position 0 is {shape}; leave its third value or labels out")
 
     def rows(faults: RowFaults) -> Iterator[RawRow]:
-        for line, row in enumerate(chain(() if first is None else (first,), values)):
-            if _shape(row) != shape:
-                found = f"row at position {line} is {_shape(row)}"
-                raise InputError(f"{found}, but the first one is {shape}; give all of one kind")
-            yield RawRow(line, row[:n_texts], row[2] if shape == _LABELLED else None)
+        every = chain(() if first is None else (first,), values)
+        for line, (row, label) in enumerate(_with_labels(every, given)):
+            if (found := _shape(row, third_is_label)) != shape:
+                raise InputError(
+                    f"row at position {line} is {found}, but the first one is {shape}; give all of one kind"
+                )
+            yield RawRow(line, row[:n_texts], row[2] if has_third_label else label)
 
     names = ("first text", "second text", "third text")[:n_texts]
     note = "triplets need no label" if shape == _TRIPLET else "no labels: the pairs are taken as known only to match"
-    notes = () if shape == _LABELLED else (note,)
-    label_name = "third value" if shape == _LABELLED else None
-    return PairSource("<pairs>", "'<pairs>'", shape, None, "position", names, label_name, notes, rows)
+    if has_third_label or given is not None:
+        label_name = "third value" if has_third_label else _LABEL_LIST
+        described = shape if has_third_label else f"{shape} and labels"
+        return PairSource("<pairs>", "'<pairs>'", described, None, "position", names, label_name, (), rows)
+    return PairSource("<pairs>", "'<pairs>'", shape, None, "position", names, None, (note,), rows)
 
 
-def _texts_and_number(row: object, position: int) -> tuple[object, ...]:
-    """Return a row of one of the three kinds as a tuple.
+def text_source(texts: Iterable[object], reading: Reading, labels: Iterable[object] | None = None) -> PairSource:
+    """Return rows of one text each, at positions from 0; None and NaN are no texts.
+
+    Args:
+        texts: A list, an array or a Series.
+        reading: What labels are.
+        labels: One for each text; None for texts without labels.
+
+    Raises:
+        InputError: What is given cannot be read in order, or holds what is no text, or columns are named, or there
+            are not as many labels as texts.
+    """
+    _check_given(texts, reading, "texts", "a list of texts")
+    given = None if labels is None else _label_list(labels, texts)
+
+    def rows(faults: RowFaults) -> Iterator[RawRow]:
+        values = _list_of_series(texts) if hasattr(texts, "notna") else texts
+        for line, (text, label) in enumerate(_with_labels(iter(values), given)):
+            missing = text is None or (isinstance(text, float) and math.isnan(text))
+            if not missing and not isinstance(text, str):
+                several = "; rows of several texts go to from_pairs" if isinstance(text, (list, tuple)) else ""
+                found = f"{quoted(text)} ({type(text).__name__})"
+                raise InputError(f"row at position {line} is {found}, expected a text{several}")
+            yield RawRow(line, (None if missing else text,), label)
+
+    if given is None:
+        return PairSource("<texts>", "'<texts>'", "text", None, "position", ("text",), None, ("no labels",), rows)
+    return PairSource("<texts>", "'<texts>'", "text and labels", None, "position", ("text",), _LABEL_LIST, (), rows)
+
+
+def _check_given(rows: object, reading: Reading, name: str, expected: str) -> None:
+    """Refuse what cannot be read in order, and names of columns where there are none."""
+    if hasattr(rows, "iloc") and getattr(rows, "ndim", 1) == 2:
+        raise InputError(f"{name} is a DataFrame, expected {expected}; give it to from_dataframe")
+    in_order = hasattr(rows, "__iter__") and not isinstance(rows, (str, bytes, Mapping, Set))
+    if not in_order or getattr(rows, "ndim", 1) == 0:
+        raise InputError(f"{name} is of type {type(rows).__name__}, expected {expected}")
+    if reading.text_columns is not None or reading.label_column is not None:
+        raise InputError(
+            f"text_columns and label_column name columns, which {_HOLDERS[name]} do not have; leave them out"
+        )
+
+
+def _label_list(labels: object, rows: object) -> list[object]:
+    """Return the labels in order, missing ones of pandas as None, as many as there are rows where that is known."""
+    in_order = hasattr(labels, "__iter__") and hasattr(labels, "__len__") and getattr(labels, "ndim", 1) > 0
+    if not in_order or isinstance(labels, (str, bytes, Mapping, Set)) or hasattr(labels, "columns"):
+        raise InputError(f"labels is of type {type(labels).__name__}, expected a list of one label for each row")
+    if hasattr(labels, "notna"):
+        listed = _list_of_series(labels)
+    else:
+        listed = labels.tolist() if isinstance(labels, np.ndarray) else list(cast(Iterable[object], labels))
+    if isinstance(rows, Sized) and len(rows) != len(listed):
+        raise _other_number(len(rows), len(listed))
+    return listed
+
+
+def _list_of_series(series: Any) -> list[object]:
+    cells: list[object] = series.astype(object).where(series.notna(), None).tolist()
+    return cells
+
+
+def _with_labels(rows: Iterator[_Row], labels: list[object] | None) -> Iterator[tuple[_Row, object]]:
+    """Yield each row with its label, None where there are none.
+
+    Raises:
+        InputError: There are more rows than labels, or fewer.
+    """
+    if labels is None:
+        yield from ((row, None) for row in rows)
+        return
+    n_rows = 0
+    for row in rows:
+        if n_rows == len(labels):
+            raise _other_number(f"more than {n_rows:,}", len(labels))
+        yield row, labels[n_rows]
+        n_rows += 1
+    if n_rows < len(labels):
+        raise _other_number(n_rows, len(labels))
+
+
+def _other_number(n_rows: int | str, n_labels: int) -> InputError:
+    n = f"{n_rows:,}" if isinstance(n_rows, int) else n_rows
+    return InputError(f"there are {n} rows, but labels has length {n_labels:,}; give one label for each row")
+
+
+def _texts_and_number(row: object, position: int, third_is_label: bool) -> tuple[object, ...]:
+    """Return a row of one of the kinds as a tuple; what a third value is worth as a label is asked later.
 
     Raises:
         InputError: It is of none of them.
@@ -189,15 +303,18 @@ def _texts_and_number(row: object, position: int) -> tuple[object, ...]:
     values = tuple(row) if isinstance(row, Iterable) and not isinstance(row, (str, bytes, Mapping, Set)) else ()
     if len(values) not in (2, 3):
         expected = f"expected {_PAIR}, {_LABELLED} or {_TRIPLET}"
-        raise InputError(f"row at position {position} is {quoted(row)} ({type(row).__name__}), {expected}")
+        single = "; single texts go to from_texts" if isinstance(row, str) or len(values) == 1 else ""
+        raise InputError(f"row at position {position} is {quoted(row)} ({type(row).__name__}), {expected}{single}")
     for i, value in enumerate(values):
         expected = "a text" if i < 2 else "a number or a text"
         is_number = value is None or isinstance(value, (numbers.Real, Decimal, np.bool_))
-        if not isinstance(value, str) and not (i == 2 and is_number):
+        if not isinstance(value, str) and not (i == 2 and (is_number or third_is_label)):
             found = f"{quoted(value)} ({type(value).__name__})"
             raise InputError(f"row at position {position} has {found}, expected {expected}; drop the row or mend it")
     return values
 
 
-def _shape(values: tuple[object, ...]) -> str:
-    return _PAIR if len(values) == 2 else _TRIPLET if isinstance(values[2], str) else _LABELLED
+def _shape(values: tuple[object, ...], third_is_label: bool) -> str:
+    if len(values) == 2:
+        return _PAIR
+    return _CLASSED if third_is_label else _TRIPLET if isinstance(values[2], str) else _LABELLED

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.data.labels import Labels
-from sbert_ft.data.ledger import N_SHOWN, Finding, Unit, at_lines, counted, first_lines
+from sbert_ft.data.ledger import N_SHOWN, Finding, Unit, at_lines, counted, first_lines, row_word
 
 
 def text_key(text: str) -> int:
@@ -80,7 +80,7 @@ def repeat_findings(groups: NDArray[np.int64], labels: Labels, lines: NDArray[np
     values = np.zeros(len(keys)) if labels.values is None else labels.values
     duplicates, contradictory = _repeats(keys, values)
     aside = "case, spacing and order aside" if is_pair and labels.kind != "classes" else "case and spacing aside"
-    thing = "pair" if is_pair else "triplet"
+    thing = row_word(groups.shape[1])
     same_label = "" if labels.kind == "none" else " with the same label"
     findings = [
         _finding("duplicate", duplicates, f"repeating an earlier {thing}{same_label} ({aside})", lines, unit),
@@ -94,7 +94,7 @@ def repeat_findings(groups: NDArray[np.int64], labels: Labels, lines: NDArray[np
         findings.append(_finding("swapped", swapped, "repeating an earlier pair with its sides swapped", lines, unit))
         same = np.flatnonzero(groups[:, 0] == groups[:, 1])
         findings.append(_finding("identical_sides", same, "having the same text on both sides", lines, unit))
-    else:
+    elif groups.shape[1] == 3:
         positives, negatives = _anchor_keys(groups)
         against = np.flatnonzero(np.isin(negatives, positives))
         problem = "having a negative that is a positive of the same anchor, here or in another row"
@@ -110,6 +110,8 @@ def overlap_rows(
 ) -> tuple[NDArray[np.int64], int, int]:
     """Return which rows' first two texts are a pair of another data set too, in whichever order.
 
+    Rows of one text are compared with rows of one text alone.
+
     Args:
         keys: Of the distinct texts, shape (n_distinct,).
         text_rows: Shape (N, k).
@@ -117,20 +119,34 @@ def overlap_rows(
         other_rows: Shape (M, k').
 
     Returns:
-        The rows in order, the number of different pairs among them, and the number of different texts shared.
+        The rows in order, the number of different pairs (or single texts) among them, and that of different texts
+        shared.
     """
     shared = np.intersect1d(keys, other_keys)
-    if not len(shared):
-        return np.empty(0, np.int64), 0, 0
+    one_text = [rows.shape[1] == 1 for rows in (text_rows, other_rows)]
+    if not len(shared) or one_text[0] != one_text[1]:
+        return np.empty(0, np.int64), 0, len(shared)
     ours, theirs = (_shared_pairs(shared, k, rows) for k, rows in ((keys, text_rows), (other_keys, other_rows)))
     in_both = (ours >= 0) & np.isin(ours, theirs[theirs >= 0])
     return np.flatnonzero(in_both), len(np.unique(ours[in_both])), len(shared)
 
 
-def overlap_finding(name: str, rows: NDArray[np.int64], n_pairs: int, lines: NDArray[np.int64], unit: Unit) -> Finding:
-    """Return the finding "overlap_<name>" of the rows, all `lines` being given, that another data set has too."""
-    finding = _finding(f"overlap_{name}", rows, f"having a pair that {name} has too", lines, unit)
-    sentence = f"{finding.sentence} ({counted(n_pairs, 'different pair')}; case, spacing and order aside)"
+def overlap_finding(
+    name: str, rows: NDArray[np.int64], n_pairs: int, lines: NDArray[np.int64], unit: Unit, thing: str = "pair"
+) -> Finding:
+    """Return the finding "overlap_<name>" of the rows, all `lines` being given, that another data set has too.
+
+    Args:
+        name: What the other data set is for.
+        rows: Those that it has too, shape (n,).
+        n_pairs: Different ones among them.
+        lines: Where all rows stand, shape (N,).
+        unit: What `lines` counts.
+        thing: What a row is: "pair", or "text" for one text a row.
+    """
+    finding = _finding(f"overlap_{name}", rows, f"having a {thing} that {name} has too", lines, unit)
+    aside = "case and spacing aside" if thing == "text" else "case, spacing and order aside"
+    sentence = f"{finding.sentence} ({counted(n_pairs, f'different {thing}')}; {aside})"
     return Finding(finding.kind, finding.count, False, finding.first, sentence)
 
 

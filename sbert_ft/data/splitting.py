@@ -2,15 +2,53 @@
 
 Rows that share a text must stay together, and so must rows that share texts with those: a connected component of the
 graph whose nodes are texts. Split by row instead, a dev set holds sentences that were trained on and flatters the
-model.
+model. Where labels are classes, each one's share is met too, as nearly as these groups allow: by chance alone, a rare
+class may be missing on one side.
 """
 
 from __future__ import annotations
 
+import logging
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.errors import DataError
+from sbert_ft.data.labels import Labels
+from sbert_ft.errors import DataError, InputError, quoted
+
+logger = logging.getLogger(__name__)
+
+
+def rows_for_dev(
+    groups: NDArray[np.int64], labels: Labels, dev_share: float, seed: int, source: str
+) -> NDArray[np.bool_]:
+    """Return which rows to set apart to judge by, shape (N,); warns where the groups do not allow the share.
+
+    Args:
+        groups: The rows' texts as numbers, shape (N, k).
+        labels: Of the N rows; of classes, each one's share is met.
+        dev_share: Of the rows, above 0 and below 1.
+        seed: Of the choice.
+        source: Of the rows, for the warning.
+
+    Raises:
+        InputError: `dev_share` is no such share.
+        DataError: All rows hang together by the texts they share.
+    """
+    if not 0.0 < dev_share < 1.0:
+        raise InputError(f"dev_share is {quoted(dev_share)}, expected a number above 0 and below 1")
+    components, n_rows = connected_rows(groups), len(groups)
+    if labels.kind == "classes" and labels.values is not None:
+        in_dev = share_of_classes(components, labels.values.astype(np.int64), dev_share, seed)
+    else:
+        in_dev = share_of_components(components, dev_share, seed)
+    if abs(in_dev.sum() - dev_share * n_rows) > max(1.0, 0.1 * dev_share * n_rows):
+        logger.warning(
+            "%s: dev gets %d of %d rows (%.1f %% instead of %.1f %%): rows that share a text stay together",
+            *(source, in_dev.sum(), n_rows, 100 * in_dev.mean(), 100 * dev_share),
+        )
+    return in_dev
 
 
 def connected_rows(groups: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -46,10 +84,7 @@ def share_of_components(components: NDArray[np.int64], share: float, seed: int) 
         DataError: All rows are one component.
     """
     sizes = np.bincount(components)
-    if len(sizes) < 2:
-        rows = "there is only one row" if len(components) < 2 else "all rows hang together by the texts they share"
-        raise DataError(f"no dev part can be split off: {rows}; give a file for dev instead of dev_share")
-    wanted = min(max(round(share * len(components)), 1), len(components) - 1)
+    wanted = _n_wanted(components, share)
     taken = np.zeros(len(sizes), bool)
     left = wanted
     for component in np.random.default_rng(seed).permutation(len(sizes)).tolist():
@@ -64,3 +99,118 @@ def share_of_components(components: NDArray[np.int64], share: float, seed: int) 
         taken[smallest] = True
     chosen: NDArray[np.bool_] = taken[components]
     return chosen
+
+
+def share_of_classes(
+    components: NDArray[np.int64], codes: NDArray[np.int64], share: float, seed: int
+) -> NDArray[np.bool_]:
+    """Return which rows to set apart, shape (N,): whole components, about `share` of the rows of each class.
+
+    Components are taken in random order while no class has more than its share by them. What is then missing or too
+    much is made good as far as moving single components does, without taking all rows of a class.
+
+    Args:
+        components: Number of each row's component, shape (N,), from 0.
+        codes: Number of each row's class, shape (N,), from 0.
+        share: Of the rows, above 0 and below 1.
+        seed: Of the order.
+
+    Raises:
+        DataError: All rows are one component.
+    """
+    n_wanted, rng = _n_wanted(components, share), np.random.default_rng(seed)
+    cells = _class_cells(components, codes)
+    left = _wanted_of_classes(np.bincount(codes), share, n_wanted, rng)
+    taken = np.zeros(len(cells.starts) - 1, bool)
+    classes, n_rows, starts, open_rows = cells.of_class.tolist(), cells.counts.tolist(), cells.starts, left.tolist()
+    n_left = sum(open_rows)
+    for component in rng.permutation(len(taken)).tolist():
+        if not n_left:
+            break
+        own = range(starts[component], starts[component + 1])
+        if all(n_rows[i] <= open_rows[classes[i]] for i in own):
+            taken[component] = True
+            for i in own:
+                open_rows[classes[i]] -= n_rows[i]
+                n_left -= n_rows[i]
+    in_train = np.bincount(codes) - left + np.array(open_rows, np.int64)
+    taken = _made_good(cells, taken, np.array(open_rows, np.int64), in_train)
+    chosen: NDArray[np.bool_] = taken[components]
+    return chosen
+
+
+class _ClassCells(NamedTuple):
+    """The rows of each component by class: a cell is a component's rows of one class, a component's side by side."""
+
+    of_component: NDArray[np.int64]
+    of_class: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    starts: list[int]  # the first cell of each component, and the number of all
+
+
+def _class_cells(components: NDArray[np.int64], codes: NDArray[np.int64]) -> _ClassCells:
+    n_classes = int(codes.max()) + 1
+    cells, counts = np.unique(components * n_classes + codes, return_counts=True)
+    of_component, of_class = np.divmod(cells, n_classes)
+    starts = np.append(0, np.cumsum(np.bincount(of_component)))
+    return _ClassCells(of_component, of_class, counts, starts.tolist())
+
+
+def _made_good(
+    cells: _ClassCells, taken: NDArray[np.bool_], left: NDArray[np.int64], in_train: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return which components to take, shape (C,), such that moving no single one brings the classes nearer.
+
+    Args:
+        cells: Of C components.
+        taken: Those taken so far, shape (C,).
+        left: Rows of each class that are still to be taken, shape (K,).
+        in_train: Rows of each class that are not taken, shape (K,).
+    """
+    taken, left, in_train = taken.copy(), left.copy(), in_train.copy()
+    while True:
+        moved = np.where(taken[cells.of_component], cells.counts, -cells.counts)  # to training
+        gains = np.abs(left)[cells.of_class] - np.abs(left[cells.of_class] + moved)
+        gain = np.bincount(cells.of_component, gains)
+        allowed = np.bincount(cells.of_component, in_train[cells.of_class] + moved < 1) == 0
+        if taken.sum() == 1:  # neither part may become empty
+            allowed &= ~taken
+        if taken.sum() == len(taken) - 1:
+            allowed &= taken
+        if not taken.any() and not allowed.any():  # each component has all rows of some class; one must do
+            allowed[:] = True
+        best = int(np.argmax(np.where(allowed, gain, -np.inf)))
+        if not allowed[best] or (gain[best] <= 0 and taken.any()):
+            return taken
+        taken[best] = not taken[best]
+        own = slice(cells.starts[best], cells.starts[best + 1])
+        left[cells.of_class[own]] += moved[own]
+        in_train[cells.of_class[own]] += moved[own]
+
+
+def _n_wanted(components: NDArray[np.int64], share: float) -> int:
+    """Return how many rows make the share, at least one and not all.
+
+    Raises:
+        DataError: All rows are one component.
+    """
+    n_rows = len(components)
+    if not components.max(initial=0):
+        rows = "there is only one row" if n_rows < 2 else "all rows hang together by the texts they share"
+        raise DataError(f"no dev part can be split off: {rows}; give a file for dev instead of dev_share")
+    return min(max(round(share * n_rows), 1), n_rows - 1)
+
+
+def _wanted_of_classes(
+    sizes: NDArray[np.int64], share: float, n_wanted: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return how many rows of each class to set apart, shape (K,): `n_wanted` in all, one of each at least left.
+
+    Each class gets its share without the fraction, and those of the largest fractions one more.
+    """
+    most = np.maximum(sizes - 1, 0)
+    wanted: NDArray[np.int64] = np.minimum(np.floor(share * sizes).astype(np.int64), most)
+    by_fraction = np.lexsort((rng.permutation(len(sizes)), wanted - share * sizes))
+    more = by_fraction[(wanted < most)[by_fraction]][: max(n_wanted - int(wanted.sum()), 0)]
+    wanted[more] += 1
+    return wanted

@@ -23,7 +23,10 @@ from sbert_ft.errors import DataError, quoted
 
 __all__ = ["Kind", "Missing", "Row", "Table", "TableFormat", "open_table"]
 
-TEXT_NAMES: Final = ("text", "sentence", "document", "review", "content", "query", "question", "passage", "title")
+TEXT_NAMES: Final = (
+    *("text", "sentence", "document", "review", "content", "comment", "utterance"),
+    *("query", "question", "passage", "title"),
+)
 PAIR_NAMES: Final = (
     *(("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("sentence_a", "sentence_b"), ("sent1", "sent2")),
     *(("text1", "text2"), ("text_1", "text_2"), ("text_a", "text_b"), ("text", "text_pair"), ("s1", "s2")),

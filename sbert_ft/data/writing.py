@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-Values = Sequence[float | bool]
+Values = Sequence[float | bool | str]
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class NewColumn:
 
     Attributes:
         name: None of those in the table.
-        type: float32, in files of text as the shortest decimals that give the same float32 back; or bool, in files of
-            text as true and false.
+        type: float32, in files of text as the shortest decimals that give the same float32 back; bool, in files of
+            text as true and false; or text, exactly.
     """
 
     name: str
-    type: Literal["float32", "bool"] = "float32"
+    type: Literal["float32", "bool", "text"] = "float32"
 
 
 def write_table_with_column(
@@ -110,22 +110,30 @@ def _columns(table: Table) -> tuple[str, ...]:
 def _finite(values: Iterator[Values]) -> Iterator[Values]:
     for i, of_row in enumerate(values, start=1):
         for value in of_row:
-            if not math.fabs(value) <= _LARGEST:  # holds for NaN, too
+            if not isinstance(value, str) and not math.fabs(value) <= _LARGEST:  # holds for NaN, too
                 raise OutputError(f"value {i:,} of the new column is {value}; expected a finite float32")
         yield of_row
 
 
-def _with_values(table: Table, rows: Iterable[Row], values: Iterator[Values]) -> Iterator[tuple[Row, list[str]]]:
-    """Yield each row with its values, the latter as JSON has them: shortest decimals, true and false."""
+def _with_values(
+    table: Table, rows: Iterable[Row], values: Iterator[Values], in_json: bool
+) -> Iterator[tuple[Row, list[str]]]:
+    """Yield each row with its values: shortest decimals, true and false, and texts, which JSON has in quotes."""
     n_rows = 0
     for row in rows:
         of_row = next(values, None)
         if of_row is None:
             raise _other_number(table, n_rows)
         n_rows += 1
-        yield row, [str(value).lower() if isinstance(value, bool) else str(np.float32(value)) for value in of_row]
+        yield row, [_spelled(value, in_json) for value in of_row]
     if next(values, None) is not None:
         raise _other_number(table, n_rows)
+
+
+def _spelled(value: float | bool | str, in_json: bool) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False) if in_json else value
+    return str(value).lower() if isinstance(value, bool) else str(np.float32(value))
 
 
 def _other_number(table: Table, n_rows: int) -> DataError:
@@ -154,7 +162,7 @@ def _json_lines(table: Table, names: Sequence[str], values: Iterator[Values]) ->
         rows = (Row(r.line, (r.raw, bool(r.values), next((n for n in names if n in r.values), None))) for r in records)
     else:
         rows = (Row(row.line, (_json_object(table, row), True, None)) for row in table)
-    for row, cells in _with_values(table, rows, values):
+    for row, cells in _with_values(table, rows, values, in_json=True):
         line, has_keys, taken = row.values
         if taken is not None:
             raise fault(table.path, f"has a key {quoted(taken)} already; rename one of the two", row.line)
@@ -201,7 +209,7 @@ def _cells(table: Table, row: Row) -> list[str]:
 def _cell_rows(table: Table, names: Sequence[str], values: Iterator[Values]) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, cells) of the header and of each row, the new columns among them."""
     yield 1, [*_columns(table), *names]
-    for row, cells in _with_values(table, _whole_rows(table), values):
+    for row, cells in _with_values(table, _whole_rows(table), values, in_json=False):
         yield row.line, [*_cells(table, row), *cells]
 
 
@@ -230,7 +238,8 @@ def _write_parquet(table: Table, target: Path, columns: Sequence[NewColumn], val
     except ImportError:
         raise OutputError("writing Parquet needs pyarrow: pip install 'sbert-ft[parquet]'") from None
     types = _arrow_schema(table)
-    added = [pyarrow.float32() if column.type == "float32" else pyarrow.bool_() for column in columns]
+    arrow_types = {"float32": pyarrow.float32(), "bool": pyarrow.bool_(), "text": pyarrow.string()}
+    added = [arrow_types[column.type] for column in columns]
     schema = types
     for column, type_ in zip(columns, added, strict=True):
         schema = schema.append(pyarrow.field(column.name, type_))
