@@ -65,6 +65,15 @@ class Score:
         """Return the four fields, as JSON has them."""
         return {"value": self.value, "low": self.low, "high": self.high, "reason": self.reason}
 
+    @classmethod
+    def of_resamples(cls, value: float, resampled: Floats, confidence: float) -> Score:
+        """Return the value with the interval of its resamples, shape (B,), NaN where it is undefined in one."""
+        interval = percentile_interval(resampled, confidence)
+        if interval is not None:
+            return cls(value, *interval)
+        n_undefined = int(np.isnan(resampled).sum())
+        return cls(value, reason=f"no interval: undefined in {n_undefined} of {len(resampled)} resamples")
+
 
 @dataclass(frozen=True)
 class _Metric:
@@ -194,15 +203,10 @@ def _with_intervals(
     resampled = bootstrap(statistics, n_pairs, settings.bootstrap_samples, seed) if statistics else {}
     scores = {}
     for name, metric in metrics.items():
-        interval = percentile_interval(resampled[name], settings.confidence) if name in resampled else None
-        if interval is not None:
-            scores[name] = Score(metric.value, *interval)
-        elif metric.value is None:
+        if metric.value is None:
             scores[name] = Score(None, reason=metric.reason)
         else:
-            n_undefined = int(np.isnan(resampled[name]).sum())
-            reason = f"no interval: undefined in {n_undefined} of {len(resampled[name])} resamples"
-            scores[name] = Score(metric.value, reason=reason)
+            scores[name] = Score.of_resamples(metric.value, resampled[name], settings.confidence)
     return scores
 
 

@@ -66,6 +66,25 @@ def resamples(n_pairs: int, n_resamples: int, seed: int) -> Iterator[Floats]:
         yield counts.reshape(n_rows, n_pairs).astype(np.float64)
 
 
+def cell_resamples(n_in_cell: NDArray[np.int64], n_resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield counts of cells, shape (B, U) float64, where pairs of a cell are alike; the same seed gives the same.
+
+    How many of the drawn pairs fall into each cell follows the multinomial distribution, so it is drawn at once: time
+    and memory then do not grow with the pairs.
+
+    Args:
+        n_in_cell: Shape (U,): how many pairs each cell has.
+        n_resamples: How many in all.
+        seed: Of the resamples.
+    """
+    random = np.random.default_rng(seed)
+    n_pairs = int(n_in_cell.sum())
+    at_once = max(1, _CELLS // len(n_in_cell))
+    for begin in range(0, n_resamples, at_once):
+        n_rows = min(at_once, n_resamples - begin)
+        yield random.multinomial(n_pairs, n_in_cell / n_pairs, size=n_rows).astype(np.float64)
+
+
 def bootstrap(statistics: Mapping[str, Statistic], n_pairs: int, n_resamples: int, seed: int) -> dict[str, Floats]:
     """Return each statistic over the same resamples: shape (n_resamples,), NaN where it is undefined."""
     parts: dict[str, list[Floats]] = {name: [np.zeros(0)] for name in statistics}

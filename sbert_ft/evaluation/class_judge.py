@@ -1,0 +1,303 @@
+"""What the rows of a data set say of a classifier, and of what it has to beat.
+
+A share of right rows means nothing by itself: where nine rows of ten are of one class, nine of ten are right without
+reading. So a classifier stands beside the class that is commonest in training, and one of pairs beside what the cosine
+of the encoder it began from tells of the classes. N stands for the number of rows, K for that of classes; a code is
+the number of a class, from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbert_ft.config.settings import EvaluationSettings
+from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.errors import InputError, quoted
+from sbert_ft.evaluation.class_metrics import (
+    Codes,
+    class_differences,
+    class_metric_value,
+    class_metrics,
+    confusion,
+    per_class,
+)
+from sbert_ft.evaluation.judge import alarms
+from sbert_ft.evaluation.metrics import Score
+from sbert_ft.evaluation.temperature import expected_calibration_error, log_loss, softmax
+from sbert_ft.model.classifier import ClassifierModel
+
+# What a classifier has to beat, as results and reports call it.
+MAJORITY_BASELINE: Final = "the majority class"
+COSINE_BASELINE: Final = "the cosine of the untrained encoder"
+_SHOWN_CLASSES = 3
+_NO_BASELINES: Mapping[str, Codes] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class JudgingRows:
+    """The rows of a data set that judge a classifier.
+
+    Attributes:
+        name: dev, test, or what else they are for.
+        dataset: Where they come from: rows of one text or two.
+        gold: The class of each row, shape (N,).
+        class_names: The K classes by their number.
+        note: What must be known of the rows; None for nothing.
+    """
+
+    name: str
+    dataset: ConnectionDataset
+    gold: Codes
+    class_names: tuple[str, ...]
+    note: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.gold)
+
+    @property
+    def lines(self) -> NDArray[np.int64]:
+        """Where each row stands in its source, shape (N,)."""
+        return self.dataset.lines
+
+    def texts(self) -> Iterator[str | tuple[str, ...]]:
+        """Yield each row as a classifier takes it: its text, or its two."""
+        rows = self.dataset.rows_of_texts()
+        return (row[0] for row in rows) if self.dataset.n_texts == 1 else rows
+
+
+def judging_rows(name: str, dataset: ConnectionDataset, class_names: tuple[str, ...]) -> JudgingRows:
+    """Return the rows of a data set as those that judge.
+
+    Args:
+        name: dev, test, or what else they are for.
+        dataset: Rows with labels.
+        class_names: The classes of the model, by their number.
+
+    Raises:
+        InputError: A label is none of the classes, or there are no labels.
+    """
+    gold = dataset.class_codes(class_names)
+    absent = np.flatnonzero(np.bincount(gold, minlength=len(class_names)) == 0)
+    note = f"no row is {_listed([class_names[k] for k in absent])}" if len(absent) else None
+    return JudgingRows(name, dataset, gold, tuple(class_names), note)
+
+
+def logits_of(model: ClassifierModel, rows: JudgingRows) -> NDArray[np.float32]:
+    """Return the model's logits of each row, shape (N, K); over-long texts are cut without a word.
+
+    Raises:
+        InputError: The rows have more or fewer texts than the model takes.
+    """
+    return np.concatenate(list(_logit_stream(model, rows)))
+
+
+def logits_unless(model: ClassifierModel, rows: JudgingRows, stopped: Callable[[], bool]) -> NDArray[np.float32] | None:
+    """Return what `logits_of` does, or None as soon as `stopped`, asked every some thousand rows, is True."""
+    parts = []
+    for logits in _logit_stream(model, rows):
+        parts.append(logits)
+        if stopped():
+            return None
+    return np.concatenate(parts)
+
+
+def predicted_codes(logits: NDArray[np.floating], rows: JudgingRows) -> Codes:
+    """Return the likeliest class of each row, shape (N,); of equally likely ones the first.
+
+    Args:
+        logits: Shape (N, K).
+        rows: Whose logits they are.
+
+    Raises:
+        InputError: There is not one logit a row and class, or some are NaN or infinite.
+    """
+    expected = len(rows), len(rows.class_names)
+    if logits.shape != expected:
+        raise InputError(f"logits of {rows.name} have the shape {logits.shape}, expected {expected}")
+    wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if len(wrong):
+        where = f"{len(wrong):,} of {len(rows):,} rows of {quoted(rows.dataset.source, limit=400)}"
+        raise InputError(
+            f"the model's logits of {where} are NaN or infinite, first in line {rows.lines[wrong[0]]}: its weights are "
+            "damaged, or training has run away (lower the learning rate)"
+        )
+    codes: Codes = logits.argmax(axis=1).astype(np.int64)
+    return codes
+
+
+def class_metric_of(name: str, logits: NDArray[np.floating], rows: JudgingRows) -> float | None:
+    """Return one metric of the logits, shape (N, K); None where it is undefined, as with logits that are no numbers.
+
+    Raises:
+        InputError: The name is none of CLASS_METRIC_NAMES.
+    """
+    if not np.isfinite(logits).all():
+        return None
+    return class_metric_value(name, predicted_codes(logits, rows), rows.gold, len(rows.class_names))
+
+
+def majority_codes(train_codes: Codes, n_classes: int, n: int) -> Codes:
+    """Return the commonest class of the training rows `n` times; of equally common ones the first.
+
+    Args:
+        train_codes: Classes of the training rows, shape (M,).
+        n_classes: K.
+        n: How many rows are predicted.
+    """
+    commonest = int(np.bincount(train_codes, minlength=n_classes).argmax())
+    return np.full(n, commonest, np.int64)
+
+
+def cosine_baseline(cosines_train: NDArray[np.floating], codes_train: Codes, cosines: NDArray[np.floating]) -> Codes:
+    """Return the classes that a cosine alone tells, shape (N,): multinomial logistic regression on it and its square.
+
+    The square lets a class lie between two others. Classes that training rows do not have are never predicted.
+
+    Args:
+        cosines_train: Of the training pairs, shape (M,), M at least 1.
+        codes_train: Their classes, shape (M,).
+        cosines: Of the pairs that are predicted, shape (N,).
+
+    Raises:
+        InputError: Shapes differ, or a cosine is no number.
+    """
+    if cosines_train.ndim != 1 or cosines_train.shape != codes_train.shape or not len(codes_train):
+        raise InputError(f"there are {cosines_train.size} cosines and {codes_train.size} classes, expected one each")
+    if not (np.isfinite(cosines_train).all() and np.isfinite(cosines).all()):
+        raise InputError("a cosine is NaN or infinite: no class can be told by it")
+    classes = np.unique(codes_train)
+    if len(classes) == 1:
+        return np.full(len(cosines), classes[0], np.int64)
+    from sklearn.linear_model import LogisticRegression
+
+    known, asked = (np.stack([x, x * x], axis=1) for x in (c.astype(np.float64) for c in (cosines_train, cosines)))
+    mean, spread = known.mean(axis=0), known.std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    # A weak penalty: it only keeps the coefficients finite where the cosine separates classes altogether.
+    regression = LogisticRegression(C=100.0, max_iter=1000).fit((known - mean) / spread, codes_train)
+    codes: Codes = regression.predict((asked - mean) / spread).astype(np.int64) if len(asked) else np.zeros(0, np.int64)
+    return codes
+
+
+def judge_classes(
+    rows: JudgingRows,
+    before: Codes | None,
+    before_is: str | None,
+    after_logits: NDArray[np.floating],
+    settings: EvaluationSettings,
+    baselines: Mapping[str, Codes] = _NO_BASELINES,
+) -> dict[str, Any]:
+    """Return one split of metrics.json: what the rows say of a classifier, and of what it is held against.
+
+    Args:
+        rows: See there.
+        before: What was predicted before, or by another model, shape (N,); None where there is nothing to compare with.
+        before_is: What `before` is, such as MAJORITY_BASELINE; None where there is none.
+        after_logits: Of the model that is judged, shape (N, K), calibrated where it is.
+        settings: Number of resamples and confidence of the intervals.
+        baselines: Further predictions by name, shape (N,) each.
+
+    Raises:
+        InputError: Logits are NaN or infinite, or shapes differ.
+    """
+    names, gold = rows.class_names, rows.gold
+    after = predicted_codes(after_logits, rows)
+    probabilities = softmax(after_logits)
+
+    def metrics(codes: Codes) -> dict[str, Any]:
+        return _as_json(class_metrics(codes, gold, len(names), settings))
+
+    def gain_over(codes: Codes) -> dict[str, Any]:
+        return _as_json(class_differences(codes, after, gold, len(names), settings))
+
+    result: dict[str, Any] = {
+        "source": rows.dataset.source,
+        "sha256": rows.dataset.sha256,
+        "n": len(rows),
+        "classes": list(names),
+        "before_is": None if before is None else before_is,
+        "after": metrics(after),
+        "baselines": {name: metrics(codes) for name, codes in baselines.items()},
+        "baseline_differences": {name: gain_over(codes) for name, codes in baselines.items()},
+        "per_class": per_class(after, gold, names, settings),
+        "confusion": confusion(after, gold, len(names)).tolist(),
+        "log_loss": log_loss(probabilities, gold),
+        "calibration_error": expected_calibration_error(probabilities, gold),
+    }
+    if rows.note is not None:
+        result["note"] = rows.note
+    if before is not None:
+        result["before"] = metrics(before)
+        result["difference"] = gain_over(before)
+    return result
+
+
+def class_alarms(results: Mapping[str, Mapping[str, Any]], metric: str) -> list[str]:
+    """Return what must be said first: a classifier that is worse than before, or has not learned its classes.
+
+    Args:
+        results: By name of the split, as `judge_classes` returns them.
+        metric: By which the run is chosen.
+    """
+    found = []
+    for name, result in results.items():
+        if result["before_is"] != MAJORITY_BASELINE:
+            found += alarms({name: result}, metric, {})
+        found += _never_predicted(name, result)
+        found += _no_better_than_majority(name, result, metric)
+    return found
+
+
+def _never_predicted(name: str, result: Mapping[str, Any]) -> list[str]:
+    """Return the sentence on classes that occur and are never predicted, none where there are none."""
+    missed = [entry["name"] for entry in result["per_class"] if entry["n"] and not entry["n_predicted"]]
+    predicted = [entry["name"] for entry in result["per_class"] if entry["n_predicted"]]
+    if not missed:
+        return []
+    advice = "train longer, change the learning rate, or set class_weight to balanced where classes are rare"
+    if len(predicted) == 1:
+        return [f"the tuned model calls all {result['n']:,} rows of {name} {quoted(predicted[0])}; {advice}"]
+    n_rows = sum(entry["n"] for entry in result["per_class"] if entry["name"] in set(missed))
+    rows = f"{n_rows:,} of {result['n']:,} rows"
+    return [f"the tuned model never predicts {_listed(missed)} on {name}, {rows}; {advice}"]
+
+
+def _no_better_than_majority(name: str, result: Mapping[str, Any], metric: str) -> list[str]:
+    if result["before_is"] == MAJORITY_BASELINE:
+        differences = result["difference"]
+    else:
+        differences = result["baseline_differences"].get(MAJORITY_BASELINE)
+    if differences is None:
+        return []
+    # The majority class has no Matthews' correlation.
+    named = metric if differences[metric]["value"] is not None else "accuracy"
+    change, low, high = (differences[named][part] for part in ("value", "low", "high"))
+    if change is None or (change > 0 and (low is None or low > 0)):
+        return []
+    how = "is no better than" if change <= 0 else "is not clearly better than"
+    interval = differences[named]["reason"] if low is None else f"interval {low:+.4f} to {high:+.4f}"
+    return [f"the tuned model {how} {MAJORITY_BASELINE} on {name}: {named} differs by {change:+.4f} ({interval})"]
+
+
+def _logit_stream(model: ClassifierModel, rows: JudgingRows) -> Iterator[NDArray[np.float32]]:
+    if rows.dataset.n_texts != model.n_texts:
+        has, takes = ("one text" if n == 1 else f"{n} texts" for n in (rows.dataset.n_texts, model.n_texts))
+        raise InputError(f"a row of {quoted(rows.dataset.source, limit=400)} has {has}, but the model takes {takes}")
+    return model.logits_stream(rows.texts(), on_truncate="ignore")
+
+
+def _listed(names: list[str]) -> str:
+    """Return the first names in quotes, and how many more there are."""
+    shown = ", ".join(quoted(name) for name in names[:_SHOWN_CLASSES])
+    n_more = len(names) - _SHOWN_CLASSES
+    return f"{shown} or any of {n_more:,} more" if n_more > 0 else shown
+
+
+def _as_json(scores: Mapping[str, Score]) -> dict[str, Any]:
+    return {name: score.to_json() for name, score in scores.items()}
