@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import math
 import re
@@ -314,7 +315,7 @@ def corners_of(svg: str) -> Iterator[tuple[float, float]]:
             yield values["x"], values["y"]
             yield values["x"] + values["width"], values["y"] + values["height"]
     for x, y, anchor, content in re.findall(r'<text x="([\d.-]+)" y="([\d.-]+)"(.*?)>(.*?)</text>', svg):
-        width = 6 * len(content)
+        width = 6 * len(html.unescape(content))
         begin = float(x) - (width if "end" in anchor else width / 2 if "middle" in anchor else 0)
         yield begin, float(y)
         yield begin + width, float(y)

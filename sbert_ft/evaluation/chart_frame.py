@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -16,11 +17,11 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.evaluation.report_words import visible
+from sbert_ft.evaluation.report_words import shortened, visible
 
 WIDTH: Final = 360
 HEIGHT: Final = 250
-_CHAR: Final = 6.6  # width of a letter of 12 units, a little more than most have
+CHAR: Final = 6.6  # width of a letter of 12 units, a little more than most have
 _ROW: Final = 17  # of the legend
 _RIGHT: Final = 12
 _BOTTOM: Final = 40
@@ -120,7 +121,7 @@ class Frame:
     @property
     def left(self) -> float:
         """Return where the plot begins: after the longest number of the vertical axis."""
-        return 10 + _CHAR * max((len(text) for text in self.y.tick_texts()), default=0)
+        return 10 + CHAR * max((len(text) for text in self.y.tick_texts()), default=0)
 
     @property
     def right(self) -> float:
@@ -172,12 +173,12 @@ class Frame:
             parts.append(text(self.left - 5, y + 4, label, "end"))
         room = math.inf
         for tick, label in reversed(list(zip(self.x.ticks, self.x.tick_texts(), strict=True))):
-            x, half = float(self.to_x(tick)), _CHAR * len(label) / 2
+            x, half = float(self.to_x(tick)), CHAR * len(label) / 2
             middle = min(max(x, half), WIDTH - half)
             parts.append(line(x, self.bottom, x, self.bottom + 4, "axis"))
             if middle + half < room:  # a number that would touch the one on its right is left out
                 parts.append(text(middle, self.bottom + 17, label, "middle"))
-                room = middle - half - _CHAR
+                room = middle - half - CHAR
         parts.append(line(self.left, self.bottom, self.right, self.bottom, "axis"))
         parts.append(text((self.left + self.right) / 2, self.height - 6, self.x.label, "middle", "label"))
         parts.append(text(2, 14, self.y.label, "start", "label"))
@@ -196,7 +197,7 @@ class Frame:
 
 
 def _entry_width(entry: Key) -> float:
-    return 38 + _CHAR * len(entry.label)
+    return 38 + CHAR * len(entry.label)
 
 
 def _legend_rows(legend: Sequence[Key]) -> list[list[Key]]:
@@ -251,9 +252,17 @@ def text(x: float, y: float, content: str, anchor: str = "start", style: str = "
     return f'<text x="{number(x)}" y="{number(y)}"{attributes}>{html.escape(visible(content))}</text>'
 
 
-def svg(name: str, title: str, description: str, height: int, parts: Sequence[str]) -> str:
+def fitting(content: str, room: float, char: float = CHAR) -> str:
+    """Return a text, cut with an ellipsis where it is wider than `room`; letters of East Asia count twice."""
+    widths = np.cumsum([0.0, *(char * (2 if unicodedata.east_asian_width(c) in "WF" else 1) for c in visible(content))])
+    if widths[-1] <= room:
+        return visible(content)
+    return shortened(visible(content), max(1, int(np.searchsorted(widths, room - char, side="right"))))
+
+
+def svg(name: str, title: str, description: str, height: int, parts: Sequence[str], width: int = WIDTH) -> str:
     """Return the SVG element with its title and description."""
-    head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{name}-title {name}-description">'
+    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{name}-title {name}-description">'
     said = f'<title id="{name}-title">{html.escape(visible(title))}</title>'
     said += f'<desc id="{name}-description">{html.escape(visible(description))}</desc>'
     return head + said + "".join(parts) + "</svg>"

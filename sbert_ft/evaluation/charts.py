@@ -7,13 +7,13 @@ Each is a pure function from numbers to one SVG element. Thousands of steps are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.evaluation.chart_frame import WIDTH, Axis, Frame, Key, circle, line, path, round_axis, svg, text
+from sbert_ft.evaluation.chart_frame import WIDTH, Axis, Frame, Key, circle, fitting, line, path, round_axis, svg, text
 
 _MOST_POINTS: Final = 300
 _SMOOTH_FROM: Final = 20  # points; fewer are seen one by one
@@ -66,6 +66,7 @@ def metric_chart(
     points: Sequence[tuple[float, float]],
     best_step: float | None,
     before: float | None,
+    before_is: str = "before",
 ) -> str:
     """Return a metric at each evaluation, with the best step marked and the base model's value as a level line.
 
@@ -75,12 +76,13 @@ def metric_chart(
         points: (step, value) of each evaluation, ascending, at least one.
         best_step: The step that was kept; None where nobody says.
         before: The base model's value; None where it was not evaluated.
+        before_is: What the level line is called.
     """
     steps, values = np.array(points, dtype=np.float64).T
     shown = values if before is None else np.append(values, before)
     best = [value for step, value in points if step == best_step]
     legend = [Key("while training", "after")]
-    legend += [Key("before", "before")] if before is not None else []
+    legend += [Key(before_is, "before")] if before is not None else []
     legend += [Key(f"best: step {best_step:,.0f}", "mark", "dot")] if best and best_step is not None else []
     frame = Frame(_step_axis(steps), round_axis(label, float(shown.min()), float(shown.max())), tuple(legend))
     marks = [frame.line(frame.x.low, before, frame.x.high, before, "line before")] if before is not None else []
@@ -93,25 +95,30 @@ def metric_chart(
         marks.append(circle(float(frame.to_x(best_step)), float(frame.to_y(best[-1])), 5.5, "mark"))
         description += f"; the best, {best[-1]:.4f}, at step {best_step:,.0f}, was kept"
     if before is not None:
-        description += f"; the base model has {before:.4f}"
+        who = "the base model" if before_is == "before" else before_is
+        description += f"; {who} has {before:.4f}"
     return frame.svg(name, f"{label} on dev by step", f"{description}.", marks)
 
 
-def interval_chart(name: str, title: str, rows: Sequence[IntervalRow]) -> str:
+def interval_chart(
+    name: str, title: str, rows: Sequence[IntervalRow], names: tuple[str, str] = ("before", "after")
+) -> str:
     """Return each measure as two dots with their intervals, before above after, on one axis.
 
     Args:
         name: Makes the chart's ids its own.
         title: What is shown.
         rows: At least one.
+        names: What the two are called.
     """
     found = [value for row in rows for value in (*(row.before or ()), *row.after) if value is not None]
     paired = any(row.before is not None for row in rows)
     # Differences of a few hundredths are what is looked for, so the axis begins where the values do.
     axis = round_axis("value, with its interval", min(found), max(found), n_ticks=6)
-    legend = (*((Key("before", "before hollow", "dot"),) if paired else ()), Key("after", "after", "dot"))
+    legend = (*((Key(names[0], "before hollow", "dot"),) if paired else ()), Key(names[1], "after", "dot"))
     each = 46 if paired else 34
-    frame = Frame(axis, round_axis("", 0.0, 1.0), legend, 26 + 17 + each * len(rows) + 40)
+    frame = Frame(axis, round_axis("", 0.0, 1.0), legend)
+    frame = replace(frame, height=round(frame.top) - 2 + each * len(rows) + 40)
     top = frame.top - 6
     marks = []
     for tick, label in zip(axis.ticks, axis.tick_texts(), strict=True):
@@ -121,14 +128,14 @@ def interval_chart(name: str, title: str, rows: Sequence[IntervalRow]) -> str:
     marks.append(text(WIDTH / 2, frame.height - 6, axis.label, "middle", "label"))
     for i, row in enumerate(rows):
         y = top + each * i + 14
-        marks.append(text(2, y, row.label, "start", "label halo"))
+        marks.append(text(2, y, fitting(row.label, WIDTH - 8), "start", "label halo"))
         both = [(row.before, "before hollow"), (row.after, "after")]
         for value, style in both if paired else both[1:]:
             y += 12
             if value is not None:
                 marks += _whisker(frame, value, y, style)
     entries = frame.legend_marks()
-    return svg(name, title, " ".join(map(_said, rows)), frame.height, [*entries, *marks])
+    return svg(name, title, " ".join(_said(row, names) for row in rows), frame.height, [*entries, *marks])
 
 
 def _wide(frame: Frame, value: float) -> float:
@@ -145,8 +152,9 @@ def _whisker(frame: Frame, value: tuple[float, float | None, float | None], y: f
     return [line(_wide(frame, low), y, _wide(frame, high), y, f"line solid {style.split()[0]}"), dot]
 
 
-def _said(row: IntervalRow) -> str:
-    return f"{row.label}: {'' if row.before is None else f'before {row.before[0]:.4f}, '}after {row.after[0]:.4f}."
+def _said(row: IntervalRow, names: tuple[str, str]) -> str:
+    before = "" if row.before is None else f"{names[0]} {row.before[0]:.4f}, "
+    return f"{row.label}: {before}{names[1]} {row.after[0]:.4f}."
 
 
 def _step_axis(steps: NDArray[np.float64]) -> Axis:

@@ -22,6 +22,7 @@ from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.decision import fit_decision
 from sbert_ft.evaluation.metrics import Score, graded_metrics, label_metrics, metric_value, paired_differences
 from sbert_ft.evaluation.report_content import SplitScores
+from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.decision import Decision
 from sbert_ft.model.siamese import SiameseBert
 
@@ -37,7 +38,7 @@ class JudgingPairs:
     Attributes:
         name: dev, test, or what else they are for.
         dataset: Where they come from.
-        sides: The two texts of each pair, shape (n, 2).
+        sides: The two texts of each pair, shape (n, 2); shape (n, 1) where single texts have scores.
         lines: Where each stands in its source, shape (n,).
         gold: Graded scores in the file's scale, or 0 and 1; shape (n,).
         matches: Whether each belongs together, shape (n,).
@@ -62,14 +63,13 @@ class JudgingPairs:
         """The metric that a run is chosen by: spearman for graded scores, average_precision for yes or no."""
         return "average_precision" if self.scale is None else "spearman"
 
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """Return the two texts of each pair, one pair at a time."""
-        return map(self.text_pair, range(len(self)))
+    def texts(self) -> Iterator[tuple[str, ...]]:
+        """Return the texts of each pair, one pair at a time."""
+        return map(self.texts_of, range(len(self)))
 
-    def text_pair(self, place: int) -> tuple[str, str]:
-        """Return the two texts of one pair."""
-        first, second = (self.dataset.distinct_texts(int(i), int(i) + 1)[0] for i in self.sides[place])
-        return first, second
+    def texts_of(self, place: int) -> tuple[str, ...]:
+        """Return the texts of one pair."""
+        return tuple(self.dataset.distinct_texts(int(i), int(i) + 1)[0] for i in self.sides[place])
 
 
 def judging_pairs(name: str, dataset: ConnectionDataset, match_from: float | None, seed: int = 0) -> JudgingPairs:
@@ -129,19 +129,34 @@ def chance_pairs(rows: NDArray[np.int64], n_most: int, seed: int = 0) -> tuple[N
     return made[kept], places[kept]
 
 
-def score_pairs(model: SiameseBert, pairs: JudgingPairs) -> NDArray[np.float32]:
-    """Return the model's cosine of each pair, shape (n,); over-long texts are cut without a word."""
-    return model.score(pairs.texts(), on_truncate="ignore")
+def score_pairs(model: SiameseBert | ClassifierModel, pairs: JudgingPairs) -> NDArray[np.float32]:
+    """Return the model's score of each pair, shape (n,); over-long texts are cut without a word.
+
+    That is the cosine, or the probability of a classifier with one output.
+    """
+    return np.concatenate(list(_score_stream(model, pairs)))
 
 
-def score_unless(model: SiameseBert, pairs: JudgingPairs, stopped: Callable[[], bool]) -> NDArray[np.float32] | None:
+def score_unless(
+    model: SiameseBert | ClassifierModel, pairs: JudgingPairs, stopped: Callable[[], bool]
+) -> NDArray[np.float32] | None:
     """Return what `score_pairs` does, or None as soon as `stopped`, asked every some thousand pairs, is True."""
     parts = []
-    for scores in model.score_stream(pairs.texts(), on_truncate="ignore"):
+    for scores in _score_stream(model, pairs):
         parts.append(scores)
         if stopped():
             return None
     return np.concatenate(parts)
+
+
+def _score_stream(model: SiameseBert | ClassifierModel, pairs: JudgingPairs) -> Iterator[NDArray[np.float32]]:
+    if isinstance(model, ClassifierModel):
+        single = pairs.sides.shape[1] == 1
+        rows = (texts[0] if single else texts for texts in pairs.texts())
+        for logits in model.logits_stream(rows, on_truncate="ignore"):
+            yield (0.5 * (1.0 + np.tanh(0.5 * logits[:, 0].astype(np.float64)))).astype(np.float32)  # the sigmoid
+        return
+    yield from model.score_stream(((texts[0], texts[1]) for texts in pairs.texts()), on_truncate="ignore")
 
 
 def chance_cosine(model: SiameseBert, dataset: ConnectionDataset, seed: int = 0) -> float | None:

@@ -1,7 +1,7 @@
-"""The report of a run: a page for a colleague, the same in short, and the worst pairs as a table.
+"""The report of a run: a page for a colleague, the same in short, and the worst rows as a table.
 
-`write_report` writes report.html, report.md and worst_pairs.csv; docs/report.md says what each part means. Each file is
-whole or not there, and the same report gives the same bytes.
+`write_report` writes report.html, report.md and worst_pairs.csv, or mistakes.csv of a classifier; docs/report.md says
+what each part means. Each file is whole or not there, and the same report gives the same bytes.
 """
 
 from __future__ import annotations
@@ -13,24 +13,46 @@ from pathlib import Path
 import numpy as np
 
 from sbert_ft.data.formats import joined_cells
-from sbert_ft.evaluation.report_content import Report, SplitScores, WorstPair, errors_of_place, worst_pairs
+from sbert_ft.evaluation.report_content import (
+    ClassSplit,
+    Mistake,
+    Report,
+    SplitScores,
+    WorstPair,
+    confident_mistakes,
+    errors_of_place,
+    worst_pairs,
+)
 from sbert_ft.evaluation.report_html import html_report
 from sbert_ft.evaluation.report_markdown import markdown_report
 from sbert_ft.evaluation.report_words import UNWRITABLE, escape_of
 from sbert_ft.training.durable_files import write_bytes
 
-__all__ = ["Report", "SplitScores", "WorstPair", "errors_of_place", "worst_pairs", "write_report"]
+__all__ = [
+    "ClassSplit",
+    "Mistake",
+    "Report",
+    "SplitScores",
+    "WorstPair",
+    "confident_mistakes",
+    "errors_of_place",
+    "worst_pairs",
+    "write_report",
+]
 
 _COLUMNS = ("split", "line", "text1", "text2", "gold", "before", "after", "error")
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write report.html, report.md and worst_pairs.csv to a folder that exists.
+    """Write report.html, report.md and worst_pairs.csv, or a classifier's mistakes.csv, to a folder that exists.
 
     Raises:
         OutputError: A file cannot be written; one that was there before is untouched.
     """
-    write_bytes(folder / "worst_pairs.csv", csv_of(report.worst).encode())
+    if report.is_classifier:
+        write_bytes(folder / "mistakes.csv", mistakes_csv(report.mistakes, report.row_word).encode())
+    else:
+        write_bytes(folder / "worst_pairs.csv", csv_of(report.worst).encode())
     write_bytes(folder / "report.md", markdown_report(report).encode())
     write_bytes(folder / "report.html", html_report(report).encode())
 
@@ -41,7 +63,22 @@ def csv_of(pairs: Sequence[WorstPair]) -> str:
     Nothing is put before a text that a spreadsheet would take for a formula: it would no longer be the text. What no
     CSV file can hold, a NUL character or half a surrogate pair, is written as an escape.
     """
-    return "".join(joined_cells([UNWRITABLE.sub(_escape, cell) for cell in row], ",") + "\n" for row in _rows(pairs))
+    return _csv(_rows(pairs))
+
+
+def mistakes_csv(mistakes: Sequence[Mistake], row_word: str = "pair") -> str:
+    """Return a classifier's mistakes as CSV, as `csv_of` does; a row that is a text has no column text2.
+
+    Args:
+        mistakes: Whose texts are as many as a row has.
+        row_word: What a row is, pair or text.
+    """
+    texts = ("text1",) if row_word == "text" else ("text1", "text2")
+    return _csv(_mistake_rows(mistakes, texts))
+
+
+def _csv(rows: Iterator[Sequence[str]]) -> str:
+    return "".join(joined_cells([UNWRITABLE.sub(_escape, cell) for cell in row], ",") + "\n" for row in rows)
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -56,6 +93,14 @@ def _rows(pairs: Sequence[WorstPair]) -> Iterator[Sequence[str]]:
         yield (pair.split, str(pair.line), pair.text1, pair.text2, *values)
 
 
+def _mistake_rows(mistakes: Sequence[Mistake], texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    yield ("split", "line", *texts, "gold", "predicted", "probability", "gold_probability")
+    for mistake in mistakes:
+        assert len(mistake.texts) == len(texts)
+        probabilities = map(_float32, (mistake.probability, mistake.gold_probability))
+        yield (mistake.split, str(mistake.line), *mistake.texts, mistake.gold, mistake.predicted, *probabilities)
+
+
 def _float32(value: float) -> str:
-    """Return the shortest decimals that give the same float32 back, which is what a cosine is."""
+    """Return the shortest decimals that give the same float32 back, which is what a score is."""
     return str(np.float32(value))

@@ -1,7 +1,8 @@
-"""What a report is made of, and which pairs are the worst.
+"""What a report is made of, and which rows are the worst.
 
 A score and a gold score are on scales of their own (a loss that only ranks leaves no meaning in the cosine itself), so
 a pair's error is the distance between two places: where the model put the pair among the others, and where it belongs.
+A classifier's worst rows are the wrong ones of which it was surest.
 """
 
 from __future__ import annotations
@@ -75,8 +76,62 @@ class WorstPair:
 
 
 @dataclass(frozen=True)
+class ClassSplit:
+    """What a classifier says of the rows that judge it.
+
+    Attributes:
+        name: dev or test.
+        source: The file.
+        class_names: Shape: (K,).
+        gold: The number of each row's class. Shape: (n,), int64.
+        before: What it is compared with, as class numbers; None where there is nothing. Shape: (n,), int64.
+        before_is: What `before` comes from, such as "the majority class"; None where there is nothing.
+        probabilities: Of each class by the tuned model. Shape: (n, K), float32.
+    """
+
+    name: str
+    source: str
+    class_names: tuple[str, ...]
+    gold: NDArray[np.int64]
+    before: NDArray[np.int64] | None
+    before_is: str | None
+    probabilities: NDArray[np.float32]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Return the number of each row's likeliest class, the first of equal ones. Shape: (n,)."""
+        codes: NDArray[np.int64] = self.probabilities.argmax(axis=1).astype(np.int64)
+        return codes
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A row that a classifier puts into a wrong class.
+
+    Attributes:
+        split: dev or test.
+        line: Its line in the file.
+        texts: Its one or two texts.
+        gold: The name of its class.
+        predicted: The name of the class that the model takes it for.
+        probability: Of the predicted class.
+        gold_probability: Of its class.
+    """
+
+    split: str
+    line: int
+    texts: tuple[str, ...]
+    gold: str
+    predicted: str
+    probability: float
+    gold_probability: float
+
+
+@dataclass(frozen=True)
 class Report:
     """All that a report says.
+
+    A classifier's has `classes` and `mistakes`, and neither `splits` nor `worst`.
 
     Attributes:
         title: Its heading.
@@ -87,6 +142,8 @@ class Report:
         splits: What the charts show.
         worst: Pairs, worst first.
         decision: Threshold and calibration; None where there are none.
+        classes: What the charts of a classifier show.
+        mistakes: Wrong rows, those of which the classifier was surest first.
     """
 
     title: str
@@ -97,6 +154,26 @@ class Report:
     splits: tuple[SplitScores, ...] = ()
     worst: tuple[WorstPair, ...] = ()
     decision: Decision | None = None
+    classes: tuple[ClassSplit, ...] = ()
+    mistakes: tuple[Mistake, ...] = ()
+
+    @property
+    def is_classifier(self) -> bool:
+        """Return whether the model puts rows into classes."""
+        return bool(self.classes) or self.metrics.get("classes") is not None
+
+    @property
+    def row_word(self) -> str:
+        """Return what a row of the data is: a pair, or a text."""
+        model = self.settings.get("model")
+        return "text" if isinstance(model, Mapping) and model.get("kind") == "single" else "pair"
+
+    @property
+    def score_word(self) -> str:
+        """Return what the model's scores are: cosine, or of a classifier with one output, score."""
+        model = self.settings.get("model")
+        kind = model.get("kind", "siamese") if isinstance(model, Mapping) else "siamese"
+        return "cosine" if kind == "siamese" and not self.is_classifier else "score"
 
 
 def worst_pairs(
@@ -131,6 +208,36 @@ def worst_pairs(
             error=float(errors[i]),
         )
         for i in order.tolist()
+    )
+
+
+def confident_mistakes(
+    split: ClassSplit, texts: Sequence[tuple[str, ...]], lines: Sequence[int] | NDArray[np.int64], n: int = 50
+) -> tuple[Mistake, ...]:
+    """Return the `n` wrong rows of whose class the model was surest, surest first; equal ones in the order of the file.
+
+    Args:
+        split: What the model says of the rows.
+        texts: The one or two texts of each row.
+        lines: Where each stands in its file.
+        n: How many; fewer where fewer rows are wrong.
+    """
+    assert len(texts) == len(lines) == len(split.gold) == len(split.probabilities)
+    predicted = split.predicted
+    wrong = np.flatnonzero(predicted != split.gold)
+    # Rounded, so that the order of equal probabilities is not left to the last bit.
+    sureness = split.probabilities[wrong, predicted[wrong]].astype(np.float64).round(6)
+    return tuple(
+        Mistake(
+            split=split.name,
+            line=int(lines[i]),
+            texts=tuple(texts[i]),
+            gold=split.class_names[split.gold[i]],
+            predicted=split.class_names[predicted[i]],
+            probability=float(split.probabilities[i, predicted[i]]),
+            gold_probability=float(split.probabilities[i, split.gold[i]]),
+        )
+        for i in wrong[np.argsort(-sureness, kind="stable")][:n].tolist()
     )
 
 

@@ -1,17 +1,18 @@
-"""What the stored threshold is, and what it does on each set of pairs.
+"""How a model decides: the stored threshold and what it does on each set of pairs, or a classifier's probabilities.
 
 Counts are made here anew from the scores, so that what the report says of a threshold is what this threshold does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from sbert_ft.evaluation.report_content import Report, SplitScores
-from sbert_ft.evaluation.report_facts import Cell, Grid, fact
-from sbert_ft.evaluation.report_words import counted, decimals, interval, plain_number, short_digest
+from sbert_ft.evaluation.report_content import ClassSplit, Report, SplitScores
+from sbert_ft.evaluation.report_facts import Cell, Grid, fact, inner, judged_splits
+from sbert_ft.evaluation.report_words import counted, decimals, interval, plain_number, short_digest, shortened
 from sbert_ft.evaluation.score_charts import Calibrated, calibrated
 from sbert_ft.model.decision import Decision
 
@@ -49,37 +50,108 @@ def reached(split: SplitScores, decision: Decision) -> Reached | None:
     )
 
 
-def decision_facts(decision: Decision) -> Grid:
-    """Return what the threshold is, what it was chosen for, and on what."""
+def decision_grid(report: Report) -> Grid:
+    """Return how the model decides; see `no_decision` where it does not."""
+    facts = _class_facts(report) if report.is_classifier else ()
+    stored = () if report.decision is None else _threshold_facts(report, report.decision)
+    return Grid("How the model decides" if report.is_classifier else "The stored threshold", (), (*facts, *stored))
+
+
+def _class_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
+    """Yield which class is predicted, and where probabilities come from."""
+    yield fact("Predicted class", "the one with the highest probability")
+    calibration = inner(report.metrics, "calibration")
+    temperature = inner(calibration, "temperature")
+    if temperature is None:
+        yield fact("Probabilities", "softmax of the logits", "no temperature was fitted")
+        return
+    fitted = inner(calibration, "fitted_on")
+    n = counted(int(inner(fitted, "n") or 0), report.row_word)
+    on = f"fitted on {inner(fitted, 'source')}: {n}; sha256 {short_digest(inner(fitted, 'sha256'))}"
+    yield fact("Probabilities", f"softmax of the logits divided by a temperature of {decimals(temperature)}", on)
+
+
+def _threshold_facts(report: Report, decision: Decision) -> Iterator[tuple[Cell, ...]]:
+    """Yield what the threshold is, what it was chosen for, and on what."""
     span = interval(decision.low, decision.high)
     named = f"{100 * decision.confidence:g} % interval {span}" if span else "no interval"
-    rows = [fact("Threshold", decimals(decision.threshold), named), fact("Chosen for", decision.target)]
+    names = two_classes(report)
+    of = f"of the probability of {quoted_name(names[1])}, " if names else ""
+    yield fact("Threshold", decimals(decision.threshold), of + named)
+    yield fact("Chosen for", decision.target)
     if decision.reached:
         values = ", ".join(f"{name} {decimals(value)}" for name, value in decision.reached.items())
-        rows.append(fact("Reached where it was chosen", values))
+        yield fact("Reached where it was chosen", values)
     if decision.match_from is not None:
         scale = "" if decision.scale is None else f", on a scale of {decision.scale[0]:g} to {decision.scale[1]:g}"
-        rows.append(fact("A pair belongs together", f"from a gold score of {decision.match_from:g} on{scale}"))
+        yield fact("A pair belongs together", f"from a gold score of {decision.match_from:g} on{scale}")
     fitted = decision.fitted_on
-    counts = f"{counted(fitted.n, 'pair')}, {plain_number(fitted.n_matches)} of them matches"
-    rows.append(fact("Fitted on", f"{fitted.source}", f"{counts}; sha256 {short_digest(fitted.sha256)}"))
+    matches = f"labelled {quoted_name(names[1])}" if names else "matches"
+    counts = f"{counted(fitted.n, report.row_word)}, {plain_number(fitted.n_matches)} of them {matches}"
+    yield fact("Fitted on", f"{fitted.source}", f"{counts}; sha256 {short_digest(fitted.sha256)}")
+    if names:
+        return
     if decision.calibration is None:
-        rows.append(fact("Probabilities", "none: no calibration was fitted"))
+        yield fact("Probabilities", "none: no calibration was fitted")
     else:
-        rows.append(fact("Probabilities", f"by {decision.calibration.kind} calibration on the same pairs"))
-    return Grid("The stored threshold", (), tuple(rows))
+        yield fact("Probabilities", f"by {decision.calibration.kind} calibration on the same pairs")
+
+
+def decision_note(report: Report) -> str:
+    """Return what the threshold decides, where there is one."""
+    assert report.decision is not None
+    names = two_classes(report)
+    flattered = "It was chosen on dev, so dev flatters it."
+    if names is None:
+        return f"A pair whose {report.decision.similarity} reaches the threshold is said to match. {flattered}"
+    return (
+        f"A {report.row_word} whose probability of {quoted_name(names[1])} reaches the threshold is said to match. "
+        f"{flattered} The predicted class does not depend on it."
+    )
+
+
+def quoted_name(name: str) -> str:
+    """Return a class name in quotes, cut where it is long."""
+    return f"“{shortened(name, 60)}”"
+
+
+def two_classes(report: Report) -> tuple[str, str] | None:
+    """Return the names of a classifier's two classes, None where it has more or is none."""
+    names = [split.class_names for split in report.classes]
+    names += [tuple(map(str, counts)) for counts in (inner(report.metrics, "classes") or {}).values()]
+    return (names[0][0], names[0][1]) if names and len(names[0]) == 2 else None
+
+
+def second_class_scores(split: ClassSplit) -> SplitScores:
+    """Return the probabilities of the second of two classes as scores of rows that match where they are of it."""
+    assert len(split.class_names) == 2
+    gold = split.gold.astype(np.float64)
+    return SplitScores(split.name, split.source, None, split.probabilities[:, 1], gold, None, None)
+
+
+def probability_grid(report: Report) -> Grid | None:
+    """Return how well a classifier's probabilities hold, None where nothing was measured."""
+    splits = judged_splits(report)
+    rows = []
+    for key, label in (("log_loss", "Log loss"), ("calibration_error", "Calibration error")):
+        values = [inner(of, key) for of in splits.values()]
+        if any(value is not None for value in values):
+            rows.append((Cell(label), *(Cell("–" if value is None else decimals(value)) for value in values)))
+    return Grid("How well the probabilities hold", ("Less is better", *splits), tuple(rows)) if rows else None
 
 
 def reached_grid(report: Report) -> Grid | None:
     """Return what the threshold does on each split, None where there is no threshold or no labels."""
     if report.decision is None:
         return None
-    found = [(split.name, done) for split in report.splits if (done := reached(split, report.decision)) is not None]
+    names = two_classes(report)
+    splits = [*report.splits, *(second_class_scores(split) for split in report.classes if names)]
+    found = [(split.name, done) for split in splits if (done := reached(split, report.decision)) is not None]
     if not found:
         return None
     table = {
-        "Pairs": [f"{done.n:,}" for _, done in found],
-        "Matches": [f"{done.n_matches:,}" for _, done in found],
+        f"{report.row_word.capitalize()}s": [f"{done.n:,}" for _, done in found],
+        f"Labelled {quoted_name(names[1])}" if names else "Matches": [f"{done.n_matches:,}" for _, done in found],
         "Said to match": [f"{done.n_called:,}" for _, done in found],
         "Precision": [_share(done.precision) for _, done in found],
         "Recall": [_share(done.recall) for _, done in found],
@@ -92,13 +164,13 @@ def reached_grid(report: Report) -> Grid | None:
         table["Calibration error"] = [decimals(each.error) for each in judged]
     header = ("With this threshold", *(name for name, _ in found))
     rows = tuple((Cell(name), *map(Cell, values)) for name, values in table.items())
-    return Grid("What it does on each set of pairs", header, rows)
+    return Grid(f"What it does on each set of {report.row_word}s", header, rows)
 
 
 def no_decision(report: Report) -> str:
     """Return why there may be no threshold."""
     if not report.splits:
-        return "No threshold was chosen: that needs dev pairs with scores or labels."
+        return f"No threshold was chosen: that needs dev {report.row_word}s with scores or labels."
     return "No threshold is stored with this model: none could be chosen on the pairs at hand."
 
 

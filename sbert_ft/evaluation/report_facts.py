@@ -6,21 +6,19 @@ that says so. Everything is read from the report alone, so equal reports give eq
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 from sbert_ft.evaluation.report_content import Json, Report
 from sbert_ft.evaluation.report_words import (
+    capitalised,
     counted,
     decimals,
-    duration,
     inside_sentence,
     interval,
     metric_label,
     plain_number,
-    short_digest,
 )
 
 VerdictKind = Literal["better", "worse", "unclear", "unknown"]
@@ -30,7 +28,8 @@ _HEADLINES: Final[Mapping[VerdictKind, str]] = {
     "unclear": "No clear difference",
     "unknown": "Not compared",
 }
-_MAIN_METRICS: Final = ("spearman", "average_precision", "pearson", "roc_auc", "f1", "accuracy")
+_THAN: Final[Mapping[VerdictKind, str]] = {"better": "than", "worse": "than", "unclear": "from"}
+_MAIN_METRICS: Final = ("spearman", "average_precision", "pearson", "roc_auc", "f1", "macro_f1", "accuracy")
 
 
 class Cell(NamedTuple):
@@ -95,20 +94,51 @@ def verdict(report: Report) -> Verdict:
     found = [(name, of, metric) for name, of in splits.items() if (metric := main_metric(report, of)) is not None]
     found.sort(key=lambda each: inner(each[1], "difference", each[2], "value") is None)
     if not found:
-        reason = "there were neither dev nor test pairs with scores or labels, so nothing says how good this model is."
-        return Verdict("unknown", "Not judged", reason)
-    kind, sentence = _judged(*found[0])
+        return Verdict("unknown", "Not judged", f"{not_judged(report)}, so nothing says how good this model is.")
+    name, of, metric = found[0]
+    before_is = inner(of, "before_is")
+    judged = _judged_classes if report.is_classifier else _judged
+    kind, sentence = judged(f"on {name} ({counted(int(inner(of, 'n') or 0), report.row_word)})", of, metric)
     if len(found) > 1:
         other, of, metric = found[1]
         sentence += f" {_in_short(other, of, metric)}"
     elif found[0][0] == "dev" and kind != "unknown":
         sentence += " Dev also chose the best step, which flatters the model a little; a test file would not."
-    return Verdict(kind, _HEADLINES[kind], sentence)
+    than = _THAN.get(kind, "")
+    headline = _HEADLINES[kind] if before_is is None or not than else f"{_HEADLINES[kind]} {than} {before_is}"
+    return Verdict(kind, headline, sentence)
 
 
-def _judged(name: str, of: Json, metric: str) -> tuple[VerdictKind, str]:
+def not_judged(report: Report) -> str:
+    """Return that there was nothing to judge the model by, without a full stop."""
+    return (
+        f"there were neither dev nor test {report.row_word}s with {'' if report.is_classifier else 'scores or '}labels"
+    )
+
+
+def _judged_classes(where: str, of: Json, metric: str) -> tuple[VerdictKind, str]:
+    """Return the verdict on a classifier, which had no classes before: it is held against another predictor."""
+    label, before_is = inside_sentence(metric_label(metric)), inner(of, "before_is")
+    after, before, difference = (inner(of, part, metric) for part in ("after", "before", "difference"))
+    if inner(after, "value") is None:
+        return "unknown", f"{where} the {label} is undefined ({inner(after, 'reason') or 'no reason is on record'})."
+    said = f"{where} the {label} is {_said(after)}"
+    if before is None:
+        return "unknown", f"{said}; there is nothing to compare it with."
+    if inner(before, "value") is None:
+        why = inner(before, "reason") or "no reason is on record"
+        return "unknown", f"{said}; that of {before_is} is undefined ({why})."
+    said += f", that of {before_is} {decimals(before['value'])}"
+    low, high = inner(difference, "low"), inner(difference, "high")
+    if low is None or high is None:
+        return "unclear", f"{said}; there is no interval to hold the difference against."
+    kind: VerdictKind = "better" if low > 0 else "worse" if high < 0 else "unclear"
+    held = ", an interval that holds zero" if kind == "unclear" else ""
+    return kind, f"{said}: a difference of {_said(difference, signed=True)}{held}."
+
+
+def _judged(where: str, of: Json, metric: str) -> tuple[VerdictKind, str]:
     label, after = inside_sentence(metric_label(metric)), inner(of, "after", metric)
-    where = f"on {name} ({counted(int(inner(of, 'n') or 0), 'pair')})"
     before, difference = inner(of, "before", metric), inner(of, "difference", metric)
     if inner(after, "value") is None:
         return "unknown", f"{where} the {label} is undefined ({inner(after, 'reason') or 'no reason is on record'})."
@@ -151,8 +181,12 @@ def score_cell(score: object, *, signed: bool = False) -> Cell:
 def score_grids(report: Report) -> Iterator[Grid]:
     """Yield for each split its measures before and after."""
     for name, of in judged_splits(report).items():
+        n = counted(int(inner(of, "n") or 0), report.row_word)
+        caption = f"{name}: {n} of {inner(of, 'source') or 'an unnamed source'}"
         after, before = inner(of, "after") or {}, inner(of, "before") or {}
-        caption = f"{name}: {counted(int(inner(of, 'n') or 0), 'pair')} of {inner(of, 'source') or 'an unnamed source'}"
+        if report.is_classifier:
+            yield _predictors_grid(caption, of)
+            continue
         if not before:
             rows = [(Cell(metric_label(metric)), score_cell(score)) for metric, score in after.items()]
             yield Grid(caption, ("Measure", "After"), tuple(rows))
@@ -165,11 +199,30 @@ def score_grids(report: Report) -> Iterator[Grid]:
         yield Grid(caption, ("Measure", "Before", "After", "Difference"), tuple(rows_of_four))
 
 
+def _predictors_grid(caption: str, of: Json) -> Grid:
+    """Return a classifier's measures below those of what it is held against, a row each."""
+    names = tuple(inner(of, "after") or {})
+    before_is, before = inner(of, "before_is"), inner(of, "before") or {}
+    others = {str(name): scores for name, scores in (inner(of, "baselines") or {}).items() if name != before_is}
+    if before:
+        others = {str(before_is or "before"): before, **others}
+    rows = [
+        (Cell(capitalised(who)), *(score_cell(inner(scores, name)) for name in names)) for who, scores in others.items()
+    ]
+    rows.append((Cell("This model"), *(score_cell(of["after"][name]) for name in names)))
+    differences = {str(before_is): inner(of, "difference")} | (inner(of, "baseline_differences") or {})
+    for who, changes in differences.items():
+        if changes:
+            cells = (score_cell(inner(changes, name), signed=True) for name in names)
+            rows.append((Cell("Difference", f"from {who}"), *cells))
+    return Grid(caption, ("Who predicts", *map(metric_label, names)), tuple(rows))
+
+
 def split_notes(report: Report) -> Iterator[str]:
-    """Yield how the pairs of a split were made, where they are not simply those of its file."""
+    """Yield how the rows of a split were made, where they are not simply those of its file."""
     for name, of in judged_splits(report).items():
         if note := inner(of, "note"):
-            yield f"The pairs of {name}: {note}."
+            yield f"The {report.row_word}s of {name}: {note}."
 
 
 def interval_note(report: Report) -> str:
@@ -179,107 +232,18 @@ def interval_note(report: Report) -> str:
     of = f" of {plain_number(samples)} resamples" if samples else ""
     meaning = f"In brackets: the {100 * confidence:g} % bootstrap interval{of}."
     if not any(inner(split, "before") for split in judged_splits(report).values()):
-        return f"{meaning} The base model was not scored on these pairs, so there is no difference to show."
+        nothing = (
+            "There is nothing to compare it with"
+            if report.is_classifier
+            else (f"The base model was not scored on these {report.row_word}s")
+        )
+        return f"{meaning} {nothing}, so there is no difference to show."
+    if report.is_classifier:
+        return f"{meaning} That of a difference is paired: both on the same resampled {report.row_word}s."
     paired = f"{meaning} That of a difference is paired: both models on the same resampled pairs."
     if any(inner(split, "before", "f1") for split in judged_splits(report).values()):
         paired += " F1 and what follows it: each model by a threshold of its own."
     return paired
-
-
-def training_grid(report: Report) -> Grid:
-    """Return what was trained on what, with the settings that matter, versions, device and time."""
-    rows = [*_model_facts(report), *_data_facts(report), *_loop_facts(report), *_run_facts(report)]
-    return Grid("What was trained on what", (), tuple(rows))
-
-
-def _model_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
-    model = inner(report.settings, "model") or {}
-    yield fact("Model", str(inner(model, "path") or "not said"))
-    parts = []
-    if model.get("max_seq_length") is not None:
-        parts.append(f"texts of at most {plain_number(model['max_seq_length'])} tokens")
-    parts += [f"{key} {plain_number(model[key])}" for key in ("pooling", "dropout") if model.get(key) is not None]
-    if model.get("freeze_embeddings"):
-        parts.append("embeddings frozen")
-    if model.get("freeze_layers"):
-        parts.append(f"lowest {counted(int(model['freeze_layers']), 'layer')} frozen")
-    if parts:
-        yield fact("Set for the model", ", ".join(parts))
-
-
-def _data_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
-    for name, ledger in report.ledgers.items():
-        rows = f"{plain_number(inner(ledger, 'n_kept'))} of {plain_number(inner(ledger, 'n_rows'))} rows"
-        digest = inner(ledger, "sha256")
-        yield fact(f"Data: {name}", str(inner(ledger, "source")), f"{rows}; sha256 {short_digest(digest)}")
-
-
-def _loop_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
-    training = inner(report.settings, "training") or {}
-    objectives = inner(report.settings, "objective") or inner(report.metrics, "objective")
-    if objectives:
-        listed = [objectives] if isinstance(objectives, (str, Mapping)) else list(objectives)
-        yield fact("Objective", " + ".join(_objective(each) for each in listed))
-    if not training:
-        return
-    batch = f"{plain_number(training.get('batch_size'))} a batch"
-    if (training.get("accumulation_steps") or 1) > 1:
-        batch += f", {plain_number(training['accumulation_steps'])} batches a step"
-    yield fact("Pairs", batch)
-    rate = f"{plain_number(training.get('learning_rate'))} at the peak, {training.get('schedule', 'linear')}"
-    warmup = training.get("warmup_steps")
-    warm = (
-        f"{warmup:,} steps" if warmup is not None else f"{100 * (training.get('warmup_ratio') or 0):g} % of the steps"
-    )
-    yield fact("Learning rate", f"{rate}, warm-up over {warm}")
-    decay, norm = training.get("weight_decay"), training.get("max_grad_norm")
-    yield fact("Weight decay, gradient norm", f"{plain_number(decay)}, at most {plain_number(norm)}")
-    yield fact("Seed", str(training.get("seed", "not said")))
-
-
-def _objective(objective: object) -> str:
-    if not isinstance(objective, Mapping):
-        return str(objective)
-    weight = objective.get("weight", 1.0)
-    extra = {k: v for k, v in objective.items() if k not in ("name", "weight") and v is not None and v is not False}
-    details = ", ".join(k if v is True else f"{k} {plain_number(v)}" for k, v in extra.items())
-    name = f"{objective.get('name', '?')}{f' ({details})' if details else ''}"
-    return name if weight == 1 else f"{plain_number(weight)} × {name}"
-
-
-def _run_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
-    metrics = report.metrics
-    length = [f"{plain_number(inner(metrics, 'steps') or 0)} steps"]
-    if (epochs := inner(report.settings, "training", "epochs")) is not None:
-        length.append(f"{counted(int(epochs), 'epoch')} asked for")
-    if inner(metrics, "stopped_early"):
-        length.append("stopped early, as dev got no better")
-    yield fact("Length", ", ".join(length))
-    if (best := inner(metrics, "best")) and inner(best, "step") is not None:
-        value = inner(best, "value")
-        by = f"{inside_sentence(metric_label(str(inner(best, 'metric'))))}"
-        held = f" {decimals(value)}" if value is not None else ""
-        yield fact("Kept", f"step {plain_number(best['step'])}, the best by {by}{held}")
-    if (seconds := inner(metrics, "seconds")) is not None:
-        rates = [float(line["pairs_per_second"]) for line in report.log if line.get("pairs_per_second")]
-        pace = f"{statistics.median(rates):,.0f} pairs a second" if rates else ""
-        yield fact("Time", duration(float(seconds)), pace)
-    yield fact(
-        "Device", f"{inner(metrics, 'device') or 'not said'}, {inner(metrics, 'precision') or 'precision not said'}"
-    )
-    if versions := inner(metrics, "versions"):
-        yield fact("Versions", ", ".join(f"{name} {number}" for name, number in versions.items()))
-    if collapse := inner(metrics, "collapse"):
-        said = [f"{key.replace('_', ' ')} {_rounded(value)}" for key, value in collapse.items()]
-        yield fact("Mean cosine of texts put together by chance", ", ".join(said), "near 1 would be a collapse")
-    if plan := inner(metrics, "plan"):
-        yield fact("As planned", "; ".join(map(str, plan)))
-
-
-def _rounded(value: object) -> str:
-    if value is None:
-        return "not known"
-    return decimals(value) if isinstance(value, float) else plain_number(value)
 
 
 def ledger_facts(ledger: Json) -> Grid:

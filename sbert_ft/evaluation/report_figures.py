@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sbert_ft.evaluation.chart_frame import WIDTH, fitting
 from sbert_ft.evaluation.charts import IntervalRow, interval_chart, learning_rate_chart, loss_chart, metric_chart
 from sbert_ft.evaluation.report_content import Json, Report, SplitScores
 from sbert_ft.evaluation.report_decision import Reached, reached
 from sbert_ft.evaluation.report_facts import evaluations, inner, judged_splits, main_metric, train_lines
 from sbert_ft.evaluation.report_words import counted, decimals, inside_sentence, metric_label
 from sbert_ft.evaluation.score_charts import (
+    ScoreWords,
     histogram_charts,
     precision_recall_chart,
     reliability_chart,
@@ -42,16 +44,24 @@ def interval_figure(number: int, name: str, of: Json) -> Figure | None:
     """Return a split's measures with their intervals, None where none has a value; `number` makes its ids its own."""
     rows = []
     for metric, score in (inner(of, "after") or {}).items():
-        after, before = _triple(score), _triple(inner(of, "before", metric))
+        after, before = triple(score), triple(inner(of, "before", metric))
         if after is not None:
             rows.append(IntervalRow(metric_label(metric), before, after))
     if not rows:
         return None
-    chart = interval_chart(f"intervals-{number}", f"Measures on {name}", rows)
+    # Of a classifier there was none before: another predictor stands there.
+    names = ("before", "after") if "before_is" not in of else (_predictor(of), "this model")
+    chart = interval_chart(f"intervals-{number}", f"Measures on {name}", rows, names)
     return Figure(f"The same on {name}, drawn", chart, "Dots are values, lines their intervals.")
 
 
-def _triple(score: object) -> tuple[float, float | None, float | None] | None:
+def _predictor(of: Json) -> str:
+    """Return what a legend calls that which the model is held against."""
+    return fitting(str(inner(of, "before_is") or "before"), 0.8 * WIDTH)
+
+
+def triple(score: object) -> tuple[float, float | None, float | None] | None:
+    """Return value, low and high of a metric, None where it has no value."""
     value, low, high = (inner(score, key) for key in ("value", "low", "high"))
     return None if value is None or not math.isfinite(value) else (float(value), low, high)
 
@@ -94,20 +104,21 @@ def _metric_figure(report: Report) -> Figure:
     best = inner(report.metrics, "best", "step")
     if best is None:
         best = next((line["step"] for line in reversed(lines) if line.get("best")), None)
-    before = _triple(inner(dev, "before", name))
+    before = triple(inner(dev, "before", name))
     label = metric_label(name)
-    chart = metric_chart("metric", label, points, best, None if before is None else before[0])
+    chart = metric_chart("metric", label, points, best, None if before is None else before[0], _predictor(dev))
     kept = "" if best is None else f" The model of step {best:,} was kept."
     return Figure(f"{label} on dev", chart, f"{counted(len(points), 'evaluation')} while training.{kept}")
 
 
-def split_figures(number: int, split: SplitScores, decision: Decision | None) -> Iterator[Figure]:
+def split_figures(number: int, split: SplitScores, decision: Decision | None, word: str = "cosine") -> Iterator[Figure]:
     """Yield the charts of a split's scores: by label or against gold, precision and recall, reliability.
 
     Args:
         number: Makes the ids of these charts their own.
         split: The scores.
         decision: Threshold and calibration; None where there are none.
+        word: What the scores are.
     """
     whole = np.isfinite(split.after) if split.before is None else np.isfinite(split.after) & np.isfinite(split.before)
     if not whole.any():
@@ -119,7 +130,7 @@ def split_figures(number: int, split: SplitScores, decision: Decision | None) ->
         )
         yield Figure("Left out", "", caption)
         split = _rows(split, whole)
-    yield from _score_figures(number, split, decision)
+    yield from _score_figures(number, split, decision, word)
     yield from _decision_figures(number, split, decision)
 
 
@@ -133,22 +144,21 @@ def _rows(split: SplitScores, kept: NDArray[np.bool_]) -> SplitScores:
     )
 
 
-def _score_figures(number: int, split: SplitScores, decision: Decision | None) -> Iterator[Figure]:
+def _score_figures(number: int, split: SplitScores, decision: Decision | None, word: str) -> Iterator[Figure]:
     scores = {} if split.before is None else {"Before": split.before}
     scores["After"] = split.after
     labels = split.labels
     if split.scale is not None:
         what = "Each dot is a pair" if len(split.after) <= 2000 else "The stronger a cell's colour, the more pairs"
-        caption = f"{what}: cosine against gold. A good model rises from left to right without much spread."
-        charts = scatter_charts(f"scatter-{number}", scores, split.gold, split.scale)
+        caption = f"{what}: {word} against gold. A good model rises from left to right without much spread."
+        charts = scatter_charts(f"scatter-{number}", scores, split.gold, split.scale, word)
     elif labels is None:
         yield Figure("Scores", "", f"The pairs of {split.name} have no labels, so their scores cannot be told apart.")
         return
     else:
         caption = "How the scores of each label are spread, in shares. The less the two overlap, the better."
-        charts = histogram_charts(
-            f"histogram-{number}", scores, labels, None if decision is None else decision.threshold
-        )
+        threshold = None if decision is None else decision.threshold
+        charts = histogram_charts(f"histogram-{number}", scores, labels, threshold, ScoreWords(word))
     for title, chart in zip(scores, charts, strict=True):
         yield Figure(f"{title}: scores on {split.name}", chart, caption)
 
@@ -167,7 +177,7 @@ def _decision_figures(number: int, split: SplitScores, decision: Decision | None
     scores["after"] = split.after
     point = None if done is None or done.recall is None or done.precision is None else (done.recall, done.precision)
     chart = precision_recall_chart(f"precision-{number}", title, scores, labels, point)
-    yield Figure(title, chart, _precision_caption(done))
+    yield Figure(title, chart, precision_caption(done))
     if done is not None and done.calibration is not None:
         title = f"Probabilities on {split.name}"
         chart = reliability_chart(f"reliability-{number}", title, done.calibration)
@@ -178,7 +188,8 @@ def _decision_figures(number: int, split: SplitScores, decision: Decision | None
         yield Figure(title, chart, caption + fitted)
 
 
-def _precision_caption(done: Reached | None) -> str:
+def precision_caption(done: Reached | None) -> str:
+    """Return what precision against recall shows, with the point of the threshold where there is one."""
     base = "Right among those said to match, against found among all that do."
     if done is None or done.precision is None or done.recall is None:
         return base

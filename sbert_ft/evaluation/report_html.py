@@ -1,6 +1,6 @@
 """The report as one HTML page that needs nothing else: no link, no script, no font, no picture from outside.
 
-Texts of the data are escaped here, once, when they become markup; a policy in the page's head forbids it to run or
+Texts of the data are escaped once, when they become markup; a policy in the page's head forbids it to run or
 load anything besides. Every chart is SVG in the page. The same report gives the same bytes.
 """
 
@@ -8,30 +8,47 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from sbert_ft.evaluation.report_content import Report, WorstPair
-from sbert_ft.evaluation.report_decision import decision_facts, no_decision, reached_grid
+from sbert_ft.evaluation.class_figures import class_f1_figure, class_split_figures, confusion_figure, is_wide
+from sbert_ft.evaluation.report_classes import (
+    balance_grid,
+    balance_note,
+    confusion_grid,
+    confusion_notes,
+    judged_by_class,
+    mistakes_note,
+    no_mistakes,
+    per_class_grid,
+)
+from sbert_ft.evaluation.report_content import Json, Mistake, Report, WorstPair
+from sbert_ft.evaluation.report_decision import (
+    decision_grid,
+    decision_note,
+    no_decision,
+    probability_grid,
+    reached_grid,
+)
 from sbert_ft.evaluation.report_facts import (
-    Cell,
-    Grid,
     inner,
     interval_note,
     judged_splits,
     ledger_facts,
     ledger_findings,
+    not_judged,
     score_grids,
     split_notes,
-    training_grid,
     verdict,
 )
-from sbert_ft.evaluation.report_figures import Figure, interval_figure, run_figures, split_figures
+from sbert_ft.evaluation.report_figures import interval_figure, run_figures, split_figures
+from sbert_ft.evaluation.report_markup import escaped, figure, figures, paragraph, scrolling, section, table
 from sbert_ft.evaluation.report_style import STYLE
-from sbert_ft.evaluation.report_words import HIDDEN, counted, decimals, escape_of, plain_number, shortened, visible
+from sbert_ft.evaluation.report_training import training_grid
+from sbert_ft.evaluation.report_words import capitalised, counted, decimals, plain_number, shortened, visible
 
 TEXT_LIMIT = 240
 """Characters of a text that the table of worst pairs shows."""
-_CELL_LIMIT = 2000  # of any other text from outside: no finding, path or setting needs more
 _SIGNS = {"better": "▲", "worse": "▼", "unclear": "◆", "unknown": "◇"}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
@@ -40,12 +57,13 @@ def html_report(report: Report) -> str:
     """Return the page."""
     sections = (
         _scores(report),
+        *([_classes(report)] if report.is_classifier else []),
         _decision(report),
         _training(report),
         _curves(report),
-        _score_charts(report),
+        _probability_charts(report) if report.is_classifier else _score_charts(report),
         _ledgers(report),
-        _worst(report),
+        _mistakes(report) if report.is_classifier else _worst(report),
         _settings(report),
     )
     title = escaped(report.title)
@@ -68,17 +86,6 @@ def html_report(report: Report) -> str:
     )
 
 
-def escaped(text: str, limit: int = _CELL_LIMIT) -> str:
-    """Return a text as markup: what is special escaped, what cannot be seen shown and set apart."""
-    shown, at = [], 0
-    text = shortened(text, limit)
-    for found in HIDDEN.finditer(text):
-        shown.append(html.escape(text[at : found.start()]))
-        shown.append(f'<span class="control">{html.escape(escape_of(found[0]))}</span>')
-        at = found.end()
-    return "".join([*shown, html.escape(text[at:])])
-
-
 def _verdict(report: Report) -> str:
     found = verdict(report)
     head = f'<p class="verdict {found.kind}"><span aria-hidden="true">{_SIGNS[found.kind]} </span>'
@@ -94,117 +101,111 @@ def _warnings(report: Report) -> str:
     return f'<section class="warnings" id="warnings"><h2>{heading}</h2><ul>{listed}</ul></section>'
 
 
-def _section(name: str, heading: str, parts: Iterable[str]) -> Iterator[str]:
-    yield f'<section id="{name}" aria-labelledby="{name}-heading"><h2 id="{name}-heading">{heading}</h2>'
-    yield from parts
-    yield "</section>"
-
-
-def _paragraph(sentence: str, style: str = "") -> str:
-    attribute = f' class="{style}"' if style else ""
-    return f"<p{attribute}>{escaped(sentence)}</p>"
-
-
-def _table(grid: Grid, style: str) -> str:
-    """Return a grid as a table; one without header is a list of facts."""
-    parts = [f'<table class="{style}">']
-    if grid.caption:
-        parts.append(f'<caption dir="auto">{escaped(grid.caption)}</caption>')
-    if grid.header:
-        names = "".join(f'<th scope="col">{escaped(name)}</th>' for name in grid.header)
-        parts.append(f"<thead><tr>{names}</tr></thead>")
-    parts.append("<tbody>")
-    for first, *rest in grid.rows:
-        cells = "".join(f'<td dir="auto">{_cell(cell)}</td>' for cell in rest)
-        parts.append(f'<tr><th scope="row">{_cell(first)}</th>{cells}</tr>')
-    return "".join([*parts, "</tbody></table>"])
-
-
-def _cell(cell: Cell) -> str:
-    if not cell.note:
-        return escaped(cell.value)
-    style = "small interval" if cell.note.startswith("[") else "small"
-    return f'{escaped(cell.value)} <span class="{style}">{escaped(cell.note)}</span>'
-
-
-def _figure(figure: Figure) -> str:
-    caption = f"<figcaption><b>{escaped(figure.title)}.</b> {escaped(figure.caption)}</figcaption>"
-    return f"<figure>{figure.svg}{caption}</figure>"
-
-
-def _figures(figures: Iterable[Figure], style: str = "charts") -> Iterator[str]:
-    """Yield the charts side by side, after the sentences of those that there are none of."""
-    found = list(figures)
-    yield from (_paragraph(figure.caption, "note") for figure in found if not figure.svg)
-    drawn = [_figure(figure) for figure in found if figure.svg]
-    if drawn:
-        yield f'<div class="{style}">{"".join(drawn)}</div>'
-
-
 def _scores(report: Report) -> Iterator[str]:
     parts = []
     grids = list(score_grids(report))
     for i, (name, of) in enumerate(judged_splits(report).items()):
-        figure, grid = interval_figure(i, name, of), grids[i]
-        chart = "" if figure is None else _figure(figure)
-        parts.append(f'<div class="pair uneven"><div>{_table(grid, "numbers")}</div>{chart}</div>')
+        drawn, grid = interval_figure(i, name, of), grids[i]
+        chart = "" if drawn is None else figure(drawn)
+        parts.append(f'<div class="pair uneven"><div>{table(grid, "numbers")}</div>{chart}</div>')
     if not parts:
-        parts = [_paragraph("There were neither dev nor test pairs with scores or labels, so nothing was measured.")]
+        parts = [paragraph(f"{capitalised(not_judged(report))}, so nothing was measured.")]
     else:
-        parts += [_paragraph(note, "note") for note in (*split_notes(report), interval_note(report))]
-    return _section("scores", "Scores before and after", parts)
+        parts += [paragraph(note, "note") for note in (*split_notes(report), interval_note(report))]
+    heading = "Scores, and what they are held against" if report.is_classifier else "Scores before and after"
+    return section("scores", heading, parts)
+
+
+def _classes(report: Report) -> Iterator[str]:
+    parts = []
+    for i, name, of in judged_by_class(report):
+        parts.append(f"<h3>{escaped(name)}: {counted(int(inner(of, 'n') or 0), report.row_word)}</h3>")
+        if (grid := per_class_grid(report, name, of)) is not None:
+            drawn = class_f1_figure(i, name, of)
+            chart = "" if drawn is None else figure(drawn)
+            parts.append(f'<div class="pair uneven"><div>{table(grid, "numbers")}</div>{chart}</div>')
+        parts += _confusion(i, name, of)
+        parts += [paragraph(note) for note in confusion_notes(report, name, of)]
+    balance = balance_grid(report)
+    if balance is not None:
+        counts = table(replace(balance, caption=""), "numbers counts")
+        parts += [f"<h3>{escaped(balance.caption)}</h3>", scrolling(counts, balance.caption)]
+    return section("classes", "Class by class", [*parts, paragraph(balance_note(report), "note")])
+
+
+def _confusion(number: int, name: str, of: Json) -> Iterator[str]:
+    """Yield the confusion matrix of a split, as a picture and as a table."""
+    drawn, grid = confusion_figure(number, name, of), confusion_grid(name, of)
+    counts = "" if grid is None else scrolling(table(grid, "numbers counts"), grid.caption)
+    if drawn is None:
+        yield counts
+    elif is_wide(of):
+        yield scrolling(figure(drawn), drawn.title, "scroll drawing")
+        yield counts
+    else:
+        yield f'<div class="pair">{figure(drawn)}{counts}</div>'
 
 
 def _decision(report: Report) -> Iterator[str]:
-    if report.decision is None:
-        return _section("decision", "Decision", [_paragraph(no_decision(report))])
-    grid = reached_grid(report)
-    done = "" if grid is None else f"<div>{_table(grid, 'numbers')}</div>"
-    parts = [f'<div class="pair"><div>{_table(decision_facts(report.decision), "facts")}</div>{done}</div>']
-    said = "A pair whose cosine reaches the threshold is said to match. It was chosen on dev, so dev flatters it."
-    return _section("decision", "Decision", [*parts, _paragraph(said, "note")])
+    if report.decision is None and not report.is_classifier:
+        return section("decision", "Decision", [paragraph(no_decision(report))])
+    grids = [grid for grid in (probability_grid(report), reached_grid(report)) if grid is not None]
+    done = f"<div>{''.join(table(grid, 'numbers') for grid in grids)}</div>" if grids else ""
+    parts = [f'<div class="pair"><div>{table(decision_grid(report), "facts")}</div>{done}</div>']
+    parts += [] if report.decision is None else [paragraph(decision_note(report), "note")]
+    return section("decision", "Decision", parts)
 
 
 def _training(report: Report) -> Iterator[str]:
-    return _section("training", "Training", [_table(training_grid(report), "facts")])
+    return section("training", "Training", [table(training_grid(report), "facts")])
 
 
 def _curves(report: Report) -> Iterator[str]:
-    return _section("curves", "Curves", _figures(run_figures(report)))
+    return section("curves", "Curves", figures(run_figures(report)))
 
 
 def _score_charts(report: Report) -> Iterator[str]:
     parts = []
     for i, split in enumerate(sorted(report.splits, key=lambda split: (split.name != "test", split.name))):
-        parts.append(f"<h3>{escaped(split.name)}: {counted(len(split.after), 'pair')}</h3>")
-        parts += _figures(split_figures(i, split, report.decision), "charts wide")
+        parts.append(f"<h3>{escaped(split.name)}: {counted(len(split.after), report.row_word)}</h3>")
+        parts += figures(split_figures(i, split, report.decision, report.score_word), "charts wide")
     if not parts:
-        parts = [_paragraph("No pairs were scored, so there are no charts of scores.")]
-    return _section("charts", "Scores, pair by pair", parts)
+        parts = [paragraph(f"No {report.row_word}s were scored, so there are no charts of scores.")]
+    return section("charts", f"Scores, {report.row_word} by {report.row_word}", parts)
+
+
+def _probability_charts(report: Report) -> Iterator[str]:
+    parts = []
+    for i, split in enumerate(sorted(report.classes, key=lambda split: (split.name != "test", split.name))):
+        parts.append(f"<h3>{escaped(split.name)}: {counted(len(split.gold), report.row_word)}</h3>")
+        parts += figures(class_split_figures(i, split, report))
+    if not parts:
+        parts = [paragraph(f"No {report.row_word}s were judged, so there are no charts of probabilities.")]
+    return section("charts", f"Probabilities, {report.row_word} by {report.row_word}", parts)
 
 
 def _ledgers(report: Report) -> Iterator[str]:
     parts = []
     for name, ledger in report.ledgers.items():
-        parts.append(f"<h3>{escaped(name)}</h3>{_table(ledger_facts(ledger), 'facts')}")
+        parts.append(f"<h3>{escaped(name)}</h3>{table(ledger_facts(ledger), 'facts')}")
         grid = ledger_findings(ledger)
-        parts.append(
-            _paragraph("Nothing odd was found in its rows.") if grid is None else _table(grid, "numbers found")
-        )
+        parts.append(paragraph("Nothing odd was found in its rows.") if grid is None else table(grid, "numbers found"))
         notes = "".join(f'<li dir="auto">{escaped(str(note))}</li>' for note in inner(ledger, "notes") or ())
         if notes:
             parts.append(f"<ul>{notes}</ul>")
-    return _section("ledger", "Every row of the data", parts or [_paragraph("No data file is on record.")])
+    return section("ledger", "Every row of the data", parts or [paragraph("No data file is on record.")])
 
 
 def _worst(report: Report) -> Iterator[str]:
+    heading = f"Worst {report.row_word}s"
     if not report.worst:
-        return _section("worst", "Worst pairs", [_paragraph("No pairs were scored, so none is the worst.")])
-    parts = [_paragraph(worst_note(report))]
+        return section("worst", heading, [paragraph(f"No {report.row_word}s were scored, so none is the worst.")])
+    parts = [paragraph(worst_note(report))]
     for name in dict.fromkeys(pair.split for pair in report.worst):
         pairs = [pair for pair in report.worst if pair.split == name]
-        parts.append(_worst_table(f"{name}: {counted(len(pairs), 'pair')}", pairs))
-    return _section("worst", "Worst pairs", parts)
+        caption = f"{name}: {counted(len(pairs), report.row_word)}"
+        parts.append(_worst_table(caption, pairs, 1 if report.row_word == "text" else 2))
+    return section("worst", heading, parts)
 
 
 def worst_note(report: Report) -> str:
@@ -212,33 +213,73 @@ def worst_note(report: Report) -> str:
     graded = any(split.scale is not None for split in report.splits)
     whole = "The file worst_pairs.csv holds them with whole texts."
     if graded:
-        how = "Error: the share of pairs that score lower than this one, minus the share with a lower gold score."
+        rows = f"{report.row_word}s"
+        how = f"Error: the share of {rows} that score lower than this one, minus the share with a lower gold score."
     else:
         how = "Error: for a match, minus the share of non-matches that score higher; for a non-match, of matches lower."
-    return f"{how} Above zero the model finds the texts too alike. {whole}"
+    above = "the model finds the texts too alike" if report.row_word == "pair" else "the score is too high"
+    return f"{how} Above zero {above}. {whole}"
 
 
-def _worst_table(caption: str, pairs: list[WorstPair]) -> str:
-    """Return the table; on a phone its rows are laid out as cards, so the roles of a table are said aloud."""
+def _worst_table(caption: str, pairs: list[WorstPair], n_texts: int) -> str:
     compared = any(pair.before is not None for pair in pairs)
-    names = ("Line", "Texts", "Gold", *(("Before",) if compared else ()), "After", "Error")
-    styles = ("", "", *(' class="number"',) * (len(names) - 2))
-    columns = zip(names, styles, strict=True)
-    head = "".join(f'<th role="columnheader" scope="col"{style}>{name}</th>' for name, style in columns)
+    names = ("Gold", *(("Before",) if compared else ()), "After", "Error")
+    rows = []
+    for pair in pairs:
+        values = [plain_number(pair.gold)]
+        values += ["–" if pair.before is None else decimals(pair.before)] if compared else []
+        values += [decimals(pair.after), decimals(pair.error, signed=True)]
+        rows.append((pair.line, (pair.text1, pair.text2)[:n_texts], values))
+    return _cards(caption, names, rows)
+
+
+def _mistakes(report: Report) -> Iterator[str]:
+    if not report.mistakes:
+        return section("worst", "Most confident mistakes", [paragraph(no_mistakes(report))])
+    parts = [paragraph(mistakes_note(report))]
+    names = ("True class", "Predicted", "Probability", "Of the true class")
+    for name in dict.fromkeys(mistake.split for mistake in report.mistakes):
+        found = [mistake for mistake in report.mistakes if mistake.split == name]
+        rows = [(mistake.line, mistake.texts, _mistake_values(mistake)) for mistake in found]
+        parts.append(_cards(f"{name}: {counted(len(found), report.row_word)}", names, rows, n_words=2))
+    return section("worst", "Most confident mistakes", parts)
+
+
+def _mistake_values(mistake: Mistake) -> list[str]:
+    return [mistake.gold, mistake.predicted, decimals(mistake.probability), decimals(mistake.gold_probability)]
+
+
+def _cards(
+    caption: str,
+    names: Sequence[str],
+    rows: Sequence[tuple[int, Sequence[str], Sequence[str]]],
+    n_words: int = 0,
+) -> str:
+    """Return a table of texts; on a phone its rows are laid out as cards, so the roles of a table are said aloud.
+
+    Args:
+        caption: What it holds.
+        names: Of the columns after line and texts.
+        rows: Line, texts and values.
+        n_words: How many of those columns hold words; the others hold numbers.
+    """
+    styles = ["word"] * n_words + ["number"] * (len(names) - n_words)
+    columns = zip(
+        ("Line", "Texts" if rows and len(rows[0][1]) > 1 else "Text", *names), ("line", "texts", *styles), strict=True
+    )
+    head = "".join(f'<th role="columnheader" scope="col" class="{style}">{name}</th>' for name, style in columns)
     parts = [
         f'<table class="worst" role="table"><caption>{escaped(caption)}</caption>',
         f'<thead role="rowgroup"><tr role="row">{head}</tr></thead><tbody role="rowgroup">',
     ]
-    for pair in pairs:
-        texts = "".join(
-            f'<span class="text" dir="auto">{escaped(text, TEXT_LIMIT)}</span>' for text in (pair.text1, pair.text2)
+    for line, texts, values in rows:
+        shown = "".join(f'<span class="text" dir="auto">{escaped(text, TEXT_LIMIT)}</span>' for text in texts)
+        cells = "".join(
+            f'<td class="{style}" role="cell" dir="auto" data-label="{name}">{escaped(value, TEXT_LIMIT)}</td>'
+            for name, style, value in zip(names, styles, values, strict=True)
         )
-        values = [("Gold", plain_number(pair.gold))]
-        values += [("Before", "–" if pair.before is None else decimals(pair.before))] if compared else []
-        values += [("After", decimals(pair.after)), ("Error", decimals(pair.error, signed=True))]
-        cells = "".join(f'<td class="number" role="cell" data-label="{name}">{said}</td>' for name, said in values)
-        line = f'<th scope="row" role="rowheader">{pair.line}</th>'
-        parts.append(f'<tr role="row">{line}<td class="texts" role="cell">{texts}</td>{cells}</tr>')
+        named = f'<th scope="row" role="rowheader">{line}</th>'
+        parts.append(f'<tr role="row">{named}<td class="texts" role="cell">{shown}</td>{cells}</tr>')
     return "".join([*parts, "</tbody></table>"])
 
 
@@ -246,4 +287,4 @@ def _settings(report: Report) -> Iterator[str]:
     content = json.dumps(report.settings, indent=2, ensure_ascii=False, default=str)
     lines = "\n".join(escaped(line) for line in content.split("\n"))
     folded = f"<details><summary>The resolved configuration</summary><pre>{lines}</pre></details>"
-    return _section("settings", "Settings", [folded])
+    return section("settings", "Settings", [folded])

@@ -11,8 +11,18 @@ from dataclasses import replace
 
 import numpy as np
 
+from sbert_ft.evaluation.report_classes import (
+    balance_grid,
+    balance_note,
+    confusion_grid,
+    confusion_notes,
+    judged_by_class,
+    mistakes_note,
+    no_mistakes,
+    per_class_grid,
+)
 from sbert_ft.evaluation.report_content import Report
-from sbert_ft.evaluation.report_decision import decision_facts, no_decision, reached_grid
+from sbert_ft.evaluation.report_decision import decision_grid, no_decision, probability_grid, reached_grid
 from sbert_ft.evaluation.report_facts import (
     Cell,
     Grid,
@@ -20,12 +30,21 @@ from sbert_ft.evaluation.report_facts import (
     inner,
     interval_note,
     ledger_findings,
+    not_judged,
     score_grids,
     split_notes,
-    training_grid,
     verdict,
 )
-from sbert_ft.evaluation.report_words import counted, decimals, metric_label, plain_number, shortened, visible
+from sbert_ft.evaluation.report_training import training_grid
+from sbert_ft.evaluation.report_words import (
+    capitalised,
+    counted,
+    decimals,
+    metric_label,
+    plain_number,
+    shortened,
+    visible,
+)
 
 _MARKUP = re.compile(r"[\\`*_\[\]#|~]")
 # Two numbers in brackets are an interval, which needs no escapes where nothing behind it makes them a link.
@@ -39,13 +58,14 @@ _CELL_LIMIT = 1000
 
 def markdown_report(report: Report) -> str:
     """Return the text."""
-    found = verdict(report)
+    found, table = verdict(report), "mistakes.csv" if report.is_classifier else "worst_pairs.csv"
     parts = [
         f"# {literal(report.title)}",
         f"**{literal(found.headline)}:** {literal(found.sentence)}",
         *_warnings(report),
-        "## Scores before and after",
+        "## Scores, and what they are held against" if report.is_classifier else "## Scores before and after",
         *_scores(report),
+        *_classes(report),
         "## Decision",
         *_decision(report),
         "## Training",
@@ -53,9 +73,9 @@ def markdown_report(report: Report) -> str:
         *_curve(report),
         "## Every row of the data",
         *_ledgers(report),
-        "## Worst pairs",
-        *_worst(report),
-        "The charts, the settings and more pairs stand in `report.html`, the whole texts in `worst_pairs.csv`.",
+        "## Most confident mistakes" if report.is_classifier else f"## Worst {report.row_word}s",
+        *(_mistakes(report) if report.is_classifier else _worst(report)),
+        f"The charts, the settings and more {report.row_word}s stand in `report.html`, the whole texts in `{table}`.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -103,20 +123,33 @@ def _warnings(report: Report) -> Iterator[str]:
 def _scores(report: Report) -> Iterator[str]:
     grids = list(score_grids(report))
     if not grids:
-        yield "There were neither dev nor test pairs with scores or labels, so nothing was measured."
+        yield f"{capitalised(not_judged(report))}, so nothing was measured."
         return
     yield from map(_table, grids)
     yield from map(literal, (*split_notes(report), interval_note(report)))
 
 
+def _classes(report: Report) -> Iterator[str]:
+    """Yield the classes of a classifier one by one, what they are taken for, and how many rows they have."""
+    if not report.is_classifier:
+        return
+    yield "## Class by class"
+    for _, name, of in judged_by_class(report):
+        grids = (per_class_grid(report, name, of), confusion_grid(name, of))
+        yield from (_table(grid) for grid in grids if grid is not None)
+        yield from map(literal, confusion_notes(report, name, of))
+    balance = balance_grid(report)
+    if balance is not None:
+        yield _table(balance)
+    yield literal(balance_note(report))
+
+
 def _decision(report: Report) -> Iterator[str]:
-    if report.decision is None:
+    if report.decision is None and not report.is_classifier:
         yield no_decision(report)
         return
-    yield _table(decision_facts(report.decision))
-    grid = reached_grid(report)
-    if grid is not None:
-        yield _table(grid)
+    yield _table(decision_grid(report))
+    yield from (_table(grid) for grid in (probability_grid(report), reached_grid(report)) if grid is not None)
 
 
 def _curve(report: Report) -> Iterator[str]:
@@ -155,16 +188,32 @@ def _ledgers(report: Report) -> Iterator[str]:
 
 def _worst(report: Report) -> Iterator[str]:
     if not report.worst:
-        yield "No pairs were scored, so none is the worst."
+        yield f"No {report.row_word}s were scored, so none is the worst."
         return
-    pairs = report.worst[:_N_WORST]
-    header = ("Pair", "Texts", "Gold", "Before", "After", "Error")
+    pairs, n_texts = report.worst[:_N_WORST], 1 if report.row_word == "text" else 2
+    header = (report.row_word.capitalize(), "Texts", "Gold", "Before", "After", "Error")
     rows = [_row(header), _row(["---", "---", "---:", "---:", "---:", "---:"])]
     for pair in pairs:
-        texts = "<br>".join(literal(text, _TEXT_LIMIT) for text in (pair.text1, pair.text2))
+        texts = "<br>".join(literal(text, _TEXT_LIMIT) for text in (pair.text1, pair.text2)[:n_texts])
         before = "–" if pair.before is None else decimals(pair.before)
         error = decimals(pair.error, signed=True)
         where = literal(f"{pair.split} {pair.line}")
         rows.append(_row([where, texts, plain_number(pair.gold), before, decimals(pair.after), error]))
-    yield f"The first {counted(len(pairs), 'pair')} of {len(report.worst):,}, by split and line."
+    yield f"The first {counted(len(pairs), report.row_word)} of {len(report.worst):,}, by split and line."
+    yield "\n".join(rows)
+
+
+def _mistakes(report: Report) -> Iterator[str]:
+    if not report.mistakes:
+        yield no_mistakes(report)
+        return
+    header = ("Where", "Texts", "True class", "Predicted", "Probability", "Of the true class")
+    rows = [_row(header), _row(["---", "---", "---", "---", "---:", "---:"])]
+    for found in report.mistakes[:_N_WORST]:
+        texts = "<br>".join(literal(text, _TEXT_LIMIT) for text in found.texts)
+        names = (literal(name, _TEXT_LIMIT) for name in (found.gold, found.predicted))
+        where = literal(f"{found.split} {found.line}")
+        rows.append(_row([where, texts, *names, decimals(found.probability), decimals(found.gold_probability)]))
+    yield literal(mistakes_note(report))
+    yield f"The first {counted(len(rows) - 2, report.row_word)} of {len(report.mistakes):,}, by split and line."
     yield "\n".join(rows)

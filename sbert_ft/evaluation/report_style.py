@@ -10,12 +10,12 @@ from typing import Final
 
 _LIGHT: Final = """
 --ground:#fff;--card:#f6f7f8;--ink:#1b1f23;--soft:#545b63;--rule:#d4d9de;--grid:#e3e6e9;
---after:#005fa8;--before:#6a6f75;--yes:#005fa8;--no:#b84a00;--chance:#6a6f75;--faint:#9dbfdc;--alarm:#fff3e6;
+--after:#005fa8;--before:#6a6f75;--yes:#005fa8;--no:#b84a00;--chance:#6a6f75;--faint:#9dbfdc;--alarm:#fff3e6;--heat:#6aa3d5;
 """.strip().replace("\n", "")
 
 _DARK: Final = """
 --ground:#15181b;--card:#1e2226;--ink:#e9ebed;--soft:#b1b8bf;--rule:#3d444b;--grid:#30363c;
---after:#6db8ff;--before:#a7adb4;--yes:#6db8ff;--no:#ffa45c;--chance:#a7adb4;--faint:#3f6788;--alarm:#3a2a18;
+--after:#6db8ff;--before:#a7adb4;--yes:#6db8ff;--no:#ffa45c;--chance:#a7adb4;--faint:#3f6788;--alarm:#3a2a18;--heat:#2a5f92;
 """.strip().replace("\n", "")
 
 _PAGE: Final = """
@@ -58,8 +58,15 @@ figcaption b{color:var(--ink)}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));gap:1.25rem 1.5rem}
 .charts figure{max-width:28rem}
 .charts.wide{grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr))}
+.scroll{overflow-x:auto;margin:.5rem 0 1rem}
+.scroll table{margin:0}
+.counts{width:auto;min-width:60%}
+.counts td,.counts thead th{overflow-wrap:normal;white-space:nowrap}
+.counts th:first-child{min-width:7rem;white-space:normal;overflow-wrap:anywhere}
+.scroll.drawing figure{min-width:36rem;max-width:60rem}
 .worst th{white-space:nowrap}
 .worst .number{text-align:right;white-space:nowrap;padding:.35rem 0 .35rem .6rem}
+.worst .word{padding-left:.6rem;min-width:5rem}
 .worst td.texts{width:60%}
 .worst .text{display:block}
 .worst .text+.text{margin-top:.25rem;padding-top:.25rem;border-top:1px dotted var(--rule)}
@@ -83,7 +90,8 @@ h1{font-size:1.35rem}
 .worst th::before{content:"Line "}
 .worst td.texts{grid-column:1/-1;width:auto;padding-bottom:.35rem}
 .worst td.number{text-align:left;padding:0;font-size:.875rem}
-.worst td.number::before{content:attr(data-label);display:block;color:var(--soft);font-size:.8125rem}
+.worst td.word{padding:0 .5rem 0 0;min-width:0;font-size:.875rem}
+.worst td[data-label]::before{content:attr(data-label);display:block;color:var(--soft);font-size:.8125rem}
 }
 @media (max-width:22.5rem){
 .numbers,.numbers .small,.numbers thead th{font-size:.75rem}
@@ -117,6 +125,8 @@ svg .dots.after path{stroke:var(--after)}
 svg .dots.before path{stroke:var(--before)}
 svg .cells.after{fill:var(--after)}
 svg .cells.before{fill:var(--before)}
+svg .heat{fill:var(--heat)}
+svg .heat-right{fill:none;stroke:var(--ink);stroke-width:1.2}
 svg .shade1{fill-opacity:.15}svg .shade2{fill-opacity:.32}svg .shade3{fill-opacity:.5}
 svg .shade4{fill-opacity:.72}svg .shade5{fill-opacity:1}
 """
@@ -124,6 +134,8 @@ svg .shade4{fill-opacity:.72}svg .shade5{fill-opacity:1}
 _PRINT: Final = """
 @page{margin:14mm}
 @media print{
+.scroll{overflow:visible}
+.scroll.drawing figure{min-width:0}
 :root{color-scheme:light}
 body{font-size:10pt}
 main{max-width:none;padding:0}

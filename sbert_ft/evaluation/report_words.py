@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Final
 
 # Controls, marks that change direction, joints without width, line ends of other systems, halves of a surrogate pair,
@@ -31,6 +32,7 @@ _METRICS: Final = {
     "roc_auc": "ROC AUC",
     "f1": "F1",
     "mcc": "Matthews correlation",
+    "macro_f1": "Macro F1",
 }
 
 
@@ -79,12 +81,31 @@ def inside_sentence(label: str) -> str:
     )
 
 
+def capitalised(text: str) -> str:
+    """Return the text with a capital letter to begin with, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def decimals(value: float, *, signed: bool = False) -> str:
     """Return a value with four decimals, a true minus, and for differences a plus."""
     digits = f"{value:+.4f}" if signed else f"{value:.4f}"
     if float(digits) == 0:
         return "0.0000"
     return digits.replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """Return a share as "12.3 %", one that is neither none nor all never as 0 or 100."""
+    if 0 < share < 0.001:
+        return "below 0.1 %"
+    if 0.999 < share < 1:
+        return "above 99.9 %"
+    return f"{100 * share:.1f} %"
+
+
+def and_list(items: Sequence[str]) -> str:
+    """Return "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
 
 
 def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:

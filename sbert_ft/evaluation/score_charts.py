@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.evaluation.chart_frame import Axis, Frame, Key, circle, path, round_axis, text
+from sbert_ft.evaluation.chart_frame import CHAR, Axis, Frame, Key, circle, fitting, path, round_axis, text
+from sbert_ft.evaluation.report_words import capitalised
 
 _N_BINS: Final = 30
 _MOST_DOTS: Final = 2000
@@ -25,8 +26,22 @@ _Z: Final = 1.959964  # of a 95 % interval
 Scores = NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class ScoreWords:
+    """What scores, the two labels and the rows are called."""
+
+    score: str = "cosine"
+    no: str = "no match"
+    yes: str = "match"
+    rows: str = "pairs"
+
+
 def histogram_charts(
-    name: str, scores: Mapping[str, Scores], matches: NDArray[np.bool_], threshold: float | None
+    name: str,
+    scores: Mapping[str, Scores],
+    matches: NDArray[np.bool_],
+    threshold: float | None,
+    words: ScoreWords = ScoreWords(),
 ) -> list[str]:
     """Return a histogram of the scores by label for each entry of `scores`, all on the same axes.
 
@@ -35,14 +50,16 @@ def histogram_charts(
         scores: What the panel is called -> scores. Shape: (n,). The threshold belongs to the last one.
         matches: Whether a pair belongs together. Shape: (n,).
         threshold: Marked by a line; None for none.
+        words: What scores and labels are called.
     """
-    axis = score_axis(*scores.values())
+    axis = score_axis(*scores.values(), word=words.score)
     edges = np.linspace(axis.low, axis.high, _N_BINS + 1)
     shares = {title: _shares(values, matches, edges) for title, values in scores.items()}
     highest = max(float(share.max()) for pair in shares.values() for share in pair)
-    y_axis = round_axis("share of the label's pairs, %", 0.0, 100 * highest)
+    y_axis = round_axis(f"share of the label's {words.rows}, %", 0.0, 100 * highest)
     n_yes, n_no = int(matches.sum()), int((~matches).sum())
-    labels = (Key(f"no match ({n_no:,})", "no", "area"), Key(f"match ({n_yes:,})", "yes", "area"))
+    no, yes = (fitting(label, 15 * CHAR) for label in (words.no, words.yes))
+    labels = (Key(f"{no} ({n_no:,})", "no", "area"), Key(f"{yes} ({n_yes:,})", "yes", "area"))
     charts = []
     for i, (title, pair) in enumerate(shares.items()):
         marked = threshold if i == len(shares) - 1 else None
@@ -54,18 +71,18 @@ def histogram_charts(
             marks.append(frame.line(marked, 0.0, marked, y_axis.high, "line mark"))
         values = scores[title]
         description = "; ".join(
-            f"{label}: {_middle(values[mask])}" for label, mask in (("matches", matches), ("no matches", ~matches))
+            f"{label}: {_middle(values[mask])}" for label, mask in ((words.yes, matches), (words.no, ~matches))
         )
-        charts.append(frame.svg(f"{name}-{i}", title, f"Cosine by label. {description}.", marks))
+        charts.append(frame.svg(f"{name}-{i}", title, f"{capitalised(words.score)} by label. {description}.", marks))
     return charts
 
 
-def score_axis(*scores: Scores) -> Axis:
-    """Return the axis of cosines for all of these, from the lowest to the highest. Shape: (n,) each."""
+def score_axis(*scores: Scores, word: str = "cosine") -> Axis:
+    """Return the axis for all of these scores, from the lowest to the highest. Shape: (n,) each."""
     found = np.concatenate([values[np.isfinite(values)] for values in scores])
     if not len(found):
-        return round_axis("cosine", 0.0, 1.0)
-    return round_axis("cosine", float(found.min()), float(found.max()), n_ticks=8)
+        return round_axis(word, 0.0, 1.0)
+    return round_axis(word, float(found.min()), float(found.max()), n_ticks=8)
 
 
 def _shares(
@@ -90,7 +107,7 @@ def _middle(scores: Scores) -> str:
 
 
 def scatter_charts(
-    name: str, scores: Mapping[str, Scores], gold: NDArray[np.float64], scale: tuple[float, float]
+    name: str, scores: Mapping[str, Scores], gold: NDArray[np.float64], scale: tuple[float, float], word: str = "cosine"
 ) -> list[str]:
     """Return the scores against gold for each entry of `scores`, all on the same axes.
 
@@ -101,8 +118,9 @@ def scatter_charts(
         scores: What the panel is called -> scores. Shape: (n,).
         gold: The score that people gave. Shape: (n,).
         scale: Lowest and highest gold score.
+        word: What the scores are.
     """
-    y_axis = score_axis(*scores.values())
+    y_axis = score_axis(*scores.values(), word=word)
     x_axis = round_axis("gold score", *scale, n_ticks=6, exact=True)
     charts = []
     for i, (title, values) in enumerate(scores.items()):
@@ -112,7 +130,9 @@ def scatter_charts(
         x, y = frame.to_x(gold[whole]), frame.to_y(values[whole].astype(np.float64))
         marks = _dots(x, y, style) if len(x) <= _MOST_DOTS else _cells(frame, x, y, style)
         how = "one dot a pair" if len(x) <= _MOST_DOTS else "the more pairs a cell holds, the stronger its colour"
-        charts.append(frame.svg(f"{name}-{i}", title, f"Cosine against gold, {len(x):,} pairs; {how}.", marks))
+        charts.append(
+            frame.svg(f"{name}-{i}", title, f"{capitalised(word)} against gold, {len(x):,} pairs; {how}.", marks)
+        )
     return charts
 
 
@@ -170,13 +190,23 @@ def calibrated(probabilities: Scores, matches: NDArray[np.bool_]) -> Calibrated:
     return Calibrated(predicted, observed, n[held], held, float(np.mean((p - y) ** 2)), error)
 
 
-def reliability_chart(name: str, title: str, found: Calibrated) -> str:
-    """Return the share of matches against the probability, with 95 % Wilson intervals and the number of pairs."""
+def reliability_chart(
+    name: str, title: str, found: Calibrated, observed_is: str = "share that matches", rows: str = "pairs"
+) -> str:
+    """Return the share of matches against the probability, with 95 % Wilson intervals and the number of pairs.
+
+    Args:
+        name: Makes the chart's ids its own.
+        title: What is shown.
+        found: The bins.
+        observed_is: What the share is of.
+        rows: What is counted.
+    """
     legend = (Key("as it should be", "before"), Key("bin with its interval", "after", "dot"))
     unit = round_axis("", 0.0, 1.0, n_ticks=6)
-    x_axis, y_axis = (Axis(label, 0.0, 1.0, unit.ticks) for label in ("probability", "share that matches"))
+    x_axis, y_axis = (Axis(label, 0.0, 1.0, unit.ticks) for label in ("probability", observed_is))
     frame = Frame(x_axis, y_axis, legend, foot=20)
-    marks = [frame.line(0, 0, 1, 1, "line before"), text(2, frame.height + 14, "pairs", style="label")]
+    marks = [frame.line(0, 0, 1, 1, "line before"), text(2, frame.height + 14, rows, style="label")]
     largest = float(found.n.max())
     columns = (found.predicted, found.observed, found.n, found.bins)
     for predicted, observed, n, k in zip(*(column.tolist() for column in columns), strict=True):
@@ -186,7 +216,7 @@ def reliability_chart(name: str, title: str, found: Calibrated) -> str:
         marks.append(circle(x, y, 3 + 4 * math.sqrt(n / largest), "after"))
         marks.append(text(float(frame.to_x(k / 10 + 0.05)), frame.height + 14, short_count(n), "middle", "small"))
     said = ", ".join(f"{p:.2f}: {o:.2f} of {n:,}" for p, o, n in zip(*columns[:3], strict=True))
-    return frame.svg(name, title, f"Probability and share of matches by bin. {said}.", marks)
+    return frame.svg(name, title, f"Probability and {observed_is} by bin. {said}.", marks)
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
