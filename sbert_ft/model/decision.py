@@ -1,4 +1,4 @@
-"""From a cosine to a decision and a probability, as it is kept with a model.
+"""From a cosine, or a classifier's probability, to a decision, as it is kept with a model.
 
 Which cosine means "these belong together" differs from model to model, so it is fitted on labelled pairs (see
 `evaluation.decision`) and stored in `sbert_ft.json`. Here it is only applied, in numpy: a threshold, and a curve from
@@ -27,6 +27,9 @@ Floats = NDArray[np.floating]
 # What a threshold can be chosen for, in words and as `parse_target` takes it.
 TARGETS = "f1, or precision>=X or recall>=X with X above 0 and at most 1, such as precision>=0.95"
 _TARGET = re.compile(r"f1|(precision|recall)>=(1(?:\.0+)?|0?\.[0-9]*[1-9][0-9]*)")
+Similarity = Literal["cosine", "probability"]
+# The least value of each; the most is 1.
+_LEAST: Mapping[str, float] = {"cosine": -1.0, "probability": 0.0}
 _NO_DECISION = "the model has no stored threshold: fit one to it with fit_threshold on labelled pairs"
 # Scores of gold, and the steepness of a sigmoid, beyond which a number is a slip or an attack.
 _MOST = 1e15
@@ -100,10 +103,10 @@ class FittedOn:
 
 @dataclass(frozen=True)
 class Decision:
-    """A threshold on the cosine, and what is known of it.
+    """A threshold on the cosine (or probability), and what is known of it.
 
     Attributes:
-        threshold: A pair matches from this cosine on.
+        threshold: A pair matches from this value on.
         target: What it was chosen for: f1, or the like of precision>=0.95 and recall>=0.9.
         fitted_on: The pairs.
         low: Lower end of the threshold's interval; None where resamples did not give one.
@@ -113,7 +116,7 @@ class Decision:
         calibration: From cosine to probability; None for none.
         match_from: Gold score from which on a pair was taken to match; None where the gold is yes or no.
         scale: Lowest and highest gold score of the scale; None where the gold is yes or no.
-        similarity: What is compared with the threshold.
+        similarity: What is compared with the threshold: the cosine of two vectors, or a classifier's probability.
     """
 
     threshold: float
@@ -126,7 +129,7 @@ class Decision:
     calibration: Calibration | None = None
     match_from: float | None = None
     scale: tuple[float, float] | None = None
-    similarity: Literal["cosine"] = "cosine"
+    similarity: Similarity = "cosine"
 
     def match(self, scores: Floats) -> NDArray[np.bool_]:
         """Return whether each score, shape (N,), reaches the threshold: shape (N,).
@@ -176,15 +179,17 @@ class Decision:
         json.refuse_all_but([f.name for f in dataclasses.fields(cls)])
         reached = json.inner("reached")
         reached.refuse_all_but(("precision", "recall", "f1"))
-        low, high = json.number_or_none("low", -1.0, 1.0), json.number_or_none("high", -1.0, 1.0)
+        similarity: Similarity = "probability" if json.text("similarity") == "probability" else "cosine"
+        if json.text("similarity") not in _LEAST:
+            raise json.fault("similarity", "cosine or probability")
+        least = _LEAST[similarity]
+        low, high = json.number_or_none("low", least, 1.0), json.number_or_none("high", least, 1.0)
         if (low is None) != (high is None) or (low is not None and high is not None and low > high):
             raise json.fault("low", "the lower end of an interval whose upper one is high, or null for both")
         if parse_target(json.text("target")) is None:
             raise json.fault("target", TARGETS)
-        if json.text("similarity") != "cosine":
-            raise json.fault("similarity", "cosine")
         return cls(
-            threshold=json.number("threshold", -1.0, 1.0),
+            threshold=json.number("threshold", least, 1.0),
             target=json.text("target"),
             fitted_on=_fitted_on(json.inner("fitted_on")),
             low=low,
@@ -194,6 +199,7 @@ class Decision:
             calibration=None if json.value("calibration") is None else _calibration(json.inner("calibration")),
             match_from=json.number_or_none("match_from", -_MOST, _MOST),
             scale=None if json.value("scale") is None else json.scale("scale"),
+            similarity=similarity,
         )
 
 
@@ -207,18 +213,24 @@ def parse_target(text: str) -> tuple[Literal["f1", "precision", "recall"], float
     return "precision" if found[1] == "precision" else "recall", float(found[2])
 
 
-def chosen_threshold(decision: Decision | None, threshold: float | None) -> float:
+def chosen_threshold(decision: Decision | None, threshold: float | None, similarity: Similarity = "cosine") -> float:
     """Return the given threshold, for None that of the decision.
 
+    Args:
+        decision: The model's.
+        threshold: In its place.
+        similarity: What is compared with it.
+
     Raises:
-        InputError: There is neither, or it is no cosine.
+        InputError: There is neither, or it is no such number.
     """
     if threshold is None:
         if decision is None:
             raise InputError(f"{_NO_DECISION}, or pass threshold=")
         return decision.threshold
-    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not -1.0 <= threshold <= 1.0:
-        raise InputError(f"threshold is {quoted(threshold)}, expected a cosine: a number from -1 to 1")
+    least = _LEAST[similarity]
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not least <= threshold <= 1.0:
+        raise InputError(f"threshold is {quoted(threshold)}, expected a {similarity}: a number from {least:g} to 1")
     return float(threshold)
 
 

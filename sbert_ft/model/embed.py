@@ -8,11 +8,9 @@ anew: nothing that was computed is lost.
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -100,6 +98,11 @@ class EmbedCount:
         return self.n_unknown / self.n_own_tokens if self.n_own_tokens else 0.0
 
 
+def window_is_full(n_texts: int, n_characters: int) -> bool:
+    """Return whether a window of so many texts, with so many characters in all, takes no more."""
+    return n_texts >= WINDOW_TEXTS or n_characters > WINDOW_CHARACTERS
+
+
 def windows_of(texts: Iterable[str]) -> Iterator[list[str]]:
     """Return the texts in lists of at most `WINDOW_TEXTS`, fewer where they are long."""
     window: list[str] = []
@@ -107,7 +110,7 @@ def windows_of(texts: Iterable[str]) -> Iterator[list[str]]:
     for text in texts:
         window.append(text)
         characters += len(text) if isinstance(text, str) else 0
-        if len(window) == WINDOW_TEXTS or characters > WINDOW_CHARACTERS:
+        if window_is_full(len(window), characters):
             yield window
             window, characters = [], 0
     if window:
@@ -137,44 +140,80 @@ def embed(
         InputError: A text is no string, or too long where that is an error; with its position.
         ResourceError: One text alone does not fit into memory.
     """
-    budget = min(settings.batch_size * settings.max_seq_length, token_budget(model.device))
+    budget = first_budget(model, settings)
     for window in windows_of(texts):
         check_texts(window, count.n_texts, name)
         prompted = [settings.prompt + text for text in window] if settings.prompt else window
         bodies = model.tokenizer.tokenize(prompted, count.n_texts)
-        _count_window(model, bodies, settings, count, name)
+        count_window(model, bodies, bodies.lengths + model.tokenizer.n_special, settings, count, name)
         if settings.on_truncate == "chunk":
             overlap = int(settings.max_seq_length * CHUNK_OVERLAP)
             framed, n_chunks = model.tokenizer.frame_windows(bodies, settings.max_seq_length, overlap)
-            vectors, budget = _run(model, framed, settings.pooling, budget)
-            if len(framed) > len(window):
-                starts = torch.from_numpy(offsets_of(n_chunks)[:-1]).to(vectors.device)
-                rows = torch.arange(len(framed), device=vectors.device)
-                vectors = F.embedding_bag(rows, vectors, starts, mode="mean")
+            vectors, budget = run_forwards(model, framed, settings.pooling, budget)
+            vectors = mean_over_windows(vectors, n_chunks)
         else:
             framed = model.tokenizer.frame(bodies, settings.max_seq_length)
-            vectors, budget = _run(model, framed, settings.pooling, budget)
+            vectors, budget = run_forwards(model, framed, settings.pooling, budget)
         count.n_tokens += int(framed.offsets[-1])
         yield vectors
 
 
-def warn_of_cuts(count: EmbedCount, settings: EmbedSettings) -> None:
-    """Say once, where ``warn`` was asked for, how many texts were cut."""
+def first_budget(model: ConnectionBert, settings: EmbedSettings) -> int:
+    """Return how many tokens a forward may hold to begin with."""
+    return min(settings.batch_size * settings.max_seq_length, token_budget(model.device))
+
+
+def mean_over_windows(values: Tensor, n_windows: NDArray[np.int64]) -> Tensor:
+    """Return the mean over the windows of each text.
+
+    Args:
+        values: Shape (windows, D), text after text.
+        n_windows: Shape (N,): windows of each text, at least one.
+
+    Returns:
+        Shape (N, D), float32.
+    """
+    if len(values) == len(n_windows):
+        return values
+    starts = torch.from_numpy(offsets_of(n_windows)[:-1]).to(values.device)
+    return F.embedding_bag(torch.arange(len(values), device=values.device), values, starts, mode="mean")
+
+
+def warn_of_cuts(count: EmbedCount, settings: EmbedSettings, unit: str = "texts") -> None:
+    """Say once, where ``warn`` was asked for, how many texts (or pairs, where these are joined) were cut."""
     if count.n_long and settings.on_truncate == "warn":
         logger.warning(
-            "%d of %d texts are longer than %d tokens (the longest has %d) and were cut; "
+            "%d of %d %s are longer than %d tokens (the longest has %d) and were cut; "
             "raise max_seq_length or take on_truncate='chunk'",
             count.n_long,
             count.n_texts,
+            unit,
             settings.max_seq_length,
             count.longest,
         )
 
 
-def _count_window(
-    model: ConnectionBert, bodies: TextTokens, settings: EmbedSettings, count: EmbedCount, name: Callable[[int], str]
+def count_window(
+    model: ConnectionBert,
+    bodies: TextTokens,
+    lengths: NDArray[np.int64],
+    settings: EmbedSettings,
+    count: EmbedCount,
+    name: Callable[[int], str],
 ) -> None:
-    lengths = bodies.lengths + model.tokenizer.n_special
+    """Add a window to the count.
+
+    Args:
+        model: Of the tokenizer.
+        bodies: The texts of the window, without special tokens.
+        lengths: Shape (N,): tokens of each sequence that goes into the encoder, before any cut.
+        settings: Whether one that is too long is an error.
+        count: What is filled.
+        name: How the sequence with this number is named in a message.
+
+    Raises:
+        InputError: A sequence is too long where that is an error.
+    """
     too_long = np.flatnonzero(lengths > settings.max_seq_length)
     if len(too_long) and settings.on_truncate == "error":
         first = int(too_long[0])
@@ -182,15 +221,25 @@ def _count_window(
             f"{name(count.n_texts + first)} has {int(lengths[first])} tokens, but max_seq_length is "
             f"{settings.max_seq_length}; raise it, or take on_truncate='chunk' or 'warn'"
         )
-    count.n_texts += len(bodies)
+    count.n_texts += len(lengths)
     count.n_own_tokens += len(bodies.token_ids)
     count.n_unknown += model.tokenizer.count_unknown(bodies)
     count.n_long += len(too_long)
     count.longest = max(count.longest, int(lengths.max()))
 
 
-def _run(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode, budget: int) -> tuple[Tensor, int]:
-    """Return the pooled vectors, shape (N, D), float32, and the token budget that has fitted."""
+def run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode, budget: int) -> tuple[Tensor, int]:
+    """Return the pooled vectors, shape (N, D), float32, and the token budget that has fitted.
+
+    Args:
+        model: The encoder.
+        framed: N texts with their special tokens.
+        pooling: See `PackedBatch.pool`.
+        budget: Tokens that a forward may hold; halved each time that memory runs out.
+
+    Raises:
+        ResourceError: One text alone does not fit into memory.
+    """
     vectors = torch.empty(len(framed), model.hidden_size, device=model.device)
     lengths = framed.lengths
     device, layouts = model.device.type, model.probe.layouts
@@ -226,62 +275,6 @@ def _free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-
-
-def windows_of_pairs(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[list[str], NDArray[np.int64]]]:
-    """Return the pairs in windows, each as its distinct texts and the rows of both sides, shape (2, B).
-
-    Raises:
-        InputError: Something that is no pair of strings, with its position.
-    """
-    if not hasattr(pairs, "__iter__"):
-        raise InputError(f"pairs is of type {type(pairs).__name__}, expected a list of pairs of texts")
-    iterator = iter(pairs)
-    position = 0
-    while chunk := list(itertools.islice(iterator, WINDOW_TEXTS // 2)):
-        distinct: dict[str, int] = {}
-        rows = np.empty((2, len(chunk)), np.int64)
-        for column, pair in enumerate(chunk):
-            if isinstance(pair, (str, Mapping, Set)) or not hasattr(pair, "__len__") or len(pair) != 2:
-                raise InputError(
-                    f"pair at position {position + column} is {quoted(pair)} ({type(pair).__name__}), expected a "
-                    "pair of texts"
-                )
-            for side, text in enumerate(pair):
-                if not isinstance(text, str):
-                    raise InputError(
-                        f"pair at position {position + column} has {quoted(text)} ({type(text).__name__}), expected "
-                        "two strings; drop the pair or replace the text"
-                    )
-                rows[side, column] = distinct.setdefault(text, len(distinct))
-        position += len(chunk)
-        yield list(distinct), rows
-
-
-def embed_pairs(
-    model: ConnectionBert, pairs: Iterable[tuple[str, str]], settings: EmbedSettings, count: EmbedCount
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the vectors of both sides, window by window, in order; equal texts are computed once a window.
-
-    Yields:
-        Twice shape (pairs of the window, D), float32, on the model's device.
-
-    Raises:
-        InputError: Something that is no pair of strings, or too long; with the pair's position.
-        ResourceError: One text alone does not fit into memory.
-    """
-    n_pairs = 0
-    for texts, rows in windows_of_pairs(pairs):
-        name = partial(_pair_of, rows, count.n_texts, n_pairs)
-        vectors = torch.cat(list(embed(model, texts, settings, count, name)))
-        left, right = torch.from_numpy(rows).to(vectors.device)
-        n_pairs += rows.shape[1]
-        yield vectors[left], vectors[right]
-
-
-def _pair_of(rows: NDArray[np.int64], first_text: int, first_pair: int, text: int) -> str:
-    pair = first_pair + int(np.flatnonzero((rows == text - first_text).any(0))[0])
-    return f"a text of the pair at position {pair}"
 
 
 def ordered_texts(inputs: Iterable[str]) -> Iterable[str]:

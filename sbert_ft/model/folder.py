@@ -9,6 +9,7 @@ them becomes an import or a file name outside of it. What is not run here is ref
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from typing import Any, Literal
 from sbert_ft.errors import ModelFolderError, quoted
 from sbert_ft.model.json_files import read_json, read_json_list, shown
 from sbert_ft.model.packing import PoolingMode
+
+logger = logging.getLogger(__name__)
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 SIMILARITIES: tuple[Similarity, ...] = ("cosine", "dot", "euclidean", "manhattan")
@@ -146,6 +149,24 @@ def read_folder(folder: str | Path) -> ModelFolder:
         default_prompt_name=default,
         own=own,
     )
+
+
+def architecture_of_classifier(config: Mapping[str, Any]) -> str | None:
+    """Return the class that a config.json names where it is one of transformers' classifiers of sequences."""
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else None
+    return first if isinstance(first, str) and first.endswith("ForSequenceClassification") else None
+
+
+def warn_of_classifier(source: ModelFolder) -> None:
+    """Say of a stock classifier's folder that its encoder is none for sentences."""
+    architecture = architecture_of_classifier(source.config)
+    if architecture is not None:
+        logger.warning(
+            "%s is a classifier (%s): its tokens were not trained to be pooled to vectors; BertClassifier reads it",
+            shown(source.path),
+            architecture,
+        )
 
 
 def listing(folder: Path) -> str:

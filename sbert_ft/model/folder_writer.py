@@ -12,11 +12,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -35,7 +36,16 @@ if TYPE_CHECKING:
     from sbert_ft.model.tokenizer import TextTokenizer
 
 FORMAT = 1
+HEAD_FILE = "head.safetensors"
 _LAST = "sbert_ft.json"
+# What says how a folder is to be read, and would mislead beside the files of another layout.
+_OF_A_LAYOUT = (
+    "modules.json",
+    "1_Pooling/config.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    HEAD_FILE,
+)
 
 
 @dataclass(frozen=True)
@@ -79,8 +89,21 @@ class EncoderParts:
 def save_siamese(parts: EncoderParts, settings: SiameseSettings, target: Path) -> None:
     """Write an encoder and its settings as a folder of sentence-transformers.
 
-    The folder is written beside the target. A new one appears at once; in one that is there, files
-    are replaced one by one, and those that are not ours stay.
+    Raises:
+        OutputError: The folder cannot be written, or its place is taken by a file.
+    """
+    write_folder(target, lambda folder: write_sentence_encoder(parts, settings, folder))
+
+
+def write_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` write a model folder beside the target, and move it into place.
+
+    A new one appears at once; in one that is there, files are replaced one by one, what another layout of ours left is
+    removed, and files that are not ours stay.
+
+    Args:
+        target: The folder.
+        write: Writes all files to the folder that it is given; the last to be moved is sbert_ft.json.
 
     Raises:
         OutputError: The folder cannot be written, or its place is taken by a file.
@@ -96,15 +119,16 @@ def save_siamese(parts: EncoderParts, settings: SiameseSettings, target: Path) -
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
             staging = Path(place) / "model"
             staging.mkdir()
-            _write_all(parts, settings, staging)
+            write(staging)
             _move_into_place(staging, target)
     except (OSError, SafetensorError) as error:  # the second is how safetensors reports a full disk
         cause = getattr(error, "strerror", None) or str(error)
         raise OutputError(f"the model cannot be written to {target}: {cause}") from error
 
 
-def _write_all(parts: EncoderParts, settings: SiameseSettings, folder: Path) -> None:
-    write_encoder(parts, folder)
+def write_sentence_encoder(parts: EncoderParts, settings: SiameseSettings, folder: Path) -> None:
+    """Write all files of a sentence encoder to a folder that is empty."""
+    write_weights(encoder_config(parts.encoder), {**encoder_tensors(parts.encoder), **parts.pooler}, folder)
     parts.tokenizer.save_pretrained(folder, settings.max_seq_length)
     width = int(parts.encoder.config.hidden_size)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * settings.normalize
@@ -134,34 +158,54 @@ def _write_all(parts: EncoderParts, settings: SiameseSettings, folder: Path) -> 
     _write_json(
         folder / "sentence_bert_config.json", {"max_seq_length": settings.max_seq_length, "do_lower_case": False}
     )
-    versions = {"pytorch": torch.__version__} | {
-        name: _version(name) for name in ("sentence_transformers", "transformers")
-    }
     _write_json(
         folder / "config_sentence_transformers.json",
         {
-            "__version__": versions,
+            "__version__": {
+                "pytorch": torch.__version__,
+                **{name: version_of(name) for name in ("sentence_transformers", "transformers")},
+            },
             "prompts": dict(settings.prompts),
             "default_prompt_name": settings.default_prompt_name,
             "similarity_fn_name": settings.similarity,
         },
     )
     (folder / "README.md").write_text(_model_card(parts.encoder, settings), "utf-8")
-    _write_json(folder / _LAST, {**settings.own.to_json(), "format": FORMAT})
+    write_own(settings.own, folder)
 
 
-def write_encoder(parts: EncoderParts, folder: Path) -> None:
-    """Write config.json and model.safetensors, float32, with key names that have no prefix."""
-    encoder = parts.encoder
-    config = encoder.config.to_dict()
-    config = {key: value for key, value in config.items() if not key.startswith("_")}
-    config |= {"architectures": [type(encoder).__name__], "model_type": encoder.config.model_type, "dtype": "float32"}
-    _write_json(folder / "config.json", config)
+def write_own(own: OwnSettings, folder: Path) -> None:
+    """Write sbert_ft.json."""
+    _write_json(folder / _LAST, {**own.to_json(), "format": FORMAT})
+
+
+def encoder_config(encoder: PreTrainedModel) -> dict[str, Any]:
+    """Return the content of an encoder's config.json."""
+    config = {key: value for key, value in encoder.config.to_dict().items() if not key.startswith("_")}
+    return config | {
+        "architectures": [type(encoder).__name__],
+        "model_type": encoder.config.model_type,
+        "dtype": "float32",
+    }
+
+
+def encoder_tensors(encoder: PreTrainedModel) -> dict[str, Tensor]:
+    """Return an encoder's weights by names that have no prefix."""
     buffers = {name for name, _ in encoder.named_buffers()}
-    tensors = {name: tensor for name, tensor in encoder.state_dict().items() if name not in buffers}
-    kept = {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in {**tensors, **parts.pooler}.items()}
-    save_file(kept, str(folder / "model.safetensors"), metadata={"format": "pt"})
-    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors lets nobody else read it
+    return {name: tensor for name, tensor in encoder.state_dict().items() if name not in buffers}
+
+
+def write_weights(config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write config.json and model.safetensors, float32."""
+    _write_json(folder / "config.json", config)
+    write_tensors(tensors, folder / "model.safetensors")
+
+
+def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write a safetensors file, float32, beside the config.json."""
+    kept = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+    save_file(kept, str(file), metadata={"format": "pt"})
+    shutil.copymode(file.with_name("config.json"), file)  # safetensors lets nobody else read it
 
 
 def _move_into_place(staging: Path, target: Path) -> None:
@@ -176,12 +220,19 @@ def _move_into_place(staging: Path, target: Path) -> None:
         os.chmod(target, 0o777 & ~_umask())
         return
     (target / _LAST).unlink(missing_ok=True)
+    for name in _OF_A_LAYOUT:
+        if not (staging / name).exists():
+            with suppress(FileNotFoundError, NotADirectoryError):
+                (target / name).unlink()
     for file in files:
         place = target / file.relative_to(staging)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(file, place)
     if not (staging / "2_Normalize").exists():
         shutil.rmtree(target / "2_Normalize", ignore_errors=True)
+    if not (staging / "1_Pooling").exists():
+        with suppress(OSError):  # not there, or with files that are not ours
+            (target / "1_Pooling").rmdir()
 
 
 def _umask() -> int:
@@ -194,7 +245,8 @@ def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """Return the version of an installed package, or "unknown"."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -124,6 +124,17 @@ class JsonObject:
             raise self.fault(key, "a text")
         return value
 
+    def word(self, key: str, words: Collection[str]) -> str:
+        """Return one of the words.
+
+        Raises:
+            ModelFolderError: The value is none of them.
+        """
+        value = self.value(key)
+        if not isinstance(value, str) or value not in words:
+            raise self.fault(key, f"one of {', '.join(words)}")
+        return value
+
     def scale(self, key: str) -> tuple[float, float]:
         """Return the lowest and the highest score of a scale.
 

@@ -1,4 +1,4 @@
-"""What only we know of a model, as `sbert_ft.json` in its folder keeps it: the decision and the scale of its gold.
+"""What only we know of a model, as `sbert_ft.json` in its folder keeps it: decision, scale of its gold, head.
 
 Other tools do not look at the file, and a folder without it is a whole model. Keys that are not read here are kept as
 they are, so that saving a model again loses nothing.
@@ -16,6 +16,7 @@ from sbert_ft.model.json_objects import JsonObject
 
 # Of a cosine: what holds where a model was not trained on graded scores.
 COSINE_SCALE = (-1.0, 1.0)
+_READ = ("decision", "score_scale", "format", "classifier")
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class OwnSettings:
         decision: From which cosine on pairs belong together; None where that was not fitted.
         score_scale: Lowest and highest score of the gold that the model was trained on.
         others: The other keys, without the format that the writer adds.
+        classifier: What the file says of a classifier's head, not yet checked; None where there is none.
     """
 
     decision: Decision | None
     score_scale: tuple[float, float]
     others: Mapping[str, Any]
+    classifier: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, source: ModelFolder) -> OwnSettings:
@@ -44,12 +47,12 @@ class OwnSettings:
         return cls(
             decision=None if json.content.get("decision") is None else Decision.from_json(json.value("decision"), file),
             score_scale=json.scale("score_scale") if "score_scale" in json.content else COSINE_SCALE,
-            others={
-                key: value for key, value in source.own.items() if key not in ("decision", "score_scale", "format")
-            },
+            others={key: value for key, value in source.own.items() if key not in _READ},
+            classifier=source.own.get("classifier"),
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of the file, without the decision where there is none."""
+        """Return the content of the file, without decision or classifier where there is none."""
         decision = {} if self.decision is None else {"decision": self.decision.to_json()}
-        return {"score_scale": list(self.score_scale), **self.others, **decision}
+        classifier = {} if self.classifier is None else {"classifier": dict(self.classifier)}
+        return {"score_scale": list(self.score_scale), **self.others, **classifier, **decision}

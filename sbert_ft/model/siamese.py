@@ -21,11 +21,13 @@ from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.decision import Decision, chosen_threshold, reaches, stored_calibration
 from sbert_ft.model.devices import Precision
-from sbert_ft.model.embed import EmbedCount, EmbedSettings, OnTruncate, embed, embed_pairs, ordered_texts, warn_of_cuts
+from sbert_ft.model.embed import EmbedCount, EmbedSettings, OnTruncate, embed, ordered_texts, warn_of_cuts
 from sbert_ft.model.encode_arguments import ResultForm, chosen_prompt, chosen_width
+from sbert_ft.model.folder import warn_of_classifier
 from sbert_ft.model.folder_writer import EncoderParts, SiameseSettings, save_siamese
-from sbert_ft.model.own_settings import OwnSettings
+from sbert_ft.model.own_settings import COSINE_SCALE, OwnSettings
 from sbert_ft.model.packing import PackedBatch, PoolingMode
+from sbert_ft.model.pair_embed import embed_pairs
 from sbert_ft.model.sentence_transformer import around_encoder
 from sbert_ft.model.similarity import Vectors, compare, cosine
 from sbert_ft.model.tokenizer import TextTokenizer
@@ -80,9 +82,11 @@ class SiameseBert(nn.Module):
             self.max_seq_length = max_seq_length
         EmbedSettings(self.pooling, self.max_seq_length)  # refuses an unknown pooling
         own = OwnSettings.of(source)
-        # another pooling gives other cosines
-        self.decision = own.decision if self.pooling == source.pooling else None
-        self.score_scale = own.score_scale
+        # another pooling gives other cosines, and a classifier's decision is none about them
+        cosine_kept = self.pooling == source.pooling and own.classifier is None
+        self.decision = own.decision if cosine_kept else None
+        self.score_scale = own.score_scale if own.classifier is None else COSINE_SCALE
+        warn_of_classifier(source)
 
     @classmethod
     def from_pretrained(

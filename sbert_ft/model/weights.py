@@ -27,7 +27,16 @@ from sbert_ft.model.json_files import damaged, foreign_content, open_file, parse
 from sbert_ft.model.pickled_weights import load_bin
 from sbert_ft.model.weight_names import NameMatch, TensorInfo, check_match, match_names
 
-__all__ = ["NameMatch", "TensorInfo", "WeightFiles", "check_match", "find_weights", "match_names", "read_tensors"]
+__all__ = [
+    "NameMatch",
+    "TensorInfo",
+    "WeightFiles",
+    "check_match",
+    "find_tensors",
+    "find_weights",
+    "match_names",
+    "read_tensors",
+]
 
 # Parsed, a header takes up to 25 times its size; 16 MiB describe about 100,000 tensors.
 _MAX_HEADER_BYTES = 16 * 2**20
@@ -98,6 +107,15 @@ def find_weights(folder: Path) -> WeightFiles:
         if os.path.lexists(index):
             return _find_shards(index, kind)
     raise _no_weights(folder)
+
+
+def find_tensors(file: Path) -> WeightFiles:
+    """Return the tensors of one safetensors file; only its header is read.
+
+    Raises:
+        ModelFolderError: The file is missing, damaged or hostile.
+    """
+    return WeightFiles("safetensors", (file,), None, MappingProxyType(_header(file, "safetensors")))
 
 
 def read_tensors(

@@ -1,0 +1,303 @@
+"""A classifier's folder, read: what it says of its classes, and the tensors of its head.
+
+Two kinds of folders hold a classifier. Stock ones (BertForSequenceClassification and the like, a CrossEncoder of
+sentence-transformers): the head's tensors stand among the encoder's, the classes in config.json. And ours: either
+that with `sbert_ft.json` beside it, or a sentence encoder with `head.safetensors` and `sbert_ft.json`. A head is read
+whole or not at all: what is missing is an error, never random.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from sbert_ft.config.settings import Features, Truncation
+from sbert_ft.errors import InputError, ModelFolderError, quoted
+from sbert_ft.model.classes import fault_of_classes
+from sbert_ft.model.folder import ModelFolder, architecture_of_classifier, read_folder
+from sbert_ft.model.folder_writer import HEAD_FILE
+from sbert_ft.model.head import ClassificationHead, ClassifierKind, HeadPooling
+from sbert_ft.model.json_files import read_json, shown
+from sbert_ft.model.json_objects import JsonObject
+from sbert_ft.model.stock_heads import STOCK_HEADS, StockHead
+from sbert_ft.model.weights import WeightFiles, find_tensors, find_weights, match_names, read_tensors
+
+logger = logging.getLogger(__name__)
+
+_MOST_TEMPERATURE = 1e6
+_N_NAMED = 5
+_UNKNOWN_KIND = (
+    "; the folder does not say whether it takes texts or pairs and was taken as kind='{kind}': pass kind= to "
+    "from_pretrained for another"
+)
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """What sbert_ft.json says of a classifier.
+
+    Attributes:
+        kind: towers, joined or single.
+        pooling: How a sequence's tokens become its vector.
+        features: Towers: what the head sees of the two vectors.
+        truncation: Joined: which text of too long a pair is cut.
+        classes: The labels in the order of the logits, with their types; None for one output.
+        temperature: What the logits were divided by, already done; None for nothing.
+        head_dropout: Probability of the dropout before the last layer; None for what config.json says.
+    """
+
+    kind: ClassifierKind
+    pooling: HeadPooling
+    features: Features = "uv_difference"
+    truncation: Truncation = "longest_first"
+    classes: tuple[object, ...] | None = None
+    temperature: float | None = None
+    head_dropout: float | None = None
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of logits a row, K."""
+        return 1 if self.classes is None else len(self.classes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON has them."""
+        classes = None if self.classes is None else list(self.classes)
+        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"classes": classes}
+
+    @classmethod
+    def from_json(cls, content: object, file: Path) -> ClassifierSettings:
+        """Return the settings that JSON holds; the file is that of the messages.
+
+        Raises:
+            ModelFolderError: A key is missing, unknown or of a wrong type or range.
+        """
+        json = JsonObject(content, "classifier", file)
+        json.refuse_all_but(tuple(cls.__dataclass_fields__))
+        classes = json.value("classes")
+        if classes is not None and (not isinstance(classes, list) or fault_of_classes(classes) is not None):
+            raise json.fault("classes", "a list of at least two different labels, all words or all numbers, or null")
+        kind, pooling = json.word("kind", get_args(ClassifierKind)), json.word("pooling", get_args(HeadPooling))
+        if kind == "towers" and pooling == "pooler":
+            raise json.fault("pooling", "mean, cls or max for the kind towers")
+        temperature = json.number_or_none("temperature", 0.0, _MOST_TEMPERATURE)
+        if temperature == 0:
+            raise json.fault("temperature", "a number above 0, or null")
+        return cls(
+            kind=kind,  # type: ignore[arg-type]
+            pooling=pooling,  # type: ignore[arg-type]
+            features=json.word("features", get_args(Features)),  # type: ignore[arg-type]
+            truncation=json.word("truncation", get_args(Truncation)),  # type: ignore[arg-type]
+            classes=None if classes is None else tuple(classes),
+            temperature=temperature,
+            head_dropout=json.number_or_none("head_dropout", 0.0, 0.999999),
+        )
+
+
+@dataclass(frozen=True)
+class FoundClassifier:
+    """A folder's classifier, found but with no tensor read.
+
+    Attributes:
+        source: The folder.
+        settings: Its classifier.
+        stock: Where a stock folder keeps its head; None where the head lies in a file of its own.
+        weights: The files that hold the head's tensors.
+        hint: Ends a message about wrong rows where the folder does not say which it takes.
+    """
+
+    source: ModelFolder
+    settings: ClassifierSettings
+    stock: StockHead | None
+    weights: WeightFiles
+    hint: str = ""
+
+
+def has_classifier(folder: Path) -> bool:
+    """Return whether a folder holds a classifier, ours or a stock one; only its JSON files are read.
+
+    Raises:
+        ModelFolderError: It is no model folder, or one that is damaged.
+    """
+    source = read_folder(folder)
+    return "classifier" in source.own or architecture_of_classifier(source.config) is not None
+
+
+def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> FoundClassifier:
+    """Return the classifier of a folder.
+
+    Args:
+        source: The folder.
+        kind: What a row is; None for what the folder says.
+
+    Raises:
+        ModelFolderError: There is none, or one of a kind that is not supported, or it is damaged.
+        InputError: The kind is none that the folder can be.
+    """
+    if kind is not None and kind not in get_args(ClassifierKind):
+        raise InputError(f"kind is {quoted(kind)}, expected one of {', '.join(get_args(ClassifierKind))}")
+    if "classifier" not in source.own:
+        return _foreign(source, kind)
+    settings = ClassifierSettings.from_json(source.own["classifier"], source.path / "sbert_ft.json")
+    if kind not in (None, settings.kind):
+        raise InputError(f"{shown(source.path)} holds a classifier of the kind {settings.kind}, not {kind}")
+    if settings.pooling != "pooler":
+        if not os.path.lexists(source.path / HEAD_FILE):
+            raise ModelFolderError(
+                f"{shown(source.path)} has no {HEAD_FILE}, in which its sbert_ft.json says that the classifier's head "
+                "lies; copy the whole folder again"
+            )
+        return FoundClassifier(source, settings, None, find_tensors(source.path / HEAD_FILE))
+    stock = _stock_head(source)
+    names = _names_of(source.config, source.encoder_path)
+    ours = ["LABEL_0"] if settings.classes is None else [str(label) for label in settings.classes]
+    if names is not None and names != ours and settings.classes is not None:
+        raise ModelFolderError(
+            f"{shown(source.encoder_path / 'config.json')}: id2label names the classes {_listed(names)}, but "
+            f"sbert_ft.json names {_listed(ours)}; copy both files of one and the same model"
+        )
+    return FoundClassifier(source, settings, stock, find_weights(source.encoder_path))
+
+
+def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
+    """Fill a head with the folder's tensors.
+
+    Raises:
+        ModelFolderError: A tensor is missing, of another shape, or damaged.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    if found.stock is not None:
+        expected = {stock_name(found.stock, name): shape for name, shape in expected.items()}
+    match = match_names(found.weights.tensors, expected, found.stock.prefix if found.stock is not None else "")
+    where = shown(found.weights.files[0].parent)
+    if match.missing:
+        raise _no_head(found.source, found.settings.kind, f"the tensors {_listed(match.missing)} are missing")
+    if match.ambiguous:
+        name, first, second = match.ambiguous[0]
+        raise ModelFolderError(f"{where}: {quoted(first)} and {quoted(second)} both claim to be the head's {name}")
+    if match.wrong_shape:
+        name, shape, actual = match.wrong_shape[0]
+        raise ModelFolderError(
+            f"{where}: the head's {name} is {_dims(actual)}, but {_dims(shape)} by what the folder says of its "
+            f"{head.n_outputs} outputs; use the settings and the weights of one and the same model"
+        )
+    tensors = read_tensors(found.weights, match.names)
+    with torch.no_grad():
+        for name, parameter in head.named_parameters():
+            parameter.copy_(tensors[name if found.stock is None else stock_name(found.stock, name)])
+
+
+def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifier:
+    """Return the classifier of a stock folder without a file of ours."""
+    config, file = source.config, source.encoder_path / "config.json"
+    if architecture_of_classifier(config) is None:
+        found = config.get("architectures")
+        raise _no_head(source, kind or "joined", f"the architectures of its config.json are {quoted(found)}")
+    if kind == "towers":
+        raise InputError(f"{shown(source.path)} is a stock classifier, whose kind is joined or single, not towers")
+    stock = _stock_head(source)
+    weights = find_weights(source.encoder_path)
+    found_kind: ClassifierKind = kind or ("joined" if _is_cross_encoder(source) else "single")
+    output = f"{stock.output}.weight"
+    match = match_names(weights.tensors, {output: (0, 0)}, stock.prefix)
+    if match.missing:
+        raise _no_head(source, found_kind, f"the tensor {quoted(output)} is missing")
+    shape = match.wrong_shape[0][2] if match.wrong_shape else (0, 0)
+    names = _names_of(config, source.encoder_path)
+    n_outputs = shape[0] if shape else 0
+    if names is None:
+        names = [f"LABEL_{i}" for i in range(n_outputs)]
+    if len(shape) != 2 or n_outputs != len(names) or not names:
+        raise ModelFolderError(
+            f"{shown(file)}: the head's {output} is {_dims(shape)}, but id2label names {len(names)} classes; use the "
+            "config.json and the weights of one and the same model"
+        )
+    problem = config.get("problem_type")
+    if problem == "multi_label_classification" and len(names) > 1:
+        raise ModelFolderError(
+            f"{shown(file)}: problem_type is {quoted(problem)}: multi-label classification is out of scope"
+        )
+    if len(names) == 1 and (problem == "regression" or _activation(source).endswith(".Identity")):
+        logger.warning(
+            "%s gives one output that its makers use as it is; here scores are its sigmoid, in the same order",
+            shown(file),
+        )
+    if len(names) > 1 and (fault := fault_of_classes(names)) is not None:
+        raise ModelFolderError(f"{shown(file)}: id2label: {fault}")
+    settings = ClassifierSettings(found_kind, "pooler", classes=tuple(names) if len(names) > 1 else None)
+    hint = "" if kind is not None or _is_cross_encoder(source) else _UNKNOWN_KIND.format(kind=found_kind)
+    return FoundClassifier(source, settings, stock, weights, hint)
+
+
+def _stock_head(source: ModelFolder) -> StockHead:
+    model_type = source.config.get("model_type", "bert")
+    stock = STOCK_HEADS.get(model_type) if isinstance(model_type, str) else None
+    if stock is None:
+        raise ModelFolderError(
+            f"{shown(source.encoder_path / 'config.json')}: the classifier's head of model_type {quoted(model_type)} "
+            f"is not run here; expected one of {', '.join(STOCK_HEADS)}"
+        )
+    return stock
+
+
+def _names_of(config: Mapping[str, Any], folder: Path) -> list[str] | None:
+    """Return the classes' names of a config.json in the order of their numbers; None where it names none."""
+    file = shown(folder / "config.json")
+    names, n_labels = config.get("id2label"), config.get("num_labels")
+    if names is None:
+        if n_labels is None:
+            return None
+        if isinstance(n_labels, bool) or not isinstance(n_labels, int) or not 1 <= n_labels <= 10**6:
+            raise ModelFolderError(f"{file}: num_labels is {quoted(n_labels)}, expected a whole number of 1 or more")
+        return [f"LABEL_{i}" for i in range(n_labels)]
+    if not isinstance(names, dict) or not all(isinstance(name, (str, int)) for name in names.values()):
+        raise ModelFolderError(f"{file}: id2label is {quoted(names)}, expected the classes' names by their numbers")
+    if set(names) != {str(i) for i in range(len(names))}:
+        raise ModelFolderError(f"{file}: id2label has the numbers {_listed(names)}, expected 0 to {len(names) - 1}")
+    return [str(names[str(i)]) for i in range(len(names))]
+
+
+def _is_cross_encoder(source: ModelFolder) -> bool:
+    """Return whether a CrossEncoder of sentence-transformers (3 to 6) saved the folder."""
+    keys = ("sentence_transformers", "sbert_ce_default_activation_function")
+    return any(key in source.config for key in keys) or bool(_cross_encoder_settings(source))
+
+
+def _cross_encoder_settings(source: ModelFolder) -> dict[str, Any]:
+    file = source.path / "config_sentence_transformers.json"
+    content = read_json(file) if os.path.lexists(file) else {}
+    return content if content.get("model_type") == "CrossEncoder" or "activation_fn" in content else {}
+
+
+def _activation(source: ModelFolder) -> str:
+    of_version_4 = source.config.get("sentence_transformers")
+    named = of_version_4.get("activation_fn") if isinstance(of_version_4, dict) else None
+    old = source.config.get("sbert_ce_default_activation_function")
+    return str(named or old or _cross_encoder_settings(source).get("activation_fn") or "")
+
+
+def stock_name(stock: StockHead, name: str) -> str:
+    """Return the name in a stock file, without the encoder's prefix, of a tensor of the head."""
+    layer, _, end = name.rpartition(".")
+    return f"{stock.dense if layer == 'dense' else stock.output}.{end}"
+
+
+def _no_head(source: ModelFolder, kind: ClassifierKind, found: str) -> ModelFolderError:
+    return ModelFolderError(
+        f"{shown(source.path)} holds no classifier: {found}. A classifier's head is never random; to train a new one, "
+        f"make BertClassifier(ConnectionBert.from_pretrained(folder), {kind!r}) and call fit"
+    )
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a scalar"
+
+
+def _listed(names: Iterable[object]) -> str:
+    every = [quoted(name) for name in names]
+    return ", ".join(every[:_N_NAMED]) + (f" and {len(every) - _N_NAMED} more" if every[_N_NAMED:] else "")

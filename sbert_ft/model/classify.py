@@ -1,0 +1,175 @@
+"""From any number of rows of one or two texts to logits, a window at a time, with bounded memory.
+
+Each distinct text of a window is tokenised once; a single text is also computed once. Joined pairs are made of their
+texts' tokens (`TextTokenizer.join`), so a text that stands in a thousand pairs is tokenised for the first alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sbert_ft.config.settings import Truncation
+from sbert_ft.errors import InputError, quoted
+from sbert_ft.model.connection_bert import ConnectionBert
+from sbert_ft.model.embed import (
+    CHUNK_OVERLAP,
+    EmbedCount,
+    EmbedSettings,
+    count_window,
+    first_budget,
+    mean_over_windows,
+    ordered_texts,
+    run_forwards,
+    warn_of_cuts,
+    windows_of,
+)
+from sbert_ft.model.head import ClassificationHead
+from sbert_ft.model.packing import TextTokens
+from sbert_ft.model.pair_embed import embed_pairs, pair_of, windows_of_pairs
+from sbert_ft.model.tokenizer import check_texts
+
+
+@dataclass(frozen=True)
+class RowReading:
+    """How rows become logits.
+
+    Attributes:
+        settings: As for vectors.
+        truncation: Joined pairs: which text is cut.
+        hint: Ends the message about a row that is none of the classifier's kind.
+    """
+
+    settings: EmbedSettings
+    truncation: Truncation
+    hint: str = ""
+
+
+def classify(
+    model: ConnectionBert, head: ClassificationHead, rows: Iterable[Any], reading: RowReading, count: EmbedCount
+) -> Iterator[Tensor]:
+    """Yield the logits of the rows, window by window, in order; what was cut is said at the end.
+
+    Args:
+        model: Tokenizer and encoder.
+        head: What is put on its vectors; it tells what a row is.
+        rows: Texts or pairs, as the head's kind has them; read once, a window ahead of the logits.
+        reading: See there.
+        count: Filled while the rows are read.
+
+    Yields:
+        Shape (rows of the window, K), float32, on the model's device.
+
+    Raises:
+        InputError: A row is none of this kind, or too long where that is an error; with its position.
+        ResourceError: One sequence alone does not fit into memory.
+    """
+    kind = head.plan.kind
+    if isinstance(rows, (str, bytes)):
+        raise InputError(f"X is {quoted(rows)}, expected a list of {'texts' if kind == 'single' else 'pairs of texts'}")
+    if kind == "single":
+        yield from _of_texts(model, head, ordered_texts(rows), reading, count)
+    else:
+        hint = f"; this classifier takes pairs{reading.hint}"
+        pairs = _as_pairs(rows)
+        if kind == "joined":
+            yield from _of_joined(model, head, pairs, reading, count, hint)
+        else:
+            for columns in embed_pairs(model, pairs, reading.settings, count, hint):
+                yield head.logits(columns)
+    warn_of_cuts(count, reading.settings, "pairs" if kind == "joined" else "texts")
+
+
+def _of_texts(
+    model: ConnectionBert, head: ClassificationHead, texts: Iterable[str], reading: RowReading, count: EmbedCount
+) -> Iterator[Tensor]:
+    tokenizer, settings = model.tokenizer, reading.settings
+    budget = first_budget(model, settings)
+    for window in windows_of(texts):
+        for position, text in enumerate(window, count.n_texts):
+            if not isinstance(text, str):
+                raise InputError(
+                    f"text at position {position} is {quoted(text)} ({type(text).__name__}), expected a string: this "
+                    f"classifier takes single texts{reading.hint}"
+                )
+        check_texts(window, count.n_texts)
+        distinct = {text: place for place, text in enumerate(dict.fromkeys(window))}
+        rows = np.fromiter((distinct[text] for text in window), np.int64, len(window))
+        bodies = tokenizer.tokenize(list(distinct))
+        lengths = (bodies.lengths + tokenizer.n_special)[rows]
+        count_window(model, bodies, lengths, settings, count, _text_at)
+        n_windows = None
+        if settings.on_truncate == "chunk":
+            framed, n_windows = tokenizer.frame_windows(bodies, settings.max_seq_length, _overlap(settings))
+        else:
+            framed = tokenizer.frame(bodies, settings.max_seq_length)
+        logits, budget = _logits(model, head, framed, n_windows, settings, budget)
+        count.n_tokens += int(framed.offsets[-1])
+        yield logits[torch.from_numpy(rows).to(logits.device)]
+
+
+def _of_joined(
+    model: ConnectionBert,
+    head: ClassificationHead,
+    pairs: Iterable[tuple[str, str]],
+    reading: RowReading,
+    count: EmbedCount,
+    hint: str,
+) -> Iterator[Tensor]:
+    tokenizer, settings = model.tokenizer, reading.settings
+    budget = first_budget(model, settings)
+    for texts, rows in windows_of_pairs(pairs, hint):
+        check_texts(texts, 0, partial(pair_of, rows, 0, count.n_texts))
+        bodies = tokenizer.tokenize(texts)
+        lengths = bodies.lengths[rows].sum(0) + tokenizer.n_pair_special
+        count_window(model, bodies, lengths, settings, count, _pair_at)
+        first, second = bodies.select(rows[0]), bodies.select(rows[1])
+        n_windows = None
+        if settings.on_truncate == "chunk":
+            overlap = _overlap(settings)
+            framed, n_windows = tokenizer.join_windows(first, second, settings.max_seq_length, overlap)
+        else:
+            framed = tokenizer.join(first, second, settings.max_seq_length, reading.truncation)
+        logits, budget = _logits(model, head, framed, n_windows, settings, budget)
+        count.n_tokens += int(framed.offsets[-1])
+        yield logits
+
+
+def _logits(
+    model: ConnectionBert,
+    head: ClassificationHead,
+    framed: TextTokens,
+    n_windows: NDArray[np.int64] | None,
+    settings: EmbedSettings,
+    budget: int,
+) -> tuple[Tensor, int]:
+    vectors, budget = run_forwards(model, framed, settings.pooling, budget)
+    logits = head.logits([vectors])
+    return (logits if n_windows is None else mean_over_windows(logits, n_windows)), budget
+
+
+def _overlap(settings: EmbedSettings) -> int:
+    return int(settings.max_seq_length * CHUNK_OVERLAP)
+
+
+def _as_pairs(rows: Iterable[Any]) -> Iterable[tuple[str, str]]:
+    """Return what can be read pair by pair; a frame or array of two columns by its rows."""
+    if getattr(rows, "ndim", 1) == 2 and hasattr(rows, "to_numpy"):
+        by_row: Iterable[tuple[str, str]] = rows.to_numpy(dtype=object)
+        return by_row
+    return rows
+
+
+def _text_at(position: int) -> str:
+    return f"text at position {position}"
+
+
+def _pair_at(position: int) -> str:
+    return f"pair at position {position}"

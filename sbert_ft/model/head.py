@@ -1,0 +1,254 @@
+"""What a classifier puts on an encoder: from one or two vectors a row to a logit for each class.
+
+One text, or two joined to one, have the stock head of the encoder's kind, so that the folder is a stock one for
+everybody; which layers and names that is, a table says. Two towers have Sentence-BERT's softmax classifier. A head is
+small: computed in float32 whatever the encoder computes in, with a calibration folded into its last layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+from sbert_ft.config.settings import Features, Truncation
+from sbert_ft.errors import InputError, ModelFolderError, quoted
+from sbert_ft.model.dropout import FastDropout
+from sbert_ft.model.packing import PoolingMode
+from sbert_ft.model.stock_heads import STOCK_HEADS, USUAL_DROPOUT, StockHead
+
+ClassifierKind = Literal["towers", "joined", "single"]
+HeadPooling = Literal["mean", "cls", "max", "pooler"]
+
+# By features, how many vectors wide the head's input is.
+_WIDTHS: Final[Mapping[str, int]] = {"uv": 2, "difference": 1, "uv_difference": 3, "uv_difference_product": 4}
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """Which head is built.
+
+    Attributes:
+        kind: What stands in a row: two texts apart (towers), two texts joined to one, or a single text.
+        pooling: How tokens become a vector; ``pooler`` for the stock head of the encoder's kind.
+        features: Towers: what the last layer sees of the two vectors.
+        width: Width of a vector, D.
+        dropout: Probability of the dropout before the last layer.
+        initializer_range: Standard deviation of new weights.
+        stock: The stock head's table entry where `pooling` is ``pooler``, otherwise None.
+        activation: After the dense layer of a stock head.
+        first_dropout: Probability of the dropout before the dense layer of a stock head.
+    """
+
+    kind: ClassifierKind
+    pooling: HeadPooling
+    features: Features
+    width: int
+    dropout: float
+    initializer_range: float
+    stock: StockHead | None
+    activation: str = "tanh"
+    first_dropout: float = 0.0
+
+    @property
+    def token_pooling(self) -> PoolingMode:
+        """How the batch pools: a stock head reads the first token."""
+        return "cls" if self.pooling == "pooler" else self.pooling
+
+    @property
+    def n_columns(self) -> int:
+        """Vectors of a row: two for towers."""
+        return 2 if self.kind == "towers" else 1
+
+
+def plan_head(
+    config: PreTrainedConfig,
+    kind: ClassifierKind,
+    pooling: HeadPooling | None,
+    features: Features,
+    dropout: float | None,
+    folder_pooling: PoolingMode,
+) -> HeadPlan:
+    """Return the head for an encoder.
+
+    Args:
+        config: The encoder's settings.
+        kind: See `HeadPlan`.
+        pooling: See `HeadPlan`. None for ``pooler`` where the kind has one text a row and a stock head that is
+            known here, and for the folder's elsewhere.
+        features: See `HeadPlan`.
+        dropout: See `HeadPlan`; None for what the settings say.
+        folder_pooling: How the folder says that tokens become a vector.
+
+    Raises:
+        InputError: An unknown word, a dropout that is none, or a pooling that this kind does not have.
+        ModelFolderError: The settings have a dropout or an activation that is none.
+    """
+    _check_word("kind", kind, get_args(ClassifierKind))
+    _check_word("features", features, get_args(Features))
+    stock = STOCK_HEADS.get(config.model_type)
+    if pooling is None:
+        pooling = "pooler" if kind != "towers" and stock is not None else folder_pooling
+    _check_word("pooling", pooling, get_args(HeadPooling))
+    if pooling == "pooler" and kind == "towers":
+        raise InputError("pooling 'pooler' is for the kinds joined and single; expected mean, cls or max for towers")
+    if pooling == "pooler" and stock is None:
+        raise InputError(
+            f"pooling 'pooler': the stock head of {quoted(config.model_type)} encoders is not run here; take "
+            "pooling 'mean', 'cls' or 'max'"
+        )
+    if dropout is None:
+        keys = USUAL_DROPOUT if stock is None else stock.dropout_keys
+        dropout = next((_rate(config, key) for key in keys if getattr(config, key, None) is not None), 0.0)
+    elif isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise InputError(f"head_dropout is {quoted(dropout)}, expected a probability from 0 to below 1")
+    width, std = int(config.hidden_size), float(getattr(config, "initializer_range", 0.02))
+    if pooling != "pooler" or stock is None:
+        return HeadPlan(kind, pooling, features, width, float(dropout), std, None)
+    first = 0.0
+    if stock.first_dropout is not None:
+        first = _rate(config, stock.first_dropout) if stock.first_dropout else float(dropout)
+    named = getattr(config, stock.activation_key, None) if stock.activation_key else None
+    activation = named or stock.activation
+    if activation not in ACT2FN:
+        raise ModelFolderError(
+            f"config.json: {stock.activation_key} is {quoted(activation)}, expected the name of an activation of "
+            "transformers, such as 'gelu'"
+        )
+    return HeadPlan(kind, pooling, features, width, float(dropout), std, stock, str(activation), first)
+
+
+def _rate(config: PreTrainedConfig, key: str) -> float:
+    """Return the dropout that the settings have under a key."""
+    rate = getattr(config, key)
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise ModelFolderError(f"config.json: {key} is {quoted(rate)}, expected a probability from 0 to below 1")
+    return float(rate)
+
+
+def check_truncation(truncation: str) -> None:
+    """Refuse a word that says of no text of a pair that it is cut.
+
+    Raises:
+        InputError: It is none of the three.
+    """
+    _check_word("truncation", truncation, get_args(Truncation))
+
+
+class ClassificationHead(nn.Module):
+    """From pooled vectors to logits.
+
+    With the stock head of an encoder's kind: dropout (some kinds), dense layer, activation, dropout, last layer.
+    Otherwise dropout and a last layer over the vector, or over the features of two vectors u and v: Sentence-BERT's
+    softmax(W (u, v, |u - v|)) (Reimers and Gurevych 2019, section 3, classification objective).
+
+    Attributes:
+        plan: Which head it is.
+        n_outputs: Number of logits a row, K.
+        dense: The stock head's dense layer, otherwise None.
+        output: The last layer.
+    """
+
+    dense: nn.Linear | None
+
+    def __init__(self, plan: HeadPlan, n_outputs: int, seed: int = 42) -> None:
+        """Make a head with random weights and biases of zero; the generators of torch stay as they are.
+
+        Args:
+            plan: Which head.
+            n_outputs: Number of logits a row, K.
+            seed: Of the weights.
+        """
+        super().__init__()
+        self.plan = plan
+        self.n_outputs = n_outputs
+        self.first_dropout = FastDropout(plan.first_dropout)
+        self.dropout = FastDropout(plan.dropout)
+        width = plan.width * (_WIDTHS[plan.features] if plan.kind == "towers" else 1)
+        # made without memory, for a layer would draw its weights from torch's own generator
+        self.dense = None if plan.stock is None else nn.Linear(plan.width, plan.width, device="meta")
+        self.output = nn.Linear(width, n_outputs, device="meta")
+        self.to_empty(device="cpu")
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for layer in (self.dense, self.output):
+                if layer is not None:
+                    layer.weight.normal_(0.0, plan.initializer_range, generator=generator)
+                    layer.bias.zero_()
+        self.eval()
+
+    def forward(self, columns: Sequence[Tensor]) -> Tensor:
+        """Return the logits of B rows: shape (B, K), float32, with gradients as torch is set.
+
+        Args:
+            columns: Pooled vectors, shape (B, D) each: two for towers, one otherwise.
+        """
+        assert len(columns) == self.plan.n_columns
+        with torch.autocast(columns[0].device.type, enabled=False):
+            vectors = [column.float() for column in columns]
+            activation = vectors[0]
+            if len(vectors) == 2:
+                activation = _features(vectors[0], vectors[1], self.plan.features)
+            if self.dense is not None:
+                activation = ACT2FN[self.plan.activation](self.dense(self.first_dropout(activation)))
+            logits: Tensor = self.output(self.dropout(activation))
+        return logits
+
+    @torch.no_grad()
+    def logits(self, columns: Sequence[Tensor]) -> Tensor:
+        """Return the logits as `forward` does, without dropout and gradients, whatever mode the head is in."""
+        training = self.training
+        self.eval()
+        try:
+            return self(columns)  # type: ignore[no-any-return]
+        finally:
+            self.train(training)
+
+    @torch.no_grad()
+    def begin_as(self, pooler: Mapping[str, Tensor]) -> bool:
+        """Copy a pretrained pooler into the dense layer; return whether there was one for it.
+
+        Args:
+            pooler: The pooler's tensors by name, as in `ConnectionBert.pooler`.
+        """
+        name = self.plan.stock.pooler if self.plan.stock is not None else None
+        if name is None or self.dense is None:
+            return False
+        weight, bias = pooler.get(f"{name}.weight"), pooler.get(f"{name}.bias")
+        if weight is None or bias is None or weight.shape != self.dense.weight.shape:
+            return False
+        self.dense.weight.copy_(weight)
+        self.dense.bias.copy_(bias)
+        return True
+
+    @torch.no_grad()
+    def scale(self, factor: float, bias: float = 0.0) -> None:
+        """Fold a calibration into the last layer: logits become ``factor * logits + bias``."""
+        self.output.weight.mul_(factor)
+        self.output.bias.mul_(factor).add_(bias)
+
+
+def _features(u: Tensor, v: Tensor, features: Features) -> Tensor:
+    if features == "uv":
+        return torch.cat((u, v), dim=-1)
+    difference = (u - v).abs()
+    if features == "difference":
+        return difference
+    parts = (u, v, difference) if features == "uv_difference" else (u, v, difference, u * v)
+    return torch.cat(parts, dim=-1)
+
+
+def _check_word(name: str, word: object, words: tuple[str, ...]) -> None:
+    if word not in words:
+        raise InputError(f"{name} is {quoted(word)}, expected one of {', '.join(words)}")
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Return the classes' probabilities, shape (N, K), or the score of one output, shape (N, 1), from logits."""
+    return logits.sigmoid() if logits.shape[-1] == 1 else F.softmax(logits, dim=-1)
