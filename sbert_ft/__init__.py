@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from sbert_ft.evaluation.decision import fit_threshold
     from sbert_ft.model.connection_bert import ConnectionBert
     from sbert_ft.model.siamese import SiameseBert
+    from sbert_ft.training.bert_classifier import BertClassifier
     from sbert_ft.training.fine_tune import fine_tune
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BertClassifier",
     "ConnectionBert",
     "ConnectionDataset",
     "EvaluationSettings",
@@ -42,6 +44,7 @@ __all__ = [
 
 # Each name once more among the imports for type checkers above; tests/test_architecture.py holds the two together.
 _MODULE_OF_NAME = {
+    "BertClassifier": "sbert_ft.training.bert_classifier",
     "ConnectionBert": "sbert_ft.model.connection_bert",
     "ConnectionDataset": "sbert_ft.data.connection_dataset",
     "EvaluationSettings": "sbert_ft.config.settings",

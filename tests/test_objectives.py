@@ -22,6 +22,7 @@ from sbert_ft.config.settings import ObjectiveSettings
 from sbert_ft.errors import InputError
 from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.training.gradients import BackwardSettings, backward
+from sbert_ft.training.objective_table import HeadToTrain
 from sbert_ft.training.objectives import OBJECTIVES, Objective, build_objective, check_fits, fitting_objectives
 
 # Of a loss that float32 computes by logarithms and exponentials.
@@ -36,8 +37,13 @@ POSITIVES = ["A man plays an instrument.", "He is playing.", "A guitar is played
 NEGATIVES = ["A man sold his guitar.", "A man tunes the piano, but plays nothing.", "A woman plays chess.", "Two men."]
 
 
+OF_ENCODERS = [name for name, kind in OBJECTIVES.items() if not kind.of_classifier]
+OF_CLASSIFIERS = [name for name, kind in OBJECTIVES.items() if kind.of_classifier]
+
+
 def objective(name: str, **settings: float) -> Objective:
-    return build_objective([ObjectiveSettings(name, **settings)])
+    head = HeadToTrain(lambda columns: torch.cat(columns, dim=-1)[:, :3]) if name in OF_CLASSIFIERS else None
+    return build_objective([ObjectiveSettings(name, **settings)], head)
 
 
 def rows(*vectors: tuple[float, float]) -> Tensor:
@@ -54,6 +60,7 @@ class Data:
     class_names: tuple[str, ...] = ()
 
 
+ONE_TEXT = Data(1, "classes", np.array([0.0, 1, 0, 1]), ("bad", "good"))
 NO_LABELS = Data(2, "none")
 TRIPLETS = Data(3, "none")
 BINARY = Data(2, "binary", np.array([0.0, 1, 1, 0]))
@@ -252,7 +259,8 @@ def test_loss_and_gradient_equal_those_of_sentence_transformers(
 
 
 def test_the_defaults_of_the_table_are_those_of_sentence_transformers() -> None:
-    for name, kind in OBJECTIVES.items():
+    for name in OF_ENCODERS:
+        kind = OBJECTIVES[name]
         loss = reference_loss(name, None)  # type: ignore[arg-type]
         theirs = {
             "scale": getattr(loss, "scale", None),
@@ -287,7 +295,8 @@ def test_every_setting_left_out_is_filled_with_its_default() -> None:
 
 def test_only_objectives_with_negatives_from_the_batch_want_distinct_texts() -> None:
     assert [name for name in OBJECTIVES if objective(name).distinct_texts] == ["in_batch_negatives"]
-    assert [name for name in OBJECTIVES if not objective(name).coupled] == ["cosine", "contrastive", "triplet"]
+    independent = ["cosine", "contrastive", "triplet", "softmax", "binary_cross_entropy"]
+    assert [name for name in OBJECTIVES if not objective(name).coupled] == independent
 
 
 @pytest.mark.parametrize(
@@ -352,12 +361,52 @@ def test_a_loss_refuses_columns_that_it_does_not_take() -> None:
 )
 def test_what_fits_is_accepted_and_the_rest_is_refused(data: Data, fitting: tuple[str, ...]) -> None:
     assert fitting_objectives(data) == fitting
-    for name in OBJECTIVES:
+    for name in OF_ENCODERS:
         if name in fitting:
             check_fits(objective(name), data)
         else:
             with pytest.raises(InputError, match=f"^objective {name} "):
                 check_fits(objective(name), data)
+
+
+@pytest.mark.parametrize(
+    ("data", "fitting"),
+    [
+        (ONE_TEXT, ("softmax",)),
+        (CLASSES, ("softmax",)),
+        (SCORES, ("binary_cross_entropy",)),
+        (BINARY, ("binary_cross_entropy",)),
+        (NO_LABELS, ()),
+        (TRIPLETS, ()),
+    ],
+)
+def test_what_fits_a_classifier_is_accepted_and_the_rest_is_refused(data: Data, fitting: tuple[str, ...]) -> None:
+    assert fitting_objectives(data, of_classifier=True) == fitting
+    for name in OF_CLASSIFIERS:
+        if name in fitting:
+            check_fits(objective(name), data)
+        else:
+            with pytest.raises(InputError, match=f"^objective {name} "):
+                check_fits(objective(name), data)
+
+
+def test_rows_of_one_class_teach_a_classifier_nothing() -> None:
+    with pytest.raises(
+        InputError, match="all 3 rows are of the class 'good', and a classifier tells at least two apart"
+    ):
+        check_fits(objective("softmax"), Data(1, "classes", np.ones(3), ("bad", "good")))
+
+
+def test_a_classifier_has_one_objective_and_its_own() -> None:
+    head = HeadToTrain(lambda columns: columns[0])
+    with pytest.raises(InputError, match="a classifier has one objective, found softmax and binary_cross_entropy"):
+        build_objective([ObjectiveSettings("softmax"), ObjectiveSettings("binary_cross_entropy")], head)
+    with pytest.raises(InputError, match="objective cosine is not for a classifier, which takes softmax and binary"):
+        build_objective([ObjectiveSettings("cosine")], head)
+    with pytest.raises(InputError, match="objective softmax is not for a sentence encoder"):
+        build_objective([ObjectiveSettings("softmax")])
+    with pytest.raises(InputError, match="objective cosine takes no class_weight"):
+        build_objective([ObjectiveSettings("cosine", class_weight="balanced")])
 
 
 @pytest.mark.parametrize(
@@ -393,8 +442,29 @@ def test_what_fits_is_accepted_and_the_rest_is_refused(data: Data, fitting: tupl
             "contrastive",
             CLASSES,
             "objective contrastive takes two texts and a label 0 or 1, but a row of this data has two texts and a "
-            "class name; no objective takes class names: say with data.label_values which of 'entailment', 'neutral', "
-            "'contradiction' means 1 and which 0 (the rows with other labels are left out)",
+            "class name; train a classifier with model.kind joined or towers, or for a sentence encoder say with "
+            "data.label_values which of 'entailment', 'neutral', 'contradiction' means 1 and which 0 (the rows with "
+            "other labels are left out)",
+        ),
+        (
+            "cosine",
+            ONE_TEXT,
+            "objective cosine takes two texts and a score or a label 0 or 1, but a row of this data has one text and a "
+            "class name; train a classifier of single texts with model.kind single, or name two columns with "
+            "data.text_columns",
+        ),
+        (
+            "softmax",
+            BINARY,
+            "objective softmax takes one or two texts and a class, but a row of this data has two texts and a label 0 "
+            "or 1; read every different number as a class with data.label_kind classes "
+            "(Reading(label_kind='classes')), or take binary_cross_entropy for scores",
+        ),
+        (
+            "softmax",
+            NO_LABELS,
+            "objective softmax takes one or two texts and a class, but a row of this data has two texts and no label; "
+            "name the column of labels with data.label_column",
         ),
         (
             "triplet",

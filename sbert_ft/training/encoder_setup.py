@@ -12,10 +12,20 @@ from transformers import PreTrainedModel
 
 from sbert_ft.config.settings import ModelSettings, RunSettings
 from sbert_ft.errors import InputError
+from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.dropout import dropout_set_to
+from sbert_ft.model.siamese import SiameseBert
+
+# What can be trained: a sentence encoder, or a classifier.
+Trainee = SiameseBert | ClassifierModel
 
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|block|blocks)\.(\d+)\.")
 _EMBEDDINGS = re.compile(r"(?:^|\.)\w*embeddings?\w*\.")
+
+
+def trained_module(model: Trainee) -> nn.Module:
+    """Return what is trained, kept in checkpoints and restored: the encoder, with the head where there is one."""
+    return model.trained if isinstance(model, ClassifierModel) else model.bert.encoder
 
 
 @contextmanager
@@ -77,7 +87,7 @@ def frozen_parameters(encoder: nn.Module, settings: ModelSettings) -> list[nn.Pa
         named = int(layer[1]) < settings.freeze_layers if layer else in_embeddings and settings.freeze_embeddings
         if named or not parameter.requires_grad:
             frozen.append(parameter)
-    if len(frozen) == len(list(encoder.parameters())):
+    if len(frozen) == len(list(encoder.parameters())) and settings.kind == "siamese":  # a classifier has its head
         raise InputError(
             "every weight is frozen, by model.freeze_layers and model.freeze_embeddings or by requires_grad; leave "
             "some to train"

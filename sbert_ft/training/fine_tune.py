@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbert_ft.config.reading import check_settings
 from sbert_ft.config.settings import (
+    CLASSIFIER_OBJECTIVES,
     DataSettings,
     EvaluationSettings,
     ModelSettings,
@@ -20,11 +21,13 @@ from sbert_ft.config.settings import (
 )
 from sbert_ft.data.connection_dataset import ConnectionDataset
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.model.devices import Precision
+from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.training.encoder_setup import Trainee, trained_module
 from sbert_ft.training.preparation import FineTuneResult, PreparedRun, RunData, RunOptions, prepare
 from sbert_ft.training.run import run_training
 from sbert_ft.training.run_folder import Mode
+from sbert_ft.training.starting_model import starting_model
 from sbert_ft.training.warning_list import warnings_kept
 
 if TYPE_CHECKING:
@@ -34,13 +37,13 @@ _MODES: Mapping[str, Mode] = {"error": "new", "resume": "resume", "overwrite": "
 
 
 def fine_tune(
-    model: SiameseBert,
+    model: Trainee,
     train: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame,
     dev: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | None = None,
     test: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | None = None,
     *,
     output_dir: str | os.PathLike[str],
-    objective: str | ObjectiveSettings | Sequence[str | ObjectiveSettings] = "cosine",
+    objective: str | ObjectiveSettings | Sequence[str | ObjectiveSettings] | None = None,
     training: TrainingSettings | None = None,
     evaluation: EvaluationSettings | None = None,
     on_existing: str = "error",
@@ -49,12 +52,14 @@ def fine_tune(
     """Fine-tune a model on pairs and return what the run left behind; the model itself is the tuned one afterwards.
 
     Args:
-        model: A sentence encoder; its weights are trained in place.
-        train: Pairs or triplets: a data set, the path of a file, or a DataFrame.
+        model: A sentence encoder or a classifier; its weights are trained in place. A classifier without a head for
+            the classes of `train` begins with a new one.
+        train: Pairs or triplets, for a classifier of kind single texts: a data set, the path of a file, or a DataFrame.
         dev: Pairs by which the best step, the threshold and the calibration are chosen.
         test: Pairs that only judge.
         output_dir: The run's folder: model/, report.html, metrics.json, checkpoints/ and more.
-        objective: By name (see `OBJECTIVES`), with settings, or several to be added.
+        objective: By name (see `OBJECTIVES`), with settings, or several to be added; None for cosine, and softmax for
+            a classifier.
         training: The loop's settings. Its device is not used: the model is on one.
         evaluation: How the result is judged, and what the threshold is chosen for.
         on_existing: Where the folder holds a run: ``error``, ``resume`` it, or ``overwrite`` it.
@@ -72,28 +77,29 @@ def fine_tune(
         OutputError: Something cannot be written.
         RunInterrupted: Ctrl-C or SIGTERM; go on with ``on_existing="resume"``.
     """
-    if not isinstance(model, SiameseBert):
+    if not isinstance(model, (SiameseBert, ClassifierModel)):
         found = type(model).__name__
-        raise InputError(f"model is of type {found}, expected a SiameseBert; for a folder: SiameseBert.from_pretrained")
+        raise InputError(
+            f"model is of type {found}, expected a SiameseBert or BertClassifier; for a folder: "
+            "SiameseBert.from_pretrained"
+        )
     if on_existing not in _MODES:
         raise InputError(f"on_existing is {quoted(on_existing)}, expected one of {', '.join(_MODES)}")
-    # what is neither a name nor settings is refused with all the other faults below
-    parts = (objective,) if isinstance(objective, str) or not isinstance(objective, Sequence) else tuple(objective)
+    parts = _objectives(objective, model)
     with warnings_kept() as warnings:
-        first = as_dataset(train)
-        reading = reading_on_scale_of(first, Reading())
+        reading = reading_for(_name_of_first(parts), Reading())
+        first = as_dataset(train, reading)
+        reading = reading_on_scale_of(first, reading)
         data = RunData(first, *(None if pairs is None else as_dataset(pairs, reading) for pairs in (dev, test)))
     settings = RunSettings(
-        model=ModelSettings(
-            path=str(model.bert.source.path), max_seq_length=model.max_seq_length, pooling=model.pooling
-        ),
+        model=_model_settings(model),
         data=DataSettings(
             train=data.train.source,
             dev=None if data.dev is None else data.dev.source,
             test=None if data.test is None else data.test.source,
         ),
         output_dir=os.fspath(output_dir),
-        objective=tuple(ObjectiveSettings(part) if isinstance(part, str) else part for part in parts),
+        objective=parts,
         training=training or TrainingSettings(),
         evaluation=evaluation or EvaluationSettings(),
     )
@@ -107,11 +113,56 @@ def fine_tune(
     return result
 
 
-def _become(model: SiameseBert, result: FineTuneResult) -> None:
+def _objectives(
+    objective: str | ObjectiveSettings | Sequence[str | ObjectiveSettings] | None, model: Trainee
+) -> tuple[ObjectiveSettings, ...]:
+    """Return the objectives as settings; what is neither a name nor settings is refused with all other faults later."""
+    if objective is None:
+        if isinstance(model, ClassifierModel):
+            return (ObjectiveSettings(CLASSIFIER_OBJECTIVES[0], class_weight=model.class_weight),)
+        return (ObjectiveSettings(),)
+    parts: tuple[Any, ...]
+    parts = (objective,) if isinstance(objective, str) or not isinstance(objective, Sequence) else tuple(objective)
+    return tuple(ObjectiveSettings(part) if isinstance(part, str) else part for part in parts)
+
+
+def _name_of_first(parts: tuple[Any, ...]) -> str:
+    """Return the first objective's name; what is none is refused with the settings, once the data are read."""
+    return next((part.name for part in parts[:1] if isinstance(part, ObjectiveSettings)), "")
+
+
+def _model_settings(model: Trainee) -> ModelSettings:
+    """Return the settings that a model made in Python amounts to."""
+    path = str(model.bert.source.path)
+    if isinstance(model, SiameseBert):
+        return ModelSettings(path=path, max_seq_length=model.max_seq_length, pooling=model.pooling)
+    return ModelSettings(
+        path=path,
+        kind=model.kind,
+        max_seq_length=model.max_seq_length,
+        pooling=model.pooling,
+        features=model.features,
+        truncation=model.truncation,
+        head_dropout=model.head_dropout,
+    )
+
+
+def _become(model: Trainee, result: FineTuneResult) -> None:
     """Give the base model of a finished run what the run has saved: weights, decision and score scale."""
-    tuned = SiameseBert.from_pretrained(result.model_dir, "cpu", "float32")
-    model.bert.encoder.load_state_dict(tuned.bert.encoder.state_dict())
+    kind = ClassifierModel if isinstance(model, ClassifierModel) else SiameseBert
+    tuned: Trainee = kind.from_pretrained(result.model_dir, "cpu", "float32")
+    if isinstance(model, ClassifierModel) and isinstance(tuned, ClassifierModel):
+        model.start_head(tuned.classes_.tolist() if tuned.n_outputs > 1 else None)
+        model.temperature = tuned.temperature
+    trained_module(model).load_state_dict(trained_module(tuned).state_dict())
     model.decision, model.score_scale = tuned.decision, tuned.score_scale
+
+
+def reading_for(objective: str, reading: Reading) -> Reading:
+    """Return how files are read for an objective: with classes for softmax, and else with scores."""
+    if reading.label_kind is not None or reading.classes is not None:
+        return reading
+    return replace(reading, label_kind="classes") if objective == "softmax" else reading
 
 
 def reading_on_scale_of(train: ConnectionDataset, reading: Reading) -> Reading:
@@ -158,17 +209,12 @@ def load_run(settings: RunSettings) -> PreparedRun:
 
 
 def _load_parts(settings: RunSettings) -> PreparedRun:
-    reading, data = settings.data.reading, settings.data
+    data = settings.data
+    reading = reading_for(_name_of_first(settings.objective), data.reading)
     train = ConnectionDataset.from_file(Path(data.train), reading)
     reading = reading_on_scale_of(train, reading)
     dev = None if data.dev is None else ConnectionDataset.from_file(Path(data.dev), reading)
     test = None if data.test is None else ConnectionDataset.from_file(Path(data.test), reading)
     if data.dev_share is not None:
         train, dev = train.split(data.dev_share, settings.training.seed)
-    precision: Precision = "float32" if settings.training.precision == "float32" else "auto"
-    model = SiameseBert.from_pretrained(
-        settings.model.path, settings.training.device, precision, settings.model.max_seq_length
-    )
-    if settings.model.pooling is not None and settings.model.pooling != model.pooling:
-        model = SiameseBert(model.bert, settings.model.pooling, settings.model.max_seq_length)
-    return prepare(model, RunData(train, dev, test), settings)
+    return prepare(starting_model(settings), RunData(train, dev, test), settings)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sbert_ft.model.packing import Layout, PackedBatch, TextTokens
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.training.encoder_setup import Trainee
 from sbert_ft.training.objectives import Objective
 
 
@@ -44,7 +44,7 @@ class BackwardSettings:
 
 
 def backward(
-    model: SiameseBert,
+    model: Trainee,
     objective: Objective,
     tokens: TextTokens,
     labels: Tensor | None,
@@ -58,10 +58,10 @@ def backward(
     memory running out, some parts' gradients may have been added; set them to zero before going on.
 
     Args:
-        model: The encoder, float32.
+        model: The encoder, or classifier, whose head is called by the objective; float32.
         objective: The loss.
         tokens: The texts of the batch, column after column: n_rows first texts, n_rows second ones
-            and so on.
+            and so on; of joined pairs there is one column.
         labels: Targets, shape (n_rows,), on any device; None without labels.
         n_rows: Rows of the batch, at least 1.
         settings: See `BackwardSettings`.
@@ -106,7 +106,7 @@ def select_rows(tokens: TextTokens, n_rows: int, rows: NDArray[np.int64]) -> Tex
 
 
 def _backward_cached(
-    model: SiameseBert,
+    model: Trainee,
     objective: Objective,
     tokens: TextTokens,
     labels: Tensor | None,
@@ -134,7 +134,7 @@ def _backward_cached(
     return loss.detach()
 
 
-def _embed(model: SiameseBert, batch: PackedBatch, settings: BackwardSettings) -> Tensor:
+def _embed(model: Trainee, batch: PackedBatch, settings: BackwardSettings) -> Tensor:
     """Return the vectors of a packed batch, shape (N, d), float32."""
     device, dtype = model.device, settings.autocast_dtype
     batch = batch.to(device)

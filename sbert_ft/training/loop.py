@@ -24,8 +24,8 @@ from sbert_ft.data.batch_order import epoch_batches
 from sbert_ft.data.token_store import TokenizedConnections
 from sbert_ft.errors import ResourceError
 from sbert_ft.model.devices import is_out_of_memory
-from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.training.checkpoints import Checkpoint
+from sbert_ft.training.encoder_setup import Trainee, trained_module
 from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.interruption import Interruption
 from sbert_ft.training.objectives import Objective
@@ -46,7 +46,7 @@ class TrainingRows:
 
     Attributes:
         tokens: The rows' texts as tokens.
-        targets: What objectives get, shape (N,), float32; None without labels.
+        targets: What objectives get, shape (N,), float32: scores or numbers of classes; None without labels.
         lines: Where each row stands in its source, shape (N,).
     """
 
@@ -92,7 +92,7 @@ class Sitting:
 
 
 def train(
-    model: SiameseBert,
+    model: Trainee,
     rows: TrainingRows,
     objective: Objective,
     settings: TrainingSettings,
@@ -117,14 +117,14 @@ def train(
         OutputError: A checkpoint cannot be written.
         RunInterrupted: The run was asked to end, and has written a checkpoint.
     """
-    encoder, device = model.bert.encoder, model.device
-    optimizer = make_optimizer(encoder, settings)
-    trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    module, device = trained_module(model), model.device
+    optimizer = make_optimizer(module, settings)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     scaler = torch.amp.GradScaler(device.type) if plan.autocast_dtype == torch.float16 else None
     torch.manual_seed(settings.seed)
     progress = Progress(micro_rows=plan.micro_rows)
     if sitting.resume_from is not None:
-        progress = restore_progress(sitting.resume_from, encoder, optimizer, scaler)
+        progress = restore_progress(sitting.resume_from, module, optimizer, scaler)
         if settings.micro_batch_size is not None:
             progress.micro_rows = min(progress.micro_rows, plan.micro_rows)
 
@@ -201,7 +201,7 @@ def train(
 
 
 def _gradients(
-    model: SiameseBert,
+    model: Trainee,
     rows: TrainingRows,
     objective: Objective,
     group: list[NDArray[np.int64]],
@@ -255,7 +255,7 @@ def _gradients(
 
 
 def _evaluate(
-    model: SiameseBert,
+    model: Trainee,
     evaluation: Evaluation,
     progress: Progress,
     plan: RunPlan,
@@ -294,7 +294,7 @@ def _evaluate(
 
 
 def _save(
-    model: SiameseBert,
+    model: Trainee,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
     progress: Progress,
@@ -302,7 +302,7 @@ def _save(
 ) -> None:
     """Write a checkpoint, and end the run after it where that was asked for, by a signal that came meanwhile too."""
     sitting.log.sync()
-    save_progress(sitting.folder.checkpoints_dir, progress, model.bert.encoder, optimizer, scaler)
+    save_progress(sitting.folder.checkpoints_dir, progress, trained_module(model), optimizer, scaler)
     sitting.interruption.end_if_asked(f"after step {progress.step:,}; go on with --resume")
 
 

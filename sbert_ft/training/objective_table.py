@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 LossMethod = Callable[[list[Tensor], Tensor | None], Tensor]
 
@@ -38,6 +39,7 @@ class ObjectiveKind:
         coupled: Whether a row's loss depends on the other rows of its batch.
         distinct_texts: Whether a text that stands twice in a batch would be taken for its own negative.
         find_fault: Returns what is wrong with the labels, shape (rows,), as half a sentence; or None.
+        of_classifier: Whether it trains a classifier, whose head its loss is taken of: `make` gets a `HeadToTrain`.
     """
 
     summary: str
@@ -49,6 +51,20 @@ class ObjectiveKind:
     coupled: bool = False
     distinct_texts: bool = False
     find_fault: Callable[[NDArray[np.float64]], str | None] | None = None
+    of_classifier: bool = False
+
+
+@dataclass(frozen=True)
+class HeadToTrain:
+    """What the loss of a classifier is made with.
+
+    Attributes:
+        head: From the vectors of each column of texts, shape (B, D) each, to logits, shape (B, K).
+        class_weights: Factor on the loss of each class's rows, shape (K,); None for 1.
+    """
+
+    head: Callable[[list[Tensor]], Tensor]
+    class_weights: Tensor | None = None
 
 
 def find_no_order(labels: NDArray[np.float64]) -> str | None:
@@ -119,6 +135,32 @@ def _distance(left: Tensor, right: Tensor) -> Tensor:
     """Return the Euclidean distance row by row, shape (B,), with a gradient of 0 where it is 0."""
     distance: Tensor = torch.linalg.vector_norm(left - right, dim=-1)
     return distance
+
+
+def _softmax(head: HeadToTrain) -> LossMethod:
+    """Return the cross-entropy of a batch, the mean over its rows of (weighted) losses.
+
+    Not torch's mean of a weighted loss, which divides by the weights of the batch: a row's share would depend on the
+    others, and rows that a micro-batch holds could not be added up.
+    """
+
+    def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
+        assert labels is not None
+        codes = labels.long()
+        losses = F.cross_entropy(head.head(columns), codes, reduction="none")
+        if head.class_weights is not None:
+            losses = losses * head.class_weights.to(losses.device)[codes]
+        return losses.mean()
+
+    return loss
+
+
+def _binary_cross_entropy(head: HeadToTrain) -> LossMethod:
+    def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
+        assert labels is not None
+        return F.binary_cross_entropy_with_logits(head.head(columns)[:, 0], labels)
+
+    return loss
 
 
 _SCORED = "two texts and a score or a label 0 or 1"
@@ -197,6 +239,26 @@ OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType(
             label_kinds=("none",),
             make=_triplet,
             defaults={"margin": 5.0},
+        ),
+        "softmax": ObjectiveKind(
+            summary="Cross-entropy of the classes by the head's logits: over (u, v, |u-v|) of two towers (Reimers and "
+            "Gurevych 2019, Sentence-BERT, section 3), a joined pair or one text (Devlin et al. 2019, section 4.1).",
+            takes="one or two texts and a class",
+            n_texts=(1, 2),
+            label_kinds=("classes",),
+            make=_softmax,
+            defaults={},
+            of_classifier=True,
+        ),
+        "binary_cross_entropy": ObjectiveKind(
+            summary="Cross-entropy between the score, brought to 0..1, and the sigmoid of the head's one logit: the "
+            "cross-encoder for graded pairs (Sentence-BERT, table 2).",
+            takes="one or two texts and a score or a label 0 or 1",
+            n_texts=(1, 2),
+            label_kinds=("score", "binary"),
+            make=_binary_cross_entropy,
+            defaults={},
+            of_classifier=True,
         ),
     }
 )

@@ -23,12 +23,12 @@ from torch import Tensor
 from sbert_ft.config.settings import ObjectiveSettings
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.training.objective_table import OBJECTIVES as OBJECTIVES
-from sbert_ft.training.objective_table import LossMethod
+from sbert_ft.training.objective_table import HeadToTrain, LossMethod
 
 logger = logging.getLogger(__name__)
 
 _LABEL_WORDS = {"none": "no label", "binary": "a label 0 or 1", "score": "a score", "classes": "a class name"}
-_NUMBER_WORDS = {2: "two texts", 3: "three texts"}
+_NUMBER_WORDS = {1: "one text", 2: "two texts", 3: "three texts"}
 
 
 class LabelledTexts(Protocol):
@@ -59,7 +59,7 @@ class Objective:
         name: As in the settings; several are joined by a plus.
         settings: As given, with every default filled in.
         n_texts: Texts that a row may have.
-        label_kinds: Labels that a row may have: none, binary or score.
+        label_kinds: Labels that a row may have: none, binary, score or classes.
         coupled: Whether a row's loss depends on the other rows of its batch. Where it does not, the
             loss is the mean over the rows.
         distinct_texts: Whether a batch must hold no text twice.
@@ -78,7 +78,8 @@ class Objective:
         """Return the weighted sum of the losses of a batch: a scalar, float32, under autocast too.
 
         Args:
-            embeddings: The vectors of each column of texts, shape (B, d) each, any floating type.
+            embeddings: The vectors of each column of texts, shape (B, d) each, any floating type; of joined pairs
+                there is one column.
             labels: Targets, shape (B,), any type, on the same device; None without labels.
 
         Raises:
@@ -98,18 +99,24 @@ class Objective:
         return " + ".join(_describe(part) for part in self.settings)
 
 
-def build_objective(settings: Sequence[ObjectiveSettings]) -> Objective:
+def build_objective(settings: Sequence[ObjectiveSettings], head: HeadToTrain | None = None) -> Objective:
     """Return the objective that adds the losses of these settings, each times its weight.
+
+    Args:
+        settings: One or more.
+        head: Of the classifier that is trained; None for a sentence encoder.
 
     Raises:
         InputError: An unknown name, a setting that its objective does not take or that is out of
-            range, or objectives that no rows fit together; all faults in one message.
+            range, objectives that no rows fit together, or that are not for what is trained; all faults in one
+            message.
     """
     if not settings:
         raise InputError(f"objective is empty, expected one or more of {_listed(OBJECTIVES)}")
     faults = [fault for part in settings for fault in _faults(part)]
     if faults:
         raise InputError("; ".join(faults))
+    _check_trained(settings, head)
     name = " + ".join(part.name for part in settings)
     kinds = [OBJECTIVES[part.name] for part in settings]
     n_texts = tuple(n for n in kinds[0].n_texts if all(n in kind.n_texts for kind in kinds))
@@ -124,8 +131,23 @@ def build_objective(settings: Sequence[ObjectiveSettings]) -> Objective:
         label_kinds=label_kinds,
         coupled=any(kind.coupled for kind in kinds),
         distinct_texts=any(kind.distinct_texts for kind in kinds),
-        methods=tuple(_method(part) for part in filled),
+        methods=tuple(_method(part, head) for part in filled),
     )
+
+
+def _check_trained(settings: Sequence[ObjectiveSettings], head: HeadToTrain | None) -> None:
+    """Refuse objectives of a classifier for an encoder, and the reverse.
+
+    Raises:
+        InputError: One is not for what is trained.
+    """
+    for part in settings:
+        if OBJECTIVES[part.name].of_classifier != (head is not None):
+            trained = "a sentence encoder (model.kind siamese)" if head is None else "a classifier"
+            fitting = _listed(name for name, kind in OBJECTIVES.items() if kind.of_classifier == (head is not None))
+            raise InputError(f"objective {part.name} is not for {trained}, which takes {fitting}")
+    if head is not None and len(settings) > 1:
+        raise InputError(f"a classifier has one objective, found {_listed(part.name for part in settings)}")
 
 
 def check_fits(objective: Objective, dataset: LabelledTexts) -> None:
@@ -139,10 +161,14 @@ def check_fits(objective: Objective, dataset: LabelledTexts) -> None:
     for part in objective.settings:
         fault = _misfit(part.name, dataset)
         if fault is not None:
-            raise InputError(f"objective {part.name} {fault}; {_advice(dataset)}")
+            of_classifier = OBJECTIVES[part.name].of_classifier
+            raise InputError(f"objective {part.name} {fault}; {_advice(dataset, of_classifier)}")
     labels = dataset.labels
     if labels is None or len(labels) == 0 or objective.distinct_texts or (labels != labels[0]).any():
         return
+    if dataset.label_kind == "classes":
+        name = quoted(dataset.class_names[int(labels[0])], limit=40)
+        raise InputError(f"all {len(labels):,} rows are of the class {name}, and a classifier tells at least two apart")
     better = "; in_batch_negatives is for such rows" if "in_batch_negatives" in fitting_objectives(dataset) else ""
     logger.warning(
         "all %d labels are %g, which tells objective %s of no difference%s",
@@ -153,9 +179,15 @@ def check_fits(objective: Objective, dataset: LabelledTexts) -> None:
     )
 
 
-def fitting_objectives(dataset: LabelledTexts) -> tuple[str, ...]:
-    """Return the names of the objectives that can learn from these rows, in the table's order."""
-    return tuple(name for name in OBJECTIVES if _misfit(name, dataset) is None)
+def fitting_objectives(dataset: LabelledTexts, of_classifier: bool = False) -> tuple[str, ...]:
+    """Return the names of the objectives that can learn from these rows, in the table's order.
+
+    Args:
+        dataset: The rows.
+        of_classifier: Whether those of classifiers are asked for, or those of sentence encoders.
+    """
+    kinds = [name for name, kind in OBJECTIVES.items() if kind.of_classifier == of_classifier]
+    return tuple(name for name in kinds if _misfit(name, dataset) is None)
 
 
 def _misfit(name: str, dataset: LabelledTexts) -> str | None:
@@ -169,15 +201,24 @@ def _misfit(name: str, dataset: LabelledTexts) -> str | None:
     return kind.find_fault(dataset.labels)
 
 
-def _advice(dataset: LabelledTexts) -> str:
+def _advice(dataset: LabelledTexts, of_classifier: bool) -> str:
     """Return what to do with data that the chosen objective does not fit."""
-    if dataset.label_kind == "classes":
+    if of_classifier and dataset.label_kind == "none":
+        return "name the column of labels with data.label_column"
+    if of_classifier and dataset.label_kind in ("binary", "score"):
+        return (
+            "read every different number as a class with data.label_kind classes (Reading(label_kind='classes')), or "
+            "take binary_cross_entropy for scores"
+        )
+    if not of_classifier and dataset.n_texts == 1:
+        return "train a classifier of single texts with model.kind single, or name two columns with data.text_columns"
+    if not of_classifier and dataset.label_kind == "classes":
         names = ", ".join(quoted(name, limit=20) for name in dataset.class_names[:5])
         return (
-            f"no objective takes class names: say with data.label_values which of {names} means 1 and which 0 (the "
-            "rows with other labels are left out)"
+            "train a classifier with model.kind joined or towers, or for a sentence encoder say with "
+            f"data.label_values which of {names} means 1 and which 0 (the rows with other labels are left out)"
         )
-    fitting = fitting_objectives(dataset)
+    fitting = fitting_objectives(dataset, of_classifier)
     if not fitting:
         return "no objective fits such rows: name two text columns, or three without labels, with data.text_columns"
     advice = f"objectives that fit this data: {_listed(fitting)}"
@@ -195,6 +236,10 @@ def _faults(settings: ObjectiveSettings) -> list[str]:
         meant = f" (did you mean {near[0]}?)" if near else ""
         return [f"objective {quoted(name)} is not known{meant}, expected one of {_listed(OBJECTIVES)}"]
     faults = []
+    if settings.class_weight is not None and name != "softmax":
+        faults.append(f"objective {name} takes no class_weight, which is a setting of softmax")
+    if settings.class_weight not in (None, "balanced"):
+        faults.append(f"class_weight is {quoted(settings.class_weight)}, expected balanced or None")
     for key in ("scale", "margin", "symmetric"):
         if getattr(settings, key) not in (None, False) and key not in kind.defaults:
             takers = [other for other, its in OBJECTIVES.items() if key in its.defaults]
@@ -219,8 +264,10 @@ def _filled(settings: ObjectiveSettings) -> ObjectiveSettings:
     return replace(settings, **missing)
 
 
-def _method(settings: ObjectiveSettings) -> LossMethod:
+def _method(settings: ObjectiveSettings, head: HeadToTrain | None) -> LossMethod:
     kind = OBJECTIVES[settings.name]
+    if kind.of_classifier:
+        return kind.make(head)
     return kind.make(**{key: getattr(settings, key) for key in kind.defaults})
 
 
@@ -229,6 +276,8 @@ def _describe(settings: ObjectiveSettings) -> str:
     told = [f"{key} {value:g}" for key, value in numbers if value is not None]
     if settings.symmetric:
         told.append("symmetric")
+    if settings.class_weight is not None:
+        told.append(f"class weights {settings.class_weight}")
     factor = "" if settings.weight == 1 else f"{settings.weight:g} * "
     return f"{factor}{settings.name}{' (' + ', '.join(told) + ')' if told else ''}"
 

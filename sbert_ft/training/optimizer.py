@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from sbert_ft.config.settings import TrainingSettings
 
 
-def make_optimizer(encoder: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+def make_optimizer(module: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
     """Return AdamW over the trained parameters (Loshchilov and Hutter 2019), its moments at zero.
 
     Weights have decoupled decay; biases and norms, all that is one-dimensional, have none (as in BERT's own
     optimizer). The fused step is four times as fast as the plain one on a CPU.
     """
-    trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -69,9 +69,9 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, encoder: nn.Module) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
     """Return the optimizer's state, a tensor a name such as ``exp_avg:encoder.layer.0.output.dense.weight``."""
-    names = {id(parameter): name for name, parameter in encoder.named_parameters()}
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
     return {
         f"{key}:{names[id(parameter)]}": value
         for parameter, state in optimizer.state.items()
@@ -79,13 +79,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, encoder: nn.Module) -> d
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put a saved state back, in place.
 
     Raises:
         KeyError: The state is of other parameters.
     """
-    for name, parameter in encoder.named_parameters():
+    for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             for key, value in optimizer.state[parameter].items():
                 value.copy_(tensors[f"{key}:{name}"])

@@ -1,25 +1,18 @@
-"""What a run has come to: both models judged, a decision chosen, the model saved, and all of it reported.
-
-The threshold and the calibration are chosen on dev alone; test pairs only judge.
-"""
+"""What a run has come to: both models judged by the run's exam, the model saved, and all of it reported."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sbert_ft.config.reading import run_to_json
 from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.data.token_store import TokenizedConnections
 from sbert_ft.errors import quoted
-from sbert_ft.evaluation.judge import alarms, chance_cosine, judge, score_pairs, split_scores, try_decision
-from sbert_ft.evaluation.report import Report, WorstPair, worst_pairs, write_report
-from sbert_ft.model.decision import Decision
+from sbert_ft.evaluation.report import Report, write_report
 from sbert_ft.model.devices import describe_device
 from sbert_ft.training.comparison import library_versions
 from sbert_ft.training.durable_files import write_json
@@ -32,68 +25,44 @@ from sbert_ft.training.warning_list import WarningList
 
 logger = logging.getLogger(__name__)
 
-N_WORST = 50
 FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What a model makes of the pairs that judge.
+class Course:
+    """How a run went.
 
     Attributes:
-        scores: Its cosines by the name of the pairs, shape (n,) each.
-        chance: Mean cosine of texts put together by chance; None where there are too few.
+        plan: What was going to be done.
+        tokens: Of the training rows.
+        before: What the exam's `ask_base` returned before training.
+        progress: What was done.
+        ledgers: The account of every row.
     """
 
-    scores: Mapping[str, NDArray[np.float32]]
-    chance: float | None
-
-    @classmethod
-    def of(cls, run: PreparedRun) -> Judgement:
-        """Return what the run's model, as it is, makes of the run's pairs."""
-        scores = {name: score_pairs(run.model, pairs) for name, pairs in run.judges.items()}
-        return cls(scores, chance_cosine(run.model, run.data.judging()))
+    plan: RunPlan
+    tokens: TokenizedConnections
+    before: Any
+    progress: Progress
+    ledgers: Mapping[str, Any]
 
 
-def conclude(
-    run: PreparedRun,
-    plan: RunPlan,
-    progress: Progress,
-    before: Judgement,
-    ledgers: Mapping[str, Any],
-    folder: RunFolder,
-    warnings: WarningList,
-) -> dict[str, Any]:
+def conclude(run: PreparedRun, course: Course, folder: RunFolder, warnings: WarningList) -> dict[str, Any]:
     """Judge the tuned model, save it with its decision, write metrics.json and the report; return the metrics.
 
     Args:
         run: Its model is the tuned one.
-        plan: What was going to be done.
-        progress: What was.
-        before: What the base model made of the pairs.
-        ledgers: The account of every row.
+        course: How it came about.
         folder: Where all goes.
         warnings: What was warned of.
 
     Raises:
         OutputError: Something cannot be written.
     """
-    after = Judgement.of(run)
-    base_decision, decision = _decide(run, before, after)
-    results = {
-        name: judge(pairs, before.scores[name], after.scores[name], run.settings.evaluation, (base_decision, decision))
-        for name, pairs in run.judges.items()
-    }
-    collapse = {"before": before.chance, "after": after.chance}
-    found = alarms(results, run.metric or "spearman", collapse)
-    if not run.judges:
-        found.append("nothing judged the tuned model: give data.dev or data.dev_share, and data.test")
-    for sentence in found:
+    plan, progress = course.plan, course.progress
+    marks = run.exam.mark(run.model, course.before)
+    for sentence in marks.alarms:
         logger.warning("%s", sentence)
-
-    scale = run.data.train.scale
-    run.model.score_scale = (-1.0, 1.0) if scale is None else (scale.low, scale.high)
-    run.model.decision = decision
     run.model.save_pretrained(folder.model_dir)
     best = {"step": progress.best_step, "metric": run.metric, "value": progress.best_value}
     metrics = {
@@ -107,23 +76,25 @@ def conclude(
         "steps": progress.step,
         "stopped_early": progress.stopped_early,
         "best": None if progress.best_step is None else best,
-        "splits": results,
-        "decision": None if decision is None else decision.to_json(),
-        "collapse": collapse,
+        "splits": marks.results,
+        **marks.facts,
+        "lengths": _lengths(course.tokens),
         # those of the result, and of pairs that judge and were trained on, stand here even where logging is off
-        "warnings": list(dict.fromkeys([*found, *_overlaps(run.data.train), *run.warnings, *warnings.sentences])),
+        "warnings": list(
+            dict.fromkeys([*marks.alarms, *_overlaps(run.data.train), *run.warnings, *warnings.sentences])
+        ),
     }
     report = Report(
         title=f"Fine-tuning of {_name_of(run.settings.model.path)}",
         settings=run_to_json(run.settings),
         metrics=metrics,
-        ledgers=ledgers,
+        ledgers=course.ledgers,
         log=read_log(folder.log_file),
-        splits=tuple(
-            split_scores(pairs, before.scores[name], after.scores[name]) for name, pairs in run.judges.items()
-        ),
-        worst=_worst(run, before, after),
-        decision=decision,
+        splits=marks.splits,
+        worst=marks.worst,
+        decision=marks.decision,
+        classes=marks.classes,
+        mistakes=marks.mistakes,
     )
     write_report(report, folder.path)
     write_json(folder.metrics_file, metrics)
@@ -136,28 +107,15 @@ def _overlaps(train: ConnectionDataset) -> list[str]:
     return [f"{source}: {found.sentence}" for found in train.ledger.findings if found.kind.startswith("overlap_")]
 
 
-def _decide(run: PreparedRun, before: Judgement, after: Judgement) -> tuple[Decision | None, Decision | None]:
-    """Return the decisions of the base and of the tuned model, both chosen on the dev pairs."""
-    if "dev" not in run.judges:
-        return None, None
-    settings, pairs = run.settings.evaluation, run.judges["dev"]
-    decision = try_decision(after.scores["dev"], pairs, settings)
-    if isinstance(decision, str):
-        logger.warning("no threshold is stored: %s", decision)
-        return None, None
-    base = try_decision(before.scores["dev"], pairs, replace(settings, calibration="none"))
-    return base if isinstance(base, Decision) else None, decision
-
-
-def _worst(run: PreparedRun, before: Judgement, after: Judgement) -> tuple[WorstPair, ...]:
-    """Return the pairs that the tuned model puts farthest from their place, of test where there is one."""
-    name = "test" if "test" in run.judges else "dev"
-    if name not in run.judges:
-        return ()
-    pairs = run.judges[name]
-    firsts, seconds = zip(*pairs.texts(), strict=True)
-    scores = split_scores(pairs, before.scores[name], after.scores[name])
-    return worst_pairs(scores, firsts, seconds, pairs.lines, N_WORST)
+def _lengths(tokens: TokenizedConnections) -> dict[str, Any]:
+    """Return how long the training rows are, and what was cut of them or is not in the vocabulary."""
+    return {
+        "n_sequences": tokens.n_sequences * len(tokens),
+        "n_cut_rows": tokens.n_cut_rows,
+        "cut_share": tokens.cut_share,
+        "unknown_share": tokens.n_unknown / tokens.n_own_tokens if tokens.n_own_tokens else 0.0,
+        "percentiles": {str(share): n for share, n in tokens.percentiles().items()},
+    }
 
 
 def _name_of(path: str) -> str:

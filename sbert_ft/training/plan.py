@@ -31,6 +31,8 @@ _BYTES_PER_FEATURE = {2: 56, 4: 88}
 _BYTES_PER_SCORE = {2: 8, 4: 16}
 # Of the memory that is free, what the activations of a forward may take.
 _SHARE_FOR_ACTIVATIONS = 0.5
+# What a row of so many texts is called.
+ROW_WORDS = {1: "text", 2: "pair", 3: "triplet"}
 # Weights, gradients and the two moments, float32; and the copy in half precision for inference.
 _BYTES_PER_WEIGHT = 4 * 4 + 2
 
@@ -42,6 +44,7 @@ class RunPlan:
     Attributes:
         n_rows: Training rows.
         n_texts: Texts a row.
+        is_joined: Whether the texts of a row go through the encoder as one.
         steps_by_epoch: Optimizer steps of each epoch; the last may be cut by max_steps.
         n_steps: Optimizer steps in all.
         n_warmup: Of these, with a rising rate.
@@ -49,9 +52,9 @@ class RunPlan:
         autocast_dtype: In which the encoder computes; None for float32.
         layout: How texts are laid out; None to choose batch by batch.
         device: Where.
-        percentiles: Tokens of a text, by percentile.
-        n_cut: Texts that max_seq_length cuts.
-        max_seq_length: Tokens a text may have.
+        percentiles: Tokens of a text (or joined pair), by percentile.
+        n_cut: Texts (or joined pairs) that max_seq_length cuts.
+        max_seq_length: Tokens a text (or joined pair) may have.
         fixed_bytes: Memory of weights, gradients and optimizer.
         batch_bytes: Memory of the largest forward and its backward.
         n_frozen: Weights that are not trained.
@@ -74,6 +77,7 @@ class RunPlan:
     batch_bytes: int
     n_frozen: int
     patience: int | None = None
+    is_joined: bool = False
 
     @property
     def precision(self) -> str:
@@ -82,9 +86,10 @@ class RunPlan:
 
     def describe(self, settings: TrainingSettings, objective: str) -> list[str]:
         """Return the plan in a few lines."""
-        rows = counted(self.n_rows, "pair" if self.n_texts == 2 else "triplet")
+        rows = counted(self.n_rows, ROW_WORDS[self.n_texts])
+        sequence = "pair" if self.is_joined else "text"
         lengths = ", ".join(f"{p} % up to {n}" for p, n in self.percentiles.items() if p < 100)
-        cut = f"{counted(self.n_cut, 'text')} cut at {self.max_seq_length}" if self.n_cut else "none is cut"
+        cut = f"{counted(self.n_cut, sequence)} cut at {self.max_seq_length}" if self.n_cut else "none is cut"
         batch = f"batch {settings.batch_size}"
         if settings.accumulation_steps > 1:
             batch += f" x {settings.accumulation_steps} accumulated"
@@ -95,7 +100,7 @@ class RunPlan:
         return [
             f"{describe_device(self.device)}, {self.precision}{frozen}",
             f"{rows}, objective {objective}",
-            f"tokens a text: {lengths}, the longest {self.percentiles[100]}; {cut}",
+            f"tokens a {sequence}: {lengths}, the longest {self.percentiles[100]}; {cut}",
             f"{counted(self.n_steps, 'step')} ({counted(len(self.steps_by_epoch), 'epoch')}), {batch}, "
             f"rate {settings.learning_rate:g}, {settings.schedule} {warm_up} warm-up",
             f"memory foreseen: {_size(self.fixed_bytes + self.batch_bytes)}, of which {_size(self.batch_bytes)} for "

@@ -10,16 +10,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.batch_order import fitting_batch_size
 from sbert_ft.data.connection_dataset import ConnectionDataset
-from sbert_ft.data.token_store import TokenizedConnections, tokenize_connections
-from sbert_ft.errors import InputError
-from sbert_ft.evaluation.judge import JudgingPairs, judging_pairs, same_gold_kind
-from sbert_ft.model.siamese import SiameseBert
-from sbert_ft.training.encoder_setup import check_encoder, frozen_parameters
+from sbert_ft.data.token_store import Joining, TokenizedConnections, tokenize_connections
+from sbert_ft.errors import InputError, quoted
+from sbert_ft.model.classifier import ClassifierModel
+from sbert_ft.training.class_exam import ClassExam, names_of_classes
+from sbert_ft.training.encoder_setup import Trainee, check_encoder, frozen_parameters
+from sbert_ft.training.exam import Exam
+from sbert_ft.training.objective_table import HeadToTrain
 from sbert_ft.training.objectives import Objective, build_objective, check_fits
 from sbert_ft.training.optimizer import warmup_steps
+from sbert_ft.training.pair_exam import PairExam
 from sbert_ft.training.plan import RunPlan, foresee, steps_by_epoch, training_dtype, training_layout
 from sbert_ft.training.run_folder import Mode
 from sbert_ft.training.tensorboard import check_tensorboard
@@ -45,10 +52,6 @@ class RunData:
         """Return the data sets that there are, by name."""
         named = {"train": self.train, "dev": self.dev, "test": self.test}
         return {name: dataset for name, dataset in named.items() if dataset is not None}
-
-    def judging(self) -> ConnectionDataset:
-        """Return what is judged on first: dev, else test, else the training pairs."""
-        return self.dev or self.test or self.train
 
     def with_overlaps(self) -> RunData:
         """Return the same pairs, with overlaps between them counted in the ledgers."""
@@ -101,51 +104,119 @@ class PreparedRun:
     """A run whose parts have been found to fit each other.
 
     Attributes:
-        model: The base model.
+        model: The base model; a classifier has its head.
         data: The pairs.
         settings: As given, resolved.
         objective: The loss.
-        metric: By which the best step is chosen, where there are dev pairs.
-        judges: The pairs that judge, by name: dev, test.
+        exam: How the result is judged, and the best step chosen.
         warnings: What was warned of on the way here.
     """
 
-    model: SiameseBert
+    model: Trainee
     data: RunData
     settings: RunSettings
     objective: Objective
-    metric: str | None
-    judges: dict[str, JudgingPairs]
+    exam: Exam
     warnings: tuple[str, ...] = ()
 
+    @property
+    def metric(self) -> str | None:
+        """By which the best step is chosen, where there are dev pairs."""
+        return self.exam.metric
 
-def prepare(model: SiameseBert, data: RunData, settings: RunSettings) -> PreparedRun:
+
+def prepare(model: Trainee, data: RunData, settings: RunSettings) -> PreparedRun:
     """Return the run, checked as far as can be without training.
+
+    A classifier whose head is for other classes than those of the training rows begins with a new one.
 
     Raises:
         InputError: Objective, data, encoder and settings do not fit each other.
         ResourceError: tensorboard is asked for and not installed.
     """
-    objective = build_objective(settings.objective)
+    is_classifier = isinstance(model, ClassifierModel)
+    # without the head at first: it is made for the classes, which the data must have
+    objective = build_objective(settings.objective, _no_head() if is_classifier else None)
     data = data.with_overlaps()
+    _check_rows(model, data)
     check_fits(objective, data.train)
     check_encoder(model.bert.encoder, settings)
     check_tensorboard(settings.training.tensorboard)
-    judges = {
-        name: judging_pairs(name, dataset, settings.evaluation.match_from)
-        for name, dataset in data.splits().items()
-        if name != "train"
-    }
-    metric = None
-    if "dev" in judges:
-        metric = settings.training.metric or judges["dev"].default_metric
-        same_gold_kind(metric, judges["dev"])
-    elif settings.training.metric or settings.training.early_stopping_patience or settings.training.eval_steps:
+    exam: Exam
+    if isinstance(model, ClassifierModel):
+        had_head = _with_head(model, data.train, settings)
+        objective = build_objective(settings.objective, _head_of(model, data.train, settings))
+        if model.n_outputs > 1:
+            exam = ClassExam.of(data.splits(), model, settings, had_head)
+        else:
+            exam = PairExam.of(data.splits(), settings)
+    else:
+        exam = PairExam.of(data.splits(), settings)
+    asked = settings.training
+    if data.dev is None and (asked.metric or asked.early_stopping_patience or asked.eval_steps):
         raise InputError(
             "training.metric, early_stopping_patience and eval_steps need pairs to evaluate on; give data.dev or "
             "data.dev_share"
         )
-    return PreparedRun(model, data, settings, objective, metric, judges)
+    return PreparedRun(model, data, settings, objective, exam)
+
+
+def _no_head() -> HeadToTrain:
+    return HeadToTrain(lambda columns: columns[0])
+
+
+def _check_rows(model: Trainee, data: RunData) -> None:
+    """Refuse rows with more or fewer texts than the model takes.
+
+    Raises:
+        InputError: There are some.
+    """
+    for name, dataset in data.splits().items():
+        found = ("one text", "two texts", "three texts")[dataset.n_texts - 1]
+        shown = quoted(dataset.source, limit=400)
+        if isinstance(model, ClassifierModel) and dataset.n_texts != model.n_texts:
+            wanted = ("one text", "two texts")[model.n_texts - 1]
+            raise InputError(
+                f"{shown}: a row has {found}, and a classifier of kind {model.kind} takes {wanted}; name the columns "
+                "with data.text_columns, or take another model.kind"
+            )
+        if not isinstance(model, ClassifierModel) and dataset.n_texts == 1 and name != "train":  # see `check_fits`
+            raise InputError(f"{shown}: a row has {found}, and pairs judge a sentence encoder; name two columns")
+
+
+def _with_head(model: ClassifierModel, train: ConnectionDataset, settings: RunSettings) -> bool:
+    """Return whether the model had a head for the classes of the training rows; if not, it has a new one now."""
+    classes = train.class_names if settings.objective[0].name == "softmax" else None
+    if model.head is not None:
+        # in the head's own order, which another tool may have chosen
+        if sorted(names_of_classes(model)) == sorted(classes or ()):
+            return True
+        logger.warning("the classifier's head is for other classes than the training rows have: a new one begins")
+    model.start_head(classes, settings.training.seed)
+    return False
+
+
+def _head_of(model: ClassifierModel, train: ConnectionDataset, settings: RunSettings) -> HeadToTrain:
+    """Return the head with the weights of its classes: n / (K * n_class), as in scikit-learn, where balanced."""
+    assert model.head is not None
+    if settings.objective[0].class_weight is None:
+        return HeadToTrain(model.head)
+    counts = np.bincount(train.class_codes(names_of_classes(model)), minlength=model.n_outputs)
+    weights = len(train) / (model.n_outputs * np.maximum(counts, 1))
+    return HeadToTrain(model.head, torch.from_numpy(weights.astype(np.float32)))
+
+
+def training_targets(run: PreparedRun) -> NDArray[np.float32] | None:
+    """Return what the objective gets, shape (N,): numbers of classes, or scores, for one output always from 0 to 1."""
+    train, model = run.data.train, run.model
+    if not isinstance(model, ClassifierModel):
+        return train.targets()
+    if model.n_outputs > 1:
+        return train.class_codes(names_of_classes(model)).astype(np.float32)
+    targets = train.targets()
+    if targets is None or train.scale is None or not train.scale.is_cosine:
+        return targets
+    return ((targets + 1) / 2).astype(np.float32)
 
 
 def plan_run(run: PreparedRun, cache_dir: Path | None) -> tuple[RunPlan, TokenizedConnections]:
@@ -156,7 +227,8 @@ def plan_run(run: PreparedRun, cache_dir: Path | None) -> tuple[RunPlan, Tokeniz
         OutputError: The tokens cannot be written.
     """
     model, settings = run.model, run.settings.training
-    tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, cache_dir)
+    joining = Joining(model.truncation) if isinstance(model, ClassifierModel) and model.kind == "joined" else None
+    tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, cache_dir, joining)
     dtype = training_dtype(settings, model.device)
     text_rows = tokens.rows if run.objective.distinct_texts else None
     if text_rows is not None and (fitting := fitting_batch_size(settings.batch_size, text_rows)) < settings.batch_size:
@@ -166,7 +238,7 @@ def plan_run(run: PreparedRun, cache_dir: Path | None) -> tuple[RunPlan, Tokeniz
             settings.batch_size,
         )
     by_epoch = steps_by_epoch(len(run.data.train), settings, text_rows)
-    longest = min(int(tokens.lengths.max()), model.max_seq_length)
+    longest = min(tokens.longest, model.max_seq_length)
     micro_rows, fixed, batch = foresee(model.bert, tokens.row_lengths, longest, settings, dtype)
     plan = RunPlan(
         n_rows=len(run.data.train),
@@ -185,5 +257,6 @@ def plan_run(run: PreparedRun, cache_dir: Path | None) -> tuple[RunPlan, Tokeniz
         batch_bytes=batch,
         n_frozen=sum(p.numel() for p in frozen_parameters(model.bert.encoder, run.settings.model)),
         patience=settings.early_stopping_patience,
+        is_joined=joining is not None,
     )
     return plan, tokens

@@ -72,7 +72,7 @@ class Progress:
 def save_progress(
     folder: Path,
     progress: Progress,
-    encoder: nn.Module,
+    module: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
 ) -> None:
@@ -84,9 +84,9 @@ def save_progress(
         OutputError: It cannot be written; what was there before still is.
     """
     tensors = {
-        "weights": dict(encoder.state_dict()),
-        "optimizer": optimizer_tensors(optimizer, encoder),
-        "random": random_states(next(encoder.parameters()).device),
+        "weights": dict(module.state_dict()),
+        "optimizer": optimizer_tensors(optimizer, module),
+        "random": random_states(next(module.parameters()).device),
     }
     state = {"progress": asdict(progress), "scaler": None if scaler is None else scaler.state_dict()}
     save_checkpoint(folder, progress.step, tensors, state)
@@ -97,7 +97,7 @@ def save_progress(
 
 def restore_progress(
     checkpoint: Checkpoint,
-    encoder: nn.Module,
+    module: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
 ) -> Progress:
@@ -110,9 +110,9 @@ def restore_progress(
     progress = Progress.from_json(content if isinstance(content, dict) else {}, checkpoint.path)
     progress.saved_step = checkpoint.step
     try:
-        restore_weights(checkpoint, encoder)
-        restore_optimizer(optimizer, encoder, checkpoint.read_tensors("optimizer"))
-        restore_random_states(checkpoint.read_tensors("random"), next(encoder.parameters()).device)
+        restore_weights(checkpoint, module)
+        restore_optimizer(optimizer, module, checkpoint.read_tensors("optimizer"))
+        restore_random_states(checkpoint.read_tensors("random"), next(module.parameters()).device)
         if scaler is not None and isinstance(checkpoint.state.get("scaler"), dict):
             scaler.load_state_dict(checkpoint.state["scaler"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -122,16 +122,18 @@ def restore_progress(
     return progress
 
 
-def restore_weights(checkpoint: Checkpoint, encoder: nn.Module) -> None:
-    """Put a checkpoint's weights into the encoder, every one of them.
+def restore_weights(checkpoint: Checkpoint, module: nn.Module) -> None:
+    """Put a checkpoint's weights into the encoder (and head), every one of them.
 
     Raises:
         CheckpointError: They are of another model.
     """
     try:
-        encoder.load_state_dict(checkpoint.read_tensors("weights"), strict=True)
+        module.load_state_dict(checkpoint.read_tensors("weights"), strict=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{checkpoint.path} holds another model's weights: {quoted(error, limit=200)}") from error
+        raise CheckpointError(
+            f"{checkpoint.path} holds another model's weights: {quoted(error, limit=200)}; begin anew with --overwrite"
+        ) from error
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:

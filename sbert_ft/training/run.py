@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,16 @@ from sbert_ft.config.reading import run_to_json
 from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.token_store import TokenizedConnections
 from sbert_ft.errors import CheckpointError, RunFolderError, quoted
-from sbert_ft.evaluation.judge import metric_of, score_unless
 from sbert_ft.model.devices import describe_device
 from sbert_ft.training.checkpoints import Checkpoint, newest_checkpoint, read_checkpoint
 from sbert_ft.training.comparison import Fingerprint, check_unchanged, library_versions, tensors_sha256
 from sbert_ft.training.durable_files import write_json
-from sbert_ft.training.encoder_setup import set_up_for_training
+from sbert_ft.training.encoder_setup import set_up_for_training, trained_module
 from sbert_ft.training.interruption import Interruption, interruptible
 from sbert_ft.training.loop import Evaluation, Sitting, TrainingRows, train
-from sbert_ft.training.outcome import Judgement, conclude
+from sbert_ft.training.outcome import Course, conclude
 from sbert_ft.training.plan import RunPlan
-from sbert_ft.training.preparation import FineTuneResult, PreparedRun, RunOptions, plan_run
+from sbert_ft.training.preparation import FineTuneResult, PreparedRun, RunOptions, plan_run, training_targets
 from sbert_ft.training.progress import Progress, restore_weights
 from sbert_ft.training.run_folder import RunFolder, open_run_folder
 from sbert_ft.training.run_log import RunLog
@@ -67,13 +65,13 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
             logger.info("%s", line)
         ledgers = _write_ledgers(run, tokens, folder)
 
-        before = Judgement.of(run)
+        before = run.exam.ask_base(run.model)
         checkpoint = newest_checkpoint(folder.checkpoints_dir) if options.mode == "resume" else None
         if checkpoint is not None:
             logger.info("going on after step %d of %d", checkpoint.step, plan.n_steps)
         progress = _train(run, plan, tokens, folder, checkpoint, interruption, options.progress_bar)
         _take_best(run, progress, folder)
-        metrics = conclude(run, plan, progress, before, ledgers, folder, warnings)
+        metrics = conclude(run, Course(plan, tokens, before, progress, ledgers), folder, warnings)
         return FineTuneResult(folder.path, metrics)
 
 
@@ -103,7 +101,7 @@ def _train(
 ) -> Progress:
     """Set the encoder up for training, run the loop, and leave the encoder as an encoder is used."""
     settings, begin = run.settings, 0 if checkpoint is None else checkpoint.step
-    rows = TrainingRows(tokens, run.data.train.targets(), run.data.train.lines)
+    rows = TrainingRows(tokens, training_targets(run), run.data.train.lines)
     devices = range(torch.cuda.device_count())  # a seed is set on all of them
     with (
         RunLog(folder.log_file) as log,
@@ -134,22 +132,14 @@ def _take_best(run: PreparedRun, progress: Progress, folder: RunFolder) -> None:
         logger.warning("%s; it was the best step's, and the model is that of the last one, %d", error, progress.step)
         progress.best_step = progress.best_value = None
         return
-    restore_weights(best, run.model.bert.encoder)
+    restore_weights(best, trained_module(run.model))
 
 
 def _evaluation(run: PreparedRun, interruption: Interruption) -> Evaluation | None:
     """Return how the best step is found on the dev pairs, where there are any."""
     if run.metric is None:
         return None
-    pairs, metric = run.judges["dev"], run.metric
-    customary = ("average_precision",) if pairs.scale is None else ("spearman", "pearson")
-    names = dict.fromkeys((metric, *customary))
-
-    def measure() -> Mapping[str, float | None] | None:
-        scores = score_unless(run.model, pairs, lambda: interruption.signal_number != 0)
-        return None if scores is None else {name: metric_of(name, scores, pairs) for name in names}
-
-    return Evaluation(measure, metric)
+    return Evaluation(lambda: run.exam.measure(run.model, lambda: interruption.signal_number != 0), run.metric)
 
 
 def _check_whose(folder: RunFolder, options: RunOptions) -> None:
@@ -192,7 +182,7 @@ def _fingerprint(run: PreparedRun) -> Fingerprint:
             for name, dataset in run.data.splits().items()
         },
         model={
-            "weights": tensors_sha256(run.model.bert.encoder.state_dict()),
+            "weights": tensors_sha256(trained_module(run.model).state_dict()),
             "tokenizer": hashlib.sha256(run.model.tokenizer.backend.to_str().encode()).hexdigest(),
         },
         versions=library_versions(),
@@ -216,7 +206,8 @@ def _write_ledgers(run: PreparedRun, tokens: TokenizedConnections, folder: RunFo
     ledgers = {name: dataset.ledger for name, dataset in run.data.splits().items()}
     if tokens.n_cut_rows:
         lines = run.data.train.lines[list(tokens.first_cut_rows)]
-        sentence = f"{tokens.n_cut_rows:,} rows have a text longer than {run.model.max_seq_length} tokens, which is cut"
+        what = "are together" if tokens.n_sequences == 1 and tokens.rows.shape[1] == 2 else "have a text"
+        sentence = f"{tokens.n_cut_rows:,} rows {what} longer than {run.model.max_seq_length} tokens, which is cut"
         ledgers["train"] = ledgers["train"].with_finding("cut", tokens.n_cut_rows, sentence, first=lines.tolist())
         logger.warning("%s: %s", quoted(run.data.train.source, limit=400), sentence)
     content = {name: ledger.to_json() for name, ledger in ledgers.items()}

@@ -27,12 +27,12 @@ Mode = Literal["new", "resume", "overwrite"]
 _CONFIG = "config.json"
 _FINGERPRINT = "fingerprint.json"
 _RESULTS = ("metrics.json", "report.html", "report.md")
-RUN_FILES = (_CONFIG, _FINGERPRINT, "ledger.json", "metrics.jsonl", *_RESULTS, "worst_pairs.csv")
+RUN_FILES = (_CONFIG, _FINGERPRINT, "ledger.json", "metrics.jsonl", *_RESULTS, "worst_pairs.csv", "mistakes.csv")
 """Files that a run writes, config.json first."""
 RUN_FOLDERS = ("model", "checkpoints", "cache", "tensorboard")
 """Folders that a run writes."""
 _MODEL_FILES = (
-    *("sbert_ft.json", "modules.json", "config.json", "model.safetensors", "README.md"),
+    *("sbert_ft.json", "modules.json", "config.json", "model.safetensors", "head.safetensors", "README.md"),
     *("sentence_bert_config.json", "config_sentence_transformers.json"),
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json"),
     *("1_Pooling/config.json", "2_Normalize/config.json"),

@@ -1,0 +1,43 @@
+"""Train a classifier of pairs in scikit-learn's manners, and ask it.
+
+    python examples/classify_pairs.py bert-base-uncased/
+
+The pairs are the sample premises and hypotheses beside this file; any CSV with these columns will do.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+from sbert_ft import BertClassifier, ConnectionBert, TrainingSettings
+
+DATA = Path(__file__).resolve().parent / "data"
+
+
+def main() -> None:
+    """Fit on the training pairs, choose by dev, and print what is made of two pairs."""
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    rows = {part: read(DATA / f"nli_{part}.csv") for part in ("train", "dev", "test")}
+    model = BertClassifier(ConnectionBert.from_pretrained(sys.argv[1]), kind="joined", max_seq_length=128)
+    training = TrainingSettings(epochs=4, batch_size=16, learning_rate=5e-5)
+    model.fit(*rows["train"], dev=rows["dev"], training=training)
+    print(f"accuracy on test: {model.score(*rows['test']):.3f}")
+    pairs = rows["test"][0][:2]
+    for (premise, hypothesis), label, likely in zip(
+        pairs, model.predict(pairs), model.predict_proba(pairs).max(axis=1), strict=True
+    ):
+        print(f"{label} ({likely:.2f}): {premise} | {hypothesis}")
+
+
+def read(path: Path) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return the pairs of a file and their labels."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [(row["premise"], row["hypothesis"]) for row in rows], [row["label"] for row in rows]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""`BertClassifier`: a classifier over two towers, a joined pair or one text, in scikit-learn's manners.
+
+All but `fit` is `ClassifierModel`'s. Fitting is a whole run (the loop, checkpoints, a report), which stands above the
+model, and so does this class.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbert_ft.config.settings import EvaluationSettings, ObjectiveSettings, Reading, TrainingSettings
+from sbert_ft.data.class_labels import class_name
+from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.errors import InputError, quoted
+from sbert_ft.model.classifier import ClassifierModel
+from sbert_ft.training.fine_tune import fine_tune
+
+
+class BertClassifier(ClassifierModel):
+    """A classifier that can be fitted; see `ClassifierModel` for its arguments, attributes and predictions.
+
+    model = BertClassifier(ConnectionBert.from_pretrained("bert-base-uncased/"), kind="joined")
+    model.fit(pairs, labels, dev_share=0.1)
+    model.predict(pairs), model.predict_proba(pairs), model.score(pairs, labels), model.classes_
+    """
+
+    def fit(
+        self,
+        X: Iterable[Any],
+        y: Iterable[Any],
+        *,
+        dev: tuple[Iterable[Any], Iterable[Any]] | None = None,
+        dev_share: float | None = None,
+        objective: str = "softmax",
+        training: TrainingSettings | None = None,
+        evaluation: EvaluationSettings | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+        show_progress_bar: bool = False,
+    ) -> BertClassifier:
+        """Train on rows and their labels, and return the classifier, which goes on from the weights that it has.
+
+        A head is kept where it is for the same classes; otherwise a new one begins. With dev rows the best step is
+        kept, probabilities are calibrated, and for two classes a threshold is stored.
+
+        Args:
+            X: Texts (kind single), or pairs of texts.
+            y: A label for each, all of one type: str, int, bool, or float; `classes_` are the different ones, sorted.
+                With binary_cross_entropy scores.
+            dev: Rows and labels to judge by.
+            dev_share: Share of the rows to set apart for that instead, with no text on both sides.
+            objective: softmax, or binary_cross_entropy for one output, a score.
+            training: The loop's settings.
+            evaluation: How the result is judged.
+            output_dir: The run's folder, with report and checkpoints; None for a temporary one that is removed.
+            show_progress_bar: Whether to show one on standard error.
+
+        Raises:
+            InputError: Rows and labels do not fit each other or the classifier.
+            ConfigError: A setting is out of range.
+            DataError: A text is blank, or a label is none.
+            TrainingError: A loss is no finite number.
+        """
+        if dev is not None and dev_share is not None:
+            raise InputError("dev and dev_share are both given; keep one of them")
+        labels = _listed(y, "y")
+        reading, names = Reading(), labels
+        if objective == "softmax":
+            classes = classes_of(labels)
+            reading = Reading(label_kind="classes", classes=tuple(map(class_name, classes)))
+            names = [class_name(label) for label in labels]
+            if self.head is None or self.n_outputs == 1 or self.classes_.tolist() != classes:
+                seed = (training or TrainingSettings()).seed
+                self.start_head(classes, seed)
+        train = self._dataset(X, names, reading)
+        judging = None
+        if dev is not None:
+            dev_labels = _listed(dev[1], "the labels of dev")
+            if objective == "softmax":
+                reading = Reading(label_kind="classes")  # one that y has not shall be said, not left out
+            judging = self._dataset(dev[0], dev_labels, reading)
+        elif dev_share is not None:
+            train, judging = train.split(dev_share, (training or TrainingSettings()).seed)
+        weight = self.class_weight if objective == "softmax" else None
+        with tempfile.TemporaryDirectory(prefix="sbert-ft-") as temporary:
+            fine_tune(
+                self,
+                train,
+                dev=judging,
+                output_dir=Path(temporary) / "run" if output_dir is None else output_dir,
+                objective=ObjectiveSettings(objective, class_weight=weight),
+                training=training,
+                evaluation=evaluation,
+                show_progress_bar=show_progress_bar,
+            )
+        return self
+
+    def _dataset(self, rows: Iterable[Any], labels: Sequence[Any], reading: Reading) -> ConnectionDataset:
+        make = ConnectionDataset.from_texts if self.n_texts == 1 else ConnectionDataset.from_pairs
+        return make(rows, reading, labels=labels)
+
+
+def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:
+    """Return the different labels, sorted, as plain Python values.
+
+    Raises:
+        InputError: They are of several types, or of one that no label is, or there are fewer than two.
+    """
+    kinds = {type(label) for label in labels}
+    wrong = [label for label in labels if type(label) not in (str, int, float, bool) or label != label]  # NaN
+    if wrong:
+        found = f"{quoted(wrong[0])} ({type(wrong[0]).__name__})"
+        raise InputError(f"y holds {found}, expected labels that are all str, int, float or bool")
+    if len(kinds) > 1:
+        found = " and ".join(sorted(kind.__name__ for kind in kinds))
+        raise InputError(
+            f"y holds labels of different types, {found}: 1 and '1' could be one class or two; make them one"
+        )
+    classes = sorted(set(labels))
+    if len(classes) < 2:
+        found = f"only {quoted(classes[0])}" if classes else "nothing"
+        raise InputError(f"y holds {found}, expected labels of at least two classes")
+    return classes
+
+
+def _listed(values: Iterable[Any], name: str) -> list[Any]:
+    """Return labels as a list of plain Python values.
+
+    Raises:
+        InputError: They are no sequence, or a table.
+    """
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        raise InputError(f"{name} is of type {type(values).__name__}, expected a list of labels, one a row")
+    if getattr(values, "ndim", 1) != 1:
+        raise InputError(
+            f"{name} has several columns, expected one label a row; multi-label classification is not done"
+        )
+    array: NDArray[Any] | None = np.asarray(values) if hasattr(values, "dtype") else None
+    listed: list[Any] = list(values) if array is None else array.tolist()
+    return [value.item() if isinstance(value, np.generic) else value for value in listed]

@@ -1,0 +1,460 @@
+"""Training a classifier: by `fine_tune`, by `fit`, by a configuration; its loss, its head and its calibration."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sentence_transformers.sentence_transformer import losses
+from sklearn.metrics import f1_score
+from torch.nn import functional as F
+
+from sbert_ft import (
+    BertClassifier,
+    ConnectionBert,
+    ConnectionDataset,
+    EvaluationSettings,
+    ObjectiveSettings,
+    Reading,
+    SiameseBert,
+    TrainingSettings,
+    fine_tune,
+)
+from sbert_ft.config.reading import read_run
+from sbert_ft.errors import ConfigError, InputError, SbertFtError
+from sbert_ft.model.classifier import ClassifierModel
+from sbert_ft.training.bert_classifier import classes_of
+from sbert_ft.training.fine_tune import load_run
+from sbert_ft.training.gradients import BackwardSettings, backward
+from sbert_ft.training.objective_table import HeadToTrain
+from sbert_ft.training.objectives import build_objective
+from sbert_ft.training.preparation import RunOptions
+from sbert_ft.training.run import run_training
+
+FEW = EvaluationSettings(bootstrap_samples=20)
+QUICK = TrainingSettings(max_steps=4, batch_size=8, learning_rate=1e-3, precision="float32", warmup_steps=0)
+LEARN = TrainingSettings(epochs=6, batch_size=16, learning_rate=3e-3, precision="float32")
+CLASSES = Reading(label_kind="classes")
+TOPICS = {"animals": ["dog", "cat", "bird", "horse"], "colours": ["red", "blue", "green", "white"]}
+FILLERS = [
+    "the",
+    "a",
+    "is",
+    "in",
+    "was",
+    "on",
+    "at",
+    "by",
+    "this",
+    "from",
+    "two",
+    "small",
+    "large",
+    "very",
+    "good",
+    "old",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_bert_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bert_folder(tmp_path_factory.mktemp("base") / "model")
+
+
+def classifier(folder: Path, kind: str = "single", **options: Any) -> BertClassifier:
+    return BertClassifier(ConnectionBert.from_pretrained(folder, "cpu", "float32"), kind, **options)  # type: ignore[arg-type]
+
+
+def texts_by_topic(n: int, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Return texts with a word of one of two topics, and the topics."""
+    draw = random.Random(seed)
+    labels = [draw.choice(sorted(TOPICS)) for _ in range(n)]
+    texts = [
+        " ".join([*draw.sample(FILLERS, 3), draw.choice(TOPICS[label]), *draw.sample(FILLERS, 2), str(i)])
+        for i, label in enumerate(labels)
+    ]
+    return texts, labels
+
+
+def pairs_by_topic(n: int, seed: int = 0) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return pairs of texts, and the topic of the second one, or neither where it has none."""
+    draw = random.Random(seed)
+    rows, labels = [], []
+    for i in range(n):
+        label = draw.choice([*sorted(TOPICS), "neither"])
+        words = [draw.choice(TOPICS[label])] if label in TOPICS else draw.sample(FILLERS, 1)
+        rows.append((f"{' '.join(draw.sample(FILLERS, 3))} {i}", " ".join([draw.choice(FILLERS), *words])))
+        labels.append(label)
+    return rows, labels
+
+
+# what a run with a classifier leaves
+
+
+@pytest.mark.parametrize("kind", ["towers", "joined", "single"])
+def test_a_run_learns_what_the_majority_class_does_not_know(kind: str, folder: Path, tmp_path: Path) -> None:
+    make = texts_by_topic if kind == "single" else pairs_by_topic
+    build = ConnectionDataset.from_texts if kind == "single" else ConnectionDataset.from_pairs
+    data = {
+        name: build(rows, CLASSES, labels=labels)  # type: ignore[operator]
+        for name, (rows, labels) in {"train": make(192, 1), "dev": make(48, 2), "test": make(48, 3)}.items()
+    }
+    model = classifier(folder, kind)
+    epochs = 6 if kind == "single" else 10
+    result = fine_tune(
+        model,
+        data["train"],
+        data["dev"],
+        data["test"],
+        output_dir=tmp_path / "run",
+        training=replace(LEARN, epochs=epochs),
+        evaluation=FEW,
+    )
+    said = result.metrics["splits"]["test"]
+    assert said["before_is"] == "the majority class"
+    assert said["after"]["accuracy"]["value"] > said["before"]["accuracy"]["value"] + 0.1
+    assert said["difference"]["macro_f1"]["value"] > 0.1
+    assert ("the cosine of the untrained encoder" in said["baselines"]) == (kind != "single")
+    assert result.metrics["best"]["metric"] == "macro_f1"
+    assert result.metrics["classes"]["train"] == data["train"].class_counts()
+    gold = [data["test"].class_names[int(code)] for code in data["test"].labels]
+    rows = [row[0] if kind == "single" else row for row in data["test"].rows_of_texts()]
+    predicted = model.predict(rows)
+    assert f1_score(gold, predicted, average="macro") == pytest.approx(said["after"]["macro_f1"]["value"])
+    assert sum(map(sum, said["confusion"])) == 48
+    for name in ("report.html", "report.md", "mistakes.csv", "ledger.json", "metrics.jsonl", "config.json"):
+        assert (result.folder / name).stat().st_size > 0
+    again = BertClassifier.from_pretrained(result.model_dir, "cpu", "float32")
+    assert again.predict(rows).tolist() == predicted.tolist()
+    np.testing.assert_allclose(again.predict_proba(rows), model.predict_proba(rows), atol=1e-6)
+
+
+def test_a_finished_run_gives_its_classifier_to_a_fresh_one(folder: Path, tmp_path: Path) -> None:
+    texts, labels = texts_by_topic(40)
+    data = ConnectionDataset.from_texts(texts, CLASSES, labels=labels)
+    tuned, fresh = classifier(folder), classifier(folder)
+    run = {"output_dir": tmp_path / "run", "training": QUICK, "evaluation": FEW}
+    fine_tune(tuned, data, data, **run)  # type: ignore[arg-type]
+    result = fine_tune(fresh, data, data, **run, on_existing="resume")  # type: ignore[arg-type]
+    assert result.was_finished
+    np.testing.assert_allclose(fresh.predict_proba(texts), tuned.predict_proba(texts), atol=1e-6)
+    assert fresh.decision == tuned.decision is not None
+
+
+def test_a_run_goes_on_with_the_head_that_its_folder_has(folder: Path, tmp_path: Path) -> None:
+    texts, labels = texts_by_topic(160)
+    data = ConnectionDataset.from_texts(texts, CLASSES, labels=labels)
+    first = fine_tune(classifier(folder), data, data, output_dir=tmp_path / "a", training=LEARN, evaluation=FEW)
+    model = BertClassifier.from_pretrained(first.model_dir, "cpu", "float32")
+    again = fine_tune(model, data, data, output_dir=tmp_path / "b", training=QUICK, evaluation=FEW)
+    said = again.metrics["splits"]["dev"]
+    assert said["before_is"] == "the classifier before training"
+    assert said["before"]["accuracy"] == first.metrics["splits"]["dev"]["after"]["accuracy"]
+    assert "the majority class" in said["baselines"]
+
+
+def test_a_head_for_other_classes_makes_room_for_a_new_one(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts, labels = texts_by_topic(32)
+    model = classifier(folder)
+    model.start_head(["x", "y", "z"])
+    with caplog.at_level(logging.WARNING, "sbert_ft"):
+        fine_tune(
+            model,
+            ConnectionDataset.from_texts(texts, CLASSES, labels=labels),
+            output_dir=tmp_path / "run",
+            training=QUICK,
+            evaluation=FEW,
+        )
+    assert "a new one begins" in caplog.text
+    assert model.classes_.tolist() == ["animals", "colours"]
+
+
+def test_a_graded_score_is_learned_by_one_output(folder: Path, tmp_path: Path) -> None:
+    texts, labels = texts_by_topic(160)
+    rows = [(text, text) for text in texts]
+    scores = [5.0 if label == "animals" else 1.0 + i % 2 for i, label in enumerate(labels)]
+    data = ConnectionDataset.from_pairs(rows, Reading(score_range=(0, 5)), labels=scores)
+    model = classifier(folder, "joined")
+    result = fine_tune(
+        model,
+        data,
+        data,
+        output_dir=tmp_path / "run",
+        objective="binary_cross_entropy",
+        training=replace(LEARN, epochs=12),
+        evaluation=FEW,
+    )
+    dev = result.metrics["splits"]["dev"]
+    assert dev["after"]["spearman"]["value"] > 0.5
+    assert "spearman" in dev["before"], "the untrained encoder's cosine stands beside it"
+    assert model.score_scale == (0.0, 5.0)
+    predicted = model.predict(rows)
+    assert predicted.min() >= 0 and predicted.max() <= 5
+    assert model.decision is not None and model.decision.similarity == "probability"
+    assert model.match(rows).dtype == bool
+    again = BertClassifier.from_pretrained(result.model_dir, "cpu", "float32")
+    np.testing.assert_allclose(again.predict(rows), predicted, atol=1e-5)
+
+
+# the loss
+
+
+@pytest.mark.parametrize(
+    ("features", "parts"),
+    [
+        ("uv", (True, False, False)),
+        ("difference", (False, True, False)),
+        ("uv_difference", (True, True, False)),
+        ("uv_difference_product", (True, True, True)),
+    ],
+)
+def test_loss_and_gradient_of_towers_are_those_of_sentence_transformers(
+    features: str, parts: tuple[bool, bool, bool], folder: Path
+) -> None:
+    pairs, labels = pairs_by_topic(8)
+    names = sorted(set(labels))
+    codes = torch.tensor([names.index(label) for label in labels])
+    ours = classifier(folder, "towers", features=features)
+    ours.start_head(names)
+    theirs = SiameseBert.from_pretrained(folder, "cpu", "float32").as_sentence_transformer()
+    loss_of_theirs = losses.SoftmaxLoss(theirs, 32, 3, *parts)
+    assert ours.head is not None
+    with torch.no_grad():
+        loss_of_theirs.classifier.weight.copy_(ours.head.output.weight)
+        loss_of_theirs.classifier.bias.copy_(ours.head.output.bias)
+    theirs.eval(), ours.eval()
+    expected = loss_of_theirs([theirs.preprocess([pair[side] for pair in pairs]) for side in (0, 1)], codes)
+    expected.backward()
+
+    texts = ours.tokenizer.tokenize([pair[side] for side in (0, 1) for pair in pairs])
+    objective = build_objective([ObjectiveSettings("softmax")], HeadToTrain(ours.head))
+    tokens = ours.tokenizer.frame(texts, 64)
+    loss = backward(ours, objective, tokens, codes.float(), len(pairs), BackwardSettings(len(pairs)))
+    torch.testing.assert_close(loss, expected.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.head.output.weight.grad, loss_of_theirs.classifier.weight.grad)
+    gradients = {name: p.grad for name, p in ours.bert.encoder.named_parameters()}
+    for name, parameter in theirs[0].model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_balanced_weights_make_a_rare_class_count_as_much_as_a_frequent_one() -> None:
+    logits = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
+    labels = torch.tensor([0.0, 0, 0, 1])
+    weights = torch.tensor([4 / (2 * 3), 4 / (2 * 1)])
+    weighted = build_objective([ObjectiveSettings("softmax")], HeadToTrain(lambda columns: columns[0], weights))
+    found = weighted.loss([logits], labels)
+    of_class = F.cross_entropy(logits, labels.long(), reduction="none")
+    torch.testing.assert_close(found, (of_class[:3].mean() + of_class[3]) / 2)
+    theirs = F.cross_entropy(logits, labels.long(), weight=weights)
+    torch.testing.assert_close(found, theirs)  # torch divides by the weights, whose sum is the number of rows here
+
+
+@pytest.mark.parametrize("kind", ["towers", "joined", "single"])
+def test_micro_batches_give_the_whole_batch_s_gradient(kind: str, folder: Path) -> None:
+    rows, labels = texts_by_topic(8) if kind == "single" else pairs_by_topic(8)
+    model = classifier(folder, kind)
+    names = sorted(set(labels))
+    model.start_head(names)
+    model.eval()
+    bodies = [model.tokenizer.tokenize([r if kind == "single" else r[side] for r in rows]) for side in (0, 1)]
+    if kind == "joined":
+        tokens = model.tokenizer.join(*bodies, 40)
+    elif kind == "single":
+        tokens = model.tokenizer.frame(bodies[0], 40)
+    else:
+        tokens = model.tokenizer.frame(model.tokenizer.tokenize([r[s] for s in (0, 1) for r in rows]), 40)
+    assert model.head is not None
+    objective = build_objective([ObjectiveSettings("softmax")], HeadToTrain(model.head, torch.tensor([2.0, 0.5, 1.0])))
+    targets = torch.tensor([names.index(label) for label in labels])
+    gradients = []
+    for micro_rows in (8, 3):
+        model.zero_grad()
+        loss = backward(model, objective, tokens, targets, 8, BackwardSettings(micro_rows))
+        gradients.append([loss, *(p.grad.clone() for p in model.trained.parameters() if p.grad is not None)])
+    assert len(gradients[0]) > 10
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+# scikit-learn's manners
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"), [(("긍정", "부정"), "U"), ((1, 0), "i"), ((True, False), "b"), ((2.5, 1.0), "f")]
+)
+def test_labels_of_any_type_come_back_as_they_went_in(
+    names: tuple[Any, Any], kind: str, folder: Path, tmp_path: Path
+) -> None:
+    texts, topics = texts_by_topic(48)
+    labels = [names[0] if topic == "animals" else names[1] for topic in topics]
+    training = replace(LEARN, epochs=20)
+    model = classifier(folder).fit(texts, labels, dev=(texts, labels), training=training, evaluation=FEW)
+    assert model.classes_.tolist() == sorted(names)
+    predicted = model.predict(texts)
+    assert predicted.dtype.kind == kind
+    assert np.mean(predicted == np.array(labels)) == model.score(texts, labels) > 0.8
+    model.save_pretrained(tmp_path / "saved")
+    again = BertClassifier.from_pretrained(tmp_path / "saved", "cpu", "float32")
+    assert again.classes_.tolist() == sorted(names) and again.predict(texts).dtype.kind == kind
+    assert json.loads((tmp_path / "saved" / "config.json").read_text("utf-8"))["id2label"].keys() == {"0", "1"}
+
+
+def test_fit_takes_columns_of_a_data_frame(folder: Path) -> None:
+    pairs, labels = pairs_by_topic(24)
+    frame = pd.DataFrame({"a": [a for a, _ in pairs], "b": [b for _, b in pairs], "label": labels})
+    rows = list(zip(frame["a"], frame["b"], strict=True))
+    model = classifier(folder, "joined").fit(rows, frame["label"], training=QUICK, evaluation=FEW)
+    assert model.predict_proba(rows).shape == (24, 3)
+    np.testing.assert_allclose(model.predict_proba(rows).sum(1), 1, atol=1e-6)
+
+
+def test_fit_sets_a_share_of_the_rows_apart_for_dev(folder: Path, tmp_path: Path) -> None:
+    texts, labels = texts_by_topic(80)
+    model = classifier(folder)
+    model.fit(texts, labels, dev_share=0.25, training=QUICK, evaluation=FEW, output_dir=tmp_path / "run")
+    said = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))
+    assert said["splits"]["dev"]["n"] == 20
+    assert sum(said["classes"]["train"].values()) == 60
+    assert model.temperature == pytest.approx(said["calibration"]["temperature"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["a"] * 8, "at least two classes"),
+        (["a", "b", "c"], "labels"),
+        ([1, "1"] * 4, "different types"),
+        ([None, "a"] * 4, "None"),
+        ([[1, 2], [3, 4]] * 4, "list"),
+        ("abababab", "expected a list of labels"),
+        (np.zeros((8, 2)), "several columns"),
+    ],
+)
+def test_labels_that_are_none_are_refused_in_one_sentence(labels: Any, said: str, folder: Path) -> None:
+    texts, _ = texts_by_topic(8)
+    with pytest.raises(SbertFtError, match=said) as found:
+        classifier(folder).fit(texts, labels, training=QUICK, evaluation=FEW)
+    assert "\n" not in str(found.value)
+
+
+def test_a_class_of_dev_that_training_lacks_is_named(folder: Path, tmp_path: Path) -> None:
+    texts, labels = texts_by_topic(16)
+    with pytest.raises(InputError, match="plants"):
+        classifier(folder).fit(
+            texts, labels, dev=(["a tree 1", "a dog 2"], ["plants", "animals"]), training=QUICK, evaluation=FEW
+        )
+
+
+def test_classes_are_the_different_labels_in_order() -> None:
+    assert classes_of([3, 1, 2, 1]) == [1, 2, 3]
+    assert classes_of(["b", "a"]) == ["a", "b"]
+
+
+# configurations
+
+
+def write_rows(path: Path, rows: list[Any], labels: list[str]) -> Path:
+    columns = (
+        {"text": rows}
+        if isinstance(rows[0], str)
+        else dict(zip(("premise", "hypothesis"), zip(*rows, strict=True), strict=True))
+    )
+    pd.DataFrame({**columns, "label": labels}).to_csv(path, index=False)
+    return path
+
+
+def run_file(tmp_path: Path, folder: Path, kind: str, **more: Any) -> Path:
+    make = texts_by_topic if kind == "single" else pairs_by_topic
+    content = {
+        "model": {"path": str(folder), "kind": kind, "max_seq_length": 32, **more.pop("model", {})},
+        "data": {
+            "train": str(write_rows(tmp_path / "train.csv", *make(64, 1))),
+            "dev": str(write_rows(tmp_path / "dev.csv", *make(24, 2))),
+        },
+        "training": {"max_steps": 4, "batch_size": 8, "learning_rate": 1e-3, "precision": "float32"},
+        "evaluation": {"bootstrap_samples": 20},
+        "output_dir": str(tmp_path / "run"),
+        **more,
+    }
+    (tmp_path / "run.json").write_text(json.dumps(content), "utf-8")
+    return tmp_path / "run.json"
+
+
+@pytest.mark.parametrize("kind", ["towers", "joined", "single"])
+def test_a_configuration_trains_a_classifier(kind: str, folder: Path, tmp_path: Path) -> None:
+    settings = read_run(run_file(tmp_path, folder, kind))
+    assert settings.objective == (ObjectiveSettings("softmax"),)
+    result = run_training(load_run(settings), RunOptions())
+    loaded = ClassifierModel.from_pretrained(result.model_dir, "cpu", "float32")
+    assert (loaded.kind, loaded.max_seq_length) == (kind, 32)
+    assert (result.model_dir / "modules.json").exists() == (kind == "towers")
+
+
+def test_random_weights_follow_from_the_seed_alone(ko_vocab: Path, tmp_path: Path) -> None:
+    config = json.loads((ko_vocab / "config.json").read_text("utf-8"))
+    small = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    base = tmp_path / "korean"
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps(config | small), "utf-8")
+    (base / "vocab.txt").write_bytes((ko_vocab / "vocab.txt").read_bytes())
+    rows, labels = ["정말 재미있다", "너무 지루하다", "최고의 영화", "최악의 영화"] * 3, ["좋음", "나쁨"] * 6
+    texts = [f"{row} {i}" for i, row in enumerate(rows)]
+    path = run_file(
+        tmp_path,
+        base,
+        "single",
+        model={"init": "random"},
+        data={"train": str(write_rows(tmp_path / "k.csv", texts, labels))},
+    )
+    models = [load_run(read_run(path, [f"training.seed={seed}"])).model for seed in (1, 1, 2)]
+    states = [model.trained.state_dict() for model in models if isinstance(model, ClassifierModel)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+    result = run_training(load_run(read_run(path)), RunOptions())
+    assert result.metrics["lengths"]["unknown_share"] < 0.1
+    assert ClassifierModel.from_pretrained(result.model_dir).classes_.tolist() == ["나쁨", "좋음"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns", "said"),
+    [("single", ("premise", "hypothesis"), "takes one text"), ("joined", ("text",), "takes two texts")],
+)
+def test_rows_with_the_wrong_number_of_texts_are_refused_before_training(
+    kind: str, columns: tuple[str, ...], said: str, folder: Path, tmp_path: Path
+) -> None:
+    other = "joined" if kind == "single" else "single"
+    path = run_file(tmp_path, folder, other)
+    with pytest.raises(InputError, match=said):
+        load_run(read_run(path, [f"model.kind={kind}"]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sentence_encoder_and_a_classifier_do_not_take_each_other_s_objectives(folder: Path, tmp_path: Path) -> None:
+    texts, labels = texts_by_topic(8)
+    data = ConnectionDataset.from_texts(texts, CLASSES, labels=labels)
+    with pytest.raises((InputError, ConfigError), match="cosine"):
+        fine_tune(classifier(folder), data, output_dir=tmp_path / "a", objective="cosine", training=QUICK)
+    encoder = SiameseBert.from_pretrained(folder, "cpu", "float32")
+    with pytest.raises((InputError, ConfigError), match="softmax"):
+        fine_tune(encoder, data, output_dir=tmp_path / "b", objective="softmax", training=QUICK)
+
+
+def test_towers_leave_an_encoder_that_sentence_transformers_opens(folder: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    pairs, labels = pairs_by_topic(32)
+    model = classifier(folder, "towers").fit(pairs, labels, training=QUICK, evaluation=FEW, output_dir=tmp_path / "run")
+    theirs = SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu")
+    texts = [a for a, _ in pairs]
+    np.testing.assert_allclose(model.as_sentence_encoder().encode(texts), theirs.encode(texts), atol=1e-5)
