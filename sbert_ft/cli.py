@@ -25,10 +25,11 @@ from sbert_ft import __version__
 from sbert_ft.errors import RunInterrupted, SbertFtError, quoted
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "train": ("sbert_ft.commands.train", "fine-tune on pairs of texts: a JSON in, a model and a report out"),
-    "evaluate": ("sbert_ft.commands.evaluate", "judge a model on pairs, alone or against another one"),
+    "train": ("sbert_ft.commands.train", "fine-tune on pairs or single texts: a JSON in, a model and a report out"),
+    "evaluate": ("sbert_ft.commands.evaluate", "judge a model on labelled rows, alone or against another one"),
     "encode": ("sbert_ft.commands.encode", "texts to vectors, in a .npy or .parquet file"),
     "score": ("sbert_ft.commands.score", "the cosine of two texts, or of each pair in a file"),
+    "predict": ("sbert_ft.commands.predict", "the class of a text or a pair, or of each in a file"),
     "doctor": ("sbert_ft.commands.doctor", "check a model folder, and whether it fits your texts"),
     "config": ("sbert_ft.commands.config", "begin, check or describe the JSON that a run is"),
 }
@@ -135,7 +136,7 @@ def _parser(named: str | None, command: Command | None) -> argparse.ArgumentPars
     group.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="details and tracebacks")
     parser = _Parser(
         prog="sbert-ft",
-        description="Embed sentences and score pairs of texts with a local BERT, offline.",
+        description="Embed, score and classify texts with a local BERT, offline.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[everywhere],

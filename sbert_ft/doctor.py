@@ -13,15 +13,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from sbert_ft.doctor_checks import Check, Status, attempt, failure, finding, listed
+from sbert_ft.doctor_classifier import describe_classifier, is_classifier, is_sentence_encoder
 from sbert_ft.doctor_tokens import TextLimits, text_checks, vocabulary_checks
 from sbert_ft.errors import ModelFolderError, SbertFtError, quoted
 from sbert_ft.model.encoders import EncoderPlan, plan_encoder
 from sbert_ft.model.folder import ModelFolder, find_folder, read_folder
+from sbert_ft.model.folder_writer import HEAD_FILE
 from sbert_ft.model.json_files import read_json
 from sbert_ft.model.own_settings import OwnSettings
 from sbert_ft.model.tokenizer import TextTokenizer
@@ -69,13 +72,16 @@ def examine(
     if plan is not None:
         checks.append(_describe_plan(plan))
     if not _has(faults, "modules") and not _has(faults, "config"):
-        checks.append(_describe_modules(source))
+        if is_sentence_encoder(source):
+            checks.append(_describe_modules(source))
+        if is_classifier(source) and plan is not None and weights is not None:
+            checks.append(_classifier(source, plan))
     if source.own:
         mend = "fit the threshold anew with fit_threshold, or take sbert_ft.json from where the model comes from"
         attempt(checks, "decision", mend, lambda: checks.append(_describe_decision(source)))
     checks += of_weights
     if weights is not None:
-        checks += _weights(weights, plan, source.encoder_path, deep)
+        checks += _weights(weights, plan, source, deep)
     mend = "copy the tokenizer's files from where the weights come from"
     tokenizer = attempt(checks, "tokenizer", mend, lambda: _tokenizer(source))
     if tokenizer is not None:
@@ -122,7 +128,16 @@ def _describe_decision(source: ModelFolder) -> Check:
     if decision is None:
         return Check("decision", "OK", "sbert_ft.json stores no threshold")
     curve = "no calibration" if decision.calibration is None else f"{decision.calibration.kind} calibration"
-    return Check("decision", "OK", f"texts match from a cosine of {decision.describe()}, {curve}")
+    return Check("decision", "OK", f"texts match from a {decision.similarity} of {decision.describe()}, {curve}")
+
+
+def _classifier(source: ModelFolder, plan: EncoderPlan) -> Check:
+    """Return what there is to say of the classifier; without its head a stock folder still gives an encoder."""
+    try:
+        return describe_classifier(source, plan)
+    except (SbertFtError, OSError) as error:
+        fault = failure("classifier", error, "copy the whole folder again from where the model comes from")
+        return replace(fault, status="FAIL" if "classifier" in source.own else "WARN")
 
 
 def _plan(source: ModelFolder, weights: WeightFiles | None) -> EncoderPlan:
@@ -137,6 +152,7 @@ def _files(source: ModelFolder, weights: WeightFiles | None) -> Check:
     used = [name for name in _SETTINGS if (folder / name).exists() or (source.path / name).exists()]
     used += [file.name for file in weights.files] if weights else []
     used += [weights.index.name] if weights and weights.index else []
+    used += [HEAD_FILE] if "classifier" in source.own and HEAD_FILE in there else []
     used += next((names for names in _TOKENIZER_FILES if all(name in there for name in names)), ())
     modules = [name for name in there if (folder / name / "config.json").is_file()]
     ignored = [name for name in there if name not in (*used, *modules) and not _PAPERS.match(name)]
@@ -159,7 +175,7 @@ def _describe_modules(source: ModelFolder) -> Check:
     return finding("modules", "OK", f"{layout}: {', '.join(said)}")
 
 
-def _weights(weights: WeightFiles, plan: EncoderPlan | None, folder: Path, deep: bool) -> list[Check]:
+def _weights(weights: WeightFiles, plan: EncoderPlan | None, source: ModelFolder, deep: bool) -> list[Check]:
     """Return what the headers say, how they fit the config and, if asked for, what the tensors hold."""
     n_bytes = sum(file.stat().st_size for file in weights.files)
     dtypes = Counter(info.dtype for info in weights.tensors.values())
@@ -170,10 +186,10 @@ def _weights(weights: WeightFiles, plan: EncoderPlan | None, folder: Path, deep:
     if plan is None:
         return checks
     match = match_names(weights.tensors, plan.shapes, plan.base_prefix)
-    attempt(checks, "tensors", _ONE_MODEL, lambda: check_match(match, folder))
+    attempt(checks, "tensors", _ONE_MODEL, lambda: check_match(match, source.encoder_path))
     if not _has(checks, "tensors"):
         checks.append(_needed_tensors(weights, match))
-    checks.append(_key_names(match))
+    checks.append(_key_names(match, is_sentence_encoder(source)))
     if deep and all(check.status != "FAIL" for check in checks):
         attempt(checks, "values", _COPY_AGAIN, lambda: checks.append(_values(weights, match)))
     return checks
@@ -195,11 +211,11 @@ def _needed(match: NameMatch) -> dict[str, str]:
     return match.names | {key: key for key in match.heads if "pooler." in key}
 
 
-def _key_names(match: NameMatch) -> Check:
+def _key_names(match: NameMatch, heads_unused: bool) -> Check:
     """Return what was taken off the names, and what is left over."""
     said = [f"prefix {listed(map(quoted, match.prefixes), 3)} taken off" if match.prefixes else "no prefix"]
     if match.heads:
-        said.append(f"{len(match.heads)} of heads or pooler left out")
+        said.append(f"{len(match.heads)} of heads or pooler {'left out' if heads_unused else 'beside the encoder'}")
     if not match.unknown:
         return finding("names", "OK", ", ".join(said))
     said.append(f"{len(match.unknown)} that the encoder has no use for: {listed(map(quoted, match.unknown), 3)}")

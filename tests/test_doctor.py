@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save, save_file
 from sbert_ft.cli import main
 from sbert_ft.commands.doctor import table_lines
 from sbert_ft.doctor import Check, examine
-from sbert_ft.errors import DataError, SbertFtError
+from sbert_ft.errors import DataError, ModelFolderError, SbertFtError
+from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.connection_bert import ConnectionBert
 
 HTML = b"<!DOCTYPE html><html><body>404</body></html>"
@@ -660,3 +661,69 @@ def test_lines_are_wrapped_at_the_width_of_a_terminal() -> None:
     assert all(line.startswith(" " * 14) for line in lines[1:-2])
     assert lines[-2:] == ["WARN  casing  so; mend it", "1 OK, 1 WARN, 0 FAIL"]
     assert len(table_lines(checks, None)) == len(table_lines(checks, 30)) == 3
+
+
+# Classifiers
+
+
+@pytest.fixture
+def classifier(folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Return what makes a classifier's folder."""
+
+    def make(kind: Any, classes: Any = ("contradiction", "entailment", "neutral"), pooling: Any = None) -> Path:
+        model = ClassifierModel(ConnectionBert.from_pretrained(folder, "cpu", "float32"), kind, pooling=pooling)
+        model.start_head(classes)
+        model.save_pretrained(tmp_path / "classifier")
+        return tmp_path / "classifier"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling", "classes", "said"),
+    [
+        ("joined", None, ("contradiction", "entailment"), "kind joined, 2 classes ('contradiction', 'entailment')"),
+        ("single", None, (1, 2, 3), "kind single, 3 classes ('1', '2', '3'), pooler pooling"),
+        ("single", "mean", ("부정", "긍정"), "kind single, 2 classes ('부정', '긍정'), mean pooling"),
+        ("towers", None, ("no", "yes"), "kind towers, 2 classes ('no', 'yes'), mean pooling"),
+        ("joined", None, None, "kind joined, one output, a score"),
+    ],
+)
+def test_a_classifier_is_told_with_its_kind_its_classes_and_its_head(
+    classifier: Callable[..., Path], kind: str, pooling: str | None, classes: Any, said: str
+) -> None:
+    target = classifier(kind, classes, pooling)
+    checks = examine(target, ["the cat"], deep=True)
+    found = by_name(checks)
+    assert said in found["classifier"].found and "head of " in found["classifier"].found
+    assert {check.status for check in checks} == {"OK"}
+    is_stock = not (target / "head.safetensors").exists()
+    assert ("modules" in found) != is_stock
+    assert ("head.safetensors" in found["files"].found.partition("; ignored")[0]) != is_stock
+
+
+def test_a_classifier_without_its_head_is_a_failure_and_does_not_load(classifier: Callable[..., Path]) -> None:
+    target = classifier("towers")
+    (target / "head.safetensors").unlink()
+    check = by_name(examine(target))["classifier"]
+    assert check.status == "FAIL" and "head.safetensors" in check.found and check.mend
+    with pytest.raises(ModelFolderError):
+        ClassifierModel.from_pretrained(target, "cpu")
+
+
+def test_a_stock_classifier_without_its_head_is_a_warning_for_its_encoder_loads(folder: Path) -> None:
+    edit_json("config.json", architectures=["BertForSequenceClassification"])(folder)
+    check = by_name(examine(folder))["classifier"]
+    assert check.status == "WARN" and "missing" in check.found
+    ConnectionBert.from_pretrained(folder, "cpu")
+
+
+@pytest.mark.parametrize(("kind", "is_said"), [("single", False), ("joined", True)])
+def test_a_stock_classifier_of_single_texts_does_not_say_that_it_takes_them(
+    classifier: Callable[..., Path], kind: str, is_said: bool
+) -> None:
+    target = classifier(kind)
+    (target / "sbert_ft.json").unlink()
+    found = by_name(examine(target))["classifier"].found
+    assert f"kind {kind}, 3 classes" in found
+    assert ("does not say whether it takes single texts or pairs" in found) != is_said

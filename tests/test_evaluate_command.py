@@ -283,9 +283,10 @@ def test_a_collapsed_model_is_warned_of(folder: Path, tmp_path: Path, capsys: py
     [
         (("--samples", "0"), "--samples is 0, expected a whole number from 1 to 1,000,000"),
         (("--samples", "x"), "invalid int value: 'x'"),
-        (("--columns", "a"), "expected the names of two or three different columns"),
+        (("--columns", "a"), "has no column 'a'"),
+        (("--columns", "sentence1"), "has one text, but the model takes two texts"),
         (("--columns", "sentence1,sentence9"), "did you mean 'sentence2'?"),
-        (("--columns", "sentence1,sentence1"), "expected the names of two or three different columns"),
+        (("--columns", "sentence1,sentence1"), "expected the names of one, two or three different columns"),
         (("--label-column", "scor"), "did you mean 'score'?"),
         (("--label-values", "5"), "not of the form WORD=NUMBER, such as entailment=1"),
         (("--label-values", "=1"), "not of the form WORD=NUMBER"),

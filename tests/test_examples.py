@@ -96,3 +96,10 @@ def test_fine_tune_pairs_says_before_and_after_and_leaves_a_model_and_a_report(f
     assert abs(tuned.score(pairs) - base.score(pairs)).max() > 1e-4
     assert tuned.decision is not None
     assert "threshold" in run_example("score_pairs.py", model, cwd=tmp_path)[0]
+
+
+def test_classify_pairs_says_the_accuracy_and_two_classes(folder: Path, tmp_path: Path) -> None:
+    said = run_example("classify_pairs.py", folder, cwd=tmp_path)
+    assert re.fullmatch(r"accuracy on test: [01]\.\d{3}", said[0])
+    assert all(re.match(r"(entailment|neutral|contradiction) \([01]\.\d\d\): .+ \| .+", line) for line in said[1:])
+    assert len(said) == 3

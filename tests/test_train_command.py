@@ -21,10 +21,12 @@ import torch
 from conftest import COMMON_WORDS
 from sentence_transformers import SentenceTransformer
 
-from sbert_ft import SiameseBert
+from sbert_ft import ConnectionBert, SiameseBert
 from sbert_ft.cli import main
+from sbert_ft.config.json_text import read_json_object
 from sbert_ft.data.batch_order import epoch_batches
 from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.model.classifier import ClassifierModel
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.json"))
@@ -129,11 +131,17 @@ def test_every_shipped_configuration_trains_a_model(
     assert metrics["steps"] == 2
     assert set(metrics["splits"]) == {"dev", "test"}
     stored = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
-    assert stored["training"]["batch_size"] == json.loads(shipped.read_text())["training"]["batch_size"]
-    tuned = SiameseBert.from_pretrained(tmp_path / "run" / "model", device="cpu", precision="float32")
-    base = SiameseBert.from_pretrained(model, device="cpu", precision="float32")
-    assert np.isfinite(tuned.encode(["a dog"])).all()
-    assert not np.array_equal(tuned.encode(["a dog"]), base.encode(["a dog"]))
+    assert stored["training"]["batch_size"] == read_json_object(shipped)["training"]["batch_size"]
+    tuned = ConnectionBert.from_pretrained(tmp_path / "run" / "model", device="cpu", precision="float32")
+    base = ConnectionBert.from_pretrained(model, device="cpu", precision="float32")
+    before = dict(base.encoder.named_parameters())
+    assert any(not torch.equal(before[name], weight) for name, weight in tuned.encoder.named_parameters())
+    if stored["model"]["kind"] == "siamese":
+        assert np.isfinite(SiameseBert(tuned).encode(["a dog"])).all()
+    else:
+        classifier = ClassifierModel.from_pretrained(tmp_path / "run" / "model", "cpu", "float32")
+        row = "a dog" if classifier.n_texts == 1 else ("a dog", "a cat")
+        assert np.isfinite(classifier.predict_proba([row])).all()
 
 
 def test_configurations_are_shipped() -> None:
@@ -533,3 +541,65 @@ def test_the_callers_random_states_stay_as_they_were(sbert_ft: Callable[..., Sai
     before = torch.get_rng_state()
     assert sbert_ft("train", config, "--set", "training.max_steps=2").code == 0
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---------------------------------------------------------------- classifiers
+
+SIGNALS = {"긍정": "music", "부정": "street", "보통": "water"}
+
+
+@pytest.fixture(params=["joined", "towers", "single"])
+def classifier(request: pytest.FixtureRequest, tmp_path: Path, model: Path) -> Path:
+    """Return a configuration of a run on rows whose Korean classes one of their words tells."""
+    for seed, (name, n) in enumerate({"train": 48, "dev": 24, "test": 24}.items()):
+        labels = [list(SIGNALS)[i % 3] for i in range(n)]
+        signs = [f"{SIGNALS[label]} {text}" for label, text in zip(labels, texts(n, seed + 40), strict=True)]
+        if request.param == "single":
+            write_rows(tmp_path / f"{name}.csv", ("document", "label"), [signs, labels])
+        else:
+            header = ("premise", "hypothesis", "label")
+            write_rows(tmp_path / f"{name}.csv", header, [texts(n, seed + 80), signs, labels])
+    path = write_config(tmp_path / "run.json", model, training={"epochs": 2})
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**content, "model": {"path": str(model), "kind": request.param}}), encoding="utf-8")
+    return path
+
+
+def test_a_dry_run_shows_the_rows_of_a_classifier_with_their_classes(
+    sbert_ft: Callable[..., Said], classifier: Path
+) -> None:
+    said = sbert_ft("train", classifier, "--dry-run")
+    assert said.code == 0, said.err
+    dataset = ConnectionDataset.from_file(classifier.parent / "train.csv")
+    rows = epoch_batches(48, 8, 3, 0)[0].tolist()
+    shown = re.findall(r"^  line (\d+): (\S+)  (.*)$", said.out, re.MULTILINE)
+    expected = []
+    for row in rows:
+        _, label, line = dataset[row]
+        assert label is not None
+        expected.append((str(line), dataset.class_names[int(label)], " | ".join(f"'{t}'" for t in dataset[row].texts)))
+    assert shown == expected
+    assert re.search(r"first batch: 8 rows, \d+ tokens in ", said.out)
+    assert not (classifier.parent / "run").exists()
+
+
+def test_it_prints_accuracy_and_macro_f1_of_a_classifier_and_of_what_it_is_to_beat(
+    sbert_ft: Callable[..., Said], classifier: Path
+) -> None:
+    said = sbert_ft("train", classifier, "--quiet")
+    assert said.code == 0, said.err
+    after = metrics_of(classifier.parent / "run")["splits"]["test"]["after"]
+    for metric, words in (("accuracy", "accuracy"), ("macro_f1", "macro F1")):
+        line = re.search(rf"^test {words}: \S+ \(.*\) before \(the majority class\), (\S+) .*$", said.out, re.MULTILINE)
+        assert line is not None, said.out
+        assert line[1] == f"{after[metric]['value']:.4f}"
+    assert "cosine" not in said.out
+    evaluated = sbert_ft("evaluate", classifier.parent / "run" / "model", classifier.parent / "test.csv", *JSON)
+    assert evaluated.code == 0, evaluated.err
+    found = json.loads(evaluated.out)["metrics"]
+    assert {name: score["value"] for name, score in found.items()} == {
+        name: pytest.approx(score["value"]) for name, score in after.items()
+    }
+
+
+JSON = ["--json", "--quiet", "--samples", "20", "--device", "cpu", "--precision", "float32"]

@@ -1,18 +1,39 @@
-"""`sbert-ft evaluate`: what labelled pairs say of a model, alone or against another one, with intervals."""
+"""`sbert-ft evaluate`: what labelled rows say of a model, alone or against another one, with intervals.
+
+A sentence encoder, and a classifier with one output, are judged by scores of pairs. What is said of a classifier with
+classes is in `evaluate_classes`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sbert_ft.commands.options import add_computing_options, add_model_argument, add_reading_options
+from sbert_ft.commands.evaluate_classes import aligned, cell, class_table, evaluate_classes
+from sbert_ft.commands.options import (
+    add_classifier_option,
+    add_computing_options,
+    add_model_argument,
+    add_reading_options,
+    load_classifier,
+)
 from sbert_ft.errors import InputError, quoted
 
 if TYPE_CHECKING:
-    from sbert_ft.config.settings import Reading
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sbert_ft.config.settings import EvaluationSettings, Reading
+    from sbert_ft.data.connection_dataset import ConnectionDataset
+    from sbert_ft.evaluation.judge import JudgingPairs
+    from sbert_ft.model.classifier import ClassifierModel
+    from sbert_ft.model.decision import Decision
     from sbert_ft.model.siamese import SiameseBert
+
+    Scorer = SiameseBert | ClassifierModel
 
 logger = logging.getLogger(__name__)
 
@@ -21,25 +42,34 @@ examples:
   sbert-ft evaluate runs/first/model test.csv
   sbert-ft evaluate runs/first/model test.csv --against bert-base-uncased/ --json
   sbert-ft evaluate MODEL nli.tsv --columns premise,hypothesis --label-values entailment=1,contradiction=0
+  sbert-ft evaluate CLASSIFIER reviews.csv --column document --classes negative,positive
 
 Graded pairs are judged by Spearman's and Pearson's correlation, yes/no pairs by average precision and ROC AUC, and
-where MODEL has a stored threshold by its decisions too. Differences are MODEL minus OTHER, on the same pairs."""
+where MODEL has a stored threshold by its decisions too. A classifier is judged by accuracy, macro F1 and Matthews'
+correlation (MCC), class by class, against OTHER or else the commonest class of DATA; rows whose label is none of its
+classes are left out and counted. Differences are MODEL minus OTHER, on the same rows."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
     add_model_argument(parser)
-    parser.add_argument("pairs", metavar="DATA", help="a file of pairs with scores or labels")
+    parser.add_argument("pairs", metavar="DATA", help="a file of pairs, or texts, with scores or labels")
     parser.add_argument("--against", metavar="OTHER", help="folder of a model to compare with")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--columns", metavar="A,B", help="the two columns with the texts, where not customary")
+    parser.add_argument(
+        "--columns", "--column", metavar="A[,B]", help="the two columns with the texts, or the one, where not customary"
+    )
     parser.add_argument("--label-column", metavar="NAME", help="the column with score or label, where not customary")
     parser.add_argument("--label-values", metavar="WORD=N,...", help="what labels mean; other rows are left out")
     parser.add_argument("--score-range", metavar="LOW,HIGH", help="of the scores' scale, where it is not plain")
     parser.add_argument("--match-from", type=float, metavar="SCORE", help="graded pairs match from here on")
     parser.add_argument("--on-bad-row", choices=("error", "skip"), default="error", help="default: error")
     parser.add_argument("--samples", type=int, default=1000, metavar="N", help="bootstrap resamples; default 1000")
+    group = parser.add_argument_group("classifiers")
+    group.add_argument("--classes", metavar="A,B,...", help="what DATA calls the classes of MODEL, in MODEL's order")
+    group.add_argument("--as-encoder", action="store_true", help="judge the cosine of a classifier's encoder instead")
+    add_classifier_option(parser)
     add_reading_options(parser)
     add_computing_options(parser)
 
@@ -50,32 +80,62 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= args.samples <= 1_000_000:
         raise InputError(f"--samples is {args.samples}, expected a whole number from 1 to 1,000,000")
     from sbert_ft.config.settings import EvaluationSettings
+
+    settings = EvaluationSettings(match_from=args.match_from, bootstrap_samples=args.samples)
+    classifier = None if args.as_encoder or not _is_classifier(args.model) else load_classifier(args)
+    if classifier is not None and classifier.class_names:
+        _refuse_given(args, ("score_range", "match_from"), "scores, and MODEL is a classifier with classes")
+        report = evaluate_classes(args, classifier, reading, settings)
+        lines = class_table(report)
+    else:
+        _refuse_given(args, ("classes",), "a classifier with classes, which MODEL is not, or not asked to be")
+        report = _evaluate_scores(args, classifier, reading, settings)
+        lines = _table(report, "text" if classifier is not None and classifier.n_texts == 1 else "pair")
+    print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) if args.json else lines)
+    return 0
+
+
+def _is_classifier(folder: str) -> bool:
+    from sbert_ft.model.classifier_folder import has_classifier
+
+    return has_classifier(Path(folder))
+
+
+def _refuse_given(args: argparse.Namespace, names: tuple[str, ...], thing: str) -> None:
+    """Refuse options that say nothing of this model.
+
+    Raises:
+        InputError: One is given.
+    """
+    given = next((name for name in names if getattr(args, name) is not None), None)
+    if given is not None:
+        raise InputError(f"--{given.replace('_', '-')} is for {thing}; leave it out")
+
+
+def _evaluate_scores(
+    args: argparse.Namespace, classifier: ClassifierModel | None, reading: Reading, settings: EvaluationSettings
+) -> dict[str, Any]:
+    """Return the report on a model that gives scores: cosines, or what a classifier with one output says."""
     from sbert_ft.data.connection_dataset import ConnectionDataset
-    from sbert_ft.evaluation.decision import same_data
     from sbert_ft.evaluation.judge import COLLAPSED_COSINE, chance_cosine, judge, judging_pairs
+    from sbert_ft.model.siamese import SiameseBert
 
     dataset = ConnectionDataset.from_file(args.pairs, reading)
     for note in dataset.ledger.notes:
         logger.info("%s", note)
-    settings = EvaluationSettings(match_from=args.match_from, bootstrap_samples=args.samples)
-    model = _load(args, args.model)
-    other = None if args.against is None else _load(args, args.against)
+    model: Scorer = _load_encoder(args, args.model) if classifier is None else classifier
+    other = None if args.against is None else _load_other(args)
     decision = model.decision
     match_from = args.match_from
     scale = None if dataset.scale is None else (dataset.scale.low, dataset.scale.high)
     if match_from is None and decision is not None and scale is not None and decision.scale == scale:
         match_from = decision.match_from  # the same pairs match as when the threshold was chosen
+    _check_rows(model, other, dataset)
     pairs = judging_pairs("data", dataset, match_from)
     other_decision = None if other is None else other.decision
-    for folder, its_decision in ((args.model, decision), (args.against, other_decision)):
-        if its_decision is not None and same_data(its_decision, dataset):
-            logger.warning(
-                "the threshold of %s was chosen on these very pairs: its precision, recall, F1 and accuracy are too "
-                "good; judge it by others",
-                quoted(folder, limit=400),
-            )
+    _warn_of_own_pairs([(args.model, decision), (args.against, other_decision)], dataset)
     scores = _scores(model, pairs, args)
-    chance = chance_cosine(model, dataset)
+    chance = chance_cosine(model, dataset) if isinstance(model, SiameseBert) else None
     before = None if other is None else _scores(other, pairs, args)
     result = judge(pairs, before, scores, settings, (other_decision, decision))
     if chance is not None and chance >= COLLAPSED_COSINE:
@@ -92,8 +152,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if before is not None:
         report |= {"against_metrics": result["before"], "difference": result["difference"]}
-    print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) if args.json else _table(report))
-    return 0
+    return report
 
 
 def _reading(args: argparse.Namespace) -> Reading:
@@ -142,45 +201,87 @@ def _score_range(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _load(args: argparse.Namespace, folder: str) -> SiameseBert:
+def _load_encoder(args: argparse.Namespace, folder: str) -> SiameseBert:
     from sbert_ft.model.siamese import SiameseBert
 
     return SiameseBert.from_pretrained(folder, args.device, args.precision, args.max_seq_length)
 
 
-def _scores(model: SiameseBert, pairs: Any, args: argparse.Namespace) -> Any:
-    return model.score(pairs.texts(), args.batch_size, on_truncate=args.on_truncate)
+def _load_other(args: argparse.Namespace) -> Scorer:
+    """Return the model of OTHER: a classifier with one output, or an encoder.
+
+    Raises:
+        SbertFtError: It cannot be loaded, or has classes.
+    """
+    if args.as_encoder or not _is_classifier(args.against):
+        return _load_encoder(args, args.against)
+    other = load_classifier(args, args.against)
+    if other.class_names:
+        raise InputError(
+            f"{quoted(args.against, limit=400)} is a classifier with classes, which have no order to compare scores "
+            "with; compare with an encoder or a classifier with one output, or judge its encoder with --as-encoder"
+        )
+    return other
 
 
-def _table(report: dict[str, Any]) -> str:
-    """Return the metrics as aligned lines, with intervals."""
+def _check_rows(model: Scorer, other: Scorer | None, dataset: ConnectionDataset) -> None:
+    """Refuse rows with more or fewer texts than a model takes.
+
+    Raises:
+        InputError: There are some.
+    """
+    for scorer in (model, other):
+        n_texts = getattr(scorer, "n_texts", 2)  # an encoder compares two
+        if scorer is not None and n_texts != min(dataset.n_texts, 2):
+            takes, has = (("one text", "two texts")[n - 1] for n in (n_texts, min(dataset.n_texts, 2)))
+            raise InputError(
+                f"a row of {quoted(dataset.source, limit=400)} has {has}, but the model takes {takes}; name the "
+                "columns with --columns"
+            )
+    if dataset.n_texts == 1 and dataset.labels is None:
+        raise InputError(f"{quoted(dataset.source, limit=400)} has no scores; name their column with --label-column")
+
+
+def _warn_of_own_pairs(decisions: list[tuple[str, Decision | None]], dataset: ConnectionDataset) -> None:
+    """Warn of a threshold, by the folder of its model, that was chosen on these very pairs."""
+    from sbert_ft.evaluation.decision import same_data
+
+    for folder, decision in decisions:
+        if decision is not None and same_data(decision, dataset):
+            logger.warning(
+                "the threshold of %s was chosen on these very pairs: its precision, recall, F1 and accuracy are too "
+                "good; judge it by others",
+                quoted(folder, limit=400),
+            )
+
+
+def _scores(model: Scorer, pairs: JudgingPairs, args: argparse.Namespace) -> NDArray[np.float32]:
+    """Return the cosine of each pair, or what a classifier with one output says of each row, shape (n,)."""
+    from sbert_ft.model.siamese import SiameseBert
+
+    if isinstance(model, SiameseBert):
+        two_texts = ((texts[0], texts[1]) for texts in pairs.texts())
+        return model.score(two_texts, args.batch_size, on_truncate=args.on_truncate)
+    rows = (texts[0] if model.n_texts == 1 else texts for texts in pairs.texts())
+    return model.connection_scores(rows, args.batch_size, on_truncate=args.on_truncate)
+
+
+def _table(report: dict[str, Any], unit: str) -> str:
+    """Return the metrics as aligned lines, with intervals; `unit` is what a row is called."""
     from sbert_ft.data.ledger import counted
 
     compared = "difference" in report
-    heads = ["", "MODEL", *(["OTHER", "difference"] if compared else [])]
-    rows = [heads]
+    rows = [["", "MODEL", *(["OTHER", "difference"] if compared else [])]]
     for name, score in report["metrics"].items():
-        cells = [name.replace("_", " "), _cell(score)]
+        cells = [name.replace("_", " "), cell(score)]
         if compared:
-            cells += [_cell(report["against_metrics"].get(name)), _cell(report["difference"].get(name), "+")]
+            cells += [cell(report["against_metrics"].get(name)), cell(report["difference"].get(name), "+")]
         rows.append(cells)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     threshold = report["threshold"]
-    facts = [counted(report["data"]["n"], "pair")]
+    facts = [counted(report["data"]["n"], unit)]
     if threshold is not None:
         facts.append(f"threshold {threshold:.4f}")
     if report["chance_cosine"] is not None:
         facts.append(f"chance pairs have a mean cosine of {report['chance_cosine']:.4f}")
     notes = [] if report["data"]["note"] is None else [report["data"]["note"]]
-    return "\n".join([", ".join(facts), *notes, *lines])
-
-
-def _cell(score: dict[str, Any] | None, sign: str = "") -> str:
-    if score is None:
-        return "-"
-    if score["value"] is None:
-        return f"none: {score['reason']}"
-    if score["low"] is None:
-        return f"{score['value']:{sign}.4f}"
-    return f"{score['value']:{sign}.4f} ({score['low']:{sign}.4f} to {score['high']:{sign}.4f})"
+    return "\n".join([", ".join(facts), *notes, *aligned(rows)])

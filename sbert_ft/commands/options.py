@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from sbert_ft.data.tables import Table
+    from sbert_ft.model.classifier import ClassifierModel
     from sbert_ft.model.embed import EmbedCount
     from sbert_ft.model.siamese import SiameseBert
 
@@ -16,6 +18,8 @@ logger = logging.getLogger(__name__)
 # As in `model.devices` and `model.embed`, which would bring torch with them; a test holds them together.
 PRECISIONS: Final = ("auto", "float32", "bfloat16", "float16")
 ON_TRUNCATE: Final = ("warn", "error", "ignore", "chunk")
+# Of folders that others wrote; towers are ours alone.
+CLASSIFIER_KINDS: Final = ("single", "joined")
 
 # From here on the vocabulary hardly knows the texts' language or script.
 _NOTED_UNKNOWN_SHARE = 0.05
@@ -51,6 +55,15 @@ def add_computing_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_classifier_option(parser: argparse.ArgumentParser) -> None:
+    """Declare what a classifier takes that was made elsewhere, whose folder need not say."""
+    parser.add_argument(
+        "--model-kind",
+        choices=CLASSIFIER_KINDS,
+        help="what a classifier made elsewhere takes, where its folder does not say: one text, or two joined",
+    )
+
+
 def positive(text: str) -> int:
     """Return a whole number of at least 1.
 
@@ -60,6 +73,21 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
     return int(text)
+
+
+def number_within(low: float, high: float, kind: str) -> Callable[[str], float]:
+    """Return what reads an option's number from `low` to `high`; `kind` says what the number is: a cosine."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = high + 1.0
+        if not (low <= value <= high and "_" not in text):  # NaN is none, too
+            raise argparse.ArgumentTypeError(f"expected {kind}, a number from {low:g} to {high:g}, found {text!r}")
+        return value
+
+    return read
 
 
 def open_given_table(args: argparse.Namespace, path: str) -> Table:
@@ -76,6 +104,20 @@ def load_model(args: argparse.Namespace) -> SiameseBert:
     from sbert_ft.model.siamese import SiameseBert
 
     return SiameseBert.from_pretrained(args.model, args.device, args.precision, args.max_seq_length)
+
+
+def load_classifier(args: argparse.Namespace, folder: str | None = None) -> ClassifierModel:
+    """Return the classifier of MODEL, or of another folder, as the computing options say; its device is logged.
+
+    Raises:
+        ModelFolderError: The folder cannot be loaded, or holds no classifier.
+    """
+    from sbert_ft.model.classifier import ClassifierModel
+
+    chosen = args.model if folder is None else folder
+    return ClassifierModel.from_pretrained(
+        chosen, args.device, args.precision, args.max_seq_length, kind=args.model_kind
+    )
 
 
 def warn_of_unknown(count: EmbedCount, model: str) -> None:

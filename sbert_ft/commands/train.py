@@ -1,11 +1,11 @@
-"""`sbert-ft train`: a run's JSON to a better model, a threshold and a report; or to what would be done."""
+"""`sbert-ft train`: a run's JSON to a better model or classifier, and a report; or to what would be done."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sbert_ft.commands.config import add_set_option
 from sbert_ft.errors import InputError, quoted
@@ -24,7 +24,8 @@ examples:
   sbert-ft train run.json --resume
 
 The run's folder (output_dir) holds model/, report.html, report.md, metrics.json, metrics.jsonl, ledger.json,
-worst_pairs.csv, config.json and checkpoints/. Ctrl-C and SIGTERM finish the step and write a checkpoint."""
+worst_pairs.csv, config.json and checkpoints/. Ctrl-C and SIGTERM finish the step and write a checkpoint.
+A classifier's run has mistakes.csv in the place of worst_pairs.csv."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,30 +87,52 @@ def _show_plan(prepared: PreparedRun, settings: RunSettings) -> None:
     print(f"first batch: {len(batch)} rows, {packed.n_tokens:,} tokens in {shape} ({packed.layout})")
     for row in batch.tolist():
         connection = prepared.data.train[row]
-        label = "" if connection.label is None else f"{connection.label:g}  "
+        label = _label(prepared, connection.label)
         print(f"  line {connection.line}: {label}{' | '.join(quoted(text, limit=200) for text in connection.texts)}")
 
 
+def _label(prepared: PreparedRun, label: float | None) -> str:
+    """Return a row's label as the file has it, a class by its name, and what parts it from the texts."""
+    if label is None:
+        return ""
+    names = prepared.data.train.class_names
+    return f"{quoted(names[int(label)], limit=40)[1:-1] if names else format(label, 'g')}  "
+
+
 def _show_result(result: FineTuneResult) -> None:
-    """Print the scores before and after, the threshold, and where the model and the report are."""
+    """Print the results before and after, the threshold, and where the model and the report are."""
     metrics = result.metrics
     if result.was_finished:
         print(f"the run in {result.folder} was finished; nothing was changed")
     for name, split in metrics.get("splits", {}).items():
-        for metric in ("spearman", "average_precision"):
-            if metric in split["after"]:
-                before = _said(split["before"][metric]) if "before" in split else "?"
-                change = split.get("difference", {}).get(metric)
-                by = "" if change is None else f", change {_said(change, signed=True)}"
-                print(f"{name} {metric.replace('_', ' ')}: {before} before, {_said(split['after'][metric])} after{by}")
-                break
+        shown = next((names for names in _SHOWN if all(name in split["after"] for name in names)), ())
+        for metric in shown:
+            print(f"{name} {_METRIC_WORDS.get(metric, metric)}: {_before_and_after(split, metric)}")
     decision = metrics.get("decision")
     if decision is not None:
         reached = ", ".join(f"{name} {value:.3f}" for name, value in decision["reached"].items())
-        print(f"texts belong together from a cosine of {decision['threshold']:.4f} (on dev: {reached})")
+        of_cosine = decision.get("similarity", "cosine") == "cosine"
+        what = "texts belong together from a cosine of" if of_cosine else "match: from a probability of"
+        print(f"{what} {decision['threshold']:.4f} (on dev: {reached})")
     print(f"{metrics['steps']:,} steps in {metrics['seconds']:,.0f} s")
     print(f"model:  {result.model_dir}")
     print(f"report: {result.report}")
+
+
+# Of each kind of split: the first that are all there; a threshold has an accuracy, but no macro F1.
+_SHOWN = (("accuracy", "macro_f1"), ("spearman",), ("average_precision",))
+_METRIC_WORDS = {"macro_f1": "macro F1", "average_precision": "average precision"}
+
+
+def _before_and_after(split: dict[str, Any], metric: str) -> str:
+    """Return one metric of a split before, with what that was where it was not the base model, and after."""
+    after = f"{_said(split['after'][metric])} after"
+    if metric not in split.get("before", {}):
+        return after
+    what = f" ({split['before_is']})" if split.get("before_is") else ""
+    change = split.get("difference", {}).get(metric)
+    by = "" if change is None else f", change {_said(change, signed=True)}"
+    return f"{_said(split['before'][metric])} before{what}, {after}{by}"
 
 
 def _said(score: dict[str, float | str | None], signed: bool = False) -> str:

@@ -235,8 +235,9 @@ def _gradients(
             if not is_out_of_memory(error):
                 raise
             if progress.micro_rows == 1:
+                sequence = "pair" if plan.is_joined else "text"
                 raise ResourceError(
-                    f"one row of at most {plan.max_seq_length} tokens a text does not fit into the memory of "
+                    f"one row of at most {plan.max_seq_length} tokens a {sequence} does not fit into the memory of "
                     f"{model.device} beside a batch of {len(group[0])}; lower model.max_seq_length or "
                     "training.batch_size, or set training.gradient_checkpointing"
                 ) from error

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import EvaluationSettings, RunSettings
 from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.evaluation.class_judge import COSINE_BASELINE
 from sbert_ft.evaluation.judge import (
     JudgingPairs,
     alarms,
@@ -131,6 +132,9 @@ class PairExam:
             name: judge(pairs, before.scores.get(name), after.scores[name], self.settings, (base_decision, decision))
             for name, pairs in self.judges.items()
         }
+        if is_classifier:
+            for result in results.values():
+                result |= {"before_is": COSINE_BASELINE} if "before" in result else {}
         collapse = {"before": before.chance, "after": after.chance}
         found = alarms(results, self.metric or "spearman", collapse)
         if not self.judges:

@@ -145,6 +145,7 @@ def prepare(model: Trainee, data: RunData, settings: RunSettings) -> PreparedRun
     exam: Exam
     if isinstance(model, ClassifierModel):
         had_head = _with_head(model, data.train, settings)
+        _check_something_is_trained(model, settings)
         objective = build_objective(settings.objective, _head_of(model, data.train, settings))
         if model.n_outputs > 1:
             exam = ClassExam.of(data.splits(), model, settings, had_head)
@@ -194,6 +195,20 @@ def _with_head(model: ClassifierModel, train: ConnectionDataset, settings: RunSe
         logger.warning("the classifier's head is for other classes than the training rows have: a new one begins")
     model.start_head(classes, settings.training.seed)
     return False
+
+
+def _check_something_is_trained(model: ClassifierModel, settings: RunSettings) -> None:
+    """Refuse a classifier of which nothing is left to train; a frozen encoder leaves the head.
+
+    Raises:
+        InputError: Encoder and head are frozen.
+    """
+    assert model.head is not None
+    n_frozen = len(frozen_parameters(model.bert.encoder, settings.model))
+    if n_frozen == len(list(model.bert.encoder.parameters())) and not any(
+        parameter.requires_grad for parameter in model.head.parameters()
+    ):
+        raise InputError("every weight is frozen, the head's by requires_grad; leave some to train")
 
 
 def _head_of(model: ClassifierModel, train: ConnectionDataset, settings: RunSettings) -> HeadToTrain:

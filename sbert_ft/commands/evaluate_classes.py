@@ -1,0 +1,249 @@
+"""What `sbert-ft evaluate` says of a classifier: its classes against those of labelled rows, as JSON or as tables."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sbert_ft.commands.options import load_classifier
+from sbert_ft.errors import InputError, quoted
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sbert_ft.config.settings import EvaluationSettings, Reading
+    from sbert_ft.evaluation.class_judge import JudgingRows
+    from sbert_ft.model.classifier import ClassifierModel
+
+logger = logging.getLogger(__name__)
+
+# More classes do not fit on a line, and longer names not above a column.
+_MOST_COLUMNS = 20
+_LONGEST_NAME = 24
+_LABELS = {"accuracy": "accuracy", "macro_f1": "macro F1", "mcc": "MCC"}
+
+
+def evaluate_classes(
+    args: argparse.Namespace, model: ClassifierModel, reading: Reading, settings: EvaluationSettings
+) -> dict[str, Any]:
+    """Return the report on a classifier with classes.
+
+    Args:
+        args: The command's options.
+        model: The classifier of MODEL.
+        reading: How the file is read, but for its classes.
+        settings: Number of resamples and confidence of the intervals.
+
+    Raises:
+        SbertFtError: The file cannot be read, its labels are not the classes, or OTHER has other classes.
+    """
+    import numpy as np
+
+    from sbert_ft.data.connection_dataset import ConnectionDataset
+    from sbert_ft.evaluation.class_judge import MAJORITY_BASELINE, judge_classes, judging_rows, majority_codes
+
+    names = _class_names(args, model)
+    reading = dataclasses.replace(
+        reading, label_kind="classes", classes=names if reading.label_values is None else None
+    )
+    other = None if args.against is None else _other(args, model, names)
+    dataset = ConnectionDataset.from_file(args.pairs, reading)
+    for note in dataset.ledger.notes:
+        logger.info("%s", note)
+    rows = judging_rows("data", dataset, names)
+    majority = majority_codes(rows.gold, len(names), len(rows))
+    before, before_is, baselines = majority, MAJORITY_BASELINE, {}
+    logits = _logits(args, model, rows)
+    if other is not None:
+        classifier, order = other
+        found = _logits(args, classifier, rows)[:, order]
+        before, before_is = found.argmax(axis=1).astype(np.int64), args.against
+        baselines = {MAJORITY_BASELINE: majority}
+    result = judge_classes(rows, before, before_is, logits, settings, baselines)
+    report = {
+        "model": args.model,
+        "kind": model.kind,
+        "against": args.against,
+        "before_is": result["before_is"],
+        "data": {
+            "source": dataset.source,
+            "sha256": dataset.sha256,
+            "n": len(dataset),
+            "n_left_out": dataset.ledger.n_rows - len(dataset),
+            "note": result.get("note"),
+        },
+        "metrics": result["after"],
+        "against_metrics": result["before"],
+        "difference": result["difference"],
+    }
+    kept = ("classes", "baselines", "baseline_differences", "per_class", "confusion", "log_loss", "calibration_error")
+    return report | {key: result[key] for key in kept} | {"match": _match(args, model, rows, logits, settings)}
+
+
+def _class_names(args: argparse.Namespace, model: ClassifierModel) -> tuple[str, ...]:
+    """Return what the classes of the model are called in the file.
+
+    Raises:
+        InputError: --classes names more or fewer, or one twice.
+    """
+    if args.classes is None:
+        return model.class_names
+    names = tuple(name.strip() for name in args.classes.split(","))
+    if len(names) != model.n_outputs or len(set(names)) != len(names) or "" in names:
+        its_own = ", ".join(map(quoted, model.class_names[:_MOST_COLUMNS]))
+        raise InputError(
+            f"--classes is {quoted(args.classes)}, expected {model.n_outputs} different names, one for each class of "
+            f"the model in its order: {its_own}"
+        )
+    return names
+
+
+def _other(
+    args: argparse.Namespace, model: ClassifierModel, names: tuple[str, ...]
+) -> tuple[ClassifierModel, NDArray[np.int64]]:
+    """Return the classifier of OTHER, and the place of each class among its outputs, shape (K,).
+
+    Raises:
+        SbertFtError: It cannot be loaded, or has other classes or takes other rows.
+    """
+    import numpy as np
+
+    other = load_classifier(args, args.against)
+    shown = quoted(args.against, limit=400)
+    if other.n_texts != model.n_texts:
+        kinds = f"{other.kind}, the model is of kind {model.kind}"
+        raise InputError(f"{shown} is of kind {kinds}: they take other rows; compare with one that takes the same")
+    for classes in (model.class_names, names):
+        if set(other.class_names) == set(classes):
+            return other, np.array([other.class_names.index(name) for name in classes], np.int64)
+    theirs, ours = (", ".join(map(quoted, classes[:_MOST_COLUMNS])) for classes in (other.class_names, names))
+    raise InputError(
+        f"{shown} has {f'the classes {theirs}' if theirs else 'no classes'}, the model {ours}; compare with a "
+        "classifier of the same classes"
+    )
+
+
+def _logits(args: argparse.Namespace, model: ClassifierModel, rows: JudgingRows) -> NDArray[np.float32]:
+    import numpy as np
+
+    if rows.dataset.n_texts != model.n_texts:
+        has, takes = (("one text", "two texts", "three texts")[n - 1] for n in (rows.dataset.n_texts, model.n_texts))
+        raise InputError(
+            f"a row of {quoted(rows.dataset.source, limit=400)} has {has}, but a classifier of kind {model.kind} takes "
+            f"{takes}; name the columns with --columns"
+        )
+    return np.concatenate(list(model.logits_stream(rows.texts(), args.batch_size, on_truncate=args.on_truncate)))
+
+
+def _match(
+    args: argparse.Namespace,
+    model: ClassifierModel,
+    rows: JudgingRows,
+    logits: NDArray[np.float32],
+    settings: EvaluationSettings,
+) -> dict[str, Any] | None:
+    """Return what the stored threshold on the probability of the second of two classes is worth; None without one."""
+    import numpy as np
+
+    from sbert_ft.evaluation.decision import same_data
+    from sbert_ft.evaluation.metrics import label_metrics
+    from sbert_ft.evaluation.temperature import softmax
+
+    decision = model.decision
+    if decision is None or model.n_outputs != 2:
+        return None
+    if same_data(decision, rows.dataset):
+        logger.warning(
+            "the threshold of %s was chosen on these very rows: its precision, recall and F1 are too good; judge it by "
+            "others",
+            quoted(args.model, limit=400),
+        )
+    scores = softmax(logits)[:, 1].astype(np.float32)
+    found = label_metrics(scores, rows.gold == 1, settings, decision.threshold)
+    metrics = {name: score.to_json() for name, score in found.items()}
+    return {"class": rows.class_names[1], "threshold": decision.threshold, "metrics": metrics}
+
+
+def class_table(report: dict[str, Any]) -> str:
+    """Return the report on a classifier as aligned lines."""
+    from sbert_ft.data.ledger import counted
+
+    data, against = report["data"], report["against"]
+    facts = [counted(data["n"], "row"), f"{len(report['classes'])} classes"]
+    if data["n_left_out"]:
+        facts.append(f"{data['n_left_out']:,} left out")
+    facts.append(f"log loss {report['log_loss']:.4f}")
+    facts.append(f"calibration error {report['calibration_error']:.4f}")
+    compared = [("the majority class", "baselines")] if against is not None else []
+    heads = ["", "MODEL", "OTHER" if against is not None else report["before_is"], "difference"]
+    rows = [[*heads, *(name for name, _ in compared)]]
+    for name, score in report["metrics"].items():
+        cells = [_LABELS.get(name, name), cell(score), cell(report["against_metrics"].get(name))]
+        cells.append(cell(report["difference"].get(name), "+"))
+        rows.append([*cells, *(cell(report[key][of].get(name)) for of, key in compared)])
+    notes = [] if data["note"] is None else [data["note"]]
+    parts = ["\n".join([", ".join(facts), *notes, *aligned(rows)]), "\n".join(_class_lines(report))]
+    if report["match"] is not None:
+        parts.append("\n".join(_match_lines(report["match"])))
+    return "\n\n".join([*parts, "\n".join(_confusion_lines(report))])
+
+
+def _class_lines(report: dict[str, Any]) -> list[str]:
+    rows = [["class", "rows", "predicted", "precision", "recall", "F1"]]
+    for entry in report["per_class"]:
+        shares = ["-" if entry[key] is None else f"{entry[key]:.4f}" for key in ("precision", "recall")]
+        counts = [f"{entry[key]:,}" for key in ("n", "n_predicted")]
+        rows.append([_short(entry["name"]), *counts, *shares, cell(entry["f1"])])
+    return aligned(rows)
+
+
+def _match_lines(match: dict[str, Any]) -> list[str]:
+    head = f"match: {quoted(match['class'])} from a probability of {match['threshold']:.4f}"
+    rows = [[name.replace("_", " "), cell(score)] for name, score in match["metrics"].items()]
+    return [head, *aligned(rows)]
+
+
+def _confusion_lines(report: dict[str, Any]) -> list[str]:
+    names = [_short(name) for name in report["classes"]]
+    if len(names) > _MOST_COLUMNS:
+        return [f"the table of {len(names)} by {len(names)} predicted classes is in --json, as confusion"]
+    heads = ["gold \\ predicted", *names]
+    counts = [[f"{n:,}" for n in row] for row in report["confusion"]]
+    return aligned([heads, *([name, *row] for name, row in zip(names, counts, strict=True))], right_from=1)
+
+
+def _short(name: str) -> str:
+    return quoted(name, limit=_LONGEST_NAME)[1:-1]
+
+
+def aligned(rows: Sequence[Sequence[str]], right_from: int | None = None) -> list[str]:
+    """Return rows of cells as lines; columns from `right_from` on end below each other, the others begin so."""
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    ends = len(widths) if right_from is None else right_from
+    lines = []
+    for row in rows:
+        gaps = [" " * (width - _width(text)) for text, width in zip(row, widths, strict=True)]
+        cells = [gap + text if i >= ends else text + gap for i, (text, gap) in enumerate(zip(row, gaps, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: Hangul takes two a syllable."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def cell(score: dict[str, Any] | None, sign: str = "") -> str:
+    """Return "0.7312 (0.7012 to 0.7621)", or the reason why there is no number."""
+    if score is None:
+        return "-"
+    if score["value"] is None:
+        return f"none: {score['reason']}"
+    if score["low"] is None:
+        return f"{score['value']:{sign}.4f}"
+    return f"{score['value']:{sign}.4f} ({score['low']:{sign}.4f} to {score['high']:{sign}.4f})"
