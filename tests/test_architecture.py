@@ -63,7 +63,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "evaluation.class_charts",
         *("evaluation.report_facts", "evaluation.report_training", "evaluation.report_decision"),
         "evaluation.report_figures",
-        *("evaluation.report_classes", "evaluation.class_figures"),
+        *("evaluation.report_classes", "evaluation.report_worst", "evaluation.class_figures"),
         *("evaluation.report_style", "evaluation.report_markup", "evaluation.report_html"),
         *("evaluation.report_markdown", "evaluation.report"),
         *(

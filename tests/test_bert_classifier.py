@@ -319,6 +319,50 @@ def test_fit_takes_columns_of_a_data_frame(folder: Path) -> None:
     np.testing.assert_allclose(model.predict_proba(rows).sum(1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["joined", "single"])
+def test_fit_takes_the_frames_that_predict_takes(kind: str, folder: Path) -> None:
+    pairs, labels = pairs_by_topic(24)
+    frame = pd.DataFrame(pairs, columns=["a", "b"])
+    columns = frame[["a", "b"]] if kind == "joined" else frame[["b"]]
+    fitted = [
+        classifier(folder, kind).fit(rows, labels, training=QUICK)
+        for rows in (columns, pairs if kind == "joined" else [b for _, b in pairs], columns.to_numpy())
+    ]
+    by_frame, by_list, by_array = (model.predict_proba(pairs if kind == "joined" else frame["b"]) for model in fitted)
+    assert np.array_equal(by_frame, by_list) and np.array_equal(by_array, by_list)
+    with pytest.raises(InputError, match=r"X has 3 columns, expected (one|two), "):
+        classifier(folder, kind).fit(frame.assign(c="x"), labels, training=QUICK)
+    columns = columns.astype(object)
+    columns.iloc[2, 0] = None
+    with pytest.raises(SbertFtError, match="position 2"):
+        classifier(folder, kind).fit(columns, labels, training=QUICK)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_missing_label_is_named_by_its_position(missing: Any, folder: Path) -> None:
+    with pytest.raises(InputError, match="y has no label at position 1 "):
+        classifier(folder).fit(["x", "y", "z"], ["a", missing, "b"])
+    with pytest.raises(InputError, match=r"at position 0, .*multi-label classification"):
+        classifier(folder).fit(["x"], [["a", "b"]])
+
+
+def test_fit_goes_on_with_a_head_whose_classes_stand_in_another_order(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts, topics = texts_by_topic(48)
+    model = classifier(folder)
+    model.start_head(["1", "0"])
+    before = [value.clone() for value in model.head.state_dict().values()]  # type: ignore[union-attr]
+    with caplog.at_level(logging.WARNING, logger="sbert_ft"):
+        model.fit(texts, [int(topic == "animals") for topic in topics], training=replace(QUICK, learning_rate=1e-9))
+        assert model.classes_.tolist() == [1, 0] and model.predict(texts).dtype.kind == "i"
+        for old, new in zip(before, model.head.state_dict().values(), strict=True):  # type: ignore[union-attr]
+            torch.testing.assert_close(old, new, rtol=0, atol=1e-6)
+        assert "head is for other classes" not in caplog.text
+        model.fit(texts, topics, training=QUICK)
+    assert model.classes_.tolist() == ["animals", "colours"] and "head is for other classes" in caplog.text
+
+
 def test_fit_sets_a_share_of_the_rows_apart_for_dev(folder: Path, tmp_path: Path) -> None:
     texts, labels = texts_by_topic(80)
     model = classifier(folder)
@@ -399,6 +443,31 @@ def test_a_configuration_trains_a_classifier(kind: str, folder: Path, tmp_path: 
     loaded = ClassifierModel.from_pretrained(result.model_dir, "cpu", "float32")
     assert (loaded.kind, loaded.max_seq_length) == (kind, 32)
     assert (result.model_dir / "modules.json").exists() == (kind == "towers")
+
+
+def test_training_goes_on_from_a_stock_classifier_of_others_as_the_kind_that_is_asked_for(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import AutoTokenizer, BertForSequenceClassification
+
+    names = ["animals", "neither", "colours"]
+    theirs = BertForSequenceClassification.from_pretrained(
+        folder, id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}
+    )
+    theirs.save_pretrained(tmp_path / "theirs")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "theirs")
+    for kind in ("joined", "towers"):
+        path = run_file(tmp_path, tmp_path / "theirs", kind)
+        with caplog.at_level(logging.WARNING, "sbert_ft"):
+            model = load_run(read_run(path)).model
+        assert isinstance(model, ClassifierModel) and model.head is not None
+        if kind == "joined":
+            assert model.class_names == tuple(names), "the head's own order stays"
+            torch.testing.assert_close(model.head.output.weight, theirs.classifier.weight)
+            assert "a new head begins" not in caplog.text
+        else:
+            assert model.class_names == tuple(sorted(names))
+            assert "a new head begins" in caplog.text
 
 
 def test_random_weights_follow_from_the_seed_alone(ko_vocab: Path, tmp_path: Path) -> None:

@@ -200,6 +200,12 @@ def test_class_that_looks_like_no_label_is_said() -> None:
     assert "looks as if" not in said(classes_of(["a", "b"]))
 
 
+def test_classes_that_differ_in_capital_letters_alone_are_said() -> None:
+    notes = classes_of(["Good", "bad", "good", "fair"]).ledger.notes
+    assert any(note.startswith("classes that differ in capital letters alone: 'Good', 'good'; ") for note in notes)
+    assert not any("capital" in note for note in classes_of(["good", "bad"]).ledger.notes)
+
+
 def test_fractions_as_classes_are_said() -> None:
     assert "numbers with a fraction are classes here ('0.5')" in said(classes_of([0.5, 1, 2]))
     assert "fraction" not in said(classes_of([0, 1, 2]))
@@ -342,7 +348,7 @@ def test_stated_column_of_single_texts_goes_before_customary_pairs(tmp_path: Pat
         ("sentense,label", r"nearest: 'sentense'\)"),
         ("text,label,target", "'label' and 'target' could all be the label"),
         ("text,topic,intent", "'topic' and 'intent' could all be the label"),
-        ("text,mark", "label_kind is set, but no column is called like a label"),
+        ("text,mark", "classes are wanted, but no column is called like a label; the columns are .*data.label_column"),
     ],
 )
 def test_unclear_single_texts_are_an_error(tmp_path: Path, header: str, problem: str) -> None:
@@ -544,6 +550,15 @@ def test_split_of_classes_warns_where_the_groups_do_not_allow_the_share(caplog: 
         train, dev = from_pairs(rows, CLASSES).split(0.3, 0)
     assert len(dev) == 10 and len(train) == 90
     assert "dev gets 10 of 100 rows (10.0 % instead of 30.0 %)" in caplog.text
+    assert caplog.text.rstrip().endswith("rows that share a text stay together, and each class needs rows to train on")
+
+
+def test_each_side_of_a_split_says_its_own_rows_of_each_class() -> None:
+    whole = classes_of(["a"] * 20 + ["b"] * 10)
+    assert "classes: 'a' 20, 'b' 10" in whole.ledger.notes
+    train, dev = whole.split(0.3, 0)
+    assert "classes: 'a' 14, 'b' 7" in train.ledger.notes and "classes: 'a' 6, 'b' 3" in dev.ledger.notes
+    assert len(train.ledger.notes) == len(dev.ledger.notes) == len(whole.ledger.notes)
 
 
 def test_split_of_classes_that_hang_together_is_an_error() -> None:

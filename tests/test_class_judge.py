@@ -269,6 +269,14 @@ def test_a_classifier_that_hardly_beats_the_majority_class_is_told() -> None:
     assert class_alarms({"dev": result}, "mcc") == [sentence]
 
 
+def test_a_classifier_that_its_untrained_encoder_beats_is_told() -> None:
+    result = result_of(GOLD, [0] * 60, MAJORITY_BASELINE, HALF_RIGHT, {COSINE_BASELINE: np.array(GOLD)})
+    (sentence,) = class_alarms({"test": result}, "macro_f1")
+    assert sentence.startswith(
+        "the tuned model is worse than the cosine of the untrained encoder on test: macro_f1 differs by -0.5000 (int"
+    )
+
+
 def test_the_majority_class_among_the_baselines_counts_too() -> None:
     majority = {MAJORITY_BASELINE: np.zeros(60, np.int64)}
     good = result_of(GOLD, HALF_RIGHT, "the classifier before", GOLD, majority)

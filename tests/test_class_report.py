@@ -286,6 +286,18 @@ def test_verdict_of_a_classifier_follows_the_interval(low: float | None, high: f
     assert found.headline == headline and "on dev (120 texts)" in found.sentence
 
 
+def test_verdict_says_that_the_cosine_is_better_without_training() -> None:
+    made = REPORTS["pairs"]()
+    of = dict(made.metrics["splits"]["test"])
+    for high, headline in [(-0.01, "Better than the majority class, but worse than " + COSINE), (0.01, None)]:
+        lower = {"macro_f1": {"value": -0.1, "low": -0.2, "high": high, "reason": None}}
+        of = {**of, "baseline_differences": {COSINE: lower}}
+        found = verdict(dataclasses.replace(made, metrics={**made.metrics, "splits": {"test": of}}))
+        assert found.headline == (headline or "Better than the majority class")
+        assert found.kind == ("worse" if headline else "better")
+        assert ("from which the model differs by −0.1000 [−0.2000, −0.0100]" in found.sentence) == bool(headline)
+
+
 @both_renderings
 def test_measures_stand_with_intervals_beside_every_baseline(render: Any) -> None:
     made = REPORTS["pairs"]()
@@ -350,7 +362,7 @@ def test_class_balance_is_counted_by_file() -> None:
     ]
     assert balance_note(made) == "In train, “a” has 3.0 times as many pairs as “b”."
     even = dataclasses.replace(made, metrics={"classes": {"train": {"a": 5, "b": 5}}})
-    assert balance_note(even) == "All 2 classes have equally many pairs in train."
+    assert balance_note(even) == "Both classes have equally many pairs in train."
     absent = dataclasses.replace(made, metrics={"classes": {"train": {"a": 5, "b": 0}}})
     assert balance_note(absent) == "1 of 2 classes have no pair in train."
 
@@ -358,6 +370,7 @@ def test_class_balance_is_counted_by_file() -> None:
 @both_renderings
 def test_decision_of_two_classes_speaks_of_probability(render: Any) -> None:
     shown = text_of(render, REPORTS["texts"]())
+    assert "The predicted class does not depend on it." in shown
     for words in ("0.4321", "of the probability of “긍정”", "50 of them labelled “긍정”", "Said to match", "Log loss"):
         assert words in shown
     assert "divided by a temperature of 1.5000" in shown and "fitted on dev.csv: 120 texts" in shown
@@ -393,10 +406,13 @@ def test_training_facts_say_what_was_cut_and_what_is_unknown(render: Any) -> Non
 def test_one_output_has_scores_instead_of_cosines(render: Any) -> None:
     decision = dataclasses.replace(stored_decision(), match_from=2.5, scale=(0.0, 5.0))
     made = pair_report(pair_split(graded=True, before=False), fitted=decision)
-    metrics = {**made.metrics, "collapse": None, "objective": [{"name": "binary_cross_entropy"}]}
+    nothing = {"before": None, "after": None}
+    metrics = {**made.metrics, "collapse": nothing, "objective": [{"name": "binary_cross_entropy"}]}
     settings = {**made.settings, "model": {**made.settings["model"], "kind": "joined"}, "objective": []}
     shown = text_of(render, dataclasses.replace(made, metrics=metrics, settings=settings))
     assert "cosine" not in shown.split("The resolved configuration")[0].lower()
+    assert "Gold is on the file's scale, 0 to 5; after is the model's output, 0 to 1." in shown
+    assert "Mean cosine" not in shown
     if render is html_report:
         assert "score against gold" in shown and "whose probability reaches the threshold" in shown
 

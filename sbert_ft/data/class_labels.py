@@ -118,9 +118,14 @@ def about_classes(labels: Labels) -> list[str]:
     Args:
         labels: Of kind "classes".
     """
-    counts = [f"{quoted(name, limit=40)} {n:,}" for name, n in class_counts(labels).items()]
-    more = f" and {len(counts) - _N_NAMED:,} more" if len(counts) > _N_NAMED else ""
-    notes = [f"classes: {', '.join(counts[:_N_NAMED])}{more}"]
+    notes = [_counts_note(labels)]
+    by_letters: dict[str, list[str]] = {}
+    for name in labels.class_names:
+        by_letters.setdefault(name.casefold(), []).append(name)
+    if alike := [name for names in by_letters.values() if len(names) > 1 for name in names]:
+        notes.append(
+            f"classes that differ in capital letters alone: {named(alike)}; if they are the same, write them alike"
+        )
     if none_given := [name for name in labels.class_names if name.casefold() in NO_LABEL_GIVEN]:
         notes.append(
             f"the class {named(none_given)} looks as if no label was given; if so, leave such rows out by naming the "
@@ -179,6 +184,20 @@ def class_codes(
         f"classes {named(classes)}: {', '.join(shown)}{more}; mend the labels, or leave such rows out with "
         "data.classes (Reading(classes=...))"
     )
+
+
+def recounted(notes: Sequence[str], whole: Labels, part: Labels) -> tuple[str, ...]:
+    """Return the notes on all rows as those on a part of them, which has its own number of rows of each class."""
+    if whole.kind != "classes":
+        return tuple(notes)
+    old, new = _counts_note(whole), _counts_note(part)
+    return tuple(new if note == old else note for note in notes)
+
+
+def _counts_note(labels: Labels) -> str:
+    counts = [f"{quoted(name, limit=40)} {n:,}" for name, n in class_counts(labels).items()]
+    more = f" and {len(counts) - _N_NAMED:,} more" if len(counts) > _N_NAMED else ""
+    return f"classes: {', '.join(counts[:_N_NAMED])}{more}"
 
 
 def _own_codes(labels: Labels) -> tuple[tuple[str, ...], NDArray[np.int64]]:

@@ -146,9 +146,14 @@ def find_columns(where: str, names: Sequence[str], reading: Reading) -> PairColu
     fields = ("label_values", "score_range", "classes", "label_kind")
     wanted = next((field for field in fields if getattr(reading, field) is not None), None)
     if wanted is not None:
-        problem = f"{wanted} is set, but no column is called like a label; {_found(names)}"
+        # A run sets label_kind by its objective, so it is not named: the user has perhaps never seen it.
+        why = f"{reading.label_kind or wanted} are wanted" if wanted in _WANTED else f"{wanted} is set"
+        problem = f"{why}, but no column is called like a label; {_found(names)}"
         raise DataError(f"{where}: {problem}; {_set('label_column')}")
     return PairColumns(texts, None, (chosen, _no_label(names, texts, guesses)))
+
+
+_WANTED = ("classes", "label_kind")
 
 
 def _is_number(value: object) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from sbert_ft.config.settings import Reading
-from sbert_ft.data.class_labels import class_codes, class_counts
+from sbert_ft.data.class_labels import class_codes, class_counts, recounted
 from sbert_ft.data.columns import checked_reading
 from sbert_ft.data.labels import LabelKind, ScoreScale
 from sbert_ft.data.ledger import Finding, Ledger, counted, row_word
@@ -286,7 +286,8 @@ class ConnectionDataset(Dataset[Connection]):
 
     def _part(self, rows: NDArray[np.int64], sentence: str) -> ConnectionDataset:
         part = self._rows.select(rows)
-        return ConnectionDataset(part, self._ledger.of_part(len(rows), part.findings(), sentence))
+        notes = recounted(self._ledger.notes, self._rows.labels, part.labels)
+        return ConnectionDataset(part, replace(self._ledger, notes=notes).of_part(len(rows), part.findings(), sentence))
 
     def split(self, dev_share: float, seed: int) -> tuple[ConnectionDataset, ConnectionDataset]:
         """Return the rows in two parts, for training and dev, with no text on both sides, case and spacing aside.

@@ -39,14 +39,16 @@ def rows_for_dev(
     if not 0.0 < dev_share < 1.0:
         raise InputError(f"dev_share is {quoted(dev_share)}, expected a number above 0 and below 1")
     components, n_rows = connected_rows(groups), len(groups)
+    why = "rows that share a text stay together"
     if labels.kind == "classes" and labels.values is not None:
+        why += ", and each class needs rows to train on"
         in_dev = share_of_classes(components, labels.values.astype(np.int64), dev_share, seed)
     else:
         in_dev = share_of_components(components, dev_share, seed)
     if abs(in_dev.sum() - dev_share * n_rows) > max(1.0, 0.1 * dev_share * n_rows):
         logger.warning(
-            "%s: dev gets %d of %d rows (%.1f %% instead of %.1f %%): rows that share a text stay together",
-            *(source, in_dev.sum(), n_rows, 100 * in_dev.mean(), 100 * dev_share),
+            "%s: dev gets %d of %d rows (%.1f %% instead of %.1f %%): %s",
+            *(source, in_dev.sum(), n_rows, 100 * in_dev.mean(), 100 * dev_share, why),
         )
     return in_dev
 

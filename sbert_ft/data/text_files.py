@@ -148,7 +148,7 @@ def _not_in_encoding(path: Path, encoding: str) -> DataError:
     if encoding.lower().replace("_", "-") not in ("utf-8", "utf-8-sig") and _first_bad_byte(path, "utf-8") is None:
         advice = "the file is in UTF-8: leave --encoding out"
     elif _holds_hangul(path):
-        advice = "it can be read as Korean cp949: try --encoding cp949"
+        advice = "it can be read as Korean cp949: try --encoding cp949 (in a run's JSON data.encoding)"
     else:
         advice = "say the file's encoding, such as --encoding latin-1, or mend the line if the rest is right"
     return fault(path, f"byte 0x{byte:02x} at offset {offset:,} is not in {encoding}; {advice}", line)

@@ -251,6 +251,7 @@ def class_alarms(results: Mapping[str, Mapping[str, Any]], metric: str) -> list[
             found += alarms({name: result}, metric, {})
         found += _never_predicted(name, result)
         found += _no_better_than_majority(name, result, metric)
+        found += _worse_than_cosine(name, result, metric)
     return found
 
 
@@ -283,6 +284,20 @@ def _no_better_than_majority(name: str, result: Mapping[str, Any], metric: str) 
     how = "is no better than" if change <= 0 else "is not clearly better than"
     interval = differences[named]["reason"] if low is None else f"interval {low:+.4f} to {high:+.4f}"
     return [f"the tuned model {how} {MAJORITY_BASELINE} on {name}: {named} differs by {change:+.4f} ({interval})"]
+
+
+def _worse_than_cosine(name: str, result: Mapping[str, Any], metric: str) -> list[str]:
+    """Return the sentence on a classifier that does clearly worse than its own encoder did without training."""
+    change, low, high = (
+        result["baseline_differences"].get(COSINE_BASELINE, {}).get(metric, {}).get(part)
+        for part in ("value", "low", "high")
+    )
+    if high is None or high >= 0:
+        return []
+    return [
+        f"the tuned model is worse than {COSINE_BASELINE} on {name}: {metric} differs by {change:+.4f} "
+        f"(interval {low:+.4f} to {high:+.4f})"
+    ]
 
 
 def _logit_stream(model: ClassifierModel, rows: JudgingRows) -> Iterator[NDArray[np.float32]]:

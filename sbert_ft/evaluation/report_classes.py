@@ -142,14 +142,15 @@ def balance_note(report: Report) -> str:
     if not counts:
         return "Nobody counted the rows of each class."
     rarest, commonest = min(counts, key=lambda key: counts[key]), max(counts, key=lambda key: counts[key])
+    all_of_them = "Both" if len(counts) == 2 else f"All {len(counts):,}"
     if counts[rarest] == counts[commonest]:
-        return f"All {len(counts):,} classes have equally many {report.row_word}s in {name}."
+        return f"{all_of_them} classes have equally many {report.row_word}s in {name}."
     if not counts[rarest]:
         n_absent = sum(n == 0 for n in counts.values())
         return f"{n_absent:,} of {len(counts):,} classes have no {report.row_word} in {name}."
     ratio = counts[commonest] / counts[rarest]
     if ratio < 1.05:
-        return f"All {len(counts):,} classes have nearly equally many {report.row_word}s in {name}."
+        return f"{all_of_them} classes have nearly equally many {report.row_word}s in {name}."
     often = f"{ratio:.1f}" if ratio < 10 else f"{ratio:,.0f}"
     return f"In {name}, “{commonest}” has {often} times as many {report.row_word}s as “{rarest}”."
 

@@ -106,7 +106,22 @@ def verdict(report: Report) -> Verdict:
         sentence += " Dev also chose the best step, which flatters the model a little; a test file would not."
     than = _THAN.get(kind, "")
     headline = _HEADLINES[kind] if before_is is None or not than else f"{_HEADLINES[kind]} {than} {before_is}"
+    if kind in ("better", "unclear") and (clearly := _better_without_training(*found[0])) is not None:
+        headline += f", {'but' if kind == 'better' else 'and'} worse than {clearly[0]}"
+        return Verdict("worse", headline, f"{sentence} {clearly[1]}")
     return Verdict(kind, headline, sentence)
+
+
+def _better_without_training(name: str, of: Json, metric: str) -> tuple[str, str] | None:
+    """Return what else, that needs no training, is clearly better than a classifier, and a sentence on it."""
+    for who, differences in (inner(of, "baseline_differences") or {}).items():
+        difference, theirs = inner(differences, metric), inner(of, "baselines", who, metric)
+        high = inner(difference, "high")
+        if high is not None and high < 0 and inner(theirs, "value") is not None:
+            label, value = inside_sentence(metric_label(metric)), decimals(theirs["value"])
+            change = _said(difference, signed=True)
+            return who, f"But {who} reaches a {label} of {value} on {name}, from which the model differs by {change}."
+    return None
 
 
 def not_judged(report: Report) -> str:
@@ -240,9 +255,13 @@ def interval_note(report: Report) -> str:
         return f"{meaning} {nothing}, so there is no difference to show."
     if report.is_classifier:
         return f"{meaning} That of a difference is paired: both on the same resampled {report.row_word}s."
-    paired = f"{meaning} That of a difference is paired: both models on the same resampled pairs."
+    before_is = next((is_ for split in judged_splits(report).values() if (is_ := inner(split, "before_is"))), None)
+    both = "both models" if before_is is None else "both"
+    paired = f"{meaning} That of a difference is paired: {both} on the same resampled pairs."
+    if before_is is not None:
+        paired = f"Before: {before_is}. After: this model. {paired}"
     if any(inner(split, "before", "f1") for split in judged_splits(report).values()):
-        paired += " F1 and what follows it: each model by a threshold of its own."
+        paired += f" F1 and what follows it: {'each model' if before_is is None else 'each'} by a threshold of its own."
     return paired
 
 

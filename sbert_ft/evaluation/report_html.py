@@ -46,6 +46,7 @@ from sbert_ft.evaluation.report_markup import escaped, figure, figures, paragrap
 from sbert_ft.evaluation.report_style import STYLE
 from sbert_ft.evaluation.report_training import training_grid
 from sbert_ft.evaluation.report_words import capitalised, counted, decimals, plain_number, shortened, visible
+from sbert_ft.evaluation.report_worst import worst_note
 
 TEXT_LIMIT = 240
 """Characters of a text that the table of worst pairs shows."""
@@ -206,19 +207,6 @@ def _worst(report: Report) -> Iterator[str]:
         caption = f"{name}: {counted(len(pairs), report.row_word)}"
         parts.append(_worst_table(caption, pairs, 1 if report.row_word == "text" else 2))
     return section("worst", heading, parts)
-
-
-def worst_note(report: Report) -> str:
-    """Return what the error of a pair is."""
-    graded = any(split.scale is not None for split in report.splits)
-    whole = "The file worst_pairs.csv holds them with whole texts."
-    if graded:
-        rows = f"{report.row_word}s"
-        how = f"Error: the share of {rows} that score lower than this one, minus the share with a lower gold score."
-    else:
-        how = "Error: for a match, minus the share of non-matches that score higher; for a non-match, of matches lower."
-    above = "the model finds the texts too alike" if report.row_word == "pair" else "the score is too high"
-    return f"{how} Above zero {above}. {whole}"
 
 
 def _worst_table(caption: str, pairs: list[WorstPair], n_texts: int) -> str:

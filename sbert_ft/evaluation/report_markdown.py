@@ -22,7 +22,13 @@ from sbert_ft.evaluation.report_classes import (
     per_class_grid,
 )
 from sbert_ft.evaluation.report_content import Report
-from sbert_ft.evaluation.report_decision import decision_grid, no_decision, probability_grid, reached_grid
+from sbert_ft.evaluation.report_decision import (
+    decision_grid,
+    decision_note,
+    no_decision,
+    probability_grid,
+    reached_grid,
+)
 from sbert_ft.evaluation.report_facts import (
     Cell,
     Grid,
@@ -45,6 +51,7 @@ from sbert_ft.evaluation.report_words import (
     shortened,
     visible,
 )
+from sbert_ft.evaluation.report_worst import worst_note
 
 _MARKUP = re.compile(r"[\\`*_\[\]#|~]")
 # Two numbers in brackets are an interval, which needs no escapes where nothing behind it makes them a link.
@@ -150,6 +157,8 @@ def _decision(report: Report) -> Iterator[str]:
         return
     yield _table(decision_grid(report))
     yield from (_table(grid) for grid in (probability_grid(report), reached_grid(report)) if grid is not None)
+    if report.decision is not None:
+        yield literal(decision_note(report))
 
 
 def _curve(report: Report) -> Iterator[str]:
@@ -199,6 +208,7 @@ def _worst(report: Report) -> Iterator[str]:
         error = decimals(pair.error, signed=True)
         where = literal(f"{pair.split} {pair.line}")
         rows.append(_row([where, texts, plain_number(pair.gold), before, decimals(pair.after), error]))
+    yield literal(worst_note(report))
     yield f"The first {counted(len(pairs), report.row_word)} of {len(report.worst):,}, by split and line."
     yield "\n".join(rows)
 

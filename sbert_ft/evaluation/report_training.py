@@ -128,7 +128,8 @@ def _run_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     )
     if versions := inner(metrics, "versions"):
         yield fact("Versions", ", ".join(f"{name} {number}" for name, number in versions.items()))
-    if collapse := inner(metrics, "collapse"):
+    collapse = inner(metrics, "collapse") or {}
+    if any(value is not None for value in collapse.values()):  # a classifier has no vectors that could collapse
         said = [f"{key.replace('_', ' ')} {_rounded(value)}" for key, value in collapse.items()]
         yield fact("Mean cosine of texts put together by chance", ", ".join(said), "near 1 would be a collapse")
     if plan := inner(metrics, "plan"):

@@ -6,6 +6,8 @@ model, and so does this class.
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -21,6 +23,8 @@ from sbert_ft.data.connection_dataset import ConnectionDataset
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.training.fine_tune import fine_tune
+
+logger = logging.getLogger(__name__)
 
 
 class BertClassifier(ClassifierModel):
@@ -46,11 +50,11 @@ class BertClassifier(ClassifierModel):
     ) -> BertClassifier:
         """Train on rows and their labels, and return the classifier, which goes on from the weights that it has.
 
-        A head is kept where it is for the same classes; otherwise a new one begins. With dev rows the best step is
-        kept, probabilities are calibrated, and for two classes a threshold is stored.
+        A head is kept where it is for the same classes, in its own order; otherwise a new one begins. With dev rows the
+        best step is kept, probabilities are calibrated, and for two classes a threshold is stored.
 
         Args:
-            X: Texts (kind single), or pairs of texts.
+            X: Texts (kind single), or pairs of texts: a list, array, Series, or frame of two columns.
             y: A label for each, all of one type: str, int, bool, or float; `classes_` are the different ones, sorted.
                 With binary_cross_entropy scores.
             dev: Rows and labels to judge by.
@@ -72,12 +76,9 @@ class BertClassifier(ClassifierModel):
         labels = _listed(y, "y")
         reading, names = Reading(), labels
         if objective == "softmax":
-            classes = classes_of(labels)
+            classes = self._take_classes(classes_of(labels), (training or TrainingSettings()).seed)
             reading = Reading(label_kind="classes", classes=tuple(map(class_name, classes)))
             names = [class_name(label) for label in labels]
-            if self.head is None or self.n_outputs == 1 or self.classes_.tolist() != classes:
-                seed = (training or TrainingSettings()).seed
-                self.start_head(classes, seed)
         train = self._dataset(X, names, reading)
         judging = None
         if dev is not None:
@@ -101,7 +102,25 @@ class BertClassifier(ClassifierModel):
             )
         return self
 
+    def _take_classes(self, classes: list[Any], seed: int) -> list[Any]:
+        """Return the classes in the order of the head, which is a new one where it was for others.
+
+        A head's order may be another than that of the labels: a configuration's, or another tool's.
+        """
+        if self._classes is not None:
+            by_name = {class_name(label): label for label in classes}
+            own = [class_name(label) for label in self._classes]
+            if sorted(own) == sorted(by_name):
+                self._classes = tuple(by_name[name] for name in own)  # of the type of the labels now, 1 for "1"
+                return list(self._classes)
+        if self.head is not None:
+            logger.warning("the classifier's head is for other classes than y has: a new one begins")
+        self.start_head(classes, seed)
+        return classes
+
     def _dataset(self, rows: Iterable[Any], labels: Sequence[Any], reading: Reading) -> ConnectionDataset:
+        if getattr(rows, "ndim", 1) == 2:
+            rows = _rows_of_table(rows, self.n_texts)
         make = ConnectionDataset.from_texts if self.n_texts == 1 else ConnectionDataset.from_pairs
         return make(rows, reading, labels=labels)
 
@@ -113,10 +132,14 @@ def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:
         InputError: They are of several types, or of one that no label is, or there are fewer than two.
     """
     kinds = {type(label) for label in labels}
-    wrong = [label for label in labels if type(label) not in (str, int, float, bool) or label != label]  # NaN
-    if wrong:
-        found = f"{quoted(wrong[0])} ({type(wrong[0]).__name__})"
-        raise InputError(f"y holds {found}, expected labels that are all str, int, float or bool")
+    for position, label in enumerate(labels):
+        if label is None or (isinstance(label, float) and math.isnan(label)):
+            raise InputError(f"y has no label at position {position} ({label}); leave the row out, or label it")
+        if type(label) not in (str, int, float, bool):
+            is_list = isinstance(label, (list, set, tuple))
+            several = "; several labels a row (multi-label classification) are not done" if is_list else ""
+            found = f"{quoted(label)} ({type(label).__name__}) at position {position}"
+            raise InputError(f"y holds {found}, expected labels that are all str, int, float or bool{several}")
     if len(kinds) > 1:
         found = " and ".join(sorted(kind.__name__ for kind in kinds))
         raise InputError(
@@ -127,6 +150,21 @@ def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:
         found = f"only {quoted(classes[0])}" if classes else "nothing"
         raise InputError(f"y holds {found}, expected labels of at least two classes")
     return classes
+
+
+def _rows_of_table(table: Any, n_texts: int) -> list[Any]:
+    """Return the rows of a frame or an array with a column for each text, missing texts as None.
+
+    Raises:
+        InputError: It has more or fewer columns.
+    """
+    if table.shape[1] != n_texts:
+        expected = "one, the text" if n_texts == 1 else "two, the texts of a pair"
+        raise InputError(f"X has {table.shape[1]} columns, expected {expected}; choose them, as in frame[[...]]")
+    if hasattr(table, "notna"):
+        table = table.astype(object).where(table.notna(), None).to_numpy(dtype=object)
+    rows: list[list[Any]] = table.tolist()
+    return [row[0] if n_texts == 1 else tuple(row) for row in rows]
 
 
 def _listed(values: Iterable[Any], name: str) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Literal
 
 from sbert_ft.config.settings import ModelSettings, RunSettings
 from sbert_ft.errors import quoted
@@ -11,6 +12,7 @@ from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.classifier_folder import has_classifier
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.devices import Precision
+from sbert_ft.model.folder import read_folder
 from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.training.encoder_setup import Trainee
 
@@ -29,7 +31,9 @@ def starting_model(settings: RunSettings) -> Trainee:
     precision: Precision = "float32" if settings.training.precision == "float32" else "auto"
     device = settings.training.device
     if wanted.kind != "siamese" and wanted.init == "pretrained" and has_classifier(Path(wanted.path)):
-        found = ClassifierModel.from_pretrained(wanted.path, device, precision, wanted.max_seq_length)
+        found = ClassifierModel.from_pretrained(
+            wanted.path, device, precision, wanted.max_seq_length, kind=_kind_of_others(wanted)
+        )
         if _goes_on(found, wanted):
             return found
         logger.warning(
@@ -46,6 +50,13 @@ def starting_model(settings: RunSettings) -> Trainee:
         return _classifier(bert, wanted)
     assert wanted.pooling != "pooler", "refused with the settings"
     return SiameseBert(bert, wanted.pooling, wanted.max_seq_length)
+
+
+def _kind_of_others(wanted: ModelSettings) -> Literal["joined", "single"] | None:
+    """Return as what a stock folder of others is read, which does not say it; None for one of ours, which does."""
+    if "classifier" in read_folder(wanted.path).own:
+        return None
+    return wanted.kind if wanted.kind == "joined" or wanted.kind == "single" else None
 
 
 def _classifier(bert: ConnectionBert, wanted: ModelSettings) -> ClassifierModel:
