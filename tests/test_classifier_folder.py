@@ -511,3 +511,25 @@ def test_a_kind_that_a_stock_folder_cannot_be_is_refused(stock: Path, kind: Any,
 def test_rows_of_the_wrong_kind_are_told_which_the_folder_was_taken_for(stock: Path) -> None:
     with pytest.raises(InputError, match=r"text at position 1 is .*takes single texts; .*kind='single'.*pass kind="):
         load(stock).predict(["a text", ("a", "pair")])
+
+
+def test_a_head_without_the_file_that_says_what_it_is_is_refused(
+    tmp_path: Path, tiny_bert_folder: Callable[..., Path]
+) -> None:
+    model = ClassifierModel(ConnectionBert.from_pretrained(tiny_bert_folder(tmp_path / "bert"), device="cpu"), "towers")
+    model.start_head(["a", "b", "c"])
+    model.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "sbert_ft.json").unlink()
+    with pytest.raises(ModelFolderError, match=r"has a classifier's head\.safetensors, but no sbert_ft\.json"):
+        load(tmp_path / "saved")
+
+
+def test_our_own_folder_that_asks_for_several_labels_a_row_is_refused(
+    tmp_path: Path, tiny_bert_folder: Callable[..., Path]
+) -> None:
+    model = ClassifierModel(ConnectionBert.from_pretrained(tiny_bert_folder(tmp_path / "bert"), device="cpu"), "joined")
+    model.start_head(["a", "b"])
+    model.save_pretrained(tmp_path / "saved")
+    change(tmp_path / "saved", problem_type="multi_label_classification")
+    with pytest.raises(ModelFolderError, match="multi-label classification is out of scope"):
+        load(tmp_path / "saved")

@@ -120,7 +120,7 @@ def test_pairs_are_read_on_the_scale_of_the_training_pairs(tmp_path: Path) -> No
         (
             {"model": "bert-base-uncased"},
             InputError,
-            "expected a SiameseBert; for a folder: SiameseBert.from_pretrained",
+            "expected a SiameseBert or BertClassifier; for a folder: SiameseBert.from_pretrained",
         ),
         ({"train": [("a", "b", 1.0)]}, InputError, "ConnectionDataset.from_pairs"),
         ({"train": None}, InputError, "of type NoneType"),
@@ -129,7 +129,7 @@ def test_pairs_are_read_on_the_scale_of_the_training_pairs(tmp_path: Path) -> No
         ({"objective": "cosin"}, ConfigError, "expected one of cosine, cosent"),
         ({"objective": "triplet"}, InputError, "objectives that fit this data: cosine, cosent and angle"),
         ({"objective": []}, ConfigError, "objective"),
-        ({"objective": None}, ConfigError, "expected ObjectiveSettings, found NoneType"),
+        ({"objective": [None]}, ConfigError, "expected ObjectiveSettings, found NoneType"),
         ({"objective": ["cosine", 3]}, ConfigError, "objective.1: expected ObjectiveSettings, found int"),
         ({"objective": ObjectiveSettings("cosine", margin=1.0)}, ConfigError, "margin"),
         ({"training": {"epochs": 1}}, ConfigError, "expected TrainingSettings, found dict"),

@@ -13,6 +13,7 @@ import torch
 from conftest import COMMON_WORDS
 
 from sbert_ft.model import attention
+from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.devices import Precision, multiplies_bfloat16
 from sbert_ft.model.packing import Layout, TextTokens
@@ -160,3 +161,85 @@ def test_a_folder_saved_on_the_gpu_loads_on_the_cpu(minilm_path: Path, on_cpu: S
     texts = sentences(5)
     found = SiameseBert.from_pretrained(tmp_path / "saved", "cpu", "float32").encode(texts)
     assert np.array_equal(found, on_cpu.encode(texts)), "float32 weights were rounded on the way"
+
+
+KINDS = ("towers", "joined", "single")
+
+
+def rows_for(kind: str, n: int) -> list[object]:
+    """Return texts, or pairs of texts of which some are long."""
+    firsts, seconds = sentences(n), sentences(2 * n)[n:]
+    return list(firsts) if kind == "single" else list(zip(firsts, seconds, strict=True))
+
+
+def classifier_folder(folder: Path, kind: str, target: Path) -> Path:
+    """Write a classifier with a random head, and return its folder."""
+    model = ClassifierModel(ConnectionBert.from_pretrained(folder, "cpu", "float32"), kind)  # type: ignore[arg-type]
+    model.start_head(["entailment", "neutral", "contradiction"], seed=1)
+    assert model.head is not None
+    model.head.scale(20.0)  # a new head's probabilities are nearly the same for all rows
+    model.save_pretrained(target)
+    return target
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_classifiers_probabilities_equal_the_cpus(minilm_path: Path, tmp_path: Path, kind: str) -> None:
+    folder = classifier_folder(minilm_path, kind, tmp_path / "saved")
+    here, there = (ClassifierModel.from_pretrained(folder, device, "float32") for device in ("cpu", "cuda"))
+    rows = rows_for(kind, 300)
+    expected, found = here.predict_proba(rows), there.predict_proba(rows)
+    assert expected.std(0).min() > 0.01
+    assert found.dtype == np.float32 and np.abs(found - expected).max() < 1e-4
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+    assert np.abs(there.predict_proba(rows, batch_size=1 + len(rows) // 7) - found).max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_classifier_in_half_precision_comes_close_to_float32(
+    precision: Precision, minilm_path: Path, tmp_path: Path, kind: str
+) -> None:
+    if precision == "bfloat16" and not multiplies_bfloat16(torch.device("cuda", 0)):
+        pytest.skip("this card does not multiply bfloat16")
+    folder = classifier_folder(minilm_path, kind, tmp_path / "saved")
+    rows = rows_for(kind, 300)
+    expected = ClassifierModel.from_pretrained(folder, "cpu", "float32").predict_proba(rows)
+    model = ClassifierModel.from_pretrained(folder, "cuda", precision)
+    assert model.head is not None and model.head.output.weight.dtype == torch.float32
+    found = model.predict_proba(rows)
+    assert np.abs(found - expected).max() < (0.1 if precision == "bfloat16" else 0.02)
+    assert np.mean(found.argmax(1) == expected.argmax(1)) > 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_classifiers_gradients_equal_the_cpus(
+    tiny_bert_folder: Callable[..., Path], tmp_path: Path, kind: str
+) -> None:
+    folder = classifier_folder(tiny_bert_folder(tmp_path / "model"), kind, tmp_path / "saved")
+    targets = torch.arange(8) % 3
+    gradients = []
+    for device in ("cpu", "cuda"):
+        model = ClassifierModel.from_pretrained(folder, device, "float32", 48)
+        assert model.head is not None
+        tokenizer = model.tokenizer
+        rows = [row if isinstance(row, tuple) else (row,) for row in rows_for(kind, 8)]
+        columns = [tokenizer.tokenize([row[side] for row in rows]) for side in range(model.n_texts)]
+        if kind == "joined":
+            framed = [tokenizer.join(*columns, 48)]
+        else:
+            framed = [tokenizer.frame(column, 48) for column in columns]
+        vectors = [model(model.bert.pack(tokens, "rows")) for tokens in framed]
+        loss = torch.nn.functional.cross_entropy(model.head(vectors), targets.to(device))
+        gradients.append([g.cpu() for g in torch.autograd.grad(loss, list(model.trained.parameters()))])
+    largest = max(float(gradient.abs().max()) for gradient in gradients[0])
+    for theirs, ours in zip(*gradients, strict=True):
+        scale = max(float(theirs.abs().max()), 1e-3 * largest)
+        assert float((ours - theirs).abs().max()) / scale < 1e-3
+
+
+def test_a_classifier_saved_on_the_gpu_loads_on_the_cpu(minilm_path: Path, tmp_path: Path) -> None:
+    folder = classifier_folder(minilm_path, "joined", tmp_path / "first")
+    ClassifierModel.from_pretrained(folder, "cuda").save_pretrained(tmp_path / "saved")
+    rows = rows_for("joined", 20)
+    one, other = (ClassifierModel.from_pretrained(f, "cpu", "float32") for f in (folder, tmp_path / "saved"))
+    assert np.array_equal(one.predict_proba(rows), other.predict_proba(rows)), "float32 weights were rounded"

@@ -22,12 +22,15 @@ from sbert_ft.config.settings import (
     EvaluationSettings,
     ModelSettings,
     ObjectiveSettings,
+    Reading,
     RunSettings,
     TrainingSettings,
 )
 from sbert_ft.data.batch_order import epoch_batches
 from sbert_ft.data.connection_dataset import ConnectionDataset
 from sbert_ft.errors import InputError
+from sbert_ft.model.classifier import ClassifierModel
+from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.packing import TextTokens
 from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.training import plan as plan_module
@@ -204,7 +207,7 @@ def stsb_tokens(model: SiameseBert, shared_data: Path, n_pairs: int) -> TextToke
     return model.tokenizer.frame(model.tokenizer.tokenize(texts), model.max_seq_length)
 
 
-def forward(model: SiameseBert, tokens: TextTokens, dtype: torch.dtype | None) -> Tensor:
+def forward(model: SiameseBert | ClassifierModel, tokens: TextTokens, dtype: torch.dtype | None) -> Tensor:
     batch = model.bert.pack(tokens, training_layout(model.bert))
     with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         vectors: Tensor = model(batch)
@@ -217,7 +220,7 @@ def content_of(tensor: Tensor) -> float:
     return float(tensor.detach().as_strided((n,), (1,), 0).double().sum())
 
 
-def kept_bytes(model: SiameseBert, tokens: TextTokens, dtype: torch.dtype | None) -> int:
+def kept_bytes(model: SiameseBert | ClassifierModel, tokens: TextTokens, dtype: torch.dtype | None) -> int:
     """Return what a forward keeps for its backward: every storage once, but for weights and their casts."""
     parameters = list(model.parameters())
     weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
@@ -354,6 +357,143 @@ def test_batches_made_smaller_by_one_frequent_text_are_warned_of(
         plan, _ = plan_run(run, None)
     assert "batches have 2 rows instead of 8" in caplog.text
     assert plan.n_steps == len(epoch_batches(20, 8, 42, 0, text_rows=run.data.train.text_rows))
+
+
+# classifiers: joined pairs and single texts
+
+CLASSES = Reading(label_kind="classes")
+
+
+@pytest.fixture(scope="module")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_bert_folder: Callable[..., Path]) -> ConnectionBert:
+    folder = tiny_bert_folder(tmp_path_factory.mktemp("encoder") / "model")
+    return ConnectionBert.from_pretrained(folder, "cpu", "float32")
+
+
+def classifier_run(
+    encoder: ConnectionBert, kind: Any, rows: list[Any], max_seq_length: int = 64, **training: Any
+) -> PreparedRun:
+    """Return a run on rows of words whose number is known: one token each."""
+    labels = ["yes" if i % 2 else "no" for i in range(len(rows))]
+    build = ConnectionDataset.from_texts if kind == "single" else ConnectionDataset.from_pairs
+    model = ClassifierModel(encoder, kind, max_seq_length=max_seq_length)
+    settings = run_settings("softmax", {"kind": kind}, precision="float32", **training)
+    return prepare(model, RunData(build(rows, CLASSES, labels=labels)), settings)
+
+
+def dogs(n: int, i: int) -> str:
+    return " ".join([*["dog"] * (n - 1), str(i % 10)])
+
+
+def test_a_joined_pair_is_foreseen_as_the_one_sequence_that_it_becomes(
+    tiny_encoder: ConnectionBert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_free(monkeypatch, 2**40)
+    pairs = [(dogs(20, i), dogs(10, i)) for i in range(40)]
+    joined, tokens = plan_run(classifier_run(tiny_encoder, "joined", pairs, batch_size=8), None)
+    assert tokens.row_lengths.tolist() == [20 + 10 + 3] * 40 and joined.percentiles[100] == 33
+    expected = activation_bytes(tiny_encoder, 8 * 33, 33, 4, False)
+    assert joined.micro_rows == 8 and joined.batch_bytes == pytest.approx(expected, rel=1e-3)
+    towers, tokens = plan_run(classifier_run(tiny_encoder, "towers", pairs, batch_size=8), None)
+    assert tokens.row_lengths.tolist() == [20 + 10 + 4] * 40 and towers.percentiles[100] == 22
+    assert towers.batch_bytes == pytest.approx(activation_bytes(tiny_encoder, 8 * 34, 22, 4, False), rel=1e-3)
+
+
+def test_memory_of_joined_rows_is_bounded_by_the_length_at_which_they_are_cut(
+    tiny_encoder: ConnectionBert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_free(monkeypatch, 2**40)
+    pairs = [(dogs(20, i), dogs(10, i)) for i in range(39)]
+    plan, tokens = plan_run(
+        classifier_run(tiny_encoder, "joined", [*pairs, (dogs(3000, 1), dogs(9, 2))], max_seq_length=24, batch_size=8),
+        None,
+    )
+    assert tokens.longest == 3000 + 9 + 3 and plan.percentiles[100] == 3012
+    assert plan.n_cut == 40 and plan.max_seq_length == 24
+    assert plan.batch_bytes == pytest.approx(activation_bytes(tiny_encoder, 8 * 24, 24, 4, False), rel=1e-3)
+    # neither text alone is too long for 32, both together are
+    plan, _ = plan_run(classifier_run(tiny_encoder, "joined", pairs, max_seq_length=32), None)
+    assert plan.n_cut == 39
+    plan, _ = plan_run(classifier_run(tiny_encoder, "towers", pairs, max_seq_length=32), None)
+    assert plan.n_cut == 0
+
+
+@pytest.mark.parametrize("kind", ["joined", "single"])
+def test_little_memory_makes_small_forwards_of_a_classifiers_rows(
+    kind: str, tiny_encoder: ConnectionBert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[Any] = [dogs(30, i) for i in range(64)]
+    if kind == "joined":
+        rows = [(row, "cat") for row in rows]
+    run = classifier_run(tiny_encoder, kind, rows, batch_size=32)
+    lengths = plan_run(run, None)[1].row_lengths
+    per_row = activation_bytes(tiny_encoder, int(lengths[0]), int(lengths[0]), 4, False)
+    with_free(monkeypatch, 0)
+    fixed = plan_run(run, None)[0].fixed_bytes
+    for n_rows in (32, 5, 1):
+        # half of what is free is for activations
+        with_free(monkeypatch, fixed + int(2 * per_row * (n_rows + 0.5)))
+        plan = plan_run(run, None)[0]
+        assert plan.micro_rows == n_rows
+        said = plan.describe(run.settings.training, "softmax")[3]
+        assert (f"batch 32 in forwards of {n_rows}," in said) == (n_rows < 32)
+
+
+def test_the_plan_of_a_classifier_speaks_of_pairs_and_texts(
+    tiny_encoder: ConnectionBert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_free(monkeypatch, 2**40)
+    run = classifier_run(tiny_encoder, "joined", [(dogs(20, i), dogs(10, i)) for i in range(9)] + [(dogs(90, 1), "x")])
+    plan, _ = plan_run(run, None)
+    lines = plan.describe(run.settings.training, run.objective.describe())
+    assert lines[1] == "10 pairs, objective softmax"
+    assert lines[2] == "tokens a pair: 50 % up to 33, 90 % up to 33, 99 % up to 94, the longest 94; 1 pair cut at 64"
+    run = classifier_run(tiny_encoder, "single", [dogs(20, i) for i in range(8)] + [dogs(90, 1), dogs(80, 2)])
+    plan, _ = plan_run(run, None)
+    lines = plan.describe(run.settings.training, run.objective.describe())
+    assert lines[1] == "10 texts, objective softmax"
+    assert lines[2] == "tokens a text: 50 % up to 22, 90 % up to 82, 99 % up to 92, the longest 92; 2 texts cut at 64"
+    run = classifier_run(tiny_encoder, "towers", [(dogs(20, i), dogs(70, 3)) for i in range(4)])
+    plan, _ = plan_run(run, None)
+    said = plan.describe(run.settings.training, run.objective.describe())[2]
+    # the one long text is cut once, in however many pairs it stands
+    assert said.endswith("the longest 72; 1 text cut at 64")
+
+
+def test_what_is_frozen_under_a_head_is_said(tiny_encoder: ConnectionBert) -> None:
+    model = ClassifierModel(tiny_encoder, "single")
+    texts = [dogs(5, i) for i in range(8)]
+    data = ConnectionDataset.from_texts(texts, CLASSES, labels=["a", "b"] * 4)
+    settings = run_settings("softmax", {"kind": "single", "freeze_embeddings": True, "freeze_layers": 2})
+    plan, _ = plan_run(prepare(model, RunData(data), settings), None)
+    assert plan.n_frozen == sum(parameter.numel() for parameter in tiny_encoder.encoder.parameters())
+    assert plan.describe(settings.training, "softmax")[0].endswith(f", {plan.n_frozen:,} weights frozen")
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["joined", "single"])
+def test_memory_of_a_classifiers_forward_is_foreseen_within_a_factor_of_two(
+    kind: str, minilm: SiameseBert, shared_data: Path, checkpointing: bool
+) -> None:
+    with (shared_data / "stsb" / "train.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row, _ in zip(csv.DictReader(file), range(32), strict=False)]
+    texts = [[row[side] for row in rows] for side in ("sentence1", "sentence2")]
+    model = ClassifierModel(minilm.bert, kind, max_seq_length=64)  # type: ignore[arg-type]
+    tokenizer, encoder = model.tokenizer, minilm.bert.encoder
+    if kind == "joined":
+        tokens = tokenizer.join(*(tokenizer.tokenize(side) for side in texts), 64)
+    else:
+        tokens = tokenizer.frame(tokenizer.tokenize(texts[0]), 64)
+    with set_up_for_training(encoder, run_settings()):
+        model.train()
+        kept = kept_bytes(model, tokens, None)
+    if checkpointing:
+        with set_up_for_training(encoder, run_settings(gradient_checkpointing=True)):
+            model.train()
+            kept = kept_bytes(model, tokens, None) + kept // int(encoder.config.num_hidden_layers)
+    model.eval()
+    foreseen = activation_bytes(minilm.bert, int(tokens.lengths.sum()), int(tokens.lengths.max()), 4, checkpointing)
+    assert 0.5 < foreseen / kept < 2.0
 
 
 # before the plan: what does not fit is refused

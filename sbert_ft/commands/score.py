@@ -151,7 +151,7 @@ def _load(args: argparse.Namespace) -> SiameseBert:
         what = f"of kind {kind}" if kind is not None else f"({stock})"
         raise InputError(
             f"{quoted(args.model, limit=400)} is a classifier {quoted(what)[1:-1]}, whose encoder gives no vectors to "
-            "compare; ask it for classes with sbert-ft predict"
+            "compare; ask it with sbert-ft predict"
         )
     return load_model(args)
 

@@ -62,7 +62,7 @@ class ModelSettings:
         truncation: Kind joined: which text of too long a pair is cut.
         head_dropout: Classifiers: probability of the dropout before the head's last layer; None for what the model's
             config.json says.
-        dropout: Probability of all dropout layers; None for what the model's config.json says.
+        dropout: Probability of all dropout layers of the encoder; None for what the model's config.json says.
         freeze_embeddings: Keep the embedding tables as they are.
         freeze_layers: Keep so many of the lowest layers as they are.
     """

@@ -142,6 +142,11 @@ def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> 
     if kind is not None and kind not in get_args(ClassifierKind):
         raise InputError(f"kind is {quoted(kind)}, expected one of {', '.join(get_args(ClassifierKind))}")
     if "classifier" not in source.own:
+        if os.path.lexists(source.path / HEAD_FILE):
+            raise ModelFolderError(
+                f"{shown(source.path)} has a classifier's {HEAD_FILE}, but no sbert_ft.json that says what it is; copy "
+                "the whole folder again"
+            )
         return _foreign(source, kind)
     settings = ClassifierSettings.from_json(source.own["classifier"], source.path / "sbert_ft.json")
     if kind not in (None, settings.kind):
@@ -155,6 +160,7 @@ def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> 
         return FoundClassifier(source, settings, None, find_tensors(source.path / HEAD_FILE))
     stock = _stock_head(source)
     names = _names_of(source.config, source.encoder_path)
+    _refuse_several_labels(source.config, source.encoder_path / "config.json", settings.n_outputs)
     ours = ["LABEL_0"] if settings.classes is None else [str(label) for label in settings.classes]
     if names is not None and names != ours and settings.classes is not None:
         raise ModelFolderError(
@@ -176,7 +182,10 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
     match = match_names(found.weights.tensors, expected, found.stock.prefix if found.stock is not None else "")
     where = shown(found.weights.files[0].parent)
     if match.missing:
-        raise _no_head(found.source, found.settings.kind, f"the tensors {_listed(match.missing)} are missing")
+        are_missing = "is missing" if len(match.missing) == 1 else "are missing"
+        raise _no_head(
+            found.source, found.settings.kind, f"of the head's tensors {_listed(match.missing)} {are_missing}"
+        )
     if match.ambiguous:
         name, first, second = match.ambiguous[0]
         raise ModelFolderError(f"{where}: {quoted(first)} and {quoted(second)} both claim to be the head's {name}")
@@ -217,12 +226,8 @@ def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifie
             f"{shown(file)}: the head's {output} is {_dims(shape)}, but id2label names {len(names)} classes; use the "
             "config.json and the weights of one and the same model"
         )
-    problem = config.get("problem_type")
-    if problem == "multi_label_classification" and len(names) > 1:
-        raise ModelFolderError(
-            f"{shown(file)}: problem_type is {quoted(problem)}: multi-label classification is out of scope"
-        )
-    if len(names) == 1 and (problem == "regression" or _activation(source).endswith(".Identity")):
+    _refuse_several_labels(config, file, len(names))
+    if len(names) == 1 and (config.get("problem_type") == "regression" or _activation(source).endswith(".Identity")):
         logger.warning(
             "%s gives one output that its makers use as it is; here scores are its sigmoid, in the same order",
             shown(file),
@@ -232,6 +237,14 @@ def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifie
     settings = ClassifierSettings(found_kind, "pooler", classes=tuple(names) if len(names) > 1 else None)
     hint = "" if kind is not None or _is_cross_encoder(source) else _UNKNOWN_KIND.format(kind=found_kind)
     return FoundClassifier(source, settings, stock, weights, hint)
+
+
+def _refuse_several_labels(config: Mapping[str, Any], file: Path, n_outputs: int) -> None:
+    problem = config.get("problem_type")
+    if problem == "multi_label_classification" and n_outputs > 1:
+        raise ModelFolderError(
+            f"{shown(file)}: problem_type is {quoted(problem)}: multi-label classification is out of scope"
+        )
 
 
 def _stock_head(source: ModelFolder) -> StockHead:
