@@ -31,7 +31,7 @@ from sbert_ft.training.interruption import Interruption
 from sbert_ft.training.objectives import Objective
 from sbert_ft.training.optimizer import make_optimizer, rate_factor, set_rate
 from sbert_ft.training.pace import Pace
-from sbert_ft.training.plan import RunPlan
+from sbert_ft.training.plan import ROW_WORDS, RunPlan
 from sbert_ft.training.progress import Progress, random_states, restore_progress, restore_random_states, save_progress
 from sbert_ft.training.run_folder import RunFolder
 from sbert_ft.training.run_log import RunLog, read_log
@@ -175,9 +175,8 @@ def train(
                     record = pace.record(rate)
                     sitting.log.append(record)
                     sitting.scalars.add(record)
-                    bar.set_postfix_str(
-                        f"loss {record['loss']:.4f}, rate {rate:.1e}, {record['pairs_per_second']:.0f} pairs/s"
-                    )
+                    pace_said = f"{record['pairs_per_second']:.0f} {ROW_WORDS[plan.n_texts]}s/s"
+                    bar.set_postfix_str(f"loss {record['loss']:.4f}, rate {rate:.1e}, {pace_said}")
                 bar.update(1)
                 if ends_epoch:
                     progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
