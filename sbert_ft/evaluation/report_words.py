@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from typing import Final
 
 # Controls, marks that change direction, joints without width, line ends of other systems, halves of a surrogate pair,
@@ -101,11 +100,6 @@ def percent(share: float) -> str:
     if 0.999 < share < 1:
         return "above 99.9 %"
     return f"{100 * share:.1f} %"
-
-
-def and_list(items: Sequence[str]) -> str:
-    """Return "a, b and c"."""
-    return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
 
 
 def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
