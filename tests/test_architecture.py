@@ -6,7 +6,7 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -31,11 +31,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         *("model.json_files", "model.json_objects", "model.packing", "model.planning"),
         *("model.dropout", "model.attention"),
-        *("model.weight_names", "model.pickled_weights", "model.weights", "model.folder"),
+        *("model.weight_names", "model.pickled_weights", "model.safetensors_weights", "model.weights", "model.folder"),
         *("model.decision", "model.own_settings"),
         *("model.vocabulary", "model.tokenizer_files", "model.special_tokens", "model.pair_tokens", "model.tokenizer"),
         "model.folder_writer",
         *("model.encoders", "model.checked_tokenizer", "model.devices", "model.optimizer_steps"),
+        "model.half_copy",
     ),
     ("model.connection_bert",),
     (
@@ -54,7 +55,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         *("training.durable_files", "training.checkpoints", "training.run_lock", "training.run_folder"),
         *("training.run_log", "training.comparison", "training.objective_table", "training.objectives"),
-        *("training.encoder_setup", "training.gradients", "training.optimizer", "training.plan"),
+        *("training.embedding_rows", "training.encoder_setup", "training.gradients", "training.optimizer"),
+        "training.plan",
         *("training.progress", "training.pace", "training.interruption", "training.tensorboard"),
         *("training.warning_list", "training.loop"),
         *("evaluation.decision", "evaluation.report_content", "evaluation.judge", "evaluation.temperature"),
@@ -233,6 +235,21 @@ def test_the_package_is_light_to_import() -> None:
     code = f"import sys, sbert_ft; print([name for name in {HEAVY!r} if name in sys.modules])"
     result = python("-c", code)
     assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr
+
+
+def test_encoding_brings_no_library_that_it_does_not_need(
+    tmp_path: Path, tiny_bert_folder: Callable[..., Path]
+) -> None:
+    """Scipy is not among them: transformers imports it for losses of its own."""
+    unneeded = ("sentence_transformers", "sklearn", "pandas", "pyarrow", "matplotlib", "datasets", "tensorboard")
+    code = f"""
+import sys
+from sbert_ft import SiameseBert
+SiameseBert.from_pretrained({str(tiny_bert_folder(tmp_path / "model"))!r}).encode(["a man"])
+print("transformers" in sys.modules, [name for name in {unneeded!r} if name in sys.modules])
+"""
+    result = python("-c", code)
+    assert (result.returncode, result.stdout.strip()) == (0, "True []"), result.stderr
 
 
 def test_importing_the_package_changes_nothing_around_it() -> None:

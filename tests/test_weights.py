@@ -29,6 +29,7 @@ NORM = "embeddings.LayerNorm.weight"
 QUERY = "encoder.layer.0.attention.self.query.weight"
 EXPECTED = {WORDS: (8, 4), NORM: (4,), QUERY: (4, 4)}
 PICKLE_HEAD = b"\x80\x02"
+SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 
 
 def small_weights() -> dict[str, torch.Tensor]:
@@ -180,6 +181,69 @@ def test_the_file_may_be_overwritten_after_reading(tmp_path: Path) -> None:
     assert_small_weights(tensors)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_of_many_pieces_are_read_exactly(tmp_path: Path, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(5)
+    stored = {
+        "large": torch.randn(1100, 1000, generator=generator).to(dtype),  # more than one piece, and no whole number
+        "none": torch.zeros(0, 4, dtype=dtype),
+        "one": torch.tensor(2.5, dtype=dtype),
+    }
+    (tmp_path / "model.safetensors").write_bytes(save(stored))
+    tensors = read_tensors(find_weights(tmp_path), {name: name for name in stored})
+    for name, tensor in stored.items():
+        assert tensors[name].dtype == torch.float32 and torch.equal(tensors[name], tensor.float())
+
+
+def test_numbers_are_little_endian_on_any_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(save(small_weights()))
+    monkeypatch.setattr(sys, "byteorder", "little" if sys.byteorder == "big" else "big")
+    turned = read_tensors(find_weights(tmp_path), {NORM: NORM})[NORM]
+    assert torch.equal(turned, torch.from_numpy(small_weights()[NORM].numpy().byteswap()))
+
+
+def test_a_name_asked_for_twice_comes_as_two_tensors(tmp_path: Path) -> None:
+    for file, content in ((SAFETENSORS, save(small_weights())), (BIN, as_bin(small_weights()))):
+        folder = tmp_path / file
+        folder.mkdir()
+        (folder / file).write_bytes(content)
+        tensors = read_tensors(find_weights(folder), {"first": NORM, "second": NORM})
+        tensors["first"].zero_()
+        assert torch.equal(tensors["second"], small_weights()[NORM])
+
+
+# Not ru_maxrss, which begins with the memory of the process that starts this one.
+MEASURE_READING = """
+import re, sys
+from pathlib import Path
+from sbert_ft.model.weights import find_weights, read_tensors
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+for folder in sys.argv[1:]:  # the first one is small: what only the first call takes is no part of the measure
+    weights = find_weights(Path(folder))
+    before = peak()
+    tensors = read_tensors(weights, {key: key for key in weights.tensors})
+    n_bytes = sum(tensor.nbytes for tensor in tensors.values())
+print((peak() - before) * 1024 / n_bytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory in the unit of Linux")
+@pytest.mark.parametrize(
+    "file, dtype",
+    [("model.safetensors", "float32"), ("model.safetensors", "bfloat16"), ("pytorch_model.bin", "float32")],
+)
+def test_weights_are_never_held_twice(tmp_path: Path, file: str, dtype: str) -> None:
+    for name, n_rows in (("small", 10), ("large", 100_000)):
+        (tmp_path / name).mkdir()
+        table = {WORDS: torch.ones(n_rows, 256, dtype=getattr(torch, dtype))}
+        content = save(table) if file.endswith("safetensors") else as_bin(table)
+        (tmp_path / name / file).write_bytes(content)
+    command = [sys.executable, "-c", MEASURE_READING, str(tmp_path / "small"), str(tmp_path / "large")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert 0.5 < float(done.stdout) < 1.3
+
+
 def test_safetensors_come_before_a_hostile_bin(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(save(small_weights()))
     (tmp_path / "pytorch_model.bin").write_bytes(call_of("posix system", "false"))
@@ -212,7 +276,6 @@ def test_real_minilm_weights_are_matched_and_read(tmp_path: Path) -> None:
 # Bad folders: file name, its bytes, words of the message
 
 
-SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 GOOD_SAFETENSORS, GOOD_BIN, GOOD_LEGACY = save(small_weights()), as_bin(small_weights()), as_bin(small_weights(), True)
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 90868376\n"
 PAGE = b"<!DOCTYPE html>\n<html><head><title>404</title></head></html>" * 9

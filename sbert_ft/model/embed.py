@@ -156,6 +156,7 @@ def embed(
             vectors, budget = run_forwards(model, framed, settings.pooling, budget)
         count.n_tokens += int(framed.offsets[-1])
         yield vectors
+        del vectors  # before the next window is computed
 
 
 def first_budget(model: ConnectionBert, settings: EmbedSettings) -> int:

@@ -70,23 +70,31 @@ class ResultForm:
     def gathered(
         self, parts: Iterable[Tensor], empty: Tensor, n_texts: int | None, show_progress_bar: bool | None
     ) -> NDArray[np.float32] | Tensor | list[Tensor]:
-        """Return all parts in this form.
+        """Return all parts in this form; where their number is known, no vector is ever held twice.
 
         Args:
             parts: Each of shape (texts of the part, d).
             empty: Shape (0, d): what no part at all amounts to.
-            n_texts: How many there will be, for the bar; None where that is not known.
+            n_texts: How many there will be; None where that is not known.
             show_progress_bar: None for a bar where logging is at INFO or DEBUG.
         """
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         to_host = self.as_numpy and not self.as_tensor
+        device = torch.device("cpu") if to_host else empty.device
+        whole = torch.empty(n_texts or 0, empty.shape[1], device=device)
         kept = []
+        n_done = 0
         with tqdm(total=n_texts, unit="text", disable=not show_progress_bar) as bar:
             for part in parts:
-                kept.append(part.cpu() if to_host else part)
                 bar.update(len(part))
-        whole = torch.cat(kept) if kept else empty
+                if n_texts is None:
+                    kept.append(part.to(device))
+                else:
+                    whole[n_done : n_done + len(part)] = part
+                n_done += len(part)
+                del part  # before the next one is computed
+        whole = torch.cat(kept) if kept else whole
         result = whole[0] if self.single else whole
         if to_host:
             array: NDArray[np.float32] = result.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Texts to flat token ids, in one call of the Rust tokenizer a window, and never cut in silence.
+"""Texts to flat token ids, in calls of the Rust tokenizer for many texts each, and never cut in silence.
 
 The tokenizer runs without truncation and without special tokens; both are put on afterwards in
 numpy. So it is known exactly how many tokens a text has, what was cut, and what is unknown, and
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +54,9 @@ USUAL_TOKENS: Mapping[str, tuple[str, ...]] = {
     "mask_token": ("[MASK]", "<mask>"),
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# One call of the Rust tokenizer takes some thirty times the memory of its texts: it gets so many texts, or fewer long
+# ones, but always enough for every core to have some.
+_CHUNK_TEXTS, _CHUNK_CHARACTERS, _FEW_TEXTS = 2048, 500_000, 64
 
 
 class TextTokenizer:
@@ -139,15 +142,14 @@ class TextTokenizer:
         Raises:
             InputError: A text is no string, or holds a lone surrogate.
         """
-        if not len(texts):
-            return TextTokens(np.zeros(0, np.int32), np.zeros(1, np.int64))
         check_texts(texts, first_position)
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        ids = [encoding.ids for encoding in encodings]
-        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        offsets = offsets_of(lengths)
-        flat = np.fromiter(itertools.chain.from_iterable(ids), np.int32, int(offsets[-1]))
-        return TextTokens(flat, offsets)
+        lengths: list[NDArray[np.int64]] = []
+        flat: list[NDArray[np.int32]] = []
+        for chunk in _chunks_of(texts):
+            ids = [encoding.ids for encoding in self.backend.encode_batch_fast(chunk, add_special_tokens=False)]
+            lengths.append(np.fromiter(map(len, ids), np.int64, len(ids)))
+            flat.append(np.fromiter(itertools.chain.from_iterable(ids), np.int32, int(lengths[-1].sum())))
+        return TextTokens(np.concatenate(flat), offsets_of(np.concatenate(lengths)))
 
     def frame(self, bodies: TextTokens, max_tokens: int) -> TextTokens:
         """Return the texts with special tokens, each cut at its end to `max_tokens` in all."""
@@ -289,6 +291,19 @@ class TextTokenizer:
         """Return what transformers is to hand on to the encoder; what it does unless told goes by its version."""
         types = ["token_type_ids"] if self._token_types and pairs_have_types(self.backend) else []
         return ["input_ids", *types, "attention_mask"]
+
+
+def _chunks_of(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the texts in lists that one call of the Rust tokenizer takes; one empty list where there is no text."""
+    chunk: list[str] = []
+    n_characters = 0
+    for text in texts:
+        chunk.append(text)
+        n_characters += len(text)
+        if len(chunk) >= _CHUNK_TEXTS or (n_characters >= _CHUNK_CHARACTERS and len(chunk) >= _FEW_TEXTS):
+            yield chunk
+            chunk, n_characters = [], 0
+    yield chunk
 
 
 def text_at(position: int) -> str:

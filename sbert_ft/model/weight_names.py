@@ -46,6 +46,7 @@ _CONFIG_KEYS = (
     (".attention.output.dense.weight", 1, "hidden_size"),
     (".output.dense.weight", 1, "intermediate_size"),
 )
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
 _N_NAMED = 3  # names listed in a message before the count
 
 
@@ -55,6 +56,19 @@ class TensorInfo:
 
     shape: tuple[int, ...]
     dtype: str
+
+
+def check_is_float(dtype: str, key: str, path: Path) -> None:
+    """Refuse a tensor of weights that are not plain floating-point numbers.
+
+    Raises:
+        ModelFolderError: Integer or quantised weights.
+    """
+    if dtype not in _FLOATS:
+        raise ModelFolderError(
+            f"{shown(path)}: the tensor {quoted(key)} is {dtype}; expected one of {', '.join(_FLOATS)}. "
+            "Quantised weights are not supported; use the original ones"
+        )
 
 
 @dataclass(frozen=True)
