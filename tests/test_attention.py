@@ -99,6 +99,41 @@ def test_scaling_is_what_the_encoder_asks_for() -> None:
         torch.testing.assert_close(got, usual, atol=2e-6, rtol=0.0)
 
 
+@pytest.mark.parametrize("block_elements", [1, 3000, 1 << 20])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("lengths", [MIXED, [7], [32] * 5, [64, 33, 32, 31, 1], list(range(1, 30))])
+def test_in_half_precision_texts_of_a_width_attend_as_if_alone(
+    lengths: list[int], dtype: torch.dtype, block_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "BLOCK_ELEMENTS", block_elements)
+    batch = batch_of(lengths, "runs")
+    inputs = [tensor.detach().to(dtype) for tensor in leaves(batch)]
+
+    got = attend(batch, inputs, None)
+
+    expected = attend_text_by_text(batch, [tensor.float() for tensor in inputs])
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float(), expected, atol=0.03 if dtype == torch.bfloat16 else 0.004, rtol=0.0)
+
+
+def test_blocks_bring_texts_to_whole_steps_of_softmax() -> None:
+    blocks = Runs.of(batch_of([33, 30, 40], "runs")).blocks
+
+    assert blocks.shapes == ((2, 64), (1, 32))
+    filled, sources = blocks.filled.tolist(), blocks.sources.tolist()
+    assert [sum(filled[:64]), sum(filled[64:128]), sum(filled[128:])] == [40, 33, 30]
+    assert [source for source, real in zip(sources, filled, strict=True) if real] == list(range(103))
+    assert sources[40:64] == [39] * 24 and sources[128 + 30 :] == [102, 102]
+    for n_heads in (1, 3):
+        # (texts, H, tokens of each), block after block
+        rows = [(text, head) for text in range(3) for head in range(n_heads)]
+        width = (64, 64, 32)
+        laid = [(text, head, place) for text, head in rows for place in range(width[text])]
+        found = [laid[place] for place in blocks.places(n_heads).tolist()]
+        own = [(text, place) for text, length in enumerate((40, 33, 30)) for place in range(length)]
+        assert found == [(text, head, place) for text, place in own for head in range(n_heads)]
+
+
 def test_runs_know_where_each_text_begins() -> None:
     runs = Runs.of(batch_of([3, 5, 3, 1], "runs"))
 

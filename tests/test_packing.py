@@ -19,6 +19,7 @@ from sbert_ft.model.packing import (
     TextTokens,
     offsets_of,
     pack,
+    row_width,
 )
 from sbert_ft.model.planning import RUN_OVERHEAD, choose_layout, plan_batches, plan_forwards
 from sbert_ft.model.tokenizer import TextTokenizer
@@ -89,7 +90,7 @@ def test_in_rows_a_token_sees_exactly_its_own_text_and_filler_sees_filler(length
     batch = pack(texts_of(lengths), "rows", row_tokens=row_tokens)
 
     n_rows, width = batch.token_ids.shape
-    assert width == max(row_tokens, max(lengths))
+    assert width == row_width(max(lengths), row_tokens)
     owner = torch.full((n_rows * width,), -1)
     owner[batch.cells] = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     rows = owner.view(n_rows, width)
@@ -168,6 +169,11 @@ def test_batches_take_every_text_once_longest_first_within_the_budget(
     assert all(size <= budget or len(batch) == 1 for size, batch in zip(sizes, batches, strict=True))
     for batch, following in itertools.pairwise(batches):
         assert room_of(array[[*batch, following[0]]], padded) > budget, "the next text would have fitted"
+
+
+def test_rows_widen_by_a_fixed_step_and_take_the_longest_text() -> None:
+    assert [row_width(longest) for longest in (1, 64, 65, 96, 97, 128, 384)] == [64, 64, 96, 96, 128, 128, 384]
+    assert [row_width(longest, 6) for longest in (4, 6, 7, 38, 39)] == [6, 6, 38, 38, 70]
 
 
 def room_of(lengths: NDArray[np.int64], padded: bool) -> int:

@@ -4,7 +4,8 @@ A stock encoder takes four-dimensional masks, so rows need nothing special. Runs
 to be told where the texts of a row lie. `packed_attention` is registered under one name, gets the
 runs as a keyword argument of the forward, and computes what the stock function computes: on a CPU
 in half precision and in training by plain matrix products over blocks that stay in the cache (see
-`benchmarks/attention.py`), otherwise by kernels of torch.
+`benchmarks/attention.py`), otherwise by kernels of torch. In half precision, runs of like lengths
+are brought to one width that softmax has no remainder of, with filler that nobody looks at.
 
 Not every encoder passes such an argument on, and some do other things with positions or masks.
 `probe` finds out by running one: what does not equal the padded model is not used.
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,10 @@ ATTENTION_NAME = "sbert_ft_packed"
 # Elements of a score matrix worked on at a time on a CPU: 2 to 4 MB, so that softmax and the
 # second product find it in the cache.
 BLOCK_ELEMENTS = 1 << 20
+
+# Numbers that softmax takes at a time in half precision: what is left of a row that is no multiple
+# of this costs as much as the rest of the row, and more where its weights are next to nothing.
+SOFTMAX_TOKENS = 32
 
 # Largest difference in float32 that a packed layout may show against the padded model, relative
 # to the largest activation. Rounding gives 1e-6; a wrong mask or position gave 1e-3 and more.
@@ -54,6 +61,56 @@ class Runs:
         lengths = np.repeat([length for _, length in batch.run_shapes], counts)
         boundaries = torch.from_numpy(offsets_of(lengths).astype(np.int32))
         return cls(batch.run_shapes, boundaries.to(batch.token_ids.device))
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The same texts in blocks of equal width, on the CPU."""
+        return Blocks.of(self.boundaries)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The texts of a one-row batch, each brought to the next multiple of `SOFTMAX_TOKENS` tokens.
+
+    Three texts of 40, 33 and 30 tokens become a block of two with 64 tokens each and one of 32.
+
+    Attributes:
+        shapes: (texts, tokens of each with filler) of every block, in the order of the texts.
+        sources: The token that each cell of the blocks takes, shape (cells of all blocks,), int64;
+            filler takes its text's last one.
+        filled: True at cells that are no filler, shape (cells of all blocks,), bool.
+        begins: The cell at which each token's text begins, shape (T,), int64.
+        widths: Tokens of each token's text with filler, shape (T,), int64.
+        within: Place of each token in its text, shape (T,), int64.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    sources: Tensor
+    filled: Tensor
+    begins: Tensor
+    widths: Tensor
+    within: Tensor
+
+    @classmethod
+    def of(cls, boundaries: Tensor) -> Blocks:
+        """Return the blocks of texts that begin and end at `boundaries`: shape (N + 1,), int32, on the CPU."""
+        bounds = boundaries.numpy().astype(np.int64)
+        lengths = np.diff(bounds)
+        widths = -(-lengths // SOFTMAX_TOKENS) * SOFTMAX_TOKENS
+        begins = offsets_of(widths)
+        cells = np.arange(begins[-1]) - np.repeat(begins[:-1], widths)
+        own = np.repeat(lengths, widths)
+        sources = np.repeat(bounds[:-1], widths) + np.minimum(cells, own - 1)
+        within = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
+        changes = np.flatnonzero(np.diff(widths)) + 1
+        shapes = tuple((int(end - start), int(widths[start])) for start, end in pairwise([0, *changes, len(widths)]))
+        by_token = (np.repeat(begins[:-1], lengths), np.repeat(widths, lengths), within)
+        return cls(shapes, *map(torch.from_numpy, (sources, cells < own, *by_token)))
+
+    def places(self, n_heads: int) -> Tensor:
+        """Return where each token and head lies in blocks of shape (texts, H, tokens of each): shape (T * H,)."""
+        of_text = self.begins * n_heads + self.within
+        return (of_text[:, None] + self.widths[:, None] * torch.arange(n_heads)).flatten()
 
 
 def register_attention() -> None:
@@ -101,6 +158,9 @@ def packed_attention(
     if stock.get("position_bias") is not None or stock.get("is_causal"):
         raise ValueError("packed attention knows neither position biases nor causal masks")
     if packed_runs is not None:
+        in_half = query.dtype != torch.float32 and dropout == 0 and not _needs_gradient(query, key, value)
+        if query.device.type == "cpu" and in_half:
+            return _attend_by_width(query, key, value, scaling, packed_runs.blocks), None
         if query.device.type == "cpu" or dropout > 0:
             return _attend_in_runs(query, key, value, scaling, dropout, packed_runs), None
         return _attend_varlen(query, key, value, scaling, packed_runs), None
@@ -121,10 +181,13 @@ def _attend_rows(
     In half precision blocks win everywhere (1.2 times at 16 tokens, about 2 times from 128 on); in
     float32 torch's flash kernel is as fast at 16 and faster above, but its gradient is very slow.
     """
-    needs_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    if query.dtype == torch.float32 and dropout == 0 and not needs_gradient:
+    if query.dtype == torch.float32 and dropout == 0 and not _needs_gradient(query, key, value):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     return _attend_in_blocks(query * scaling, key, value, mask, dropout)
+
+
+def _needs_gradient(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -160,6 +223,28 @@ def _attend_in_runs(query: Tensor, key: Tensor, value: Tensor, scaling: float, d
         q, k, v = (part.unflatten(1, (n, length)).transpose(0, 1) for part in (q, k, v))
         outputs.append(_attend_rows(q, k, v, None, scaling, dropout).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]
+
+
+def _attend_by_width(query: Tensor, key: Tensor, value: Tensor, scaling: float, blocks: Blocks) -> Tensor:
+    """Return the attention of a one-row batch, shape (1, T, H, D / H), without a gradient, some texts at a time."""
+    n_heads, _, size = query.shape[1:]
+    flat = [tensor[0].transpose(0, 1).reshape(-1, size) for tensor in (query, key, value)]  # (T * H, d)
+    attended = query.new_empty(len(blocks.sources) * n_heads, size)
+    heads = torch.arange(n_heads)[:, None]
+    stop = 0
+    for n_texts, width in blocks.shapes:
+        most = max(1, 2 * BLOCK_ELEMENTS // (n_heads * width * width))
+        for first in range(0, n_texts, most):
+            n = min(most, n_texts - first)
+            start, stop = stop, stop + n * width
+            # one gather brings texts to their width and heads side by side, as the products need them
+            sources = (blocks.sources[start:stop].view(n, 1, width) * n_heads + heads).flatten()
+            q, k, v = (tensor.index_select(0, sources).view(-1, width, size) for tensor in flat)
+            hidden = additive_mask(blocks.filled[start:stop], query.dtype).view(n, 1, 1, width)
+            hidden = hidden.expand(n, n_heads, 1, width).reshape(-1, 1, width).expand(-1, width, width)
+            weights = torch.softmax(torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=scaling), dim=-1)
+            torch.bmm(weights, v, out=attended[start * n_heads : stop * n_heads].view(-1, width, size))
+    return attended.index_select(0, blocks.places(n_heads)).view(1, -1, n_heads, size)
 
 
 def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float, runs: Runs) -> Tensor:

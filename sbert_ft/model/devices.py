@@ -100,9 +100,10 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 def token_budget(device: torch.device) -> int:
     """Return how many tokens a forward should hold at most for speed: what keeps the device busy.
 
-    On a CPU more tokens leave the cache (see `benchmarks/layout.py`).
+    On a CPU the memory of a larger forward goes back to the system each time, and comes page by page
+    again (see `benchmarks/LOG.md`).
     """
-    return {"cpu": 4096, "mps": 16_384}.get(device.type, 65_536)
+    return {"cpu": 2048, "mps": 16_384}.get(device.type, 65_536)
 
 
 def memory_bytes() -> int:

@@ -33,6 +33,9 @@ PoolingMode = Literal["mean", "cls", "max"]
 POOLING_MODES: tuple[PoolingMode, ...] = ("mean", "cls", "max")
 
 ROW_TOKENS = 64
+# Rows are widened by so many tokens at a time: few shapes, so that memory and compiled kernels are
+# used again, and no remainder for softmax (see `benchmarks/LOG.md`).
+ROW_STEP = 32
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ def pack(
     Args:
         texts: N texts, each of at least one token.
         layout: See `PackedBatch`.
-        row_tokens: C of the layout ``rows``, raised to the longest text where that is more.
+        row_tokens: C of the layout ``rows``, raised to what the longest text needs (see `row_width`).
         padding_id: The token that fills what no text covers.
         first_position: The position of a text's first token (RoBERTa's kind counts from
             padding id + 1).
@@ -191,7 +194,7 @@ def pack(
     order = np.argsort(-lengths, kind="stable")
     run_shapes: tuple[tuple[int, int], ...] = ()
     if layout == "rows":
-        width = max(row_tokens, int(lengths.max()))
+        width = row_width(int(lengths.max()), row_tokens)
         row, column, n_rows = best_fit(lengths, order, width)
         begin = row * width + column
         order = np.argsort(begin, kind="stable")
@@ -248,6 +251,11 @@ def _positions(texts: TextTokens, within: NDArray[np.int64], first_position: int
     before = np.cumsum(padding) - padding  # padding tokens before each token, in all texts
     own = before - np.repeat(before[texts.offsets[:-1]], texts.lengths)
     return np.where(padding, first_position - 1, within - own + first_position)
+
+
+def row_width(longest: int, row_tokens: int = ROW_TOKENS) -> int:
+    """Return C of the layout ``rows`` for a longest text of so many tokens: `row_tokens` or more by `ROW_STEP`."""
+    return row_tokens + -(-max(0, longest - row_tokens) // ROW_STEP) * ROW_STEP
 
 
 def best_fit(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.model.packing import ROW_TOKENS, Layout, best_fit
+from sbert_ft.model.packing import ROW_TOKENS, Layout, best_fit, row_width
 
 # Of one more run: some ten small operations a layer, however short its texts are.
 RUN_OVERHEAD = 160_000
@@ -101,7 +101,7 @@ def choose_layout(
         return "rows" if "rows" in admitted else "padded"
     if "rows" not in admitted or device_type != "cpu":
         return "runs"
-    n_tokens, width = int(lengths.sum()), max(ROW_TOKENS, int(lengths.max()))
+    n_tokens, width = int(lengths.sum()), row_width(int(lengths.max()))
     _, _, n_rows = best_fit(lengths, np.argsort(-lengths, kind="stable"), width)
     filler = n_rows * width - n_tokens
     rows_cost = n_rows * width * width * n_heads + filler * FILLER_COST * hidden_size**2

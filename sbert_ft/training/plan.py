@@ -20,7 +20,7 @@ from sbert_ft.data.batch_order import epoch_batches
 from sbert_ft.data.ledger import counted
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.devices import choose_precision, describe_device, memory_bytes
-from sbert_ft.model.packing import ROW_TOKENS, Layout
+from sbert_ft.model.packing import Layout, row_width
 
 # Kept for the backward pass of a BERT layer: so many bytes for each feature of a token, and for each score of a head.
 # Held against MiniLM and a small BERT on a CPU with 16 and 64 STS pairs (see `tests/test_plan.py`), this is 0.9 to 1.25
@@ -169,7 +169,7 @@ def activation_bytes(bert: ConnectionBert, n_tokens: int, longest: int, n_bytes:
     heads, layers, width = int(config.num_attention_heads), int(config.num_hidden_layers), bert.hidden_size
     feed_forward = int(getattr(config, "intermediate_size", 4 * width)) / (4 * width)
     per_token = width * _BYTES_PER_FEATURE[n_bytes] * (0.7 + 0.3 * feed_forward)
-    per_token += heads * max(ROW_TOKENS, longest) * _BYTES_PER_SCORE[n_bytes]
+    per_token += heads * row_width(longest) * _BYTES_PER_SCORE[n_bytes]
     if checkpointing:
         return int(n_tokens * (per_token + 4 * width * layers))
     return int(n_tokens * per_token * layers)
