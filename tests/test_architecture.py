@@ -37,9 +37,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "model.folder_writer",
         *("model.encoders", "model.checked_tokenizer", "model.devices", "model.optimizer_steps"),
         "model.half_copy",
+        *("model.compiled_cache", "model.compiled_attention", "model.compiled_graph", "model.compiled"),
     ),
     ("model.connection_bert",),
     (
+        "model.compiling",
         *("model.similarity", "model.embed", "model.pair_embed", "model.encode_arguments"),
         *("model.sentence_transformer", "model.siamese", "model.stock_heads", "model.head", "model.classes"),
         *("model.classifier_folder", "model.classifier_writer", "model.encoder_with_head"),

@@ -589,7 +589,8 @@ def test_the_copy_in_bfloat16_follows_the_weights_and_never_touches_them(
     assert copy is not model.bert.encoder and copy.dtype == torch.bfloat16
     model.encode(texts)
     assert model.bert._inference_encoder() is copy, "made again although nothing has changed"
-    assert all(p.grad_fn is None and not p.requires_grad for p in copy.parameters())
+    halves = [p for p in copy.parameters() if p.dtype == torch.bfloat16]
+    assert halves and all(p.grad_fn is None and not p.requires_grad for p in halves)
 
     with torch.no_grad():
         model.bert.encoder.get_parameter("encoder.layer.1.output.LayerNorm.bias").add_(0.5)
@@ -630,14 +631,14 @@ long = "dog " * 2000
 expected = model.encode(texts)
 assert not warned, warned
 
-# 4,096 tokens of 8,192 features in float32 are 128 MiB, and the activation function makes as many again
-limit_to(100 * MIB)
+# 2,048 tokens of 8,192 features in float32 are 64 MiB, and the activation function makes as many again
+limit_to(50 * MIB)
 found = model.encode(texts)
 assert np.abs(found - expected).max() <= 5e-6, np.abs(found - expected).max()
 budgets = [int(w.split("at most ")[1].split()[0]) for w in warned]
 assert all("out of memory on cpu: going on with batches of at most" in w for w in warned), warned
 assert 2 <= len(budgets) <= 5, warned
-assert budgets[0] <= 2048 and all(a >= 2 * b for a, b in zip(budgets, budgets[1:])), budgets
+assert budgets[0] <= 1024 and all(a >= 2 * b for a, b in zip(budgets, budgets[1:])), budgets
 print("halved", budgets)
 
 warned.clear()

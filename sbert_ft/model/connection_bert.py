@@ -1,18 +1,18 @@
 """`ConnectionBert`: a model folder to a tokenizer and the one encoder that all towers share.
 
 The encoder is the stock one of transformers, in float32, and stays so: it is what is trained and
-saved. Where the hardware multiplies bfloat16, inference runs on a copy in that type, made when it
-is first needed and again when the weights have changed (an optimizer stepped, or torch's version
-counters tell; who writes through ``parameter.data`` must load the model again). The copy costs half of the weights'
-memory once more; in return nothing is ever saved rounded.
+saved. Where the hardware multiplies bfloat16, inference runs on a copy of the layers in that type
+(`half_copy.py`), made when it is first needed and again when the weights have changed (an optimizer
+stepped, or torch's version counters tell; who writes through ``parameter.data`` must load the model
+again). The copy costs half of the layers' memory once more; in return nothing is ever saved rounded.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted
 from sbert_ft.model import attention
 from sbert_ft.model.attention import ProbeResult, Runs
 from sbert_ft.model.checked_tokenizer import read_checked_tokenizer
+from sbert_ft.model.compiled import CompiledEncoder
 from sbert_ft.model.devices import (
     Precision,
     choose_device,
@@ -35,7 +36,8 @@ from sbert_ft.model.devices import (
 )
 from sbert_ft.model.encoders import EncoderPlan, plan_encoder
 from sbert_ft.model.folder import ModelFolder, read_folder
-from sbert_ft.model.optimizer_steps import STEPS
+from sbert_ft.model.half_copy import HalfCopy, can_be_trained_in_half
+from sbert_ft.model.optimizer_steps import STEPS, weights_state
 from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, pack
 from sbert_ft.model.planning import choose_layout
 from sbert_ft.model.tokenizer import TextTokenizer
@@ -60,6 +62,8 @@ class ConnectionBert(nn.Module):
             not run, since it reads a row's first token.
         compute_dtype: The type in which inference computes.
         probe: Which layouts the encoder was seen to run rightly.
+        compiled: Runs inference while it is on; None until somebody asked for it (see `compiling.py`).
+        trained_copy: What `forward` runs while it is trained in half precision (see `trained_in`), otherwise None.
     """
 
     encoder: PreTrainedModel
@@ -80,7 +84,9 @@ class ConnectionBert(nn.Module):
         self.plan = plan
         self.source = source
         self.compute_dtype = torch.float32
-        self._half: tuple[object, PreTrainedModel] | None = None
+        self._half: tuple[object, HalfCopy] | None = None
+        self.compiled: CompiledEncoder | None = None
+        self.trained_copy: HalfCopy | None = None
         self._half_lock = threading.Lock()
         STEPS.start()
         self.probe = self._admit_layouts()
@@ -177,8 +183,9 @@ class ConnectionBert(nn.Module):
         return self.plan.max_tokens
 
     def describe(self) -> str:
-        """Return device, precision and layouts in one line."""
+        """Return device, precision, layouts and whether inference is compiled in one line."""
         precision, layouts = str(self.compute_dtype).removeprefix("torch."), ", ".join(self.probe.layouts)
+        layouts += ", compiled" if self.compiled is not None and self.compiled.is_on else ""
         return f"{self.plan.config.model_type} on {describe_device(self.device)}, {precision}, layouts {layouts}"
 
     def pack(self, texts: TextTokens, layout: Layout | None = None) -> PackedBatch:
@@ -196,22 +203,47 @@ class ConnectionBert(nn.Module):
             layout = choose_layout(texts.lengths, heads, self.hidden_size, self.device.type, self.probe.layouts)
         elif layout not in self.probe.layouts:
             raise InputError(f"layout {layout} is not run rightly by this encoder: {self.probe.refused.get(layout)}")
-        return pack(texts, layout, **self._pack_options)
+        return pack(texts, layout, **self.pack_options)
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return the activation of every token, shape (R, C, D), with gradients as torch is set.
 
-        The float32 weights are used, under autocast where the caller has switched it on.
+        The float32 weights are used, under autocast where the caller has switched it on; within `trained_in` their
+        copy.
         """
-        return self._run(self.encoder, batch.to(self.device))
+        if self.trained_copy is None:
+            return self._run(self.encoder, batch.to(self.device))
+        module = self.trained_copy.module
+        if module.training != self.encoder.training:
+            module.train(self.encoder.training)
+        return self._run(module, batch.to(self.device))
+
+    @contextmanager
+    def trained_in(self, dtype: torch.dtype | None) -> Iterator[None]:
+        """Let `forward` run a copy of the layers in bfloat16, whose gradients `HalfCopy.lead_gradients_on` hands on.
+
+        Nothing changes for float32, for float16, whose gradients need a scaler and autocast, and for encoders that look
+        up tables within their layers (see `can_be_trained_in_half`).
+
+        Args:
+            dtype: In which type the encoder is trained; None for float32.
+        """
+        if dtype == torch.bfloat16 and can_be_trained_in_half(self.encoder):
+            self.trained_copy = HalfCopy(self.encoder, dtype, trained=True)
+        try:
+            yield
+        finally:
+            self.trained_copy = None
 
     def infer(self, batch: PackedBatch) -> Tensor:
         """Return the activation of every token, shape (R, C, D), in `compute_dtype`, without gradients."""
         with torch.inference_mode():
-            return self._run(self._inference_encoder(), batch.to(self.device))
+            activations = None if self.compiled is None else self.compiled.run(batch, self.compute_dtype)
+            return self._run(self._inference_encoder(), batch.to(self.device)) if activations is None else activations
 
     @property
-    def _pack_options(self) -> dict[str, int]:
+    def pack_options(self) -> dict[str, int]:
+        """What `packing.pack` needs besides texts and layout."""
         return {"padding_id": self.tokenizer.specials.padding_id, "first_position": self.plan.first_position}
 
     def _run(self, encoder: PreTrainedModel, batch: PackedBatch) -> Tensor:
@@ -226,24 +258,26 @@ class ConnectionBert(nn.Module):
                 inputs["attention_mask"] = attention.additive_mask(batch.mask, dtype)
             else:
                 inputs["packed_runs"] = Runs.of(batch)
-        if self._takes_token_types:
+        if self.takes_token_types:
             inputs["token_type_ids"] = batch.token_types
         return encoder(**inputs).last_hidden_state  # type: ignore[no-any-return]
 
     @property
-    def _takes_token_types(self) -> bool:
+    def takes_token_types(self) -> bool:
+        """Whether the encoder's forward has an argument for token types."""
         return int(getattr(self.plan.config, "type_vocab_size", 0) or 0) > 0
 
     def _inference_encoder(self) -> PreTrainedModel:
-        """Return the float32 encoder, or its copy in half precision as the weights now are."""
+        """Return the float32 encoder, or its copy in half precision as the weights now are; in evaluation mode."""
         if self.compute_dtype == torch.float32:
             return self.encoder.eval() if self.encoder.training else self.encoder
         with self._half_lock:
-            versions = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.encoder.parameters()]
-            state = (STEPS.n_steps, versions)
+            if self.trained_copy is not None and self.trained_copy.dtype == self.compute_dtype:
+                return self.trained_copy.module.eval()  # type: ignore[no-any-return]
+            state = weights_state(self.encoder)
             if self._half is None or self._half[0] != state:
-                self._half = (state, _copy_as(self.encoder, self.compute_dtype))
-            return self._half[1]
+                self._half = (state, HalfCopy(self.encoder, self.compute_dtype))
+            return self._half[1].module.eval()  # type: ignore[no-any-return]
 
     def _settle(self, device: torch.device, dtype: torch.dtype) -> ConnectionBert:
         """Move to the device, set the precision, and look once whether the kernels there run."""
@@ -253,7 +287,7 @@ class ConnectionBert(nn.Module):
             tolerance = attention.PROBE_TOLERANCE if dtype == torch.float32 else _HALF_TOLERANCE
             candidates = [layout for layout in self.probe.layouts if layout != "padded"]
             there = attention.probe(
-                self.infer, *self._probe_limits, self._pack_options, layouts=candidates, tolerance=tolerance
+                self.infer, *self._probe_limits, self.pack_options, layouts=candidates, tolerance=tolerance
             )
             self.probe = ProbeResult(there.layouts, {**self.probe.refused, **there.refused})
         logger.info("%s", self.describe())
@@ -277,7 +311,7 @@ class ConnectionBert(nn.Module):
         else:
             layouts, refused = ("rows",), {"runs": "the encoder takes no attention function of ours"}
         try:
-            seen = attention.probe(self.forward, *self._probe_limits, self._pack_options, layouts=layouts)
+            seen = attention.probe(self.forward, *self._probe_limits, self.pack_options, layouts=layouts)
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 raise ResourceError(f"{self.source.encoder_path}: no memory is left to try the encoder") from error
@@ -290,13 +324,6 @@ class ConnectionBert(nn.Module):
             kind, reason = self.plan.config.model_type, result.refused["rows"]
             logger.warning("%s is padded, not packed: packed rows %s", kind, reason)
         return result
-
-
-def _copy_as(module: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Return a copy with parameters in `dtype`, without ever holding a second copy in float32."""
-    done: dict[int, Any] = {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in module.parameters()}
-    twin: PreTrainedModel = copy.deepcopy(module, done).eval()
-    return twin
 
 
 def _autocasts(tensor: Tensor) -> bool:

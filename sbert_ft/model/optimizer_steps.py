@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -32,3 +33,9 @@ class StepCounter:
 
 # One for the process, like the hook itself; nothing is registered before the first model is built.
 STEPS = StepCounter()
+
+
+def weights_state(module: nn.Module) -> object:
+    """Return what is another value once the module's parameters have been written, moved or replaced."""
+    versions = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in module.parameters()]
+    return (STEPS.n_steps, versions)

@@ -1,0 +1,170 @@
+"""What is compiled of an encoder: a function of tensors alone, and everything that its code depends on.
+
+The look-up of words stays outside, so that their table, often half of a model, is neither in the package nor in memory
+twice. From there on the copy computes what the inference copy does (`half_copy.py`): float32 embeddings, layers in one
+type, attention by the operator of `compiled_attention.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sbert_ft.model import compiled_attention
+from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, offsets_of, pack
+
+# Of torch's inductor.
+SETTINGS: Mapping[str, object] = MappingProxyType(
+    {
+        "freezing": True,  # weights are constants, laid out for the processor when they are compiled
+        "cpp.dynamic_threads": True,  # as many threads as torch has when it runs
+        "compile_threads": 1,  # no pool of processes that stays behind
+    }
+)
+
+# Changes whenever what is compiled changes, so that older packages are left alone.
+_FORMAT = 1
+_EMBEDDINGS = "embeddings"
+
+
+@dataclass(frozen=True)
+class EncoderToCompile:
+    """What is compiled.
+
+    Attributes:
+        encoder: The stock encoder, float32, on the CPU; it stays as it is.
+        dtype: In which its layers compute: float32 or bfloat16.
+        takes_token_types: Whether its forward has an argument for token types.
+        max_tokens: Tokens of the longest text that it has positions for.
+        pack_options: What `pack` needs besides texts and layout.
+        version: Of this library.
+    """
+
+    encoder: PreTrainedModel
+    dtype: torch.dtype
+    takes_token_types: bool
+    max_tokens: int
+    pack_options: dict[str, int]
+    version: str
+
+    def facts(self) -> dict[str, object]:
+        """Return everything that the compiled code depends on."""
+        encoder = self.encoder
+        return {
+            "format": _FORMAT,
+            "settings": dict(SETTINGS),
+            "kind": type(encoder).__name__,
+            "config": {k: v for k, v in encoder.config.to_dict().items() if k != "_name_or_path"},
+            "weights": _digest_of_weights(encoder),
+            "dtype": str(self.dtype),
+            "versions": [torch.__version__, str(torch.version.git_version), transformers.__version__, self.version],
+            "processor": _processor(),
+        }
+
+    def inputs(self, batch: PackedBatch) -> tuple[Tensor, ...]:
+        """Return the arguments of the compiled graph: word vectors (1, R * C, E), positions, token types, layout."""
+        words = self.encoder.get_input_embeddings()(batch.token_ids.view(1, -1))
+        plan, mask = compiled_attention.layout_tensors(batch, self.dtype)
+        return words, batch.position_ids.view(1, -1), batch.token_types.view(1, -1), plan, mask
+
+    def graph(self) -> nn.Module:
+        """Return the encoder as a function of `inputs`; it shares the embeddings' weights."""
+        return _Graph(_twin(self), self.takes_token_types).eval()
+
+    def example(self, lengths: NDArray[np.int64], layout: Layout) -> PackedBatch:
+        """Return a batch of texts of these lengths, of tokens drawn from the upper half of the vocabulary."""
+        n_words = int(_words(self.encoder).shape[0])
+        ids = np.random.default_rng(0).integers(n_words // 2, n_words, int(lengths.sum())).astype(np.int32)
+        ids[ids == self.pack_options.get("padding_id", 0)] = n_words // 3
+        return pack(TextTokens(ids, offsets_of(lengths)), layout, **self.pack_options)
+
+
+class _Graph(nn.Module):
+    """The encoder after the look-up of its words, as a function of tensors alone."""
+
+    def __init__(self, encoder: PreTrainedModel, takes_token_types: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.takes_token_types = takes_token_types
+
+    def forward(
+        self, words: Tensor, position_ids: Tensor, token_types: Tensor, packed_plan: Tensor, packed_mask: Tensor
+    ) -> Tensor:
+        types = {"token_type_ids": token_types} if self.takes_token_types else {}
+        layout = {"packed_plan": packed_plan, "packed_mask": packed_mask}
+        hidden: Tensor = self.encoder(
+            inputs_embeds=words, position_ids=position_ids, **types, **layout
+        ).last_hidden_state
+        return hidden
+
+
+class _Cast(nn.Module):
+    """A module with its output in another type."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module = module
+        self.dtype = dtype
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        output: Tensor = self.module(*inputs, **named)
+        return output.to(self.dtype)
+
+
+def _twin(source: EncoderToCompile) -> PreTrainedModel:
+    """Return a copy that computes as the inference copy does: float32 embeddings (shared), layers in `dtype`."""
+    encoder = source.encoder
+    shared = {id(parameter) for parameter in encoder.get_submodule(_EMBEDDINGS).parameters()}
+    parameters: dict[int, Any] = {}
+    for parameter in encoder.parameters():
+        value = parameter.detach()
+        value = value if id(parameter) in shared else value.to(source.dtype)
+        parameters[id(parameter)] = nn.Parameter(value, requires_grad=False)
+    twin: PreTrainedModel = copy.deepcopy(encoder, parameters).eval()
+    # the table of words stays out of the package: it is looked up before
+    width = int(_words(encoder).shape[1])
+    twin.set_input_embeddings(nn.Embedding(1, width).requires_grad_(False))
+    setattr(twin, _EMBEDDINGS, _Cast(twin.get_submodule(_EMBEDDINGS), source.dtype))
+    twin.set_attn_implementation(compiled_attention.ATTENTION_NAME)
+    return twin
+
+
+def _words(encoder: PreTrainedModel) -> Tensor:
+    """Return the table of word vectors, shape (words, E)."""
+    table = encoder.get_input_embeddings().weight
+    assert isinstance(table, Tensor)
+    return table
+
+
+def _digest_of_weights(encoder: PreTrainedModel) -> str:
+    """Return the digest of all parameters but the table of words, which is not compiled."""
+    words = _words(encoder)
+    digest = hashlib.sha256()
+    for name, parameter in encoder.named_parameters():
+        if parameter is not words:
+            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
+            digest.update(np.ascontiguousarray(parameter.detach().numpy()).data)
+    return digest.hexdigest()
+
+
+def _processor() -> list[str]:
+    """Return what the code of one processor has to find in another: its instructions, as far as they can be known."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0] if lines else "")
+    limits = [f"{name}={os.environ.get(name, '')}" for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
+    return [platform.system(), platform.machine(), torch.backends.cpu.get_cpu_capability(), flags, *limits]

@@ -1,0 +1,122 @@
+"""An encoder's layers in half precision beside their float32 weights, for inference and for training.
+
+The float32 weights are what is trained and saved. The layers' matrices are multiplied in a copy of half the size, made
+once instead of cast anew by every forward as autocast does; activations between the layers are in half precision too.
+The embeddings are not copied: looking up rows costs the same in float32, their table is often half of a model, and
+sums of gradients over thousands of tokens would lose what half precision cannot hold. For the same reason a CPU, whose
+kernel takes activations and weights of different types, is given the layer norms' float32 weights themselves.
+
+In training the copy takes the gradients, which are led on to the float32 weights after each backward pass; after each
+optimizer step the copy is written anew (the float32 "master weights" of Micikevicius et al. 2018, section 3.1).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+_EMBEDDINGS = "embeddings"
+
+
+class CastEmbeddings(nn.Module):
+    """The embeddings of an encoder with the very same float32 weights, and their output in another type."""
+
+    def __init__(self, embeddings: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        same: dict[int, Any] = {id(parameter): parameter for parameter in embeddings.parameters()}
+        # In a tuple, for an encoder's type is that of the first weight that its modules hold.
+        self._embeddings = (copy.deepcopy(embeddings, same),)
+        self._dtype = dtype
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """Return what the embeddings return, shape (R, C, D), in the type of the layers."""
+        embedded: Tensor = self._embeddings[0](*inputs, **named)
+        return embedded.to(self._dtype)
+
+    def train(self, mode: bool = True) -> CastEmbeddings:
+        """Switch dropout on or off, as every module does; that of the original stays."""
+        self._embeddings[0].train(mode)
+        return super().train(mode)
+
+
+class HalfCopy:
+    """A copy of an encoder whose layers are in half precision, and how it is held level with the original.
+
+    Attributes:
+        module: Runs as the original does, with the same weights in its embeddings.
+        dtype: Of its matrices and its output.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, dtype: torch.dtype, *, trained: bool = False) -> None:
+        """Copy the layers, without ever holding a second copy in float32.
+
+        Args:
+            encoder: float32.
+            dtype: Of the copy.
+            trained: Whether the copy gets gradients wherever the original does.
+        """
+        self.dtype = dtype
+        self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
+        embeddings = getattr(encoder, _EMBEDDINGS, None)
+        done: dict[int, Any] = {}
+        shared: set[int] = set()
+        if isinstance(embeddings, nn.Module):
+            done[id(embeddings)] = CastEmbeddings(embeddings, dtype)
+            shared = {id(p) for p in embeddings.parameters()}
+        if next(encoder.parameters()).device.type == "cpu":
+            norms = (module for module in encoder.modules() if isinstance(module, nn.LayerNorm))
+            of_norms = {id(parameter): parameter for norm in norms for parameter in norm.parameters()}
+            done.update(of_norms)
+            shared.update(of_norms)
+        for parameter in encoder.parameters():
+            if id(parameter) not in shared:
+                gets_gradient = trained and parameter.requires_grad
+                done[id(parameter)] = nn.Parameter(parameter.detach().to(dtype), requires_grad=gets_gradient)
+                self._pairs.append((parameter, done[id(parameter)]))
+        self.module: PreTrainedModel = copy.deepcopy(encoder, done)
+        self._kept: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Write the copy anew from the original's weights."""
+        for original, copied in self._pairs:
+            if copied.requires_grad:
+                copied.copy_(original)
+
+    @torch.no_grad()
+    def lead_gradients_on(self) -> None:
+        """Add the copy's gradients to the original's, in float32, and take them away from the copy."""
+        for original, copied in self._pairs:
+            if copied.grad is None:
+                continue
+            if original.grad is not None:
+                original.grad.add_(copied.grad)
+            elif original.device.type == "cpu":
+                # memory that is freed and taken anew at each step is given out page by page, which takes longer
+                kept = self._kept.setdefault(id(original), torch.empty_like(original))
+                original.grad = kept.copy_(copied.grad)
+            else:
+                original.grad = copied.grad.to(original.dtype)
+            copied.grad = None
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients of a backward pass that did not come to its end."""
+        for _, copied in self._pairs:
+            copied.grad = None
+
+
+def can_be_trained_in_half(encoder: PreTrainedModel) -> bool:
+    """Return whether all lookup tables of an encoder are in its embeddings.
+
+    MPNet and DeBERTa look up a bias for each pair of positions within their layers; sums of so many gradients need
+    float32, which autocast gives them.
+    """
+    embeddings = getattr(encoder, _EMBEDDINGS, None)
+    if not isinstance(embeddings, nn.Module):
+        return False
+    within = {id(module) for module in embeddings.modules()}
+    return not any(isinstance(module, nn.Embedding) and id(module) not in within for module in encoder.modules())
