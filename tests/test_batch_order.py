@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sbert_ft.data.batch_order import epoch_batches, fitting_batch_size, n_optimizer_steps, split_by_tokens
+from sbert_ft.data.batch_order import epoch_batches, fitting_batch_size
 
 Batches = list[NDArray[np.int64]]
 
@@ -189,30 +189,3 @@ def test_rows_that_clash_in_every_way_are_all_placed() -> None:
     assert_each_row_once(batches, 20_000)
     assert_no_text_twice(batches, text_rows)
     assert len(batches) < 1500
-
-
-# ---------------------------------------------------------------- micro-batches and steps
-
-
-def test_rows_are_split_in_order_under_the_budget() -> None:
-    parts = split_by_tokens(np.array([5, 5, 9, 30, 1, 1, 1]), 12)
-    assert [part.tolist() for part in parts] == [[0, 1], [2], [3], [4, 5, 6]]
-    parts = split_by_tokens(np.array([5, 5, 9, 30, 1, 1, 1]), 12, max_rows=2)
-    assert [part.tolist() for part in parts] == [[0, 1], [2], [3], [4, 5], [6]]
-    assert split_by_tokens(np.zeros(0, np.int64), 12) == []
-
-
-@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 120), st.none() | st.integers(1, 5))
-def test_micro_batches_keep_budget_and_order(lengths: list[int], budget: int, max_rows: int | None) -> None:
-    parts = split_by_tokens(np.array(lengths, np.int64), budget, max_rows)
-    assert [row for part in parts for row in part.tolist()] == list(range(len(lengths)))
-    for part in parts:
-        assert part.dtype == np.int64
-        assert len(part) == 1 or sum(lengths[row] for row in part.tolist()) <= budget
-        assert max_rows is None or len(part) <= max_rows
-
-
-def test_steps_are_counted_epoch_by_epoch() -> None:
-    assert n_optimizer_steps([10, 10, 9], 4) == 9
-    assert n_optimizer_steps([5], 1) == 5
-    assert n_optimizer_steps([], 3) == 0

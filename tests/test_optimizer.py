@@ -26,7 +26,7 @@ from sbert_ft.model.optimizer_steps import STEPS
 from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.training.encoder_setup import check_encoder, frozen_parameters, set_up_for_training
 from sbert_ft.training.optimizer import (
-    make_optimizer,
+    Optimizer,
     optimizer_tensors,
     rate_factor,
     restore_optimizer,
@@ -109,8 +109,8 @@ def test_the_rate_is_never_negative_even_after_the_end() -> None:
 
 def test_weights_decay_and_biases_and_norms_do_not(model: SiameseBert) -> None:
     encoder = model.bert.encoder
-    optimizer = make_optimizer(encoder, TrainingSettings(weight_decay=0.3))
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    optimizer = Optimizer(encoder, TrainingSettings(weight_decay=0.3))
+    decay = {id(p): group["weight_decay"] for group in optimizer.adamw.param_groups for p in group["params"]}
     assert len(decay) == len(list(encoder.parameters()))
     for name, parameter in encoder.named_parameters():
         spared = name.endswith("bias") or "LayerNorm" in name
@@ -129,7 +129,7 @@ def test_weights_decay_and_biases_and_norms_do_not(model: SiameseBert) -> None:
 def test_steps_equal_those_of_plain_adamw(model: SiameseBert) -> None:
     ours, theirs = model.bert.encoder, copy.deepcopy(model.bert.encoder)
     settings = TrainingSettings(learning_rate=1e-3, weight_decay=0.1)
-    optimizer = make_optimizer(ours, settings)
+    optimizer = Optimizer(ours, settings)
     named = list(theirs.named_parameters())
     spared = [name.endswith("bias") or "LayerNorm" in name for name, _ in named]
     groups = [
@@ -138,17 +138,20 @@ def test_steps_equal_those_of_plain_adamw(model: SiameseBert) -> None:
     ]
     reference = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, fused=False, foreach=False)
     for step in range(5):
-        for encoder, stepping in ((ours, optimizer), (theirs, reference)):
+        for encoder in (ours, theirs):
             fill_gradients(encoder, step)
-            set_rate(stepping, 1e-3 * (step + 1))
-            stepping.step()
+        set_rate(optimizer, 1e-3 * (step + 1))
+        for group in reference.param_groups:
+            group["lr"] = 1e-3 * (step + 1)
+        optimizer.step()
+        reference.step()
     for (name, found), (_, expected) in zip(ours.named_parameters(), named, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0, msg=name)
 
 
 def test_a_restored_state_goes_on_bit_by_bit(model: SiameseBert) -> None:
     encoder, settings = model.bert.encoder, TrainingSettings(learning_rate=1e-2)
-    optimizer = make_optimizer(encoder, settings)
+    optimizer = Optimizer(encoder, settings)
     for step in range(3):
         fill_gradients(encoder, step)
         optimizer.step()
@@ -162,7 +165,7 @@ def test_a_restored_state_goes_on_bit_by_bit(model: SiameseBert) -> None:
     expected = weights(encoder)
 
     encoder.load_state_dict(at_three)
-    other = make_optimizer(encoder, settings)
+    other = Optimizer(encoder, settings)
     restore_optimizer(other, encoder, saved)
     fill_gradients(encoder, 3)
     other.step()
@@ -171,7 +174,7 @@ def test_a_restored_state_goes_on_bit_by_bit(model: SiameseBert) -> None:
 
 def test_a_state_of_other_parameters_is_refused(model: SiameseBert) -> None:
     encoder = model.bert.encoder
-    optimizer = make_optimizer(encoder, TrainingSettings())
+    optimizer = Optimizer(encoder, TrainingSettings())
     saved = optimizer_tensors(optimizer, encoder)
     name = next(iter(saved))
     with pytest.raises(KeyError):
@@ -251,10 +254,12 @@ def test_checkpointing_that_an_encoder_does_not_know_is_refused(tmp_path: Path) 
 
 
 def step_once(model: SiameseBert, training: TrainingSettings, texts: list[str] = TEXTS) -> None:
-    optimizer = make_optimizer(model.bert.encoder, training)
+    optimizer = Optimizer(model.bert.encoder, training)
     tokens = model.tokenizer.frame(model.tokenizer.tokenize(texts), model.max_seq_length)
+    optimizer.prepare(np.append(tokens.token_ids, model.tokenizer.specials.padding_id))
     model(model.bert.pack(tokens, "rows")).pow(2).sum().backward()
     optimizer.step()
+    optimizer.settle()
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

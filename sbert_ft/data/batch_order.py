@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,40 +73,6 @@ def fitting_batch_size(batch_size: int, text_rows: NDArray[np.int64]) -> int:
     again = by_row[:, 1:][by_row[:, 1:] == by_row[:, :-1]]  # a row that holds a text twice counts once
     most = int((np.bincount(by_row.ravel()) - np.bincount(again, minlength=int(by_row.max()) + 1)).max())
     return min(batch_size, max(2, len(text_rows) // most))
-
-
-def split_by_tokens(
-    lengths: NDArray[np.int64], token_budget: int, max_rows: int | None = None
-) -> list[NDArray[np.int64]]:
-    """Return the micro-batches of a batch: positions of its rows, in order, at most so many tokens each.
-
-    A row longer than the budget gets a micro-batch to itself.
-
-    Args:
-        lengths: Tokens of each row of the batch, all of its texts together, shape (B,).
-        token_budget: Tokens a micro-batch.
-        max_rows: Rows a micro-batch; None for any number.
-
-    Returns:
-        Of each micro-batch shape (rows,), int64; together 0 to B - 1.
-    """
-    ends = np.cumsum(lengths)
-    parts: list[NDArray[np.int64]] = []
-    start = 0
-    while start < len(lengths):
-        before = int(ends[start - 1]) if start else 0
-        stop = int(np.searchsorted(ends, before + token_budget, side="right"))
-        if max_rows is not None:
-            stop = min(stop, start + max_rows)
-        stop = max(stop, start + 1)
-        parts.append(np.arange(start, stop, dtype=np.int64))
-        start = stop
-    return parts
-
-
-def n_optimizer_steps(n_batches: Iterable[int], accumulation_steps: int) -> int:
-    """Return the optimizer steps of epochs with so many batches each; the last step of an epoch may have fewer."""
-    return sum(-(-n // accumulation_steps) for n in n_batches)
 
 
 def _without_repeats(

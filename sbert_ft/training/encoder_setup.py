@@ -15,6 +15,7 @@ from sbert_ft.errors import InputError
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.dropout import dropout_set_to
 from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.training.embedding_rows import word_gradients_by_row
 
 # What can be trained: a sentence encoder, or a classifier.
 Trainee = SiameseBert | ClassifierModel
@@ -46,7 +47,8 @@ def set_up_for_training(encoder: PreTrainedModel, settings: RunSettings) -> Iter
                 _newest(encoder, "checkpointing_enable")({"use_reentrant": False})
                 # A hook for the reentrant way, which needs an input with a gradient; it would outlive the training.
                 encoder.disable_input_require_grads()
-            yield
+            with word_gradients_by_row(encoder, wanted=settings.training.precision != "float16"):  # its scaler: dense
+                yield
         finally:
             for name, parameter in encoder.named_parameters():
                 parameter.requires_grad_(trained_before[name])

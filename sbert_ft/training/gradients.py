@@ -8,7 +8,8 @@ caching (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Me
 section 3.2). The gradient is that of the whole batch; the price is one more forward. Random states are
 set back for the second forward, so that dropout drops the same.
 
-Weights and their gradients are float32; only the encoder's forward is under autocast.
+Weights and their gradients are float32; only the encoder's forward is in half precision, on a copy of its layers or
+under autocast (see `ConnectionBert.trained_in`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class BackwardSettings:
 
     Attributes:
         micro_rows: Rows a forward at most, at least 1; it changes memory, not the gradient.
-        autocast_dtype: In which the encoder computes; None for float32 without autocast.
+        autocast_dtype: In which the encoder computes, under autocast where no copy is trained; None for float32.
         layout: How texts are packed; None to choose by lengths and device.
         loss_factor: Factor on the gradient, such as 1 / batches an optimizer step.
     """
@@ -86,7 +87,7 @@ def backward(
         targets = None if labels is None else labels[rows[0] : rows[-1] + 1]
         # the loss is a mean over rows
         loss = objective.loss(columns, targets) * (len(rows) / n_rows)
-        _lead_back(loss, settings, scale)
+        _lead_back(model, loss, settings, scale)
         losses.append(loss.detach())
     return torch.stack(losses).sum()
 
@@ -126,11 +127,12 @@ def _backward_cached(
     leaves = [part.requires_grad_() for part in vectors]
     by_part = [leaf.split(len(rows)) for leaf, rows in zip(leaves, parts, strict=True)]
     loss = objective.loss([torch.cat(column) for column in zip(*by_part, strict=True)], labels)
-    _lead_back(loss, settings, scale)
+    _lead_back(model, loss, settings, scale)
     for batch, state, leaf in zip(batches, states, leaves, strict=True):
         # set back in order: the last forward leaves the generators as the first round did
         state.restore()
         torch.autograd.backward([_embed(model, batch, settings)], [leaf.grad])
+        _lead_on(model)
     return loss.detach()
 
 
@@ -138,15 +140,25 @@ def _embed(model: Trainee, batch: PackedBatch, settings: BackwardSettings) -> Te
     """Return the vectors of a packed batch, shape (N, d), float32."""
     device, dtype = model.device, settings.autocast_dtype
     batch = batch.to(device)
+    casts = dtype is not None and model.bert.trained_copy is None
     # A context of its own for each forward: casts of weights that are kept from one without a graph have none.
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+    with torch.autocast(device.type, dtype=dtype, enabled=casts):
         vectors: Tensor = model(batch)
     return vectors
 
 
-def _lead_back(loss: Tensor, settings: BackwardSettings, scale: Callable[[Tensor], Tensor] | None) -> None:
+def _lead_back(
+    model: Trainee, loss: Tensor, settings: BackwardSettings, scale: Callable[[Tensor], Tensor] | None
+) -> None:
     loss = loss * settings.loss_factor
     (loss if scale is None else scale(loss)).backward()
+    _lead_on(model)
+
+
+def _lead_on(model: Trainee) -> None:
+    """Hand the gradients of a copy in half precision on to the float32 weights."""
+    if model.bert.trained_copy is not None:
+        model.bert.trained_copy.lead_gradients_on()
 
 
 @dataclass(frozen=True)

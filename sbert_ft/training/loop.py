@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ from sbert_ft.training.encoder_setup import Trainee, trained_module
 from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.interruption import Interruption
 from sbert_ft.training.objectives import Objective
-from sbert_ft.training.optimizer import make_optimizer, rate_factor, set_rate
+from sbert_ft.training.optimizer import Optimizer, rate_factor, set_rate
 from sbert_ft.training.pace import Pace
 from sbert_ft.training.plan import ROW_WORDS, RunPlan
 from sbert_ft.training.progress import Progress, random_states, restore_progress, restore_random_states, save_progress
@@ -118,8 +119,7 @@ def train(
         RunInterrupted: The run was asked to end, and has written a checkpoint.
     """
     module, device = trained_module(model), model.device
-    optimizer = make_optimizer(module, settings)
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = Optimizer(module, settings)
     scaler = torch.amp.GradScaler(device.type) if plan.autocast_dtype == torch.float16 else None
     torch.manual_seed(settings.seed)
     progress = Progress(micro_rows=plan.micro_rows)
@@ -128,8 +128,13 @@ def train(
         if settings.micro_batch_size is not None:
             progress.micro_rows = min(progress.micro_rows, plan.micro_rows)
 
-    with _bar(plan, progress, sitting.progress_bar) as bar:
+    with (
+        closing(optimizer),
+        model.bert.trained_in(plan.autocast_dtype),
+        _bar(plan, progress, sitting.progress_bar) as bar,
+    ):
         if progress.evaluation_due and evaluation is not None:  # the run was ended before it was made
+            optimizer.settle()
             _evaluate(model, evaluation, progress, plan, sitting, is_noted=_is_noted(sitting.log, progress.step))
             _save(model, optimizer, scaler, progress, sitting)
         pace = Pace(progress, scaled=scaler is not None)
@@ -149,14 +154,16 @@ def train(
 
                 losses = _gradients(model, rows, objective, group, plan, progress, optimizer, scaler)
                 if scaler is not None:
-                    scaler.unscale_(optimizer)
-                norm = torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm or math.inf)
+                    scaler.unscale_(optimizer.adamw)
+                norm = optimizer.clip_gradient(settings.max_grad_norm or math.inf)
                 if scaler is None:
                     optimizer.step()
                 else:
-                    scaler.step(optimizer)
+                    scaler.step(optimizer.adamw)
                     scaler.update()
-                optimizer.zero_grad(set_to_none=True)
+                optimizer.zero_grad()
+                if model.bert.trained_copy is not None:
+                    model.bert.trained_copy.refresh()
 
                 progress.step += 1
                 progress.step_in_epoch += 1
@@ -181,6 +188,8 @@ def train(
                 if ends_epoch:
                     progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
 
+                if is_last or progress.evaluation_due:
+                    optimizer.settle()  # after the same steps in a resumed run, so that the weights are the same
                 if evaluation is not None and progress.evaluation_due and not sitting.interruption.signal_number:
                     pace.pause()
                     save_due |= _evaluate(model, evaluation, progress, plan, sitting)
@@ -206,7 +215,7 @@ def _gradients(
     group: list[NDArray[np.int64]],
     plan: RunPlan,
     progress: Progress,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     scaler: torch.amp.GradScaler | None,
 ) -> list[Tensor]:
     """Fill the gradients with those of the mean loss of a group of batches, and return the batches' losses.
@@ -217,19 +226,14 @@ def _gradients(
         states = random_states(model.device)
         settings = BackwardSettings(progress.micro_rows, plan.autocast_dtype, plan.layout, 1.0 / len(group))
         scale = None if scaler is None else scaler.scale
+        losses = []
         try:
-            return [
-                backward(
-                    model,
-                    objective,
-                    rows.tokens.pack_rows(batch),
-                    None if rows.targets is None else torch.from_numpy(rows.targets[batch]),
-                    len(batch),
-                    settings,
-                    scale,
-                )
-                for batch in group
-            ]
+            for batch in group:
+                tokens = rows.tokens.pack_rows(batch)
+                targets = None if rows.targets is None else torch.from_numpy(rows.targets[batch])
+                optimizer.prepare(np.append(tokens.token_ids, model.tokenizer.specials.padding_id))
+                losses.append(backward(model, objective, tokens, targets, len(batch), settings, scale))
+            return losses
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -242,7 +246,9 @@ def _gradients(
                 ) from error
         # outside of the handler: its exception would keep the failed forward's tensors alive
         progress.micro_rows = max(1, min(progress.micro_rows, max(map(len, group))) // 2)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
+        if model.bert.trained_copy is not None:
+            model.bert.trained_copy.drop_gradients()
         if model.device.type == "cuda":
             torch.cuda.empty_cache()
         restore_random_states(states, model.device)
@@ -295,7 +301,7 @@ def _evaluate(
 
 def _save(
     model: Trainee,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     scaler: torch.amp.GradScaler | None,
     progress: Progress,
     sitting: Sitting,

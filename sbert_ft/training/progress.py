@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sbert_ft.errors import CheckpointError, quoted
 from sbert_ft.training.checkpoints import Checkpoint, remove_all_but, save_checkpoint
-from sbert_ft.training.optimizer import optimizer_tensors, restore_optimizer
+from sbert_ft.training.optimizer import Optimizer, optimizer_tensors, restore_optimizer
 
 
 @dataclass
@@ -73,7 +73,7 @@ def save_progress(
     folder: Path,
     progress: Progress,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     scaler: torch.amp.GradScaler | None,
 ) -> None:
     """Write the whole state of a run, then remove all checkpoints but this one, the last before it and the best.
@@ -83,9 +83,10 @@ def save_progress(
     Raises:
         OutputError: It cannot be written; what was there before still is.
     """
+    state_of_optimizer = optimizer_tensors(optimizer, module)  # first: it brings the weights up to date
     tensors = {
         "weights": dict(module.state_dict()),
-        "optimizer": optimizer_tensors(optimizer, module),
+        "optimizer": state_of_optimizer,
         "random": random_states(next(module.parameters()).device),
     }
     state = {"progress": asdict(progress), "scaler": None if scaler is None else scaler.state_dict()}
@@ -98,7 +99,7 @@ def save_progress(
 def restore_progress(
     checkpoint: Checkpoint,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     scaler: torch.amp.GradScaler | None,
 ) -> Progress:
     """Put everything that `save_progress` wrote back in place, and return the progress.
