@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sbert_ft.commands.options import (
+    add_compile_option,
     add_computing_options,
     add_model_argument,
     add_reading_options,
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id-column", metavar="NAME", help="the column whose values become the ids of a .parquet")
     add_reading_options(parser)
     add_computing_options(parser)
+    add_compile_option(parser)
     group = parser.add_argument_group("vectors")
     group.add_argument("--normalize", action="store_true", help="bring vectors to length 1")
     group.add_argument("--truncate-dim", type=positive, metavar="N", help="keep the first N features of each vector")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from sbert_ft.commands.new_columns import RowsToExtend, ScoreSummary, given_texts, refuse_file_options
 from sbert_ft.commands.options import (
     add_classifier_option,
+    add_compile_option,
     add_computing_options,
     add_model_argument,
     add_reading_options,
@@ -82,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_classifier_option(parser)
     add_reading_options(parser)
     add_computing_options(parser)
+    add_compile_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

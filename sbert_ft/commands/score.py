@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from sbert_ft.commands.new_columns import RowsToExtend, ScoreSummary, given_texts, refuse_file_options
 from sbert_ft.commands.options import (
+    add_compile_option,
     add_computing_options,
     add_model_argument,
     add_reading_options,
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     deciding.add_argument("--only-score", action="store_true", help="leave out probability and match")
     add_reading_options(parser)
     add_computing_options(parser)
+    add_compile_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

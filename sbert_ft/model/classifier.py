@@ -19,6 +19,7 @@ from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.metrics import metric_value
 from sbert_ft.model.classes import codes_of_labels
 from sbert_ft.model.classify import RowReading, classify
+from sbert_ft.model.compiling import compile_encoder
 from sbert_ft.model.decision import chosen_threshold, reaches
 from sbert_ft.model.embed import EmbedCount, EmbedSettings, OnTruncate
 from sbert_ft.model.encoder_with_head import EncoderWithHead
@@ -29,6 +30,8 @@ from sbert_ft.model.siamese import SiameseBert
 
 class ClassifierModel(EncoderWithHead):
     """A classifier of texts or of pairs of texts, or with one output a regressor; attributes as in the parent."""
+
+    compile = compile_encoder  # type: ignore[assignment]
 
     def logits_stream(
         self,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sbert_ft.errors import InputError, quoted
+from sbert_ft.model.compiling import compile_encoder
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.decision import Decision, chosen_threshold, reaches, stored_calibration
 from sbert_ft.model.devices import Precision
@@ -54,6 +55,7 @@ class SiameseBert(nn.Module):
     """
 
     decision: Decision | None
+    compile = compile_encoder  # type: ignore[assignment]
 
     def __init__(
         self, bert: ConnectionBert, pooling: PoolingMode | None = None, max_seq_length: int | None = None
@@ -156,9 +158,12 @@ class SiameseBert(nn.Module):
         count = count if count is not None else EmbedCount()
         for vectors in embed(self.bert, inputs, settings, count):
             if self.normalize:
-                vectors = F.normalize(vectors, dim=-1)
+                F.normalize(vectors, dim=-1, out=vectors)
             vectors = vectors[:, :width]
-            yield F.normalize(vectors, dim=-1) if normalize_embeddings else vectors
+            if normalize_embeddings:
+                F.normalize(vectors, dim=-1, out=vectors)
+            yield vectors
+            del vectors  # before the next window is computed
         warn_of_cuts(count, settings)
 
     # fmt: off
@@ -320,8 +325,5 @@ class SiameseBert(nn.Module):
         save_siamese(EncoderParts(self.bert.encoder, self.bert.pooler, self.bert.tokenizer), settings, Path(folder))
 
     def as_sentence_transformer(self) -> SentenceTransformer:
-        """Return the model as a `SentenceTransformer` whose encoder is this one: the same weights.
-
-        The folder is written once to a temporary place, which is how that class is made.
-        """
+        """Return the model as a `SentenceTransformer` with this encoder, made of a folder that is written for it."""
         return around_encoder(self.bert.encoder, self.save_pretrained, self.device, self.similarity_fn_name)
