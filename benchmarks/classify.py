@@ -250,7 +250,7 @@ def train_ours(task: Task, precision: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         result = fine_tune(model, task.train, output_dir=Path(place) / "run", training=settings)
         log = [record for record in read_log(result.folder / "metrics.jsonl") if record["kind"] == "train"]
-        peak = harness._peak_mib()
+        peak = harness.peak_mib()
     first = next(record["seconds"] for record in log if record["step"] == task.warm_up)
     measured = {
         "seconds": log[-1]["seconds"] - first + tokenizing,
@@ -340,7 +340,7 @@ def train_loop(task: Task, pad_to: int | None, bfloat16: bool) -> dict[str, Any]
     measured = {
         "seconds": clock.seconds,
         "precision": "bfloat16" if bfloat16 else "float32",
-        "peak_mib": harness._peak_mib(),
+        "peak_mib": harness.peak_mib(),
     }
     if task.judge is None:
         return measured

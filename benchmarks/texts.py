@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sbert_ft import ConnectionDataset
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "stsb"
 
@@ -39,3 +43,10 @@ def joined(n_texts: int, n_tokens: int, seed: int = 0) -> list[str]:
             words += 1.25 * len(sentence.split())
         texts.append(" ".join(text) or draw.choice(sentences))
     return texts
+
+
+def some_rows(whole: ConnectionDataset, n_rows: int) -> ConnectionDataset:
+    """Return some rows by chance: files are sorted by origin, and short sentences stand together."""
+    import numpy as np
+
+    return whole.select(np.sort(np.random.default_rng(0).permutation(len(whole))[:n_rows]))

@@ -1,0 +1,167 @@
+"""The floors and goals that this project has set itself, in one place, and what a result says of each.
+
+A contender that exists with several batch sizes is compared by its best: what is to be beaten is what a user could
+have had. A figure is "not measured" where its result is not there.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+Kind = Literal["times faster", "share of the matrix rate", "of the peer's memory", "GiB at most"]
+
+FLOAT32, BFLOAT16 = "st float32", "st bfloat16"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One figure to reach.
+
+    Attributes:
+        what: In words.
+        result: File under results/, without its ending.
+        place: Text set of an encoding result, or batch size of a training result.
+        kind: What is measured.
+        peer: Against whom; several where the best of them counts; none for a share.
+        floor: The least that is to be kept; None where only a goal is set.
+        goal: What is aimed at.
+        ours: Who of ours is measured, best first in a tie.
+    """
+
+    what: str
+    result: str
+    place: str
+    kind: Kind
+    peer: tuple[str, ...]
+    floor: float | None
+    goal: float
+    ours: tuple[str, ...] = ("sbert_ft auto",)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What was measured: the figure, its least and most over the rounds where it has any, and how far that reaches."""
+
+    ours: str
+    value: float
+    least: float | None
+    most: float | None
+    mark: Literal["goal", "floor", "missed"]
+
+
+_BOTH: Final = ("sbert_ft auto", "sbert_ft auto compiled")
+_LIMITED: Final = ("sbert_ft float32", "sbert_ft float32 compiled")
+
+
+def _encoding(result: str, place: str, words: str, peer: str, floor: float | None, goal: float) -> Goal:
+    what = f"encode, {words}, against {_NAMES[peer]}"
+    return Goal(what, result, place, "times faster", (peer,), floor, goal, _BOTH)
+
+
+_NAMES: Final = {
+    FLOAT32: "sentence-transformers float32",
+    BFLOAT16: "sentence-transformers bfloat16",
+    "openvino bfloat16": "OpenVINO bfloat16 fed by hand",
+    "st flash": "sentence-transformers with flash attention",
+}
+
+CPU: Final = (
+    _encoding("encode-cpu", "short", "15 tokens", FLOAT32, 4.0, 6.0),
+    _encoding("encode-cpu", "short", "15 tokens", BFLOAT16, 1.5, 2.2),
+    _encoding("encode-cpu", "short", "15 tokens", "openvino bfloat16", 1.0, 1.3),
+    _encoding("encode-cpu", "mid", "60 tokens", BFLOAT16, 1.2, 1.6),
+    _encoding("encode-cpu", "long", "250 tokens", BFLOAT16, 1.2, 1.6),
+    *(
+        Goal(f"encode, BERT-base, {n} tokens", "encode-cpu", place, "share of the matrix rate", (), 0.45, 0.65, _BOTH)
+        for n, place in ((15, "base-short"), (60, "base-mid"))
+    ),
+    *(
+        Goal(f"train, batch {place}, against {_NAMES[peer]}", "train-cpu", place, "times faster", (peer,), floor, goal)
+        for place, peer, floor, goal in (
+            ("16", FLOAT32, 3.0, 5.0),
+            ("16", BFLOAT16, 2.3, 4.0),
+            ("64", FLOAT32, 5.5, 9.0),
+            ("64", BFLOAT16, 3.5, 6.0),
+        )
+    ),
+    *(
+        Goal(f"memory, encode, {words}", "encode-cpu", place, "of the peer's memory", (FLOAT32, BFLOAT16), 0.9, 0.6)
+        for place, words in (("short", "15 tokens"), ("long", "250 tokens"))
+    ),
+    *(
+        Goal(f"memory, train, batch {place}", "train-cpu", place, "of the peer's memory", (FLOAT32, BFLOAT16), 0.9, 0.6)
+        for place in ("16", "64")
+    ),
+    Goal(
+        "encode in float32 with AVX2 alone", "encode-cpu-avx2", "short", "times faster", (FLOAT32,), 1.3, 1.6, _LIMITED
+    ),
+    Goal("train in float32 with AVX2 alone", "train-cpu-avx2", "16", "times faster", (FLOAT32,), 1.5, 2.0, _LIMITED),
+)
+
+GPU: Final = (
+    _encoding("encode-gpu", "short", "15 tokens", BFLOAT16, None, 3.0),
+    _encoding("encode-gpu", "short", "15 tokens", "st flash", None, 1.3),
+    Goal("encode, BERT-base, 250 tokens", "encode-gpu", "base-long", "share of the matrix rate", (), None, 0.5, _BOTH),
+    Goal("train, batch 16, against its bfloat16 trainer", "train-gpu", "16", "times faster", (BFLOAT16,), None, 3.0),
+    Goal("train, batch 256, against its bfloat16 trainer", "train-gpu", "256", "times faster", (BFLOAT16,), None, 2.0),
+    Goal("train, BERT-base, batch 32, reviews", "classify-nsmc-base-gpu", "", "GiB at most", (), None, 4.0),
+)
+
+
+def is_of(contender: str, name: str) -> bool:
+    """Return whether a contender is the one of that name, with whatever batch size."""
+    return re.fullmatch(rf"{re.escape(name)}( b\d+| best)?", contender) is not None
+
+
+def reached(goal: Goal, results: dict[str, dict[str, Any]]) -> list[Reached]:
+    """Return what each of ours reached, nothing where it was not measured.
+
+    Args:
+        goal: One of the table.
+        results: Content of the files under results/, by name.
+    """
+    content = results.get(goal.result, {})
+    table = content.get("sets", content.get("batch_sizes", {})).get(goal.place) if goal.place else content
+    if not table:
+        return []
+    found = []
+    for ours in goal.ours:
+        candidates = [_value(goal, table, name) for name in table["contenders"] if is_of(name, ours)]
+        measured = [candidate for candidate in candidates if candidate is not None]
+        if measured:
+            value, least, most = (min if _less_is_better(goal) else max)(measured)
+            found.append(Reached(ours, value, least, most, _mark(goal, value)))
+    return found
+
+
+def _less_is_better(goal: Goal) -> bool:
+    return goal.kind in ("of the peer's memory", "GiB at most")
+
+
+def _value(goal: Goal, table: dict[str, Any], ours: str) -> tuple[float, float | None, float | None] | None:
+    """Return the figure of one of ours, against the best of the peers."""
+    if goal.kind == "GiB at most":
+        return table["contenders"][ours]["peak_mib"] / 1024, None, None
+    if goal.kind == "share of the matrix rate":
+        share = table["contenders"][ours].get("share")
+        return None if share is None else (share, None, None)
+    key = "times_faster" if goal.kind == "times faster" else "memory_ratio"
+    against = table.get(key, {}).get(ours, {})
+    peers = [against[name] for name in against if any(is_of(name, peer) for peer in goal.peer)]
+    if not peers:
+        return None
+    if goal.kind == "of the peer's memory":
+        return max(peers), None, None
+    closest = min(peers, key=lambda ratio: ratio["median"])
+    return closest["median"], closest["least"], closest["most"]
+
+
+def _mark(goal: Goal, value: float) -> Literal["goal", "floor", "missed"]:
+    def passes(limit: float) -> bool:
+        return value <= limit if _less_is_better(goal) else value >= limit
+
+    if passes(goal.goal):
+        return "goal"
+    return "floor" if goal.floor is not None and passes(goal.floor) else "missed"
