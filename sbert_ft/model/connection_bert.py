@@ -229,7 +229,7 @@ class ConnectionBert(nn.Module):
             dtype: In which type the encoder is trained; None for float32.
         """
         if dtype == torch.bfloat16 and can_be_trained_in_half(self.encoder):
-            self.trained_copy = HalfCopy(self.encoder, dtype, trained=True)
+            self._half, self.trained_copy = None, HalfCopy(self.encoder, dtype, trained=True)
         try:
             yield
         finally:
