@@ -97,8 +97,9 @@ class HalfCopy:
                 original.grad.add_(copied.grad)
             elif original.device.type == "cpu":
                 # memory that is freed and taken anew at each step is given out page by page, which takes longer
-                kept = self._kept.setdefault(id(original), torch.empty_like(original))
-                original.grad = kept.copy_(copied.grad)
+                if id(original) not in self._kept:
+                    self._kept[id(original)] = torch.empty_like(original)
+                original.grad = self._kept[id(original)].copy_(copied.grad)
             else:
                 original.grad = copied.grad.to(original.dtype)
             copied.grad = None
