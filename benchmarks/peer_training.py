@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,13 +107,7 @@ def trainer_is_installed() -> bool:
 
 def trainer_versions() -> dict[str, str]:
     """Return the versions of what its trainer needs beside it."""
-    versions = {}
-    for name in TRAINER_PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    return harness.versions(TRAINER_PACKAGES)
 
 
 def train_by_trainer(

@@ -204,6 +204,7 @@ def test_code_is_kept_only_where_nobody_else_writes(tmp_path: Path) -> None:
         private_folder(shared, tmp_path / "model")
     with pytest.raises(InputError, match="lies in the model's folder"):
         private_folder(tmp_path / "model" / "cache", tmp_path / "model")
+    assert not (tmp_path / "model").exists(), "something was made in a place that is refused"
     made = private_folder(tmp_path / "new" / "folder", tmp_path / "model")
     assert made.stat().st_mode & 0o777 == 0o700
 

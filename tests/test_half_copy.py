@@ -81,12 +81,14 @@ def test_gradients_are_float32s_but_for_the_rounding_of_autocast(
 
 @pytest.mark.parametrize("kind", UNDER_AUTOCAST)
 def test_kinds_that_look_up_tables_in_their_layers_stay_under_autocast(
-    kind: str, of_kind: Callable[[str], SiameseBert]
+    kind: str, of_kind: Callable[[str], SiameseBert], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = of_kind(kind).eval()
     assert not can_be_trained_in_half(model.bert.encoder)
-    with model.bert.trained_in(torch.bfloat16):
+    caplog.clear()  # of what was said of loading
+    with caplog.at_level("INFO", "sbert_ft"), model.bert.trained_in(torch.bfloat16):
         assert model.bert.trained_copy is None
+        assert caplog.messages == [f"{kind} is trained under autocast, not on a bfloat16 copy"]
         run(model, torch.bfloat16)
     assert gradients(model)
 

@@ -54,13 +54,16 @@ def private_folder(cache_dir: str | Path | None, model_folder: Path) -> Path:
     folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
     name = quoted(folder, limit=400)
     try:
+        folder = folder.resolve()
+        # before it is made, so that what is refused leaves nothing behind
+        if folder.is_relative_to(model_folder.resolve()):
+            raise InputError(
+                f"cache_dir {name} lies in the model's folder: code kept there would be trusted; name another"
+            )
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = folder.resolve(strict=True)
         seen = folder.stat()
     except (OSError, RuntimeError) as error:
         raise OutputError(f"{name}: compiled code cannot be kept there: {error}") from error
-    if folder.is_relative_to(model_folder.resolve()):
-        raise InputError(f"cache_dir {name} lies in the model's folder: code kept there would be trusted; name another")
     if hasattr(os, "getuid") and (seen.st_uid != os.getuid() or seen.st_mode & 0o022):
         raise InputError(
             f"cache_dir {name} is not yours alone to write to, so code found there could be anybody's: name another "

@@ -2,7 +2,8 @@
 
 The look-up of words stays outside, so that their table, often half of a model, is neither in the package nor in memory
 twice. From there on the copy computes what the inference copy does (`half_copy.py`): float32 embeddings, layers in one
-type, attention by the operator of `compiled_attention.py`.
+type (layer norms among them, whose weights the inference copy leaves in float32), attention by the operator of
+`compiled_attention.py`.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class _Cast(nn.Module):
 
 
 def _twin(source: EncoderToCompile) -> PreTrainedModel:
-    """Return a copy that computes as the inference copy does: float32 embeddings (shared), layers in `dtype`."""
+    """Return a copy with float32 embeddings (shared) and layers in `dtype`."""
     encoder = source.encoder
     shared = {id(parameter) for parameter in encoder.get_submodule(_EMBEDDINGS).parameters()}
     parameters: dict[int, Any] = {}

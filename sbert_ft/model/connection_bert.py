@@ -4,7 +4,7 @@ The encoder is the stock one of transformers, in float32, and stays so: it is wh
 saved. Where the hardware multiplies bfloat16, inference runs on a copy of the layers in that type
 (`half_copy.py`), made when it is first needed and again when the weights have changed (an optimizer
 stepped, or torch's version counters tell; who writes through ``parameter.data`` must load the model
-again). The copy costs half of the layers' memory once more; in return nothing is ever saved rounded.
+again). It costs half of the layers' memory once more; in return nothing is ever saved rounded.
 """
 
 from __future__ import annotations
@@ -208,8 +208,7 @@ class ConnectionBert(nn.Module):
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return the activation of every token, shape (R, C, D), with gradients as torch is set.
 
-        The float32 weights are used, under autocast where the caller has switched it on; within `trained_in` their
-        copy.
+        The float32 weights are used, under autocast where that is on; within `trained_in` their copy.
         """
         if self.trained_copy is None:
             return self._run(self.encoder, batch.to(self.device))
@@ -222,14 +221,15 @@ class ConnectionBert(nn.Module):
     def trained_in(self, dtype: torch.dtype | None) -> Iterator[None]:
         """Let `forward` run a copy of the layers in bfloat16, whose gradients `HalfCopy.lead_gradients_on` hands on.
 
-        Nothing changes for float32, for float16, whose gradients need a scaler and autocast, and for encoders that look
-        up tables within their layers (see `can_be_trained_in_half`).
+        Nothing changes for float32, float16 (its gradients need a scaler) and where `can_be_trained_in_half` says no.
 
         Args:
             dtype: In which type the encoder is trained; None for float32.
         """
         if dtype == torch.bfloat16 and can_be_trained_in_half(self.encoder):
             self._half, self.trained_copy = None, HalfCopy(self.encoder, dtype, trained=True)
+        elif dtype == torch.bfloat16:
+            logger.info("%s is trained under autocast, not on a bfloat16 copy", self.plan.config.model_type)
         try:
             yield
         finally:
