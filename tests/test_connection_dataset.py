@@ -462,7 +462,7 @@ def test_what_is_no_list_of_pairs_is_refused(rows: object) -> None:
         *(None, 5, "ab", ["a"], ("a", "b", 1, 2), {"a": 1, "b": 2}, {"a", "b"}, ("a", 1), (None, "b"), (b"a", "b")),
         *(("a", "b", ["c"]), ("a", "b", b"c"), ("a", "b", object()), ("a", "b"), ("a", "b", "c"), ()),
     ],
-    ids=ascii,
+    ids=lambda row: type(row).__name__,
 )
 def test_tuple_of_another_kind_is_refused_with_its_position(row: object) -> None:
     with pytest.raises(InputError, match="row at position 1 "):

@@ -115,7 +115,11 @@ def test_results_have_the_types_shapes_and_values_of_sentence_transformers(
     np.testing.assert_allclose(np.asarray(result), np.asarray(expected), atol=5e-6, rtol=0)
 
 
-@pytest.mark.parametrize("empty", [[], (), np.array([], dtype=str), pd.Series([], dtype=object), iter(())], ids=repr)
+@pytest.mark.parametrize(
+    "empty",
+    [[], (), np.array([], dtype=str), pd.Series([], dtype=object), iter(())],
+    ids=lambda empty: type(empty).__name__,
+)
 def test_no_texts_give_no_rows_of_the_right_width(model: SiameseBert, empty: Any) -> None:
     vectors = model.encode(empty)
     assert (vectors.shape, vectors.dtype) == ((0, 32), np.float32)
@@ -443,7 +447,7 @@ def test_every_iterable_of_pairs_is_scored(model: SiameseBert, kind: Callable[[l
         (("a", "b"), ("c", "d")),
         ("a", "b\ud800"),
     ],
-    ids=str,
+    ids=lambda bad: type(bad).__name__,
 )
 def test_what_is_no_pair_is_refused_with_its_position(model: SiameseBert, bad: Any) -> None:
     with pytest.raises(InputError, match="pair at position 2"):
