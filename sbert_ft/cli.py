@@ -16,13 +16,13 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import FrameType
 from typing import Final, NoReturn, Protocol, cast
 
 from sbert_ft import __version__
-from sbert_ft.errors import RunInterrupted, SbertFtError, quoted
+from sbert_ft.errors import ResourceError, RunInterrupted, SbertFtError, quoted
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "train": ("sbert_ft.commands.train", "fine-tune on pairs or single texts: a JSON in, a model and a report out"),
@@ -74,9 +74,11 @@ def main(argv: list[str] | None = None) -> int:
         argv: The arguments after the program's name; those of the process where None.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    _hold_standard_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
-            reconfigure(errors="backslashreplace")  # Hangul on a terminal that knows ASCII alone
+            with suppress(OSError, ValueError):  # a stream that was closed
+                reconfigure(errors="backslashreplace")  # Hangul on a terminal that knows ASCII alone
     debug = "--debug" in arguments
     try:
         with _signals_raised():
@@ -106,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         # The outermost handler: all that is left is to say what happened, whatever it was.
         if isinstance(error, OSError) and error.errno is not None:
-            return _refuse(_sentence(error), debug)
+            return _refuse(_of_stdout(error) or _sentence(error), debug)
         traceback.print_exc()
         _say("sbert-ft: this is a defect of sbert-ft; please report it with the lines above")
         return DEFECT
@@ -119,6 +121,8 @@ def _run(arguments: list[str]) -> int:
     args = _parser(named, command).parse_args(arguments)
     assert command is not None  # the parser refuses any other name, and none
     args.quiet, args.debug = "quiet" in args, "debug" in args
+    if sys.flags.optimize > 1 and named != "config":
+        raise ResourceError("transformers does not run under python -OO, which strips docstrings; take -O or none")
     for name, value in (_LIBRARY_SETTINGS if args.debug else _LIBRARY_SETTINGS | _LIBRARY_SILENCE).items():
         os.environ.setdefault(name, value)
     with _log_to_stderr(quiet=args.quiet, debug=args.debug), warnings.catch_warnings():
@@ -240,21 +244,47 @@ def _one_line(text: str) -> str:
 
 def _say(text: str) -> None:
     """Print to standard error, be it closed."""
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except (OSError, ValueError):
+    if sys.stderr is None:  # print would take standard output in its place
         return
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _flushed(code: int) -> int:
-    """Return the code of a help text or version that has been printed, or that its reader has gone."""
+    """Return the code of a help text or version that has been printed, or that it cannot be."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
         _forget_stdout()
         return CLOSED_PIPE
+    except OSError as error:
+        return _refuse(_of_stdout(error) or _sentence(error), debug=False)
     return code
+
+
+def _of_stdout(error: OSError) -> str:
+    """Return the sentence of an error that standard output fails with, which is then given up; else nothing."""
+    try:
+        if error.filename is None and sys.stdout is not None:
+            print(flush=True)  # a nameless error may be that of anything: does standard output fail again?
+    except OSError:
+        _forget_stdout()
+        return f"standard output cannot be written: {error.strerror or error}"
+    return ""
+
+
+def _hold_standard_descriptors() -> None:
+    """Open nothing in the place of a standard stream that is closed.
+
+    The next file opened would get its number, and what a library of the system writes to standard error would go into
+    a result.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
 
 
 def _forget_stdout() -> None:

@@ -203,7 +203,7 @@ def bare() -> Report:
 def hostile() -> Report:
     made = report(split(graded=True), fitted=decision(), texts=HOSTILE, n_worst=120)
     evil = "".join(HOSTILE[:7])
-    ledger = Ledger(evil, evil, evil, 3, 3).with_finding(evil, 1, evil, first=[1]).with_notes(evil)
+    ledger = Ledger(evil, evil, evil, 3, 3, notes=(evil,)).with_finding(evil, 1, evil, first=[1])
     metrics = {
         **made.metrics,
         "warnings": [evil, "1. one", "- two"],

@@ -11,7 +11,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sbert_ft.commands.options import add_model_argument, add_reading_options, open_given_table, positive
 from sbert_ft.errors import DataError, InputError, quoted
@@ -50,16 +50,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the checks and return the exit code."""
-    texts = _texts(args)
+    texts, texts_a_row = _texts(args)
     from sbert_ft.doctor import examine
 
-    checks = examine(args.model, texts, args.max_seq_length, deep=args.deep)
+    checks = examine(args.model, texts, args.max_seq_length, deep=args.deep, texts_a_row=texts_a_row)
     if args.json:
         names = ("name", "status", "found", "mend")
         content = [{name: getattr(check, name) for name in names} for check in checks]
         print(json.dumps(content, indent=2, ensure_ascii=False))
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        on_terminal = sys.stdout is not None and sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if on_terminal else None
         print("\n".join(table_lines(checks, width)))
     return 1 if any(check.status == "FAIL" for check in checks) else 0
 
@@ -86,8 +87,10 @@ def table_lines(checks: Sequence[Check], width: int | None) -> list[str]:
     return [*lines, ", ".join(counts)]
 
 
-def _texts(args: argparse.Namespace) -> Iterator[str] | None:
-    """Return the texts of the file, both sides of its pairs after each other; None without a file.
+def _texts(args: argparse.Namespace) -> tuple[Iterator[str] | None, Literal[1, 2]]:
+    """Return the texts of the file, both sides of its pairs after each other, and how many a row has.
+
+    Without a file it is None.
 
     Raises:
         SbertFtError: The file cannot be read, or its columns are not to be found.
@@ -97,9 +100,10 @@ def _texts(args: argparse.Namespace) -> Iterator[str] | None:
         unused |= {"--delimiter": args.delimiter, "--kind": args.kind}
         if given := next((option for option, value in unused.items() if value is not None), None):
             raise InputError(f"{given} says how to read texts, but none are given; add --texts FILE")
-        return None
+        return None, 1
     table = open_given_table(args, args.texts)
-    return _cells(table, _columns(table, args))
+    columns = _columns(table, args)
+    return _cells(table, columns), 2 if len(columns) == 2 else 1
 
 
 def _columns(table: Table, args: argparse.Namespace) -> tuple[int, ...]:
@@ -110,7 +114,10 @@ def _columns(table: Table, args: argparse.Namespace) -> tuple[int, ...]:
     try:
         return table.text_columns(None, 2)
     except DataError:  # no pairs; what is wrong with single texts is the message to show
-        return table.text_columns(None, 1)
+        try:
+            return table.text_columns(None, 1)
+        except DataError as error:
+            raise DataError(f"{error}, or the two of pairs with --columns A,B") from None
 
 
 def _cells(table: Table, columns: tuple[int, ...]) -> Iterator[str]:
@@ -119,19 +126,15 @@ def _cells(table: Table, columns: tuple[int, ...]) -> Iterator[str]:
     Raises:
         DataError: A value is no text, or the file cannot be read further.
     """
-    from sbert_ft.data.tables import Missing
+    from sbert_ft.data.tables import Missing, Row
 
-    for row in table:
-        for column in columns:
-            value = row.values[column]
-            if value is None or value is Missing.MISSING:
-                yield ""
-            elif isinstance(value, str):
-                yield value
-            else:
-                unit = "row" if table.format.kind == "parquet" else "line"
-                where = (
-                    f"{quoted(table.path, limit=400)}, {unit} {row.line}, column {quoted(table.format.columns[column])}"
-                )
+    def no_text(row: Row) -> tuple[str, str] | None:
+        for column, value in zip(columns, row.values, strict=True):
+            if not (isinstance(value, str) or value is None or value is Missing.MISSING):
                 found = f"{type(value).__name__} {quoted(value, limit=40)}"
-                raise DataError(f"{where}: expected a text, found {found}; name another column")
+                problem = f"column {quoted(table.format.columns[column])}: expected a text, found {found}"
+                return problem, "name another column"
+        return None
+
+    for row in table.checked_rows(columns, no_text):
+        yield from (value if isinstance(value, str) else "" for value in row.values)

@@ -79,7 +79,8 @@ def replaced_when_whole(target: Path) -> Iterator[Path]:
     Raises:
         OutputError: The folder cannot be written to, or the result not be brought to the disk.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # cut, for a name may be as long as a file system takes
+    temporary = target.with_name(f".{target.name[:48]}.{os.getpid()}.tmp")
     try:
         with refusals_of(target):
             temporary.unlink(missing_ok=True)  # left by a killed process that had our number

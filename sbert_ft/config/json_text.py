@@ -66,12 +66,22 @@ def refuse_depth(value: object, where: str) -> None:
     Raises:
         ConfigError: It is, so that comparing or showing it could exhaust the stack.
     """
+    if is_deeper(value, _DEEPEST):
+        raise ConfigError(f"{where}: is nested too deeply; expected sections with values")
+
+
+def is_deeper(value: object, levels: int) -> bool:
+    """Return whether there are more than so many levels of lists and objects in `value`, found without recursion.
+
+    JSON is read down to the last levels of Python's stack, and whoever then shows, compares or writes the value from a
+    little deeper would exhaust it.
+    """
     level = [value]
-    for _ in range(_DEEPEST):
+    for _ in range(levels):
         level = [inner for outer in level for inner in _inside(outer)]
         if not level:
-            return
-    raise ConfigError(f"{where}: is nested too deeply; expected sections with values")
+            return False
+    return True
 
 
 def _inside(value: object) -> list[object]:
@@ -108,6 +118,8 @@ def _bytes_of(path: str | Path, where: str) -> bytes:
 def _usual_slip(text: str, error: json.JSONDecodeError) -> str:
     """Return how to mend what is written at the error, where the slip is a usual one."""
     before, after = text[: error.pos].rstrip(), text[error.pos :].lstrip()
+    if not before and after:  # YAML, TOML, Python
+        return "; a configuration is one JSON object, {...}; 'sbert-ft config init -o FILE' writes one to begin with"
     if after.startswith("/"):
         return "; a comment stands on a line of its own"
     if after.startswith("'"):

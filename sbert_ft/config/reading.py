@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from numbers import Integral, Number, Real
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,15 +65,15 @@ def run_to_json(settings: RunSettings) -> dict[str, Any]:
     return {name: value[name] for name in (*SECTIONS, "output_dir")}
 
 
-def check_settings(settings: RunSettings) -> None:
-    """Pass settings that were made in Python and are what a run's JSON could say.
+def check_settings(settings: RunSettings) -> RunSettings:
+    """Return settings that were made in Python as a run's JSON would say them, with numpy's numbers as Python's.
 
     Raises:
         ConfigError: A value has another type or is out of its range, or two values do not go together; all faults
             are in the message.
     """
     refuse(_WHERE_PYTHON, [*_wrong_parts(settings)])
-    run_from_json(run_to_json(settings), _WHERE_PYTHON)
+    return run_from_json(run_to_json(settings), _WHERE_PYTHON)
 
 
 def _wrong_parts(settings: RunSettings) -> Iterator[Fault]:
@@ -99,7 +100,11 @@ def _plain(value: object) -> object:
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return dict(value) if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Number) and not isinstance(value, bool):  # numpy's too, which JSON does not know
+        return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
+    return value
 
 
 def _settings(value: Mapping[str, object], overrides: Sequence[str], where: str) -> RunSettings:

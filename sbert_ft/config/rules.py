@@ -60,6 +60,7 @@ def broken_rules(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettin
         values: By path, those without a fault of their own.
         objectives: All of them, or none where one has a fault of its own.
     """
+    yield from _rules_of_paths(values)
     yield from _rules_of_dev(values)
     yield from _rules_of_reading(values)
     yield from _rules_of_model(values)
@@ -80,6 +81,14 @@ def broken_rules_of_objective(path: str, values: Mapping[str, Any]) -> Iterator[
         if "name" in values and values.get(option) and values["name"] not in names:
             found = f"{shown_value(values[option])} for {values['name']}"
             yield Fault(f"{path}.{option}", f"is an option of {', '.join(names)}; found {found}; leave it out")
+
+
+def _rules_of_paths(values: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield the faults of paths that would become a folder called ~ rather than the home folder."""
+    for path in ("data.train", "data.dev", "data.test", "output_dir"):
+        value = values.get(path)
+        if value is not None and (value == "~" or value.startswith("~/")):
+            yield Fault(path, f"found {quoted(value)}, but ~ is the home folder to a shell alone; write the whole path")
 
 
 def _rules_of_dev(values: Mapping[str, Any]) -> Iterator[Fault]:

@@ -52,8 +52,8 @@ from sbert_ft.evaluation.report_words import (
     visible,
 )
 from sbert_ft.evaluation.report_worst import worst_note
+from sbert_ft.markdown_text import escaped_markdown
 
-_MARKUP = re.compile(r"[\\`*_\[\]#|~]")
 # Two numbers in brackets are an interval, which needs no escapes where nothing behind it makes them a link.
 _INTERVAL = re.compile(r"\\\[([+−]?\d\.\d{4}, [+−]?\d\.\d{4})\\\](?![(:\\])")
 _LIST_MARK = re.compile(r"^(\d{1,9})([.)])|^([-+=])")
@@ -89,9 +89,7 @@ def markdown_report(report: Report) -> str:
 
 def literal(text: str, limit: int = _CELL_LIMIT) -> str:
     """Return a text that Markdown shows as it is, in one line."""
-    shown = visible(shortened(text, limit))
-    shown = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _INTERVAL.sub(r"[\1]", _MARKUP.sub(r"\\\g<0>", shown))
+    return _INTERVAL.sub(r"[\1]", escaped_markdown(visible(shortened(text, limit))))
 
 
 def _items(texts: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sbert_ft.arguments import path_argument
 from sbert_ft.errors import InputError, OutputError, quoted
 
 # Packages kept; an encoder that is tuned again and again would fill the disk otherwise.
@@ -48,10 +49,11 @@ def private_folder(cache_dir: str | Path | None, model_folder: Path) -> Path:
         model_folder: Where the model came from, which is no place for code that is run.
 
     Raises:
-        InputError: The folder is another's, or others may write to it, or it lies in the model's folder.
+        InputError: The folder is another's, or others may write to it or put another in its place, or it lies in the
+            model's folder.
         OutputError: It cannot be made.
     """
-    folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    folder = default_cache_dir() if cache_dir is None else path_argument(cache_dir, "cache_dir")
     name = quoted(folder, limit=400)
     try:
         folder = folder.resolve()
@@ -60,9 +62,18 @@ def private_folder(cache_dir: str | Path | None, model_folder: Path) -> Path:
             raise InputError(
                 f"cache_dir {name} lies in the model's folder: code kept there would be trusted; name another"
             )
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        above = next((place for place in folder.parents if place.is_dir() and _is_open_to_others(place)), None)
+        if above is not None:
+            raise InputError(
+                f"cache_dir {name} lies in {quoted(above, limit=400)}, where others may put another folder in its "
+                "place: name one in a folder that is yours alone"
+            )
+        for place in reversed([folder, *folder.parents]):  # the parents, too, are the user's alone
+            place.mkdir(mode=0o700, exist_ok=True)
         seen = folder.stat()
-    except (OSError, RuntimeError) as error:
+    except InputError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # the last is a NUL in the name
         raise OutputError(f"{name}: compiled code cannot be kept there: {error}") from error
     if hasattr(os, "getuid") and (seen.st_uid != os.getuid() or seen.st_mode & 0o022):
         raise InputError(
@@ -70,6 +81,31 @@ def private_folder(cache_dir: str | Path | None, model_folder: Path) -> Path:
             "folder, or make it private with chmod 700"
         )
     return folder
+
+
+def _is_open_to_others(folder: Path) -> bool:
+    """Return whether somebody else than the user and root could rename what is in a folder.
+
+    The group that bears the user's name has no other member, by the custom of the systems that make one for each user.
+    """
+    if not hasattr(os, "getuid"):
+        return False
+    seen = folder.stat()
+    if seen.st_uid not in (0, os.getuid()):
+        return True
+    if seen.st_mode & stat.S_ISVTX:  # as in /tmp: only its owner renames a folder
+        return False
+    return bool(seen.st_mode & 0o002) or bool(seen.st_mode & 0o020 and not _is_private_group(seen.st_gid))
+
+
+def _is_private_group(gid: int) -> bool:
+    import grp  # absent on Windows
+    import pwd
+
+    try:
+        return gid == 0 or grp.getgrgid(gid).gr_name == pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a user or group without a name, as in containers
+        return gid == os.getgid() == os.getuid()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""Arguments of public functions, held against what they have to be before anything is done with them.
+
+A wrong type would else be an error of some library far below, or be taken for something: an empty path for the current
+folder, a text for its letters, 0 for what is left out. Whole numbers may be those of numpy.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import SupportsIndex, TypeVar
+
+from sbert_ft.errors import InputError, quoted
+
+_T = TypeVar("_T")
+
+
+def path_argument(value: object, name: str) -> Path:
+    """Return a path.
+
+    Raises:
+        InputError: It is neither a text nor a path object, or empty, which would be the current folder.
+    """
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str) or not path:
+        raise InputError(f"{name} is {_found(value)}, expected a path: a text that is not empty, or a pathlib.Path")
+    return Path(path)
+
+
+def whole_number(value: object, name: str, least: int, most: int | None = None) -> int:
+    """Return a whole number from `least` to `most`, as Python's int.
+
+    Raises:
+        InputError: It is none; True and 3.0 are none either.
+    """
+    number = _index_of(value)
+    if number is None or number < least or (most is not None and number > most):
+        expected = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name} is {_found(value)}, expected a whole number {expected}")
+    return number
+
+
+def _index_of(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # an array or tensor of several numbers, or of others
+        return None
+
+
+def word_argument(value: object, name: str, words: Sequence[str]) -> str:
+    """Return one of the words.
+
+    Raises:
+        InputError: It is none of them.
+    """
+    if not isinstance(value, str) or value not in words:
+        raise InputError(f"{name} is {_found(value)}, expected one of {', '.join(words)}")
+    return value
+
+
+def instance_argument(kind: type[_T], value: object, name: str, remedy: str = "") -> _T:
+    """Return a value of the class `kind`.
+
+    Args:
+        kind: The class.
+        value: What was given.
+        name: Of the argument.
+        remedy: Ends the message: how one comes by such a value.
+
+    Raises:
+        InputError: It is of another class.
+    """
+    if not isinstance(value, kind):
+        more = f"; {remedy}" if remedy else ""
+        raise InputError(f"{name} is of type {type(value).__name__}, expected {kind.__name__}{more}")
+    return value
+
+
+def _found(value: object) -> str:
+    """Return the value for a message, with its type where it is neither a text nor a number."""
+    plain = value is None or isinstance(value, str | int | float)
+    return quoted(value, limit=60) if plain else f"{quoted(value, limit=60)} ({type(value).__name__})"
