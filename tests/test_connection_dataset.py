@@ -395,7 +395,11 @@ def test_nothing_left_after_skipping_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "stated", "problem"),
     [
-        ("left,right,score", {}, "none are of a customary name; the columns are 'left', 'right', 'score'; set data.te"),
+        (
+            "left,right,score",
+            {},
+            "none are of a customary name; the columns are 'left', 'right', 'score' .*; set data.te",
+        ),
         ("sentense1,sentense2,score", {}, r"nearest: 'sentense1', 'sentense2'\)"),
         ("text_a,text_b,s1,s2", {}, r"not clear \(text_a/text_b or s1/s2\)"),
         ("query,positive,negative,passage", {}, r"not clear \(query/positive/negative or query/passage\)"),
@@ -496,7 +500,7 @@ def test_labels_targets_and_matches_are_those_of_the_rows() -> None:
 
 def test_scores_of_no_known_scale_are_an_error_until_it_is_stated() -> None:
     rows = [("a", "b", -7.5), ("c", "d", 3)]
-    with pytest.raises(DataError, match=r"scores from -7.5 to 3.*set data.score_range"):
+    with pytest.raises(DataError, match=r"scores from -7.5 \(position 0\) to 3 .*set data.score_range"):
         from_pairs(rows)
     targets = from_pairs(rows, Reading(score_range=(-10, 10))).targets()
     assert targets is not None and np.allclose(targets, [0.125, 0.65])

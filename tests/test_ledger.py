@@ -42,7 +42,7 @@ def test_finding_keeps_the_first_five_lines() -> None:
 
 
 def test_ledger_as_json_has_the_names_of_its_attributes() -> None:
-    found = ledger().with_finding("cut", 1, "1 row", first=[9]).with_notes("a note").to_json()
+    found = ledger(notes=("a note",)).with_finding("cut", 1, "1 row", first=[9]).to_json()
     assert set(found) == {field.name for field in dataclasses.fields(Ledger)}
     assert json.loads(json.dumps(found)) == {
         "source": "a.csv",
@@ -56,8 +56,8 @@ def test_ledger_as_json_has_the_names_of_its_attributes() -> None:
 
 
 def test_description_has_a_line_for_the_rows_each_finding_and_each_note() -> None:
-    found = ledger(source="a\x1b.csv", n_rows=1234, n_kept=1234).with_finding("empty", 1, "1 row: line 3", dropped=True)
-    assert found.with_notes("scores 0..5").describe() == [
+    whole = ledger(source="a\x1b.csv", n_rows=1234, n_kept=1234, notes=("scores 0..5",))
+    assert whole.with_finding("empty", 1, "1 row: line 3", dropped=True).describe() == [
         "a\\x1b.csv: 1,234 rows, 1,233 kept (csv)",
         "1 row: line 3",
         "scores 0..5",

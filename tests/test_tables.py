@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from sbert_ft.data import formats, text_files
 from sbert_ft.data.detection import TableFormat
-from sbert_ft.data.tables import Missing, Row, open_table
-from sbert_ft.data.writing import NewColumn, write_table_with_column, write_table_with_columns
+from sbert_ft.data.tables import Missing, Row, Table, open_table
+from sbert_ft.data.writing import NewColumn, write_table_with_columns
 from sbert_ft.errors import DataError, OutputError
 
 pa = pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")
@@ -36,6 +36,11 @@ def written(folder: Path, name: str, content: str | bytes) -> Path:
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def write_scores(table: Table, target: Path, name: str, scores: Iterable[float]) -> None:
+    """Write the table's rows with one more column of float32."""
+    write_table_with_columns(table, target, (NewColumn(name),), ((score,) for score in scores))
 
 
 def values(path: Path, **options: str) -> list[tuple[object, ...]]:
@@ -98,7 +103,7 @@ def test_real_reviews_are_lines_unless_a_kind_is_given() -> None:
 @needs_data
 def test_real_tab_file_with_scores_keeps_its_bytes(tmp_path: Path) -> None:
     source, target = DATA / "korsts" / "dev.tsv", tmp_path / "scored.tsv"
-    write_table_with_column(open_table(source), target, "predicted", iter([0.5] * 1500))
+    write_scores(open_table(source), target, "predicted", iter([0.5] * 1500))
     lines = target.read_text(encoding="utf-8").split("\n")
     assert [line.rsplit("\t", 1)[0] for line in lines[:-1]] == source.read_text(encoding="utf-8").split("\n")
 
@@ -606,9 +611,9 @@ def test_every_format_can_be_written_from_every_other(tmp_path: Path, source: st
     table, out = open_table(path), tmp_path / f"out.{target}"
     if (source, target) == ("csv", "tsv"):
         with pytest.raises(DataError, match="line 3: a tab or line end in a cell"):
-            write_table_with_column(table, out, "score", iter([0.1, -1.0, 1e-7]))
+            write_scores(table, out, "score", iter([0.1, -1.0, 1e-7]))
         return
-    write_table_with_column(table, out, "score", iter([0.1, -1.0, 1e-7]))
+    write_scores(table, out, "score", iter([0.1, -1.0, 1e-7]))
     back = open_table(out)
     assert back.format.columns == ("a", "b", "score")
     assert [row.values[:2] for row in back] == [row.values for row in table]
@@ -618,7 +623,7 @@ def test_every_format_can_be_written_from_every_other(tmp_path: Path, source: st
 
 def test_json_lines_keep_their_spelling_and_extra_keys(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", '{"a":"\\uac00","n":1.10}\n\n {"n":1e2 , "more":{"x":[ ]} }\r\n{}\n')
-    write_table_with_column(open_table(path), tmp_path / "b.jsonl", "점수", iter([1, 0.25, 3]))
+    write_scores(open_table(path), tmp_path / "b.jsonl", "점수", iter([1, 0.25, 3]))
     assert (tmp_path / "b.jsonl").read_text(encoding="utf-8") == (
         '{"a":"\\uac00","n":1.10, "점수": 1.0}\n{"n":1e2 , "more":{"x":[ ]}, "점수": 0.25}\n{"점수": 3.0}\n'
     )
@@ -632,22 +637,22 @@ def test_file_of_its_own_kind_keeps_delimiter_encoding_and_quoting(tmp_path: Pat
         ("a.tsv", b'a\tb\n"1\t2"\n', b'a\tb\ts\n"1\t2"\t0.5\n'),
     ]:
         table = open_table(written(tmp_path, name, content))
-        write_table_with_column(table, tmp_path / f"out_{name}", "s", iter([0.5]))
+        write_scores(table, tmp_path / f"out_{name}", "s", iter([0.5]))
         assert (tmp_path / f"out_{name}").read_bytes() == expected
 
 
 def test_tab_file_named_txt_is_written_as_one(tmp_path: Path) -> None:
     table = open_table(written(tmp_path, "a.txt", "id\ttext\n1\tx\n"), kind="tsv")
-    write_table_with_column(table, tmp_path / "b.txt", "s", iter([0.5]))
+    write_scores(table, tmp_path / "b.txt", "s", iter([0.5]))
     assert (tmp_path / "b.txt").read_text() == "id\ttext\ts\n1\tx\t0.5\n"
 
 
 def test_lines_are_written_as_a_column_of_texts(tmp_path: Path) -> None:
     table = open_table(written(tmp_path, "a.txt", "x, y\nz\n"))
-    write_table_with_column(table, tmp_path / "b.csv", "s", iter([0.5, 1]))
+    write_scores(table, tmp_path / "b.csv", "s", iter([0.5, 1]))
     assert (tmp_path / "b.csv").read_text() == 'text,s\n"x, y",0.5\nz,1.0\n'
     with pytest.raises(OutputError, match="has no place for a column"):
-        write_table_with_column(table, tmp_path / "b.txt", "s", iter([0.5, 1]))
+        write_scores(table, tmp_path / "b.txt", "s", iter([0.5, 1]))
 
 
 def test_parquet_keeps_types_and_metadata_and_is_written_in_batches(tmp_path: Path) -> None:
@@ -656,7 +661,7 @@ def test_parquet_keeps_types_and_metadata_and_is_written_in_batches(tmp_path: Pa
         {"text": ["x"] * n_rows, "n": pa.array([1] * n_rows, pa.int8()), "v": [[0.5, None]] * n_rows}
     ).replace_schema_metadata({"k": "v"})
     pq.write_table(source, tmp_path / "a.parquet")
-    write_table_with_column(open_table(tmp_path / "a.parquet"), tmp_path / "b.parquet", "s", iter([0.5] * n_rows))
+    write_scores(open_table(tmp_path / "a.parquet"), tmp_path / "b.parquet", "s", iter([0.5] * n_rows))
     back = pq.read_table(tmp_path / "b.parquet")
     assert back.schema.field("s").type == pa.float32()
     assert back.schema.metadata[b"k"] == b"v"
@@ -665,7 +670,7 @@ def test_parquet_keeps_types_and_metadata_and_is_written_in_batches(tmp_path: Pa
 
 def test_parquet_without_rows_is_written(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
-    write_table_with_column(open_table(tmp_path / "a.parquet"), tmp_path / "b.parquet", "s", iter([]))
+    write_scores(open_table(tmp_path / "a.parquet"), tmp_path / "b.parquet", "s", iter([]))
     assert pq.read_table(tmp_path / "b.parquet").schema.names == ["text", "s"]
 
 
@@ -674,7 +679,7 @@ def test_parquet_without_rows_is_written(tmp_path: Path) -> None:
 def test_other_number_of_values_than_rows_is_refused(tmp_path: Path, kind: str, scores: list[float]) -> None:
     table = open_table(written(tmp_path, "a.csv", "a,b\n1,2\n3,4\n"))
     with pytest.raises(DataError, match="values and rows differ in number after"):
-        write_table_with_column(table, tmp_path / f"out.{kind}", "s", iter(scores))
+        write_scores(table, tmp_path / f"out.{kind}", "s", iter(scores))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39])
@@ -682,20 +687,20 @@ def test_other_number_of_values_than_rows_is_refused(tmp_path: Path, kind: str, 
 def test_value_that_is_no_finite_float32_is_not_written(tmp_path: Path, value: float, kind: str) -> None:
     table = open_table(written(tmp_path, "a.csv", "a,b\n1,2\n"))
     with pytest.raises(OutputError, match="value 1 of the new column"):
-        write_table_with_column(table, tmp_path / f"out.{kind}", "s", iter([value]))
+        write_scores(table, tmp_path / f"out.{kind}", "s", iter([value]))
 
 
 def test_target_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "a.csv", "a,b\n가,2\n".encode("cp949"))
     table = open_table(path, encoding="cp949")
     with pytest.raises(OutputError, match="is the file that is read"):
-        write_table_with_column(table, path, "s", iter([1.0]))
+        write_scores(table, path, "s", iter([1.0]))
     with pytest.raises(OutputError, match="cannot be written: No such file"):
-        write_table_with_column(table, tmp_path / "no" / "b.csv", "s", iter([1.0]))
+        write_scores(table, tmp_path / "no" / "b.csv", "s", iter([1.0]))
     with pytest.raises(OutputError, match=r"cannot be written: .*No such file"):
-        write_table_with_column(table, tmp_path / "no" / "b.parquet", "s", iter([1.0]))
+        write_scores(table, tmp_path / "no" / "b.parquet", "s", iter([1.0]))
     with pytest.raises(OutputError, match="'😀' cannot be written in cp949"):
-        write_table_with_column(table, tmp_path / "b.csv", "😀", iter([1.0]))
+        write_scores(table, tmp_path / "b.csv", "😀", iter([1.0]))
     assert path.read_bytes() == "a,b\n가,2\n".encode("cp949")
 
 
@@ -716,17 +721,17 @@ def test_column_that_cannot_be_added_is_refused(
 ) -> None:
     table = open_table(written(tmp_path, name, content))
     with pytest.raises(DataError, match=message):
-        write_table_with_column(table, tmp_path / target, column, iter([0.5, 0.5]))
+        write_scores(table, tmp_path / target, column, iter([0.5, 0.5]))
 
 
 def test_parquet_values_that_json_and_cells_do_not_know_are_refused(tmp_path: Path) -> None:
     for column in ([b"x"], [float("nan")]):
         pq.write_table(pa.table({"v": column}), tmp_path / "a.parquet")
         with pytest.raises(DataError, match="row 1: cannot be written as JSON"):
-            write_table_with_column(open_table(tmp_path / "a.parquet"), tmp_path / "b.jsonl", "s", iter([0.5]))
+            write_scores(open_table(tmp_path / "a.parquet"), tmp_path / "b.jsonl", "s", iter([0.5]))
     pq.write_table(pa.table({"v": [b"x"]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="row 1: holds bytes"):
-        write_table_with_column(open_table(tmp_path / "a.parquet"), tmp_path / "b.csv", "s", iter([0.5]))
+        write_scores(open_table(tmp_path / "a.parquet"), tmp_path / "b.csv", "s", iter([0.5]))
 
 
 # ---------------------------------------------------------------- properties
@@ -748,8 +753,8 @@ def comes_back(folder: Path, rows: list[tuple[str, str]], kind: str) -> None:
     source.write_text("".join(json.dumps({"a": a, "b": b}) + "\n" for a, b in rows))
     first, second = folder / f"first.{kind}", folder / f"second.{kind}"
     n_rows = len(rows)
-    write_table_with_column(open_table(source), first, "s", iter([0.5] * n_rows))
-    write_table_with_column(open_table(first, kind=kind), second, "t", iter([0.25] * n_rows))
+    write_scores(open_table(source), first, "s", iter([0.5] * n_rows))
+    write_scores(open_table(first, kind=kind), second, "t", iter([0.25] * n_rows))
     table = open_table(second, kind=kind)
     assert [row.values[:2] for row in table] == rows
     assert [tuple(map(float, row.values[2:])) for row in table] == [(0.5, 0.25)] * n_rows  # type: ignore[arg-type]

@@ -39,11 +39,15 @@ def given_texts(texts: Sequence[str], done: str) -> tuple[str, ...]:
     Raises:
         InputError: One is empty, or not in UTF-8.
     """
+    from sbert_ft.data.text_files import is_blank
+
     decoded = tuple(map(argument_text, texts))
     for text in decoded:
         if not text:
             which = "the text" if len(decoded) == 1 else "one of the two texts"
             raise InputError(f"{which} is empty; write a text there")
+        if is_blank(text):
+            logger.warning("the text %s is blank, so a model can say nothing of it", quoted(text))
         if os.path.isfile(text):
             logger.warning("%s is %s as a text, not read as a file", quoted(text), done)
     return decoded
@@ -125,9 +129,8 @@ class RowsToExtend:
         return self.table.text_columns(None if names is None else names.split(","), n)
 
     def texts(self, columns: tuple[int, ...]) -> Iterator[tuple[str, ...]]:
-        """Yield each row's texts; none from a header with nothing below it, which is no fault."""
-        if next(iter(self.table), None) is not None:
-            yield from self.table.texts(columns)
+        """Return an iterator over each row's texts; a header with nothing below it is no fault."""
+        return self.table.texts(columns, may_be_empty=True)
 
     def refuse_taken(self, new: Sequence[str], remedy: str, taken: Sequence[str] = ()) -> None:
         """Refuse new columns whose names are taken.

@@ -166,6 +166,8 @@ def class_codes(
         InputError: The labels are scores, or there are none, or a row has a class that is not one of `classes`.
     """
     names, codes = _own_codes(labels)
+    if isinstance(classes, str) or not isinstance(classes, Sequence) or not all(isinstance(c, str) for c in classes):
+        raise InputError(f"classes is {quoted(classes)}, expected the names of all classes, as texts")
     place = {_spelling(name): number for number, name in enumerate(classes)}
     new = np.array([place.get(_spelling(name), -1) for name in names], np.int64)
     found: NDArray[np.int64] = new[codes]

@@ -6,31 +6,29 @@ is said in the ledger, and what was perhaps meant is said where nothing was chos
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import get_args
 
+from sbert_ft.arguments import instance_argument
 from sbert_ft.config.settings import OnBadRow, Reading
 from sbert_ft.data.class_labels import LabelFault, class_name
+from sbert_ft.data.column_names import (
+    LABEL_NAMES,
+    PAIR_NAMES,
+    SINGLE_LABEL_NAMES,
+    SINGLE_NAMES,
+    TRIPLET_NAMES,
+    folded,
+    groups_of_texts,
+    names_near,
+    nearest_name,
+    single_texts,
+)
 from sbert_ft.data.detection import listed
-from sbert_ft.data.tables import PAIR_NAMES
 from sbert_ft.errors import DataError, InputError, quoted
-
-TRIPLET_NAMES: Final = (
-    *(("anchor", "positive", "negative"), ("query", "positive", "negative"), ("question", "positive", "negative")),
-    *(("premise", "entailment", "contradiction"), ("anchor", "entailment", "contradiction")),
-)
-LABEL_NAMES: Final = (
-    *("score", "label", "gold_label", "similarity_score", "similarity", "labels", "is_duplicate", "connection"),
-    *("target", "relatedness_score"),
-)
-# One text a row. A query, a question or a title is as a rule one side of a pair whose other side has a rare name.
-SINGLE_NAMES: Final = ("text", "sentence", "document", "review", "content", "comment", "utterance")
-# Labels of single texts where there is none of the names above; beside pairs such columns are something else.
-SINGLE_LABEL_NAMES: Final = ("class", "category", "sentiment", "intent", "emotion", "topic")
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def checked_reading(reading: Reading | None) -> Reading:
     Raises:
         InputError: A field has a value that it cannot have; the message names it.
     """
-    chosen = Reading() if reading is None else reading
+    chosen = Reading() if reading is None else instance_argument(Reading, reading, "reading")
     _check(chosen)
     return chosen
 
@@ -62,18 +60,24 @@ def checked_reading(reading: Reading | None) -> Reading:
 def _check(reading: Reading) -> None:
     if reading.on_bad_row not in get_args(OnBadRow):
         raise InputError(f"on_bad_row is {quoted(reading.on_bad_row)}, expected {' or '.join(get_args(OnBadRow))}")
+    for field in ("label_column", "encoding", "delimiter", "kind"):
+        if (value := getattr(reading, field)) is not None:
+            instance_argument(str, value, field)
     names = reading.text_columns
-    if names is not None and (isinstance(names, str) or len(names) not in (1, 2, 3) or len(set(names)) != len(names)):
+    if names is not None and not (_is_listed(names, 1, 3) and _all_texts(names) and len(set(names)) == len(names)):
         raise InputError(f"text_columns is {quoted(names)}, expected the names of one, two or three different columns")
     _check_classes(reading)
     low, high = -math.inf, math.inf
     if reading.score_range is not None:
         ends = reading.score_range
-        if isinstance(ends, str) or len(ends) != 2 or not all(map(_is_number, ends)) or not ends[0] < ends[1]:
+        if not _is_listed(ends, 2, 2) or not all(map(_is_number, ends)) or not ends[0] < ends[1]:
             raise InputError(f"score_range is {quoted(ends)}, expected the lowest and the highest score")
         low, high = ends
     if reading.label_values is None:
         return
+    if not isinstance(reading.label_values, Mapping):
+        found = f"{quoted(reading.label_values)} ({type(reading.label_values).__name__})"
+        raise InputError(f"label_values is {found}, expected what each label means, such as {{'entailment': 1}}")
     if not reading.label_values:
         raise InputError("label_values is empty, expected what each label means, such as {'entailment': 1}")
     for label, number in reading.label_values.items():
@@ -83,13 +87,22 @@ def _check(reading: Reading) -> None:
             raise InputError(f"label_values has {found}, expected the label's text and a finite number{of_range}")
 
 
+def _is_listed(value: object, least: int, most: float = math.inf) -> bool:
+    """Return whether a value is a list or tuple of so many items."""
+    return isinstance(value, list | tuple) and least <= len(value) <= most
+
+
+def _all_texts(values: Sequence[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
 def _check_classes(reading: Reading) -> None:
     """Refuse what contradicts itself in what was stated about classes."""
     kind, classes = reading.label_kind, reading.classes
     if kind not in (None, "scores", "classes"):
         raise InputError(f"label_kind is {quoted(kind)}, expected scores or classes")
     if classes is not None:
-        if isinstance(classes, str) or not all(isinstance(name, str) for name in classes) or len(classes) < 2:
+        if not _is_listed(classes, 2) or not _all_texts(classes):
             raise InputError(f"classes is {quoted(classes)}, expected the labels of two or more classes, as texts")
         try:
             names = Counter(map(class_name, classes))
@@ -106,13 +119,14 @@ def _check_classes(reading: Reading) -> None:
         raise InputError("score_range is set, but the labels are read as classes; leave it out")
 
 
-def find_columns(where: str, names: Sequence[str], reading: Reading) -> PairColumns:
+def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: str = "") -> PairColumns:
     """Return the columns with texts and labels among those of a file.
 
     Args:
         where: What messages begin with, such as the file's name in quotes.
         names: All columns, in order.
         reading: May name them.
+        hint: Said after the columns that there are, where none of them is of a customary name.
 
     Raises:
         DataError: A named column is not there, or no or more than one guess fits; the message says which columns
@@ -124,7 +138,7 @@ def find_columns(where: str, names: Sequence[str], reading: Reading) -> PairColu
     if reading.text_columns is not None:
         texts = tuple(_position(where, names, name, "text_columns") for name in reading.text_columns)
     else:
-        texts = _customary_texts(where, names)
+        texts = _customary_texts(where, names, hint)
     taken = [quoted(names[i]) for i in texts]
     from_columns = f"{', '.join(taken[:-1])} and {taken[-1]}" if len(taken) > 1 else f"{taken[0]} alone"
     chosen = f"texts from {from_columns}"
@@ -164,9 +178,8 @@ def _position(where: str, names: Sequence[str], name: str, setting: str) -> int:
     """Return where the column called exactly `name` stands."""
     if name in names:
         return names.index(name)
-    by_folded = {found.casefold().strip(): found for found in reversed(names)}
-    near = difflib.get_close_matches(name.casefold().strip(), by_folded, n=1)
-    hint = f"; did you mean {quoted(by_folded[near[0]])}?" if near else ""
+    near = nearest_name(name, names)
+    hint = "" if near is None else f"; did you mean {quoted(near)}?"
     raise DataError(f"{where}: has no column {quoted(name)}; {_found(names)}; mend data.{setting}{hint}")
 
 
@@ -174,26 +187,25 @@ def _customary_labels(names: Sequence[str], texts: Sequence[int], customary: Seq
     return [i for i, name in enumerate(names) if name.casefold().strip() in customary and i not in texts]
 
 
-def _customary_texts(where: str, names: Sequence[str]) -> tuple[int, ...]:
+def _customary_texts(where: str, names: Sequence[str], hint: str) -> tuple[int, ...]:
     """Return the only columns of customary names; a triplet's are not taken for a pair too, nor a pair's for a text."""
-    folded = [name.casefold().strip() for name in names]
-    groups = [group for group in (*TRIPLET_NAMES, *PAIR_NAMES) if all(name in folded for name in group)]
-    groups = [group for group in groups if not any(set(group) < set(other) for other in groups)]
-    if len(groups) == 1 and all(folded.count(name) == 1 for name in groups[0]):
-        return tuple(map(folded.index, groups[0]))
-    singles = [(name,) for name in folded if name in SINGLE_NAMES] if not groups else []
+    there = folded(names)
+    groups = groups_of_texts(there, (*TRIPLET_NAMES, *PAIR_NAMES))
+    if len(groups) == 1 and all(there.count(name) == 1 for name in groups[0]):
+        return tuple(map(there.index, groups[0]))
+    singles = [(name,) for name in single_texts(there, sides_too=False)] if not groups else []
     if len(singles) == 1:
-        return (folded.index(singles[0][0]),)
+        return (there.index(singles[0][0]),)
     if groups or singles:
         candidates = " or ".join("/".join(group) for group in groups or singles)
         problem = f"which columns hold the texts is not clear ({candidates})"
     else:
         known = {*SINGLE_NAMES, *(name for group in (*TRIPLET_NAMES, *PAIR_NAMES) for name in group)}
-        near = [quoted(name) for name in names if difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.8)]
+        near = list(map(quoted, names_near(names, known, 0.8)))
         expected = "expected two columns of texts, such as sentence1 and sentence2, or one, such as text"
         problem = f"{expected}; none are of a customary name"
         problem += f" (nearest: {listed(near)})" if near else ""
-    raise DataError(f"{where}: {problem}; {_found(names)}; {_set('text_columns')}")
+    raise DataError(f"{where}: {problem}; {_found(names)}{hint}; {_set('text_columns')}")
 
 
 def _no_label(names: Sequence[str], texts: Sequence[int], guesses: Sequence[int]) -> str:
@@ -203,7 +215,7 @@ def _no_label(names: Sequence[str], texts: Sequence[int], guesses: Sequence[int]
         hint = f"; {listed(unread)} is not read unless data.label_column names it" if unread else ""
         return f"triplets need no label{hint}"
     others = [name for i, name in enumerate(names) if i not in texts]
-    near = [name for name in others if difflib.get_close_matches(name.casefold(), LABEL_NAMES, n=1, cutoff=0.75)]
+    near = names_near(others, LABEL_NAMES, 0.75)
     hint = f"; if {quoted(near[0])} is the label, set data.label_column" if near else ""
     if others and not near:
         hint = f"; not read: {listed(list(map(quoted, others)))}"

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from sbert_ft.arguments import instance_argument, path_argument
 from sbert_ft.config.settings import Reading
 from sbert_ft.data.class_labels import class_codes, class_counts, recounted
 from sbert_ft.data.columns import checked_reading
@@ -74,9 +75,9 @@ class ConnectionDataset(Dataset[Connection]):
             OutputError: `cache_dir` is no folder.
         """
         chosen = checked_reading(reading)
-        if cache_dir is not None and not Path(cache_dir).is_dir():
+        if cache_dir is not None and not path_argument(cache_dir, "cache_dir").is_dir():
             raise OutputError(f"{quoted(cache_dir, limit=400)}: is no folder; make it, or leave cache_dir out")
-        return cls._read(file_source(Path(path), chosen), chosen, cache_dir)
+        return cls._read(file_source(path_argument(path, "path"), chosen), chosen, cache_dir)
 
     @classmethod
     def from_dataframe(cls, df: pandas.DataFrame, reading: Reading | None = None) -> ConnectionDataset:
@@ -312,12 +313,11 @@ class ConnectionDataset(Dataset[Connection]):
 
         Args:
             others: Data sets by what they are for, such as `dev=` and `test=`. Pairs are the same whatever the order
-                of their sides, case and spacing; of triplets, anchor and positive are compared. Single texts are
-                compared with single texts.
+                of their sides, case and spacing; of triplets, anchor and positive are compared; texts with texts.
         """
         found, notes = list[Finding](), list[str]()
         for name, other in others.items():
-            findings, said = self._rows.overlaps(name, other._rows)
+            findings, said = self._rows.overlaps(name, instance_argument(ConnectionDataset, other, name)._rows)
             found.extend(findings)
             notes.extend(said)
         _warn_of(self.source, found)

@@ -70,6 +70,17 @@ class TableFormat:
             parts.append("columns " + listed([quoted(name)[1:-1] for name in self.columns]))
         return ", ".join(parts)
 
+    def delimiter_hint(self) -> str:
+        """Return what to do where the only column's name looks like several, "" elsewhere."""
+        if self.kind not in ("csv", "tsv") or len(self.columns) != 1:
+            return ""
+        count, found = max((self.columns[0].count(character), character) for character in ",;\t|")
+        if not count:
+            return ""
+        kind = "--kind csv (data.kind) with " if self.kind == "tsv" else ""
+        name = delimiter_name(found)
+        return f"; cells look separated by {name}: give {kind}--delimiter {name} (data.delimiter)"
+
 
 def delimiter_name(delimiter: str) -> str:
     """Return "comma" for a comma, and so on; a character without a name in quotes."""

@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sbert_ft.config.json_text import is_deeper
 from sbert_ft.data.text_files import MAX_RECORD_CHARS, fault, text_lines, without_line_end
 from sbert_ft.errors import quoted
 
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 PARQUET_BATCH_ROWS = 16_384
+_JOINED_LINES = 4096
+_MAX_RECORD_LINES = 1 << 21  # as many as no text has; looking further for a closing quote takes minutes
+# Called with the line of a bad record, what is wrong with it, and what to do.
+OnBadRecord = Callable[[int, str, str], None]
+_DEEPEST = 64  # levels of lists and objects in a JSON line
 _MAX_INT_DIGITS = 4300  # Python's own limit, which its oldest supported releases lack
 
 
@@ -70,6 +76,7 @@ def quoted_records(path: Path, lines: Iterator[tuple[int, str]], delimiter: str)
 def _quoted_record(path: Path, number: int, line: str, lines: Iterator[tuple[int, str]], delimiter: str) -> CellRecord:
     """Return the record that begins with `line`, taking more of `lines` while a quote is open."""
     raw, cells, at, last, n_chars = [line], list[str](), 0, number, len(line)
+    long_raw = list[str]()  # many short lines in one: each alone costs 50 bytes beside its own
     while True:
         if not line.startswith('"', at):
             end = line.find(delimiter, at)
@@ -79,7 +86,7 @@ def _quoted_record(path: Path, number: int, line: str, lines: Iterator[tuple[int
             cells.append(line[at:end])
             at = end + 1
             continue
-        opened, parts, at = last, list[str](), at + 1
+        opened, parts, long_parts, at = last, list[str](), list[str](), at + 1
         while True:
             end = line.find('"', at)
             if end >= 0 and not line.startswith('"', end + 1):
@@ -92,11 +99,16 @@ def _quoted_record(path: Path, number: int, line: str, lines: Iterator[tuple[int
             parts.append(line[at:])
             last, line = next(lines, (0, ""))
             raw.append(line)
+            if len(raw) >= _JOINED_LINES:
+                long_raw.append("".join(raw))
+                long_parts.append("".join(parts))
+                raw.clear()
+                parts.clear()
             n_chars += len(line)
-            if not line or n_chars > MAX_RECORD_CHARS:
+            if not line or n_chars > MAX_RECORD_CHARS or last - number > _MAX_RECORD_LINES:
                 raise fault(path, "the quote that opens a cell here is not closed; close it or double it", opened)
             at = 0
-        cells.append("".join(parts))
+        cells.append("".join([*long_parts, *parts]))
         at = end + 1
         rest = line[at : at + 20]
         if rest in ("", "\n", "\r\n"):
@@ -106,7 +118,7 @@ def _quoted_record(path: Path, number: int, line: str, lines: Iterator[tuple[int
             remedy = 'write a quote inside a quoted cell twice (""), or give --delimiter'
             raise fault(path, f"{expected}, found {quoted(without_line_end(rest))}; {remedy}", last)
         at += 1
-    return CellRecord(number, "".join(raw), cells)
+    return CellRecord(number, "".join([*long_raw, *raw]), cells)
 
 
 def cell_records(path: Path, encoding: str, delimiter: str, quoting: bool) -> Iterator[CellRecord]:
@@ -124,42 +136,65 @@ def joined_cells(cells: Sequence[str], delimiter: str, always: bool = False) -> 
     )
 
 
-def json_records(path: Path, encoding: str) -> Iterator[JsonRecord]:
+class _NoObject(ValueError):
+    """A line that is no JSON object: (what is wrong, what to do)."""
+
+
+def json_records(path: Path, encoding: str, on_bad: OnBadRecord | None = None) -> Iterator[JsonRecord]:
     """Yield the object of each line that is not blank.
 
+    Args:
+        path: The file.
+        encoding: Its codec.
+        on_bad: Called with the line, what is wrong and what to do for a line that is no JSON, or no object, or holds
+            what JSON does not know: NaN, infinities, two equal keys, half characters. Such a line is then left out.
+
     Raises:
-        DataError: A line is no JSON, or no object, or holds what JSON does not know: NaN, infinities, two equal keys,
-            half characters.
+        DataError: There is such a line and `on_bad` is not given, or the file cannot be read.
     """
     for number, line in text_lines(path, encoding):
         raw = line.strip(" \t\r\n")
         if not raw:
             continue
         try:
-            value = json.loads(
-                raw,
-                object_pairs_hook=_object,
-                parse_constant=_refuse_constant,
-                parse_float=_finite,
-                parse_int=_integer,
-            )
-            if "\\u" in raw:
-                json.dumps(value, ensure_ascii=False).encode()
-        except json.JSONDecodeError as error:
-            whole_file = number == 1 and raw[0] in "[{"
-            remedy = "write each object whole on a line, without a list around them" if whole_file else "mend the line"
-            problem = f"is not JSON ({error.msg}, character {error.pos + 1}): {quoted(raw)}; {remedy}"
-            raise fault(path, problem, number) from None
-        except UnicodeEncodeError:
-            raise fault(path, "holds half a character (a lone surrogate such as \\ud83d); mend it", number) from None
-        except RecursionError:
-            raise fault(path, "is nested too deeply; expected an object of texts and numbers", number) from None
-        except ValueError as error:
-            raise fault(path, f"{error}: {quoted(raw)}", number) from None
-        if not isinstance(value, dict):
-            remedy = "write one object a line, without a list around them" if isinstance(value, list) else "mend it"
-            raise fault(path, f"expected a JSON object, found {quoted(raw)}; {remedy}", number)
-        yield JsonRecord(number, raw, value)
+            record = JsonRecord(number, raw, _json_object(raw, number))
+        except _NoObject as bad:
+            problem, remedy = bad.args
+            if on_bad is None:
+                raise fault(path, f"{problem}; {remedy}", number) from None
+            on_bad(number, problem, remedy)
+            continue
+        yield record
+
+
+def _json_object(raw: str, number: int) -> dict[str, object]:
+    """Return the object that a line holds.
+
+    Raises:
+        _NoObject: It holds none.
+    """
+    try:
+        value = json.loads(
+            raw, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer
+        )
+        if "\\u" in raw:
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        whole_file = number == 1 and raw[0] in "[{"
+        remedy = "write each object whole on a line, without a list around them" if whole_file else "mend the line"
+        raise _NoObject(f"is not JSON ({error.msg}, character {error.pos + 1}): {quoted(raw)}", remedy) from None
+    except UnicodeEncodeError:
+        raise _NoObject("holds half a character (a lone surrogate such as \\ud83d)", "mend the line") from None
+    except RecursionError:
+        raise _NoObject("is nested too deeply", "expected an object of texts and numbers") from None
+    except ValueError as error:
+        raise _NoObject(f"{error}: {quoted(raw)}", "mend the line") from None
+    if raw.count("[") + raw.count("{") > _DEEPEST and is_deeper(value, _DEEPEST):
+        raise _NoObject("is nested too deeply", "expected an object of texts and numbers")
+    if not isinstance(value, dict):
+        remedy = "write one object a line, without a list around them" if isinstance(value, list) else "mend the line"
+        raise _NoObject(f"expected a JSON object, found {quoted(raw)}", remedy)
+    return value
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -171,7 +206,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number; write null or leave the key out")
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _finite(digits: str) -> float:
@@ -217,8 +252,11 @@ def parquet_batches(path: Path) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
             for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS):
                 yield first_row, batch
                 first_row += batch.num_rows
+            n_rows, n_promised = first_row - 1, file.metadata.num_rows
         except (pyarrow.ArrowException, OSError, ValueError) as error:
-            raise fault(path, f"is damaged: {quoted(error, limit=200)}", first_row, "after row") from error
+            raise fault(path, f"is damaged: {quoted(error, limit=200)}", first_row, "at or after row") from error
+    if n_rows != n_promised:  # which pyarrow passes over
+        raise fault(path, f"is damaged: it holds {n_rows:,} rows, its footer promises {n_promised:,}; copy it again")
 
 
 def parquet_values(path: Path, batch: pyarrow.RecordBatch, column: int, first_row: int) -> list[object]:

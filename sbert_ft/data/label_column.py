@@ -29,7 +29,7 @@ from sbert_ft.data.class_labels import (
     stripped,
 )
 from sbert_ft.data.labels import COSINE_SCALE, POSITIVE_SCALES, Labels, ScoreScale, named
-from sbert_ft.data.ledger import RowFaults, counted
+from sbert_ft.data.ledger import RowFaults, Unit, counted
 from sbert_ft.errors import DataError, quoted
 
 MAX_WORDS: Final = 10_000
@@ -69,15 +69,17 @@ def number_or_word(value: object) -> float | str:
 
 
 class LabelColumn:
-    """Takes the label of one row after another; `bad_rows` and `labels` then say what they mean together.
+    """Takes the label of one row after another; `bad_rows` and then `labels` say what they mean together.
 
     Args:
         where: What messages begin with, such as the file's name in quotes.
         name: The column's name for messages, in quotes.
         reading: What was stated about labels.
+        n_texts: Texts a row, for what is said of labels.
     """
 
-    def __init__(self, where: str, name: str, reading: Reading) -> None:
+    def __init__(self, where: str, name: str, reading: Reading, n_texts: int = 2) -> None:
+        self._n_texts = n_texts
         self._place = f"{where}: {name}"
         self._scale = None if reading.score_range is None else ScoreScale(*map(float, reading.score_range))
         self._kind = "classes" if reading.classes is not None else reading.label_kind
@@ -92,6 +94,8 @@ class LabelColumn:
         self._values = array("d")  # NaN for a word
         self._codes = array("i")  # -1 for a number
         self._words: dict[str, int] = {}
+        self._lines = np.empty(0, np.int64)  # where the rows stand, once all are there
+        self._unit: Unit = "line"
 
     def add(self, value: object) -> bool:
         """Take the next row's label; return False, with nothing taken, where the stated labels do not have it.
@@ -155,6 +159,7 @@ class LabelColumn:
         Raises:
             DataError: There are numbers among as many words or more.
         """
+        self._lines, self._unit = lines, faults.unit
         codes = np.array(self._codes, np.int64)
         words = list(self._words)
         if self._kind == "classes":
@@ -197,9 +202,10 @@ class LabelColumn:
         if np.isnan(values[0]):  # all are words
             return self._classes(np.array(self._codes, np.int64)[kept], notes)
         if self._scale is None and np.isin(values, (0.0, 1.0)).all():
-            notes.append("labels are 0 and 1: a pair with label 1 belongs together")
+            meaning = ": a pair with label 1 belongs together" if self._n_texts == 2 else ""
+            notes.append(f"labels are 0 and 1{meaning}")
             return Labels("binary", values), notes
-        scale = self._scale or self._found_scale(values)
+        scale = self._scale or self._found_scale(values, self._lines[kept])
         notes.extend(_about_scores(values, scale, self._scale is not None, self._meanings is not None))
         return Labels("score", values, scale), notes
 
@@ -227,7 +233,12 @@ class LabelColumn:
         labels = Labels("classes", number_of_code[codes], class_names=names)
         return labels, [*notes, *about_classes(labels)]
 
-    def _found_scale(self, values: NDArray[np.float64]) -> ScoreScale:
+    def _found_scale(self, values: NDArray[np.float64], lines: NDArray[np.int64]) -> ScoreScale:
+        """Return the scale that the scores, shape (n,), of the rows at `lines` fit.
+
+        Raises:
+            DataError: They fit none.
+        """
         low, high = float(values.min()), float(values.max())
         if -1.0 <= low < 0.0 and high <= 1.0:
             return COSINE_SCALE
@@ -235,7 +246,8 @@ class LabelColumn:
         if scale is None:
             known = ", ".join(known.describe() for known in (*POSITIVE_SCALES, COSINE_SCALE))
             raise DataError(
-                f"{self._place} holds scores from {low:g} to {high:g}, which is none of the scales known ({known}); "
+                f"{self._place} holds scores from {low:g} ({self._unit} {lines[values.argmin()]}) to {high:g} "
+                f"({self._unit} {lines[values.argmax()]}), which is none of the scales known ({known}); mend them, or "
                 "set data.score_range (Reading(score_range=(lowest, highest)))"
             )
         return scale

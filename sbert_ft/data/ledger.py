@@ -78,10 +78,6 @@ class Ledger:
         n_kept = self.n_kept - count if dropped else self.n_kept
         return replace(self, n_kept=n_kept, findings=(*self.findings, finding))
 
-    def with_notes(self, *notes: str) -> Ledger:
-        """Return the ledger with more notes."""
-        return replace(self, notes=(*self.notes, *notes))
-
     def of_part(self, n_kept: int, findings: Sequence[Finding], sentence: str) -> Ledger:
         """Return the account of a part of the rows kept.
 
@@ -113,19 +109,35 @@ class Ledger:
 
 
 class RowFaults:
-    """The bad rows of a file while it is read: how many of each kind, and the first ones with what is wrong."""
+    """The bad rows of a file while it is read: how many of each kind, and the first ones with what is wrong.
+
+    Attributes:
+        unit: What lines count.
+        counts: Rows by kind.
+        remedies: What to do, each once, of the rows that are shown.
+    """
 
     def __init__(self, unit: Unit) -> None:
         self.unit = unit
         self.counts: Counter[str] = Counter()
+        self.remedies: dict[str, None] = {}
         self._first: dict[str, list[tuple[int, str]]] = {}
 
-    def add(self, kind: str, line: int, problem: str) -> None:
-        """Count a row of this kind; `problem` says what is wrong with it."""
+    def add(self, kind: str, line: int, problem: str, remedy: str | None = None) -> None:
+        """Count a row of this kind; `problem` says what is wrong with it, `remedy` what to do about such rows."""
         self.counts[kind] += 1
         first = self._first.setdefault(kind, [])
         if len(first) < N_SHOWN:
             first.append((line, problem))
+            if remedy is not None:
+                self.remedies[remedy] = None
+
+    def describe(self) -> str:
+        """Return "line 3: ...; line 7: ...; and 2 more; ...", with the first rows of all kinds and the remedies."""
+        first, n_bad = self.first(tuple(self.counts)), self.counts.total()
+        places = [f"{self.unit} {line}: {problem}" for line, problem in first]
+        more = [f"and {n_bad - len(first):,} more"] if n_bad > len(first) else []
+        return "; ".join([*places, *more, *self.remedies])
 
     def first(self, kinds: Sequence[str]) -> list[tuple[int, str]]:
         """Return line and problem of the first rows of these kinds, in the order of the file."""

@@ -28,24 +28,21 @@ from sbert_ft.data.ledger import Finding, Ledger, RowFaults, Unit, at_lines, cou
 from sbert_ft.data.pair_sources import PairSource, RawRow
 from sbert_ft.data.repeats import groups_of_texts, overlap_finding, overlap_rows, repeat_findings, text_keys
 from sbert_ft.data.tables import Missing
+from sbert_ft.data.text_files import is_blank
 from sbert_ft.data.text_store import TextStore, TextStoreBuilder
 from sbert_ft.errors import DataError, quoted
 
-# White space, controls, and characters without a picture: zero width ones, joiners, directions, fillers of Hangul.
-_INVISIBLE = (
-    r"\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
-)
-_VISIBLE = re.compile(f"[^{_INVISIBLE}]")
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _CHUNK_TEXTS = 1 << 16
 _DROPPED: Final = {  # kinds of dropped rows, as they are told
     "ragged": "lost: more or fewer cells than the header",
+    "not_json": "lost: no JSON object",
     "empty": "dropped: no text where one must be",
     "not_text": "dropped: something that is no text",
     "bad_label": "dropped: no usable label",
     "other_label": "left out: a label that data.{0} does not name",  # label_values or classes
 }
-_BAD: Final = ("ragged", "empty", "not_text", "bad_label")
+_BAD: Final = ("ragged", "not_json", "empty", "not_text", "bad_label")
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +143,8 @@ def read_rows(source: PairSource, reading: Reading, folder: Path | None) -> tupl
         InputError: A tuple is of another kind than the first one.
     """
     faults = RowFaults(source.unit)
-    column = None if source.label_name is None else LabelColumn(source.where, source.label_name, reading)
+    name, n_texts = source.label_name, len(source.text_names)
+    column = None if name is None else LabelColumn(source.where, name, reading, n_texts)
     builder = TextStoreBuilder(folder)
     texts, taken = array("q"), array("q")
     for row in source.rows(faults):
@@ -154,7 +152,7 @@ def read_rows(source: PairSource, reading: Reading, folder: Path | None) -> tupl
             taken.append(row.line)
             texts.extend([builder.add(str(text)) for text in row.texts])
     lines = np.array(taken, np.int64)
-    text_rows = np.array(texts, np.int64).reshape(len(lines), len(source.text_names))
+    text_rows = np.array(texts, np.int64).reshape(len(lines), n_texts)
     n_rows = len(lines) + faults.counts.total()
     kept = np.ones(len(lines), bool) if column is None else ~column.bad_rows(lines, faults)
     if reading.on_bad_row == "error" and any(faults.counts[kind] for kind in _BAD):
@@ -189,7 +187,7 @@ def _is_usable(row: RawRow, source: PairSource, column: LabelColumn | None, faul
     """
     for name, text in zip(source.text_names, row.texts, strict=True):
         if isinstance(text, str):
-            if _VISIBLE.search(text) is None:
+            if is_blank(text):
                 faults.add("empty", row.line, f"the {name} is {'blank' if text else 'empty'}")
                 return False
             if not text.isascii() and (half := _HALF_CHARACTER.search(text)) is not None:
@@ -235,6 +233,7 @@ def _cannot_be_used(source: PairSource, n_rows: int, faults: RowFaults) -> DataE
         "mend them or take them out, or set data.on_bad_row to 'skip' (Reading(on_bad_row='skip')) to leave them out"
     )
     more = f"; and {n_bad - len(first):,} more" if n_bad > len(first) else ""
+    more += "".join(f"; {of_kind}" for of_kind in faults.remedies)
     return DataError(f"{source.where}: {n_bad:,} of {counted(n_rows, 'row')} cannot be used: {places}{more}; {remedy}")
 
 

@@ -11,6 +11,7 @@ import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
@@ -19,7 +20,8 @@ import numpy as np
 
 from sbert_ft.config.settings import Reading
 from sbert_ft.data import formats
-from sbert_ft.data.columns import LABEL_NAMES, PairColumns, find_columns
+from sbert_ft.data.column_names import LABEL_NAMES, SINGLE_LABEL_NAMES
+from sbert_ft.data.columns import PairColumns, find_columns
 from sbert_ft.data.ledger import RowFaults, Unit, file_sha256
 from sbert_ft.data.tables import Missing, Table, open_table
 from sbert_ft.data.text_files import fault
@@ -34,6 +36,7 @@ _LABELLED: Final = "(text, text, number)"
 _CLASSED: Final = "(text, text, label)"
 _TRIPLET: Final = "(text, text, text)"
 _LABEL_LIST: Final = "the list of labels"
+_HEADER: Final = " (the first line, taken as the header; if it is none, put one before it)"
 _HOLDERS: Final = {"pairs": "tuples", "texts": "texts"}
 _Row = TypeVar("_Row")
 
@@ -87,7 +90,9 @@ def file_source(path: Path, reading: Reading) -> PairSource:
     if table.format.kind == "lines":
         raise fault(path, "has one text a line, expected rows of pairs; give a .csv, .tsv, .jsonl or .parquet")
     where = quoted(path, limit=400)
-    columns = find_columns(where, table.format.columns, reading)
+    is_header = table.format.kind in ("csv", "tsv")
+    hint = table.format.delimiter_hint() or (_HEADER if is_header else "")
+    columns = find_columns(where, table.format.columns, reading, hint=hint)
     unit: Unit = "row" if table.format.kind == "parquet" else "line"
     rows = _checked_json_rows if table.format.kind == "jsonl" and columns.label is None else _table_rows
 
@@ -117,23 +122,27 @@ def _of_columns(
     return PairSource(name, where, described, sha256, unit, text_names, label_name, columns.notes, rows)
 
 
+def _bad_record(table: Table, faults: RowFaults) -> formats.OnBadRecord:
+    """Return what takes a record that is no row into account."""
+    kind = "not_json" if table.format.kind == "jsonl" else "ragged"
+    return partial(faults.add, kind)
+
+
 def _table_rows(table: Table, columns: PairColumns, faults: RowFaults) -> Iterator[RawRow]:
     n_texts = len(columns.texts)
     wanted = columns.texts if columns.label is None else (*columns.texts, columns.label)
 
-    def ragged(line: int, problem: str) -> None:
-        faults.add("ragged", line, problem)
-
-    for row in table.rows(wanted, ragged):
+    for row in table.rows(wanted, _bad_record(table, faults)):
         yield RawRow(row.line, row.values[:n_texts], row.values[n_texts] if len(wanted) > n_texts else None)
 
 
 def _checked_json_rows(table: Table, columns: PairColumns, faults: RowFaults) -> Iterator[RawRow]:
     """Yield the rows of JSON lines without labels; the columns are the first object's, so another may have a label."""
     names = [table.format.columns[i] for i in columns.texts]
-    for record in formats.json_records(table.path, table.format.encoding):
+    like_labels = (*LABEL_NAMES, *(SINGLE_LABEL_NAMES if len(names) == 1 else ()))
+    for record in formats.json_records(table.path, table.format.encoding, _bad_record(table, faults)):
         for key in record.values:
-            if key not in table.format.columns and key.casefold().strip() in LABEL_NAMES and len(names) < 3:
+            if key not in table.format.columns and key.casefold().strip() in like_labels and len(names) < 3:
                 problem = f"has a key {quoted(key)} like a label, which the first object has not"
                 raise fault(table.path, f"{problem}; give it to all objects or to none", record.line)
         yield RawRow(record.line, [record.values.get(name, Missing.MISSING) for name in names], None)

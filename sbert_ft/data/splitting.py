@@ -9,11 +9,13 @@ class may be missing on one side.
 from __future__ import annotations
 
 import logging
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sbert_ft.arguments import whole_number
 from sbert_ft.data.labels import Labels
 from sbert_ft.errors import DataError, InputError, quoted
 
@@ -33,10 +35,11 @@ def rows_for_dev(
         source: Of the rows, for the warning.
 
     Raises:
-        InputError: `dev_share` is no such share.
+        InputError: `dev_share` is no such share, or the seed no whole number of at least 0.
         DataError: All rows hang together by the texts they share.
     """
-    if not 0.0 < dev_share < 1.0:
+    seed = whole_number(seed, "seed", 0)
+    if isinstance(dev_share, bool) or not isinstance(dev_share, Real) or not 0.0 < dev_share < 1.0:
         raise InputError(f"dev_share is {quoted(dev_share)}, expected a number above 0 and below 1")
     components, n_rows = connected_rows(groups), len(groups)
     why = "rows that share a text stay together"

@@ -3,36 +3,30 @@
 `open_table` looks at the file's beginning and says what it found in one `TableFormat`; the `Table` it returns can be
 read as often as one likes, each time from the disk, so that memory does not grow with the rows. A cell is the text
 that the file holds: NA, null, 007 and 1e5 are sentences like others. What cannot be read for certain (a short row, an
-unclosed quote, a wrong byte) is a `DataError` that names the line; nothing is skipped but empty lines between records.
+unclosed quote, a wrong byte) is a `DataError` that names the line, or the first few of them where the next row can
+still be found; nothing is skipped but empty lines between records.
 """
 
 from __future__ import annotations
 
-import difflib
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from sbert_ft.data import formats
+from sbert_ft.data.column_names import PAIR_NAMES, folded, groups_of_texts, nearest_name, single_texts
 from sbert_ft.data.detection import Kind, TableFormat, find_format, listed
-from sbert_ft.data.text_files import fault, text_lines, without_line_end
+from sbert_ft.data.ledger import RowFaults, Unit, at_lines, counted
+from sbert_ft.data.text_files import fault, is_blank, text_lines, without_line_end
 from sbert_ft.errors import DataError, quoted
 
 __all__ = ["Kind", "Missing", "Row", "Table", "TableFormat", "open_table"]
 
-TEXT_NAMES: Final = (
-    *("text", "sentence", "document", "review", "content", "comment", "utterance"),
-    *("query", "question", "passage", "title"),
-)
-PAIR_NAMES: Final = (
-    *(("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("sentence_a", "sentence_b"), ("sent1", "sent2")),
-    *(("text1", "text2"), ("text_1", "text_2"), ("text_a", "text_b"), ("text", "text_pair"), ("s1", "s2")),
-    *(("premise", "hypothesis"), ("question1", "question2"), ("query", "document"), ("query", "passage")),
-    *(("question", "answer"), ("anchor", "positive"), ("a", "b")),
-)
+logger = logging.getLogger(__name__)
 
 
 class Missing(Enum):
@@ -65,41 +59,44 @@ class Table:
     def __iter__(self) -> Iterator[Row]:
         return self.rows()
 
-    def rows(
-        self, columns: Sequence[int] | None = None, on_ragged: Callable[[int, str], None] | None = None
-    ) -> Iterator[Row]:
+    @property
+    def unit(self) -> Unit:
+        """What a row's `line` counts."""
+        return "row" if self.format.kind == "parquet" else "line"
+
+    def rows(self, columns: Sequence[int] | None = None, on_bad: formats.OnBadRecord | None = None) -> Iterator[Row]:
         """Yield each row, with the values of these columns alone where they are given.
 
         Args:
             columns: Positions of the columns; the others, vectors in Parquet perhaps, do not become Python values.
-            on_ragged: Called with the line and what is wrong with it for a row that has more or fewer cells than the
-                header; such a row is then left out.
+            on_bad: Called with the line, what is wrong and what to do for a row that has more or fewer cells than the
+                header, or a line that is no JSON object; such a row is then left out.
 
         Raises:
-            DataError: A row cannot be read, or is ragged and `on_ragged` is not given.
+            DataError: A row cannot be read, or is such a one and `on_bad` is not given.
         """
         if self.format.kind == "parquet":
             yield from self._parquet_rows(range(len(self.format.columns)) if columns is None else columns)
             return
-        for row in self._text_rows(on_ragged):
+        for row in self._text_rows(on_bad):
             yield row if columns is None else Row(row.line, tuple(row.values[i] for i in columns))
 
-    def _text_rows(self, on_ragged: Callable[[int, str], None] | None) -> Iterator[Row]:
+    def _text_rows(self, on_bad: formats.OnBadRecord | None) -> Iterator[Row]:
         if self.format.kind == "lines":
             for number, line in text_lines(self.path, self.format.encoding):
                 yield Row(number, (without_line_end(line),))
         elif self.format.kind == "jsonl":
-            for record in formats.json_records(self.path, self.format.encoding):
+            for record in formats.json_records(self.path, self.format.encoding, on_bad):
                 values = record.values
                 yield Row(record.line, tuple(values.get(name, Missing.MISSING) for name in self.format.columns))
         else:
-            yield from self._cell_rows(on_ragged)
+            yield from self._cell_rows(on_bad)
 
     def _cell_records(self) -> Iterator[formats.CellRecord]:
         assert self.format.delimiter is not None
         return formats.cell_records(self.path, self.format.encoding, self.format.delimiter, bool(self.format.quoting))
 
-    def _cell_rows(self, on_ragged: Callable[[int, str], None] | None) -> Iterator[Row]:
+    def _cell_rows(self, on_bad: formats.OnBadRecord | None) -> Iterator[Row]:
         records = self._cell_records()
         header = next(records, None)
         if header is None or tuple(header.cells) != self.format.columns:
@@ -111,9 +108,9 @@ class Table:
                 else:
                     remedy = "take tabs and line ends out of the cells; if they are quoted, save the file as .csv"
                 expected = f"expected {len(header.cells)} cells as in the header, found {len(cells)}"
-                if on_ragged is None:
+                if on_bad is None:
                     raise fault(self.path, f"{expected}; {remedy}", line)
-                on_ragged(line, f"{expected}; {remedy}")
+                on_bad(line, expected, remedy)
                 continue
             yield Row(line, tuple(cells))
 
@@ -135,9 +132,8 @@ class Table:
             raise fault(
                 self.path, f"has one text a line and no columns, so none called {quoted(name)}; for cells give --kind"
             )
-        by_folded = {found.casefold().strip(): found for found in reversed(self.format.columns)}
-        near = difflib.get_close_matches(name.casefold().strip(), by_folded, n=1)
-        hint = f"; did you mean {quoted(by_folded[near[0]])}?" if near else ""
+        near = nearest_name(name, self.format.columns)
+        hint = "" if near is None else f"; did you mean {quoted(near)}?"
         raise fault(self.path, f"has no column {quoted(name)}; {self._columns_found()}{hint}")
 
     def text_columns(self, names: Sequence[str] | None, n: Literal[1, 2]) -> tuple[int, ...]:
@@ -158,43 +154,98 @@ class Table:
             return tuple(map(self.column_index, names))
         if n == 1 and len(self.format.columns) == 1 and self.format.kind in ("jsonl", "parquet"):
             return (0,)  # the only key is a name for certain; the only line of cells could be a text
-        folded = [name.casefold().strip() for name in self.format.columns]
-        customary = [(name,) for name in TEXT_NAMES] if n == 1 else PAIR_NAMES
-        found = [tuple(map(folded.index, group)) for group in customary if all(map(folded.count, group))]
-        a_pair_too = n == 1 and any(all(map(folded.count, pair)) for pair in PAIR_NAMES)
-        if len(found) == 1 and all(folded.count(folded[i]) == 1 for i in found[0]) and not a_pair_too:
-            return found[0]
+        there = folded(self.format.columns)
+        pairs = groups_of_texts(there, PAIR_NAMES)
+        found = pairs if n == 2 else [(name,) for name in single_texts(there, sides_too=True)]
+        a_pair_too = n == 1 and bool(pairs)
+        if len(found) == 1 and all(there.count(name) == 1 for name in found[0]) and not a_pair_too:
+            return tuple(map(there.index, found[0]))
         several = "which of them is not clear" if found or a_pair_too else "none of a customary name"
         raise fault(self.path, f"expected {wanted}, {several}; {self._columns_found()}; {say_it}")
 
     def _columns_found(self) -> str:
         by_kind = {"jsonl": "the first object has", "parquet": "it has"}
         source = by_kind.get(self.format.kind, "the first line, taken as the header, names")
-        return f"{source} {listed([quoted(name) for name in self.format.columns])}"
+        return f"{source} {listed([quoted(name) for name in self.format.columns])}{self.format.delimiter_hint()}"
 
-    def texts(self, columns: Sequence[int]) -> Iterator[tuple[str, ...]]:
-        """Yield each row's texts in these columns; blank ones are texts, empty ones are not.
+    def texts(self, columns: Sequence[int], *, may_be_empty: bool = False) -> Iterator[tuple[str, ...]]:
+        """Yield each row's texts in these columns; blank ones are texts, of which is warned, empty ones are not.
+
+        After a bad row nothing more is yielded, but the rest is read for others, to name the first few at once.
+
+        Args:
+            columns: Their positions.
+            may_be_empty: Whether a file without a row is no fault.
 
         Raises:
             DataError: A value is missing, empty or no text, or there is no row at all.
         """
-        empty = True
-        for row in self.rows(columns):
-            empty = False
-            texts = tuple(value for value in row.values if isinstance(value, str) and value)
-            if len(texts) != len(columns):
-                raise self._not_a_text(row, columns)
+        blank = RowFaults(self.unit)
+        n_rows = 0
+        for row in self.checked_rows(columns, lambda row: self._not_a_text(row, columns)):
+            n_rows += 1
+            texts = tuple(map(str, row.values))
+            if any(map(is_blank, texts)):
+                blank.add("blank", row.line, "")
             yield texts
-        if empty:
+        if not n_rows and not may_be_empty:
             raise fault(self.path, "holds no row; expected at least one text")
+        if n_blank := blank.counts["blank"]:
+            places = at_lines([line for line, _ in blank.first(["blank"])], n_blank, self.unit)
+            rows = counted(n_blank, "row")
+            logger.warning(
+                "%s: %s with a text that is blank, of which a model can say nothing: %s",
+                *(quoted(self.path, limit=400), rows, places),
+            )
 
-    def _not_a_text(self, row: Row, columns: Sequence[int]) -> DataError:
-        i, value = next((i, v) for i, v in zip(columns, row.values, strict=True) if not isinstance(v, str) or not v)
-        unit = "row" if self.format.kind == "parquet" else "line"
+    def checked_rows(
+        self, columns: Sequence[int], problem_of: Callable[[Row], tuple[str, str] | None]
+    ) -> Iterator[Row]:
+        """Yield each row up to the first in which something is wrong; then look for others, and refuse the file.
+
+        Args:
+            columns: Positions of the columns whose values the rows have.
+            problem_of: Returns what is wrong with a row and what to do, None for a good one.
+
+        Raises:
+            DataError: There is a bad row; the message has the first few and the number of all.
+        """
+        faults = RowFaults(self.unit)
+
+        def bad(line: int, problem: str, remedy: str) -> None:
+            faults.add("bad", line, problem, remedy)
+
+        try:
+            for row in self.rows(columns, bad):
+                if (found := problem_of(row)) is not None:
+                    bad(row.line, *found)
+                elif not faults.counts:
+                    yield row
+        except DataError as error:  # from here on no row can be found
+            if not faults.counts:
+                raise
+            rest = str(error).removeprefix(quoted(self.path, limit=400)).lstrip(",: ")
+            raise self._bad_rows(faults, f"; after which the file cannot be read further: {rest}") from error
+        if faults.counts:
+            raise self._bad_rows(faults, "")
+
+    def _bad_rows(self, faults: RowFaults, end: str) -> DataError:
+        """Return the error of the rows, where one is bad in the form that faults of a line have."""
+        where, n_bad = quoted(self.path, limit=400), faults.counts.total()
+        if n_bad == 1:
+            return DataError(f"{where}, {faults.describe()}{end}")
+        return DataError(f"{where}: {counted(n_bad, 'row')} cannot be used: {faults.describe()}{end}")
+
+    def _not_a_text(self, row: Row, columns: Sequence[int]) -> tuple[str, str] | None:
+        """Return what is wrong with the texts of a row in these columns, and what to do; None where nothing is."""
+        bad = next(((i, v) for i, v in zip(columns, row.values, strict=True) if not isinstance(v, str) or not v), None)
+        if bad is None:
+            return None
+        i, value = bad
         if self.format.kind == "lines":
-            return fault(self.path, "empty text; write a text there or take the line out", row.line)
+            return "empty text", "write a text there or take the line out"
         column = f"column {quoted(self.format.columns[i])}"
-        remedy = f"fill it or take the {unit} out"
+        remedy = f"fill it or take the {self.unit} out"
         if value == "":
             found = "an empty one"
         elif value is None or value is Missing.MISSING:
@@ -202,7 +253,7 @@ class Table:
         else:
             found = f"{type(value).__name__} {quoted(value, limit=40)}"
             remedy = "write texts there (in quotes) or name another column"
-        return fault(self.path, f"{column}: expected a text, found {found}; {remedy}", row.line, unit)
+        return f"{column}: expected a text, found {found}", remedy
 
     def count_rows(self) -> int:
         """Return the number of rows without checking them: a pass over the bytes, or what Parquet's footer says."""

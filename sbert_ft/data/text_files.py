@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import logging
 import os
 import re
 import stat
@@ -18,21 +19,49 @@ from pathlib import Path
 
 from sbert_ft.errors import DataError, quoted
 
+logger = logging.getLogger(__name__)
 MAX_RECORD_CHARS = 1 << 26  # far beyond any text; an unclosed quote would otherwise read the rest of the file
 _CHUNK_BYTES = 1 << 20
+_PROOF_CHARACTERS = 8
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+# White space, controls, and characters without a picture: zero width ones, joiners, directions, fillers of Hangul.
+_INVISIBLE = (
+    r"\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
+)
+_VISIBLE = re.compile(f"[^{_INVISIBLE}]")
 # Transport forms and escapes, of which some decode to half characters (surrogates).
 _NOT_FOR_FILES = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"})
 _SIGNATURES = (
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
-    (b"BZh", "a bzip2 archive", "unpack it first"),
+    (b"BZh91AY&SY", "a bzip2 archive", "unpack it first"),
     (b"\xfd7zXZ\x00", "an xz archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive", "unpack it first"),
-    (b"PAR1", "a Parquet file", "give it the suffix .parquet"),
+    (b"PAR1\x15", "a Parquet file", "give it the suffix .parquet"),
     (b"ARROW1\x00", "an Arrow file", "save it as Parquet"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook or another Office file", "save the sheet as CSV (UTF-8)"),
     (b"%PDF-", "a PDF document", "extract its text first"),
+    (b"{\\rtf", "an RTF document", "save it as plain text (UTF-8)"),
+    (b"<?xml", "an XML file, perhaps of a spreadsheet", "save the table as CSV (UTF-8)"),
+    (b"\x93NUMPY", "a numpy array (.npy)", "write the texts to a .csv, .jsonl or .parquet"),
+    (b"SQLite format 3\x00", "an SQLite database", "export the table as CSV (UTF-8)"),
+    (b"\x89HDF\r\n", "an HDF5 file", "save the table as Parquet or CSV"),
+    (b"Obj\x01", "an Avro file", "save it as Parquet"),
+    (b"FEA1\x00", "an old Feather file", "save it as Parquet"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
+    (b"Rar!\x1a\x07", "a RAR archive", "unpack it first"),
+    (b"\x89PNG\r\n", "a picture (PNG)", "give a file of texts"),
+    (b"\xff\xd8\xff", "a picture (JPEG)", "give a file of texts"),
+    (b"version https://git-lfs.github.com/spec/", "a git-lfs pointer", "fetch the file itself with git lfs pull"),
 )
+_ZIP = ("a zip archive", "unpack it first")
+_IN_ZIP = (  # the names of parts stand before them
+    (b"xl/", "an Excel workbook", "save the sheet as CSV (UTF-8)"),
+    (b"word/", "a Word document", "save its text as .txt (UTF-8)"),
+    (b"opendocument.spreadsheet", "an OpenDocument spreadsheet", "save the sheet as CSV (UTF-8)"),
+    (b"[Content_Types].xml", "an Excel workbook or another Office file", "save the sheet as CSV (UTF-8)"),
+    (b".npy", "arrays of numpy (.npz)", "write the texts to a .csv, .jsonl or .parquet"),
+)
+_PICKLE = re.compile(rb"\x80[\x02-\x05]", re.DOTALL)
 
 
 def fault(path: Path, problem: str, line: int | None = None, unit: str = "line") -> DataError:
@@ -76,11 +105,15 @@ def refuse_other_formats(path: Path, head: bytes, kind: str) -> None:
     """
     found, advice = "", ""
     if head.startswith(b"PK\x03\x04"):
-        workbook = b"xl/" in head or b"[Content_Types].xml" in head
-        found = "an Excel workbook or another Office file" if workbook else "a zip archive"
-        advice = "save the sheet as CSV (UTF-8)" if workbook else "unpack it first"
+        found, advice = next(((name, remedy) for part, name, remedy in _IN_ZIP if part in head), _ZIP)
     elif re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html[\s>])", head, re.IGNORECASE):
         found, advice = "a web page (HTML)", "download the file itself"
+    elif _PICKLE.match(head):
+        found, advice = "a pickle of Python", "write the texts to a .csv, .jsonl or .parquet"
+    elif head[257:262] == b"ustar":
+        found, advice = "a tar archive", "unpack it first"
+    elif kind in ("csv", "tsv") and re.match(rb'(\xef\xbb\xbf)?\s*\{\s*"([^"\\]|\\.)*"\s*:', head):
+        found, advice = "JSON lines", "give it the suffix .jsonl, or --kind jsonl (data.kind)"
     for signature, name, remedy in _SIGNATURES:
         if head.startswith(signature) and not (name == "a Parquet file" and kind == "parquet"):
             found, advice = name, remedy
@@ -88,6 +121,11 @@ def refuse_other_formats(path: Path, head: bytes, kind: str) -> None:
         raise fault(path, f"expected {kind}, found {found}; {advice}")
     if kind == "parquet" and not head.startswith(b"PAR1"):
         raise fault(path, "expected Parquet, but the first bytes are not PAR1: damaged, or another format")
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text holds nothing that can be seen: white space, controls and characters without a picture."""
+    return _VISIBLE.search(text) is None
 
 
 def find_encoding(path: Path, head: bytes, wanted: str | None) -> str:
@@ -104,10 +142,25 @@ def find_encoding(path: Path, head: bytes, wanted: str | None) -> str:
         name = codecs.lookup(wanted).name
     except (LookupError, ValueError):
         name = ""
+    if marked is None and name and not name.startswith("utf") and _begins_as_utf_8(head):
+        logger.warning(
+            "%s: looks as if it were in UTF-8, and is read as %s as asked for; if texts come out wrong, leave "
+            "--encoding (data.encoding) out",
+            *(quoted(path, limit=400), wanted),
+        )
     if not name or name.replace("_", "-") in _NOT_FOR_FILES:
         expected = "utf-8, utf-16, cp949, euc-kr, latin-1 or another that Python knows"
         raise fault(path, f"--encoding {quoted(wanted)} is not an encoding of text files; expected {expected}")
     return "utf-8-sig" if name == "utf-8" and marked == "utf-8-sig" else wanted
+
+
+def _begins_as_utf_8(head: bytes) -> bool:
+    """Return whether the bytes hold UTF-8 beyond ASCII, so much that no other encoding has it by chance."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")("strict").decode(head)  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return sum(not character.isascii() for character in text) >= _PROOF_CHARACTERS
 
 
 def text_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
@@ -142,15 +195,22 @@ def without_line_end(line: str) -> str:
 def _not_in_encoding(path: Path, encoding: str) -> DataError:
     """Return the error that names the first byte that is not in `encoding`; reads the file again to find it."""
     place = _first_bad_byte(path, encoding)
-    if place is None:
-        return fault(path, f"is not in {encoding}; say its encoding with --encoding, such as cp949 or utf-16-le")
-    offset, line, byte = place
-    if encoding.lower().replace("_", "-") not in ("utf-8", "utf-8-sig") and _first_bad_byte(path, "utf-8") is None:
+    said_otherwise = encoding.lower().replace("_", "-") not in ("utf-8", "utf-8-sig")
+    if said_otherwise and _decodes(path, "utf-8"):
         advice = "the file is in UTF-8: leave --encoding out"
+    elif place is None:
+        advice = "say its encoding with --encoding, such as cp949 or utf-16-le"
+    elif b"\0" in first_bytes(path):
+        advice = "it begins with NUL bytes: if it is UTF-16 without its mark, say --encoding utf-16-le"
+    elif _is_utf_8_before(path, place[0]):
+        advice = "what stands before it is in UTF-8: mend the line"
     elif _holds_hangul(path):
         advice = "it can be read as Korean cp949: try --encoding cp949 (in a run's JSON data.encoding)"
     else:
-        advice = "say the file's encoding, such as --encoding latin-1, or mend the line if the rest is right"
+        advice = "say the file's encoding, such as --encoding latin-1 or johab, or mend the line if the rest is right"
+    if place is None:
+        return fault(path, f"is not in {encoding}; {advice}")
+    offset, line, byte = place
     return fault(path, f"byte 0x{byte:02x} at offset {offset:,} is not in {encoding}; {advice}", line)
 
 
@@ -192,6 +252,22 @@ def _first_bad_byte(path: Path, encoding: str) -> tuple[int, int, int] | None:
     except (UnicodeError, OSError):  # UTF-16 without its mark has no first bad byte
         return None
     return None
+
+
+def _is_utf_8_before(path: Path, offset: int) -> bool:
+    """Return whether the bytes before `offset`, which decode as UTF-8, hold more of it than ASCII has."""
+    with open(path, "rb") as file:
+        return _begins_as_utf_8(file.read(min(offset, _CHUNK_BYTES)))
+
+
+def _decodes(path: Path, encoding: str) -> bool:
+    """Return whether the whole file decodes."""
+    try:
+        for _ in _decoded(path, encoding):
+            pass
+    except (UnicodeError, OSError):
+        return False
+    return True
 
 
 def _holds_hangul(path: Path) -> bool:

@@ -110,6 +110,20 @@ def text_numbers(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: in
     return TextNumbers(*np.split(content, [n_tokens, n_tokens + dataset.n_distinct]))
 
 
+def text_lengths(dataset: TextRows, tokenizer: TextTokenizer) -> NDArray[np.int32]:
+    """Return the tokens of each distinct text before any cut, special ones included: shape (N,), int32.
+
+    Raises:
+        InputError: A text is none.
+    """
+    lengths = [np.zeros(0, np.int32)]
+    n_texts = 0
+    for window in windows_of(_all_texts(dataset)):
+        lengths.append((tokenizer.tokenize(window, n_texts).lengths + tokenizer.n_special).astype(np.int32))
+        n_texts += len(window)
+    return np.concatenate(lengths)
+
+
 @dataclass(frozen=True)
 class _Written:
     n_tokens: int

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Truncation
-from sbert_ft.data.token_cache import TextNumbers, TextRows, text_numbers
+from sbert_ft.data.token_cache import TextNumbers, TextRows, text_lengths, text_numbers
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.packing import TextTokens, offsets_of
 from sbert_ft.model.pair_tokens import Pieces, join_pieces, kept_lengths, room_of_pair
@@ -186,6 +186,15 @@ def tokenize_connections(
     joiner = None if joining is None else _row_joiner(dataset, tokenizer, max_seq_length, joining)
     numbers = text_numbers(dataset, tokenizer, max_seq_length, folder)
     return _tokenized(numbers, dataset.text_rows, tokenizer.n_special, max_seq_length, joiner)
+
+
+def cut_rows(
+    dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int, joining: Joining | None = None
+) -> NDArray[np.int64]:
+    """Return which rows have a sequence that is cut, as `tokenize_connections` would; no token is kept: shape (n,)."""
+    joiner = None if joining is None else _row_joiner(dataset, tokenizer, max_seq_length, joining)
+    lengths = text_lengths(dataset, tokenizer)
+    return np.flatnonzero((_sequence_lengths(lengths, dataset.text_rows, joiner) > max_seq_length).any(axis=1))
 
 
 def _row_joiner(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int, joining: Joining) -> RowJoiner:

@@ -47,13 +47,6 @@ class NewColumn:
     type: Literal["float32", "bool", "text"] = "float32"
 
 
-def write_table_with_column(
-    table: Table, target: Path, name: str, values: Iterator[float], *, kind: Kind | None = None
-) -> None:
-    """Write the table's rows with one more column of float32; otherwise as `write_table_with_columns`."""
-    write_table_with_columns(table, target, (NewColumn(name),), ((value,) for value in values), kind=kind)
-
-
 def write_table_with_columns(
     table: Table, target: Path, columns: Sequence[NewColumn], values: Iterator[Values], *, kind: Kind | None = None
 ) -> None:
