@@ -202,6 +202,13 @@ def test_all_but_the_kept_are_removed_and_nothing_else(tmp_path: Path) -> None:
     remove_all_but(tmp_path / "missing", ())
 
 
+def test_only_earlier_checkpoints_are_removed_where_that_is_asked(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save_checkpoint(tmp_path, step, {}, {})
+    remove_all_but(tmp_path, {1}, before=3)
+    assert sorted(os.listdir(tmp_path)) == ["step-00000001", "step-00000003", "step-00000004"]
+
+
 def test_a_link_in_a_checkpoints_place_is_removed_and_not_followed(tmp_path: Path) -> None:
     elsewhere = save(tmp_path / "elsewhere", 5)
     (tmp_path / "checkpoints").mkdir()

@@ -51,7 +51,7 @@ WORDS = COMMON_WORDS.split()
 
 # A request is a line of JSON; the answers are the process's number, and when it has ended its exit code.
 SERVER = """
-import importlib, json, os, resource, signal, sys, traceback
+import importlib, json, os, resource, signal, subprocess, sys, traceback
 import torch
 torch.set_num_threads(1)
 import sentence_transformers.sentence_transformer.losses
@@ -60,7 +60,7 @@ import sbert_ft.commands.train, sbert_ft.training.fine_tune, sbert_ft.training.r
 from sbert_ft.cli import main
 from sbert_ft.data.token_store import TokenizedConnections
 
-def struck(module, name, nth, signals=(), file_bytes=None):
+def struck(module, name, nth, signals=(), file_bytes=None, shell=None):
     place = importlib.import_module(module)
     call, seen = getattr(place, name), [0]
     def counted(*arguments, **options):
@@ -68,6 +68,8 @@ def struck(module, name, nth, signals=(), file_bytes=None):
         if seen[0] == nth:
             if file_bytes is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+            if shell is not None:
+                subprocess.run(shell, shell=True, check=True)
             for number in signals:
                 os.kill(os.getpid(), number)
         return call(*arguments, **options)
@@ -127,9 +129,12 @@ REPORT = ("sbert_ft.training.outcome", "write_report")
 METRICS = ("sbert_ft.training.outcome", "write_json")
 
 
-def strike(place: tuple[str, str], nth: int, *signals: int, file_bytes: int | None = None) -> dict[str, Any]:
-    """Return what sends signals, or leaves no room in files, right before the nth call of a function."""
-    return {"module": place[0], "name": place[1], "nth": nth, "signals": signals, "file_bytes": file_bytes}
+def strike(
+    place: tuple[str, str], nth: int, *signals: int, file_bytes: int | None = None, shell: str | None = None
+) -> dict[str, Any]:
+    """Return what leaves no room in files, runs a shell's line or sends signals right before a function's nth call."""
+    what = {"nth": nth, "signals": signals, "file_bytes": file_bytes, "shell": shell}
+    return {"module": place[0], "name": place[1], **what}
 
 
 @dataclass(frozen=True)
@@ -483,6 +488,18 @@ def test_killed_at_a_step_of_its_way_it_ends_as_the_unbroken_run(
     ended = bench.resume(config)
     assert ended.code == 0, ended.said
     assert_same_run(folder_of(config), bench.unbroken("short"))
+
+
+def test_what_a_run_had_not_removed_when_it_was_killed_after_its_last_checkpoint_goes(bench: Bench) -> None:
+    config = bench.config("without dev")
+    n_checkpoints = 24 // 3
+    killed = bench.train(config, strike=strike(AFTER_CHECKPOINT, n_checkpoints, signal.SIGKILL))
+    assert killed.code == -signal.SIGKILL
+    assert steps_kept(folder_of(config)) == [18, 21, 24]
+    ended = bench.resume(config)
+    assert ended.code == 0, ended.said
+    assert steps_kept(folder_of(config)) == [21, 24]
+    assert_same_run(folder_of(config), bench.unbroken("without dev"))
 
 
 # ---------------------------------------------------------------- asked to end

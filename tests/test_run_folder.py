@@ -116,8 +116,8 @@ def test_a_folder_with_other_files_is_refused_by_their_names(tmp_path: Path, nam
 def test_what_a_killed_process_left_does_not_make_a_folder_full(tmp_path: Path) -> None:
     (tmp_path / LOCK_NAME).write_text('{"pid": 1, "host": "x"}')
     (tmp_path / f"{PREFIX}0123").mkdir()
-    (tmp_path / ".model.ab_c1234").mkdir()
-    (tmp_path / ".model.ab_c1234" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / ".sbert-ft-model-0123456789abcdef").mkdir()
+    (tmp_path / ".sbert-ft-model-0123456789abcdef" / "model.safetensors").write_bytes(b"half")
     with open_run_folder(tmp_path, "new") as folder:
         assert os.listdir(folder.path) == [LOCK_NAME]
     assert tree(tmp_path) == {}

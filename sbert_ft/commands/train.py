@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbert_ft.commands.config import add_set_option
@@ -24,7 +25,7 @@ examples:
   sbert-ft train run.json --resume
 
 The run's folder (output_dir) holds model/, report.html, report.md, metrics.json, metrics.jsonl, ledger.json,
-worst_pairs.csv, config.json and checkpoints/. Ctrl-C and SIGTERM finish the step and write a checkpoint.
+worst_pairs.csv, config.json and checkpoints/. Ctrl-C, SIGTERM and SIGHUP finish the step and write a checkpoint.
 A classifier's run has mistakes.csv in the place of worst_pairs.csv."""
 
 
@@ -103,7 +104,7 @@ def _show_result(result: FineTuneResult) -> None:
     """Print the results before and after, the threshold, and where the model and the report are."""
     metrics = result.metrics
     if result.was_finished:
-        print(f"the run in {result.folder} was finished; nothing was changed")
+        print(f"the run in {_path(result.folder)} was finished; nothing was changed")
     for name, split in metrics.get("splits", {}).items():
         shown = next((names for names in _SHOWN if all(name in split["after"] for name in names)), ())
         for metric in shown:
@@ -115,8 +116,13 @@ def _show_result(result: FineTuneResult) -> None:
         what = "texts belong together from a cosine of" if of_cosine else "match: from a probability of"
         print(f"{what} {decision['threshold']:.4f} (on dev: {reached})")
     print(f"{metrics['steps']:,} steps in {metrics['seconds']:,.0f} s")
-    print(f"model:  {result.model_dir}")
-    print(f"report: {result.report}")
+    print(f"model:  {_path(result.model_dir)}")
+    print(f"report: {_path(result.report)}")
+
+
+def _path(path: Path) -> str:
+    """Return a path as it can be printed: the output_dir of another's configuration must not drive the terminal."""
+    return quoted(path, limit=4096)[1:-1]
 
 
 # Of each kind of split: the first that are all there; a threshold has an accuracy, but no macro F1.

@@ -10,19 +10,22 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sbert_ft.arguments import instance_argument
 from sbert_ft.config.settings import EvaluationSettings, ObjectiveSettings, Reading, TrainingSettings
 from sbert_ft.data.class_labels import class_name
 from sbert_ft.data.connection_dataset import ConnectionDataset
-from sbert_ft.errors import InputError, quoted
+from sbert_ft.errors import InputError, OutputError, quoted
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.training.fine_tune import fine_tune
+from sbert_ft.training.model_kept import put_back_on_failure
 
 logger = logging.getLogger(__name__)
 
@@ -70,36 +73,44 @@ class BertClassifier(ClassifierModel):
             ConfigError: A setting is out of range.
             DataError: A text is blank, or a label is none.
             TrainingError: A loss is no finite number.
+            OutputError: Something cannot be written.
+            ResourceError: Memory ran out.
+            RunInterrupted: Ctrl-C, SIGTERM or SIGHUP. As after every error, the classifier is as it was.
         """
         if dev is not None and dev_share is not None:
             raise InputError("dev and dev_share are both given; keep one of them")
-        labels = _listed(y, "y")
-        reading, names = Reading(), labels
-        if objective == "softmax":
-            classes = self._take_classes(classes_of(labels), (training or TrainingSettings()).seed)
-            reading = Reading(label_kind="classes", classes=tuple(map(class_name, classes)))
-            names = [class_name(label) for label in labels]
-        train = self._dataset(X, names, reading)
-        judging = None
-        if dev is not None:
-            dev_labels = _listed(dev[1], "the labels of dev")
+        if training is not None:
+            instance_argument(TrainingSettings, training, "training")
+        with put_back_on_failure(self, weights=False):  # the head, until training begins
+            labels = _listed(y, "y")
+            reading, names = Reading(), labels
             if objective == "softmax":
-                reading = Reading(label_kind="classes")  # one that y has not shall be said, not left out
-            judging = self._dataset(dev[0], dev_labels, reading)
-        elif dev_share is not None:
-            train, judging = train.split(dev_share, (training or TrainingSettings()).seed)
-        weight = self.class_weight if objective == "softmax" else None
-        with tempfile.TemporaryDirectory(prefix="sbert-ft-") as temporary:
-            fine_tune(
-                self,
-                train,
-                dev=judging,
-                output_dir=Path(temporary) / "run" if output_dir is None else output_dir,
-                objective=ObjectiveSettings(objective, class_weight=weight),
-                training=training,
-                evaluation=evaluation,
-                show_progress_bar=show_progress_bar,
-            )
+                classes = self._take_classes(classes_of(labels), (training or TrainingSettings()).seed)
+                reading = Reading(label_kind="classes", classes=tuple(map(class_name, classes)))
+                names = [class_name(label) for label in labels]
+            train = self._dataset(X, names, reading)
+            judging = None
+            if dev is not None:
+                if not isinstance(dev, (tuple, list)) or len(dev) != 2:
+                    raise InputError(f"dev is of type {type(dev).__name__}, expected two: the rows and their labels")
+                dev_labels = _listed(dev[1], "the labels of dev")
+                if objective == "softmax":
+                    reading = Reading(label_kind="classes")  # one that y has not shall be said, not left out
+                judging = self._dataset(dev[0], dev_labels, reading)
+            elif dev_share is not None:
+                train, judging = train.split(dev_share, (training or TrainingSettings()).seed)
+            weight = self.class_weight if objective == "softmax" else None
+            with _run_folder(output_dir) as folder:
+                fine_tune(
+                    self,
+                    train,
+                    dev=judging,
+                    output_dir=folder,
+                    objective=ObjectiveSettings(objective, class_weight=weight),
+                    training=training,
+                    evaluation=evaluation,
+                    show_progress_bar=show_progress_bar,
+                )
         return self
 
     def _take_classes(self, classes: list[Any], seed: int) -> list[Any]:
@@ -123,6 +134,27 @@ class BertClassifier(ClassifierModel):
             rows = _rows_of_table(rows, self.n_texts)
         make = ConnectionDataset.from_texts if self.n_texts == 1 else ConnectionDataset.from_pairs
         return make(rows, reading, labels=labels)
+
+
+@contextmanager
+def _run_folder(output_dir: str | os.PathLike[str] | None) -> Iterator[str | os.PathLike[str]]:
+    """Return the run's folder; without one a temporary one, which is removed.
+
+    Raises:
+        OutputError: There is no room for a temporary one.
+    """
+    if output_dir is not None:
+        yield output_dir
+        return
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="sbert-ft-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"no temporary folder can be made for the run: {error.strerror or error}; give output_dir, or set "
+            "TMPDIR to a folder with room"
+        ) from error
+    with temporary as path:
+        yield Path(path) / "run"
 
 
 def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 
 from sbert_ft.errors import CheckpointError, ModelFolderError, quoted
 from sbert_ft.model.json_files import parse_json, shown
+from sbert_ft.model.staging import make_folder, sync_folder
 from sbert_ft.training.durable_files import (
     backup_of,
     discard,
@@ -32,7 +33,6 @@ from sbert_ft.training.durable_files import (
     json_bytes,
     open_regular,
     staged_folder,
-    sync_folder,
     write_new,
 )
 
@@ -107,7 +107,7 @@ def save_checkpoint(
         raise ValueError(f"a state of {len(state_bytes)} bytes is more than will be read; save arrays as tensors")
     target = folder / _name(step)
     with faults_named(folder):
-        os.makedirs(folder, exist_ok=True)
+        make_folder(folder)
         _settle(target)
     with staged_folder(target) as staging:
         write_new(staging / _STATE, state_bytes)
@@ -175,8 +175,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, step, state, stems)
 
 
-def remove_all_but(folder: Path, keep: Collection[int]) -> None:
+def remove_all_but(folder: Path, keep: Collection[int], before: int | None = None) -> None:
     """Remove the checkpoints of all steps but those in `keep`, damaged ones too; other files stay.
+
+    Args:
+        folder: Where the run's checkpoints are.
+        keep: Steps.
+        before: Those of this step and later ones stay too.
 
     Raises:
         OutputError: One cannot be removed.
@@ -184,13 +189,21 @@ def remove_all_but(folder: Path, keep: Collection[int]) -> None:
     """
     for path in _checkpoints(folder):
         with faults_named(path):
-            if _step(path) not in keep:
+            if _step(path) not in keep and (before is None or _step(path) < before):
                 discard(path)
             elif path == backup_of(folder / _name(_step(path))):
                 _settle(folder / _name(_step(path)))
     if folder.is_dir():
         with faults_named(folder):
             sync_folder(folder)
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Return the steps that there are checkpoints of, damaged ones too; none where the folder cannot be read."""
+    try:
+        return sorted(_step(path) for path in _checkpoints(folder))
+    except CheckpointError:
+        return []
 
 
 def is_checkpoint_file(name: str) -> bool:

@@ -23,12 +23,12 @@ from safetensors import SafetensorError
 
 from sbert_ft.errors import OutputError
 from sbert_ft.model.json_files import shown
+from sbert_ft.model.staging import sync_folder
 
 logger = logging.getLogger(__name__)
 
 PREFIX = ".sbert-ft-"
 """How every temporary name begins."""
-_FOLDERS_CANNOT_BE_SYNCED = (errno.EINVAL, errno.ENOTSUP)  # some network file systems
 
 
 @contextmanager
@@ -184,20 +184,6 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
         return descriptor
     os.close(descriptor)
     raise OSError(errno.EINVAL, "it is no regular file", str(path))
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in `folder` to the disk, where the system can."""
-    if os.name == "nt":
-        return  # a folder cannot be opened there; a rename is in the journal
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _FOLDERS_CANNOT_BE_SYNCED:
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _temporary_name(folder: Path) -> Path:

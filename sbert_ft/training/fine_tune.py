@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sbert_ft.arguments import path_argument, word_argument
 from sbert_ft.config.reading import check_settings
 from sbert_ft.config.settings import (
     CLASSIFIER_OBJECTIVES,
@@ -20,10 +21,12 @@ from sbert_ft.config.settings import (
     TrainingSettings,
 )
 from sbert_ft.data.connection_dataset import ConnectionDataset
-from sbert_ft.errors import InputError, quoted
+from sbert_ft.errors import InputError
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.training.encoder_setup import Trainee, trained_module
+from sbert_ft.training.ended_early import memory_named
+from sbert_ft.training.model_kept import put_back_on_failure
 from sbert_ft.training.preparation import FineTuneResult, PreparedRun, RunData, RunOptions, prepare
 from sbert_ft.training.run import run_training
 from sbert_ft.training.run_folder import Mode
@@ -51,6 +54,8 @@ def fine_tune(
 ) -> FineTuneResult:
     """Fine-tune a model on pairs and return what the run left behind; the model itself is the tuned one afterwards.
 
+    Where that fails or is interrupted, the model is as it was; what was learnt is in the run's checkpoints.
+
     Args:
         model: A sentence encoder or a classifier; its weights are trained in place. A classifier without a head for
             the classes of `train` begins with a new one.
@@ -75,7 +80,8 @@ def fine_tune(
         RunFolderError: The folder holds something else, is in use, or the run began otherwise.
         TrainingError: A loss is no finite number.
         OutputError: Something cannot be written.
-        RunInterrupted: Ctrl-C or SIGTERM; go on with ``on_existing="resume"``.
+        ResourceError: Memory ran out.
+        RunInterrupted: Ctrl-C, SIGTERM or SIGHUP; go on with ``on_existing="resume"``.
     """
     if not isinstance(model, (SiameseBert, ClassifierModel)):
         found = type(model).__name__
@@ -83,8 +89,8 @@ def fine_tune(
             f"model is of type {found}, expected a SiameseBert or BertClassifier; for a folder: "
             "SiameseBert.from_pretrained"
         )
-    if on_existing not in _MODES:
-        raise InputError(f"on_existing is {quoted(on_existing)}, expected one of {', '.join(_MODES)}")
+    word_argument(on_existing, "on_existing", list(_MODES))
+    folder = str(path_argument(output_dir, "output_dir"))
     parts = _objectives(objective, model)
     with warnings_kept() as warnings:
         reading = reading_for(_name_of_first(parts), Reading())
@@ -98,18 +104,19 @@ def fine_tune(
             dev=None if data.dev is None else data.dev.source,
             test=None if data.test is None else data.test.source,
         ),
-        output_dir=os.fspath(output_dir),
+        output_dir=folder,
         objective=parts,
-        training=training or TrainingSettings(),
-        evaluation=evaluation or EvaluationSettings(),
+        training=TrainingSettings() if training is None else training,
+        evaluation=EvaluationSettings() if evaluation is None else evaluation,
     )
-    check_settings(settings)
-    with warnings_kept() as more:
-        prepared = prepare(model, data, settings)
-    prepared = replace(prepared, warnings=(*warnings.sentences, *more.sentences))
-    result = run_training(prepared, RunOptions(_MODES[on_existing], False, show_progress_bar))
-    if result.was_finished:
-        _become(model, result)
+    settings = check_settings(settings)
+    with put_back_on_failure(model), memory_named(settings, "the run was prepared"):
+        with warnings_kept() as more:
+            prepared = prepare(model, data, settings)
+        prepared = replace(prepared, warnings=(*warnings.sentences, *more.sentences))
+        result = run_training(prepared, RunOptions(_MODES[on_existing], False, show_progress_bar))
+        if result.was_finished:
+            _become(model, result)
     return result
 
 
@@ -203,7 +210,7 @@ def load_run(settings: RunSettings) -> PreparedRun:
         DataError: A file cannot be read as pairs.
         InputError: The parts do not fit each other.
     """
-    with warnings_kept() as warnings:
+    with warnings_kept() as warnings, memory_named(settings, "data and model were read"):
         run = _load_parts(settings)
     return replace(run, warnings=tuple(warnings.sentences))
 

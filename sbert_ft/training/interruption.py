@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM asked for once: finish the step, write a checkpoint, end. Asked for twice: end at once."""
+"""Ctrl-C, SIGTERM and SIGHUP asked for once: finish the step, write a checkpoint, end. Asked for twice: end at once."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from sbert_ft.errors import RunInterrupted
 
 logger = logging.getLogger(__name__)
 
-_SIGNALS = ("SIGINT", "SIGTERM")
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class _AtOnce(BaseException):
+    """A signal ends the run where the program stands; no `except Exception` on the way, as in logging, swallows it."""
 
 
 class Interruption:
@@ -21,8 +25,8 @@ class Interruption:
 
     Attributes:
         signal_number: Of the signal, 0 while there was none.
-        deferring: While True a first signal is only noted, for the loop to end when its step is done; otherwise it
-            is raised where the program stands.
+        deferring: While True a first signal is only noted, for the loop to end when its step is done; otherwise the
+            run ends where the program stands.
     """
 
     def __init__(self) -> None:
@@ -33,8 +37,9 @@ class Interruption:
         """Note the signal, or end at once where there is nothing to finish or it is the second one."""
         again, self.signal_number = self.signal_number != 0, number
         if again or not self.deferring:
-            raise self.error("at once; it goes on from its last checkpoint with --resume, if it has one")
-        logger.warning("%s: finishing this step, then writing a checkpoint; once more ends at once", _name(number))
+            raise _AtOnce
+        with suppress(RuntimeError):  # a stream that is being written to in this very moment takes nothing else
+            logger.warning("%s: finishing this step, then writing a checkpoint; once more ends at once", _name(number))
 
     def end_if_asked(self, how: str) -> None:
         """End the run where a signal was noted.
@@ -56,16 +61,24 @@ def _name(number: int) -> str:
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Handle the signals inside; outside of the main thread, where Python allows no handler, none is noted."""
+    """Handle the signals inside; outside of the main thread, where Python allows no handler, none is noted.
+
+    Raises:
+        RunInterrupted: A signal ended the block at once.
+    """
     interruption = Interruption()
     before = {}
     if threading.current_thread() is threading.main_thread():
         wanted = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
-        # one that is ignored stays so: that is how nohup and background jobs work
-        wanted = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+        # One that is ignored stays so: that is how nohup and background jobs work. One that is no handler of Python's
+        # could not be put back.
+        wanted = [number for number in wanted if signal.getsignal(number) not in (signal.SIG_IGN, None)]
         before = {number: signal.signal(number, interruption.handle) for number in wanted}
     try:
         yield interruption
+    except _AtOnce:
+        how = "at once; it goes on from its last checkpoint with --resume, if it has one"
+        raise interruption.error(how) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

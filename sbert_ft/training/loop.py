@@ -27,6 +27,7 @@ from sbert_ft.errors import ResourceError
 from sbert_ft.model.devices import is_out_of_memory
 from sbert_ft.training.checkpoints import Checkpoint
 from sbert_ft.training.encoder_setup import Trainee, trained_module
+from sbert_ft.training.folder_watch import FolderWatch
 from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.interruption import Interruption
 from sbert_ft.training.objectives import Objective
@@ -76,7 +77,7 @@ class Sitting:
     """What one call of `train` works with.
 
     Attributes:
-        folder: The run's folder.
+        watch: The run's folder, looked at before anything is written there.
         log: Its open log.
         interruption: Whether somebody asked the run to end.
         scalars: TensorBoard's writer; one that writes nothing where it was not asked for.
@@ -84,7 +85,7 @@ class Sitting:
         progress_bar: Whether to show one.
     """
 
-    folder: RunFolder
+    watch: FolderWatch
     log: RunLog
     interruption: Interruption
     scalars: Scalars
@@ -179,6 +180,7 @@ def train(
                 if device.type == "cpu" or log_due or save_due or progress.evaluation_due:
                     pace.check(rows.lines)  # the one place that waits for the device
                 if log_due:
+                    sitting.watch.check()
                     record = pace.record(rate)
                     sitting.log.append(record)
                     sitting.scalars.add(record)
@@ -234,7 +236,7 @@ def _gradients(
                 optimizer.prepare(np.append(tokens.token_ids, model.tokenizer.specials.padding_id))
                 losses.append(backward(model, objective, tokens, targets, len(batch), settings, scale))
             return losses
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             if progress.micro_rows == 1:
@@ -307,8 +309,9 @@ def _save(
     sitting: Sitting,
 ) -> None:
     """Write a checkpoint, and end the run after it where that was asked for, by a signal that came meanwhile too."""
+    sitting.watch.check()
     sitting.log.sync()
-    save_progress(sitting.folder.checkpoints_dir, progress, trained_module(model), optimizer, scaler)
+    save_progress(RunFolder(sitting.watch.path).checkpoints_dir, progress, trained_module(model), optimizer, scaler)
     sitting.interruption.end_if_asked(f"after step {progress.step:,}; go on with --resume")
 
 

@@ -16,6 +16,7 @@ from sbert_ft.evaluation.report import Report, write_report
 from sbert_ft.model.devices import describe_device
 from sbert_ft.training.comparison import library_versions
 from sbert_ft.training.durable_files import write_json
+from sbert_ft.training.folder_watch import FolderWatch
 from sbert_ft.training.plan import RunPlan
 from sbert_ft.training.preparation import PreparedRun
 from sbert_ft.training.progress import Progress
@@ -47,22 +48,23 @@ class Course:
     ledgers: Mapping[str, Any]
 
 
-def conclude(run: PreparedRun, course: Course, folder: RunFolder, warnings: WarningList) -> dict[str, Any]:
+def conclude(run: PreparedRun, course: Course, watch: FolderWatch, warnings: WarningList) -> dict[str, Any]:
     """Judge the tuned model, save it with its decision, write metrics.json and the report; return the metrics.
 
     Args:
         run: Its model is the tuned one.
         course: How it came about.
-        folder: Where all goes.
+        watch: The run's folder, where all goes; looked at before anything is written there.
         warnings: What was warned of.
 
     Raises:
         OutputError: Something cannot be written.
     """
-    plan, progress = course.plan, course.progress
+    plan, progress, folder = course.plan, course.progress, RunFolder(watch.path)
     marks = run.exam.mark(run.model, course.before)
     for sentence in marks.alarms:
         logger.warning("%s", sentence)
+    watch.check()
     run.model.save_pretrained(folder.model_dir)
     best = {"step": progress.best_step, "metric": run.metric, "value": progress.best_value}
     metrics = {
@@ -96,7 +98,9 @@ def conclude(run: PreparedRun, course: Course, folder: RunFolder, warnings: Warn
         classes=marks.classes,
         mistakes=marks.mistakes,
     )
+    watch.check()
     write_report(report, folder.path)
+    watch.check()
     write_json(folder.metrics_file, metrics)
     return metrics
 

@@ -69,7 +69,7 @@ class Pace:
             if bad is not None or self.n_overflows > self.max_overflows:
                 rows = np.concatenate(group) if bad is None else group[bad]
                 named = ", ".join(str(int(line)) for line in lines[rows][:_N_NAMED_LINES])
-                named += " ..." if len(rows) > _N_NAMED_LINES else ""
+                named += f" and {more} more" if (more := len(rows) - _N_NAMED_LINES) > 0 else ""
                 what = f"loss is {values[bad]}" if bad is not None else f"gradient's norm is {self.norm}"
                 raise TrainingError(
                     f"the {what} in step {step} (lines {named} of the training data); look at these rows, lower "

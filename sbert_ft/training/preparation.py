@@ -234,6 +234,11 @@ def training_targets(run: PreparedRun) -> NDArray[np.float32] | None:
     return ((targets + 1) / 2).astype(np.float32)
 
 
+def joining_of(model: Trainee) -> Joining | None:
+    """Return how the model joins the two texts of a row; None where it takes each text alone."""
+    return Joining(model.truncation) if isinstance(model, ClassifierModel) and model.kind == "joined" else None
+
+
 def plan_run(run: PreparedRun, cache_dir: Path | None) -> tuple[RunPlan, TokenizedConnections]:
     """Return what the run is going to do, and its tokens, which are kept in `cache_dir`.
 
@@ -242,7 +247,7 @@ def plan_run(run: PreparedRun, cache_dir: Path | None) -> tuple[RunPlan, Tokeniz
         OutputError: The tokens cannot be written.
     """
     model, settings = run.model, run.settings.training
-    joining = Joining(model.truncation) if isinstance(model, ClassifierModel) and model.kind == "joined" else None
+    joining = joining_of(model)
     tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, cache_dir, joining)
     dtype = training_dtype(settings, model.device)
     text_rows = tokens.rows if run.objective.distinct_texts else None

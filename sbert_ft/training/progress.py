@@ -104,11 +104,15 @@ def restore_progress(
 ) -> Progress:
     """Put everything that `save_progress` wrote back in place, and return the progress.
 
+    What it had not yet removed when it was killed is removed.
+
     Raises:
         CheckpointError: The checkpoint is of another model or optimizer.
+        OutputError: An earlier checkpoint cannot be removed.
     """
     content = checkpoint.state.get("progress")
     progress = Progress.from_json(content if isinstance(content, dict) else {}, checkpoint.path)
+    kept = {step for step in (progress.saved_step, progress.best_step) if step is not None}
     progress.saved_step = checkpoint.step
     try:
         restore_weights(checkpoint, module)
@@ -120,6 +124,7 @@ def restore_progress(
         raise CheckpointError(
             f"{checkpoint.path} does not fit this run: {quoted(error, limit=200)}; it is of another model or setting"
         ) from error
+    remove_all_but(checkpoint.path.parent, kept, before=checkpoint.step)
     return progress
 
 

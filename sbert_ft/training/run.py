@@ -6,7 +6,6 @@ that is no number, a full disk) leaves the last checkpoint whole, and resuming b
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -15,22 +14,30 @@ from typing import Any
 
 import torch
 
-from sbert_ft.config.reading import run_to_json
 from sbert_ft.config.settings import RunSettings
-from sbert_ft.data.token_store import TokenizedConnections
+from sbert_ft.data.ledger import counted
+from sbert_ft.data.token_store import N_SHOWN, TokenizedConnections, cut_rows
 from sbert_ft.errors import CheckpointError, RunFolderError, quoted
-from sbert_ft.model.devices import describe_device
-from sbert_ft.training.checkpoints import Checkpoint, newest_checkpoint, read_checkpoint
-from sbert_ft.training.comparison import Fingerprint, check_unchanged, library_versions, tensors_sha256
+from sbert_ft.training.beginning import check_finished, checked_beginning, warn_of_room, write_beginning
+from sbert_ft.training.checkpoints import Checkpoint, read_checkpoint
 from sbert_ft.training.durable_files import write_json
 from sbert_ft.training.encoder_setup import set_up_for_training, trained_module
+from sbert_ft.training.ended_early import memory_named, saved_named
+from sbert_ft.training.folder_watch import FolderWatch, watched
 from sbert_ft.training.interruption import Interruption, interruptible
 from sbert_ft.training.loop import Evaluation, Sitting, TrainingRows, train
 from sbert_ft.training.outcome import Course, conclude
 from sbert_ft.training.plan import RunPlan
-from sbert_ft.training.preparation import FineTuneResult, PreparedRun, RunOptions, plan_run, training_targets
+from sbert_ft.training.preparation import (
+    FineTuneResult,
+    PreparedRun,
+    RunOptions,
+    joining_of,
+    plan_run,
+    training_targets,
+)
 from sbert_ft.training.progress import Progress, restore_weights
-from sbert_ft.training.run_folder import RunFolder, open_run_folder
+from sbert_ft.training.run_folder import RUN_FILES, RUN_FOLDERS, RunFolder, open_run_folder
 from sbert_ft.training.run_log import RunLog
 from sbert_ft.training.tensorboard import check_tensorboard, open_scalars
 from sbert_ft.training.warning_list import warnings_kept
@@ -50,28 +57,34 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         RunInterrupted: The run was asked to end.
     """
     _check_whose(RunFolder(Path(run.settings.output_dir)), options)
+    _check_inputs_stay(run.settings, options)
     with (
         warnings_kept() as warnings,
         interruptible() as interruption,
         open_run_folder(run.settings.output_dir, options.mode) as folder,
+        watched(folder.path) as watch,
+        saved_named(watch),
+        memory_named(run.settings, "the run went on"),
     ):
         if options.mode == "resume" and folder.is_finished:
-            _check_unchanged(_fingerprint(run), folder, options)
+            metrics = check_finished(run, folder, options)
             logger.info("%s: the run is finished; nothing is left to do", folder.path)
-            return FineTuneResult(folder.path, _read_json(folder.metrics_file), was_finished=True)
-        _check_or_write_beginning(run, folder, options)
+            return FineTuneResult(folder.path, metrics, was_finished=True)
+        beginning = checked_beginning(run, folder, options)
+        checkpoint = beginning.checkpoint
+        write_beginning(beginning, folder)
+        warn_of_room(run, folder, beginning)
         plan, tokens = plan_run(run, folder.cache_dir)
         for line in plan.describe(run.settings.training, run.objective.describe()):
             logger.info("%s", line)
         ledgers = _write_ledgers(run, tokens, folder)
 
         before = run.exam.ask_base(run.model)
-        checkpoint = newest_checkpoint(folder.checkpoints_dir) if options.mode == "resume" else None
         if checkpoint is not None:
             logger.info("going on after step %d of %d", checkpoint.step, plan.n_steps)
-        progress = _train(run, plan, tokens, folder, checkpoint, interruption, options.progress_bar)
+        progress = _train(run, plan, tokens, watch, checkpoint, interruption, options.progress_bar)
         _take_best(run, progress, folder)
-        metrics = conclude(run, Course(plan, tokens, before, progress, ledgers), folder, warnings)
+        metrics = conclude(run, Course(plan, tokens, before, progress, ledgers), watch, warnings)
         return FineTuneResult(folder.path, metrics)
 
 
@@ -85,6 +98,7 @@ def check_run_folder(settings: RunSettings, options: RunOptions) -> None:
     """
     check_tensorboard(settings.training.tensorboard)
     _check_whose(RunFolder(Path(settings.output_dir)), options)
+    _check_inputs_stay(settings, options)
     if options.mode != "overwrite":  # which would remove what is there before its successor can be had
         with open_run_folder(settings.output_dir, options.mode):
             pass
@@ -94,13 +108,13 @@ def _train(
     run: PreparedRun,
     plan: RunPlan,
     tokens: TokenizedConnections,
-    folder: RunFolder,
+    watch: FolderWatch,
     checkpoint: Checkpoint | None,
     interruption: Interruption,
     progress_bar: bool,
 ) -> Progress:
     """Set the encoder up for training, run the loop, and leave the encoder as an encoder is used."""
-    settings, begin = run.settings, 0 if checkpoint is None else checkpoint.step
+    settings, begin, folder = run.settings, 0 if checkpoint is None else checkpoint.step, RunFolder(watch.path)
     rows = TrainingRows(tokens, training_targets(run), run.data.train.lines)
     devices = range(torch.cuda.device_count())  # a seed is set on all of them
     with (
@@ -110,7 +124,7 @@ def _train(
         set_up_for_training(run.model.bert.encoder, settings),
     ):
         log.truncate_after(begin)
-        sitting = Sitting(folder, log, interruption, scalars, checkpoint, progress_bar)
+        sitting = Sitting(watch, log, interruption, scalars, checkpoint, progress_bar)
         evaluation = _evaluation(run, interruption)
         interruption.deferring = True
         try:
@@ -153,7 +167,7 @@ def _check_whose(folder: RunFolder, options: RunOptions) -> None:
         return
     try:
         content = json.loads(folder.config_file.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or "output_dir" not in content:
         shown = quoted(folder.path, limit=400)
@@ -162,67 +176,43 @@ def _check_whose(folder: RunFolder, options: RunOptions) -> None:
         )
 
 
-def _check_or_write_beginning(run: PreparedRun, folder: RunFolder, options: RunOptions) -> None:
-    """Hold a resumed run against what it began with, or write down what a new one begins with."""
-    now = _fingerprint(run)
-    begun = folder.fingerprint_file.exists() or newest_checkpoint(folder.checkpoints_dir) is not None
-    if options.mode == "resume" and begun:
-        _check_unchanged(now, folder, options)
-        if not options.allow_changes:
-            return  # else what is allowed now is what the next sitting is held against
-    write_json(folder.config_file, now.to_json()["settings"])
-    write_json(folder.fingerprint_file, now.to_json())
-
-
-def _fingerprint(run: PreparedRun) -> Fingerprint:
-    return Fingerprint(
-        settings=run_to_json(run.settings),
-        data={
-            name: {"source": dataset.source, "sha256": dataset.sha256, "n": len(dataset)}
-            for name, dataset in run.data.splits().items()
-        },
-        model={
-            "weights": tensors_sha256(trained_module(run.model).state_dict()),
-            "tokenizer": hashlib.sha256(run.model.tokenizer.backend.to_str().encode()).hexdigest(),
-        },
-        versions=library_versions(),
-        device=describe_device(run.model.device),
-    )
-
-
-def _check_unchanged(now: Fingerprint, folder: RunFolder, options: RunOptions) -> None:
-    """Warn of what differs from what the run began with, or refuse it.
+def _check_inputs_stay(settings: RunSettings, options: RunOptions) -> None:
+    """Refuse to overwrite a run by one that is made from it: its model or its data would be gone before their time.
 
     Raises:
-        RunFolderError: Settings, data or weights differ, and that is not allowed.
+        RunFolderError: The model or a file of the data is what overwriting removes.
     """
-    saved = Fingerprint.from_json(_read_json(folder.fingerprint_file), folder.fingerprint_file)
-    for sentence in check_unchanged(saved, now, allow_changes=options.allow_changes):
-        logger.warning("%s", sentence)
+    if options.mode != "overwrite":
+        return
+    folder, data = os.path.realpath(settings.output_dir), settings.data
+    inputs = {"model.path": settings.model.path, "data.train": data.train, "data.dev": data.dev, "data.test": data.test}
+    for key, path in inputs.items():
+        if path is None or not os.path.exists(path):
+            continue
+        first = os.path.relpath(os.path.realpath(path), folder).split(os.sep)[0]
+        if first in (*RUN_FILES, *RUN_FOLDERS):
+            raise RunFolderError(
+                f"{key}, {quoted(path, limit=400)}, is part of the run in {quoted(settings.output_dir, limit=400)} "
+                "that would be overwritten; give another output_dir, or copy it elsewhere first"
+            )
 
 
 def _write_ledgers(run: PreparedRun, tokens: TokenizedConnections, folder: RunFolder) -> dict[str, Any]:
     """Write what became of every row, texts that are cut included, and return it."""
-    ledgers = {name: dataset.ledger for name, dataset in run.data.splits().items()}
-    if tokens.n_cut_rows:
-        lines = run.data.train.lines[list(tokens.first_cut_rows)]
-        what = "are together" if tokens.n_sequences == 1 and tokens.rows.shape[1] == 2 else "have a text"
-        sentence = f"{tokens.n_cut_rows:,} rows {what} longer than {run.model.max_seq_length} tokens, which is cut"
-        ledgers["train"] = ledgers["train"].with_finding("cut", tokens.n_cut_rows, sentence, first=lines.tolist())
-        logger.warning("%s: %s", quoted(run.data.train.source, limit=400), sentence)
+    model, ledgers = run.model, {}
+    what = "a text" if tokens.joiner is None else "both texts together"
+    for name, dataset in run.data.splits().items():
+        ledgers[name] = dataset.ledger
+        if name == "train":
+            n_cut, first = tokens.n_cut_rows, list(tokens.first_cut_rows)
+        else:
+            cut = cut_rows(dataset, model.tokenizer, model.max_seq_length, joining_of(model))
+            n_cut, first = len(cut), cut[:N_SHOWN].tolist()
+        if n_cut:
+            sentence = f"{counted(n_cut, 'row')} with {what} longer than {model.max_seq_length} tokens, which is cut"
+            lines = dataset.lines[first].tolist()
+            ledgers[name] = dataset.ledger.with_finding("cut", n_cut, sentence, first=lines)
+            logger.warning("%s: %s", quoted(dataset.source, limit=400), sentence)
     content = {name: ledger.to_json() for name, ledger in ledgers.items()}
     write_json(folder.ledger_file, content)
-    return content
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        shown = quoted(path, limit=400)
-        raise RunFolderError(
-            f"{shown} cannot be read: {quoted(error, limit=200)}; begin anew with --overwrite"
-        ) from None
-    if not isinstance(content, dict):
-        raise RunFolderError(f"{quoted(path, limit=400)} holds no JSON object; begin anew with --overwrite")
     return content

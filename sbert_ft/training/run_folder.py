@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from typing import Literal
 
 from sbert_ft.errors import OutputError, RunFolderError, quoted
 from sbert_ft.model.json_files import shown
+from sbert_ft.model.staging import make_folder, sync_folder
 from sbert_ft.training import checkpoints
-from sbert_ft.training.durable_files import PREFIX, faults_named, probe_writing, remove_leftovers, sync_folder
+from sbert_ft.training.durable_files import PREFIX, faults_named, probe_writing, remove_leftovers
 from sbert_ft.training.run_lock import LOCK_NAME, locked
 
 Mode = Literal["new", "resume", "overwrite"]
@@ -37,8 +37,6 @@ _MODEL_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json"),
     *("1_Pooling/config.json", "2_Normalize/config.json"),
 )
-# Where the model's folder is filled before it takes its place (`model.folder_writer`).
-_MODEL_STAGING = re.compile(r"\.model\.[a-z0-9_]{8}")
 _TENSORBOARD_FILE = re.compile(r"events\.out\.tfevents\..+")
 _N_LISTED = 5
 
@@ -122,7 +120,7 @@ def open_run_folder(path: str | os.PathLike[str], mode: Mode) -> Iterator[RunFol
     _check_content(folder, mode)  # before anything is written there
     was_there = folder.path.is_dir()
     with faults_named(folder.path):
-        folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.path)
     try:
         with locked(folder.path):
             _check_content(folder, mode)
@@ -162,7 +160,7 @@ def _check_content(folder: RunFolder, mode: Mode) -> None:
         raise OutputError(f"{shown(path)} cannot be read: {error.strerror or error}") from None
     if mode == "resume" and (_CONFIG not in names or not folder.config_file.is_file()):
         raise RunFolderError(f"{shown(path)} holds no run to go on with: expected {_CONFIG} in it")
-    names = [name for name in names if name != LOCK_NAME and not _is_leftover(name)]
+    names = [name for name in names if name != LOCK_NAME and not name.startswith(PREFIX)]
     if mode != "new" or not names:
         return
     listed = ", ".join(map(quoted, names[:_N_LISTED])) + (" and more" if len(names) > _N_LISTED else "")
@@ -177,20 +175,12 @@ def _check_content(folder: RunFolder, mode: Mode) -> None:
     )
 
 
-def _is_leftover(name: str) -> bool:
-    return name.startswith(PREFIX) or bool(_MODEL_STAGING.fullmatch(name))
-
-
 def _remove_leftovers(folder: RunFolder) -> None:
     """Remove what a killed process left half-written; the lock says that none is at work."""
     remove_leftovers(folder.path)
     for place in (folder.checkpoints_dir, folder.cache_dir):
         if _is_real_folder(place):
             remove_leftovers(place)
-    with faults_named(folder.path):
-        for name in os.listdir(folder.path):
-            if _MODEL_STAGING.fullmatch(name) and _is_real_folder(folder.path / name):
-                shutil.rmtree(folder.path / name)
 
 
 def _remove_run(folder: RunFolder) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from sbert_ft.errors import ModelFolderError, RunFolderError
 from sbert_ft.model.json_files import parse_json, shown
+from sbert_ft.model.staging import sync_folder
 from sbert_ft.training.durable_files import faults_named, open_regular, write_all, write_bytes
 
 logger = logging.getLogger(__name__)
@@ -97,9 +98,12 @@ class RunLog:
 
     def _open(self) -> int:
         with faults_named(self.path):
+            is_new = not os.path.lexists(self.path)
             descriptor = open_regular(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             try:
                 os.ftruncate(descriptor, _end_of_last_line(descriptor))
+                if is_new:
+                    sync_folder(self.path.parent)
             except BaseException:
                 os.close(descriptor)
                 raise

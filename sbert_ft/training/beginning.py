@@ -1,0 +1,234 @@
+"""What a run begins with, and whether one that goes on may: settings, data, weights and checkpoint held against it.
+
+All is checked before anything is written, so that a run that is refused is as it was. What goes on with a warning only
+(a log that is gone, a configuration edited where nothing reads it) is said here too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sbert_ft.config.reading import run_to_json
+from sbert_ft.errors import CheckpointError, RunFolderError, quoted
+from sbert_ft.model.devices import describe_device
+from sbert_ft.model.json_files import shown
+from sbert_ft.model.safetensors_weights import safetensors_header
+from sbert_ft.training.checkpoints import Checkpoint, newest_checkpoint
+from sbert_ft.training.comparison import Fingerprint, check_unchanged, library_versions, tensors_sha256
+from sbert_ft.training.durable_files import write_json
+from sbert_ft.training.encoder_setup import frozen_parameters, trained_module
+from sbert_ft.training.preparation import PreparedRun, RunOptions
+from sbert_ft.training.progress import Progress
+from sbert_ft.training.run_folder import RunFolder
+from sbert_ft.training.run_log import read_log
+
+logger = logging.getLogger(__name__)
+
+_N_CHECKPOINTS = 3  # the last, the one before or the best, and the one that is being written
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a sitting begins.
+
+    Attributes:
+        now: What it begins with.
+        checkpoint: To go on from; None for the first step.
+        settings: What config.json is to hold; None where it holds that.
+        is_new: Whether later sittings are held against this one.
+    """
+
+    now: Fingerprint
+    checkpoint: Checkpoint | None
+    settings: dict[str, Any] | None
+    is_new: bool
+
+
+def checked_beginning(run: PreparedRun, folder: RunFolder, options: RunOptions) -> Beginning:
+    """Return where the sitting begins; nothing is written.
+
+    Raises:
+        RunFolderError: The run began otherwise, and that is not allowed; or nothing says how.
+        CheckpointError: No checkpoint is whole, or the newest is of another model.
+    """
+    now = _fingerprint(run)
+    settings: dict[str, Any] = now.to_json()["settings"]
+    if options.mode != "resume":
+        return Beginning(now, None, settings, is_new=True)
+    checkpoint = newest_checkpoint(folder.checkpoints_dir)
+    if checkpoint is None and not folder.fingerprint_file.exists():
+        return Beginning(now, None, settings, is_new=True)  # ended before it had written down what it begins with
+    saved = _held_against(now, folder, options)
+    _check_fits(run, checkpoint)
+    _warn_of_gaps(run, folder, checkpoint)
+    if options.allow_changes or saved is None:  # what is allowed now is what the next sitting is held against
+        return Beginning(now, checkpoint, settings, is_new=True)
+    if _content(folder.config_file) == saved.to_json()["settings"]:
+        return Beginning(now, checkpoint, None, is_new=False)
+    logger.warning(
+        "%s was edited or damaged since the run began and is written anew; settings are changed in the CONFIG that the "
+        "command names",
+        shown(folder.config_file),
+    )
+    return Beginning(now, checkpoint, saved.to_json()["settings"], is_new=False)
+
+
+def write_beginning(beginning: Beginning, folder: RunFolder) -> None:
+    """Write down what the run begins with, config.json first: it makes the folder a run.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    if beginning.settings is not None:
+        write_json(folder.config_file, beginning.settings)
+    if beginning.is_new:
+        write_json(folder.fingerprint_file, beginning.now.to_json())
+
+
+def check_finished(run: PreparedRun, folder: RunFolder, options: RunOptions) -> dict[str, Any]:
+    """Return the metrics of a finished run, held against what it is asked to be.
+
+    Raises:
+        RunFolderError: It began otherwise, or its metrics cannot be read.
+    """
+    _held_against(_fingerprint(run), folder, options)
+    content = _content(folder.metrics_file)
+    if content is None:
+        raise RunFolderError(
+            f"{shown(folder.metrics_file)} is damaged, expected the results of the finished run; delete it, and "
+            "--resume judges the model anew"
+        )
+    return content
+
+
+def warn_of_room(run: PreparedRun, folder: RunFolder, beginning: Beginning) -> None:
+    """Say now, rather than after hours, that checkpoints and model may not find room on the disk."""
+    module = trained_module(run.model)
+    frozen = {id(parameter) for parameter in frozen_parameters(run.model.bert.encoder, run.settings.model)}
+    table = id(run.model.bert.encoder.get_input_embeddings().weight)  # of its moments only the rows that were read
+    n_weights = sum(parameter.numel() for parameter in module.parameters())
+    n_moments = sum(2 * p.numel() for p in module.parameters() if id(p) not in frozen and id(p) != table)
+    needed = 4 * (_N_CHECKPOINTS * (n_weights + n_moments) + n_weights)
+    try:
+        free = shutil.disk_usage(folder.path).free
+    except OSError:
+        return
+    if beginning.checkpoint is None and free < needed:
+        logger.warning(
+            "%s has room for %s MiB, and checkpoints and model take some %s MiB: the run may end before it is "
+            "finished; make room, or give another output_dir",
+            *(shown(folder.path), f"{free >> 20:,}", f"{needed >> 20:,}"),
+        )
+
+
+def _fingerprint(run: PreparedRun) -> Fingerprint:
+    return Fingerprint(
+        settings=run_to_json(run.settings),
+        data={
+            name: {"source": dataset.source, "sha256": dataset.sha256, "n": len(dataset)}
+            for name, dataset in run.data.splits().items()
+        },
+        model={
+            "weights": tensors_sha256(trained_module(run.model).state_dict()),
+            "tokenizer": hashlib.sha256(run.model.tokenizer.backend.to_str().encode()).hexdigest(),
+        },
+        versions=library_versions(),
+        device=describe_device(run.model.device),
+    )
+
+
+def _held_against(now: Fingerprint, folder: RunFolder, options: RunOptions) -> Fingerprint | None:
+    """Return what the run began with, None where nothing says it and that is allowed; differences are warned of.
+
+    Raises:
+        RunFolderError: Settings, data or weights differ, or nothing says what they were.
+    """
+    path = folder.fingerprint_file
+    try:
+        content = _content(path)
+        if content is None:
+            raise RunFolderError(f"{shown(path)} is missing or damaged, which says what the run began with")
+        saved = Fingerprint.from_json(content, path)
+    except RunFolderError as error:
+        if options.allow_changes:
+            logger.warning("%s: the run goes on without being held against it", error)
+            return None
+        raise RunFolderError(
+            f"{error}. Bring it back from a copy, begin anew with --overwrite, or go on nevertheless with "
+            "--allow-changes"
+        ) from None
+    for sentence in check_unchanged(saved, now, allow_changes=options.allow_changes):
+        logger.warning("%s", sentence)
+    return saved
+
+
+def _check_fits(run: PreparedRun, checkpoint: Checkpoint | None) -> None:
+    """Refuse a checkpoint that could not be restored: with changes that are allowed, the model may be another one.
+
+    Raises:
+        CheckpointError: Its weights, its optimizer's state or its progress are none of this run.
+    """
+    if checkpoint is None:
+        return
+    content = checkpoint.state.get("progress")
+    Progress.from_json(content if isinstance(content, dict) else {}, checkpoint.path)
+    module = trained_module(run.model)
+    saved = _shapes(checkpoint, "weights")
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    for name in sorted({*saved, *own}):
+        if saved.get(name) != own.get(name):
+            was, is_ = saved.get(name, "absent"), own.get(name, "absent")
+            raise CheckpointError(
+                f"{shown(checkpoint.path)} holds another model's weights: {quoted(name, limit=200)} is {was} there and "
+                f"{is_} in this run; put the change back, or begin anew with --overwrite"
+            )
+    frozen = {id(parameter) for parameter in frozen_parameters(run.model.bert.encoder, run.settings.model)}
+    optimizer = _shapes(checkpoint, "optimizer")
+    for name, parameter in module.named_parameters():
+        if _is_trained(parameter, frozen) and not all(f"{key}:{name}" in optimizer for key in ("exp_avg", "step")):
+            raise CheckpointError(
+                f"{shown(checkpoint.path)} has no state of the optimizer for {quoted(name, limit=200)}, which was "
+                "frozen when the run began; freeze it again, or begin anew with --overwrite"
+            )
+
+
+def _is_trained(parameter: nn.Parameter, frozen: set[int]) -> bool:
+    return parameter.requires_grad and id(parameter) not in frozen
+
+
+def _shapes(checkpoint: Checkpoint, stem: str) -> dict[str, tuple[int, ...]]:
+    if stem not in checkpoint.stems:
+        raise CheckpointError(f"{shown(checkpoint.path)} has no tensors {stem!r}; begin anew with --overwrite")
+    header = safetensors_header(checkpoint.path / f"{stem}.safetensors")
+    return {name: info.shape for name, info in header.items()}
+
+
+def _warn_of_gaps(run: PreparedRun, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
+    """Say that steps come again for want of a checkpoint, or are no longer in the log."""
+    steps = [record.get("step", 0) for record in read_log(folder.log_file) if record.get("kind") == "train"]
+    if checkpoint is None:
+        if steps:
+            logger.warning("%s holds no checkpoint: the run begins again with its first step", shown(folder.path))
+        return
+    if checkpoint.step >= run.settings.training.logging_steps and not any(step <= checkpoint.step for step in steps):
+        logger.warning(
+            "%s has no line of the steps up to %d: the loss curve of the report begins after them",
+            *(shown(folder.log_file), checkpoint.step),
+        )
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file, None where there is none that can be read."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
