@@ -2,18 +2,15 @@
 
 The names are those that sentence-transformers has read since version 2 and that 6.2, transformers
 and the embedding servers still read; nothing in it names a class of ours. What only we know stands
-in `sbert_ft.json`. Files are written beside the target, synced, and moved into place one by one,
-the weights before the file that says the folder is ours, so that no half folder passes for a whole.
+in `sbert_ft.json`. Files are written beside the target, and moved there as `staging` does it: no half
+folder passes for a whole, and no mixture of two for a model.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,25 +22,28 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sbert_ft.errors import OutputError, quoted
+from sbert_ft.markdown_text import escaped_markdown
 from sbert_ft.model.decision import Decision
 from sbert_ft.model.folder import Similarity
-from sbert_ft.model.own_settings import OwnSettings
+from sbert_ft.model.own_settings import FORMAT, OwnSettings
 from sbert_ft.model.packing import PoolingMode
+from sbert_ft.model.staging import make_folder, put_in_place, staged_beside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sbert_ft.model.tokenizer import TextTokenizer
 
-FORMAT = 1
 HEAD_FILE = "head.safetensors"
-_LAST = "sbert_ft.json"
+_OWN = "sbert_ft.json"
 # What says how a folder is to be read, and would mislead beside the files of another layout.
 _OF_A_LAYOUT = (
     "modules.json",
     "1_Pooling/config.json",
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
+    "2_Normalize/config.json",
+    _OWN,
     HEAD_FILE,
 )
 
@@ -98,12 +98,12 @@ def save_siamese(parts: EncoderParts, settings: SiameseSettings, target: Path) -
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     """Let `write` write a model folder beside the target, and move it into place.
 
-    A new one appears at once; in one that is there, files are replaced one by one, what another layout of ours left is
-    removed, and files that are not ours stay.
+    A new one appears at once; in one that is there, our files are replaced, what another layout of ours left is
+    removed, and files that are not ours stay. Whoever reads it meanwhile finds no model there, and never a mixture.
 
     Args:
         target: The folder.
-        write: Writes all files to the folder that it is given; the last to be moved is sbert_ft.json.
+        write: Writes all files to the folder that it is given.
 
     Raises:
         OutputError: The folder cannot be written, or its place is taken by a file.
@@ -113,14 +113,12 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name, a loop of links
         raise OutputError(f"{quoted(target)} cannot be a folder to write the model to: {error}") from error
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         if target.exists() and not target.is_dir():
             raise OutputError(f"{target} is a file: expected a folder, or nothing, to write the model to")
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
-            staging = Path(place) / "model"
-            staging.mkdir()
+        with staged_beside(target) as staging:
             write(staging)
-            _move_into_place(staging, target)
+            put_in_place(staging, target, _OF_A_LAYOUT)
     except (OSError, SafetensorError) as error:  # the second is how safetensors reports a full disk
         cause = getattr(error, "strerror", None) or str(error)
         raise OutputError(f"the model cannot be written to {target}: {cause}") from error
@@ -176,7 +174,7 @@ def write_sentence_encoder(parts: EncoderParts, settings: SiameseSettings, folde
 
 def write_own(own: OwnSettings, folder: Path) -> None:
     """Write sbert_ft.json."""
-    _write_json(folder / _LAST, {**own.to_json(), "format": FORMAT})
+    _write_json(folder / _OWN, {**own.to_json(), "format": FORMAT})
 
 
 def encoder_config(encoder: PreTrainedModel) -> dict[str, Any]:
@@ -208,41 +206,12 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     shutil.copymode(file.with_name("config.json"), file)  # safetensors lets nobody else read it
 
 
-def _move_into_place(staging: Path, target: Path) -> None:
-    """Move the files over, synced, the one that says whose the folder is last."""
-    files = sorted((p for p in staging.rglob("*") if p.is_file()), key=lambda p: (p.name == _LAST, str(p)))
-    for file in files:
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-    if not target.exists():
-        # a whole folder appears at once
-        os.replace(staging, target)
-        os.chmod(target, 0o777 & ~_umask())
-        return
-    (target / _LAST).unlink(missing_ok=True)
-    for name in _OF_A_LAYOUT:
-        if not (staging / name).exists():
-            with suppress(FileNotFoundError, NotADirectoryError):
-                (target / name).unlink()
-    for file in files:
-        place = target / file.relative_to(staging)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, place)
-    if not (staging / "2_Normalize").exists():
-        shutil.rmtree(target / "2_Normalize", ignore_errors=True)
-    if not (staging / "1_Pooling").exists():
-        with suppress(OSError):  # not there, or with files that are not ours
-            (target / "1_Pooling").rmdir()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    try:
+        data = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:  # half a character that was read from an escape, and goes back as one
+        data = json.dumps(content, indent=2, allow_nan=False).encode()
+    path.write_bytes(data + b"\n")
 
 
 def version_of(name: str) -> str:
@@ -270,7 +239,8 @@ together = model.match(pairs)
 
 
 def _model_card(encoder: PreTrainedModel, settings: SiameseSettings) -> str:
-    prompts = f", prompts {', '.join(quoted(n) for n in settings.prompts)}" if any(settings.prompts.values()) else ""
+    names = ", ".join(escaped_markdown(quoted(name)) for name in settings.prompts)
+    prompts = f", prompts {names}" if any(settings.prompts.values()) else ""
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
