@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -22,8 +23,9 @@ from sbert_ft.doctor_checks import Check, Status, attempt, failure, finding, lis
 from sbert_ft.doctor_classifier import describe_classifier, is_classifier, is_sentence_encoder
 from sbert_ft.doctor_tokens import TextLimits, text_checks, vocabulary_checks
 from sbert_ft.errors import ModelFolderError, SbertFtError, quoted
+from sbert_ft.model.checked_tokenizer import check_room
 from sbert_ft.model.encoders import EncoderPlan, plan_encoder
-from sbert_ft.model.folder import ModelFolder, find_folder, read_folder
+from sbert_ft.model.folder import ModelFolder, find_folder, read_folder, unused_parts
 from sbert_ft.model.folder_writer import HEAD_FILE
 from sbert_ft.model.json_files import read_json
 from sbert_ft.model.own_settings import OwnSettings
@@ -45,7 +47,12 @@ _COPY_AGAIN = "copy or download the weights again"
 
 
 def examine(
-    folder: str | Path, texts: Iterable[str] | None = None, max_seq_length: int | None = None, *, deep: bool = False
+    folder: str | Path,
+    texts: Iterable[str] | None = None,
+    max_seq_length: int | None = None,
+    *,
+    deep: bool = False,
+    texts_a_row: Literal[1, 2] = 1,
 ) -> tuple[Check, ...]:
     """Return the checks of a model folder, and of texts under it, in the order in which to read them.
 
@@ -54,6 +61,8 @@ def examine(
         texts: Read once, with the memory of one window; None to look at the folder alone.
         max_seq_length: Tokens that a text may have, special ones included, in place of the folder's.
         deep: Whether the tensors are read as well, with their checksums; takes the memory of the model.
+        texts_a_row: 2 where `texts` are the sides of pairs after each other: a classifier of kind joined takes the
+            two as one sequence.
 
     Raises:
         SbertFtError: What `texts` itself raises while it is read; never for the folder.
@@ -69,6 +78,8 @@ def examine(
     files: list[Check] = []
     attempt(files, "files", "make the folder readable", lambda: files.append(_files(source, weights)))
     checks = [*files, *faults]
+    if not faults:
+        attempt(checks, "unused", "copy the folder's JSON files once more", lambda: checks.extend(_unused(source)))
     if plan is not None:
         checks.append(_describe_plan(plan))
     if not _has(faults, "modules") and not _has(faults, "config"):
@@ -83,9 +94,11 @@ def examine(
     if weights is not None:
         checks += _weights(weights, plan, source, deep)
     mend = "copy the tokenizer's files from where the weights come from"
-    tokenizer = attempt(checks, "tokenizer", mend, lambda: _tokenizer(source))
+    n_rows = int(plan.config.vocab_size) if plan is not None else None
+    tokenizer = attempt(checks, "tokenizer", mend, lambda: _tokenizer(source, n_rows))
     if tokenizer is not None:
-        n_rows = int(plan.config.vocab_size) if plan is not None else None
+        if plan is not None:
+            attempt(checks, "room", mend, lambda: check_room(tokenizer, source, plan))
         of_vocabulary = attempt(
             checks, "tokenizer", mend, lambda: vocabulary_checks(tokenizer, n_rows, source.encoder_path)
         )
@@ -96,7 +109,9 @@ def examine(
     # With a vocabulary of other weights, what it makes of the texts says nothing.
     fits = all(check.status != "FAIL" for check in checks if check.name == "vocabulary")
     if tokenizer is not None and texts is not None and fits:
-        checks += text_checks(tokenizer, texts, _limits(source, plan, max_seq_length))
+        limits = _limits(source, plan, max_seq_length)
+        joins = texts_a_row == 2 and _takes_joined_pairs(source)
+        checks += text_checks(tokenizer, texts, replace(limits, joined=joins))
     return tuple(checks)
 
 
@@ -131,6 +146,12 @@ def _describe_decision(source: ModelFolder) -> Check:
     return Check("decision", "OK", f"texts match from a {decision.similarity} of {decision.describe()}, {curve}")
 
 
+def _unused(source: ModelFolder) -> list[Check]:
+    """Return what would change the vectors elsewhere and is not used here."""
+    mend = "compare the vectors with those of the program that the folder was made for"
+    return [finding("unused", "WARN", note, mend) for note in unused_parts(source)]
+
+
 def _classifier(source: ModelFolder, plan: EncoderPlan) -> Check:
     """Return what there is to say of the classifier; without its head a stock folder still gives an encoder."""
     try:
@@ -138,6 +159,12 @@ def _classifier(source: ModelFolder, plan: EncoderPlan) -> Check:
     except (SbertFtError, OSError) as error:
         fault = failure("classifier", error, "copy the whole folder again from where the model comes from")
         return replace(fault, status="FAIL" if "classifier" in source.own else "WARN")
+
+
+def _takes_joined_pairs(source: ModelFolder) -> bool:
+    """Return whether the folder says that it holds a classifier of pairs joined to one sequence."""
+    own = source.own.get("classifier")
+    return isinstance(own, dict) and own.get("kind") == "joined"
 
 
 def _plan(source: ModelFolder, weights: WeightFiles | None) -> EncoderPlan:
@@ -237,9 +264,9 @@ def _values(weights: WeightFiles, match: NameMatch) -> Check:
     )
 
 
-def _tokenizer(source: ModelFolder) -> TextTokenizer:
+def _tokenizer(source: ModelFolder, n_rows: int | None) -> TextTokenizer:
     """Return the folder's tokenizer; a config.json that cannot be read counts as BERT's."""
-    tokenizer = TextTokenizer.from_pretrained(source.encoder_path, str(source.config.get("model_type", "bert")))
+    tokenizer = TextTokenizer.from_pretrained(source.encoder_path, str(source.config.get("model_type", "bert")), n_rows)
     if source.lower_case_first:
         tokenizer.lower_case_first()
     return tokenizer

@@ -5,19 +5,23 @@ Of the encoder headers are enough; a head is small and nothing works without it,
 
 from __future__ import annotations
 
+import os
+
 from sbert_ft.doctor_checks import Check, finding, listed
 from sbert_ft.errors import quoted
 from sbert_ft.model.classifier_folder import FoundClassifier, find_classifier, read_head
 from sbert_ft.model.encoders import EncoderPlan
 from sbert_ft.model.folder import ModelFolder, architecture_of_classifier
+from sbert_ft.model.folder_writer import HEAD_FILE
 from sbert_ft.model.head import ClassificationHead, plan_head
 
 _SHOWN_CLASSES = 10
 
 
 def is_classifier(source: ModelFolder) -> bool:
-    """Return whether a folder says that it holds a classifier, ours or a stock one."""
-    return "classifier" in source.own or architecture_of_classifier(source.config) is not None
+    """Return whether a folder says that it holds a classifier, ours or a stock one, or has the head of one of ours."""
+    is_said = "classifier" in source.own or architecture_of_classifier(source.config) is not None
+    return is_said or os.path.lexists(source.path / HEAD_FILE)
 
 
 def is_sentence_encoder(source: ModelFolder) -> bool:

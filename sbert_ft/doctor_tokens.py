@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sbert_ft.doctor_checks import Check, Status, failure, finding, listed
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.embed import windows_of
+from sbert_ft.model.packing import TextTokens
 from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model.vocabulary import casing_of_vocabulary, holds_accents, holds_hangul, read_vocab
 
@@ -35,11 +37,18 @@ class TextLimits:
         max_seq_length: Longer texts are cut.
         n_positions: What max_seq_length can be raised to.
         prompt: Put before every text.
+        joined: Whether two texts after each other are one sequence.
     """
 
     max_seq_length: int | None
     n_positions: int | None
     prompt: str = ""
+    joined: bool = False
+
+    @property
+    def unit(self) -> str:
+        """What goes into the encoder as one sequence."""
+        return "pair" if self.joined else "text"
 
 
 @dataclass
@@ -53,7 +62,8 @@ class _TextCount:
     n_hangul: int = 0
     first_empty: int | None = None
     first_unknown: tuple[int, str] | None = None
-    lengths: Counter[int] = field(default_factory=Counter)  # tokens of a text, special ones and prompt included
+    lengths: Counter[int] = field(default_factory=Counter)  # tokens of a sequence, special ones and prompt included
+    half: list[int] = field(default_factory=list)  # tokens of a first side whose second is in the next window
 
 
 def vocabulary_checks(tokenizer: TextTokenizer, n_rows: int | None, folder: Path) -> list[Check]:
@@ -144,12 +154,14 @@ def text_checks(tokenizer: TextTokenizer, texts: Iterable[str], limits: TextLimi
         texts: Read once; what their source raises goes through.
         limits: What counts as too long.
     """
-    n_around = tokenizer.n_special
-    n_around += len(tokenizer.tokenize([limits.prompt]).token_ids) if limits.prompt else 0
+    prompt = "" if limits.joined else limits.prompt
+    n_around = tokenizer.n_pair_special if limits.joined else tokenizer.n_special
+    n_around += len(tokenizer.tokenize([prompt]).token_ids) if prompt else 0
     count = _TextCount()
     for window in windows_of(texts):
         try:
-            _count_window(tokenizer, window, n_around, count)
+            bodies = _count_window(tokenizer, window, count)
+            _count_lengths(bodies.lengths, n_around, limits.joined, count)
         except InputError as error:
             return [failure("texts", error, "mend the text")]
     if not count.n_texts:
@@ -161,13 +173,14 @@ def text_checks(tokenizer: TextTokenizer, texts: Iterable[str], limits: TextLimi
         checks.append(finding("empty texts", "WARN", said, "take them out"))
     else:
         checks.append(finding("empty texts", "OK", "none"))
-    checks += [_unknown(tokenizer, count), _lengths(count, bool(limits.prompt))]
+    checks += [_unknown(tokenizer, count), _lengths(count, bool(prompt), limits.unit)]
     if limits.max_seq_length is not None:
-        checks.append(_cut(count, limits.max_seq_length, limits.n_positions))
+        checks.append(_cut(count, limits.max_seq_length, limits))
     return checks
 
 
-def _count_window(tokenizer: TextTokenizer, window: list[str], n_around: int, count: _TextCount) -> None:
+def _count_window(tokenizer: TextTokenizer, window: list[str], count: _TextCount) -> TextTokens:
+    """Return the tokens of a window's texts, all but their lengths being counted."""
     bodies = tokenizer.tokenize(window, count.n_texts)
     empty = np.flatnonzero(bodies.lengths == 0)
     if len(empty) and count.first_empty is None:
@@ -182,7 +195,24 @@ def _count_window(tokenizer: TextTokenizer, window: list[str], n_around: int, co
     count.n_tokens += len(bodies.token_ids)
     count.n_unknown += tokenizer.count_unknown(bodies)
     count.n_hangul += sum(not text.isascii() and _HANGUL.search(text) is not None for text in window)
-    lengths, n_times = np.unique(bodies.lengths + n_around, return_counts=True)
+    return bodies
+
+
+def _count_lengths(own: NDArray[np.int64], n_around: int, joined: bool, count: _TextCount) -> None:
+    """Count the sequences by length.
+
+    Args:
+        own: Shape (N,): tokens of each text of a window, special ones left out.
+        n_around: Special ones of a sequence, and the prompt's.
+        joined: Whether two texts after each other are one; the last of an odd number waits for the next window.
+        count: What is filled.
+    """
+    if joined:
+        own = np.concatenate([np.array(count.half, np.int64), own])
+        n_whole = len(own) // 2 * 2
+        count.half = own[n_whole:].tolist()
+        own = own[:n_whole].reshape(-1, 2).sum(axis=1)
+    lengths, n_times = np.unique(own + n_around, return_counts=True)
     count.lengths.update(dict(zip(lengths.tolist(), n_times.tolist(), strict=True)))
 
 
@@ -204,25 +234,25 @@ def _unknown(tokenizer: TextTokenizer, count: _TextCount) -> Check:
     return finding("unknown words", status, said, mend or "take a model whose vocabulary was made for such texts")
 
 
-def _lengths(count: _TextCount, with_prompt: bool) -> Check:
+def _lengths(count: _TextCount, with_prompt: bool, unit: str) -> Check:
     median, most, longest = (_percentile(count.lengths, part) for part in (0.5, 0.95, 1.0))
     around = "special ones and prompt included" if with_prompt else "special ones included"
     return finding(
-        "tokens a text", "OK", f"median {median:,}, 95 % have at most {most:,}, longest {longest:,}; {around}"
+        f"tokens a {unit}", "OK", f"median {median:,}, 95 % have at most {most:,}, longest {longest:,}; {around}"
     )
 
 
-def _cut(count: _TextCount, limit: int, n_positions: int | None) -> Check:
-    """Return the share of the texts that are longer than `limit` tokens."""
+def _cut(count: _TextCount, limit: int, limits: TextLimits) -> Check:
+    """Return the share of the texts, or joined pairs, that are longer than `limit` tokens."""
+    name = f"cut {limits.unit}s"
     n_long = sum(n for length, n in count.lengths.items() if length > limit)
-    said = f"{_percent(n_long, count.n_texts)} of the texts are cut at max_seq_length {limit:,}"
-    if n_long < _CUT_WARN * count.n_texts or not n_long:
-        return finding("cut texts", "OK", said)
-    most = min(max(count.lengths), n_positions or limit)
-    chunks = "encode with on_truncate='chunk'"
-    return finding(
-        "cut texts", "WARN", said, f"raise max_seq_length to {most:,}, or {chunks}" if most > limit else chunks
-    )
+    n_all = count.lengths.total()
+    said = f"{_percent(n_long, n_all)} of the {limits.unit}s are cut at max_seq_length {limit:,}"
+    if n_long < _CUT_WARN * n_all or not n_long:
+        return finding(name, "OK", said)
+    most = min(max(count.lengths), limits.n_positions or limit)
+    chunks = f"{'predict' if limits.joined else 'encode'} with on_truncate='chunk'"
+    return finding(name, "WARN", said, f"raise max_seq_length to {most:,}, or {chunks}" if most > limit else chunks)
 
 
 def _percentile(lengths: Counter[int], part: float) -> int:

@@ -617,22 +617,24 @@ def test_random_damage_gives_the_same_tensors_or_a_clear_error(tmp_path: Path, k
 
 
 MEASURE = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from sbert_ft.errors import ModelFolderError
 from sbert_ft.model.weights import find_weights
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+before = peak()
 for folder in sys.argv[1:]:
     try:
         find_weights(Path(folder))
         print("accepted", folder)
     except ModelFolderError:
         pass
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak() - before) // 1024)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="measures memory in the unit of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
 def test_hostile_headers_take_little_memory(tmp_path: Path) -> None:
     n_header = 16 * 2**20
     storages = pickle_of(GOOD_BIN).replace(b"K tq", b"\x8a\x08" + (2**40).to_bytes(8, "little") + b"tq")
@@ -769,9 +771,9 @@ def test_a_name_of_a_million_wrappers_costs_no_time() -> None:
         (POINTER, "git lfs pull"),
         (PAGE, "HTML page"),
         (b'{"a": 1,\n "b" 2}', "line 2, column 6"),
-        (b"[1]", "holds a JSON list"),
-        (b"3", "holds a JSON int"),
-        (b"null", "holds a JSON NoneType"),
+        (b"[1]", "holds an array; expected an object"),
+        (b"3", "holds a number"),
+        (b"null", "holds null"),
         (b"[" * 100_000, "nested too deeply"),
         ('{"a": "é"}'.encode("latin-1"), "is not UTF-8"),
         ('{"a": 1}'.encode("utf-16"), "is not UTF-8"),

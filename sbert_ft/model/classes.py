@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ def typed_classes(classes: Sequence[object]) -> tuple[object, ...]:
     Raises:
         InputError: They are not.
     """
-    if isinstance(classes, (str, bytes)) or not hasattr(classes, "__iter__"):
+    if isinstance(classes, (str, bytes)) or not hasattr(classes, "__iter__") or getattr(classes, "ndim", 1) == 0:
         raise InputError(f"classes is {quoted(classes)}, expected a list of labels")
     labels = tuple(_plain(label) for label in classes)
     fault = fault_of_classes(labels)
@@ -51,7 +52,8 @@ def fault_of_classes(labels: Sequence[object]) -> str | None:
     if infinite is not None:
         return f"the class {infinite} is no finite number"
     if len(set(labels)) < len(labels):
-        twice = next(label for place, label in enumerate(labels) if label in labels[:place])
+        counts = Counter(labels)
+        twice = next(label for label in labels if counts[label] > 1)
         return f"the class {quoted(twice)} stands twice"
     return None
 

@@ -195,6 +195,12 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
             f"{where}: the head's {name} is {_dims(actual)}, but {_dims(shape)} by what the folder says of its "
             f"{head.n_outputs} outputs; use the settings and the weights of one and the same model"
         )
+    if found.stock is None and (others := [*match.unknown, *match.heads]):
+        logger.warning(
+            "%s holds more than the head needs, such as %s; it is not used",
+            shown(found.weights.files[0]),
+            _listed(others),
+        )
     tensors = read_tensors(found.weights, match.names)
     with torch.no_grad():
         for name, parameter in head.named_parameters():

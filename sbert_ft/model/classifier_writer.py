@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from sbert_ft.errors import quoted
+from sbert_ft.markdown_text import escaped_markdown
 from sbert_ft.model.classifier_folder import ClassifierSettings, stock_name
 from sbert_ft.model.decision import Decision
 from sbert_ft.model.folder_writer import (
@@ -114,7 +115,7 @@ def _what_it_does(settings: ClassifierSettings) -> str:
     }[settings.kind]
     if settings.classes is None:
         return f"It gives {rows} a graded score."
-    names = [quoted(label) for label in settings.classes]
+    names = [escaped_markdown(quoted(label)) for label in settings.classes]
     more = f" and {len(names) - _N_NAMED} more" if names[_N_NAMED:] else ""
     return f"It gives {rows} one of {len(names)} classes: {', '.join(names[:_N_NAMED])}{more}."
 

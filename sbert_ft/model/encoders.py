@@ -7,6 +7,7 @@ first built without memory, so that its shapes can be held against the header of
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from transformers.utils import logging as transformers_logging
 
 from sbert_ft.errors import ModelFolderError, quoted
 from sbert_ft.model.dropout import use_fast_dropout
+from sbert_ft.model.json_files import shown
+
+logger = logging.getLogger(__name__)
 
 KINDS = (
     "bert",
@@ -37,6 +41,8 @@ KINDS = (
     "modernbert",
     "deberta-v2",
 )
+# What computes the same under several names.
+_FAMILIES = {"xlm-roberta": "roberta", "camembert": "roberta"}
 # These count positions from the padding id + 1.
 OFFSET_KINDS = ("roberta", "xlm-roberta", "camembert", "mpnet")
 # Keys of a BertConfig that change what is computed and that transformers no longer reads.
@@ -148,15 +154,15 @@ def plan_encoder(raw: Mapping[str, Any], source: Path, n_tensors: int | None = N
     config = _checked_config(raw, source)
     if n_tensors is not None and config.num_hidden_layers > max(n_tensors, 64):
         raise ModelFolderError(
-            f"{source}: num_hidden_layers is {config.num_hidden_layers:,}, but the weights hold {n_tensors:,} tensors; "
-            "this config.json belongs to other weights"
+            f"{shown(source)}: num_hidden_layers is {config.num_hidden_layers:,}, but the weights hold {n_tensors:,} "
+            "tensors; this config.json belongs to other weights"
         )
     model_class: type[PreTrainedModel] = MODEL_MAPPING[type(config)]  # type: ignore[assignment]
     try:
         with torch.device("meta"):
             skeleton = model_class(config, **_without_pooler(model_class))
     except (RuntimeError, ValueError, TypeError, KeyError, OverflowError, AssertionError, ZeroDivisionError) as error:
-        raise ModelFolderError(f"{source} describes no encoder that can be built: {error}") from error
+        raise ModelFolderError(f"{shown(source)} describes no encoder that can be built: {_one_line(error)}") from error
     buffers = {name for name, _ in skeleton.named_buffers()}
     shapes = {name: tuple(t.shape) for name, t in skeleton.state_dict().items() if name not in buffers}
     return EncoderPlan(config, model_class, shapes)
@@ -186,14 +192,14 @@ def _checked_config(raw: Mapping[str, Any], source: Path) -> PreTrainedConfig:
     kind = raw.get("model_type", "bert")  # configs of 2018 do not say
     if kind not in KINDS:
         raise ModelFolderError(
-            f"{source}: model_type is {quoted(kind)}, which is no encoder supported here; "
+            f"{shown(source)}: model_type is {quoted(kind)}, which is no encoder supported here; "
             f"expected one of {', '.join(KINDS)}"
         )
     for key, accepted in _FIXED_SETTINGS.items():
         value = raw.get(key)
         if value is not None and value not in accepted:
             expected = f"only {accepted[0]!r} is supported" if accepted else "quantised weights are not supported"
-            raise ModelFolderError(f"{source}: {key} is {quoted(value)}; {expected}")
+            raise ModelFolderError(f"{shown(source)}: {key} is {quoted(value)}; {expected}")
     config_class = CONFIG_MAPPING[kind]
     unlisted = _UNLISTED_SETTINGS.get(kind, {})
     known = {*config_class().to_dict(), *config_class.attribute_map, *unlisted}
@@ -206,12 +212,14 @@ def _checked_config(raw: Mapping[str, Any], source: Path) -> PreTrainedConfig:
         if fault is None and key in unlisted and not _is_of(value, unlisted[key]):
             fault = f"a value of type {unlisted[key].__name__}"
         if fault is not None:
-            raise ModelFolderError(f"{source}: {key} is {quoted(value)}, expected {fault}")
+            raise ModelFolderError(f"{shown(source)}: {key} is {quoted(value)}, expected {fault}")
     try:
-        config = config_class(**settings)
+        with _quiet_transformers():
+            config = config_class(**settings)
     except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ModelFolderError(f"{source} is no valid {kind} configuration: {_one_line(error)}") from error
+        raise ModelFolderError(f"{shown(source)} is no valid {kind} configuration: {_one_line(error)}") from error
     _check_together(config, source)
+    _warn_of_other_kind(raw, config, source)
     return config
 
 
@@ -248,16 +256,35 @@ def _check_together(config: PreTrainedConfig, source: Path) -> None:
     """
     if config.hidden_size % config.num_attention_heads:
         raise ModelFolderError(
-            f"{source}: hidden_size {config.hidden_size} is no multiple of num_attention_heads "
+            f"{shown(source)}: hidden_size {config.hidden_size} is no multiple of num_attention_heads "
             f"{config.num_attention_heads}"
         )
     padding = config.pad_token_id
     if padding is not None and not 0 <= padding < config.vocab_size:
         raise ModelFolderError(
-            f"{source}: pad_token_id is {padding}, expected a token id from 0 to below vocab_size {config.vocab_size}"
+            f"{shown(source)}: pad_token_id is {padding}, expected a token id from 0 to below vocab_size "
+            f"{config.vocab_size}"
         )
     if config.model_type in OFFSET_KINDS and (padding is None or config.max_position_embeddings <= padding + 3):
-        raise ModelFolderError(f"{source}: max_position_embeddings leaves no room after pad_token_id {padding}")
+        raise ModelFolderError(f"{shown(source)}: max_position_embeddings leaves no room after pad_token_id {padding}")
+
+
+def _warn_of_other_kind(raw: Mapping[str, Any], config: PreTrainedConfig, source: Path) -> None:
+    """Say that config.json names a class of another kind, whose weights may have the same names and shapes."""
+    named = raw.get("architectures")
+    first = named[0] if isinstance(named, list) and named else None
+    if not isinstance(first, str):
+        return
+    classes = {kind.replace("-", ""): kind for kind in KINDS}  # as transformers' classes begin, in small letters
+    other = next((kind for name, kind in classes.items() if first.lower().startswith(name)), config.model_type)
+    if _FAMILIES.get(other, other) != _FAMILIES.get(config.model_type, config.model_type):
+        logger.warning(
+            "%s: model_type is %s, but architectures names %s, of the kind %s; model_type counts",
+            shown(source),
+            config.model_type,
+            quoted(first),
+            other,
+        )
 
 
 def _one_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sbert_ft.arguments import path_argument
 from sbert_ft.errors import ModelFolderError, quoted
 from sbert_ft.model.json_files import read_json, read_json_list, shown
 from sbert_ft.model.packing import PoolingMode
@@ -94,14 +95,19 @@ def find_folder(folder: str | Path) -> Path:
 
     Raises:
         ModelFolderError: It is not there, or no folder; a name of the Hub is no folder either.
+        InputError: It is no path, or an empty one.
     """
+    if folder == "":
+        raise ModelFolderError("'' is not a model folder: expected a path; for the current folder write '.'")
+    path = path_argument(folder, "folder")
     try:
-        path = Path(folder).expanduser()
+        path = path.expanduser()
         if path.is_dir():
             return path
         found = "a file" if path.exists() else "a dangling link" if path.is_symlink() else "nothing"
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, a loop, a NUL, no such user's home
-        raise ModelFolderError(f"{quoted(folder)} cannot be a model folder: {error}") from error
+        cause = getattr(error, "strerror", None) or error
+        raise ModelFolderError(f"{quoted(folder)} cannot be a model folder: {cause}") from error
     hint = "; names of the Hugging Face Hub are not looked up, download the model first" if found == "nothing" else ""
     raise ModelFolderError(
         f"{quoted(folder)} is not a model folder: expected a folder with config.json, found {found}{hint}"
@@ -130,8 +136,9 @@ def read_folder(folder: str | Path) -> ModelFolder:
     transformer = _first_there(encoder_path, *_CONFIGS_OF_OLD)
     length = transformer.get("max_seq_length")
     if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 3):
+        file = next(name for name in _CONFIGS_OF_OLD if os.path.lexists(encoder_path / name))
         raise ModelFolderError(
-            f"{encoder_path}: max_seq_length is {quoted(length)}, expected a whole number of 3 or more"
+            f"{shown(encoder_path / file)}: max_seq_length is {quoted(length)}, expected a whole number of 3 or more"
         )
     whole = _read_if_there(path / "config_sentence_transformers.json")
     prompts, default = _read_prompts(path, whole)
@@ -169,6 +176,26 @@ def warn_of_classifier(source: ModelFolder) -> None:
         )
 
 
+def unused_parts(source: ModelFolder) -> tuple[str, ...]:
+    """Return what a folder holds that would change its vectors elsewhere and is not used here, a sentence each.
+
+    Raises:
+        ModelFolderError: A file with settings is damaged.
+    """
+    notes = [
+        f"{shown(file)} names code of its own in auto_map; it is never run, transformers' stock classes are taken"
+        for file in (source.encoder_path / "config.json", source.encoder_path / "tokenizer_config.json")
+        if _read_if_there(file).get("auto_map") is not None
+    ]
+    file = source.path / "config_sentence_transformers.json"
+    if source.layout == "transformers" and any(_read_prompts(source.path, _read_if_there(file))[0].values()):
+        notes.append(
+            f"{shown(file)} has prompts, which are not used in a folder without modules.json; copy that file too, or "
+            "give prompt="
+        )
+    return tuple(notes)
+
+
 def listing(folder: Path) -> str:
     """Return the first names in a folder, for a message."""
     try:
@@ -195,23 +222,25 @@ def _read_modules(path: Path) -> dict[str, Path]:
             or not isinstance(entry.get("type"), str)
             or not isinstance(entry.get("path"), str)
         ):
-            raise ModelFolderError(f"{file}: every entry needs a type and a path in words, found {quoted(entry)}")
+            raise ModelFolderError(
+                f"{shown(file)}: every entry needs a type and a path in words, found {quoted(entry)}"
+            )
         name = _MODULES.get(entry["type"])
         if name is None:
             raise ModelFolderError(
-                f"{file} asks for the module {quoted(entry['type'])}, which is not run here (Transformer, Pooling and "
-                "Normalize of sentence-transformers are); without it the vectors would be others"
+                f"{shown(file)} asks for the module {quoted(entry['type'])}, which is not run here (Transformer, "
+                "Pooling and Normalize of sentence-transformers are); without it the vectors would be others"
             )
         if name in modules:
-            raise ModelFolderError(f"{file} has two modules {name}: expected one")
+            raise ModelFolderError(f"{shown(file)} has two modules {name}: expected one")
         place = Path(entry["path"])
         if place.is_absolute() or ".." in place.parts or not {"\\", "\0"}.isdisjoint(entry["path"]):
-            raise ModelFolderError(f"{file}: the path {quoted(entry['path'])} leaves the folder")
+            raise ModelFolderError(f"{shown(file)}: the path {quoted(entry['path'])} leaves the folder")
         modules[name] = path / place
     order = [name for name in ("Transformer", "Pooling", "Normalize") if name in modules]
     if list(modules) != order or order[:1] != ["Transformer"]:
         raise ModelFolderError(
-            f"{file}: expected Transformer, Pooling and perhaps Normalize, found {', '.join(modules) or 'none'}"
+            f"{shown(file)}: expected Transformer, Pooling and perhaps Normalize, found {', '.join(modules) or 'none'}"
         )
     return modules
 
@@ -220,7 +249,9 @@ def _read_pooling(place: Path, prompts: Mapping[str, str]) -> PoolingMode:
     file = place / "config.json"
     settings = read_json(file)
     if settings.get("include_prompt") is False and any(prompts.values()):
-        raise ModelFolderError(f"{file}: include_prompt is false: pooling without the prompt's tokens is not supported")
+        raise ModelFolderError(
+            f"{shown(file)}: include_prompt is false: pooling without the prompt's tokens is not supported"
+        )
     flags = {name: value for name, value in settings.items() if name.startswith("pooling_mode_")}
     if wrong := next((name for name, value in flags.items() if not isinstance(value, bool)), None):
         raise ModelFolderError(f"{shown(file)}: {wrong} is {quoted(flags[wrong])}, expected true or false")
@@ -234,22 +265,31 @@ def _read_pooling(place: Path, prompts: Mapping[str, str]) -> PoolingMode:
     mode = next((m for m in _POOLING_FLAGS.values() if {m} == modes), None)
     if mode is None:
         raise ModelFolderError(
-            f"{file} asks for the pooling {', '.join(quoted(a) for a in asked)}; one of mean, cls and max is supported"
+            f"{shown(file)} asks for the pooling {', '.join(quoted(a) for a in asked)}; one of mean, cls and max is "
+            "supported"
         )
     return mode
 
 
 def _read_prompts(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, str], str | None]:
+    file = shown(path / "config_sentence_transformers.json")
     prompts = settings.get("prompts") or {}
     default = settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
-        raise ModelFolderError(f"{path / 'config_sentence_transformers.json'}: prompts must be texts by name")
+        raise ModelFolderError(f"{file}: prompts are {quoted(prompts)}, expected texts by name")
+    for name, prompt in prompts.items():
+        if not _is_unicode(name) or not _is_unicode(prompt):
+            raise ModelFolderError(f"{file}: the prompt {quoted(name)} holds a lone surrogate, which no text can")
     if default is not None and not (isinstance(default, str) and default in prompts):
         raise ModelFolderError(
-            f"{path / 'config_sentence_transformers.json'}: default_prompt_name {quoted(default)} is none of the "
-            f"prompts {', '.join(prompts) or '(there are none)'}"
+            f"{file}: default_prompt_name {quoted(default)} is none of the prompts "
+            f"{', '.join(map(quoted, prompts)) or '(there are none)'}"
         )
     return prompts, default
+
+
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _read_similarity(path: Path, settings: Mapping[str, Any]) -> Similarity:
@@ -257,15 +297,20 @@ def _read_similarity(path: Path, settings: Mapping[str, Any]) -> Similarity:
     found = next((s for s in SIMILARITIES if s == name), None)
     if found is None:
         raise ModelFolderError(
-            f"{path / 'config_sentence_transformers.json'}: similarity_fn_name is {quoted(name)}, expected one of "
-            f"{', '.join(SIMILARITIES)}"
+            f"{shown(path / 'config_sentence_transformers.json')}: similarity_fn_name is {quoted(name)}, expected one "
+            f"of {', '.join(SIMILARITIES)}"
         )
     return found
 
 
 def _tokenizer_limit(path: Path) -> int | None:
-    limit = _read_if_there(path / "tokenizer_config.json").get("model_max_length")
-    return int(limit) if isinstance(limit, (int, float)) and 3 <= limit < _NO_LIMIT else None
+    file = path / "tokenizer_config.json"
+    limit = _read_if_there(file).get("model_max_length")
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit < 3:
+        raise ModelFolderError(f"{shown(file)}: model_max_length is {quoted(limit)}, expected a number of 3 or more")
+    return int(limit) if limit < _NO_LIMIT else None
 
 
 def _first_there(path: Path, *names: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from sbert_ft.arguments import whole_number
 from sbert_ft.config.settings import Features, Truncation
 from sbert_ft.errors import InputError, ModelFolderError, quoted
 from sbert_ft.model.dropout import FastDropout
@@ -175,7 +176,7 @@ class ClassificationHead(nn.Module):
         self.dense = None if plan.stock is None else nn.Linear(plan.width, plan.width, device="meta")
         self.output = nn.Linear(width, n_outputs, device="meta")
         self.to_empty(device="cpu")
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(whole_number(seed, "seed", 0, 2**63 - 1))
         with torch.no_grad():
             for layer in (self.dense, self.output):
                 if layer is not None:

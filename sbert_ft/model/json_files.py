@@ -9,13 +9,19 @@ names file and cause. The cost is one pass over the text.
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sbert_ft.config.json_text import is_deeper
 from sbert_ft.errors import ModelFolderError, quoted
+
+_DEEPEST = 64  # levels; a tokenizer.json has about ten
+_MAX_DIGITS = 4300  # Python's own limit, which its oldest supported releases lack
+_FOUND = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
 
 
 def shown(path: Path) -> str:
@@ -73,9 +79,16 @@ def parse_json(data: bytes, source: str, kind: type = dict) -> Any:
         ModelFolderError: Not UTF-8, not JSON, not of the kind, nested too deeply, or a key stands twice.
     """
     try:
-        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_repeats, parse_constant=_no_number)
+        value = json.loads(
+            data.decode("utf-8-sig"),
+            object_pairs_hook=_without_repeats,
+            parse_float=_finite,
+            parse_int=_short,
+            parse_constant=_no_number,
+        )
     except UnicodeDecodeError as error:
-        raise ModelFolderError(f"{source} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        hint = ", it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise ModelFolderError(f"{source} is not UTF-8 text (byte {error.start}{hint}); save it as UTF-8") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ModelFolderError(f"{source} is broken JSON at {where}: {error.msg}") from None
@@ -83,9 +96,11 @@ def parse_json(data: bytes, source: str, kind: type = dict) -> Any:
         raise ModelFolderError(f"{source} is nested too deeply; expected a plain JSON object") from None
     except ValueError as error:  # a key twice, NaN, or an integer of thousands of digits
         raise ModelFolderError(f"{source} is not valid JSON: {str(error).partition(';')[0]}") from None
+    if data.count(b"[") + data.count(b"{") > _DEEPEST and is_deeper(value, _DEEPEST):
+        raise ModelFolderError(f"{source} is nested too deeply; expected a plain JSON object")
     if not isinstance(value, kind):
         expected = "an object, {...}" if kind is dict else "an array, [...]"
-        raise ModelFolderError(f"{source} holds a JSON {type(value).__name__}; expected {expected}")
+        raise ModelFolderError(f"{source} holds {_FOUND.get(type(value), 'a number')}; expected {expected}")
     return value
 
 
@@ -123,6 +138,21 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {quoted(repeated)} stands twice in one object")
     return items
+
+
+def _finite(word: str) -> float:
+    """Refuse a number too large for a float, which Python would read as infinity."""
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {quoted(word)} is too large")
+    return number
+
+
+def _short(digits: str) -> int:
+    """Refuse a whole number of thousands of digits, which would take minutes."""
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits is too large")
+    return int(digits)
 
 
 def _no_number(word: str) -> float:

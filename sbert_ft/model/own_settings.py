@@ -16,6 +16,8 @@ from sbert_ft.model.json_objects import JsonObject
 
 # Of a cosine: what holds where a model was not trained on graded scores.
 COSINE_SCALE = (-1.0, 1.0)
+FORMAT = 1
+"""Of the files that are written; older ones are read, newer ones are not."""
 _READ = ("decision", "score_scale", "format", "classifier")
 
 
@@ -44,11 +46,12 @@ class OwnSettings:
         """
         file = source.path / "sbert_ft.json"
         json = JsonObject(source.own, "settings", file)
+        _check_format(json)
         return cls(
             decision=None if json.content.get("decision") is None else Decision.from_json(json.value("decision"), file),
             score_scale=json.scale("score_scale") if "score_scale" in json.content else COSINE_SCALE,
             others={key: value for key, value in source.own.items() if key not in _READ},
-            classifier=source.own.get("classifier"),
+            classifier=None if json.content.get("classifier") is None else json.inner("classifier").content,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -56,3 +59,12 @@ class OwnSettings:
         decision = {} if self.decision is None else {"decision": self.decision.to_json()}
         classifier = {} if self.classifier is None else {"classifier": dict(self.classifier)}
         return {"score_scale": list(self.score_scale), **self.others, **classifier, **decision}
+
+
+def _check_format(json: JsonObject) -> None:
+    """Refuse a file of a newer format, whose keys may mean something else."""
+    number = json.content.get("format", FORMAT)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise json.fault("format", "a whole number of 1 or more")
+    if number > FORMAT:
+        raise json.fault("format", f"at most {FORMAT}: a newer version of sbert_ft wrote it; update sbert_ft")

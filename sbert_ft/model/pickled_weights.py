@@ -164,6 +164,10 @@ def _check_pickles(file: IO[bytes], path: Path, n_bytes: int, n_pickles: int) ->
             for opcode, argument, position in pickletools.genops(file):
                 if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
                     name = " ".join(texts) if opcode.name == "STACK_GLOBAL" else str(argument)
+                    if name == "torch._utils _rebuild_qtensor":
+                        raise ModelFolderError(
+                            f"{shown(path)} holds quantised tensors, which are not supported; use the original weights"
+                        )
                     if not _NEEDED.fullmatch(name):
                         raise _refused_call(path, name.replace(" ", "."))
                 elif isinstance(argument, str):

@@ -116,7 +116,8 @@ def _stored_tensors(file: BinaryIO, path: Path) -> dict[str, _Stored]:
     head = file.read(64)
     if head[8:9] != b"{":
         zipped = head.startswith(b"PK\x03\x04") or re.match(rb"\x80[\x02-\x05]", head)
-        other = "is a pickle file of torch under a wrong name; name it pytorch_model.bin if you trust it"
+        mend = "name it pytorch_model.bin if you trust it" if path.name == "model.safetensors" else "copy it again"
+        other = f"is a pickle file of torch under a wrong name; {mend}"
         if foreign := other if zipped else foreign_content(head):
             raise ModelFolderError(f"{shown(path)} {foreign}")
     n_header = int.from_bytes(head[:8], "little")

@@ -6,12 +6,13 @@ between and after, and the token types that tell the second text from the first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
 from sbert_ft.errors import ModelFolderError
+from sbert_ft.model.rust_calls import encode
 
 _N_TYPES = 256  # that a token type of TextTokens can be
 
@@ -71,12 +72,14 @@ def find_specials(backend: Tokenizer, special_tokens: Mapping[str, str]) -> Spec
     """
     vocab = backend.get_vocab()
     probe = _probe(backend)
-    body = backend.encode(probe, add_special_tokens=False).ids
-    whole = backend.encode(probe).ids
+    body = encode(backend, probe, add_special_tokens=False).ids
+    encoding = encode(backend, probe)
+    whole = encoding.ids
     begin = next((i for i in range(len(whole)) if whole[i : i + len(body)] == body), None)
-    if begin is None or not body:
+    if begin is None or not body or encoding.sequence_ids.count(0) != len(body):
         raise ModelFolderError("tokenizer.json changes a text's own tokens when it adds special ones: not supported")
     padding, unknown = (vocab.get(special_tokens[role]) for role in ("pad_token", "unk_token"))
+    _check_known(whole, vocab)
     if padding is None:
         raise ModelFolderError("the tokenizer has no padding token: name pad_token in tokenizer_config.json")
     return Specials(tuple(whole[:begin]), tuple(whole[begin + len(body) :]), padding, unknown)
@@ -94,8 +97,8 @@ def find_pair_specials(backend: Tokenizer, n_special: int) -> PairSpecials:
             these than a text alone.
     """
     probe = _probe(backend)
-    body = backend.encode(probe, add_special_tokens=False).ids
-    pair = backend.encode(probe, probe)
+    body = encode(backend, probe, add_special_tokens=False).ids
+    pair = encode(backend, probe, probe)
     ids, types, sides = pair.ids, pair.type_ids, pair.sequence_ids
     first, second = ([place for place, side in enumerate(sides) if side == which] for which in (0, 1))
     if not (
@@ -110,6 +113,7 @@ def find_pair_specials(backend: Tokenizer, n_special: int) -> PairSpecials:
             "tokenizer.json makes something else of a pair than the first text and then the second, with special "
             "tokens around them: not supported; give post_processor a pair such as [CLS] $A [SEP] $B [SEP]"
         )
+    _check_known(ids, backend.get_vocab())
     specials = PairSpecials(
         before=tuple(ids[: first[0]]),
         between=tuple(ids[first[-1] + 1 : second[0]]),
@@ -127,9 +131,19 @@ def find_pair_specials(backend: Tokenizer, n_special: int) -> PairSpecials:
 def pairs_have_types(backend: Tokenizer) -> bool:
     """Return whether the tokenizer tells the texts of a pair by token types."""
     probe = _probe(backend)
-    return any(backend.encode(probe, probe).type_ids)
+    return any(encode(backend, probe, probe).type_ids)
+
+
+def _check_known(ids: Sequence[int], vocab: Mapping[str, int]) -> None:
+    """Refuse ids around a text that are beyond the vocabulary, and so perhaps beyond the embedding table."""
+    highest = max(vocab.values(), default=-1)
+    if max(ids, default=0) > highest:
+        raise ModelFolderError(
+            f"tokenizer.json puts the token id {max(ids)} around a text, but the highest of its vocabulary is "
+            f"{highest}: mend the ids in special_tokens of its post_processor"
+        )
 
 
 def _probe(backend: Tokenizer) -> str:
     """Return a text that has tokens, as far as there is one."""
-    return next((c for c in "ae가1.的" if backend.encode(c, add_special_tokens=False).ids), "a")
+    return next((c for c in "ae가1.的" if encode(backend, c, add_special_tokens=False).ids), "a")

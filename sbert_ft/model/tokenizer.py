@@ -33,12 +33,8 @@ from sbert_ft.model.pair_tokens import (
     pair_windows,
     room_of_pair,
 )
-from sbert_ft.model.special_tokens import (
-    PairSpecials,
-    find_pair_specials,
-    find_specials,
-    pairs_have_types,
-)
+from sbert_ft.model.rust_calls import encode_bodies
+from sbert_ft.model.special_tokens import PairSpecials, find_pair_specials, find_specials, pairs_have_types
 from sbert_ft.model.tokenizer_files import TokenizerFiles, normalizer_of, read_tokenizer
 from sbert_ft.model.vocabulary import Casing
 
@@ -87,9 +83,9 @@ class TextTokenizer:
         self._token_types = files.token_types
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, model_type: str = "bert") -> TextTokenizer:
+    def from_pretrained(cls, folder: str | Path, model_type: str = "bert", n_rows: int | None = None) -> TextTokenizer:
         """Return the tokenizer of a folder; see `read_tokenizer`."""
-        return cls(read_tokenizer(Path(folder), model_type))
+        return cls(read_tokenizer(Path(folder), model_type, n_rows))
 
     @property
     def vocab_size(self) -> int:
@@ -146,7 +142,7 @@ class TextTokenizer:
         lengths: list[NDArray[np.int64]] = []
         flat: list[NDArray[np.int32]] = []
         for chunk in _chunks_of(texts):
-            ids = [encoding.ids for encoding in self.backend.encode_batch_fast(chunk, add_special_tokens=False)]
+            ids = [encoding.ids for encoding in encode_bodies(self.backend, chunk)]
             lengths.append(np.fromiter(map(len, ids), np.int64, len(ids)))
             flat.append(np.fromiter(itertools.chain.from_iterable(ids), np.int32, int(lengths[-1].sum())))
         return TextTokens(np.concatenate(flat), offsets_of(np.concatenate(lengths)))

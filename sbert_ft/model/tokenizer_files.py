@@ -19,7 +19,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from sbert_ft.errors import ModelFolderError, quoted
 from sbert_ft.model.folder import listing
 from sbert_ft.model.json_files import open_file, read_json, shown
-from sbert_ft.model.vocabulary import MAX_VOCAB_BYTES, Casing, casing_of_vocabulary, holds_hangul, read_vocab
+from sbert_ft.model.rust_calls import rust_faults
+from sbert_ft.model.tokenizer_limits import MAX_VOCAB_BYTES, check_content, most_bytes
+from sbert_ft.model.vocabulary import Casing, casing_of_vocabulary, holds_hangul, read_vocab
 
 SPECIAL_TOKENS = {
     "unk_token": "[UNK]",
@@ -52,12 +54,13 @@ class TokenizerFiles:
     token_types: bool = True
 
 
-def read_tokenizer(folder: Path, model_type: str) -> TokenizerFiles:
+def read_tokenizer(folder: Path, model_type: str, n_rows: int | None = None) -> TokenizerFiles:
     """Return the tokenizer of a model folder.
 
     Args:
         folder: Holds vocab.txt or tokenizer.json, and perhaps tokenizer_config.json.
         model_type: As in config.json; decides how a vocabulary without tokenizer.json is read.
+        n_rows: Rows of the embedding table, where they are known; a far larger vocabulary is refused unread.
 
     Raises:
         ModelFolderError: A file is missing, damaged, or lacks a special token.
@@ -67,7 +70,7 @@ def read_tokenizer(folder: Path, model_type: str) -> TokenizerFiles:
         if not isinstance(settings.get(flag), (bool, type(None))):
             file = shown(folder / "tokenizer_config.json")
             raise ModelFolderError(f"{file}: {flag} is {quoted(settings[flag])}, expected true, false or null")
-    return replace(_read_backend(folder, model_type, settings), token_types=_token_types(settings))
+    return replace(_read_backend(folder, model_type, settings, n_rows), token_types=_token_types(settings))
 
 
 def _token_types(settings: Mapping[str, Any]) -> bool:
@@ -81,22 +84,23 @@ def _token_types(settings: Mapping[str, Any]) -> bool:
     return settings.get("tokenizer_class") != "TokenizersBackend"
 
 
-def _read_backend(folder: Path, model_type: str, settings: Mapping[str, Any]) -> TokenizerFiles:
+def _read_backend(folder: Path, model_type: str, settings: Mapping[str, Any], n_rows: int | None) -> TokenizerFiles:
     special_tokens = _special_tokens(folder, settings)
     vocab_file, json_file = folder / "vocab.txt", folder / "tokenizer.json"
     if os.path.lexists(json_file):
-        content = read_json(json_file, max_bytes=MAX_VOCAB_BYTES)
+        content = read_json(json_file, max_bytes=most_bytes(n_rows))
+        check_content(json_file, content)
         if _model_kind(content) == "WordPiece":
             return _wordpiece_from_json(json_file, content, settings, special_tokens)
         return TokenizerFiles(_from_content(json_file, content), None, special_tokens, ())
     if not os.path.lexists(vocab_file):
         if model_type not in ("bert", "distilbert", "electra", "mpnet") and _has_slow_files(folder):
-            return TokenizerFiles(_convert(folder), None, special_tokens, ())
+            return TokenizerFiles(_convert(folder, n_rows), None, special_tokens, ())
         raise ModelFolderError(
             f"{shown(folder)} has no tokenizer: expected vocab.txt or tokenizer.json, found {listing(folder)}; "
             "copy the file from where the weights come from (without it every word would be [UNK])"
         )
-    vocab, notes = read_vocab(vocab_file)
+    vocab, notes = read_vocab(vocab_file, n_rows)
     casing = _decide_casing(vocab, settings, casing_of_vocabulary(vocab))
     return _build_wordpiece(vocab_file, vocab, casing, special_tokens, notes)
 
@@ -119,10 +123,10 @@ def _decide_casing(vocab: Mapping[str, int], settings: Mapping[str, Any], otherw
     )
 
 
-def normalizer_of(casing: Casing) -> normalizers.Normalizer:
-    """Return the Rust normalizer of a casing rule."""
+def normalizer_of(casing: Casing, *, clean_text: bool = True) -> normalizers.Normalizer:
+    """Return the Rust normalizer of a casing rule; it drops controls where it cleans text, as BERT's does."""
     bert = normalizers.BertNormalizer(
-        clean_text=True,
+        clean_text=clean_text,
         handle_chinese_chars=casing.tokenize_chinese_chars,
         strip_accents=casing.strip_accents,
         lowercase=casing.do_lower_case,
@@ -136,8 +140,9 @@ def _build_wordpiece(
     for role in ("unk_token", "cls_token", "sep_token", "pad_token"):
         if special[role] not in vocab:
             raise ModelFolderError(
-                f"{path} lacks the special token {quoted(special[role])} ({role}): expected it in a BERT vocabulary; "
-                "take the vocabulary that belongs to these weights, or name the token in special_tokens_map.json"
+                f"{shown(path)} lacks the special token {quoted(special[role])} ({role}): expected it in a BERT "
+                "vocabulary; take the vocabulary that belongs to these weights, or name the token in "
+                "special_tokens_map.json"
             )
     backend = Tokenizer(models.WordPiece(vocab, unk_token=special["unk_token"], max_input_chars_per_word=100))
     backend.normalizer = normalizer_of(casing)
@@ -176,15 +181,16 @@ def _wordpiece_from_json(
         notes = (f"tokenizer_config.json and tokenizer.json disagree on {', '.join(differ)}: {counts} counts",)
     if holds_hangul(vocab) and not casing.strip_accents:
         casing = replace(casing, compose=True)
-    if casing != written:
-        backend.normalizer = normalizer_of(casing)
+    if replace(casing, source=written.source) != written:
+        *_, bert = _normalizers_in(content["normalizer"])
+        backend.normalizer = normalizer_of(casing, clean_text=bool(bert.get("clean_text", True)))
     return TokenizerFiles(backend, casing, special, notes)
 
 
 def _written_casing(normalizer: Any) -> Casing | None:
     """Return the rule of a tokenizer.json's normalizer, or None where it is not BERT's."""
-    parts = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
-    kinds = [part.get("type") if isinstance(part, dict) else None for part in parts]
+    parts = _normalizers_in(normalizer)
+    kinds = [part.get("type") for part in parts]
     if kinds not in (["BertNormalizer"], ["NFC", "BertNormalizer"]):
         return None
     bert = parts[-1]
@@ -193,30 +199,62 @@ def _written_casing(normalizer: Any) -> Casing | None:
     return Casing(lower, strip, bool(bert.get("handle_chinese_chars")), len(kinds) == 2, "tokenizer.json")
 
 
+def _normalizers_in(normalizer: Any) -> list[dict[str, Any]]:
+    """Return the normalizers of a sequence, or the one that there is, or none."""
+    inner = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
+    return [part for part in inner if isinstance(part, dict)] if isinstance(inner, list) else []
+
+
 def _model_kind(content: dict[str, Any]) -> str | None:
     model = content.get("model")
     return model.get("type") if isinstance(model, dict) else None
 
 
 def _from_content(path: Path, content: dict[str, Any]) -> Tokenizer:
-    try:
-        backend = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
-    except Exception as error:  # the Rust side raises bare Exception
-        raise ModelFolderError(f"{path} is no tokenizer that the tokenizers library reads: {error}") from error
-    if max(backend.get_vocab().values(), default=0) >= 2**31:
-        raise ModelFolderError(f"{shown(path)} has token ids of 2^31 and more, which no embedding table has rows for")
+    with rust_faults(f"{shown(path)} is no tokenizer that the tokenizers library reads"):
+        backend = Tokenizer.from_str(json.dumps(content))
+    _check_ids(path, backend.get_vocab())
+    processor = backend.post_processor
+    undefined = None if processor is None else _undefined_token(json.loads(processor.__getstate__()))
+    if undefined is not None:
+        raise ModelFolderError(
+            f"{shown(path)}: the template of post_processor puts the token {quoted(undefined)} around texts, but its "
+            "special_tokens do not say what that is; copy the file again"
+        )
     backend.no_truncation()
     backend.no_padding()
     return backend
+
+
+def _check_ids(path: Path, vocab: Mapping[str, int]) -> None:
+    """Refuse ids that are no rows of an embedding table, or the row of two tokens, of which saving would lose one."""
+    if max(vocab.values(), default=0) >= 2**31:
+        raise ModelFolderError(f"{shown(path)} has token ids of 2^31 and more, which no embedding table has rows for")
+    token_of = {id_: token for token, id_ in vocab.items()}
+    if len(token_of) < len(vocab):
+        first, id_ = next((token, id_) for token, id_ in vocab.items() if token_of[id_] != token)
+        raise ModelFolderError(
+            f"{shown(path)} gives {quoted(first)} and {quoted(token_of[id_])} the same id {id_}; take the vocabulary "
+            "that belongs to these weights"
+        )
+
+
+def _undefined_token(processor: Mapping[str, Any]) -> str | None:
+    """Return a token that a template uses and does not define, at which the Rust side would panic; or None."""
+    parts = [_undefined_token(part) for part in processor.get("processors", ())]
+    forms = [*processor.get("single", ()), *processor.get("pair", ())] if "special_tokens" in processor else []
+    used = [piece["SpecialToken"]["id"] for piece in forms if "SpecialToken" in piece]
+    parts += [token for token in used if token not in processor["special_tokens"]]
+    return next((token for token in parts if token is not None), None)
 
 
 def _has_slow_files(folder: Path) -> bool:
     return (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
 
 
-def _convert(folder: Path) -> Tokenizer:
+def _convert(folder: Path, n_rows: int | None) -> Tokenizer:
     """Return the byte-level BPE tokenizer (Sennrich et al. 2016; RoBERTa's) of vocab.json and merges.txt."""
-    vocab = read_json(folder / "vocab.json", max_bytes=MAX_VOCAB_BYTES)
+    vocab = read_json(folder / "vocab.json", max_bytes=most_bytes(n_rows))
     with open_file(folder / "merges.txt") as file:
         data = file.read(MAX_VOCAB_BYTES)
     try:
@@ -226,11 +264,12 @@ def _convert(folder: Path) -> Tokenizer:
     merges = [line.partition(" ")[::2] for line in lines if line and not line.startswith("#version")]
     missing = [token for token in ("<s>", "</s>", "<unk>", "<pad>") if token not in vocab]
     if missing or not all(left and right for left, right in merges):
-        raise ModelFolderError(f"{folder}: vocab.json and merges.txt are no RoBERTa vocabulary (missing: {missing})")
-    try:
+        raise ModelFolderError(
+            f"{shown(folder)}: vocab.json and merges.txt are no RoBERTa vocabulary (missing: {missing})"
+        )
+    with rust_faults(f"{shown(folder)}: vocab.json and merges.txt do not fit each other"):
         backend = Tokenizer(models.BPE(vocab, merges))
-    except Exception as error:  # the Rust side raises bare Exception
-        raise ModelFolderError(f"{folder}: vocab.json and merges.txt do not fit each other: {error}") from error
+    _check_ids(folder / "vocab.json", backend.get_vocab())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.RobertaProcessing(("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]))
@@ -248,5 +287,8 @@ def _special_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]
     tokens = {}
     for role, default in SPECIAL_TOKENS.items():
         value = settings.get(role) or mapped.get(role) or default
-        tokens[role] = value.get("content", default) if isinstance(value, dict) else str(value)
+        token = value.get("content", default) if isinstance(value, dict) else value
+        if not isinstance(token, str):
+            raise ModelFolderError(f"{shown(folder)}: {role} of the tokenizer is {quoted(token)}, expected a text")
+        tokens[role] = token
     return tokens

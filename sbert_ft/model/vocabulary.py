@@ -20,8 +20,7 @@ from pathlib import Path
 
 from sbert_ft.errors import ModelFolderError, quoted
 from sbert_ft.model.json_files import foreign_content, open_file, shown
-
-MAX_VOCAB_BYTES = 256 * 2**20
+from sbert_ft.model.tokenizer_limits import MAX_VOCAB_BYTES, check_lines
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,18 @@ class Casing:
         return f"{case}, {accents}{', composed to NFC' if self.compose else ''} (by {self.source})"
 
 
-def read_vocab(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+def read_vocab(path: Path, n_rows: int | None = None) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return token to id of a vocab.txt, and notes on what is odd in it.
 
     One token a line, split at line feeds alone (a token may hold U+2028); a byte order mark and
     carriage returns at the ends of lines are dropped.
 
+    Args:
+        path: The file.
+        n_rows: Rows of the embedding table, where they are known: far more lines are refused before they are read.
+
     Raises:
-        ModelFolderError: Not UTF-8, empty, a blank line inside, or no vocabulary at all.
+        ModelFolderError: Not UTF-8, empty, a blank line inside, too large, or no vocabulary at all.
     """
     with open_file(path) as file:
         data = file.read(MAX_VOCAB_BYTES + 1)
@@ -64,6 +67,7 @@ def read_vocab(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
         raise ModelFolderError(f"{shown(path)} has more than {MAX_VOCAB_BYTES:,} bytes, too many for a vocabulary")
     if foreign := foreign_content(data[:64]):
         raise ModelFolderError(f"{shown(path)} {foreign}")
+    check_lines(path, data, n_rows)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
