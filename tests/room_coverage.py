@@ -1,0 +1,64 @@
+"""Print how many of the branches the tests take in the rooms that read what others wrote, and hold each to 90 %.
+
+`make test` runs this after the tests; it reads the file that coverage.py left. What runs in the processes that tests
+fork or start is not counted, so the figures are lower bounds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from coverage import Coverage
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOOR = 90.0
+"""Per cent of the branches of each room."""
+
+ROOMS = {
+    "folder": [
+        *("model/folder.py", "model/folder_writer.py", "model/classifier_folder.py", "model/classifier_writer.py"),
+        *("model/weights.py", "model/weight_names.py", "model/pickled_weights.py", "model/safetensors_weights.py"),
+        *("model/json_files.py", "model/json_objects.py", "model/own_settings.py", "model/encoders.py"),
+    ],
+    "tokenizer": [
+        *("model/tokenizer.py", "model/tokenizer_files.py", "model/vocabulary.py", "model/special_tokens.py"),
+        *("model/checked_tokenizer.py", "model/pair_tokens.py"),
+    ],
+    "tables": [
+        *("data/tables.py", "data/formats.py", "data/text_files.py", "data/detection.py", "data/writing.py"),
+        *("data/columns.py", "data/ledger.py", "data/labels.py", "data/class_labels.py", "data/label_column.py"),
+        *("data/pair_sources.py", "data/pair_rows.py"),
+    ],
+    "checkpoints": [
+        *("training/checkpoints.py", "training/durable_files.py", "training/run_folder.py", "training/run_lock.py"),
+        *("training/run_log.py", "training/progress.py"),
+    ],
+}
+
+
+def main() -> int:
+    """Print a line a room; return 1 where one is below the floor."""
+    coverage = Coverage(config_file=str(ROOT / "pyproject.toml"))
+    coverage.load()
+    with tempfile.TemporaryDirectory() as place:
+        report = Path(place) / "coverage.json"
+        coverage.json_report(outfile=str(report))
+        files = json.loads(report.read_text("utf-8"))["files"]
+    counts = {Path(name).as_posix().partition("sbert_ft/")[2]: file["summary"] for name, file in files.items()}
+    is_low = False
+    for room, names in ROOMS.items():
+        total = sum(counts[name]["num_branches"] for name in names)
+        taken = sum(counts[name]["covered_branches"] for name in names)
+        share = 100 * taken / total
+        is_low |= share < FLOOR
+        print(f"branch coverage of {room}: {share:.1f} % ({taken} of {total} branches, {len(names)} files)")
+    if is_low:
+        print(f"expected at least {FLOOR:.0f} % of each", file=sys.stderr)
+    return int(is_low)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
