@@ -22,7 +22,7 @@ HEAVY = ("torch", "transformers", "numpy", "pandas", "sentence_transformers")
 # The rooms from the ground up, as in docs/architecture.md. A room imports lower floors and, on its own floor, the
 # rooms before it. `commands.*` is one room of many modules.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "arguments", "markdown_text"),
     (
         *("config.limits", "config.settings", "config.faults", "config.keys", "config.json_text", "config.names"),
         *("config.rules", "config.reading", "config.schema", "config.start"),
@@ -33,9 +33,17 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("model.dropout", "model.attention"),
         *("model.weight_names", "model.pickled_weights", "model.safetensors_weights", "model.weights", "model.folder"),
         *("model.decision", "model.own_settings"),
-        *("model.vocabulary", "model.tokenizer_files", "model.special_tokens", "model.pair_tokens", "model.tokenizer"),
-        "model.folder_writer",
-        *("model.encoders", "model.checked_tokenizer", "model.devices", "model.optimizer_steps"),
+        *(
+            "model.tokenizer_limits",
+            "model.vocabulary",
+            "model.rust_calls",
+            "model.tokenizer_files",
+            "model.special_tokens",
+            "model.pair_tokens",
+            "model.tokenizer",
+        ),
+        *("model.staging", "model.folder_writer"),
+        *("model.encoders", "model.checked_tokenizer", "model.devices", "model.optimizer_steps", "model.forks"),
         "model.half_copy",
         *("model.compiled_cache", "model.compiled_attention", "model.compiled_graph", "model.compiled"),
     ),
@@ -48,8 +56,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("model.classify", "model.classifier"),
     ),
     (
-        *("data.text_files", "data.formats", "data.detection", "data.tables", "data.writing"),
-        *("data.ledger", "data.labels", "data.class_labels", "data.label_column", "data.columns"),
+        *("data.text_files", "data.ledger", "data.formats", "data.detection", "data.column_names", "data.tables"),
+        *("data.writing", "data.labels", "data.class_labels", "data.label_column", "data.columns"),
         *("data.text_store", "data.repeats"),
         *("data.pair_sources", "data.pair_rows", "data.splitting", "data.batch_order"),
         *("data.token_cache", "data.token_store", "data.connection_dataset"),
@@ -60,6 +68,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("training.embedding_rows", "training.encoder_setup", "training.gradients", "training.optimizer"),
         "training.plan",
         *("training.progress", "training.pace", "training.interruption", "training.tensorboard"),
+        *("training.folder_watch", "training.ended_early", "training.model_kept"),
         *("training.warning_list", "training.loop"),
         *("evaluation.decision", "evaluation.report_content", "evaluation.judge", "evaluation.temperature"),
         "evaluation.class_judge",
@@ -75,6 +84,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
             "training.pair_exam",
             "training.class_exam",
             "training.preparation",
+            "training.beginning",
             "training.outcome",
             "training.run",
         ),

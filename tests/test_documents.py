@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,3 +36,44 @@ def test_the_table_of_a_runs_files_has_each() -> None:
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), target
+
+
+def test_every_test_that_reliability_names_is_there() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`tests/(test_\w+\.py)::(test_\w+)`", text)
+    assert len(named) > 50
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if f"def {test}(" not in (ROOT / "tests" / file).read_text(encoding="utf-8")
+    ]
+    assert not missing
+
+
+def bad_inputs(section: str) -> Sequence[Any]:
+    """Return the cases of a section of docs/reliability.md."""
+    pytest.importorskip("pyarrow", reason="pyarrow, with which cases are made, is absent")
+    from bad_inputs import folders, tables
+
+    return {"Model folder": folders.CASES, "Data": tables.all_cases()}[section]
+
+
+@pytest.mark.parametrize("section", ["Model folder", "Data"])
+def test_every_case_that_reliability_names_is_there(section: str) -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").split(f"## {section}\n")[1].split("\n## ")[0]
+    cells = [row.rsplit(" | ", 1)[1] for row in text.splitlines() if row.startswith("| ") and " | " in row]
+    named = [name for cell in cells for name in re.findall(r"\[((?:[^\[\]]|\[[A-Z]+\])+)\](?!\()", cell)]
+    assert len(named) > 30
+    names = {case.name for case in bad_inputs(section)}
+    missing = [
+        name
+        for name in named
+        if name not in names and not any(case.startswith(name.removesuffix("...").strip()) for case in names)
+    ]
+    assert not missing
+
+
+def test_there_are_as_many_bad_inputs_as_are_promised() -> None:
+    sections = ("Model folder", "Data")
+    names = [(section, case.name) for section in sections for case in bad_inputs(section) if case.is_bad]
+    assert len(set(names)) == len(names) >= 200

@@ -563,7 +563,12 @@ def test_fit_that_fails_leaves_the_classifier_with_its_head_and_classes(
     assert_equal_weights(weights_of(fitted), before)
 
 
-def test_memory_that_runs_out_in_python_is_the_typed_error(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_room", [True, False])
+def test_memory_that_runs_out_in_python_is_the_typed_error(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_room: bool
+) -> None:
+    if not has_room:  # then the weights are kept in memory
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     pairs = ConnectionDataset.from_file(bench.place / "train.csv")
     model = SiameseBert.from_pretrained(bench.place / "model", device="cpu", precision="float32")
     before = weights_of(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import subprocess
 import sys
@@ -113,6 +114,16 @@ def test_results_have_the_types_shapes_and_values_of_sentence_transformers(
     assert result.shape == expected.shape
     assert result.dtype == expected.dtype
     np.testing.assert_allclose(np.asarray(result), np.asarray(expected), atol=5e-6, rtol=0)
+
+
+def test_a_text_without_any_token_is_refused_by_its_position(folder: Path, tmp_path: Path) -> None:
+    SiameseBert.from_pretrained(folder).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}), "utf-8")
+    bare = SiameseBert.from_pretrained(tmp_path)
+    assert bare.encode(["a dog", "a"]).shape == (2, 32)
+    with pytest.raises(InputError, match="text at position 1 has no tokens"):
+        bare.encode(["a dog", "", "a"])
 
 
 @pytest.mark.parametrize(

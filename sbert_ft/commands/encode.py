@@ -151,9 +151,7 @@ def _file(args: argparse.Namespace) -> TextSource:
 
 
 def _rows(table: Table, column: tuple[int, ...], id_column: int | None) -> Iterator[tuple[str, str]]:
-    if next(iter(table), None) is None:  # a header and nothing below it: no text, and no fault
-        return
-    texts = (text for (text,) in table.texts(column))
+    texts = (text for (text,) in table.texts(column, may_be_empty=True))
     if id_column is None:
         yield from ((text, "") for text in texts)
     else:

@@ -137,7 +137,9 @@ def _logits(args: argparse.Namespace, model: ClassifierModel, rows: JudgingRows)
             f"a row of {quoted(rows.dataset.source, limit=400)} has {has}, but a classifier of kind {model.kind} takes "
             f"{takes}; name the columns with --columns"
         )
-    return np.concatenate(list(model.logits_stream(rows.texts(), args.batch_size, on_truncate=args.on_truncate)))
+    # logits that are no numbers are refused with the row's line where they are judged
+    stream = model.logits_stream(rows.texts(), args.batch_size, on_truncate=args.on_truncate, check_finite=False)
+    return np.concatenate(list(stream))
 
 
 def _match(

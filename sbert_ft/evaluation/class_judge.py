@@ -304,7 +304,7 @@ def _logit_stream(model: ClassifierModel, rows: JudgingRows) -> Iterator[NDArray
     if rows.dataset.n_texts != model.n_texts:
         has, takes = ("one text" if n == 1 else f"{n} texts" for n in (rows.dataset.n_texts, model.n_texts))
         raise InputError(f"a row of {quoted(rows.dataset.source, limit=400)} has {has}, but the model takes {takes}")
-    return model.logits_stream(rows.texts(), on_truncate="ignore")
+    return model.logits_stream(rows.texts(), on_truncate="ignore", check_finite=False)
 
 
 def _listed(names: list[str]) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sbert_ft.arguments import instance_argument, word_argument
 from sbert_ft.config.settings import CalibrationKind, EvaluationSettings
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.resampling import Flags, Floats, Groups, percentile_interval, resamples
@@ -55,7 +56,16 @@ def fit_threshold(
         InputError: The pairs have no labels or only one class, all scores are equal, the target cannot be reached, or
             an argument is none of those above.
     """
-    settings = EvaluationSettings(threshold_target=target, calibration=calibration, match_from=match_from)
+    from sbert_ft.data.connection_dataset import ConnectionDataset
+    from sbert_ft.model.siamese import SiameseBert
+
+    instance_argument(SiameseBert, model, "model", "SiameseBert.from_pretrained(folder)")
+    instance_argument(ConnectionDataset, dev, "dev", "ConnectionDataset.from_file(path)")
+    settings = EvaluationSettings(
+        threshold_target=instance_argument(str, target, "target"),
+        calibration=calibration,
+        match_from=match_from,
+    )
     _check(settings)
     matches = dev.matches(match_from)
     if matches is None:
@@ -192,8 +202,7 @@ def _check(settings: EvaluationSettings) -> tuple[Literal["f1", "precision", "re
     target = parse_target(settings.threshold_target)
     if target is None:
         raise InputError(f"the threshold's target is {quoted(settings.threshold_target)}, expected {TARGETS}")
-    if settings.calibration not in ("auto", "isotonic", "platt", "none"):
-        raise InputError(f"calibration is {quoted(settings.calibration)}, expected auto, isotonic, platt or none")
+    word_argument(settings.calibration, "calibration", ("auto", "isotonic", "platt", "none"))
     return target
 
 

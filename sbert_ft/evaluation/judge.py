@@ -24,7 +24,11 @@ from sbert_ft.evaluation.metrics import Score, graded_metrics, label_metrics, me
 from sbert_ft.evaluation.report_content import SplitScores
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.decision import Decision
+from sbert_ft.model.embed import EmbedCount, EmbedSettings
+from sbert_ft.model.encode_arguments import chosen_prompt
+from sbert_ft.model.pair_embed import embed_pairs
 from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.model.similarity import cosine
 
 MAX_CHANCE_PAIRS = 2000
 # Chance pairs of a sound encoder are far below; a raw BERT with mean pooling reaches some 0.6 to 0.8.
@@ -153,10 +157,17 @@ def _score_stream(model: SiameseBert | ClassifierModel, pairs: JudgingPairs) -> 
     if isinstance(model, ClassifierModel):
         single = pairs.sides.shape[1] == 1
         rows = (texts[0] if single else texts for texts in pairs.texts())
-        for logits in model.logits_stream(rows, on_truncate="ignore"):
+        for logits in model.logits_stream(rows, on_truncate="ignore", check_finite=False):
             yield (0.5 * (1.0 + np.tanh(0.5 * logits[:, 0].astype(np.float64)))).astype(np.float32)  # the sigmoid
         return
-    yield from model.score_stream(((texts[0], texts[1]) for texts in pairs.texts()), on_truncate="ignore")
+    prompt = chosen_prompt(model.prompts, model.default_prompt_name, None, None)
+    # scores that are no numbers are judged as well: a metric is null then, and says why
+    settings = EmbedSettings(
+        model.pooling, model.max_seq_length, on_truncate="ignore", prompt=prompt, check_finite=False
+    )
+    sides = ((texts[0], texts[1]) for texts in pairs.texts())
+    for left, right in embed_pairs(model.bert, sides, settings, EmbedCount()):
+        yield cosine(left, right).cpu().numpy()
 
 
 def chance_cosine(model: SiameseBert, dataset: ConnectionDataset, seed: int = 0) -> float | None:

@@ -40,6 +40,7 @@ class ClassifierModel(EncoderWithHead):
         *,
         on_truncate: OnTruncate = "warn",
         count: EmbedCount | None = None,
+        check_finite: bool = True,
     ) -> Iterator[NDArray[np.float32]]:
         """Yield the logits of any iterable of rows, some thousand at a time, with bounded memory.
 
@@ -50,15 +51,19 @@ class ClassifierModel(EncoderWithHead):
                 number, raise an ``error``, cut and ``ignore``, or ``chunk``: the mean of the logits over windows
                 that overlap by a quarter (towers: the mean of the vectors).
             count: Filled with what was met on the way.
+            check_finite: Refuse logits that are NaN or infinite; without it they are given out as they are.
 
         Yields:
             Shape (rows of the window, K), float32.
 
         Raises:
-            InputError: A row is none of this kind, with its position; or there is no head yet.
+            InputError: A row is none of this kind, or its logits are not finite, with its position; or there is no
+                head yet.
             ResourceError: One sequence alone does not fit into memory.
         """
-        settings = EmbedSettings(self._plan.token_pooling, self.max_seq_length, batch_size, on_truncate)
+        settings = EmbedSettings(
+            self._plan.token_pooling, self.max_seq_length, batch_size, on_truncate, check_finite=check_finite
+        )
         reading = RowReading(settings, self.truncation, self._hint)
         for logits in classify(self.bert, self._fitted_head(), rows, reading, count or EmbedCount()):
             yield logits.cpu().numpy()
@@ -105,6 +110,8 @@ class ClassifierModel(EncoderWithHead):
                 that is not defined; or as in `logits_stream`.
         """
         logits = self._logits(X, batch_size, "warn")
+        if isinstance(y, (str, bytes)) or not hasattr(y, "__iter__") or getattr(y, "ndim", 1) != 1:
+            raise InputError(f"y is of type {type(y).__name__}, expected a list of labels, one a row")
         gold = list(y)
         if len(gold) != len(logits):
             raise InputError(f"X has {len(logits):,} rows and y has {len(gold):,} labels; expected as many")

@@ -27,6 +27,7 @@ from sbert_ft.model.embed import (
     first_budget,
     mean_over_windows,
     ordered_texts,
+    refuse_not_finite,
     run_forwards,
     warn_of_cuts,
     windows_of,
@@ -68,9 +69,22 @@ def classify(
         Shape (rows of the window, K), float32, on the model's device.
 
     Raises:
-        InputError: A row is none of this kind, or too long where that is an error; with its position.
+        InputError: A row is none of this kind, or too long where that is an error, or its logits are not finite; with
+            its position.
         ResourceError: One sequence alone does not fit into memory.
     """
+    n_done = 0
+    for logits in _classify(model, head, rows, reading, count):
+        if reading.settings.check_finite:
+            refuse_not_finite(logits, "logits", _row_at, n_done, model)
+        n_done += len(logits)
+        yield logits
+    warn_of_cuts(count, reading.settings, "pairs" if head.plan.kind == "joined" else "texts")
+
+
+def _classify(
+    model: ConnectionBert, head: ClassificationHead, rows: Iterable[Any], reading: RowReading, count: EmbedCount
+) -> Iterator[Tensor]:
     kind = head.plan.kind
     if isinstance(rows, (str, bytes)):
         raise InputError(f"X is {quoted(rows)}, expected a list of {'texts' if kind == 'single' else 'pairs of texts'}")
@@ -84,7 +98,6 @@ def classify(
         else:
             for columns in embed_pairs(model, pairs, reading.settings, count, hint):
                 yield head.logits(columns)
-    warn_of_cuts(count, reading.settings, "pairs" if kind == "joined" else "texts")
 
 
 def _of_texts(
@@ -165,6 +178,10 @@ def _as_pairs(rows: Iterable[Any]) -> Iterable[tuple[str, str]]:
         by_row: Iterable[tuple[str, str]] = rows.to_numpy(dtype=object)
         return by_row
     return rows
+
+
+def _row_at(position: int) -> str:
+    return f"row at position {position}"
 
 
 def _text_at(position: int) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +26,7 @@ from sbert_ft.errors import ResourceError, quoted
 from sbert_ft.model import compiled_attention
 from sbert_ft.model.compiled_cache import Package
 from sbert_ft.model.compiled_graph import SETTINGS, EncoderToCompile
+from sbert_ft.model.forks import ForkSafeLock
 from sbert_ft.model.optimizer_steps import weights_state
 from sbert_ft.model.packing import Layout, PackedBatch
 
@@ -41,7 +41,7 @@ TOLERANCES = {torch.float32: 5e-5, torch.bfloat16: 0.05}
 _EXAMPLE_TOKENS = 4096
 _WHERE_COMPILED_CODE_GOES = "TORCHINDUCTOR_CACHE_DIR"
 # That environment variable is the process's.
-_COMPILING = threading.Lock()
+_COMPILING = ForkSafeLock()
 
 
 class CompiledEncoder:
@@ -64,7 +64,7 @@ class CompiledEncoder:
         self._source = source
         self._package: Callable[..., Tensor] | None = package
         self._state = state
-        self._turn = threading.Lock()
+        self._turn = ForkSafeLock()
         self.seconds = seconds
         self.is_on = True
 

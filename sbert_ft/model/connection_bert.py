@@ -10,7 +10,6 @@ again). It costs half of the layers' memory once more; in return nothing is ever
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,22 +21,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted
-from sbert_ft.model import attention
+from sbert_ft.model import attention, devices
 from sbert_ft.model.attention import ProbeResult, Runs
 from sbert_ft.model.checked_tokenizer import read_checked_tokenizer
 from sbert_ft.model.compiled import CompiledEncoder
-from sbert_ft.model.devices import (
-    Precision,
-    choose_device,
-    choose_precision,
-    describe_device,
-    is_out_of_memory,
-    memory_bytes,
-)
+from sbert_ft.model.devices import Precision, choose_device, choose_precision, describe_device, is_out_of_memory
 from sbert_ft.model.encoders import EncoderPlan, plan_encoder
 from sbert_ft.model.folder import ModelFolder, read_folder
+from sbert_ft.model.forks import ForkSafeLock, prepare_process, set_state, state_to_copy
 from sbert_ft.model.half_copy import HalfCopy, can_be_trained_in_half
-from sbert_ft.model.optimizer_steps import STEPS, weights_state
+from sbert_ft.model.json_files import shown
+from sbert_ft.model.optimizer_steps import weights_state
 from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, pack
 from sbert_ft.model.planning import choose_layout
 from sbert_ft.model.tokenizer import TextTokenizer
@@ -67,6 +61,7 @@ class ConnectionBert(nn.Module):
     """
 
     encoder: PreTrainedModel
+    __getstate__, __setstate__ = state_to_copy, set_state
 
     def __init__(
         self,
@@ -87,8 +82,8 @@ class ConnectionBert(nn.Module):
         self._half: tuple[object, HalfCopy] | None = None
         self.compiled: CompiledEncoder | None = None
         self.trained_copy: HalfCopy | None = None
-        self._half_lock = threading.Lock()
-        STEPS.start()
+        self._half_lock = ForkSafeLock()
+        prepare_process()
         self.probe = self._admit_layouts()
 
     @classmethod
@@ -118,13 +113,9 @@ class ConnectionBert(nn.Module):
         plan = plan_encoder(source.config, source.encoder_path / "config.json", len(weights.tensors))
         match = match_names(weights.tensors, plan.shapes, plan.base_prefix)
         check_match(match, source.encoder_path)
-        if match.unknown:
-            logger.warning(
-                "%s holds %d tensors that the encoder has no use for, such as %s",
-                source.encoder_path,
-                len(match.unknown),
-                match.unknown[0],
-            )
+        if unknown := match.unknown:
+            said = "%s: tensors that the encoder has no use for: %d, such as %s"
+            logger.warning(said, shown(source.encoder_path), len(unknown), quoted(unknown[0]))
         tokenizer = read_checked_tokenizer(source, plan)
         encoder = plan.build(read_tensors(weights, match.names))
         poolers = {key[key.rindex("pooler.") :]: key for key in match.heads if "pooler." in key}
@@ -156,10 +147,10 @@ class ConnectionBert(nn.Module):
         source = read_folder(folder)
         plan = plan_encoder(source.config, source.encoder_path / "config.json")
         n_bytes = 4 * sum(int(np.prod(shape, dtype=float)) for shape in plan.shapes.values())
-        if n_bytes > (there := memory_bytes()):
+        if n_bytes > (there := devices.memory_bytes()):
             raise ResourceError(
-                f"{source.encoder_path / 'config.json'} describes {n_bytes / 2**30:,.1f} GiB of weights, but this "
-                f"machine has {there / 2**30:,.1f} GiB of memory"
+                f"{shown(source.encoder_path / 'config.json')} describes {n_bytes / 2**30:,.1f} GiB of weights, but "
+                f"this machine has {there / 2**30:,.1f} GiB of memory"
             )
         tokenizer = read_checked_tokenizer(source, plan)
         with torch.random.fork_rng(devices=[]):
@@ -303,7 +294,6 @@ class ConnectionBert(nn.Module):
         Raises:
             ModelFolderError: The encoder does not even run padded.
         """
-        attention.register_attention()
         refused: dict[Layout, str] = {}
         layouts: tuple[Layout, ...] = ("rows", "runs")
         if getattr(self.encoder, "_supports_attention_backend", False):
@@ -314,9 +304,11 @@ class ConnectionBert(nn.Module):
             seen = attention.probe(self.forward, *self._probe_limits, self.pack_options, layouts=layouts)
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
-                raise ResourceError(f"{self.source.encoder_path}: no memory is left to try the encoder") from error
+                raise ResourceError(
+                    f"{shown(self.source.encoder_path)}: no memory is left to try the encoder"
+                ) from error
             raise ModelFolderError(
-                f"{self.source.encoder_path / 'config.json'} describes an encoder that does not run: "
+                f"{shown(self.source.encoder_path / 'config.json')} describes an encoder that does not run: "
                 f"{type(error).__name__}: {quoted(error, limit=200)}"
             ) from error
         result = ProbeResult(seen.layouts, {**refused, **seen.refused})

@@ -30,7 +30,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{quoted(device)} is no device: expected cpu, cuda, cuda:1 or mps") from error
     if chosen.type == "cuda":
         n_cards = torch.cuda.device_count()
@@ -84,17 +84,20 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
     Raises:
         InputError: No precision has this name.
     """
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise InputError(f"precision {quoted(precision)} is not one of {', '.join(PRECISIONS)}")
     if precision == "auto":
         return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Return whether `error` says that the device, or this machine, has no memory left."""
-    words = ("out of memory", "can't allocate memory", "alloc_cpu")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+    of_torch = ("out of memory", "can't allocate memory", "alloc_cpu")
+    of_onednn_and_cpp = ("could not create a primitive", "could not create a memory", "bad_alloc")
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in of_torch + of_onednn_and_cpp)
 
 
 def token_budget(device: torch.device) -> int:

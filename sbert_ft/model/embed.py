@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from sbert_ft.errors import InputError, ResourceError, quoted
+from sbert_ft.arguments import whole_number, word_argument
+from sbert_ft.errors import InputError, ResourceError
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.devices import is_out_of_memory, token_budget
 from sbert_ft.model.packing import PoolingMode, TextTokens, offsets_of
@@ -48,6 +49,7 @@ class EmbedSettings:
         on_truncate: What to do with longer texts: cut them and ``warn`` with their number, raise
             an ``error``, cut and ``ignore``, or ``chunk``: the mean over overlapping windows.
         prompt: Put before every text.
+        check_finite: Refuse vectors that hold NaN or an infinite number; without it they are given out as they are.
     """
 
     pooling: PoolingMode
@@ -55,6 +57,7 @@ class EmbedSettings:
     batch_size: int = 32
     on_truncate: OnTruncate = "warn"
     prompt: str = ""
+    check_finite: bool = True
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -62,14 +65,9 @@ class EmbedSettings:
         Raises:
             InputError: Not positive, or none of the words.
         """
-        if self.pooling not in get_args(PoolingMode):
-            words = ", ".join(get_args(PoolingMode))
-            raise InputError(f"pooling is {quoted(self.pooling)}, expected one of {words}")
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise InputError(f"batch_size is {quoted(self.batch_size)}, expected a whole number of at least 1")
-        if self.on_truncate not in get_args(OnTruncate):
-            words = ", ".join(get_args(OnTruncate))
-            raise InputError(f"on_truncate is {quoted(self.on_truncate)}, expected one of {words}")
+        word_argument(self.pooling, "pooling", get_args(PoolingMode))
+        object.__setattr__(self, "batch_size", whole_number(self.batch_size, "batch_size", 1))
+        word_argument(self.on_truncate, "on_truncate", get_args(OnTruncate))
 
 
 @dataclass
@@ -137,7 +135,8 @@ def embed(
         Shape (texts of the window, D), float32, on the model's device.
 
     Raises:
-        InputError: A text is no string, or too long where that is an error; with its position.
+        InputError: A text is no string, or too long where that is an error, or its vector is not finite; with its
+            position.
         ResourceError: One text alone does not fit into memory.
     """
     budget = first_budget(model, settings)
@@ -155,6 +154,8 @@ def embed(
             framed = model.tokenizer.frame(bodies, settings.max_seq_length)
             vectors, budget = run_forwards(model, framed, settings.pooling, budget)
         count.n_tokens += int(framed.offsets[-1])
+        if settings.check_finite:
+            refuse_not_finite(vectors, "vector", name, count.n_texts - len(window), model)
         yield vectors
         del vectors  # before the next window is computed
 
@@ -213,8 +214,14 @@ def count_window(
         name: How the sequence with this number is named in a message.
 
     Raises:
-        InputError: A sequence is too long where that is an error.
+        InputError: A sequence has no token at all, or is too long where that is an error.
     """
+    if not lengths.all():  # only where the tokenizer puts nothing around a text
+        first = int(np.flatnonzero(lengths == 0)[0])
+        raise InputError(
+            f"{name(count.n_texts + first)} has no tokens, and this model's tokenizer puts none around a text: leave "
+            "it out"
+        )
     too_long = np.flatnonzero(lengths > settings.max_seq_length)
     if len(too_long) and settings.on_truncate == "error":
         first = int(too_long[0])
@@ -227,6 +234,31 @@ def count_window(
     count.n_unknown += model.tokenizer.count_unknown(bodies)
     count.n_long += len(too_long)
     count.longest = max(count.longest, int(lengths.max()))
+
+
+def refuse_not_finite(values: Tensor, what: str, name: Callable[[int], str], first: int, model: ConnectionBert) -> None:
+    """Raise an error where a vector, or the logits of a row, are no finite numbers.
+
+    Args:
+        values: Shape (N, any).
+        what: They are called in the message.
+        name: How the sequence with this number is named in a message.
+        first: Number of the first of them.
+        model: That computed them.
+
+    Raises:
+        InputError: Some are NaN or infinite; with the first position, and what to do.
+    """
+    if values.isfinite().all():
+        return
+    wrong = np.flatnonzero(~values.isfinite().all(1).cpu().numpy())
+    advice = "its weights are damaged, or training has run away; load other weights"
+    if model.compute_dtype == torch.float16:
+        advice = "float16 holds no number beyond 65,504; load the model with precision='float32' or 'bfloat16'"
+    elif not all(parameter.isfinite().all() for parameter in model.encoder.parameters()):
+        advice = "its weights are NaN or infinite themselves; load other weights"
+    others = f", and {len(wrong) - 1:,} more of {len(values):,}" if len(wrong) > 1 else ""
+    raise InputError(f"{name(first + int(wrong[0]))}: the model's {what} is NaN or infinite{others}: {advice}")
 
 
 def run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode, budget: int) -> tuple[Tensor, int]:
@@ -284,8 +316,8 @@ def ordered_texts(inputs: Iterable[str]) -> Iterable[str]:
     Raises:
         InputError: A type that has no order of texts, or more than one column.
     """
-    if isinstance(inputs, (bytes, dict, set, frozenset)) or not hasattr(inputs, "__iter__"):
-        raise InputError(f"inputs is of type {type(inputs).__name__}, expected a text or a list of texts")
+    if isinstance(inputs, (str, bytes, dict, set, frozenset)) or not hasattr(inputs, "__iter__"):
+        raise InputError(f"inputs is of type {type(inputs).__name__}, expected a list of texts")
     n_dimensions = getattr(inputs, "ndim", 1)
     if n_dimensions != 1:
         raise InputError(f"inputs has {n_dimensions} dimensions, expected one text each: choose a column")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from sbert_ft.arguments import instance_argument, whole_number
 from sbert_ft.errors import InputError, quoted
 
 logger = logging.getLogger(__name__)
@@ -27,15 +28,15 @@ def chosen_prompt(prompts: Mapping[str, str], default: str | None, name: str | N
         prompt: A text in place of a named one.
 
     Raises:
-        InputError: There is no prompt of this name.
+        InputError: There is no prompt of this name, or it is no text.
     """
     if prompt is not None:
-        return prompt
+        return instance_argument(str, prompt, "prompt")
     name = default if name is None else name
     if name is None:
         return ""
-    if name not in prompts:
-        known = ", ".join(prompts) or "none"
+    if not isinstance(name, str) or name not in prompts:
+        known = ", ".join(quoted(known)[1:-1] for known in prompts) or "none"
         raise InputError(f"prompt_name is {quoted(name)}, but the model's prompts are: {known}")
     return prompts[name]
 
@@ -48,9 +49,7 @@ def chosen_width(truncate_dim: int | None, most: int) -> int:
     """
     if truncate_dim is None:
         return most
-    if not (isinstance(truncate_dim, int) and 1 <= truncate_dim <= most):
-        raise InputError(f"truncate_dim is {quoted(truncate_dim)}, expected a whole number from 1 to {most}")
-    return truncate_dim
+    return whole_number(truncate_dim, "truncate_dim", 1, most)
 
 
 @dataclass(frozen=True)

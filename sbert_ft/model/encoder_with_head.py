@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sbert_ft.arguments import instance_argument, path_argument, whole_number
 from sbert_ft.config.settings import Features, Truncation
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.classes import typed_array, typed_classes
@@ -95,7 +96,7 @@ class EncoderWithHead(nn.Module):
         check_truncation(truncation)
         if class_weight not in (None, "balanced"):
             raise InputError(f"class_weight is {quoted(class_weight)}, expected 'balanced' or None")
-        source = bert.source
+        source = instance_argument(ConnectionBert, bert, "bert", "ConnectionBert.from_pretrained(folder)").source
         self.bert = bert
         self._plan = plan_head(bert.plan.config, kind, pooling, features, head_dropout, source.pooling)
         self.kind: ClassifierKind = kind
@@ -182,9 +183,7 @@ class EncoderWithHead(nn.Module):
         tokenizer = self.bert.tokenizer
         least = tokenizer.n_pair_special + 2 if self.kind == "joined" else tokenizer.n_special + 1
         most = self.bert.max_tokens
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise InputError(f"max_seq_length is {quoted(value)}, expected a whole number from {least} to {most}")
-        self._max_seq_length = value
+        self._max_seq_length = whole_number(value, "max_seq_length", least, most)
 
     @property
     def n_texts(self) -> int:
@@ -285,7 +284,7 @@ class EncoderWithHead(nn.Module):
             own=own,
         )
         parts = EncoderParts(self.bert.encoder, self.bert.pooler, self.bert.tokenizer)
-        save_classifier(parts, encoder, settings, head, Path(folder))
+        save_classifier(parts, encoder, settings, head, path_argument(folder, "folder"))
 
     def _fitted_head(self) -> ClassificationHead:
         if self.head is None:

@@ -25,7 +25,8 @@ def windows_of_pairs(pairs: Iterable[tuple[str, str]], hint: str = "") -> Iterat
     Raises:
         InputError: Something that is no pair of strings, with its position.
     """
-    if not hasattr(pairs, "__iter__"):
+    unordered = isinstance(pairs, (str, bytes, dict, set, frozenset)) or getattr(pairs, "ndim", 1) == 0
+    if unordered or not hasattr(pairs, "__iter__"):
         raise InputError(f"pairs is of type {type(pairs).__name__}, expected a list of pairs of texts{hint}")
     distinct: dict[str, int] = {}
     rows: list[tuple[int, ...]] = []

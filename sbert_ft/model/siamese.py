@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sbert_ft.errors import InputError, quoted
+from sbert_ft.arguments import instance_argument, path_argument, whole_number
 from sbert_ft.model.compiling import compile_encoder
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.decision import Decision, chosen_threshold, reaches, stored_calibration
@@ -30,7 +30,7 @@ from sbert_ft.model.own_settings import COSINE_SCALE, OwnSettings
 from sbert_ft.model.packing import PackedBatch, PoolingMode
 from sbert_ft.model.pair_embed import embed_pairs
 from sbert_ft.model.sentence_transformer import around_encoder
-from sbert_ft.model.similarity import Vectors, compare, cosine
+from sbert_ft.model.similarity import Vectors, compare, cosine, unit
 from sbert_ft.model.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ class SiameseBert(nn.Module):
         """
         super().__init__()
         self.bert = bert
-        source = bert.source
-        self.pooling: PoolingMode = pooling or source.pooling
+        source = instance_argument(ConnectionBert, bert, "bert", "ConnectionBert.from_pretrained(folder)").source
+        self.pooling: PoolingMode = source.pooling if pooling is None else pooling
         self.normalize = source.normalize
         self.similarity_fn_name = source.similarity
         self.prompts = dict(source.prompts)
@@ -119,9 +119,7 @@ class SiameseBert(nn.Module):
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
         least, most = self.bert.tokenizer.n_special + 1, self.bert.max_tokens
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise InputError(f"max_seq_length is {quoted(value)}, expected a whole number from {least} to {most}")
-        self._max_seq_length = value
+        self._max_seq_length = whole_number(value, "max_seq_length", least, most)
 
     def get_embedding_dimension(self) -> int:
         """Return the width of a vector, d."""
@@ -129,7 +127,7 @@ class SiameseBert(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return the vectors of a packed batch, shape (N, d), float32, with gradients as torch is set."""
-        batch = batch.to(self.device)
+        batch = instance_argument(PackedBatch, batch, "batch").to(self.device)
         vectors = batch.pool(self.bert(batch), self.pooling)
         return F.normalize(vectors, dim=-1) if self.normalize else vectors
 
@@ -155,13 +153,13 @@ class SiameseBert(nn.Module):
         width = chosen_width(truncate_dim, self.get_embedding_dimension())
         prompt = chosen_prompt(self.prompts, self.default_prompt_name, prompt_name, prompt)
         settings = EmbedSettings(self.pooling, self.max_seq_length, batch_size, on_truncate, prompt)
-        count = count if count is not None else EmbedCount()
-        for vectors in embed(self.bert, inputs, settings, count):
+        count = EmbedCount() if count is None else instance_argument(EmbedCount, count, "count")
+        for vectors in embed(self.bert, ordered_texts(inputs), settings, count):
             if self.normalize:
-                F.normalize(vectors, dim=-1, out=vectors)
+                vectors = unit(vectors)
             vectors = vectors[:, :width]
             if normalize_embeddings:
-                F.normalize(vectors, dim=-1, out=vectors)
+                vectors = unit(vectors)
             yield vectors
             del vectors  # before the next window is computed
         warn_of_cuts(count, settings)
@@ -225,7 +223,8 @@ class SiameseBert(nn.Module):
             Shape (d,) for a text, (n, d) for others, (0, d) for an empty list; float32.
 
         Raises:
-            InputError: A text is no string, None or NaN (with its position), or a wrong argument.
+            InputError: A text is no string, None or NaN, or its vector is not finite (with its position), or a wrong
+                argument.
             ResourceError: One text alone does not fit into memory.
         """
         texts = [inputs] if isinstance(inputs, str) else ordered_texts(inputs)
@@ -272,7 +271,7 @@ class SiameseBert(nn.Module):
 
         A text that stands several times among them is computed once.
         """
-        count = count if count is not None else EmbedCount()
+        count = EmbedCount() if count is None else instance_argument(EmbedCount, count, "count")
         prompt = chosen_prompt(self.prompts, self.default_prompt_name, None, None)
         settings = EmbedSettings(self.pooling, self.max_seq_length, batch_size, on_truncate, prompt)
         for left, right in embed_pairs(self.bert, pairs, settings, count):
@@ -322,7 +321,8 @@ class SiameseBert(nn.Module):
             default_prompt_name=self.default_prompt_name,
             own=OwnSettings(self.decision, self.score_scale, OwnSettings.of(self.bert.source).others),
         )
-        save_siamese(EncoderParts(self.bert.encoder, self.bert.pooler, self.bert.tokenizer), settings, Path(folder))
+        parts = EncoderParts(self.bert.encoder, self.bert.pooler, self.bert.tokenizer)
+        save_siamese(parts, settings, path_argument(folder, "folder"))
 
     def as_sentence_transformer(self) -> SentenceTransformer:
         """Return the model as a `SentenceTransformer` with this encoder, made of a folder that is written for it."""

@@ -1,8 +1,13 @@
-"""How two vectors are compared: pure functions on tensors, in float32, never NaN."""
+"""How two vectors are compared: pure functions on tensors, in float32, never NaN or infinite.
+
+A square of numbers beyond 1e19 is infinite in float32, and one below 1e-23 is zero. A vector's length, and so a
+cosine, does not depend on its scale, so such rows are brought near 1 first; products and distances are computed in
+float64 where float32 may not hold them, and end at its largest number.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 import torch
@@ -12,6 +17,9 @@ from torch import Tensor
 from sbert_ft.errors import InputError
 from sbert_ft.model.folder import Similarity
 
+# Largest features between these have squares, and sums of some thousand squares, that float32 holds exactly enough.
+_SMALL, _LARGE = 1e-15, 1e15
+
 Vectors = Tensor | NDArray[np.floating] | Sequence[Tensor] | Sequence[NDArray[np.floating]]
 
 
@@ -19,9 +27,11 @@ def as_matrix(vectors: Vectors) -> Tensor:
     """Return the vectors as a float32 tensor of shape (n, d); a single one becomes (1, d).
 
     Raises:
-        InputError: No numbers, or not of one or two dimensions.
+        InputError: No finite real numbers, or not of one or two dimensions.
     """
     try:
+        if isinstance(vectors, (str, bytes, Mapping, Set)):
+            raise TypeError(f"found a {type(vectors).__name__}")
         if isinstance(vectors, Tensor):
             matrix = vectors
         elif isinstance(vectors, np.ndarray):
@@ -31,12 +41,30 @@ def as_matrix(vectors: Vectors) -> Tensor:
             matrix = torch.stack([torch.as_tensor(vector) for vector in vectors]) if len(vectors) else torch.zeros(0, 0)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"vectors are no numbers in rows of one length: {error}") from error
+    if matrix.is_complex():
+        raise InputError("vectors are complex numbers, expected real ones")
     matrix = matrix.float()
     if matrix.ndim == 1:
         matrix = matrix[None]
     if matrix.ndim != 2:
         raise InputError(f"vectors have {matrix.ndim} dimensions, expected (n, d) or (d,)")
+    if not matrix.isfinite().all():
+        wrong = (~matrix.isfinite().all(1)).nonzero().flatten()
+        raise InputError(
+            f"the vector in row {int(wrong[0])} holds NaN or a number beyond float32, as do {len(wrong)} of "
+            f"{len(matrix)} rows: nothing can be said of how alike they are; leave them out"
+        )
     return matrix
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Return the rows at length 1, whatever their scale, shape (n, d); a zero vector stays one."""
+    if not vectors.shape[-1]:
+        return vectors
+    largest = torch.linalg.vector_norm(vectors.detach(), ord=torch.inf, dim=-1, keepdim=True)
+    extreme = (largest > _LARGE) | ((largest < _SMALL) & (largest > 0))
+    # divided by 1 a row keeps its bits
+    return torch.nn.functional.normalize(vectors / torch.where(extreme, largest, 1.0), dim=-1)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -44,8 +72,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
     Within [-1, 1]; a zero vector has the cosine 0 with all.
     """
-    unit = torch.nn.functional.normalize
-    return (unit(a, dim=-1) * unit(b, dim=-1)).sum(-1).clamp(-1.0, 1.0)
+    return (unit(a) * unit(b)).sum(-1).clamp(-1.0, 1.0)
 
 
 def compare(a: Vectors, b: Vectors, similarity: Similarity, *, pairwise: bool) -> Tensor:
@@ -58,21 +85,29 @@ def compare(a: Vectors, b: Vectors, similarity: Similarity, *, pairwise: bool) -
         pairwise: Row by row, shape (n,), instead of all with all, shape (n, m).
 
     Raises:
-        InputError: Widths, or row by row numbers, that differ.
+        InputError: Widths, or row by row numbers, that differ; or as in `as_matrix`.
     """
     left, right = as_matrix(a), as_matrix(b)
     right = right.to(left.device)
     if left.shape[1] != right.shape[1] and len(left) and len(right):
         raise InputError(f"vectors have widths {left.shape[1]} and {right.shape[1]}, expected the same")
+    if not len(right):  # no vectors have no width of their own
+        right = left.new_zeros(0, left.shape[1])
+    elif not len(left):
+        left = right.new_zeros(0, right.shape[1])
     if pairwise and len(left) != len(right):
         raise InputError(f"{len(left)} vectors cannot be compared with {len(right)} row by row")
+    if similarity == "cosine":
+        return cosine(left, right) if pairwise else (unit(left) @ unit(right).T).clamp(-1.0, 1.0)
+    if not any(matrix.numel() and matrix.abs().max() > _LARGE for matrix in (left, right)):
+        return _product_or_distance(left, right, similarity, pairwise=pairwise)
+    most = torch.finfo(torch.float32).max
+    return _product_or_distance(left.double(), right.double(), similarity, pairwise=pairwise).clamp(-most, most).float()
+
+
+def _product_or_distance(left: Tensor, right: Tensor, similarity: Similarity, *, pairwise: bool) -> Tensor:
     if similarity == "euclidean":
         return -(torch.linalg.vector_norm(left - right, dim=-1) if pairwise else torch.cdist(left, right))
     if similarity == "manhattan":
         return -((left - right).abs().sum(-1) if pairwise else torch.cdist(left, right, p=1.0))
-    if similarity == "dot":
-        return (left * right).sum(-1) if pairwise else left @ right.T
-    if pairwise:
-        return cosine(left, right)
-    unit = torch.nn.functional.normalize
-    return (unit(left, dim=-1) @ unit(right, dim=-1).T).clamp(-1.0, 1.0)
+    return (left * right).sum(-1) if pairwise else left @ right.T
