@@ -130,7 +130,9 @@ def run_command(name: str, case: Case, folder: Path, bench: Bench, sandbox: Path
     if case.layout == "towers":
         arguments[0] = "named.csv"
     if case.layout == "stock":
-        (sandbox / "single.csv").write_text("text,label\nblue,{}\na dog,{}\n".format(*case.labels), "utf-8")
+        (sandbox / "single.csv").write_text(
+            "text,label\nblue,{0}\na dog,{1}\ngreen,{0}\na cat,{1}\n".format(*case.labels), "utf-8"
+        )
         arguments = ["single.csv", *arguments[1:], "--model-kind", "single"]
     return bench.judge.run([name, folder, *arguments, "--device", "cpu"], sandbox)
 

@@ -444,7 +444,6 @@ BAD_BEFORE_MODEL = [
     ([E, "M", "texts.txt", "-o", "loop.npy"], "'loop.npy': is a link that leads to itself"),
     ([E, "M", "texts.txt", "-o", "fifo.npy"], "'fifo.npy': is a pipe, socket or device"),
     ([E, "M", "texts.txt", "-o", "x" * 253 + ".npy"], "File name too long"),
-    ([E, "M", "texts.txt", "-o", "x" * 251 + ".npy"], "File name too long"),
     ([S, "M", "pairs.csv", "-o", "pairs.csv"], "'pairs.csv': is the file that is read"),
     ([S, "M", "pairs.csv", "-o", "out.npy"], "cannot tell what to write from the suffix '.npy'"),
     ([S, "M", "pairs.csv", "-o", "out\x1b[31m.bin"], r"'out\x1b[31m.bin'"),

@@ -246,7 +246,7 @@ def test_auto_is_platt_below_a_thousand_pairs_and_isotonic_from_there_on() -> No
         calibration = fit_calibration(*as_float64(noisy(n)), "auto")
         assert calibration is not None and calibration.kind == kind
     assert fit_calibration(*as_float64(noisy(1000)), "none") is None
-    with pytest.raises(InputError, match="calibration is 'sigmoid', expected auto, isotonic, platt or none"):
+    with pytest.raises(InputError, match="calibration is 'sigmoid', expected one of auto, isotonic, platt, none"):
         fitted(*noisy(20), kind="sigmoid")  # type: ignore[arg-type]
 
 

@@ -489,7 +489,7 @@ def test_an_encoder_that_does_not_run_is_a_fault_of_its_folder(tmp_path: Path) -
     config = json.loads((folder / "config.json").read_text())
     config |= {"conv_kernel_size": 2}  # gives one token fewer than it takes
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelFolderError, match=r"config\.json describes an encoder that does not run: RuntimeError"):
+    with pytest.raises(ModelFolderError, match=r"config\.json' describes an encoder that does not run: RuntimeError"):
         ConnectionBert.from_config(folder, device="cpu", precision="float32")
 
 

@@ -1,10 +1,11 @@
 """What hours of use, many threads and processes, and millions of texts do to memory and to the vectors.
 
 memory: the same work over and over in one process; its resident memory, peak and open files after each round, and the
-slope of the memory over the rounds after the first ones, by least squares. processes: the same texts encoded by
-threads, by forked and by spawned processes, in the ways in which servers and loaders do it; each has to end, with the
-vectors of the one thread that went before. stream: a file of two million lines through `sbert-ft encode`; the peak of
-the process, held against that of some of the lines, and a sample of the vectors held against `encode`.
+slope of the memory over the rounds after the first ones (Theil-Sen: the median of the slopes between any two rounds,
+which a few rounds with more do not move). processes: the same texts encoded by threads, by forked and by spawned
+processes, in the ways in which servers and loaders do it; each has to end, with the vectors of the one thread that went
+before. stream: a file of two million lines through `sbert-ft encode`; the peak of the process, held against that of
+some of the lines, and a sample of the vectors held against `encode`.
 
 Every job has a time after which it is killed and counted as one that hangs.
 """
@@ -63,7 +64,7 @@ class Scale:
 
 
 FULL = Scale(50, 20_000, 10, 50, 20, 2_000_000, 200_000, 10, 3600.0)
-SHORT = Scale(8, 3000, 0, 8, 0, 100_000, 4000, 2, KILLED_AFTER)
+SHORT = Scale(20, 2000, 0, 16, 0, 100_000, 4000, 2, KILLED_AFTER)
 
 
 # what the jobs work on
@@ -130,7 +131,7 @@ def over_rounds(work: Callable[[], object], n_rounds: int) -> dict[str, Any]:
 
     The slope is that of the last four fifths of the rounds: the first ones fill caches and pools.
     """
-    import numpy as np
+    from scipy.stats import theilslopes
 
     resident, files, seconds = [], [], []
     for _ in range(n_rounds):
@@ -146,7 +147,7 @@ def over_rounds(work: Callable[[], object], n_rounds: int) -> dict[str, Any]:
         "settled_kib": settled[0],
         "median_kib": int(statistics.median(resident)),
         "last_kib": resident[-1],
-        "slope_kib_a_round": round(float(np.polyfit(range(len(settled)), settled, 1)[0]), 2),
+        "slope_kib_a_round": round(float(theilslopes(settled).slope), 2),
         "peak_kib": peak_kib(),
         "files": [files[0], files[-1]],
         "threads": threading.active_count(),
