@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,14 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return content
 
 
-def test_runs_stopped_at_calls_of_every_kind_lose_nothing(swept: dict[str, Any]) -> None:
-    assert swept["total"]["losses"] == []
+def test_runs_stopped_at_calls_of_every_kind_lose_nothing(
+    swept: dict[str, Any], record_property: Callable[[str, object], None]
+) -> None:
+    total = swept["total"]
+    points, stopped, losses = sum(total["points"].values()), sum(total["stopped"].values()), len(total["losses"])
+    counts = f"{points} points, {stopped} processes stopped, {total['resumes']} resumes, {losses} losses"
+    record_property("printed", f"crash sweep, short form: {counts} (all points: make soak)")
+    assert total["losses"] == []
     for name in ("siamese", "classifier"):
         killed = swept["parts"][f"{name}: killed"]
         assert set(killed["points"]) == set(killed["stopped"]) == EVERY_RUN

@@ -77,3 +77,4 @@ def test_there_are_as_many_bad_inputs_as_are_promised() -> None:
     sections = ("Model folder", "Data")
     names = [(section, case.name) for section in sections for case in bad_inputs(section) if case.is_bad]
     assert len(set(names)) == len(names) >= 200
+    assert f"{len(names)} bad inputs" in (ROOT / "README.md").read_text(encoding="utf-8")
