@@ -79,6 +79,7 @@ class Case:
         unprivileged: Whether it is read as a user without privileges.
         options: Of from_pretrained.
         labels: Classes of a model that takes single texts.
+        is_encoder: Whether it is no classifier, but a sentence encoder to commands that take either.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Case:
     unprivileged: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[str, str] = ("no", "yes")
+    is_encoder: bool = False
 
     @property
     def is_bad(self) -> bool:
@@ -920,6 +922,7 @@ HEADS = [
         "head.safetensors",
         "sbert_ft.json",
         doctor="passes",
+        is_encoder=True,
     ),
     refused(
         "a stock head missing",
@@ -997,6 +1000,7 @@ HEADS = [
         config(architectures=["BertModel"]),
         "holds no classifier",
         doctor="passes",
+        is_encoder=True,
     ),
 ]
 
