@@ -8,6 +8,7 @@ ends with 1. A signal that asks to end is raised like Ctrl-C, so that temporary 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -263,10 +264,13 @@ def _flushed(code: int) -> int:
     return code
 
 
+_OF_STREAMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
+
 def _of_stdout(error: OSError) -> str:
     """Return the sentence of an error that standard output fails with, which is then given up; else nothing."""
     try:
-        if error.filename is None and sys.stdout is not None:
+        if error.filename is None and error.errno in _OF_STREAMS and sys.stdout is not None:
             print(flush=True)  # a nameless error may be that of anything: does standard output fail again?
     except OSError:
         _forget_stdout()
