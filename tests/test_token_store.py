@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,6 +153,18 @@ def test_the_first_five_rows_with_a_cut_text_are_named(minilm: TextTokenizer) ->
     dataset = rows_of((0, 1), *[(0, 5)] * 7, (5, 5))
     tokenized = tokenize_connections(dataset, minilm, 32, None)
     assert (tokenized.n_cut, tokenized.n_cut_rows, tokenized.first_cut_rows) == (1, 8, (1, 2, 3, 4, 5))
+
+
+def test_a_text_without_any_token_is_refused(minilm_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(minilm_path, tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"post_processor": None}), "utf-8")
+    bare = TextTokenizer.from_pretrained(tmp_path / "model")
+    assert bare.n_special == 0
+    texts = ["a dog", "\u0301", "a cat"]
+    assert len(tokenize_connections(rows_of((0, 2), texts=texts), bare, 32, None)) == 1
+    with pytest.raises(InputError, match="has no tokens"):
+        tokenize_connections(rows_of((0, 2), (2, 1), texts=texts), bare, 32, None)
 
 
 def test_percentiles_are_of_the_texts_before_the_cut(minilm: TextTokenizer) -> None:

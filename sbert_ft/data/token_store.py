@@ -176,7 +176,8 @@ def tokenize_connections(
             where it is too long.
 
     Raises:
-        InputError: A text is none, `max_seq_length` leaves no room for one, or rows to be joined have no two texts.
+        InputError: A text is none or has no token at all, `max_seq_length` leaves no room for one, or rows to be joined
+            have no two texts.
         ModelFolderError: The tokenizer cannot join two texts.
         OutputError: The cache cannot be written.
     """
@@ -185,7 +186,15 @@ def tokenize_connections(
         raise InputError(f"max_seq_length is {quoted(max_seq_length)}, expected a whole number of at least {least}")
     joiner = None if joining is None else _row_joiner(dataset, tokenizer, max_seq_length, joining)
     numbers = text_numbers(dataset, tokenizer, max_seq_length, folder)
-    return _tokenized(numbers, dataset.text_rows, tokenizer.n_special, max_seq_length, joiner)
+    tokens = _tokenized(numbers, dataset.text_rows, tokenizer.n_special, max_seq_length, joiner)
+    if not tokens.sequence_lengths.all():  # only where the tokenizer puts nothing around a text
+        row, column = np.argwhere(tokens.sequence_lengths == 0)[0]
+        number = int(dataset.text_rows[row, column])
+        raise InputError(
+            f"the text {quoted(dataset.distinct_texts(number, number + 1)[0])} has no tokens, and this model's "
+            "tokenizer puts none around a text: leave its rows out"
+        )
+    return tokens
 
 
 def cut_rows(
