@@ -11,8 +11,9 @@ PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 # Processes that share the tests; each computes on one thread.
 TEST_WORKERS ?= 2
-# Seconds for each target of the fuzzer.
+# Seconds for each target of the fuzzer, and the seed of its mutations: 0 for others each time.
 FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 1
 # Single benchmarks in place of the whole set, such as "benchmarks/attention.py benchmarks/layout.py".
 BENCHMARKS ?=
 # The environment of the peers whose packages do not go with ours (benchmarks/peers.txt).
@@ -49,7 +50,7 @@ lint: $(VENV)/.installed-dev ## install, then check style, format and types
 	    $(BIN)/mypy sbert_ft || status=1; { set +x; } 2>/dev/null; exit $$status
 
 fuzz: $(VENV)/.installed-fuzz ## install, then search each reader for an input that breaks it (FUZZ_SECONDS=60 each)
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --all --seconds $(FUZZ_SECONDS) --if-available
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --all --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED) --if-available
 
 check: ## what continuous integration runs: test, fuzz, then lint
 	@$(MAKE) --no-print-directory test

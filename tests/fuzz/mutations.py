@@ -50,11 +50,11 @@ def mutated_json(text: str, rng: random.Random) -> str | None:
     except (ValueError, RecursionError):
         return None
     holder = [value]
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        _change(holder, rng)
     try:
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            _change(holder, rng)
         text = json.dumps(holder[0])
-    except RecursionError:
+    except RecursionError:  # what is nested to the end of the stack was put into something else
         return None
     if rng.random() < 0.01:
         text = text.replace("null", "[" * DEEP + "]" * DEEP, 1)

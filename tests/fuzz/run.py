@@ -44,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="run every target, two at a time")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default: %(default)s)")
     parser.add_argument(
+        "--seed", type=int, default=1, help="of the mutations; 0 for others each time (default: %(default)s)"
+    )
+    parser.add_argument(
         "--if-available", action="store_true", help="skip, with status 0, where atheris is not installed"
     )
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
@@ -55,18 +58,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{need}; skipped" if options.if_available else need)
         return 0 if options.if_available else 2
     if options.inside is not None:
-        _fuzz(options.target, options.seconds, options.inside)
+        _fuzz(options.target, options.seconds, options.seed, options.inside)
     with ThreadPoolExecutor(N_AT_A_TIME) as pool:
         targets = TARGETS if options.all else (options.target,)
-        return max(pool.map(lambda target: _report(target, options.seconds), targets))
+        return max(pool.map(lambda target: _report(target, options.seconds, options.seed), targets))
 
 
-def _report(target: str, seconds: int) -> int:
+def _report(target: str, seconds: int, seed: int) -> int:
     """Run a target in a process of its own, print what came of it in a line (and what it found), return the status."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sbert-ft-fuzz-corpus-") as corpus:
-        command = [sys.executable, str(HERE / "run.py"), target, "--seconds", str(seconds), "--inside", corpus]
+        command = [sys.executable, str(HERE / "run.py"), target, "--seconds", str(seconds), "--seed", str(seed)]
         quiet = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "RUST_BACKTRACE": "0"}
+        command += ["--inside", corpus]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=quiet)
         n_inputs = len(os.listdir(corpus))
     passed = time.monotonic() - start
@@ -82,7 +86,7 @@ def _report(target: str, seconds: int) -> int:
     return 0 if done.returncode == 0 and executions else 1
 
 
-def _fuzz(target: str, seconds: int, corpus: Path) -> None:
+def _fuzz(target: str, seconds: int, seed: int, corpus: Path) -> None:
     """Fuzz in this process, which ends here: libFuzzer leaves by exit."""
     import atheris
 
@@ -99,13 +103,14 @@ def _fuzz(target: str, seconds: int, corpus: Path) -> None:
     def quiet(data: bytes) -> None:
         module.test_one_input(data)
 
-    def mutated(data: bytes, max_size: int, seed: int) -> bytes:
-        rng = random.Random(seed)
+    def mutated(data: bytes, max_size: int, number: int) -> bytes:
+        rng = random.Random(number)
         changed = mutated_input(data, rng) if rng.random() < SHARE_OF_JSON else None
         return atheris.Mutate(data, max_size) if changed is None or len(changed) > max_size else changed
 
     flags = [
         f"-max_total_time={seconds}",
+        f"-seed={seed}",
         f"-rss_limit_mb={MAX_MIB}",
         f"-timeout={MAX_SECONDS_OF_AN_INPUT}",
         f"-max_len={module.MOST_BYTES}",
