@@ -60,7 +60,7 @@ def test_rows_and_runs_equal_padded_in_float32(minilm_path: Path, on_cpu: Siames
     batch = on_cpu.bert.pack(tokens, "padded")
     expected = batch.pool(on_cpu.bert.infer(batch))
     for layout in model.probe.layouts:
-        batch = model.pack(tokens, layout).to(model.device)
+        batch = model.pack(tokens, layout)
         vectors = batch.pool(model.infer(batch))
         assert vectors.dtype == torch.float32 and vectors.device.type == "cuda"
         torch.testing.assert_close(vectors.cpu(), expected, atol=2e-5, rtol=0.0)
@@ -78,7 +78,7 @@ def test_rows_and_runs_come_close_to_float32_in_half_precision(
     expected = on_cpu.encode(texts)
     tokens = framed(model, texts)
     for layout in model.probe.layouts:
-        batch = model.pack(tokens, layout).to(model.device)
+        batch = model.pack(tokens, layout)
         vectors = batch.pool(model.infer(batch))
         assert vectors.dtype == torch.float32
         assert cosines(vectors.cpu().numpy(), expected).min() > LEAST_COSINE[precision], layout
@@ -111,7 +111,7 @@ def test_gradients_equal_the_cpus(tiny_bert_folder: Callable[..., Path], tmp_pat
     direction = torch.randn(8, here.hidden_size)
     gradients = []
     for model, layout in ((here, "padded"), *((there, layout) for layout in PACKED if layout in there.probe.layouts)):
-        batch = model.pack(tokens, layout).to(model.device)
+        batch = model.pack(tokens, layout)
         loss = (batch.pool(model(batch)) * direction.to(model.device)).sum()
         gradients.append(torch.autograd.grad(loss, list(model.encoder.parameters())))
     expected, *found = gradients

@@ -250,17 +250,26 @@ def test_token_vectors_come_text_by_text_in_the_callers_order() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_batch_moves_whole_and_stays_the_same_object_where_it_is(layout: Layout) -> None:
-    batch = pack(texts_of([3, 2]), layout)
+def test_a_batch_lies_whole_on_the_device_that_it_is_packed_for(layout: Layout) -> None:
+    here = pack(texts_of([3, 2]), layout)
+    there = pack(texts_of([3, 2]), layout, device=torch.device("meta"))
 
-    assert batch.to("cpu") is batch
-    moved = batch.to("meta")
-    tensors = [moved.token_ids, moved.position_ids, moved.token_types, moved.cells, moved.starts]
-    if layout != "runs":
-        assert moved.mask is not None
-        tensors.append(moved.mask)
-    assert {tensor.device.type for tensor in tensors} == {"meta"}
-    assert (moved.layout, moved.order, moved.run_shapes) == (batch.layout, batch.order, batch.run_shapes)
+    assert (here.device.type, there.device.type) == ("cpu", "meta")
+    for name in ("token_ids", "position_ids", "token_types", "owners", "cells", "starts", "boundaries", "mask"):
+        one, other = getattr(here, name), getattr(there, name)
+        if layout == "runs" and name == "mask":
+            assert one is other is None
+        else:
+            assert other.device.type == "meta" and one.shape == other.shape, name
+    assert (there.layout, there.order, there.run_shapes) == (here.layout, here.order, here.run_shapes)
+    vectors = there.pool(torch.zeros(*there.token_ids.shape, 4, device="meta"))
+    assert vectors.device.type == "meta" and vectors.shape == (2, 4)
+
+
+def test_boundaries_are_where_texts_begin_in_a_run() -> None:
+    batch = pack(texts_of([2, 5, 2]), "runs")
+    assert batch.boundaries.tolist() == [0, 5, 7, 9]
+    assert batch.boundaries[:-1].tolist() == batch.cells[batch.starts][list(batch.order)].tolist()
 
 
 def test_many_short_texts_share_rows_of_one_shape_whatever_order_they_come_in(

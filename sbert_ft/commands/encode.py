@@ -130,11 +130,12 @@ def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy:
         truncate_dim=args.truncate_dim,
         on_truncate=args.on_truncate,
         count=count,
+        device="cpu",
     )
     writer = npy_writer(path, dimension) if is_npy else parquet_writer(path, dimension, source.has_ids)
     with writer as append, progress.bar(source.count) as advance:
         for vectors in vectors_of_windows:
-            append(vectors.cpu().numpy(), [ids.popleft() for _ in range(len(vectors))])
+            append(vectors.numpy(), [ids.popleft() for _ in range(len(vectors))])
             advance(len(vectors))
     warn_of_unknown(count, args.model)
     return progress

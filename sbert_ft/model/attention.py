@@ -48,7 +48,7 @@ class Runs:
 
     Attributes:
         shapes: (texts, tokens of each) of every run, in order.
-        boundaries: Where each text begins, and the end: shape (N + 1,), int32, on the batch's device.
+        boundaries: Where each text begins, and the end: shape (N + 1,), int64, on the batch's device.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -57,15 +57,17 @@ class Runs:
     @classmethod
     def of(cls, batch: PackedBatch) -> Runs:
         """Return the runs of a batch in the layout ``runs``."""
-        counts = np.array([n for n, _ in batch.run_shapes])
-        lengths = np.repeat([length for _, length in batch.run_shapes], counts)
-        boundaries = torch.from_numpy(offsets_of(lengths).astype(np.int32))
-        return cls(batch.run_shapes, boundaries.to(batch.token_ids.device))
+        return cls(batch.run_shapes, batch.boundaries)
 
     @cached_property
     def blocks(self) -> Blocks:
         """The same texts in blocks of equal width, on the CPU."""
         return Blocks.of(self.boundaries)
+
+    @cached_property
+    def boundaries_int32(self) -> Tensor:
+        """The boundaries as the kernel for varying lengths wants them, made once for all layers."""
+        return self.boundaries.to(torch.int32)
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ class Blocks:
 
     @classmethod
     def of(cls, boundaries: Tensor) -> Blocks:
-        """Return the blocks of texts that begin and end at `boundaries`: shape (N + 1,), int32, on the CPU."""
-        bounds = boundaries.numpy().astype(np.int64)
+        """Return the blocks of texts that begin and end at `boundaries`: shape (N + 1,), int64, on the CPU."""
+        bounds = boundaries.numpy()
         lengths = np.diff(bounds)
         widths = -(-lengths // SOFTMAX_TOKENS) * SOFTMAX_TOKENS
         begins = offsets_of(widths)
@@ -158,29 +160,26 @@ def packed_attention(
     if stock.get("position_bias") is not None or stock.get("is_causal"):
         raise ValueError("packed attention knows neither position biases nor causal masks")
     if packed_runs is not None:
-        in_half = query.dtype != torch.float32 and dropout == 0 and not _needs_gradient(query, key, value)
-        if query.device.type == "cpu" and in_half:
+        on_cpu, in_half = query.device.type == "cpu", query.dtype in (torch.bfloat16, torch.float16)
+        if on_cpu and in_half and dropout == 0 and not _needs_gradient(query, key, value):
             return _attend_by_width(query, key, value, scaling, packed_runs.blocks), None
-        if query.device.type == "cpu" or dropout > 0:
+        if on_cpu or not in_half or dropout > 0:
             return _attend_in_runs(query, key, value, scaling, dropout, packed_runs), None
         return _attend_varlen(query, key, value, scaling, packed_runs), None
-    if query.device.type == "cpu":
-        attended = _attend_rows(query, key, value, attention_mask, scaling, dropout)
-    else:
-        attended = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
-        )
+    attended = _attend_rows(query, key, value, attention_mask, scaling, dropout)
     return attended.transpose(1, 2).contiguous(), None
 
 
 def _attend_rows(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float
 ) -> Tensor:
-    """Return the attention, shape (R, H, C, D / H), by the kernel that is fastest for type and purpose.
+    """Return the attention, shape (R, H, C, D / H), by the kernel that is fastest for device, type and purpose.
 
-    In half precision blocks win everywhere (1.2 times at 16 tokens, about 2 times from 128 on); in
+    On a CPU: in half precision blocks win everywhere (1.2 times at 16 tokens, about 2 times from 128 on); in
     float32 torch's flash kernel is as fast at 16 and faster above, but its gradient is very slow.
     """
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
     if query.dtype == torch.float32 and dropout == 0 and not _needs_gradient(query, key, value):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     return _attend_in_blocks(query * scaling, key, value, mask, dropout)
@@ -252,10 +251,11 @@ def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float, ru
     from torch.nn.attention.varlen import varlen_attn
 
     # The kernel's own factor is 1 / sqrt(d), and not every version lets it be set.
-    query = query * (scaling * query.shape[-1] ** 0.5)
+    if (factor := scaling * query.shape[-1] ** 0.5) != 1.0:
+        query = query * factor
     longest = max(length for _, length in runs.shapes)
     q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
-    attended = varlen_attn(q, k, v, runs.boundaries, runs.boundaries, longest, longest)
+    attended = varlen_attn(q, k, v, runs.boundaries_int32, runs.boundaries_int32, longest, longest)
     return (attended[0] if isinstance(attended, tuple) else attended)[None]
 
 
@@ -284,6 +284,7 @@ def probe(
     pack_options: dict[str, int],
     layouts: Sequence[Layout] = ("rows", "runs"),
     tolerance: float = PROBE_TOLERANCE,
+    device: torch.device | None = None,
 ) -> ProbeResult:
     """Run a few texts padded and in each packed layout, and compare every token's activation.
 
@@ -295,6 +296,7 @@ def probe(
         pack_options: What `pack` needs besides texts and layout.
         layouts: Candidates.
         tolerance: Largest difference, relative to the largest activation.
+        device: Where `forward` runs; None for the CPU.
     """
     longest = min(max_tokens, 160)
     lengths = np.minimum([longest, 9, 3, 9, longest // 2 + 1], longest)
@@ -303,7 +305,7 @@ def probe(
     texts = TextTokens(ids, offsets_of(lengths))
 
     def tokens(layout: Layout) -> Tensor:
-        batch = pack(texts, layout, **pack_options)
+        batch = pack(texts, layout, device=device, **pack_options)
         return torch.cat(batch.token_vectors(forward(batch)))
 
     with torch.inference_mode():

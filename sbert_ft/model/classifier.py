@@ -66,7 +66,7 @@ class ClassifierModel(EncoderWithHead):
         )
         reading = RowReading(settings, self.truncation, self._hint)
         for logits in classify(self.bert, self._fitted_head(), rows, reading, count or EmbedCount()):
-            yield logits.cpu().numpy()
+            yield logits.numpy()
 
     def predict(self, X: Iterable[Any], batch_size: int = 32, *, on_truncate: OnTruncate = "warn") -> NDArray[Any]:
         """Return the likeliest class of each row: shape (n,), of the type of `classes_`.

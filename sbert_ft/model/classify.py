@@ -7,7 +7,7 @@ texts' tokens (`TextTokenizer.join`), so a text that stands in a thousand pairs 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,21 +19,19 @@ from torch import Tensor
 from sbert_ft.config.settings import Truncation
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.connection_bert import ConnectionBert
+from sbert_ft.model.devices import to_device
 from sbert_ft.model.embed import (
-    CHUNK_OVERLAP,
     EmbedCount,
     EmbedSettings,
+    Sequences,
+    computed,
     count_window,
-    first_budget,
-    mean_over_windows,
     ordered_texts,
     refuse_not_finite,
-    run_forwards,
     warn_of_cuts,
     windows_of,
 )
 from sbert_ft.model.head import ClassificationHead
-from sbert_ft.model.packing import TextTokens
 from sbert_ft.model.pair_embed import embed_pairs, pair_of, windows_of_pairs
 from sbert_ft.model.tokenizer import check_texts
 
@@ -66,7 +64,7 @@ def classify(
         count: Filled while the rows are read.
 
     Yields:
-        Shape (rows of the window, K), float32, on the model's device.
+        Shape (rows of the window, K), float32, on the CPU; the copy is the one wait for a GPU.
 
     Raises:
         InputError: A row is none of this kind, or too long where that is an error, or its logits are not finite; with
@@ -74,7 +72,8 @@ def classify(
         ResourceError: One sequence alone does not fit into memory.
     """
     n_done = 0
-    for logits in _classify(model, head, rows, reading, count):
+    for on_device in _classify(model, head, rows, reading, count):
+        logits = on_device.cpu()
         if reading.settings.check_finite:
             refuse_not_finite(logits, "logits", _row_at, n_done, model)
         n_done += len(logits)
@@ -96,36 +95,50 @@ def _classify(
         if kind == "joined":
             yield from _of_joined(model, head, pairs, reading, count, hint)
         else:
-            for columns in embed_pairs(model, pairs, reading.settings, count, hint):
+            # a vector that is not finite shows in its row's logits
+            for columns in embed_pairs(model, pairs, replace(reading.settings, check_finite=False), count, hint):
                 yield head.logits(columns)
 
 
 def _of_texts(
     model: ConnectionBert, head: ClassificationHead, texts: Iterable[str], reading: RowReading, count: EmbedCount
 ) -> Iterator[Tensor]:
+    """Yield the logits of single texts; each distinct one of a window is computed once."""
     tokenizer, settings = model.tokenizer, reading.settings
-    budget = first_budget(model, settings)
+
+    def distinct(window: list[str]) -> tuple[list[str], NDArray[np.int64]]:
+        places = {text: place for place, text in enumerate(dict.fromkeys(window))}
+        return list(places), np.fromiter((places[text] for text in window), np.int64, len(window))
+
+    def prepare(window: tuple[list[str], NDArray[np.int64]]) -> Sequences:
+        bodies = tokenizer.tokenize(window[0])
+        count_window(model, bodies, (bodies.lengths + tokenizer.n_special)[window[1]], settings, count, _text_at)
+        if settings.on_truncate == "chunk":
+            return Sequences(*tokenizer.frame_windows(bodies, settings.max_seq_length, settings.overlap))
+        return Sequences(tokenizer.frame(bodies, settings.max_seq_length))
+
+    windows = map(distinct, _checked_windows(texts, reading.hint))
+    for (_, rows), logits in computed(model, windows, prepare, settings, count, lambda v: head.logits([v])):
+        yield logits[to_device(torch.from_numpy(rows), logits.device)]
+
+
+def _checked_windows(texts: Iterable[str], hint: str) -> Iterator[list[str]]:
+    """Yield the texts in windows.
+
+    Raises:
+        InputError: One is no string that can be encoded; with its position.
+    """
+    n_done = 0
     for window in windows_of(texts):
-        for position, text in enumerate(window, count.n_texts):
+        for position, text in enumerate(window, n_done):
             if not isinstance(text, str):
                 raise InputError(
                     f"text at position {position} is {quoted(text)} ({type(text).__name__}), expected a string: this "
-                    f"classifier takes single texts{reading.hint}"
+                    f"classifier takes single texts{hint}"
                 )
-        check_texts(window, count.n_texts)
-        distinct = {text: place for place, text in enumerate(dict.fromkeys(window))}
-        rows = np.fromiter((distinct[text] for text in window), np.int64, len(window))
-        bodies = tokenizer.tokenize(list(distinct))
-        lengths = (bodies.lengths + tokenizer.n_special)[rows]
-        count_window(model, bodies, lengths, settings, count, _text_at)
-        n_windows = None
-        if settings.on_truncate == "chunk":
-            framed, n_windows = tokenizer.frame_windows(bodies, settings.max_seq_length, _overlap(settings))
-        else:
-            framed = tokenizer.frame(bodies, settings.max_seq_length)
-        logits, budget = _logits(model, head, framed, n_windows, settings, budget)
-        count.n_tokens += int(framed.offsets[-1])
-        yield logits[torch.from_numpy(rows).to(logits.device)]
+        check_texts(window, n_done)
+        n_done += len(window)
+        yield window
 
 
 def _of_joined(
@@ -136,40 +149,22 @@ def _of_joined(
     count: EmbedCount,
     hint: str,
 ) -> Iterator[Tensor]:
+    """Yield the logits of joined pairs; each distinct text of a window is tokenised once."""
     tokenizer, settings = model.tokenizer, reading.settings
-    budget = first_budget(model, settings)
-    for texts, rows in windows_of_pairs(pairs, hint):
+
+    def prepare(window: tuple[list[str], NDArray[np.int64]]) -> Sequences:
+        texts, rows = window
         check_texts(texts, 0, partial(pair_of, rows, 0, count.n_texts))
         bodies = tokenizer.tokenize(texts)
-        lengths = bodies.lengths[rows].sum(0) + tokenizer.n_pair_special
-        count_window(model, bodies, lengths, settings, count, _pair_at)
+        count_window(model, bodies, bodies.lengths[rows].sum(0) + tokenizer.n_pair_special, settings, count, _pair_at)
         first, second = bodies.select(rows[0]), bodies.select(rows[1])
-        n_windows = None
         if settings.on_truncate == "chunk":
-            overlap = _overlap(settings)
-            framed, n_windows = tokenizer.join_windows(first, second, settings.max_seq_length, overlap)
-        else:
-            framed = tokenizer.join(first, second, settings.max_seq_length, reading.truncation)
-        logits, budget = _logits(model, head, framed, n_windows, settings, budget)
-        count.n_tokens += int(framed.offsets[-1])
+            return Sequences(*tokenizer.join_windows(first, second, settings.max_seq_length, settings.overlap))
+        return Sequences(tokenizer.join(first, second, settings.max_seq_length, reading.truncation))
+
+    windows = windows_of_pairs(pairs, hint)
+    for _, logits in computed(model, windows, prepare, settings, count, lambda v: head.logits([v])):
         yield logits
-
-
-def _logits(
-    model: ConnectionBert,
-    head: ClassificationHead,
-    framed: TextTokens,
-    n_windows: NDArray[np.int64] | None,
-    settings: EmbedSettings,
-    budget: int,
-) -> tuple[Tensor, int]:
-    vectors, budget = run_forwards(model, framed, settings.pooling, budget)
-    logits = head.logits([vectors])
-    return (logits if n_windows is None else mean_over_windows(logits, n_windows)), budget
-
-
-def _overlap(settings: EmbedSettings) -> int:
-    return int(settings.max_seq_length * CHUNK_OVERLAP)
 
 
 def _as_pairs(rows: Iterable[Any]) -> Iterable[tuple[str, str]]:

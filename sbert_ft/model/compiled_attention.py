@@ -80,7 +80,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: Tensor, mask: Tensor
 def _runs(shapes: tuple[tuple[int, int], ...]) -> Runs:
     """Return the runs of these shapes; kept, for every layer asks for the same."""
     lengths = np.repeat([length for _, length in shapes], [n for n, _ in shapes])
-    return Runs(shapes, torch.from_numpy(offsets_of(lengths).astype(np.int32)))
+    return Runs(shapes, torch.from_numpy(offsets_of(lengths)))
 
 
 def _shape_of_result(query: Tensor, key: Tensor, value: Tensor, plan: Tensor, mask: Tensor, scaling: float) -> Tensor:

@@ -91,7 +91,7 @@ class EncoderToCompile:
         n_words = int(_words(self.encoder).shape[0])
         ids = np.random.default_rng(0).integers(n_words // 2, n_words, int(lengths.sum())).astype(np.int32)
         ids[ids == self.pack_options.get("padding_id", 0)] = n_words // 3
-        return pack(TextTokens(ids, offsets_of(lengths)), layout, **self.pack_options)
+        return pack(TextTokens(ids, offsets_of(lengths)), layout, device=None, **self.pack_options)
 
 
 class _Graph(nn.Module):

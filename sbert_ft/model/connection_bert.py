@@ -180,7 +180,7 @@ class ConnectionBert(nn.Module):
         return f"{self.plan.config.model_type} on {describe_device(self.device)}, {precision}, layouts {layouts}"
 
     def pack(self, texts: TextTokens, layout: Layout | None = None) -> PackedBatch:
-        """Return the texts as a batch on the CPU, by default in the layout expected to be fastest.
+        """Return the texts as a batch on the model's device, by default in the layout expected to be fastest.
 
         Args:
             texts: N texts with their special tokens.
@@ -188,25 +188,30 @@ class ConnectionBert(nn.Module):
 
         Raises:
             InputError: The encoder does not run this layout rightly.
+            ResourceError: This process cannot use the device.
         """
+        device = self.device
         if layout is None:
             heads = int(self.plan.config.num_attention_heads)
-            layout = choose_layout(texts.lengths, heads, self.hidden_size, self.device.type, self.probe.layouts)
+            layout = choose_layout(texts.lengths, heads, self.hidden_size, device.type, self.probe.layouts)
         elif layout not in self.probe.layouts:
             raise InputError(f"layout {layout} is not run rightly by this encoder: {self.probe.refused.get(layout)}")
-        return pack(texts, layout, **self.pack_options)
+        return pack(texts, layout, device=device, **self.pack_options)
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return the activation of every token, shape (R, C, D), with gradients as torch is set.
 
         The float32 weights are used, under autocast where that is on; within `trained_in` their copy.
+
+        Args:
+            batch: Of `pack`, on the model's device.
         """
         if self.trained_copy is None:
-            return self._run(self.encoder, batch.to(self.device))
+            return self._run(self.encoder, batch)
         module = self.trained_copy.module
         if module.training != self.encoder.training:
             module.train(self.encoder.training)
-        return self._run(module, batch.to(self.device))
+        return self._run(module, batch)
 
     @contextmanager
     def trained_in(self, dtype: torch.dtype | None) -> Iterator[None]:
@@ -230,7 +235,7 @@ class ConnectionBert(nn.Module):
         """Return the activation of every token, shape (R, C, D), in `compute_dtype`, without gradients."""
         with torch.inference_mode():
             activations = None if self.compiled is None else self.compiled.run(batch, self.compute_dtype)
-            return self._run(self._inference_encoder(), batch.to(self.device)) if activations is None else activations
+            return self._run(self._inference_encoder(), batch) if activations is None else activations
 
     @property
     def pack_options(self) -> dict[str, int]:
@@ -238,15 +243,19 @@ class ConnectionBert(nn.Module):
         return {"padding_id": self.tokenizer.specials.padding_id, "first_position": self.plan.first_position}
 
     def _run(self, encoder: PreTrainedModel, batch: PackedBatch) -> Tensor:
+        if batch.device != self.device:
+            raise InputError(f"the batch lies on {batch.device}, the model on {self.device}: pack it with model.pack")
         inputs: dict[str, Any] = {"input_ids": batch.token_ids}
+        mask = batch.mask
         if batch.layout == "padded":
-            assert batch.mask is not None
-            inputs["attention_mask"] = batch.mask.long()  # DeBERTa's convolution subtracts it from 1
+            assert mask is not None
+            inputs["attention_mask"] = mask.long()  # DeBERTa's convolution subtracts it from 1
         else:
             inputs["position_ids"] = batch.position_ids
-            if batch.mask is not None:
-                dtype = torch.get_autocast_dtype(batch.mask.device.type) if _autocasts(batch.mask) else encoder.dtype
-                inputs["attention_mask"] = attention.additive_mask(batch.mask, dtype)
+            if mask is not None:
+                kind = batch.device.type
+                dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else encoder.dtype
+                inputs["attention_mask"] = attention.additive_mask(mask, dtype)
             else:
                 inputs["packed_runs"] = Runs.of(batch)
         if self.takes_token_types:
@@ -275,12 +284,19 @@ class ConnectionBert(nn.Module):
         self.to(device)
         self.compute_dtype = dtype
         if device.type != "cpu":
-            tolerance = attention.PROBE_TOLERANCE if dtype == torch.float32 else _HALF_TOLERANCE
-            candidates = [layout for layout in self.probe.layouts if layout != "padded"]
+            in_half = dtype != torch.float32
+            refused: dict[Layout, str] = {}
+            if not in_half and "runs" in self.probe.layouts:
+                refused["runs"] = "a GPU's kernel for texts of varying lengths takes half precision alone"
             there = attention.probe(
-                self.infer, *self._probe_limits, self.pack_options, layouts=candidates, tolerance=tolerance
+                self.infer,
+                *self._probe_limits,
+                self.pack_options,
+                layouts=[layout for layout in self.probe.layouts if layout != "padded" and layout not in refused],
+                tolerance=_HALF_TOLERANCE if in_half else attention.PROBE_TOLERANCE,
+                device=device,
             )
-            self.probe = ProbeResult(there.layouts, {**self.probe.refused, **there.refused})
+            self.probe = ProbeResult(there.layouts, {**self.probe.refused, **refused, **there.refused})
         logger.info("%s", self.describe())
         return self
 
@@ -316,7 +332,3 @@ class ConnectionBert(nn.Module):
             kind, reason = self.plan.config.model_type, result.refused["rows"]
             logger.warning("%s is padded, not packed: packed rows %s", kind, reason)
         return result
-
-
-def _autocasts(tensor: Tensor) -> bool:
-    return torch.is_autocast_enabled(tensor.device.type)

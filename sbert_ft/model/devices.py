@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from sbert_ft.errors import InputError, ResourceError, quoted
 
@@ -15,6 +16,20 @@ PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bfloat16", "float16")
 
 # oneDNN instruction-set limits (its environment variable) under which bfloat16 is emulated
 _NARROW_ISAS = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+
+
+# In the messages of torch, of CUDA's libraries for products and for networks, of oneDNN and of C++.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "alloc_cpu",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "could not create a primitive",
+    "could not create a memory",
+    "bad_alloc",
+)
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -93,11 +108,40 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether `error` says that the device, or this machine, has no memory left."""
-    of_torch = ("out of memory", "can't allocate memory", "alloc_cpu")
-    of_onednn_and_cpp = ("could not create a primitive", "could not create a memory", "bad_alloc")
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in of_torch + of_onednn_and_cpp)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def host_memory(n: int, device: torch.device) -> Tensor:
+    """Return room for `n` int64 numbers on the CPU, not set to anything, for `to_device` to send to `device`.
+
+    For a CUDA device it is page-locked, which torch keeps and hands out again: only from such memory can a copy go on
+    while the CPU does something else.
+    """
+    check_usable_here(device)
+    return torch.empty(n, dtype=torch.int64, pin_memory=device.type == "cuda")
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on `device`, without waiting for the device where that is a CUDA one."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    check_usable_here(device)
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+def check_usable_here(device: torch.device) -> None:
+    """Make sure that this process can use `device`: one that was forked from a process that used CUDA cannot.
+
+    Raises:
+        ResourceError: It cannot.
+    """
+    if device.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise ResourceError(
+            f"{device} cannot be used in a forked process once the parent has used it; start processes with "
+            "multiprocessing's method 'spawn', or load the model in the child alone"
+        )
 
 
 def token_budget(device: torch.device) -> int:

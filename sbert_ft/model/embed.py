@@ -3,15 +3,17 @@
 A window of some thousand texts is tokenised in one call, planned into batches of equal work with
 the longest texts first, and leaves in the caller's order. So a million texts need the memory of
 one window. When memory runs out, the token budget is halved and the rest of the window planned
-anew: nothing that was computed is lost.
+anew: nothing that was computed is lost. On a GPU the next window is tokenised by a thread
+meanwhile, and nothing waits for the card but the check, or the copy, at a window's end.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from torch.nn import functional as F
 from sbert_ft.arguments import whole_number, word_argument
 from sbert_ft.errors import InputError, ResourceError
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.devices import is_out_of_memory, token_budget
+from sbert_ft.model.devices import is_out_of_memory, to_device, token_budget
 from sbert_ft.model.packing import PoolingMode, TextTokens, offsets_of
 from sbert_ft.model.planning import plan_forwards
 from sbert_ft.model.tokenizer import check_texts, text_at
@@ -30,6 +32,7 @@ from sbert_ft.model.tokenizer import check_texts, text_at
 logger = logging.getLogger(__name__)
 
 OnTruncate = Literal["warn", "error", "ignore", "chunk"]
+Window = TypeVar("Window")
 
 WINDOW_TEXTS = 8192
 # Long texts close a window early: their tokens take some thirty times the memory of the text.
@@ -50,6 +53,7 @@ class EmbedSettings:
             an ``error``, cut and ``ignore``, or ``chunk``: the mean over overlapping windows.
         prompt: Put before every text.
         check_finite: Refuse vectors that hold NaN or an infinite number; without it they are given out as they are.
+        device: Where vectors are given out; None for the model's device. A GPU is waited for once a window either way.
     """
 
     pooling: PoolingMode
@@ -58,6 +62,12 @@ class EmbedSettings:
     on_truncate: OnTruncate = "warn"
     prompt: str = ""
     check_finite: bool = True
+    device: torch.device | None = None
+
+    @property
+    def overlap(self) -> int:
+        """Tokens that neighbouring windows of a text share."""
+        return int(self.max_seq_length * CHUNK_OVERLAP)
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -139,45 +149,120 @@ def embed(
             position.
         ResourceError: One text alone does not fit into memory.
     """
-    budget = first_budget(model, settings)
-    for window in windows_of(texts):
-        check_texts(window, count.n_texts, name)
-        prompted = [settings.prompt + text for text in window] if settings.prompt else window
-        bodies = model.tokenizer.tokenize(prompted, count.n_texts)
-        count_window(model, bodies, bodies.lengths + model.tokenizer.n_special, settings, count, name)
-        if settings.on_truncate == "chunk":
-            overlap = int(settings.max_seq_length * CHUNK_OVERLAP)
-            framed, n_chunks = model.tokenizer.frame_windows(bodies, settings.max_seq_length, overlap)
-            vectors, budget = run_forwards(model, framed, settings.pooling, budget)
-            vectors = mean_over_windows(vectors, n_chunks)
-        else:
-            framed = model.tokenizer.frame(bodies, settings.max_seq_length)
-            vectors, budget = run_forwards(model, framed, settings.pooling, budget)
-        count.n_tokens += int(framed.offsets[-1])
+
+    def prepare(window: list[str]) -> Sequences:
+        return tokenized_texts(model, window, settings, count, name)
+
+    n_done = count.n_texts
+    for window, vectors in computed(model, windows_of(texts), prepare, settings, count):
+        if settings.device is not None:
+            vectors = vectors.to(settings.device)
         if settings.check_finite:
-            refuse_not_finite(vectors, "vector", name, count.n_texts - len(window), model)
+            refuse_not_finite(vectors, "vector", name, n_done, model)
+        n_done += len(window)
         yield vectors
         del vectors  # before the next window is computed
 
 
-def first_budget(model: ConnectionBert, settings: EmbedSettings) -> int:
-    """Return how many tokens a forward may hold to begin with."""
-    return min(settings.batch_size * settings.max_seq_length, token_budget(model.device))
+@dataclass(frozen=True)
+class Sequences:
+    """What goes through the encoder for a window of texts or pairs.
+
+    Attributes:
+        framed: With their special tokens.
+        n_parts: Where long ones are taken in several parts: how many of `framed` are of each, shape (N,).
+    """
+
+    framed: TextTokens
+    n_parts: NDArray[np.int64] | None = None
 
 
-def mean_over_windows(values: Tensor, n_windows: NDArray[np.int64]) -> Tensor:
-    """Return the mean over the windows of each text.
+def tokenized_texts(
+    model: ConnectionBert,
+    texts: list[str],
+    settings: EmbedSettings,
+    count: EmbedCount,
+    name: Callable[[int], str],
+) -> Sequences:
+    """Return a window's texts as what goes through the encoder, each by itself; arguments and errors as in `embed`."""
+    check_texts(texts, count.n_texts, name)
+    prompted = [settings.prompt + text for text in texts] if settings.prompt else texts
+    bodies = model.tokenizer.tokenize(prompted, count.n_texts)
+    count_window(model, bodies, bodies.lengths + model.tokenizer.n_special, settings, count, name)
+    if settings.on_truncate == "chunk":
+        return Sequences(*model.tokenizer.frame_windows(bodies, settings.max_seq_length, settings.overlap))
+    return Sequences(model.tokenizer.frame(bodies, settings.max_seq_length))
+
+
+def computed(
+    model: ConnectionBert,
+    windows: Iterable[Window],
+    prepare: Callable[[Window], Sequences],
+    settings: EmbedSettings,
+    count: EmbedCount,
+    head: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[tuple[Window, Tensor]]:
+    """Yield each window and what was computed of it, in order.
+
+    On a CPU a window is read when the one before has been handed out. Elsewhere the next one is read and prepared, by a
+    thread, while the device computes.
 
     Args:
-        values: Shape (windows, D), text after text.
-        n_windows: Shape (N,): windows of each text, at least one.
+        model: The encoder.
+        windows: Read by the thread of the caller.
+        prepare: Tokenises a window; called for one at a time.
+        settings: See there.
+        count: Its `n_tokens` is filled.
+        head: From vectors to what is wanted of them, such as logits; None for the vectors themselves.
+
+    Yields:
+        Shape (texts or pairs of the window, D or what `head` gives), float32, on the model's device, not waited for.
+
+    Raises:
+        ResourceError: As in `run_forwards`.
+    """
+    budget = min(settings.batch_size * settings.max_seq_length, token_budget(model.device))
+    on_cpu = model.device.type == "cpu"
+    prepared = ((window, prepare(window)) for window in windows) if on_cpu else _one_ahead(windows, prepare)
+    for window, sequences in prepared:
+        result, budget = run_forwards(model, sequences.framed, settings.pooling, budget)
+        count.n_tokens += int(sequences.framed.offsets[-1])
+        if head is not None:
+            result = head(result)
+        if sequences.n_parts is not None:
+            result = mean_over_parts(result, sequences.n_parts)
+        yield window, result
+        del result  # before the next window is computed
+
+
+def _one_ahead(windows: Iterable[Window], prepare: Callable[[Window], Sequences]) -> Iterator[tuple[Window, Sequences]]:
+    """Yield the windows prepared, the next one by a thread while the caller works on this one."""
+    this: tuple[Window, Sequences] | None = None
+    with ThreadPoolExecutor(1, "sbert_ft-tokenizer") as thread:  # which starts with the second window
+        for window in windows:
+            if this is None:
+                this = window, prepare(window)
+                continue
+            coming = thread.submit(prepare, window)
+            yield this
+            this = window, coming.result()
+    if this is not None:
+        yield this
+
+
+def mean_over_parts(values: Tensor, n_parts: NDArray[np.int64]) -> Tensor:
+    """Return the mean over the parts of each text.
+
+    Args:
+        values: Shape (parts, D), text after text.
+        n_parts: Shape (N,): parts of each text, at least one.
 
     Returns:
         Shape (N, D), float32.
     """
-    if len(values) == len(n_windows):
+    if len(values) == len(n_parts):
         return values
-    starts = torch.from_numpy(offsets_of(n_windows)[:-1]).to(values.device)
+    starts = to_device(torch.from_numpy(offsets_of(n_parts)[:-1]), values.device)
     return F.embedding_bag(torch.arange(len(values), device=values.device), values, starts, mode="mean")
 
 
@@ -266,40 +351,45 @@ def run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode
 
     Args:
         model: The encoder.
-        framed: N texts with their special tokens.
+        framed: N texts, at least one, with their special tokens.
         pooling: See `PackedBatch.pool`.
         budget: Tokens that a forward may hold; halved each time that memory runs out.
 
     Raises:
         ResourceError: One text alone does not fit into memory.
     """
-    vectors = torch.empty(len(framed), model.hidden_size, device=model.device)
     lengths = framed.lengths
-    device, layouts = model.device.type, model.probe.layouts
-    todo = plan_forwards(lengths, budget, device, layouts)
+    device, layouts = model.device, model.probe.layouts
+    todo = plan_forwards(lengths, budget, device.type, layouts)
+    vectors = torch.empty(len(framed), model.hidden_size, device=device)
+    # sent once for all forwards
+    places, n_placed = to_device(torch.from_numpy(np.concatenate(todo)), device), 0
     with torch.inference_mode():
         while todo:
             texts = todo[0]
             try:
-                batch = model.pack(framed.select(texts)).to(model.device)
-                vectors[torch.from_numpy(texts).to(model.device)] = batch.pool(model.infer(batch), pooling)
+                batch = model.pack(framed.select(texts))
+                pooled = batch.pool(model.infer(batch), pooling)
+                vectors.index_copy_(0, places[n_placed : n_placed + len(texts)], pooled)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 if len(texts) == 1:
                     raise ResourceError(
-                        f"one text of {int(lengths[texts[0]])} tokens does not fit into the memory of {model.device}; "
+                        f"one text of {int(lengths[texts[0]])} tokens does not fit into the memory of {device}; "
                         "lower max_seq_length, or choose another device"
                     ) from error
             else:
                 del todo[0]
+                n_placed += len(texts)
                 continue
             # outside of the handler: its exception would keep the failed forward's tensors alive
             budget = max(1, int(lengths[texts].sum()) // 2)
-            logger.warning("out of memory on %s: going on with batches of at most %d tokens", model.device, budget)
-            _free_memory(model.device)
+            logger.warning("out of memory on %s: going on with batches of at most %d tokens", device, budget)
+            _free_memory(device)
             rest: NDArray[np.int64] = np.concatenate(todo)
-            todo = [rest[part] for part in plan_forwards(lengths[rest], budget, device, layouts)]
+            todo = [rest[part] for part in plan_forwards(lengths[rest], budget, device.type, layouts)]
+            places, n_placed = to_device(torch.from_numpy(np.concatenate(todo)), device), 0
     return vectors, budget
 
 

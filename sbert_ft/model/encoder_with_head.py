@@ -249,7 +249,6 @@ class EncoderWithHead(nn.Module):
 
         The head, which takes them by columns, is the caller's to apply: ``model.head(columns)``.
         """
-        batch = batch.to(self.device)
         return batch.pool(self.bert(batch), self._plan.token_pooling)
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -60,7 +60,7 @@ class HalfCopy:
             trained: Whether the copy gets gradients wherever the original does.
         """
         self.dtype = dtype
-        self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
+        pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         embeddings = getattr(encoder, _EMBEDDINGS, None)
         done: dict[int, Any] = {}
         shared: set[int] = set()
@@ -76,37 +76,43 @@ class HalfCopy:
             if id(parameter) not in shared:
                 gets_gradient = trained and parameter.requires_grad
                 done[id(parameter)] = nn.Parameter(parameter.detach().to(dtype), requires_grad=gets_gradient)
-                self._pairs.append((parameter, done[id(parameter)]))
+                pairs.append((parameter, done[id(parameter)]))
         self.module: PreTrainedModel = copy.deepcopy(encoder, done)
+        self._trained = [(original, copied) for original, copied in pairs if copied.requires_grad]
         self._kept: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Write the copy anew from the original's weights."""
-        for original, copied in self._pairs:
-            if copied.requires_grad:
-                copied.copy_(original)
+        if self._trained:
+            originals, copies = zip(*self._trained, strict=True)
+            torch._foreach_copy_(copies, originals)  # one launch on a GPU, not one for each parameter
 
     @torch.no_grad()
     def lead_gradients_on(self) -> None:
         """Add the copy's gradients to the original's, in float32, and take them away from the copy."""
-        for original, copied in self._pairs:
-            if copied.grad is None:
-                continue
-            if original.grad is not None:
+        for original, copied in self._trained:
+            if copied.grad is not None and original.grad is not None:  # of an earlier part of the batch
                 original.grad.add_(copied.grad)
-            elif original.device.type == "cpu":
-                # memory that is freed and taken anew at each step is given out page by page, which takes longer
-                if id(original) not in self._kept:
-                    self._kept[id(original)] = torch.empty_like(original)
-                original.grad = self._kept[id(original)].copy_(copied.grad)
-            else:
-                original.grad = copied.grad.to(original.dtype)
-            copied.grad = None
+                copied.grad = None
+        first = [(original, copied.grad) for original, copied in self._trained if copied.grad is not None]
+        if not first:
+            return
+        # kept, for a CPU gives out memory that is freed and taken anew page by page, which takes longer
+        kept = [self._kept_for(original) for original, _ in first]
+        torch._foreach_copy_(kept, [gradient for _, gradient in first])
+        for (original, _), gradient in zip(first, kept, strict=True):
+            original.grad = gradient
+        self.drop_gradients()
+
+    def _kept_for(self, original: Tensor) -> Tensor:
+        if id(original) not in self._kept:
+            self._kept[id(original)] = torch.empty_like(original)
+        return self._kept[id(original)]
 
     def drop_gradients(self) -> None:
-        """Forget the gradients of a backward pass that did not come to its end."""
-        for _, copied in self._pairs:
+        """Forget the copy's gradients, as after a backward pass that did not come to its end."""
+        for _, copied in self._trained:
             copied.grad = None
 
 

@@ -8,7 +8,8 @@ are laid end to end instead, in one of three layouts that share one type, `Packe
   attention works on views of them without any mask and without a wasted product;
 - ``padded``: one text a row, for the encoders that cannot be packed.
 
-The cost is an index per token. Letters used for shapes all over this package:
+The cost is an index per token. A batch is filled in one piece of host memory, goes to its device in
+one copy, and has its mask made there. Letters used for shapes all over this package:
 
 ====  ==========================    ====  ==========================
 R     rows of a batch               B     pairs
@@ -20,13 +21,15 @@ N     texts of a batch              K     classes
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from sbert_ft.model.devices import host_memory, to_device
 
 Layout = Literal["rows", "runs", "padded"]
 PoolingMode = Literal["mean", "cls", "max"]
@@ -80,8 +83,9 @@ def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 class PackedBatch:
     """N texts laid out in R rows of C tokens, and where each of them lies.
 
-    Five texts of 3, 2, 4, 1 and 2 tokens, a0 a1 a2 | b0 b1 | c0 c1 c2 c3 | d0 | e0 e1, become with
-    rows of 6 tokens (longest first, each into the fullest row that still takes it)::
+    All tensors are int64 and lie on the same device. Five texts of 3, 2, 4, 1 and 2 tokens,
+    a0 a1 a2 | b0 b1 | c0 c1 c2 c3 | d0 | e0 e1, become with rows of 6 tokens (longest first, each
+    into the fullest row that still takes it)::
 
         token_ids      c0 c1 c2 c3 b0 b1      position_ids   0 1 2 3 0 1
                        a0 a1 a2 e0 e1 d0                     0 1 2 0 1 0
@@ -95,14 +99,16 @@ class PackedBatch:
 
     Attributes:
         layout: ``rows``, ``runs`` or ``padded``.
-        token_ids: Shape (R, C), int64; what no text covers holds the padding token.
-        position_ids: Shape (R, C), int64; begins again with each text.
-        token_types: Shape (R, C), int64.
-        mask: ``rows``: shape (R, 1, C, C), bool, True where a token may look. ``padded``: shape
-            (R, C), bool, True at real tokens. ``runs``: None, no token has a neighbour to hide.
-        cells: Shape (T,), int64: the place in the flattened rows of each token, text after text in
+        token_ids: Shape (R, C); what no text covers holds the padding token.
+        position_ids: Shape (R, C); begins again with each text.
+        token_types: Shape (R, C).
+        owners: Shape (R, C): the caller's index of the text that covers a cell, -1 where none does.
+        cells: Shape (T,): the place in the flattened rows of each token, text after text in
             the caller's order. This alone brings the order back.
-        starts: Shape (N,), int64: where each text begins in `cells`.
+        starts: Shape (N,): where each text begins in `cells`.
+        boundaries: Shape (N + 1,): where each text begins in the order in which they were laid, end to end, and the
+            end; in the layout ``runs`` these are places in its one row.
+        lengths: Tokens of each text, in the caller's order.
         order: The caller's indices of the texts in the order in which they were laid.
         run_shapes: ``runs``: (texts, tokens of each) of every run, in order; otherwise empty.
     """
@@ -111,9 +117,11 @@ class PackedBatch:
     token_ids: Tensor
     position_ids: Tensor
     token_types: Tensor
-    mask: Tensor | None
+    owners: Tensor
     cells: Tensor
     starts: Tensor
+    boundaries: Tensor
+    lengths: tuple[int, ...]
     order: tuple[int, ...]
     run_shapes: tuple[tuple[int, int], ...] = ()
 
@@ -125,23 +133,23 @@ class PackedBatch:
         """Real tokens, T."""
         return self.cells.numel()
 
-    def to(self, device: torch.device | str) -> PackedBatch:
-        """Return the batch with its tensors on `device`; the copy does not wait for the device."""
-        if self.token_ids.device == torch.device(device):
-            return self
+    @property
+    def device(self) -> torch.device:
+        """Where the batch lies, and where what is computed from it has to."""
+        return self.token_ids.device
 
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
+    @property
+    def mask(self) -> Tensor | None:
+        """Where a token may look, bool, made on the batch's device at each call.
 
-        return replace(
-            self,
-            token_ids=moved(self.token_ids),
-            position_ids=moved(self.position_ids),
-            token_types=moved(self.token_types),
-            mask=None if self.mask is None else moved(self.mask),
-            cells=moved(self.cells),
-            starts=moved(self.starts),
-        )
+        ``rows``: shape (R, 1, C, C); filler sees filler, for a row of it without any True would give NaN. ``padded``:
+        shape (R, C), True at real tokens. ``runs``: None, no token has a neighbour to hide.
+        """
+        if self.layout == "runs":
+            return None
+        if self.layout == "padded":
+            return self.owners >= 0
+        return self.owners[:, None, :, None] == self.owners[:, None, None, :]
 
     def pool(self, hidden: Tensor, mode: PoolingMode = "mean") -> Tensor:
         """Return one vector a text, in the caller's order.
@@ -163,23 +171,24 @@ class PackedBatch:
     def token_vectors(self, hidden: Tensor) -> list[Tensor]:
         """Return each text's tokens, shape (tokens, D) each, float32, in the caller's order."""
         flat = hidden.flatten(0, 1).index_select(0, self.cells).float()
-        bounds = [*self.starts.tolist(), self.n_tokens]
-        return list(flat.split(np.diff(bounds).tolist()))
+        return list(flat.split(list(self.lengths)))
 
 
 def pack(
     texts: TextTokens,
     layout: Layout,
     *,
+    device: torch.device | None = None,
     row_tokens: int = ROW_TOKENS,
     padding_id: int = 0,
     first_position: int = 0,
 ) -> PackedBatch:
-    """Lay `texts` out in the given layout.
+    """Lay `texts` out in the given layout; on a GPU nothing waits for the copy.
 
     Args:
         texts: N texts, each of at least one token.
         layout: See `PackedBatch`.
+        device: Where the batch is to lie; None for the CPU.
         row_tokens: C of the layout ``rows``, raised to what the longest text needs (see `row_width`).
         padding_id: The token that fills what no text covers.
         first_position: The position of a text's first token (RoBERTa's kind counts from
@@ -209,31 +218,35 @@ def pack(
         order = np.arange(n_rows)
         begin = order * width
 
-    within = np.arange(texts.offsets[-1]) - np.repeat(texts.offsets[:-1], lengths)
-    cells = within + np.repeat(begin, lengths)
-    token_ids = np.full(n_rows * width, padding_id, np.int64)
-    token_ids[cells] = texts.token_ids
-    position_ids = np.full(n_rows * width, first_position, np.int64)
-    position_ids[cells] = _positions(texts, within, first_position)
-    token_types = np.zeros(n_rows * width, np.int64)
+    device = device or torch.device("cpu")
+    shape, n_tokens, n_texts = (n_rows, width), int(texts.offsets[-1]), len(lengths)
+    sizes = [n_rows * width] * 4 + [n_tokens, n_texts, n_texts + 1]
+    memory = host_memory(sum(sizes), device)
+    ids, positions, types, owner, cell, start, bounds = np.split(memory.numpy(), np.cumsum(sizes)[:-1])
+    within = np.arange(n_tokens) - np.repeat(texts.offsets[:-1], lengths)
+    np.add(within, np.repeat(begin, lengths), out=cell)
+    start[:] = texts.offsets[:-1]
+    bounds[:] = offsets_of(lengths[order])
+    ids.fill(padding_id)
+    ids[cell] = texts.token_ids
+    positions.fill(first_position)
+    positions[cell] = _positions(texts, within, first_position)
+    types.fill(0)
     if texts.token_types is not None:
-        token_types[cells] = texts.token_types
-    mask = None
-    if layout != "runs":
-        owner = np.full(n_rows * width, -1, np.int32)
-        owner[cells] = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-        owners = torch.from_numpy(owner.reshape(n_rows, width))
-        # Filler sees filler: a row of the mask without any True would give NaN.
-        mask = owners >= 0 if layout == "padded" else (owners[:, None, :, None] == owners[:, None, None, :])
-    shape = (n_rows, width)
+        types[cell] = texts.token_types
+    owner.fill(-1)
+    owner[cell] = np.repeat(np.arange(n_texts), lengths)
+    token_ids, position_ids, token_types, owners, cells, starts, boundaries = to_device(memory, device).split(sizes)
     return PackedBatch(
         layout=layout,
-        token_ids=torch.from_numpy(token_ids.reshape(shape)),
-        position_ids=torch.from_numpy(position_ids.reshape(shape)),
-        token_types=torch.from_numpy(token_types.reshape(shape)),
-        mask=mask,
-        cells=torch.from_numpy(cells),
-        starts=torch.from_numpy(texts.offsets[:-1].copy()),
+        token_ids=token_ids.view(shape),
+        position_ids=position_ids.view(shape),
+        token_types=token_types.view(shape),
+        owners=owners.view(shape),
+        cells=cells,
+        starts=starts,
+        boundaries=boundaries,
+        lengths=tuple(lengths.tolist()),
         order=tuple(order.tolist()),
         run_shapes=run_shapes,
     )

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.embed import EmbedCount, EmbedSettings, embed, window_is_full
+from sbert_ft.model.devices import to_device
+from sbert_ft.model.embed import (
+    EmbedCount,
+    EmbedSettings,
+    Sequences,
+    computed,
+    refuse_not_finite,
+    tokenized_texts,
+    window_is_full,
+)
 
 
 def windows_of_pairs(pairs: Iterable[tuple[str, str]], hint: str = "") -> Iterator[tuple[list[str], NDArray[np.int64]]]:
@@ -69,11 +78,20 @@ def embed_pairs(
         InputError: Something that is no pair of strings, or too long; with the pair's position.
         ResourceError: One text alone does not fit into memory.
     """
+    n_read = 0
+
+    def prepare(window: tuple[list[str], NDArray[np.int64]]) -> Sequences:
+        nonlocal n_read
+        texts, rows = window
+        name = partial(pair_of, rows, count.n_texts, n_read)
+        n_read += rows.shape[1]
+        return tokenized_texts(model, texts, settings, count, name)
+
     n_pairs = 0
-    for texts, rows in windows_of_pairs(pairs, hint):
-        name = partial(pair_of, rows, count.n_texts, n_pairs)
-        vectors = torch.cat(list(embed(model, texts, settings, count, name)))
-        left, right = torch.from_numpy(rows).to(vectors.device)
+    for (_, rows), vectors in computed(model, windows_of_pairs(pairs, hint), prepare, settings, count):
+        if settings.check_finite:
+            refuse_not_finite(vectors, "vector", partial(pair_of, rows, 0, n_pairs), 0, model)
+        left, right = to_device(torch.from_numpy(rows), vectors.device)
         n_pairs += rows.shape[1]
         yield vectors[left], vectors[right]
 

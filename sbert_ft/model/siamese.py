@@ -21,7 +21,7 @@ from sbert_ft.arguments import instance_argument, path_argument, whole_number
 from sbert_ft.model.compiling import compile_encoder
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.decision import Decision, chosen_threshold, reaches, stored_calibration
-from sbert_ft.model.devices import Precision
+from sbert_ft.model.devices import Precision, choose_device
 from sbert_ft.model.embed import EmbedCount, EmbedSettings, OnTruncate, embed, ordered_texts, warn_of_cuts
 from sbert_ft.model.encode_arguments import ResultForm, chosen_prompt, chosen_width
 from sbert_ft.model.folder import warn_of_classifier
@@ -126,8 +126,12 @@ class SiameseBert(nn.Module):
         return self.bert.hidden_size
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Return the vectors of a packed batch, shape (N, d), float32, with gradients as torch is set."""
-        batch = instance_argument(PackedBatch, batch, "batch").to(self.device)
+        """Return the vectors of a packed batch, shape (N, d), float32, with gradients as torch is set.
+
+        Args:
+            batch: Of ``bert.pack``, on the model's device.
+        """
+        batch = instance_argument(PackedBatch, batch, "batch")
         vectors = batch.pool(self.bert(batch), self.pooling)
         return F.normalize(vectors, dim=-1) if self.normalize else vectors
 
@@ -142,17 +146,24 @@ class SiameseBert(nn.Module):
         truncate_dim: int | None = None,
         on_truncate: OnTruncate = "warn",
         count: EmbedCount | None = None,
+        device: str | torch.device | None = None,
     ) -> Iterator[Tensor]:
         """Yield the vectors of any iterable, some thousand texts at a time, with bounded memory.
 
         Arguments and errors as in `encode`; `count` is filled with what was met on the way.
 
+        Args:
+            device: Where they are yielded, such as ``cpu``; None for the model's device.
+
         Yields:
-            Shape (texts of the window, d), float32, on the model's device.
+            Shape (texts of the window, d), float32.
         """
         width = chosen_width(truncate_dim, self.get_embedding_dimension())
         prompt = chosen_prompt(self.prompts, self.default_prompt_name, prompt_name, prompt)
-        settings = EmbedSettings(self.pooling, self.max_seq_length, batch_size, on_truncate, prompt)
+        target = None if device is None else choose_device(device)
+        settings = EmbedSettings(
+            self.pooling, self.max_seq_length, batch_size, on_truncate, prompt, check_finite=True, device=target
+        )
         count = EmbedCount() if count is None else instance_argument(EmbedCount, count, "count")
         for vectors in embed(self.bert, ordered_texts(inputs), settings, count):
             if self.normalize:
@@ -238,6 +249,7 @@ class SiameseBert(nn.Module):
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
             on_truncate=on_truncate,
+            device="cpu" if convert_to_numpy and not convert_to_tensor else None,
         )
         form = ResultForm(isinstance(inputs, str), convert_to_numpy, convert_to_tensor)
         return form.gathered(stream, torch.zeros(0, width, device=self.device), n_texts, show_progress_bar)

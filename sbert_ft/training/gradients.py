@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sbert_ft.model.devices import to_device
 from sbert_ft.model.packing import Layout, PackedBatch, TextTokens
 from sbert_ft.training.encoder_setup import Trainee
 from sbert_ft.training.objectives import Objective
@@ -63,7 +64,7 @@ def backward(
         objective: The loss.
         tokens: The texts of the batch, column after column: n_rows first texts, n_rows second ones
             and so on; of joined pairs there is one column.
-        labels: Targets, shape (n_rows,), on any device; None without labels.
+        labels: Targets, shape (n_rows,), on the CPU; None without labels.
         n_rows: Rows of the batch, at least 1.
         settings: See `BackwardSettings`.
         scale: Puts a factor on what is led back, as ``GradScaler.scale`` does for float16.
@@ -74,7 +75,7 @@ def backward(
     """
     assert n_rows > 0 and len(tokens) % n_rows == 0, "texts must come in columns of n_rows"
     assert settings.micro_rows > 0
-    labels = None if labels is None else labels.to(model.device, non_blocking=True)
+    labels = None if labels is None else to_device(labels, model.device)
     n_parts = -(-n_rows // settings.micro_rows)
     # of even sizes, so that the largest is as small as can be
     parts = np.array_split(np.arange(n_rows), n_parts)
@@ -117,7 +118,7 @@ def _backward_cached(
 ) -> Tensor:
     """Return the loss of a batch in parts whose rows depend on each other; see `backward`."""
     n_rows = sum(len(rows) for rows in parts)
-    # packed once for both forwards; kept on the CPU, where memory is not what is scarce
+    # packed once for both forwards; a token takes some 50 bytes of it, little beside what a forward keeps
     batches = [model.bert.pack(select_rows(tokens, n_rows, rows), settings.layout) for rows in parts]
     states, vectors = [], []
     with torch.no_grad():
@@ -138,11 +139,10 @@ def _backward_cached(
 
 def _embed(model: Trainee, batch: PackedBatch, settings: BackwardSettings) -> Tensor:
     """Return the vectors of a packed batch, shape (N, d), float32."""
-    device, dtype = model.device, settings.autocast_dtype
-    batch = batch.to(device)
+    dtype = settings.autocast_dtype
     casts = dtype is not None and model.bert.trained_copy is None
     # A context of its own for each forward: casts of weights that are kept from one without a graph have none.
-    with torch.autocast(device.type, dtype=dtype, enabled=casts):
+    with torch.autocast(batch.device.type, dtype=dtype, enabled=casts):
         vectors: Tensor = model(batch)
     return vectors
 
