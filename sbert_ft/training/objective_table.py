@@ -1,13 +1,14 @@
 """What is known of each objective: its loss and source, the rows and labels that it takes, its settings.
 
 The losses are sentence-transformers' own, called on vectors that are there already
-(``compute_loss_from_embeddings``). Importing that library costs seconds, so it waits until a loss
-is made. The defaults are its own too, written down here so that a later version of it cannot
-change what a configuration means.
+(``compute_loss_from_embeddings``), but for the two that wait for a GPU in each step. Importing that
+library costs seconds, so it waits until a loss is made. The defaults are its own too, written down
+here so that a later version of it cannot change what a configuration means.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -60,7 +61,7 @@ class HeadToTrain:
 
     Attributes:
         head: From the vectors of each column of texts, shape (B, D) each, to logits, shape (B, K).
-        class_weights: Factor on the loss of each class's rows, shape (K,); None for 1.
+        class_weights: Factor on the loss of each class's rows, shape (K,), on the head's device; None for 1.
     """
 
     head: Callable[[list[Tensor]], Tensor]
@@ -109,11 +110,39 @@ def _angle(scale: float) -> LossMethod:
 
 
 def _contrastive(margin: float) -> LossMethod:
-    return _method(_losses().ContrastiveLoss(_NO_MODEL, margin=margin))
+    """Return the loss of sentence-transformers' ContrastiveLoss, which waits for the device to check its labels."""
+
+    def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
+        assert labels is not None
+        distances = _cosine_distance(columns)
+        lacking = F.relu(margin - distances)
+        return 0.5 * (labels * distances.square() + (1 - labels) * lacking.square()).mean()
+
+    return loss
 
 
 def _online_contrastive(margin: float) -> LossMethod:
-    return _method(_losses().OnlineContrastiveLoss(_NO_MODEL, margin=margin))
+    """Return the loss of sentence-transformers' OnlineContrastiveLoss, whose selections wait for the device."""
+
+    def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
+        assert labels is not None
+        distances = _cosine_distance(columns)
+        matching, other = labels == 1, labels == 0
+        farthest = distances.masked_fill(~matching, -math.inf).amax()
+        nearest = distances.masked_fill(~other, math.inf).amin()
+        # a batch of one kind is measured by its own mean
+        farthest = torch.where(matching.any(), farthest, distances.mean())
+        nearest = torch.where(other.any(), nearest, distances.mean())
+        pulled = torch.where(matching & (distances > nearest), distances, 0.0)
+        pushed = torch.where(other & (distances < farthest), F.relu(margin - distances), 0.0)
+        return (pulled.square() + pushed.square()).sum()
+
+    return loss
+
+
+def _cosine_distance(columns: list[Tensor]) -> Tensor:
+    """Return 1 - cosine of two columns row by row, shape (B,)."""
+    return 1 - F.cosine_similarity(columns[0], columns[1])
 
 
 def _in_batch_negatives(scale: float, symmetric: bool) -> LossMethod:
@@ -149,7 +178,7 @@ def _softmax(head: HeadToTrain) -> LossMethod:
         codes = labels.long()
         losses = F.cross_entropy(head.head(columns), codes, reduction="none")
         if head.class_weights is not None:
-            losses = losses * head.class_weights.to(losses.device)[codes]
+            losses = losses * head.class_weights[codes]
         return losses.mean()
 
     return loss

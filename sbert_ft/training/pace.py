@@ -61,9 +61,13 @@ class Pace:
         Raises:
             TrainingError: One is no finite number, or the gradient's norm is none.
         """
-        for step, group, losses, norm in self.unseen:
-            values = losses.tolist()
-            self.norm = float(norm)
+        if not self.unseen:
+            return
+        read = [part for _, _, losses, norm in self.unseen for part in (losses, norm[None])]
+        numbers: list[float] = torch.cat(read).cpu().tolist()  # one copy from the device for all steps
+        for step, group, losses, _ in self.unseen:
+            *values, self.norm = numbers[: len(losses) + 1]
+            del numbers[: len(losses) + 1]
             self.n_overflows = 0 if math.isfinite(self.norm) else self.n_overflows + 1
             bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
             if bad is not None or self.n_overflows > self.max_overflows:

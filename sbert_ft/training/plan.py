@@ -155,6 +155,11 @@ def steps_by_epoch(
     return tuple(steps)
 
 
+def keeps_scores(bert: ConnectionBert) -> bool:
+    """Return whether a forward keeps the attention's scores: torch's kernels for rows on a GPU compute them again."""
+    return bert.device.type != "cuda" or training_layout(bert) != "rows"
+
+
 def activation_bytes(bert: ConnectionBert, n_tokens: int, longest: int, n_bytes: int, checkpointing: bool) -> int:
     """Return the memory that a forward keeps for its backward.
 
@@ -169,7 +174,8 @@ def activation_bytes(bert: ConnectionBert, n_tokens: int, longest: int, n_bytes:
     heads, layers, width = int(config.num_attention_heads), int(config.num_hidden_layers), bert.hidden_size
     feed_forward = int(getattr(config, "intermediate_size", 4 * width)) / (4 * width)
     per_token = width * _BYTES_PER_FEATURE[n_bytes] * (0.7 + 0.3 * feed_forward)
-    per_token += heads * row_width(longest) * _BYTES_PER_SCORE[n_bytes]
+    scores = row_width(longest)
+    per_token += heads * scores * _BYTES_PER_SCORE[n_bytes] if keeps_scores(bert) else 0
     if checkpointing:
         return int(n_tokens * (per_token + 4 * width * layers))
     return int(n_tokens * per_token * layers)
@@ -213,7 +219,9 @@ def free_memory(device: torch.device, group: Path = Path("/sys/fs/cgroup")) -> i
             is killed.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # what torch has taken from the card and does not use is free for it alone
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     available = re.search(r"^MemAvailable: +(\d+) kB", _read(Path("/proc/meminfo")), re.MULTILINE)
     free = memory_bytes() // 2 if available is None else int(available[1]) * 1024
     limit, used = (_read(group / name).strip() for name in ("memory.max", "memory.current"))

@@ -20,6 +20,7 @@ from sbert_ft.data.connection_dataset import ConnectionDataset
 from sbert_ft.data.token_store import Joining, TokenizedConnections, tokenize_connections
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.classifier import ClassifierModel
+from sbert_ft.model.devices import to_device
 from sbert_ft.training.class_exam import ClassExam, names_of_classes
 from sbert_ft.training.encoder_setup import Trainee, check_encoder, frozen_parameters
 from sbert_ft.training.exam import Exam
@@ -218,7 +219,7 @@ def _head_of(model: ClassifierModel, train: ConnectionDataset, settings: RunSett
         return HeadToTrain(model.head)
     counts = np.bincount(train.class_codes(names_of_classes(model)), minlength=model.n_outputs)
     weights = len(train) / (model.n_outputs * np.maximum(counts, 1))
-    return HeadToTrain(model.head, torch.from_numpy(weights.astype(np.float32)))
+    return HeadToTrain(model.head, to_device(torch.from_numpy(weights.astype(np.float32)), model.device))
 
 
 def training_targets(run: PreparedRun) -> NDArray[np.float32] | None:
