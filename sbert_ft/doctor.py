@@ -24,6 +24,8 @@ from sbert_ft.doctor_classifier import describe_classifier, is_classifier, is_se
 from sbert_ft.doctor_tokens import TextLimits, text_checks, vocabulary_checks
 from sbert_ft.errors import ModelFolderError, SbertFtError, quoted
 from sbert_ft.model.checked_tokenizer import check_room
+from sbert_ft.model.connection_bert import ConnectionBert
+from sbert_ft.model.devices import choose_device, describe_device, half_precisions
 from sbert_ft.model.encoders import EncoderPlan, plan_encoder
 from sbert_ft.model.folder import ModelFolder, find_folder, read_folder, unused_parts
 from sbert_ft.model.folder_writer import HEAD_FILE
@@ -60,7 +62,8 @@ def examine(
         folder: Of any layout that `ConnectionBert.from_pretrained` reads.
         texts: Read once, with the memory of one window; None to look at the folder alone.
         max_seq_length: Tokens that a text may have, special ones included, in place of the folder's.
-        deep: Whether the tensors are read as well, with their checksums; takes the memory of the model.
+        deep: Whether the tensors are read as well, with their checksums, and the model is run on a few texts; takes
+            the memory of the model. Where there is a GPU it is run there in any case.
         texts_a_row: 2 where `texts` are the sides of pairs after each other: a classifier of kind joined takes the
             two as one sequence.
 
@@ -105,7 +108,7 @@ def examine(
         checks += of_vocabulary or []
     if plan is not None:
         checks.append(_length(source, plan, tokenizer.n_special + 1 if tokenizer else 3, max_seq_length))
-        checks.append(finding("layouts", "OK", "probed when loaded: only running shows whether packed rows come right"))
+        checks += _device(source, deep, broken=any(check.status == "FAIL" for check in checks))
     # With a vocabulary of other weights, what it makes of the texts says nothing.
     fits = all(check.status != "FAIL" for check in checks if check.name == "vocabulary")
     if tokenizer is not None and texts is not None and fits:
@@ -262,6 +265,28 @@ def _values(weights: WeightFiles, match: NameMatch) -> Check:
     return finding(
         "values", status, f"{weights.files[0].name}: {said}", "use weights that were trained and saved whole"
     )
+
+
+def _device(source: ModelFolder, deep: bool, broken: bool) -> list[Check]:
+    """Return where the model would run, and which layouts it runs rightly there, as a load finds out."""
+    device = choose_device()
+    types = " and ".join(half_precisions(device)) or "no type of 16 bits, so float32"
+    checks = [finding("device", "OK", f"{describe_device(device)}, multiplies {types}")]
+    if broken:
+        checks.append(finding("layouts", "OK", "not tried, for the folder cannot be loaded as it is"))
+    elif device.type == "cpu" and not deep:
+        checks.append(finding("layouts", "OK", "found out when the model is loaded; --deep loads it"))
+    else:
+        attempt(checks, "layouts", "load it on another device", lambda: checks.append(_layouts(source, device)))
+    return checks
+
+
+def _layouts(source: ModelFolder, device: torch.device) -> Check:
+    bert = ConnectionBert.from_pretrained(source.path, device)
+    precision = str(bert.compute_dtype).removeprefix("torch.")
+    said = f"run on {device} in {precision}: {', '.join(bert.probe.layouts)} come right"
+    refused = [f"{layout} not ({reason})" for layout, reason in bert.probe.refused.items()]
+    return finding("layouts", "OK", "; ".join([said, *refused]))
 
 
 def _tokenizer(source: ModelFolder, n_rows: int | None) -> TextTokenizer:

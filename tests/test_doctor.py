@@ -22,13 +22,14 @@ from sbert_ft.doctor import Check, examine
 from sbert_ft.errors import DataError, ModelFolderError, SbertFtError
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.connection_bert import ConnectionBert
+from sbert_ft.model.devices import choose_device, describe_device
 
 HTML = b"<!DOCTYPE html><html><body>404</body></html>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 90868376\n"
 WORDS = "embeddings.word_embeddings.weight"
 QUERY = "encoder.layer.0.attention.self.query.weight"
 CHECKED = ["files", "config", "modules", "weights", "tensors", "names", "special tokens", "vocabulary", "casing"]
-CHECKED += ["length", "layouts"]
+CHECKED += ["length", "device", "layouts"]
 CHECKED_TEXTS = ["texts", "empty texts", "unknown words", "tokens a text", "cut texts"]
 Change = Callable[[Path], object]
 
@@ -266,8 +267,16 @@ def test_a_good_folder_has_every_check_and_no_complaint(folder: Path) -> None:
     found = by_name(checks)
     assert found["files"].found == "used: config.json, pytorch_model.bin, vocab.txt"
     assert "bert, 2 layers, width 32, 4 heads" in found["config"].found
-    assert "probed when loaded" in found["layouts"].found
-    ConnectionBert.from_pretrained(folder, "cpu")
+    assert found["device"].found.startswith(describe_device(choose_device()) + ", multiplies ")
+    layouts = ConnectionBert.from_pretrained(folder).probe.layouts
+    assert f": {', '.join(layouts)} come right" in found["layouts"].found
+
+
+def test_what_a_cpu_runs_is_found_out_where_it_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "--deep loads it" in by_name(examine(folder))["layouts"].found
+    (folder / "pytorch_model.bin").unlink()
+    assert by_name(examine(folder, deep=True))["layouts"].found.startswith("not tried")
 
 
 def test_the_real_model_has_no_complaint(minilm_path: Path) -> None:
@@ -563,7 +572,7 @@ def test_values_are_looked_at_on_request_alone(folder: Path, change: Change, sta
 def test_the_command_prints_a_line_a_check_and_the_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "11 OK, 0 WARN, 0 FAIL"
+    assert lines[-1] == "12 OK, 0 WARN, 0 FAIL"
     assert len(lines) == len(CHECKED) + 1
     assert all(line.startswith("OK    ") and name in line for name, line in zip(CHECKED, lines, strict=False))
 

@@ -98,8 +98,12 @@ def test_encoding_waits_for_the_card_once_a_window(run_journeys: Callable[[str],
     scored = told["score in windows"]
     assert scored["shape"] == [60] and sum(scored["waits"].values()) == 2 * scored["windows"]
     assert "model.safetensors" in told["save"]["files"]
+    assert told["doctor"]["device"] == "cuda:0 (fake card, 139.0 GiB), multiplies bfloat16 and float16"
+    assert told["doctor"]["layouts"] == "run on cuda:0 in bfloat16: rows, runs, padded come right"
+    # what loads a model within the journey sends its weights
     blocking = {name: journey["blocking"] for name, journey in told.items() if journey["blocking"]}
-    assert blocking == {}
+    assert set(blocking) == {"doctor"}
+    assert of_function(blocking["doctor"], "connection_bert._settle") == sum(blocking["doctor"].values())
 
     scarce = told["encode out of memory"]
     assert scarce["shape"] == [60, 64] and sum(scarce["waits"].values()) == 1
@@ -157,13 +161,13 @@ def test_runs_wait_for_the_card_at_the_logging_interval_alone(run_journeys: Call
     )
     for name in names:
         run = told[name]
-        assert run["steps"] == 6 and run["model"] is True, name
+        assert run["steps"] == 4 and run["model"] is True, name
         assert of_function(run["waits"], "pace.check") == 2, (name, run["waits"])
         assert of_function(run["waits"], *outside) == sum(run["waits"].values()) - 2, (name, run["waits"])
         assert run["blocking"] == {}, name
 
     resumed = told["resume"]
-    assert resumed["interrupted"] is True and resumed["steps"] == 6
+    assert resumed["interrupted"] is True and resumed["steps"] == 4
     scarce = told["fine_tune out of memory"]
     assert scarce["steps"] == 2
     assert scarce["said"] and all("the batch stays the same" in sentence for sentence in scarce["said"])

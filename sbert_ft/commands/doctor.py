@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     columns.add_argument("--column", metavar="NAME", help="the column with the texts, where its name is not customary")
     columns.add_argument("--columns", metavar="A,B", help="the two columns with the pairs, likewise")
     parser.add_argument("--max-seq-length", type=positive, metavar="N", help="tokens a text may have; default: MODEL's")
-    parser.add_argument("--deep", action="store_true", help="read the tensors too: checksums, NaN, nothing but zeros")
+    parser.add_argument("--deep", action="store_true", help="read the tensors too (checksums, NaN), and run the model")
     parser.add_argument("--json", action="store_true", help="a JSON array in place of the table")
     add_reading_options(parser)
 

@@ -84,6 +84,14 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return not _cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
+def half_precisions(device: torch.device) -> tuple[str, ...]:
+    """Return the types of 16 bits that the hardware itself multiplies, by name; none where float32 is fastest."""
+    found = ["bfloat16"] if multiplies_bfloat16(device) else []
+    if device.type == "mps" or (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)):
+        found.append("float16")
+    return tuple(found)
+
+
 def _cpu_flags() -> set[str]:
     """Return the processor's capabilities by name; empty where neither torch nor the kernel tells."""
     if hasattr(torch.cpu, "get_capabilities"):  # from torch 2.12 on

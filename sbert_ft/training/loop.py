@@ -2,7 +2,8 @@
 
 What is done every so many steps (a line in the log, an evaluation, a checkpoint) is done after a step, in this order,
 so that a checkpoint knows all that came before it. The order of rows follows from seed and epoch, dropout from the
-generators' saved state: a run that is interrupted anywhere and resumed takes the very steps of the unbroken one. The
+generators' saved state: a run that is interrupted anywhere and resumed takes the steps of the unbroken one, to the bit
+on a CPU. On a GPU some kernels add up gradients in no fixed order, so two runs differ by rounding, resumed or not. The
 device is waited for once a logging interval.
 """
 

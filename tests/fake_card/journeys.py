@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import traceback
 import warnings
@@ -182,6 +183,13 @@ def inference(journeys: Journeys) -> None:
 
     journeys.go("save", saved)
 
+    def examined() -> dict[str, Any]:
+        from sbert_ft.doctor import examine
+
+        return {check.name: check.found for check in examine(journeys.model) if check.name in ("device", "layouts")}
+
+    journeys.go("doctor", examined)
+
 
 def classifiers(journeys: Journeys) -> None:
     """Predict with every kind, long rows cut and in parts."""
@@ -277,7 +285,7 @@ def runs(journeys: Journeys) -> None:
     """Whole runs: every precision, checkpointed activations, classifiers, a resume, memory that runs out."""
     from sbert_ft import ConnectionDataset, ObjectiveSettings, Reading, SiameseBert, TrainingSettings, fine_tune
 
-    steps, every = 6, 3
+    steps, every = 4, 2
     scored = ConnectionDataset.from_pairs([(*pair, (i % 6) / 5) for i, pair in enumerate(PAIRS[:48])])
 
     def settings(**given: Any) -> TrainingSettings:
@@ -298,7 +306,7 @@ def runs(journeys: Journeys) -> None:
             journeys.go(f"fine_tune {precision}{' checkpointing' if checkpointing else ''}", tuned)
 
     def with_dev() -> dict[str, Any]:
-        given = settings(eval_steps=3)
+        given = settings(eval_steps=2)
         return told(fine_tune(journeys.siamese(), scored, dev=scored, output_dir=journeys.work / "dev", training=given))
 
     journeys.go("fine_tune with dev", with_dev)
@@ -321,29 +329,30 @@ def runs(journeys: Journeys) -> None:
         journeys.go(f"fine_tune {kind}", classified)
 
     def resumed() -> dict[str, Any]:
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
         from sbert_ft.errors import RunInterrupted
-        from sbert_ft.training import loop
 
         def run(on_existing: str) -> Any:
             model = SiameseBert.from_pretrained(journeys.model)
             place = journeys.work / "resumed"
-            given = settings(save_steps=1)
+            given = settings(save_steps=2)
             return fine_tune(model, scored, output_dir=place, training=given, on_existing=on_existing)  # type: ignore[arg-type]
 
-        real, n_saved = loop.save_progress, 0
+        n_steps = 0
 
-        def save_and_leave(*args: Any, **kwargs: Any) -> None:
-            nonlocal n_saved
-            real(*args, **kwargs)
-            n_saved += 1
-            if n_saved == 2:
-                raise RunInterrupted("left after the second checkpoint", 2)
+        def interrupt_in_the_third(*_: object) -> None:
+            nonlocal n_steps
+            n_steps += 1
+            if n_steps == 3:
+                signal.raise_signal(signal.SIGINT)
 
-        with constant(loop, "save_progress", save_and_leave):
-            try:
-                run("error")
-            except RunInterrupted:
-                interrupted = True
+        hook, interrupted = register_optimizer_step_post_hook(interrupt_in_the_third), False
+        try:
+            run("error")
+        except RunInterrupted:
+            interrupted = True
+        hook.remove()
         return {"interrupted": interrupted, **told(run("resume"))}
 
     journeys.go("resume", resumed)
