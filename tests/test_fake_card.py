@@ -168,6 +168,10 @@ def test_runs_wait_for_the_card_at_the_logging_interval_alone(run_journeys: Call
 
     resumed = told["resume"]
     assert resumed["interrupted"] is True and resumed["steps"] == 4
+    foreseen = told["memory foreseen"]
+    assert foreseen["free"] == 138 + 3 - 1, "what torch has taken and does not use is free"
+    # 2 heads x 64 scores x 8 bytes, 2 layers, 1000 tokens: the card's kernels for rows keep none
+    assert foreseen["on cpu"] - foreseen["on card"] == 2 * 64 * 8 * 2 * 1000
     scarce = told["fine_tune out of memory"]
     assert scarce["steps"] == 2
     assert scarce["said"] and all("the batch stays the same" in sentence for sentence in scarce["said"])

@@ -357,6 +357,19 @@ def runs(journeys: Journeys) -> None:
 
     journeys.go("resume", resumed)
 
+    def foreseen() -> dict[str, Any]:
+        from sbert_ft.training.plan import activation_bytes, free_memory
+
+        bert = journeys.siamese().bert
+        on_card = activation_bytes(bert, 1000, 64, 2, checkpointing=False)
+        reserved = constant(torch.cuda, "memory_reserved", lambda *_: 3 << 30)
+        with reserved, constant(torch.cuda, "memory_allocated", lambda *_: 1 << 30):
+            free = free_memory(bert.device)
+        on_cpu = activation_bytes(SiameseBert.from_pretrained(journeys.model, "cpu").bert, 1000, 64, 2, False)
+        return {"free": free >> 30, "on card": on_card, "on cpu": on_cpu}
+
+    journeys.go("memory foreseen", foreseen)
+
     def memory_runs_out() -> dict[str, Any]:
         model = journeys.siamese()
         journeys.card.most_elements = 40_000
