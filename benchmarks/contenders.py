@@ -76,16 +76,24 @@ def opened(name: str, folder: Path, max_seq_length: int) -> Encoder:
 
 
 def open_ours(folder: Path, precision: str, compiled: bool, max_seq_length: int) -> Encoder:
-    """Return our model, compiled where that is asked for."""
+    """Return our model, compiled where that is asked for.
+
+    Raises:
+        Skipped: The model cannot be compiled, as on a GPU.
+    """
     from torch import nn
 
     from sbert_ft import SiameseBert
+    from sbert_ft.errors import InputError
 
     model = SiameseBert.from_pretrained(folder, precision=precision, max_seq_length=max_seq_length)
     if compiled:
         if type(model).compile is nn.Module.compile:
             raise harness.Skipped("this version of sbert_ft has no compile() of its own")
-        model.compile()
+        try:
+            model.compile()
+        except InputError as reason:
+            raise harness.Skipped(str(reason)) from reason
 
     def encode(texts: list[str], batch_size: int) -> Vectors:
         return model.encode(texts, batch_size=batch_size, show_progress_bar=False, on_truncate="ignore")
