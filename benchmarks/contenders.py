@@ -118,7 +118,7 @@ def open_sentence_transformer(folder: Path, how: str, max_seq_length: int) -> En
             options["attn_implementation"] = "flash_attention_2"
         try:
             model = SentenceTransformer(str(folder), model_kwargs=options)
-        except (ImportError, ValueError) as reason:
+        except (ImportError, OSError, ValueError) as reason:
             raise harness.Skipped(f"sentence-transformers says: {str(reason).splitlines()[0]}") from reason
         if how == "flash":
             model[0].unpad_inputs = True

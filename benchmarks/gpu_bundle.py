@@ -24,29 +24,27 @@ SMALL_FILES = (
     "1_Pooling/config.json",
 )
 WEIGHTS = "model.safetensors"
-COPIED = {  # and what is lost without them
-    "stsb/train.csv": "training is measured on examples/data, and encoding not at all",
-    "stsb/dev.csv": "encoding is not measured",
-    "stsb/test.csv": "encoding is not measured, and tests with its sentences are skipped",
-    "ko-vocab-kcbert/vocab.txt": "no model with a Korean vocabulary can be made",
-    "ko-vocab-kcbert/config.json": "no model with a Korean vocabulary can be made",
-    "ko-vocab-kcbert/tokenizer_config.json": "no model with a Korean vocabulary can be made",
+COPIED = (
+    *("stsb/train.csv", "stsb/dev.csv", "stsb/test.csv"),
+    *("ko-vocab-kcbert/vocab.txt", "ko-vocab-kcbert/config.json", "ko-vocab-kcbert/tokenizer_config.json"),
+)
+DRAWN = {"nsmc/train.txt": 20_000, "nsmc/test.txt": 5_000}  # rows
+LOST = {
+    "stsb": "encoding is not measured, training on examples/data, and tests with its sentences are skipped",
+    "ko-vocab-kcbert": "no model with a Korean vocabulary can be made",
+    "nsmc": "a classifier is trained on the few film reviews of examples/data",
 }
-# Rows of which so many are drawn.
-DRAWN = {"nsmc/train.txt": 20_000, "nsmc/test.txt": 5_000}
-DRAWN_LOST = "a classifier is trained on the few film reviews of examples/data"
 
 
 def main() -> None:
     """Write the folder, and say what is in it and what is missing."""
-    missing = write_bundle(bundle.BUNDLE)
-    for name, lost in missing.items():
-        print(f"absent: {bundle.SHARED / name}; without it {lost}")
+    for name in write_bundle(bundle.BUNDLE):
+        print(f"absent: {bundle.SHARED / name}; without it {LOST[name.split('/')[0]]}")
     print(f"written: {bundle.BUNDLE}, {size_mib(bundle.BUNDLE):.1f} MiB")
 
 
-def write_bundle(target: Path, most_mib: float = MOST_MIB) -> dict[str, str]:
-    """Write the bundle, whole or not at all, and return what is lost for each file that is absent.
+def write_bundle(target: Path, most_mib: float = MOST_MIB) -> list[str]:
+    """Write the bundle, whole or not at all, and return the files that are absent.
 
     Args:
         target: The folder, whose place the new one takes.
@@ -89,12 +87,12 @@ def copy_model(source: Path, target: Path) -> None:
     save_file(halved, target / WEIGHTS, metadata={"format": "pt"})
 
 
-def copy_data(source: Path, target: Path) -> dict[str, str]:
-    """Copy the data sets, or some of their rows, and return what is lost for each file that is absent."""
-    missing = {}
+def copy_data(source: Path, target: Path) -> list[str]:
+    """Copy the data sets, or some of their rows, and return the files that are absent."""
+    missing = []
     for name in (*COPIED, *DRAWN):
         if not (source / name).is_file():
-            missing[name] = COPIED.get(name, DRAWN_LOST)
+            missing.append(name)
             continue
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         if name in COPIED:
