@@ -15,6 +15,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -125,8 +126,9 @@ def run_part(name: str, seconds: float, session: Session) -> dict[str, Any]:
     elif code is None:
         content |= {"status": "timed out", "about": f"ended after {seconds:.0f} s"}
     elif code != 0:
-        lines = [text.strip() for text in printed.split("\n") if text.strip()]
-        content |= {"status": "failed", "about": content["about"] or (lines or ["it printed nothing"])[-1][:300]}
+        lines = [text.strip() for text in printed.split("\n") if text.strip()] or ["it printed nothing"]
+        error = next((text for text in reversed(lines) if re.match(r"[\w.]+Error\b", text)), lines[-1])
+        content |= {"status": "failed", "about": content["about"] or error[:300]}
     if content["status"] in ("failed", "timed out"):
         content["tail"] = printed[-TAIL:]
     outcome = {"part": name, "status": content.pop("status"), "about": content.pop("about")}
