@@ -18,8 +18,14 @@ FUZZ_SEED ?= 1
 BENCHMARKS ?=
 # The environment of the peers whose packages do not go with ours (benchmarks/peers.txt).
 PEERS ?= .venv-peers
+# make gpu: where it computes, cuda or cpu (which tries the script itself), and more options of benchmarks/gpu.py.
+DEVICE ?= cuda
+GPU_FLAGS ?=
 
 BIN := $(VENV)/bin
+# The interpreter of make gpu, as it is: PYTHON where somebody named it, otherwise that of the virtual environment, and
+# where there is none python3.
+GPU_PYTHON ?= $(if $(filter file,$(origin PYTHON)),$(or $(wildcard $(BIN)/python),$(PYTHON)),$(PYTHON))
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 BENCH = $(OFFLINE) PEERS_PYTHON="$(PEERS)/bin/python" $(BIN)/python benchmarks
 INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
@@ -28,11 +34,13 @@ INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLA
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run side by side.
 .NOTPARALLEL:
-.PHONY: help demo test lint check fuzz soak audit bench bench-peers bench-gpu clean
+.PHONY: help demo test lint check fuzz soak audit bench bench-peers bench-gpu gpu gpu-bundle clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo "  PYTHON=python3.12 picks the interpreter, PIP_FLAGS and PYTEST_FLAGS are handed on."
+	@echo "  make gpu takes PYTHON as it is where it is named, otherwise that of $(VENV) where there is one, and hands"
+	@echo "  GPU_FLAGS on, such as GPU_FLAGS='--parts encode train --limit 200'."
 
 demo: $(VENV)/.installed-demo ## install, then fine-tune the packaged model on the sample pairs (about two minutes)
 	@$(OFFLINE) $(BIN)/python examples/demo.py
@@ -81,13 +89,19 @@ endif
 
 bench-peers: $(PEERS)/.installed ## make the environment of the peers that run ONNX and OpenVINO, for make bench
 
-bench-gpu: $(VENV)/.installed-bench ## the same on a GPU
+bench-gpu: $(VENV)/.installed-bench ## the same on a GPU (long; make gpu takes eight minutes)
 	$(BENCH)/encode.py
 	$(BENCH)/train.py
 	$(BENCH)/train.py --model base --steps 60 30 15
 	$(BENCH)/models.py "$(VENV)/bert-base"
 	$(BENCH)/classify.py --task nsmc --model "$(VENV)/bert-base" --steps 60 --name classify-nsmc-base-gpu
 	$(BENCH)/tables.py
+
+gpu: ## check and measure on a GPU in eight minutes; installs nothing (DEVICE=cpu tries the script itself)
+	@$(OFFLINE) "$(GPU_PYTHON)" benchmarks/gpu.py --device $(DEVICE) $(GPU_FLAGS)
+
+gpu-bundle: $(VENV)/.installed-test ## install, then gather in .gpu-bundle/ what a bare machine lacks for make gpu
+	@$(BIN)/python benchmarks/gpu_bundle.py
 
 clean: ## remove the environment, caches and build files
 	rm -rf "$(VENV)" "$(VENV)-audit" "$(PEERS)" .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist sbert_ft.egg-info

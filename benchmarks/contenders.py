@@ -14,7 +14,7 @@ the fastest of a short search, made by the contender itself before it is timed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,16 +76,24 @@ def opened(name: str, folder: Path, max_seq_length: int) -> Encoder:
 
 
 def open_ours(folder: Path, precision: str, compiled: bool, max_seq_length: int) -> Encoder:
-    """Return our model, compiled where that is asked for."""
+    """Return our model, compiled where that is asked for.
+
+    Raises:
+        Skipped: The model cannot be compiled, as on a GPU.
+    """
     from torch import nn
 
     from sbert_ft import SiameseBert
+    from sbert_ft.errors import InputError
 
     model = SiameseBert.from_pretrained(folder, precision=precision, max_seq_length=max_seq_length)
     if compiled:
         if type(model).compile is nn.Module.compile:
             raise harness.Skipped("this version of sbert_ft has no compile() of its own")
-        model.compile()
+        try:
+            model.compile()
+        except InputError as reason:
+            raise harness.Skipped(str(reason)) from reason
 
     def encode(texts: list[str], batch_size: int) -> Vectors:
         return model.encode(texts, batch_size=batch_size, show_progress_bar=False, on_truncate="ignore")
@@ -110,7 +118,7 @@ def open_sentence_transformer(folder: Path, how: str, max_seq_length: int) -> En
             options["attn_implementation"] = "flash_attention_2"
         try:
             model = SentenceTransformer(str(folder), model_kwargs=options)
-        except (ImportError, ValueError) as reason:
+        except (ImportError, OSError, ValueError) as reason:
             raise harness.Skipped(f"sentence-transformers says: {str(reason).splitlines()[0]}") from reason
         if how == "flash":
             model[0].unpad_inputs = True
@@ -203,16 +211,32 @@ def contender(
         pairs: Texts and gold score; none where the weights are random.
     """
     start = time.perf_counter()
-    encoder = opened(name, folder, max_seq_length)
-    batch = name.split()[-1]
+    ready = prepared(opened(name, folder, max_seq_length), name.split()[-1], strings, pairs)
+    ready.facts["seconds_to_start"] = round(time.perf_counter() - start, 1)
+    return ready
+
+
+def prepared(
+    encoder: Encoder,
+    batch: str,
+    strings: list[str],
+    pairs: list[tuple[str, str, float]],
+    tried: Sequence[int] = TRIED,
+) -> harness.Contender:
+    """Return what is measured of an encoder that is open; arguments as in `contender`.
+
+    Args:
+        encoder: See `opened`.
+        batch: Its batch size, such as b32, or best.
+        strings: As there.
+        pairs: As there.
+        tried: Batch sizes of the search for the best.
+    """
     facts = dict(encoder.facts)
     if batch == "best":
-        batch_size = best_batch_size(encoder.encode, strings[:SEARCHED])
-        facts["batch_size"] = batch_size
-    else:
-        batch_size = int(batch.removeprefix("b"))
+        facts["batch_size"] = best_batch_size(encoder.encode, strings[:SEARCHED], tried)
+    batch_size = int(facts.get("batch_size", batch.removeprefix("b")))
     encoder.encode(strings, batch_size)  # the same shapes as later, so nothing is compiled within a round
-    facts["seconds_to_start"] = round(time.perf_counter() - start, 1)
 
     def run() -> None:
         assert len(encoder.encode(strings, batch_size)) == len(strings)
@@ -223,11 +247,11 @@ def contender(
     return harness.Contender(run, quality, encoder.precision, facts)
 
 
-def best_batch_size(encode: Callable[[list[str], int], Vectors], texts: list[str]) -> int:
-    """Return the batch size that takes the least time for these texts, the second time they are encoded."""
+def best_batch_size(encode: Callable[[list[str], int], Vectors], texts: list[str], tried: Sequence[int] = TRIED) -> int:
+    """Return the batch size of those tried that takes the least time, the second time the texts are encoded."""
     seconds = {}
-    for batch_size in TRIED:
-        if batch_size > max(len(texts), TRIED[0]):
+    for batch_size in tried:
+        if batch_size > max(len(texts), tried[0]):
             break
         for _ in range(2):
             start = time.perf_counter()

@@ -99,7 +99,6 @@ CONTENDERS = {
     "cpu isa": ["sbert_ft float32 b32", "sbert_ft float32 compiled b32", "st float32 b32"],
     "gpu": [
         "sbert_ft auto best",
-        "sbert_ft auto compiled best",
         "sbert_ft float16 best",
         "st float32 best",
         "st bfloat16 best",

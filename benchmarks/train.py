@@ -26,6 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -107,8 +108,8 @@ def base_of(model: str | None) -> str:
     return "" if model is None else Path(model).name
 
 
-def arguments() -> argparse.Namespace:
-    """Return the command line."""
+def arguments(told: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the command line, or what these words mean as one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-sizes", nargs="+", type=int, help="default 16 32 64, on a GPU 16 64 256")
     parser.add_argument("--contenders", nargs="+", help="such as 'st float32'; sbert_ft, st, loop")
@@ -134,7 +135,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(told)
     for name in args.contenders or ():
         library, _, precision = name.partition(" ")
         if library not in LIBRARIES or precision not in PRECISIONS or (precision == "auto" and library != "sbert_ft"):

