@@ -14,6 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from sbert_ft._version import __version__
 from sbert_ft.errors import SbertFtError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from sbert_ft.training.bert_classifier import BertClassifier
     from sbert_ft.training.fine_tune import fine_tune
 
-__version__ = "0.1.0"
 
 __all__ = [
     "BertClassifier",

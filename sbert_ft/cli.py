@@ -22,7 +22,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Final, NoReturn, Protocol, cast
 
-from sbert_ft import __version__
+from sbert_ft._version import __version__
 from sbert_ft.errors import ResourceError, RunInterrupted, SbertFtError, quoted
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {

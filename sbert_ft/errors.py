@@ -8,6 +8,8 @@ other exception and keeps its traceback.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class SbertFtError(Exception):
     """A fault that the user can mend; the message says how."""
@@ -72,3 +74,8 @@ def quoted(value: object, limit: int = 80) -> str:
         text = text[: limit - 1] + "…"
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return f"'{shown}'"
+
+
+def shown(path: Path) -> str:
+    """Return `path` for a message, with room for the whole of a usual path."""
+    return quoted(path, limit=400)

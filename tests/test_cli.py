@@ -24,7 +24,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from sbert_ft import SiameseBert, __version__, cli
+from sbert_ft import SiameseBert, cli
+from sbert_ft._version import __version__
 from sbert_ft.cli import main
 from sbert_ft.commands import options, output
 from sbert_ft.errors import OutputError

@@ -25,6 +25,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sbert_ft._version import library_versions
 from sbert_ft.errors import OutputError, RunFolderError, SbertFtError
 from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.training.checkpoints import newest_checkpoint, save_checkpoint
@@ -34,7 +35,6 @@ from sbert_ft.training.comparison import (
     Fingerprint,
     check_unchanged,
     differences,
-    library_versions,
     tensors_sha256,
 )
 from sbert_ft.training.durable_files import PREFIX, write_json

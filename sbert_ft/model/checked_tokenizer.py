@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from sbert_ft.errors import ModelFolderError
+from sbert_ft.errors import ModelFolderError, shown
 from sbert_ft.model.encoders import EncoderPlan
 from sbert_ft.model.folder import ModelFolder, unused_parts
-from sbert_ft.model.json_files import shown
 from sbert_ft.model.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)

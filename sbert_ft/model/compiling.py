@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from sbert_ft import __version__
+from sbert_ft._version import __version__
 from sbert_ft.errors import InputError
 from sbert_ft.model.compiled import TOLERANCES, largest_difference, load_compiled
 from sbert_ft.model.compiled_cache import private_folder

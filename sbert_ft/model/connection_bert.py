@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted
+from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted, shown
 from sbert_ft.model import attention, devices
 from sbert_ft.model.attention import ProbeResult, Runs
 from sbert_ft.model.checked_tokenizer import read_checked_tokenizer
@@ -30,7 +30,6 @@ from sbert_ft.model.encoders import EncoderPlan, plan_encoder
 from sbert_ft.model.folder import ModelFolder, read_folder
 from sbert_ft.model.forks import ForkSafeLock, prepare_process, set_state, state_to_copy
 from sbert_ft.model.half_copy import HalfCopy, can_be_trained_in_half
-from sbert_ft.model.json_files import shown
 from sbert_ft.model.optimizer_steps import weights_state
 from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, pack
 from sbert_ft.model.planning import choose_layout

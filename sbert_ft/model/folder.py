@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sbert_ft.arguments import path_argument
-from sbert_ft.errors import ModelFolderError, quoted
-from sbert_ft.model.json_files import read_json, read_json_list, shown
+from sbert_ft.errors import ModelFolderError, quoted, shown
+from sbert_ft.model.json_files import read_json, read_json_list
 from sbert_ft.model.packing import PoolingMode
 
 logger = logging.getLogger(__name__)

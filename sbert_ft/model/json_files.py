@@ -17,16 +17,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sbert_ft.config.json_text import is_deeper
-from sbert_ft.errors import ModelFolderError, quoted
+from sbert_ft.errors import ModelFolderError, quoted, shown
 
 _DEEPEST = 64  # levels; a tokenizer.json has about ten
 _MAX_DIGITS = 4300  # Python's own limit, which its oldest supported releases lack
 _FOUND = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
-
-
-def shown(path: Path) -> str:
-    """Return `path` for a message, with room for the whole of a usual path."""
-    return quoted(path, limit=400)
 
 
 def open_file(path: Path) -> BinaryIO:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sbert_ft.errors import ModelFolderError, quoted
-from sbert_ft.model.json_files import shown
+from sbert_ft.errors import ModelFolderError, quoted, shown
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from typing import IO, Any, BinaryIO
 import torch
 from torch.torch_version import TorchVersion
 
-from sbert_ft.errors import ModelFolderError, quoted
-from sbert_ft.model.json_files import damaged, foreign_content, open_file, shown
+from sbert_ft.errors import ModelFolderError, quoted, shown
+from sbert_ft.model.json_files import damaged, foreign_content, open_file
 
 # Older versions run code or write out of bounds even with weights_only (CVE-2025-32434, CVE-2026-24747).
 _OLDEST_TORCH = "2.10"

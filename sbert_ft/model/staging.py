@@ -21,8 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sbert_ft.errors import OutputError
-from sbert_ft.model.json_files import shown
+from sbert_ft.errors import OutputError, shown
 
 if sys.platform != "win32":
     import fcntl

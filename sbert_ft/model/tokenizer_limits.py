@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sbert_ft.errors import ModelFolderError, quoted
-from sbert_ft.model.json_files import shown
+from sbert_ft.errors import ModelFolderError, quoted, shown
 
 # Held in memory, a vocabulary takes some fifteen times its file.
 MAX_VOCAB_BYTES = 64 * 2**20

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sbert_ft.errors import ModelFolderError, quoted
-from sbert_ft.model.json_files import foreign_content, open_file, shown
+from sbert_ft.errors import ModelFolderError, quoted, shown
+from sbert_ft.model.json_files import foreign_content, open_file
 from sbert_ft.model.tokenizer_limits import MAX_VOCAB_BYTES, check_lines
 
 

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sbert_ft.errors import ModelFolderError, quoted
-from sbert_ft.model.json_files import shown
+from sbert_ft.errors import ModelFolderError, quoted, shown
 
 _WRAPPERS = ("module.", "model.", "_orig_mod.", "0.auto_model.", "auto_model.", "0.model.")
 _MAX_STRIPPED = 8  # wrappers in one name; more is an attack on time

@@ -23,8 +23,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from sbert_ft.errors import CheckpointError, ModelFolderError, quoted
-from sbert_ft.model.json_files import parse_json, shown
+from sbert_ft.errors import CheckpointError, ModelFolderError, quoted, shown
+from sbert_ft.model.json_files import parse_json
 from sbert_ft.model.staging import make_folder, sync_folder
 from sbert_ft.training.durable_files import (
     backup_of,

@@ -10,18 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from sbert_ft import __version__
-from sbert_ft.errors import RunFolderError, quoted
-from sbert_ft.model.json_files import shown
+from sbert_ft.errors import RunFolderError, quoted, shown
 
 Weight = Literal["refuse", "warn", "free"]
 
@@ -30,7 +26,6 @@ FREE_SETTINGS = ("output_dir", "training.logging_steps", "training.save_steps", 
 # The same gradient, added up in another order; the device is compared by what it is.
 WARNED_SETTINGS = ("training.device", "training.micro_batch_size")
 """Settings that may differ with a warning."""
-_LIBRARIES = ("torch", "transformers", "tokenizers", "sentence-transformers", "safetensors", "numpy")
 _ABSENT = "absent"
 _SHOWN_DIGITS = 12
 
@@ -130,17 +125,6 @@ def check_unchanged(saved: Fingerprint, now: Fingerprint, *, allow_changes: bool
             "output_dir, or go on nevertheless with --allow-changes"
         )
     return [f"since the run began: {difference.sentence}" for difference in found if difference.weight != "free"]
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of this package, Python and the libraries that compute."""
-    versions = {"sbert_ft": __version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "unknown"
-    return versions
 
 
 def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -21,8 +21,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from sbert_ft.errors import OutputError
-from sbert_ft.model.json_files import shown
+from sbert_ft.errors import OutputError, shown
 from sbert_ft.model.staging import sync_folder
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sbert_ft.errors import OutputError
-from sbert_ft.model.json_files import shown
+from sbert_ft.errors import OutputError, shown
 
 
 class FolderWatch:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sbert_ft._version import library_versions
 from sbert_ft.config.reading import run_to_json
 from sbert_ft.data.connection_dataset import ConnectionDataset
 from sbert_ft.data.token_store import TokenizedConnections
 from sbert_ft.errors import quoted
 from sbert_ft.evaluation.report import Report, write_report
 from sbert_ft.model.devices import describe_device
-from sbert_ft.training.comparison import library_versions
 from sbert_ft.training.durable_files import write_json
 from sbert_ft.training.folder_watch import FolderWatch
 from sbert_ft.training.plan import RunPlan

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sbert_ft.errors import OutputError, RunFolderError, quoted
-from sbert_ft.model.json_files import shown
+from sbert_ft.errors import OutputError, RunFolderError, quoted, shown
 from sbert_ft.model.staging import make_folder, sync_folder
 from sbert_ft.training import checkpoints
 from sbert_ft.training.durable_files import PREFIX, faults_named, probe_writing, remove_leftovers

@@ -19,8 +19,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from sbert_ft.errors import ModelFolderError, RunFolderError, quoted
-from sbert_ft.model.json_files import parse_json, shown
+from sbert_ft.errors import ModelFolderError, RunFolderError, quoted, shown
+from sbert_ft.model.json_files import parse_json
 from sbert_ft.training.durable_files import PREFIX, faults_named, open_regular, write_all, write_new
 
 if sys.platform != "win32":

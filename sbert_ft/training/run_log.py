@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sbert_ft.errors import ModelFolderError, RunFolderError
-from sbert_ft.model.json_files import parse_json, shown
+from sbert_ft.errors import ModelFolderError, RunFolderError, shown
+from sbert_ft.model.json_files import parse_json
 from sbert_ft.model.staging import sync_folder
 from sbert_ft.training.durable_files import faults_named, open_regular, write_all, write_bytes
 
