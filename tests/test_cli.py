@@ -852,7 +852,7 @@ def test_hangul_passes_through_an_ascii_locale(folder: Path, inside: Path) -> No
 
 
 def test_text_from_an_ascii_command_line_is_read_as_utf_8() -> None:
-    from sbert_ft.commands.new_columns import argument_text
+    from sbert_ft.commands.added_columns import argument_text
 
     undecoded = "한국어 a".encode().decode("ascii", "surrogateescape")
     assert argument_text(undecoded) == "한국어 a" or sys.getfilesystemencoding() != "utf-8"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sbert_ft.commands.new_columns import RowsToExtend, ScoreSummary, given_texts, refuse_file_options
+from sbert_ft.commands.added_columns import RowsToExtend, ScoreSummary, given_texts, refuse_file_options
 from sbert_ft.commands.options import (
     add_classifier_option,
     add_compile_option,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sbert_ft.commands.new_columns import RowsToExtend, ScoreSummary, given_texts, refuse_file_options
+from sbert_ft.commands.added_columns import RowsToExtend, ScoreSummary, given_texts, refuse_file_options
 from sbert_ft.commands.options import (
     add_compile_option,
     add_computing_options,
