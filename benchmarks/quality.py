@@ -114,7 +114,7 @@ def data_of(name: str | None, place: Path) -> list[str]:
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
     """Be one seed's process: train, and return what dev and test say of it."""
-    from sbert_ft.config.reading import read_run
+    from sbert_ft.config.loader import read_run
 
     with tempfile.TemporaryDirectory() as place:
         ours = [f"model.path={json.dumps(str(args.model))}", *args.overrides]

@@ -29,7 +29,7 @@ from sbert_ft import (
     TrainingSettings,
     fine_tune,
 )
-from sbert_ft.config.reading import read_run
+from sbert_ft.config.loader import read_run
 from sbert_ft.errors import ConfigError, InputError, SbertFtError
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.training.bert_classifier import classes_of

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbert_ft.cli import main
-from sbert_ft.config.json_text import read_json_object
-from sbert_ft.config.keys import KEYS, MOST_COUNT, SECTIONS
-from sbert_ft.config.names import ALIASES, FLAT
-from sbert_ft.config.reading import check_settings, read_run, run_from_json, run_to_json
+from sbert_ft.config.aliases import ALIASES, FLAT
+from sbert_ft.config.fields import KEYS, MOST_COUNT, SECTIONS
+from sbert_ft.config.jsonc import read_json_object
+from sbert_ft.config.loader import check_settings, read_run, run_from_json, run_to_json
 from sbert_ft.config.rules import CLASSIFIER_KINDS, METRICS_OF_CLASSES, OPTION_OF_OBJECTIVES
-from sbert_ft.config.schema import json_schema
+from sbert_ft.config.schema import commented_start, json_schema
 from sbert_ft.config.settings import (
     CLASSIFIER_OBJECTIVES,
     METRIC_NAMES,
@@ -38,7 +38,6 @@ from sbert_ft.config.settings import (
     TrainingSettings,
     Truncation,
 )
-from sbert_ft.config.start import commented_start
 from sbert_ft.errors import ConfigError, SbertFtError
 
 ROOT = Path(__file__).resolve().parent.parent

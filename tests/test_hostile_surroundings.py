@@ -41,7 +41,7 @@ from sbert_ft import (
     fine_tune,
     fit_threshold,
 )
-from sbert_ft.config.reading import check_settings
+from sbert_ft.config.loader import check_settings
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
 from sbert_ft.errors import InputError
 from sbert_ft.evaluation.report_html import html_report

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "check":
         return _check(args)
     if args.action == "init":
-        from sbert_ft.config.start import commented_start
+        from sbert_ft.config.schema import commented_start
 
         text = commented_start()
     else:
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     """Print the resolved configuration; warn of paths where nothing is."""
-    from sbert_ft.config.reading import read_run, run_to_json
+    from sbert_ft.config.loader import read_run, run_to_json
 
     settings = read_run(args.file, args.overrides)
     print(json.dumps(run_to_json(settings), indent=2, ensure_ascii=False, allow_nan=False))

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the run, or show its plan, and return the exit code."""
-    from sbert_ft.config.reading import read_run
+    from sbert_ft.config.loader import read_run
 
     if args.allow_changes and not args.resume:
         raise InputError("--allow-changes is for a run that goes on; give --resume too")

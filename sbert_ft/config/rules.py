@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sbert_ft.config.faults import Fault, shown_value
-from sbert_ft.config.keys import KEYS
+from sbert_ft.config.fields import KEYS
 from sbert_ft.config.settings import CLASSIFIER_OBJECTIVES, METRIC_NAMES, ObjectiveSettings
 from sbert_ft.errors import quoted
 

@@ -8,11 +8,99 @@ class's docstring, from where the JSON schema and the commented start take it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from sbert_ft.config.limits import holding, matching, one_of, within
+
+@dataclass(frozen=True)
+class Limits:
+    """The values that are allowed among those of the right type.
+
+    Attributes:
+        at_least: Lowest number.
+        above: Number that all must exceed.
+        at_most: Highest number.
+        below: Number that none may reach.
+        choices: The texts that are known.
+        pattern: Regular expression that a whole text matches, in what Python's and JavaScript's have in common.
+        words: What matches the pattern, for people.
+        n_items: Least and most entries of an array.
+    """
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
+    words: str = ""
+    n_items: tuple[int, int] | None = None
+
+    def admits_number(self, value: float) -> bool:
+        """Return whether a number is in the range."""
+        return (
+            (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def admits_text(self, value: str) -> bool:
+        """Return whether a text is one of the choices or matches the pattern."""
+        if self.choices:
+            return value in self.choices
+        return re.fullmatch(self.pattern, value) is not None if self.pattern else True
+
+    def range_words(self) -> str:
+        """Return the range as it follows "a number": " above 0 and at most 1", or nothing where all are allowed."""
+        if self.at_least is not None and self.at_most is not None:
+            return f" from {shown_number(self.at_least)} to {shown_number(self.at_most)}"
+        parts = [] if self.at_least is None else [f"of at least {shown_number(self.at_least)}"]
+        parts += [] if self.above is None else [f"above {shown_number(self.above)}"]
+        parts += [] if self.at_most is None else [f"at most {shown_number(self.at_most)}"]
+        parts += [] if self.below is None else [f"below {shown_number(self.below)}"]
+        return " " + " and ".join(parts) if parts else ""
+
+    def n_items_words(self) -> str:
+        """Return how many entries an array has: "2 or 3", "1 to 3"; nothing where the number is free."""
+        if self.n_items is None:
+            return ""
+        least, most = self.n_items
+        return f"{shown_number(least)} {'or' if most == least + 1 else 'to'} {shown_number(most)}"
+
+
+def within(
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> Mapping[str, Limits]:
+    """Return the metadata of a field whose number is in this range."""
+    return {"limits": Limits(at_least=at_least, above=above, at_most=at_most, below=below)}
+
+
+def one_of(*choices: str) -> Mapping[str, Limits]:
+    """Return the metadata of a field whose text is one of these."""
+    return {"limits": Limits(choices=choices)}
+
+
+def matching(pattern: str, words: str) -> Mapping[str, Limits]:
+    """Return the metadata of a field whose text matches `pattern`, which `words` say."""
+    return {"limits": Limits(pattern=pattern, words=words)}
+
+
+def holding(least: int, most: int) -> Mapping[str, Limits]:
+    """Return the metadata of a field whose array has so many entries."""
+    return {"limits": Limits(n_items=(least, most))}
+
+
+def shown_number(value: float) -> str:
+    """Return a number as people write it: 1,000,000 and 0.5 and 2e-05."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
 
 OBJECTIVE_NAMES: Final = (
     "cosine",

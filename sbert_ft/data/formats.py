@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sbert_ft.config.json_text import is_deeper
+from sbert_ft.config.jsonc import is_deeper
 from sbert_ft.data.text_files import MAX_RECORD_CHARS, fault, text_lines, without_line_end
 from sbert_ft.errors import quoted
 

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sbert_ft.config.json_text import is_deeper
+from sbert_ft.config.jsonc import is_deeper
 from sbert_ft.errors import ModelFolderError, quoted, shown
 
 _DEEPEST = 64  # levels; a tokenizer.json has about ten

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from sbert_ft._version import library_versions
-from sbert_ft.config.reading import run_to_json
+from sbert_ft.config.loader import run_to_json
 from sbert_ft.errors import CheckpointError, RunFolderError, quoted, shown
 from sbert_ft.model.devices import describe_device
 from sbert_ft.model.safetensors_weights import safetensors_header

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbert_ft.arguments import path_argument, word_argument
-from sbert_ft.config.reading import check_settings
+from sbert_ft.config.loader import check_settings
 from sbert_ft.config.settings import (
     CLASSIFIER_OBJECTIVES,
     DataSettings,

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 
 from fuzz.inputs import name_and_content, named, only_file, scratch_folder
-from sbert_ft.config.json_text import read_json_object
-from sbert_ft.config.reading import check_settings, read_run, run_from_json, run_to_json
-from sbert_ft.config.start import commented_start
+from sbert_ft.config.jsonc import read_json_object
+from sbert_ft.config.loader import check_settings, read_run, run_from_json, run_to_json
+from sbert_ft.config.schema import commented_start
 from sbert_ft.errors import SbertFtError
 from sbert_ft.model.classifier_folder import ClassifierSettings
 from sbert_ft.model.encoders import plan_encoder

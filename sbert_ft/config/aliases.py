@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sbert_ft.config.faults import Fault, nearest, shown_value
-from sbert_ft.config.keys import KEYS, SECTIONS
+from sbert_ft.config.fields import KEYS, SECTIONS
 from sbert_ft.errors import quoted
 
 ALIASES: Final[Mapping[str, str]] = {

@@ -13,10 +13,10 @@ from numbers import Integral, Number, Real
 from pathlib import Path
 from typing import Any, Final
 
+from sbert_ft.config.aliases import MOST_UNKNOWN, Given, GivenKeys, given_in, given_later, path_of, unknown
 from sbert_ft.config.faults import Fault, nearest, refuse, shown_value
-from sbert_ft.config.json_text import parse_json, read_json_object, refuse_depth
-from sbert_ft.config.keys import KEYS, SECTIONS
-from sbert_ft.config.names import MOST_UNKNOWN, Given, GivenKeys, given_in, given_later, path_of, unknown
+from sbert_ft.config.fields import KEYS, SECTIONS
+from sbert_ft.config.jsonc import parse_json, read_json_object, refuse_depth
 from sbert_ft.config.rules import broken_rules, broken_rules_of_objective, default_objective
 from sbert_ft.config.settings import (
     DataSettings,

@@ -16,10 +16,10 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from sbert_ft.config.faults import shown_value
-from sbert_ft.config.limits import Limits
 from sbert_ft.config.settings import (
     DataSettings,
     EvaluationSettings,
+    Limits,
     ModelSettings,
     ObjectiveSettings,
     Reading,
