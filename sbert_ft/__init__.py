@@ -19,7 +19,7 @@ from sbert_ft.errors import SbertFtError
 
 if TYPE_CHECKING:
     from sbert_ft.config.settings import EvaluationSettings, ObjectiveSettings, Reading, TrainingSettings
-    from sbert_ft.data.connection_dataset import ConnectionDataset
+    from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.decision import fit_threshold
     from sbert_ft.model.connection_bert import ConnectionBert
     from sbert_ft.model.siamese import SiameseBert
@@ -46,7 +46,7 @@ __all__ = [
 _MODULE_OF_NAME = {
     "BertClassifier": "sbert_ft.training.bert_classifier",
     "ConnectionBert": "sbert_ft.model.connection_bert",
-    "ConnectionDataset": "sbert_ft.data.connection_dataset",
+    "ConnectionDataset": "sbert_ft.data.dataset",
     "EvaluationSettings": "sbert_ft.config.settings",
     "ObjectiveSettings": "sbert_ft.config.settings",
     "Reading": "sbert_ft.config.settings",

@@ -28,9 +28,9 @@ ROOMS = {
         *("model/checked_tokenizer.py", "model/pair_tokens.py"),
     ],
     "tables": [
-        *("data/tables.py", "data/formats.py", "data/text_files.py", "data/detection.py", "data/writing.py"),
-        *("data/columns.py", "data/ledger.py", "data/labels.py", "data/class_labels.py", "data/label_column.py"),
-        *("data/pair_sources.py", "data/pair_rows.py"),
+        *("data/table.py", "data/formats.py", "data/text.py", "data/sniffing.py", "data/writers.py"),
+        *("data/columns.py", "data/ledger.py", "data/labels.py", "data/labels.py", "data/labels.py"),
+        *("data/sources.py", "data/rows.py"),
     ],
     "checkpoints": [
         *("training/checkpoints.py", "training/durable_files.py", "training/run_folder.py", "training/run_lock.py"),

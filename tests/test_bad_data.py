@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from bad_inputs.judging import Judge, Outcome, assert_harmless, assert_refused, assert_warned, started_judge
 
-from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import DataError
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.connection_bert import ConnectionBert

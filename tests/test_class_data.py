@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbert_ft.config.settings import Reading
-from sbert_ft.data.class_labels import LabelFault, SeveralLabels, class_name, ordered_classes
-from sbert_ft.data.connection_dataset import Connection, ConnectionDataset
+from sbert_ft.data.dataset import Connection, ConnectionDataset
+from sbert_ft.data.duplicates import text_key
+from sbert_ft.data.formats import Missing
+from sbert_ft.data.labels import LabelFault, SeveralLabels, class_name, ordered_classes
 from sbert_ft.data.ledger import row_word
-from sbert_ft.data.repeats import text_key
-from sbert_ft.data.splitting import share_of_classes
-from sbert_ft.data.tables import Missing
+from sbert_ft.data.split import share_of_classes
 from sbert_ft.errors import DataError, InputError
 
 CLASSES = Reading(label_kind="classes")

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 
 from sbert_ft.config.settings import EvaluationSettings, Reading
-from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError
 from sbert_ft.evaluation.class_judge import (
     COSINE_BASELINE,

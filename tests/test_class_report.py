@@ -19,9 +19,9 @@ from test_report import report as pair_report
 from test_report import split as pair_split
 
 from sbert_ft.config.settings import DataSettings, EvaluationSettings, ModelSettings, ObjectiveSettings, RunSettings
-from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.ledger import Ledger
-from sbert_ft.data.tables import open_table
+from sbert_ft.data.table import open_table
 from sbert_ft.evaluation.chart_frame import fitting
 from sbert_ft.evaluation.class_charts import confusion_chart
 from sbert_ft.evaluation.class_judge import JudgingRows, judge_classes, majority_codes

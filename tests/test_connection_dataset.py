@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from sbert_ft.config.settings import Reading
-from sbert_ft.data.connection_dataset import Connection, ConnectionDataset
-from sbert_ft.data.repeats import text_key
+from sbert_ft.data.dataset import Connection, ConnectionDataset
+from sbert_ft.data.duplicates import text_key
 from sbert_ft.errors import DataError, InputError, OutputError, SbertFtError
 
 HEADER = "sentence1,sentence2,score"

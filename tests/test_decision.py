@@ -20,7 +20,7 @@ from sklearn import metrics as sk
 from sklearn.isotonic import IsotonicRegression
 
 from sbert_ft.config.settings import CalibrationKind, EvaluationSettings
-from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError, ModelFolderError
 from sbert_ft.evaluation.decision import fit_calibration, fit_decision, fit_threshold, same_data
 from sbert_ft.evaluation.resampling import resamples

@@ -10,7 +10,7 @@ from unicodedata import normalize
 
 import pytest
 
-from sbert_ft.data.tables import open_table
+from sbert_ft.data.table import open_table
 
 DATA = Path(__file__).resolve().parent.parent / "examples" / "data"
 SPLITS = ("train", "dev", "test")

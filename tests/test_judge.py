@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from test_encoders import sentences
 
 from sbert_ft.config.settings import EvaluationSettings
-from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError
 from sbert_ft.evaluation.judge import (
     COLLAPSED_COSINE,

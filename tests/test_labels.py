@@ -11,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbert_ft.config.settings import Reading
-from sbert_ft.data.class_labels import LabelFault
-from sbert_ft.data.label_column import MAX_WORDS, LabelColumn, number_or_word
-from sbert_ft.data.labels import Labels, ScoreScale, label_findings
+from sbert_ft.data.formats import Missing
+from sbert_ft.data.labels import MAX_WORDS, LabelColumn, LabelFault, Labels, ScoreScale, label_findings, number_or_word
 from sbert_ft.data.ledger import RowFaults
-from sbert_ft.data.tables import Missing
 from sbert_ft.errors import DataError, InputError
 
 

@@ -27,7 +27,7 @@ from sbert_ft.config.settings import (
     TrainingSettings,
 )
 from sbert_ft.data.batch_order import epoch_batches
-from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.connection_bert import ConnectionBert

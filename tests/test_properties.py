@@ -25,8 +25,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from sbert_ft.data.ledger import Ledger
-from sbert_ft.data.tables import Kind, open_table
-from sbert_ft.data.writing import NewColumn, write_table_with_columns
+from sbert_ft.data.table import Kind, open_table
+from sbert_ft.data.writers import NewColumn, write_table_with_columns
 from sbert_ft.errors import CheckpointError, DataError, InputError, ModelFolderError, RunFolderError, SbertFtError
 from sbert_ft.model.folder import read_folder
 from sbert_ft.model.folder_writer import write_own, write_tensors

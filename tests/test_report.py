@@ -22,7 +22,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, precision
 
 from sbert_ft.config.settings import DataSettings, EvaluationSettings, ModelSettings, RunSettings
 from sbert_ft.data.ledger import Ledger
-from sbert_ft.data.tables import open_table
+from sbert_ft.data.table import open_table
 from sbert_ft.errors import OutputError
 from sbert_ft.evaluation.chart_frame import round_axis
 from sbert_ft.evaluation.charts import grouped, loss_chart, running_mean

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sbert_ft.data import formats, text_files
-from sbert_ft.data.detection import TableFormat
-from sbert_ft.data.tables import Missing, Row, Table, open_table
-from sbert_ft.data.writing import NewColumn, write_table_with_columns
+from sbert_ft.data import formats, text
+from sbert_ft.data.formats import Missing
+from sbert_ft.data.sniffing import TableFormat
+from sbert_ft.data.table import Row, Table, open_table
+from sbert_ft.data.writers import NewColumn, write_table_with_columns
 from sbert_ft.errors import DataError, OutputError
 
 pa = pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")
@@ -281,7 +282,7 @@ def test_text_columns_are_found_by_customary_names(
 
 def test_reading_needs_no_heavy_import() -> None:
     code = (
-        "import sys, sbert_ft.data.tables as t; "
+        "import sys, sbert_ft.data.table as t; "
         "print([m for m in ('torch', 'transformers', 'pandas', 'pyarrow') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -291,7 +292,7 @@ def test_reading_needs_no_heavy_import() -> None:
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     path = written(tmp_path, "a.csv", "a,b\n" + ('"x, 1' + "x" * 200 + '",y\n') * 30_000)
     code = (
-        "import sys, tracemalloc; from sbert_ft.data.tables import open_table; tracemalloc.start(); "
+        "import sys, tracemalloc; from sbert_ft.data.table import open_table; tracemalloc.start(); "
         "t = open_table(sys.argv[1]); n = sum(1 for _ in t.texts((0, 1))); print(n, tracemalloc.get_traced_memory()[1])"
     )
     result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
@@ -563,7 +564,7 @@ def test_columns_that_cannot_be_told_are_refused(
 def test_place_of_a_bad_byte_is_right_far_into_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str
 ) -> None:
-    monkeypatch.setattr(text_files, "_CHUNK_BYTES", 7)
+    monkeypatch.setattr(text, "_CHUNK_BYTES", 7)
     good = "가나\n".encode(codec) * 50
     path = written(tmp_path, "a.txt", good + b"\xff\xdf")
     with pytest.raises(DataError, match=rf"line 51: byte 0x.. at offset {len(good)} is not in {codec}"):
@@ -578,7 +579,7 @@ def test_unclosed_quote_does_not_read_a_huge_file(tmp_path: Path, monkeypatch: p
 
 
 def test_line_longer_than_any_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_files, "MAX_RECORD_CHARS", 10)
+    monkeypatch.setattr(text, "MAX_RECORD_CHARS", 10)
     with pytest.raises(DataError, match="line 2: longer than 10 characters"):
         list(open_table(written(tmp_path, "a.txt", "x\n" + "y" * 11)))
 

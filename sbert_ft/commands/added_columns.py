@@ -20,9 +20,9 @@ from sbert_ft.commands.output import Progress, checked_target
 from sbert_ft.errors import InputError, OutputError, quoted
 
 if TYPE_CHECKING:
-    from sbert_ft.data.detection import Kind
-    from sbert_ft.data.tables import Table
-    from sbert_ft.data.writing import NewColumn, Values
+    from sbert_ft.data.sniffing import Kind
+    from sbert_ft.data.table import Table
+    from sbert_ft.data.writers import NewColumn, Values
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def given_texts(texts: Sequence[str], done: str) -> tuple[str, ...]:
     Raises:
         InputError: One is empty, or not in UTF-8.
     """
-    from sbert_ft.data.text_files import is_blank
+    from sbert_ft.data.text import is_blank
 
     decoded = tuple(map(argument_text, texts))
     for text in decoded:
@@ -111,7 +111,7 @@ class RowsToExtend:
         Raises:
             SbertFtError: It cannot be read, or the result not be written there.
         """
-        from sbert_ft.data.detection import KIND_OF_SUFFIX
+        from sbert_ft.data.sniffing import KIND_OF_SUFFIX
 
         target = checked_target(args.output, tuple(KIND_OF_SUFFIX), Path(name))
         table = open_given_table(args, name)
@@ -156,7 +156,7 @@ class RowsToExtend:
         Raises:
             SbertFtError: As `write_table_with_columns`.
         """
-        from sbert_ft.data.writing import write_table_with_columns
+        from sbert_ft.data.writers import write_table_with_columns
 
         def rows(advance: Callable[[int], None]) -> Iterator[Values]:
             for batch in batches:

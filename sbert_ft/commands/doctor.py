@@ -17,7 +17,7 @@ from sbert_ft.commands.options import add_model_argument, add_reading_options, o
 from sbert_ft.errors import DataError, InputError, quoted
 
 if TYPE_CHECKING:
-    from sbert_ft.data.tables import Table
+    from sbert_ft.data.table import Table
     from sbert_ft.doctor import Check
 
 _EPILOG = """\
@@ -126,7 +126,8 @@ def _cells(table: Table, columns: tuple[int, ...]) -> Iterator[str]:
     Raises:
         DataError: A value is no text, or the file cannot be read further.
     """
-    from sbert_ft.data.tables import Missing, Row
+    from sbert_ft.data.formats import Missing
+    from sbert_ft.data.table import Row
 
     def no_text(row: Row) -> tuple[str, str] | None:
         for column, value in zip(columns, row.values, strict=True):

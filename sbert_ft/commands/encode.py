@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pyarrow
     from numpy.typing import NDArray
 
-    from sbert_ft.data.tables import Table
+    from sbert_ft.data.table import Table
 
     # Takes vectors, shape (n, d), and the ids of their n rows.
     Append = Callable[[NDArray[np.float32], list[str]], None]

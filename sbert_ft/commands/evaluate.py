@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sbert_ft.config.settings import EvaluationSettings, Reading
-    from sbert_ft.data.connection_dataset import ConnectionDataset
+    from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.judge import JudgingPairs
     from sbert_ft.model.classifier import ClassifierModel
     from sbert_ft.model.decision import Decision
@@ -116,7 +116,7 @@ def _evaluate_scores(
     args: argparse.Namespace, classifier: ClassifierModel | None, reading: Reading, settings: EvaluationSettings
 ) -> dict[str, Any]:
     """Return the report on a model that gives scores: cosines, or what a classifier with one output says."""
-    from sbert_ft.data.connection_dataset import ConnectionDataset
+    from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.judge import COLLAPSED_COSINE, chance_cosine, judge, judging_pairs
     from sbert_ft.model.siamese import SiameseBert
 

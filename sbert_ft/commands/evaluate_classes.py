@@ -44,7 +44,7 @@ def evaluate_classes(
     """
     import numpy as np
 
-    from sbert_ft.data.connection_dataset import ConnectionDataset
+    from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.class_judge import MAJORITY_BASELINE, judge_classes, judging_rows, majority_codes
 
     names = _class_names(args, model)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from sbert_ft.data.tables import Table
+    from sbert_ft.data.table import Table
     from sbert_ft.model.classifier import ClassifierModel
     from sbert_ft.model.embed import EmbedCount
     from sbert_ft.model.siamese import SiameseBert
@@ -104,7 +104,7 @@ def number_within(low: float, high: float, kind: str) -> Callable[[str], float]:
 
 def open_given_table(args: argparse.Namespace, path: str) -> Table:
     """Return the table at `path`, as the reading options say, and log what was found."""
-    from sbert_ft.data.tables import open_table
+    from sbert_ft.data.table import open_table
 
     table = open_table(path, encoding=args.encoding, delimiter=args.delimiter, kind=args.kind)
     logger.debug("%s: %s", table.path, table.format.describe())

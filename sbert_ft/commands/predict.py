@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sbert_ft.data.writing import NewColumn
+    from sbert_ft.data.writers import NewColumn
     from sbert_ft.model.classifier import ClassifierModel
     from sbert_ft.model.decision import Calibration
 
@@ -105,7 +105,7 @@ def _refuse_file(text: str) -> None:
     Raises:
         InputError: It does.
     """
-    from sbert_ft.data.detection import KIND_OF_SUFFIX
+    from sbert_ft.data.sniffing import KIND_OF_SUFFIX
 
     shown = quoted(text, limit=400)
     if os.path.isfile(text):
@@ -171,7 +171,7 @@ def _predict_file(args: argparse.Namespace, name: str) -> int:
     if n_named is not None:
         file.text_columns(args.columns, 1 if n_named == 1 else 2)
     file.refuse_taken((prefix + "predicted",), _REMEDY)
-    from sbert_ft.data.writing import NewColumn
+    from sbert_ft.data.writers import NewColumn
 
     with replaced_when_whole(file.target) as temporary:
         model = load_classifier(args)
@@ -250,7 +250,7 @@ class Answers:
     @property
     def columns(self) -> list[NewColumn]:
         """What is said, in order."""
-        from sbert_ft.data.writing import NewColumn
+        from sbert_ft.data.writers import NewColumn
 
         kind: Literal["text", "float32"] = "text" if self.class_names else "float32"
         found = [NewColumn("predicted", kind)]

@@ -6,29 +6,84 @@ is said in the ledger, and what was perhaps meant is said where nothing was chos
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from itertools import islice
+from typing import Final, get_args
 
 from sbert_ft.arguments import instance_argument
 from sbert_ft.config.settings import OnBadRow, Reading
-from sbert_ft.data.class_labels import LabelFault, class_name
-from sbert_ft.data.column_names import (
-    LABEL_NAMES,
-    PAIR_NAMES,
-    SINGLE_LABEL_NAMES,
-    SINGLE_NAMES,
-    TRIPLET_NAMES,
-    folded,
-    groups_of_texts,
-    names_near,
-    nearest_name,
-    single_texts,
-)
-from sbert_ft.data.detection import listed
+from sbert_ft.data.labels import LabelFault, class_name
+from sbert_ft.data.sniffing import listed
 from sbert_ft.errors import DataError, InputError, quoted
+
+TRIPLET_NAMES: Final = (
+    *(("anchor", "positive", "negative"), ("query", "positive", "negative"), ("question", "positive", "negative")),
+    *(("premise", "entailment", "contradiction"), ("anchor", "entailment", "contradiction")),
+)
+PAIR_NAMES: Final = (
+    *(("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("sentence_a", "sentence_b"), ("sent1", "sent2")),
+    *(("text1", "text2"), ("text_1", "text_2"), ("text_a", "text_b"), ("text", "text_pair"), ("s1", "s2")),
+    *(("premise", "hypothesis"), ("question1", "question2"), ("query", "document"), ("query", "passage")),
+    *(("question", "answer"), ("anchor", "positive"), ("a", "b")),
+)
+SINGLE_NAMES: Final = ("text", "sentence", "document", "review", "content", "comment", "utterance")
+# As a rule one side of a pair whose other side has a rare name; texts to encode where there is none of the above.
+SIDE_NAMES: Final = ("query", "question", "passage", "title")
+LABEL_NAMES: Final = (
+    *("score", "label", "gold_label", "similarity_score", "similarity", "labels", "is_duplicate", "connection"),
+    *("target", "relatedness_score"),
+)
+# Labels of single texts where there is none of the names above; beside pairs such columns are something else.
+SINGLE_LABEL_NAMES: Final = ("class", "category", "sentiment", "intent", "emotion", "topic")
+# Comparing spellings takes long: of a table with more columns, or names of more characters, the rest is not looked at.
+_MAX_COMPARED = 1000
+
+
+def folded(names: Iterable[str]) -> list[str]:
+    """Return the names without capital letters and white space around them, as they are compared."""
+    return [name.casefold().strip() for name in names]
+
+
+def groups_of_texts(names: Sequence[str], customary: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the groups of customary names, such as those of pairs, that are all among the folded `names`."""
+    there = set(names)
+    groups = [group for group in customary if there.issuperset(group)]
+    return [group for group in groups if not any(set(group) < set(other) for other in groups)]
+
+
+def single_texts(names: Sequence[str], *, sides_too: bool) -> list[str]:
+    """Return which of the folded `names` could be that of a column of single texts.
+
+    Args:
+        names: Of all columns.
+        sides_too: Whether, where there is none other, one counts that is as a rule a side of a pair.
+    """
+    found = [name for name in names if name in SINGLE_NAMES]
+    return found if found or not sides_too else [name for name in names if name in SIDE_NAMES]
+
+
+def nearest_name(wanted: str, names: Sequence[str]) -> str | None:
+    """Return the one of `names` that is spelled most like the wanted one, None where none is."""
+    by_folded = {name.casefold().strip(): name for name in reversed(names[:_MAX_COMPARED])}
+    near = difflib.get_close_matches(wanted.casefold().strip()[:_MAX_COMPARED], by_folded, n=1)
+    return by_folded[near[0]] if near else None
+
+
+def names_near(names: Sequence[str], customary: Iterable[str], cutoff: float) -> list[str]:
+    """Return those of `names` that are spelled nearly as a customary one.
+
+    Args:
+        names: Of columns.
+        customary: In small letters.
+        cutoff: How alike they must be, 0 to 1.
+    """
+    known = list(customary)
+    few = islice((name for name in names if len(name) <= _MAX_COMPARED), _MAX_COMPARED)
+    return [name for name in few if difflib.get_close_matches(name.casefold(), known, n=1, cutoff=cutoff)]
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sbert_ft.config.jsonc import is_deeper
-from sbert_ft.data.text_files import MAX_RECORD_CHARS, fault, text_lines, without_line_end
+from sbert_ft.data.text import MAX_RECORD_CHARS, fault, text_lines, without_line_end
 from sbert_ft.errors import quoted
 
 if TYPE_CHECKING:
@@ -274,3 +275,9 @@ def parquet_values(path: Path, batch: pyarrow.RecordBatch, column: int, first_ro
         problem = f"column {name} holds a value that cannot be read: {quoted(error, limit=200)}"
         raise fault(path, problem, first_row, "at or after row") from error
     return values
+
+
+class Missing(Enum):
+    """The value of a key that a JSON object does not have."""
+
+    MISSING = "no such key"

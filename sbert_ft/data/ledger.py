@@ -17,7 +17,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.data.text_files import fault
+from sbert_ft.data.text import fault
 from sbert_ft.errors import quoted
 
 N_SHOWN: Final = 5  # lines shown of each finding

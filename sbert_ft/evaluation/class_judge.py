@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import EvaluationSettings
-from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.class_metrics import (
     Codes,

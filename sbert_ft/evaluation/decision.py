@@ -23,7 +23,7 @@ from sbert_ft.evaluation.resampling import Flags, Floats, Groups, percentile_int
 from sbert_ft.model.decision import TARGETS, Calibration, Decision, FittedOn, parse_target
 
 if TYPE_CHECKING:
-    from sbert_ft.data.connection_dataset import ConnectionDataset
+    from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.model.siamese import SiameseBert
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def fit_threshold(
         InputError: The pairs have no labels or only one class, all scores are equal, the target cannot be reached, or
             an argument is none of those above.
     """
-    from sbert_ft.data.connection_dataset import ConnectionDataset
+    from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.model.siamese import SiameseBert
 
     instance_argument(SiameseBert, model, "model", "SiameseBert.from_pretrained(folder)")

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from sbert_ft.arguments import instance_argument
 from sbert_ft.config.settings import EvaluationSettings, ObjectiveSettings, Reading, TrainingSettings
-from sbert_ft.data.class_labels import class_name
-from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.data.dataset import ConnectionDataset
+from sbert_ft.data.labels import class_name
 from sbert_ft.errors import InputError, OutputError, quoted
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.training.fine_tune import fine_tune

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import EvaluationSettings, RunSettings
-from sbert_ft.data.class_labels import class_name
-from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.data.dataset import ConnectionDataset
+from sbert_ft.data.labels import class_name
 from sbert_ft.errors import InputError
 from sbert_ft.evaluation.class_judge import (
     COSINE_BASELINE,

@@ -20,7 +20,7 @@ from sbert_ft.config.settings import (
     RunSettings,
     TrainingSettings,
 )
-from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.siamese import SiameseBert

@@ -10,7 +10,7 @@ from typing import Any
 
 from sbert_ft._version import library_versions
 from sbert_ft.config.loader import run_to_json
-from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.token_store import TokenizedConnections
 from sbert_ft.errors import quoted
 from sbert_ft.evaluation.report import Report, write_report

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import EvaluationSettings, RunSettings
-from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.evaluation.class_judge import COSINE_BASELINE
 from sbert_ft.evaluation.judge import (
     JudgingPairs,

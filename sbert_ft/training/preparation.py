@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.batch_order import fitting_batch_size
-from sbert_ft.data.connection_dataset import ConnectionDataset
+from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.token_store import Joining, TokenizedConnections, tokenize_connections
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.classifier import ClassifierModel

@@ -20,13 +20,12 @@ from torch.utils.data import Dataset
 
 from sbert_ft.arguments import instance_argument, path_argument
 from sbert_ft.config.settings import Reading
-from sbert_ft.data.class_labels import class_codes, class_counts, recounted
 from sbert_ft.data.columns import checked_reading
-from sbert_ft.data.labels import LabelKind, ScoreScale
+from sbert_ft.data.labels import LabelKind, ScoreScale, class_codes, class_counts, recounted
 from sbert_ft.data.ledger import Finding, Ledger, counted, row_word
-from sbert_ft.data.pair_rows import PairRows, read_rows
-from sbert_ft.data.pair_sources import PairSource, file_source, frame_source, text_source, tuple_source
-from sbert_ft.data.splitting import rows_for_dev
+from sbert_ft.data.rows import PairRows, read_rows
+from sbert_ft.data.sources import PairSource, file_source, frame_source, text_source, tuple_source
+from sbert_ft.data.split import rows_for_dev
 from sbert_ft.errors import InputError, OutputError, quoted
 
 if TYPE_CHECKING:

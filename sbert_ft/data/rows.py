@@ -21,14 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Reading
-from sbert_ft.data.class_labels import LabelFault, SeveralLabels
-from sbert_ft.data.label_column import LabelColumn
-from sbert_ft.data.labels import Labels, label_findings
+from sbert_ft.data.duplicates import groups_of_texts, overlap_finding, overlap_rows, repeat_findings, text_keys
+from sbert_ft.data.formats import Missing
+from sbert_ft.data.labels import LabelColumn, LabelFault, Labels, SeveralLabels, label_findings
 from sbert_ft.data.ledger import Finding, Ledger, RowFaults, Unit, at_lines, counted
-from sbert_ft.data.pair_sources import PairSource, RawRow
-from sbert_ft.data.repeats import groups_of_texts, overlap_finding, overlap_rows, repeat_findings, text_keys
-from sbert_ft.data.tables import Missing
-from sbert_ft.data.text_files import is_blank
+from sbert_ft.data.sources import PairSource, RawRow
+from sbert_ft.data.text import is_blank
 from sbert_ft.data.text_store import TextStore, TextStoreBuilder
 from sbert_ft.errors import DataError, quoted
 

@@ -20,11 +20,11 @@ import numpy as np
 
 from sbert_ft.config.settings import Reading
 from sbert_ft.data import formats
-from sbert_ft.data.column_names import LABEL_NAMES, SINGLE_LABEL_NAMES
-from sbert_ft.data.columns import PairColumns, find_columns
+from sbert_ft.data.columns import LABEL_NAMES, SINGLE_LABEL_NAMES, PairColumns, find_columns
+from sbert_ft.data.formats import Missing
 from sbert_ft.data.ledger import RowFaults, Unit, file_sha256
-from sbert_ft.data.tables import Missing, Table, open_table
-from sbert_ft.data.text_files import fault
+from sbert_ft.data.table import Table, open_table
+from sbert_ft.data.text import fault
 from sbert_ft.errors import InputError, quoted
 
 if TYPE_CHECKING:

@@ -15,14 +15,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from sbert_ft.data import formats
-from sbert_ft.data.text_files import (
-    fault,
-    find_encoding,
-    first_bytes,
-    refuse_other_formats,
-    text_lines,
-    without_line_end,
-)
+from sbert_ft.data.text import fault, find_encoding, first_bytes, refuse_other_formats, text_lines, without_line_end
 from sbert_ft.errors import DataError, quoted
 
 Kind = Literal["lines", "csv", "tsv", "jsonl", "parquet"]

@@ -13,26 +13,20 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Literal
 
 from sbert_ft.data import formats
-from sbert_ft.data.column_names import PAIR_NAMES, folded, groups_of_texts, nearest_name, single_texts
-from sbert_ft.data.detection import Kind, TableFormat, find_format, listed
+from sbert_ft.data.columns import PAIR_NAMES, folded, groups_of_texts, nearest_name, single_texts
+from sbert_ft.data.formats import Missing
 from sbert_ft.data.ledger import RowFaults, Unit, at_lines, counted
-from sbert_ft.data.text_files import fault, is_blank, text_lines, without_line_end
+from sbert_ft.data.sniffing import Kind, TableFormat, find_format, listed
+from sbert_ft.data.text import fault, is_blank, text_lines, without_line_end
 from sbert_ft.errors import DataError, quoted
 
 __all__ = ["Kind", "Missing", "Row", "Table", "TableFormat", "open_table"]
 
 logger = logging.getLogger(__name__)
-
-
-class Missing(Enum):
-    """The value of a key that a JSON object does not have."""
-
-    MISSING = "no such key"
 
 
 @dataclass(frozen=True, slots=True)

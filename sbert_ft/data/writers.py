@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from sbert_ft.data import formats
-from sbert_ft.data.detection import KIND_OF_SUFFIX, Kind
-from sbert_ft.data.tables import Missing, Row, Table
-from sbert_ft.data.text_files import fault
+from sbert_ft.data.formats import Missing
+from sbert_ft.data.sniffing import KIND_OF_SUFFIX, Kind
+from sbert_ft.data.table import Row, Table
+from sbert_ft.data.text import fault
 from sbert_ft.errors import DataError, OutputError, quoted
 
 if TYPE_CHECKING:
