@@ -213,7 +213,7 @@ if TYPE_CHECKING:
     from sbert_ft.cli import main
 def later():
     from . import somewhere
-    importlib.import_module("sbert_ft.doctor")
+    importlib.import_module("sbert_ft.doctor.folder")
 """
     found = [name for _, name in imports(ast.parse(source), "model.packing")]
     assert sorted(found) == ["", "cli", "config", "doctor", "errors", "errors", "model", "model.siamese"]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save, save_file
 
 from sbert_ft.cli import main
 from sbert_ft.commands.doctor import table_lines
-from sbert_ft.doctor import Check, examine
+from sbert_ft.doctor.folder import Check, examine
 from sbert_ft.errors import DataError, ModelFolderError, SbertFtError
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.connection_bert import ConnectionBert
@@ -516,7 +516,7 @@ def test_no_weights_are_read(tmp_path: Path, tiny_bert_folder: Callable[..., Pat
         file.truncate(8 + len(text) + end)
     code = """
 import json, sys
-from sbert_ft.doctor import examine
+from sbert_ft.doctor.folder import examine
 def peak(): return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 examine(sys.argv[1])  # whatever is imported or set up on the first call
 before = peak()

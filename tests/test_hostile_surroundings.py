@@ -62,7 +62,7 @@ import torch
 torch.set_num_threads(1)
 import scipy.stats, sentence_transformers, sklearn.isotonic, sklearn.linear_model, sklearn.metrics
 import sbert_ft.commands.encode, sbert_ft.commands.evaluate, sbert_ft.commands.predict, sbert_ft.commands.score
-import sbert_ft.doctor, sbert_ft.training.fine_tune, sbert_ft.training.run
+import sbert_ft.doctor.folder, sbert_ft.training.fine_tune, sbert_ft.training.run
 from sbert_ft.cli import main
 
 def stream(number, encoding="utf-8"):

@@ -18,7 +18,7 @@ from sbert_ft.errors import DataError, InputError, quoted
 
 if TYPE_CHECKING:
     from sbert_ft.data.table import Table
-    from sbert_ft.doctor import Check
+    from sbert_ft.doctor.folder import Check
 
 _EPILOG = """\
 examples:
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the checks and return the exit code."""
     texts, texts_a_row = _texts(args)
-    from sbert_ft.doctor import examine
+    from sbert_ft.doctor.folder import examine
 
     checks = examine(args.model, texts, args.max_seq_length, deep=args.deep, texts_a_row=texts_a_row)
     if args.json:

@@ -184,7 +184,7 @@ def inference(journeys: Journeys) -> None:
     journeys.go("save", saved)
 
     def examined() -> dict[str, Any]:
-        from sbert_ft.doctor import examine
+        from sbert_ft.doctor.folder import examine
 
         return {check.name: check.found for check in examine(journeys.model) if check.name in ("device", "layouts")}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.doctor_checks import Check, Status, failure, finding, listed
+from sbert_ft.doctor.checks import Check, Status, failure, finding, listed
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.embed import windows_of
 from sbert_ft.model.packing import TextTokens

@@ -19,21 +19,76 @@ from typing import Literal
 
 import torch
 
-from sbert_ft.doctor_checks import Check, Status, attempt, failure, finding, listed
-from sbert_ft.doctor_classifier import describe_classifier, is_classifier, is_sentence_encoder
-from sbert_ft.doctor_tokens import TextLimits, text_checks, vocabulary_checks
+from sbert_ft.doctor.checks import Check, Status, attempt, failure, finding, listed
+from sbert_ft.doctor.tokens import TextLimits, text_checks, vocabulary_checks
 from sbert_ft.errors import ModelFolderError, SbertFtError, quoted
 from sbert_ft.model.checked_tokenizer import check_room
+from sbert_ft.model.classifier_folder import FoundClassifier, find_classifier, read_head
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.devices import choose_device, describe_device, half_precisions
 from sbert_ft.model.encoders import EncoderPlan, plan_encoder
-from sbert_ft.model.folder import ModelFolder, find_folder, read_folder, unused_parts
+from sbert_ft.model.folder import ModelFolder, architecture_of_classifier, find_folder, read_folder, unused_parts
 from sbert_ft.model.folder_writer import HEAD_FILE
+from sbert_ft.model.head import ClassificationHead, plan_head
 from sbert_ft.model.json_files import read_json
 from sbert_ft.model.own_settings import OwnSettings
 from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model.weight_names import NameMatch, check_match, match_names
 from sbert_ft.model.weights import WeightFiles, find_weights, read_tensors
+
+_SHOWN_CLASSES = 10
+
+
+def is_classifier(source: ModelFolder) -> bool:
+    """Return whether a folder says that it holds a classifier, ours or a stock one, or has the head of one of ours."""
+    is_said = "classifier" in source.own or architecture_of_classifier(source.config) is not None
+    return is_said or os.path.lexists(source.path / HEAD_FILE)
+
+
+def is_sentence_encoder(source: ModelFolder) -> bool:
+    """Return whether the encoder gives vectors of texts: all folders do but those of stock classifiers."""
+    return architecture_of_classifier(source.config) is None
+
+
+def describe_classifier(source: ModelFolder, plan: EncoderPlan) -> Check:
+    """Return what the folder says of its classifier, whose head has been read.
+
+    Args:
+        source: The folder.
+        plan: Of its encoder.
+
+    Raises:
+        SbertFtError: There is no head, or one that does not fit what the folder says of it.
+    """
+    found = find_classifier(source)
+    settings = found.settings
+    head = ClassificationHead(
+        plan_head(
+            plan.config, settings.kind, settings.pooling, settings.features, settings.head_dropout, source.pooling
+        ),
+        settings.n_outputs,
+        seed=0,
+    )
+    read_head(found, head)
+    n_weights = sum(parameter.numel() for parameter in head.parameters())
+    said = [f"kind {settings.kind}", _classes(found), f"{settings.pooling} pooling"]
+    said.append(f"head of {n_weights:,} weights in {found.weights.files[0].name}")
+    if settings.temperature is not None:
+        said.append(f"calibrated by a temperature of {settings.temperature:.3g}")
+    if settings.kind == "joined":
+        said.append("both texts of a pair share max_seq_length")
+    return finding("classifier", "OK", ", ".join(said) + (_KIND_UNKNOWN if found.hint else ""))
+
+
+_KIND_UNKNOWN = "; the folder does not say whether it takes single texts or pairs (kind joined)"
+
+
+def _classes(found: FoundClassifier) -> str:
+    classes = found.settings.classes
+    if classes is None:
+        return "one output, a score"
+    return f"{len(classes)} classes ({listed((quoted(label, limit=40) for label in classes), _SHOWN_CLASSES)})"
+
 
 __all__ = ["Check", "Status", "examine"]
 

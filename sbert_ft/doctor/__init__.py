@@ -1,0 +1,1 @@
+"""Is this folder fit for these texts?"""
