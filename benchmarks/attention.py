@@ -25,7 +25,7 @@ def main() -> None:
     import torch
     from torch.nn import functional as F
 
-    from sbert_ft.model import attention
+    from sbert_ft.encoder import attention
 
     rows = []
     for dtype in (torch.bfloat16, torch.float32):

@@ -25,7 +25,7 @@ def main() -> None:
     import numpy as np
 
     from sbert_ft import SiameseBert
-    from sbert_ft.model.planning import choose_layout, plan_batches
+    from sbert_ft.encoder.batching import choose_layout, plan_batches
 
     model = SiameseBert.from_pretrained(minilm())
     bert = model.bert

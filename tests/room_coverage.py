@@ -21,7 +21,7 @@ ROOMS = {
     "folder": [
         *("model/folder.py", "model/folder_writer.py", "model/classifier_folder.py", "model/classifier_writer.py"),
         *("model/weights.py", "model/weight_names.py", "model/pickled_weights.py", "model/safetensors_weights.py"),
-        *("model/json_files.py", "model/json_objects.py", "model/own_settings.py", "model/encoders.py"),
+        *("model/json_files.py", "model/json_objects.py", "model/own_settings.py", "encoder/spec.py"),
     ],
     "tokenizer": [
         *("model/tokenizer.py", "model/tokenizer_files.py", "model/vocabulary.py", "model/special_tokens.py"),

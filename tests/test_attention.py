@@ -15,17 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, BertModel
 
-from sbert_ft.model import attention
-from sbert_ft.model.attention import (
-    ATTENTION_NAME,
-    Runs,
-    additive_mask,
-    packed_attention,
-    probe,
-    register_attention,
-)
+from sbert_ft.encoder import attention
+from sbert_ft.encoder.attention import ATTENTION_NAME, Runs, additive_mask, packed_attention, probe, register_attention
+from sbert_ft.encoder.packing import Layout, PackedBatch, TextTokens, offsets_of, pack
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, offsets_of, pack
 
 HEADS, WIDTH = 3, 8
 MIXED = [5, 1, 17, 5, 9, 17, 2, 40, 5]
@@ -176,7 +169,7 @@ def test_dropout_drops_for_each_text_and_head_anew(layout: Layout) -> None:
 
 def test_importing_registers_nothing_and_registering_twice_is_once() -> None:
     script = f"""
-import sbert_ft.model.attention as ours
+import sbert_ft.encoder.attention as ours
 from transformers import AttentionInterface, AttentionMaskInterface
 def known():
     return "{ATTENTION_NAME}" in AttentionInterface().valid_keys(), "{ATTENTION_NAME}" in AttentionMaskInterface()

@@ -16,13 +16,13 @@ from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score
 from torch.nn import functional as F
 
+from sbert_ft.encoder.packing import TextTokens
 from sbert_ft.errors import InputError
 from sbert_ft.model import embed
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.decision import Decision, FittedOn
 from sbert_ft.model.embed import EmbedCount
-from sbert_ft.model.packing import TextTokens
 from sbert_ft.model.siamese import SiameseBert
 
 TEXTS = ["a man plays", "a dog", "", "the cat sat on the mat and slept", "a man plays", "music", "x"]

@@ -18,8 +18,8 @@ from test_bert_classifier import CLASSES, FEW, QUICK, classifier, pairs_by_topic
 
 from sbert_ft import BertClassifier, ConnectionDataset, ObjectiveSettings, fine_tune
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
+from sbert_ft.encoder.dropout import dropout_set_to
 from sbert_ft.errors import InputError
-from sbert_ft.model.dropout import dropout_set_to
 from sbert_ft.training.preparation import RunData, RunOptions, prepare
 from sbert_ft.training.run import run_training
 from sbert_ft.training.run_log import read_log
@@ -165,7 +165,7 @@ import torch
 from sbert_ft import BertClassifier, ConnectionBert, ConnectionDataset, EvaluationSettings, Reading
 from sbert_ft import TrainingSettings, fine_tune
 from sbert_ft.errors import ResourceError
-from sbert_ft.model.dropout import dropout_set_to
+from sbert_ft.encoder.dropout import dropout_set_to
 
 MIB = 2**20
 warned = []

@@ -28,9 +28,9 @@ from sbert_ft import SiameseBert, cli
 from sbert_ft._version import __version__
 from sbert_ft.cli import main
 from sbert_ft.commands import options, output
+from sbert_ft.encoder.devices import PRECISIONS
 from sbert_ft.errors import OutputError
 from sbert_ft.model.decision import Calibration, Decision, FittedOn
-from sbert_ft.model.devices import PRECISIONS
 from sbert_ft.model.embed import OnTruncate
 
 pa = pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")

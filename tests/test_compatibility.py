@@ -22,8 +22,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
 
+from sbert_ft.encoder.devices import Precision
 from sbert_ft.errors import OutputError
-from sbert_ft.model.devices import Precision
 from sbert_ft.model.siamese import SiameseBert
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from sbert_ft import SiameseBert
+from sbert_ft.encoder.compile_cache import default_cache_dir, private_folder
+from sbert_ft.encoder.devices import multiplies_bfloat16
 from sbert_ft.errors import InputError, ResourceError
-from sbert_ft.model.compiled_cache import default_cache_dir, private_folder
-from sbert_ft.model.devices import multiplies_bfloat16
 
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX") or "g++") is None, reason="there is no C++ compiler, which compiling needs"

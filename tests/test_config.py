@@ -1093,9 +1093,9 @@ def test_every_default_is_within_its_range(key: Any) -> None:
 
 def test_names_are_those_of_the_rooms_that_know_them() -> None:
     from sbert_ft.data.sniffing import DELIMITER_NAMES, Kind
+    from sbert_ft.encoder.devices import PRECISIONS
     from sbert_ft.evaluation import metrics
     from sbert_ft.evaluation.class_metrics import CLASS_METRIC_NAMES
-    from sbert_ft.model.devices import PRECISIONS
     from sbert_ft.training.objective_table import OBJECTIVES
 
     assert (*metrics.METRIC_NAMES, *CLASS_METRIC_NAMES) == METRIC_NAMES

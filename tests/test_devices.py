@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sbert_ft.encoder.devices import half_precisions, host_memory, is_out_of_memory, multiplies_bfloat16, to_device
 from sbert_ft.errors import ResourceError
-from sbert_ft.model.devices import half_precisions, host_memory, is_out_of_memory, multiplies_bfloat16, to_device
 
 CARD = torch.device("cuda", 0)
 

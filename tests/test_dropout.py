@@ -13,9 +13,9 @@ from test_encoders import SETTINGS, make_encoder_folder, sentences
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sbert_ft.encoder.dropout import FastDropout, dropout, dropout_set_to, use_fast_dropout
+from sbert_ft.encoder.packing import PackedBatch
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.dropout import FastDropout, dropout, dropout_set_to, use_fast_dropout
-from sbert_ft.model.packing import PackedBatch
 from sbert_ft.model.siamese import SiameseBert
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]

@@ -17,8 +17,8 @@ from test_encoders import make_encoder_folder, sentences
 from torch import Tensor, nn
 
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings, TrainingSettings
+from sbert_ft.encoder.spec import KINDS
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.encoders import KINDS
 from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.training.embedding_rows import table_stepped_by_row, word_gradients_by_row
 from sbert_ft.training.encoder_setup import set_up_for_training

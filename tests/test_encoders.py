@@ -28,12 +28,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel
 
+from sbert_ft.encoder import devices
+from sbert_ft.encoder.devices import choose_device, choose_precision, describe_device, multiplies_bfloat16
+from sbert_ft.encoder.packing import Layout, TextTokens
+from sbert_ft.encoder.spec import KINDS, OFFSET_KINDS
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError
-from sbert_ft.model import devices
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.devices import choose_device, choose_precision, describe_device, multiplies_bfloat16
-from sbert_ft.model.encoders import KINDS, OFFSET_KINDS
-from sbert_ft.model.packing import Layout, TextTokens
 from sbert_ft.model.siamese import SiameseBert
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -26,6 +26,7 @@ from test_encoders import sentences
 
 from sbert_ft import ConnectionDataset, EvaluationSettings, ObjectiveSettings, Reading, SiameseBert, TrainingSettings
 from sbert_ft import fine_tune as public_fine_tune
+from sbert_ft.encoder.dropout import dropout_set_to
 from sbert_ft.errors import (
     ConfigError,
     DataError,
@@ -35,7 +36,6 @@ from sbert_ft.errors import (
     SbertFtError,
     TrainingError,
 )
-from sbert_ft.model.dropout import dropout_set_to
 from sbert_ft.training.fine_tune import as_dataset, fine_tune, reading_on_scale_of
 from sbert_ft.training.run_log import read_log
 from sbert_ft.training.tensorboard import open_scalars

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from sbert_ft import BertClassifier, ConnectionBert, SiameseBert
-from sbert_ft.model.forks import FORKS, ForkSafeLock
+from sbert_ft.encoder.process_safety import FORKS, ForkSafeLock
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_SECONDS = 900  # for what takes half a minute; what hangs is killed and said by the script itself

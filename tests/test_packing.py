@@ -12,16 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sbert_ft.model.packing import (
-    ROW_TOKENS,
-    Layout,
-    PackedBatch,
-    TextTokens,
-    offsets_of,
-    pack,
-    row_width,
-)
-from sbert_ft.model.planning import RUN_OVERHEAD, choose_layout, plan_batches, plan_forwards
+from sbert_ft.encoder.batching import RUN_OVERHEAD, choose_layout, plan_batches, plan_forwards
+from sbert_ft.encoder.packing import ROW_TOKENS, Layout, PackedBatch, TextTokens, offsets_of, pack, row_width
 from sbert_ft.model.tokenizer import TextTokenizer
 
 LAYOUTS: tuple[Layout, ...] = ("rows", "runs", "padded")

@@ -17,9 +17,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 from sbert_ft.config.settings import Truncation
+from sbert_ft.encoder.packing import TextTokens, pack
 from sbert_ft.errors import InputError, ModelFolderError
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.packing import TextTokens, pack
 from sbert_ft.model.pair_tokens import kept_lengths, overlapping_windows
 from sbert_ft.model.special_tokens import PairSpecials
 from sbert_ft.model.tokenizer import TextTokenizer

@@ -27,12 +27,12 @@ from hypothesis import strategies as st
 from sbert_ft.data.ledger import Ledger
 from sbert_ft.data.table import Kind, open_table
 from sbert_ft.data.writers import NewColumn, write_table_with_columns
+from sbert_ft.encoder.packing import TextTokens, offsets_of, pack
 from sbert_ft.errors import CheckpointError, DataError, InputError, ModelFolderError, RunFolderError, SbertFtError
 from sbert_ft.model.folder import read_folder
 from sbert_ft.model.folder_writer import write_own, write_tensors
 from sbert_ft.model.json_files import parse_json
 from sbert_ft.model.own_settings import OwnSettings
-from sbert_ft.model.packing import TextTokens, offsets_of, pack
 from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model.weights import find_tensors, find_weights, read_tensors

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Truncation
 from sbert_ft.data.token_store import Joining, TokenizedConnections, tokenize_connections
+from sbert_ft.encoder.packing import TextTokens, pack
 from sbert_ft.errors import InputError, OutputError
-from sbert_ft.model.packing import TextTokens, pack
 from sbert_ft.model.tokenizer import TextTokenizer
 
 TEXTS = [

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
 
+from sbert_ft.encoder.packing import TextTokens
 from sbert_ft.errors import InputError, ModelFolderError
-from sbert_ft.model.packing import TextTokens
 from sbert_ft.model.tokenizer import TextTokenizer
 
 ODD_TEXTS = [

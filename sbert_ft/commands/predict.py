@@ -273,8 +273,8 @@ class Answers:
         """
         import torch
 
+        from sbert_ft.encoder.heads import probabilities
         from sbert_ft.model.decision import reaches
-        from sbert_ft.model.head import probabilities
 
         shares = probabilities(torch.from_numpy(logits)).numpy()
         values = self._of_classes(logits, shares) if self.class_names else self._of_scores(shares[:, 0])

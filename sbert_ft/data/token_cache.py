@@ -29,10 +29,10 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from sbert_ft.encoder.packing import offsets_of
 from sbert_ft.errors import ModelFolderError, OutputError, shown
 from sbert_ft.model.embed import windows_of
 from sbert_ft.model.json_files import open_file, read_json
-from sbert_ft.model.packing import offsets_of
 from sbert_ft.model.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Truncation
 from sbert_ft.data.token_cache import TextNumbers, TextRows, text_lengths, text_numbers
+from sbert_ft.encoder.packing import TextTokens, offsets_of
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.model.packing import TextTokens, offsets_of
 from sbert_ft.model.pair_tokens import Pieces, join_pieces, kept_lengths, room_of_pair
 from sbert_ft.model.special_tokens import PairSpecials
 from sbert_ft.model.tokenizer import TextTokenizer

@@ -21,15 +21,15 @@ import torch
 
 from sbert_ft.doctor.checks import Check, Status, attempt, failure, finding, listed
 from sbert_ft.doctor.tokens import TextLimits, text_checks, vocabulary_checks
+from sbert_ft.encoder.devices import choose_device, describe_device, half_precisions
+from sbert_ft.encoder.heads import ClassificationHead, plan_head
+from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
 from sbert_ft.errors import ModelFolderError, SbertFtError, quoted
 from sbert_ft.model.checked_tokenizer import check_room
 from sbert_ft.model.classifier_folder import FoundClassifier, find_classifier, read_head
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.devices import choose_device, describe_device, half_precisions
-from sbert_ft.model.encoders import EncoderPlan, plan_encoder
 from sbert_ft.model.folder import ModelFolder, architecture_of_classifier, find_folder, read_folder, unused_parts
 from sbert_ft.model.folder_writer import HEAD_FILE
-from sbert_ft.model.head import ClassificationHead, plan_head
 from sbert_ft.model.json_files import read_json
 from sbert_ft.model.own_settings import OwnSettings
 from sbert_ft.model.tokenizer import TextTokenizer

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.doctor.checks import Check, Status, failure, finding, listed
+from sbert_ft.encoder.packing import TextTokens
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.embed import windows_of
-from sbert_ft.model.packing import TextTokens
 from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model.vocabulary import casing_of_vocabulary, holds_accents, holds_hangul, read_vocab
 

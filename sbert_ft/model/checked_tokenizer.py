@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from sbert_ft.encoder.spec import EncoderPlan
 from sbert_ft.errors import ModelFolderError, shown
-from sbert_ft.model.encoders import EncoderPlan
 from sbert_ft.model.folder import ModelFolder, unused_parts
 from sbert_ft.model.tokenizer import TextTokenizer
 

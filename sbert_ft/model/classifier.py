@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sbert_ft.encoder.class_names import codes_of_labels
+from sbert_ft.encoder.heads import probabilities
+from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.metrics import metric_value
-from sbert_ft.model.classes import codes_of_labels
 from sbert_ft.model.classify import RowReading, classify
 from sbert_ft.model.compiling import compile_encoder
 from sbert_ft.model.decision import chosen_threshold, reaches
 from sbert_ft.model.embed import EmbedCount, EmbedSettings, OnTruncate
 from sbert_ft.model.encoder_with_head import EncoderWithHead
-from sbert_ft.model.head import probabilities
-from sbert_ft.model.packing import PoolingMode
 from sbert_ft.model.siamese import SiameseBert
 
 

@@ -18,14 +18,13 @@ from typing import Any, get_args
 import torch
 
 from sbert_ft.config.settings import Features, Truncation
+from sbert_ft.encoder.class_names import fault_of_classes
+from sbert_ft.encoder.heads import STOCK_HEADS, ClassificationHead, ClassifierKind, HeadPooling, StockHead
 from sbert_ft.errors import InputError, ModelFolderError, quoted, shown
-from sbert_ft.model.classes import fault_of_classes
 from sbert_ft.model.folder import ModelFolder, architecture_of_classifier, read_folder
 from sbert_ft.model.folder_writer import HEAD_FILE
-from sbert_ft.model.head import ClassificationHead, ClassifierKind, HeadPooling
 from sbert_ft.model.json_files import read_json
 from sbert_ft.model.json_objects import JsonObject
-from sbert_ft.model.stock_heads import STOCK_HEADS, StockHead
 from sbert_ft.model.weights import WeightFiles, find_tensors, find_weights, match_names, read_tensors
 
 logger = logging.getLogger(__name__)

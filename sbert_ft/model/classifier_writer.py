@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sbert_ft.encoder.heads import ClassificationHead, StockHead
 from sbert_ft.errors import quoted
 from sbert_ft.markdown_text import escaped_markdown
 from sbert_ft.model.classifier_folder import ClassifierSettings, stock_name
@@ -30,8 +31,6 @@ from sbert_ft.model.folder_writer import (
     write_tensors,
     write_weights,
 )
-from sbert_ft.model.head import ClassificationHead
-from sbert_ft.model.stock_heads import StockHead
 
 _N_NAMED = 20
 _IDENTITY, _SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sbert_ft.config.settings import Truncation
+from sbert_ft.encoder.devices import to_device
+from sbert_ft.encoder.heads import ClassificationHead
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.devices import to_device
 from sbert_ft.model.embed import (
     EmbedCount,
     EmbedSettings,
@@ -31,7 +32,6 @@ from sbert_ft.model.embed import (
     warn_of_cuts,
     windows_of,
 )
-from sbert_ft.model.head import ClassificationHead
 from sbert_ft.model.pair_embed import embed_pairs, pair_of, windows_of_pairs
 from sbert_ft.model.tokenizer import check_texts
 

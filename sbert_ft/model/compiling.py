@@ -1,6 +1,6 @@
 """`compile()` of every model with an encoder: inference by code compiled for this processor, where that is asked for.
 
-See `compiled.py` for what is compiled and what it costs, and docs/compiling.md for what it brings.
+See `compile.py` for what is compiled and what it costs, and docs/compiling.md for what it brings.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from sbert_ft._version import __version__
+from sbert_ft.encoder.compile import TOLERANCES, largest_difference, load_compiled
+from sbert_ft.encoder.compile_cache import private_folder
+from sbert_ft.encoder.compile_graph import EncoderToCompile
 from sbert_ft.errors import InputError
-from sbert_ft.model.compiled import TOLERANCES, largest_difference, load_compiled
-from sbert_ft.model.compiled_cache import private_folder
-from sbert_ft.model.compiled_graph import EncoderToCompile
 from sbert_ft.model.connection_bert import ConnectionBert
 
 logger = logging.getLogger(__name__)

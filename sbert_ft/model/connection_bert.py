@@ -2,7 +2,7 @@
 
 The encoder is the stock one of transformers, in float32, and stays so: it is what is trained and
 saved. Where the hardware multiplies bfloat16, inference runs on a copy of the layers in that type
-(`half_copy.py`), made when it is first needed and again when the weights have changed (an optimizer
+(`mixed_precision.py`), made when it is first needed and again when the weights have changed (an optimizer
 stepped, or torch's version counters tell; who writes through ``parameter.data`` must load the model
 again). It costs half of the layers' memory once more; in return nothing is ever saved rounded.
 """
@@ -20,19 +20,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sbert_ft.encoder import attention, devices
+from sbert_ft.encoder.attention import ProbeResult, Runs
+from sbert_ft.encoder.batching import choose_layout
+from sbert_ft.encoder.compile import CompiledEncoder
+from sbert_ft.encoder.devices import Precision, choose_device, choose_precision, describe_device, is_out_of_memory
+from sbert_ft.encoder.mixed_precision import HalfCopy, can_be_trained_in_half, weights_state
+from sbert_ft.encoder.packing import Layout, PackedBatch, TextTokens, pack
+from sbert_ft.encoder.process_safety import ForkSafeLock, prepare_process, set_state, state_to_copy
+from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted, shown
-from sbert_ft.model import attention, devices
-from sbert_ft.model.attention import ProbeResult, Runs
 from sbert_ft.model.checked_tokenizer import read_checked_tokenizer
-from sbert_ft.model.compiled import CompiledEncoder
-from sbert_ft.model.devices import Precision, choose_device, choose_precision, describe_device, is_out_of_memory
-from sbert_ft.model.encoders import EncoderPlan, plan_encoder
 from sbert_ft.model.folder import ModelFolder, read_folder
-from sbert_ft.model.forks import ForkSafeLock, prepare_process, set_state, state_to_copy
-from sbert_ft.model.half_copy import HalfCopy, can_be_trained_in_half
-from sbert_ft.model.optimizer_steps import weights_state
-from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, pack
-from sbert_ft.model.planning import choose_layout
 from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model.weight_names import check_match, match_names
 from sbert_ft.model.weights import find_weights, read_tensors

@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sbert_ft.arguments import whole_number, word_argument
+from sbert_ft.encoder.batching import plan_forwards
+from sbert_ft.encoder.devices import is_out_of_memory, to_device, token_budget
+from sbert_ft.encoder.packing import PoolingMode, TextTokens, offsets_of
 from sbert_ft.errors import InputError, ResourceError
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.devices import is_out_of_memory, to_device, token_budget
-from sbert_ft.model.packing import PoolingMode, TextTokens, offsets_of
-from sbert_ft.model.planning import plan_forwards
 from sbert_ft.model.tokenizer import check_texts, text_at
 
 logger = logging.getLogger(__name__)

@@ -16,24 +16,18 @@ from torch import Tensor, nn
 
 from sbert_ft.arguments import instance_argument, path_argument, whole_number
 from sbert_ft.config.settings import Features, Truncation
+from sbert_ft.encoder.class_names import typed_array, typed_classes
+from sbert_ft.encoder.devices import Precision
+from sbert_ft.encoder.heads import ClassificationHead, ClassifierKind, HeadPooling, check_truncation, plan_head
+from sbert_ft.encoder.packing import PackedBatch
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.model.classes import typed_array, typed_classes
 from sbert_ft.model.classifier_folder import ClassifierSettings, find_classifier, read_head
 from sbert_ft.model.classifier_writer import save_classifier
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.decision import Decision
-from sbert_ft.model.devices import Precision
 from sbert_ft.model.folder import read_folder
 from sbert_ft.model.folder_writer import EncoderParts, SiameseSettings
-from sbert_ft.model.head import (
-    ClassificationHead,
-    ClassifierKind,
-    HeadPooling,
-    check_truncation,
-    plan_head,
-)
 from sbert_ft.model.own_settings import OwnSettings
-from sbert_ft.model.packing import PackedBatch
 from sbert_ft.model.tokenizer import TextTokenizer
 
 # Of a sigmoid: what holds where a classifier with one output was not trained on another scale.

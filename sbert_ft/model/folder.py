@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sbert_ft.arguments import path_argument
+from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import ModelFolderError, quoted, shown
 from sbert_ft.model.json_files import read_json, read_json_list
-from sbert_ft.model.packing import PoolingMode
 
 logger = logging.getLogger(__name__)
 

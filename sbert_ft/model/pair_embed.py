@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sbert_ft.encoder.devices import to_device
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.devices import to_device
 from sbert_ft.model.embed import (
     EmbedCount,
     EmbedSettings,

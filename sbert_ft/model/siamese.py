@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sbert_ft.arguments import instance_argument, path_argument, whole_number
+from sbert_ft.encoder.devices import Precision, choose_device
+from sbert_ft.encoder.packing import PackedBatch, PoolingMode
 from sbert_ft.model.compiling import compile_encoder
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.decision import Decision, chosen_threshold, reaches, stored_calibration
-from sbert_ft.model.devices import Precision, choose_device
 from sbert_ft.model.embed import EmbedCount, EmbedSettings, OnTruncate, embed, ordered_texts, warn_of_cuts
 from sbert_ft.model.encode_arguments import ResultForm, chosen_prompt, chosen_width
 from sbert_ft.model.folder import warn_of_classifier
 from sbert_ft.model.folder_writer import EncoderParts, SiameseSettings, save_siamese
 from sbert_ft.model.own_settings import COSINE_SCALE, OwnSettings
-from sbert_ft.model.packing import PackedBatch, PoolingMode
 from sbert_ft.model.pair_embed import embed_pairs
 from sbert_ft.model.sentence_transformer import around_encoder
 from sbert_ft.model.similarity import Vectors, compare, cosine, unit

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from tokenizers import normalizers
 
 from sbert_ft.config.settings import Truncation
+from sbert_ft.encoder.packing import TextTokens, offsets_of
 from sbert_ft.errors import InputError, ModelFolderError, quoted
-from sbert_ft.model.packing import TextTokens, offsets_of
 from sbert_ft.model.pair_tokens import (
     Pieces,
     join_pieces,

@@ -18,8 +18,8 @@ from torch import nn
 
 from sbert_ft._version import library_versions
 from sbert_ft.config.loader import run_to_json
+from sbert_ft.encoder.devices import describe_device
 from sbert_ft.errors import CheckpointError, RunFolderError, quoted, shown
-from sbert_ft.model.devices import describe_device
 from sbert_ft.model.safetensors_weights import safetensors_header
 from sbert_ft.training.checkpoints import Checkpoint, newest_checkpoint
 from sbert_ft.training.comparison import Fingerprint, check_unchanged, tensors_sha256

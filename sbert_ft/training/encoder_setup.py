@@ -11,9 +11,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sbert_ft.config.settings import ModelSettings, RunSettings
+from sbert_ft.encoder.dropout import dropout_set_to
 from sbert_ft.errors import InputError
 from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.dropout import dropout_set_to
 from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.training.embedding_rows import word_gradients_by_row
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sbert_ft.config.settings import RunSettings
+from sbert_ft.encoder.devices import is_out_of_memory
 from sbert_ft.errors import OutputError, ResourceError
-from sbert_ft.model.devices import is_out_of_memory
 from sbert_ft.training.checkpoints import checkpoint_steps
 from sbert_ft.training.folder_watch import FolderWatch
 

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sbert_ft.model.devices import to_device
-from sbert_ft.model.packing import Layout, PackedBatch, TextTokens
+from sbert_ft.encoder.devices import to_device
+from sbert_ft.encoder.packing import Layout, PackedBatch, TextTokens
 from sbert_ft.training.encoder_setup import Trainee
 from sbert_ft.training.objectives import Objective
 

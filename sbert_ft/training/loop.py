@@ -24,8 +24,8 @@ from tqdm import tqdm
 from sbert_ft.config.settings import TrainingSettings
 from sbert_ft.data.batch_order import epoch_batches
 from sbert_ft.data.token_store import TokenizedConnections
+from sbert_ft.encoder.devices import is_out_of_memory
 from sbert_ft.errors import ResourceError
-from sbert_ft.model.devices import is_out_of_memory
 from sbert_ft.training.checkpoints import Checkpoint
 from sbert_ft.training.encoder_setup import Trainee, trained_module
 from sbert_ft.training.folder_watch import FolderWatch

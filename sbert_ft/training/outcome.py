@@ -12,9 +12,9 @@ from sbert_ft._version import library_versions
 from sbert_ft.config.loader import run_to_json
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.token_store import TokenizedConnections
+from sbert_ft.encoder.devices import describe_device
 from sbert_ft.errors import quoted
 from sbert_ft.evaluation.report import Report, write_report
-from sbert_ft.model.devices import describe_device
 from sbert_ft.training.durable_files import write_json
 from sbert_ft.training.folder_watch import FolderWatch
 from sbert_ft.training.plan import RunPlan

@@ -18,9 +18,9 @@ from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.batch_order import fitting_batch_size
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.token_store import Joining, TokenizedConnections, tokenize_connections
+from sbert_ft.encoder.devices import to_device
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.devices import to_device
 from sbert_ft.training.class_exam import ClassExam, names_of_classes
 from sbert_ft.training.encoder_setup import Trainee, check_encoder, frozen_parameters
 from sbert_ft.training.exam import Exam

@@ -257,7 +257,7 @@ def objectives(journeys: Journeys) -> None:
             for dropout in (0.1, 0.0):
 
                 def step(precision: str = precision, layout: str = layout, dropout: float = dropout) -> dict[str, Any]:
-                    from sbert_ft.model.dropout import dropout_set_to
+                    from sbert_ft.encoder.dropout import dropout_set_to
 
                     dtype = None if precision == "float32" else getattr(torch, precision)
                     model = encoder

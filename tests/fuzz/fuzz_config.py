@@ -11,9 +11,9 @@ from fuzz.inputs import name_and_content, named, only_file, scratch_folder
 from sbert_ft.config.jsonc import read_json_object
 from sbert_ft.config.loader import check_settings, read_run, run_from_json, run_to_json
 from sbert_ft.config.schema import commented_start
+from sbert_ft.encoder.spec import plan_encoder
 from sbert_ft.errors import SbertFtError
 from sbert_ft.model.classifier_folder import ClassifierSettings
-from sbert_ft.model.encoders import plan_encoder
 from sbert_ft.model.folder import read_folder
 from sbert_ft.model.json_files import read_json
 from sbert_ft.model.own_settings import OwnSettings
@@ -21,10 +21,10 @@ from sbert_ft.training.comparison import Fingerprint, differences
 
 INSTRUMENTED = (
     "sbert_ft.config",
-    "sbert_ft.model.classes",
+    "sbert_ft.encoder.class_names",
     "sbert_ft.model.classifier_folder",
     "sbert_ft.model.decision",
-    "sbert_ft.model.encoders",
+    "sbert_ft.encoder.spec",
     "sbert_ft.model.folder",
     "sbert_ft.model.json_files",
     "sbert_ft.model.json_objects",

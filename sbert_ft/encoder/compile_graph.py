@@ -1,9 +1,9 @@
 """What is compiled of an encoder: a function of tensors alone, and everything that its code depends on.
 
 The look-up of words stays outside, so that their table, often half of a model, is neither in the package nor in memory
-twice. From there on the copy computes what the inference copy does (`half_copy.py`): float32 embeddings, layers in one
+twice. From there on the copy computes what the inference copy does (`mixed_precision.py`): float32 embeddings, layers in one
 type (layer norms among them, whose weights the inference copy leaves in float32), attention by the operator of
-`compiled_attention.py`.
+`compile_graph.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,8 +26,104 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sbert_ft.model import compiled_attention
-from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, offsets_of, pack
+from sbert_ft.encoder import compile_graph
+from sbert_ft.encoder.attention import Runs, additive_mask, packed_attention
+from sbert_ft.encoder.packing import Layout, PackedBatch, TextTokens, offsets_of, pack
+
+ATTENTION_NAME = "sbert_ft_compiled"
+
+_ROWS, _RUNS = 0, 1
+_OPERATOR = "sbert_ft::packed_attention"
+_INFERENCE = nn.Identity().eval()
+
+
+@cache
+def register() -> None:
+    """Make the operator known to torch, and the attention that calls it to transformers."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    operator = torch.library.custom_op(_OPERATOR, attend, mutates_args=(), device_types="cpu")
+    operator.register_fake(_shape_of_result)
+    AttentionInterface.register(ATTENTION_NAME, _stock_signature)
+    # the layout takes the mask's place; a mask of ones over all tokens would be made and thrown away
+    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
+
+
+def layout_tensors(batch: PackedBatch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return what `attend` needs to know of a batch in the layout ``rows`` or ``runs``.
+
+    Args:
+        batch: Its (R, C) cells are one row of R * C tokens to the compiled layers.
+        dtype: In which the layers compute.
+
+    Returns:
+        ``plan``, shape (n, 2), int64: the layout's number, then R and C, or (texts, tokens of each) of every run; and
+        the mask, added to scores, shape (R * C * C,), of which runs have none.
+    """
+    if batch.layout == "runs":
+        return torch.tensor([(_RUNS, 0), *batch.run_shapes]), torch.zeros(2, dtype=dtype)
+    assert batch.layout == "rows" and batch.mask is not None
+    plan = torch.tensor([(_ROWS, 0), tuple(batch.token_ids.shape)])
+    return plan, additive_mask(batch.mask, dtype).flatten()
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, plan: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """Return the attention of all tokens of a batch, shape (1, T, H, D / H).
+
+    Args:
+        query: Shape (1, H, T, D / H), as are `key` and `value`.
+        key: See `query`.
+        value: See `query`.
+        plan: See `layout_tensors`.
+        mask: See `layout_tensors`.
+        scaling: Factor on the scores.
+    """
+    (layout, _), *shapes = plan.tolist()
+    if layout == _RUNS:
+        runs = _runs(tuple((n, length) for n, length in shapes))
+        return packed_attention(_INFERENCE, query, key, value, None, scaling, packed_runs=runs)[0]
+    rows, width = shapes[0]
+    # (1, H, R * C, d) -> (R, H, C, d), as views
+    query, key, value = (tensor[0].unflatten(1, (rows, width)).transpose(0, 1) for tensor in (query, key, value))
+    attended, _ = packed_attention(_INFERENCE, query, key, value, mask.view(rows, 1, width, width), scaling)
+    return attended.flatten(0, 1)[None]
+
+
+@lru_cache(maxsize=4)
+def _runs(shapes: tuple[tuple[int, int], ...]) -> Runs:
+    """Return the runs of these shapes; kept, for every layer asks for the same."""
+    lengths = np.repeat([length for _, length in shapes], [n for n, _ in shapes])
+    return Runs(shapes, torch.from_numpy(offsets_of(lengths)))
+
+
+def _shape_of_result(query: Tensor, key: Tensor, value: Tensor, plan: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], query.shape[3])
+
+
+def _stock_signature(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    packed_plan: Tensor,
+    packed_mask: Tensor,
+    **stock: Any,
+) -> tuple[Tensor, None]:
+    """Return what the stock attention functions return, by the operator."""
+    if stock.get("position_bias") is not None or stock.get("is_causal"):
+        raise ValueError("packed attention knows neither position biases nor causal masks")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    operator = torch.ops.sbert_ft.packed_attention
+    return operator(query, key, value, packed_plan, packed_mask, float(scaling)), None
+
+
+def _no_mask(*positional: Any, **named: Any) -> None:
+    return None
+
 
 # Of torch's inductor.
 SETTINGS: Mapping[str, object] = MappingProxyType(
@@ -79,7 +176,7 @@ class EncoderToCompile:
     def inputs(self, batch: PackedBatch) -> tuple[Tensor, ...]:
         """Return the arguments of the compiled graph: word vectors (1, R * C, E), positions, token types, layout."""
         words = self.encoder.get_input_embeddings()(batch.token_ids.view(1, -1))
-        plan, mask = compiled_attention.layout_tensors(batch, self.dtype)
+        plan, mask = compile_graph.layout_tensors(batch, self.dtype)
         return words, batch.position_ids.view(1, -1), batch.token_types.view(1, -1), plan, mask
 
     def graph(self) -> nn.Module:
@@ -140,7 +237,7 @@ def _twin(source: EncoderToCompile) -> PreTrainedModel:
     width = int(_words(encoder).shape[1])
     twin.set_input_embeddings(nn.Embedding(1, width).requires_grad_(False))
     setattr(twin, _EMBEDDINGS, _Cast(twin.get_submodule(_EMBEDDINGS), source.dtype))
-    twin.set_attn_implementation(compiled_attention.ATTENTION_NAME)
+    twin.set_attn_implementation(compile_graph.ATTENTION_NAME)
     return twin
 
 

@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sbert_ft.model.devices import host_memory, to_device
+from sbert_ft.encoder.devices import host_memory, to_device
 
 Layout = Literal["rows", "runs", "padded"]
 PoolingMode = Literal["mean", "cls", "max"]

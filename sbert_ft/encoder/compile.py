@@ -4,7 +4,7 @@ The eager encoder copies a bias into each product's output before it multiplies,
 norm through memory once more each. Compiled, oneDNN multiplies by weights that were laid out for it once, adds the bias
 and applies GELU while the product is in the cache. In float32 that is oneDNN in place of MKL, too.
 
-The cost: some 15 to 45 seconds and a C++ compiler the first time, kept on disk (`compiled_cache.py`), and weights that
+The cost: some 15 to 45 seconds and a C++ compiler the first time, kept on disk (`compile_cache.py`), and weights that
 are frozen: who changes a parameter has an eager encoder again. Nothing is compiled unless it is asked for.
 """
 
@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sbert_ft.encoder import compile_graph
+from sbert_ft.encoder.compile_cache import Package
+from sbert_ft.encoder.compile_graph import SETTINGS, EncoderToCompile
+from sbert_ft.encoder.mixed_precision import weights_state
+from sbert_ft.encoder.packing import Layout, PackedBatch
+from sbert_ft.encoder.process_safety import ForkSafeLock
 from sbert_ft.errors import ResourceError, quoted
-from sbert_ft.model import compiled_attention
-from sbert_ft.model.compiled_cache import Package
-from sbert_ft.model.compiled_graph import SETTINGS, EncoderToCompile
-from sbert_ft.model.forks import ForkSafeLock
-from sbert_ft.model.optimizer_steps import weights_state
-from sbert_ft.model.packing import Layout, PackedBatch
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def load_compiled(source: EncoderToCompile, folder: Path) -> CompiledEncoder:
         ResourceError: There is no C++ compiler, or compiling or loading failed; the sentence says why.
         OutputError: The folder cannot be written to.
     """
-    compiled_attention.register()
+    compile_graph.register()
     begin = time.perf_counter()
     state = weights_state(source.encoder)
     package = Package.of(folder, source.facts())

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sbert_ft.model.dropout import dropout as drop
-from sbert_ft.model.packing import Layout, PackedBatch, TextTokens, offsets_of, pack
+from sbert_ft.encoder.dropout import dropout as drop
+from sbert_ft.encoder.packing import Layout, PackedBatch, TextTokens, offsets_of, pack
 
 ATTENTION_NAME = "sbert_ft_packed"
 

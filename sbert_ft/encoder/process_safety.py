@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from sbert_ft.model.attention import register_attention
-from sbert_ft.model.optimizer_steps import STEPS
+from sbert_ft.encoder.attention import register_attention
+from sbert_ft.encoder.mixed_precision import STEPS
 
 # Read by the Rust tokenizer at each call.
 _TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"

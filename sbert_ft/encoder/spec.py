@@ -23,8 +23,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import logging as transformers_logging
 
+from sbert_ft.encoder.dropout import use_fast_dropout
 from sbert_ft.errors import ModelFolderError, quoted, shown
-from sbert_ft.model.dropout import use_fast_dropout
 
 logger = logging.getLogger(__name__)
 

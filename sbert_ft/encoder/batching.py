@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.model.packing import ROW_TOKENS, Layout, best_fit, row_width
+from sbert_ft.encoder.packing import ROW_TOKENS, Layout, best_fit, row_width
 
 # Of one more run: some ten small operations a layer, however short its texts are.
 RUN_OVERHEAD = 160_000

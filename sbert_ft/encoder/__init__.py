@@ -1,0 +1,1 @@
+"""Stock encoders, and what runs them fast."""
