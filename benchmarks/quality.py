@@ -148,7 +148,7 @@ def run_ours(settings: RunSettings) -> dict[str, Any]:
 
 def run_peer(settings: RunSettings, precision: str) -> dict[str, Any]:
     """Train sentence-transformers' trainer on the run's rows, and judge it by the run's pairs."""
-    from sbert_ft.evaluation.judge import metric_of
+    from sbert_ft.evaluation.pair_evaluator import metric_of
     from sbert_ft.training.fine_tune import load_run
 
     if len(settings.objective) != 1 or settings.training.early_stopping_patience or settings.training.eval_steps:

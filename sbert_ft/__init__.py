@@ -20,7 +20,7 @@ from sbert_ft.errors import SbertFtError
 if TYPE_CHECKING:
     from sbert_ft.config.settings import EvaluationSettings, ObjectiveSettings, Reading, TrainingSettings
     from sbert_ft.data.dataset import ConnectionDataset
-    from sbert_ft.evaluation.decision import fit_threshold
+    from sbert_ft.evaluation.calibration import fit_threshold
     from sbert_ft.model.connection_bert import ConnectionBert
     from sbert_ft.model.siamese import SiameseBert
     from sbert_ft.training.bert_classifier import BertClassifier
@@ -53,7 +53,7 @@ _MODULE_OF_NAME = {
     "SiameseBert": "sbert_ft.model.siamese",
     "TrainingSettings": "sbert_ft.config.settings",
     "fine_tune": "sbert_ft.training.fine_tune",
-    "fit_threshold": "sbert_ft.evaluation.decision",
+    "fit_threshold": "sbert_ft.evaluation.calibration",
 }
 
 

@@ -15,9 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sbert_ft.config.settings import EvaluationSettings, Reading
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError
-from sbert_ft.evaluation.class_judge import (
-    COSINE_BASELINE,
-    MAJORITY_BASELINE,
+from sbert_ft.evaluation.class_evaluator import (
     JudgingRows,
     class_alarms,
     class_metric_of,
@@ -30,6 +28,7 @@ from sbert_ft.evaluation.class_judge import (
     predicted_codes,
 )
 from sbert_ft.evaluation.class_metrics import class_metrics
+from sbert_ft.evaluation.results import COSINE_BASELINE, MAJORITY_BASELINE
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.connection_bert import ConnectionBert
 

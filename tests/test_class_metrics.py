@@ -15,6 +15,7 @@ from sklearn import metrics as sk
 from sbert_ft.config.settings import EvaluationSettings
 from sbert_ft.errors import InputError
 from sbert_ft.evaluation import class_metrics as ours
+from sbert_ft.evaluation.bootstrap import cell_resamples, resamples
 from sbert_ft.evaluation.class_metrics import (
     CLASS_METRIC_NAMES,
     class_differences,
@@ -23,7 +24,6 @@ from sbert_ft.evaluation.class_metrics import (
     confusion,
     per_class,
 )
-from sbert_ft.evaluation.resampling import cell_resamples, resamples
 
 FEW = EvaluationSettings(bootstrap_samples=30)
 MANY = EvaluationSettings(bootstrap_samples=2000)

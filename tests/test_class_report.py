@@ -24,7 +24,7 @@ from sbert_ft.data.ledger import Ledger
 from sbert_ft.data.table import open_table
 from sbert_ft.evaluation.chart_frame import fitting
 from sbert_ft.evaluation.class_charts import confusion_chart
-from sbert_ft.evaluation.class_judge import JudgingRows, judge_classes, majority_codes
+from sbert_ft.evaluation.class_evaluator import JudgingRows, judge_classes, majority_codes
 from sbert_ft.evaluation.report import ClassSplit, Mistake, Report, confident_mistakes, mistakes_csv, write_report
 from sbert_ft.evaluation.report_classes import balance_grid, balance_note, confusions
 from sbert_ft.evaluation.report_facts import verdict

@@ -22,8 +22,8 @@ from sklearn.isotonic import IsotonicRegression
 from sbert_ft.config.settings import CalibrationKind, EvaluationSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError, ModelFolderError
-from sbert_ft.evaluation.decision import fit_calibration, fit_decision, fit_threshold, same_data
-from sbert_ft.evaluation.resampling import resamples
+from sbert_ft.evaluation.bootstrap import resamples
+from sbert_ft.evaluation.calibration import fit_calibration, fit_decision, fit_threshold, same_data
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.decision import Calibration, Decision, FittedOn, parse_target
 from sbert_ft.model.siamese import SiameseBert

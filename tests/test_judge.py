@@ -18,7 +18,7 @@ from test_encoders import sentences
 from sbert_ft.config.settings import EvaluationSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError
-from sbert_ft.evaluation.judge import (
+from sbert_ft.evaluation.pair_evaluator import (
     COLLAPSED_COSINE,
     alarms,
     chance_cosine,

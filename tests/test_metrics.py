@@ -16,7 +16,8 @@ from sklearn import metrics as sk
 
 from sbert_ft.config.settings import EvaluationSettings
 from sbert_ft.errors import InputError
-from sbert_ft.evaluation import resampling
+from sbert_ft.evaluation import bootstrap
+from sbert_ft.evaluation.bootstrap import percentile_interval, resamples
 from sbert_ft.evaluation.metrics import (
     METRIC_NAMES,
     Score,
@@ -26,7 +27,6 @@ from sbert_ft.evaluation.metrics import (
     metric_value,
     paired_differences,
 )
-from sbert_ft.evaluation.resampling import percentile_interval, resamples
 
 SETTINGS = EvaluationSettings()
 FEW = EvaluationSettings(bootstrap_samples=20)
@@ -172,8 +172,8 @@ def test_each_resample_of_graded_pairs_gives_what_scipy_gives_for_it(
     if len(np.unique(predicted)) == 1 or len(np.unique(gold)) == 1:
         return
     statistics = {
-        "spearman": resampling.spearman_statistic(predicted, gold),
-        "pearson": resampling.pearson_statistic(stats.zscore(predicted), stats.zscore(gold)),
+        "spearman": bootstrap.spearman_statistic(predicted, gold),
+        "pearson": bootstrap.pearson_statistic(stats.zscore(predicted), stats.zscore(gold)),
     }
     compare_resamples(statistics, predicted, gold, seed)
 
@@ -185,9 +185,9 @@ def test_each_resample_of_labelled_pairs_gives_what_scikit_learn_gives_for_it(
 ) -> None:
     predicted, matches = data[0].astype(np.float64), data[1]
     statistics = {
-        "average_precision": resampling.average_precision_statistic(predicted, matches),
-        "roc_auc": resampling.roc_auc_statistic(predicted, matches),
-        **resampling.decided_statistics(predicted >= 0.25, matches),
+        "average_precision": bootstrap.average_precision_statistic(predicted, matches),
+        "roc_auc": bootstrap.roc_auc_statistic(predicted, matches),
+        **bootstrap.decided_statistics(predicted >= 0.25, matches),
     }
     compare_resamples(statistics, predicted, matches, seed)
 
@@ -214,7 +214,7 @@ def test_resamples_draw_as_many_pairs_as_there_are_and_follow_from_the_seed() ->
 
 
 def test_resamples_hold_a_bounded_number_of_counts_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resampling, "_CELLS", 100)
+    monkeypatch.setattr(bootstrap, "_CELLS", 100)
     assert [len(part) for part in resamples(30, 10, seed=0)] == [3, 3, 3, 1]
     assert [len(part) for part in resamples(1000, 2, seed=0)] == [1, 1]
 

@@ -16,7 +16,7 @@ import torch
 from sbert_ft import BertClassifier, ConnectionBert, SiameseBert
 from sbert_ft.cli import main
 from sbert_ft.errors import InputError
-from sbert_ft.evaluation.temperature import expected_calibration_error, fit_temperature, log_loss
+from sbert_ft.evaluation.calibration import expected_calibration_error, fit_temperature, log_loss
 from sbert_ft.model.similarity import compare, cosine, unit
 
 TEXTS = ["a man", "", "two dogs in the park", "the house " * 10, "뷁"]

@@ -120,11 +120,11 @@ for line in sys.stdin:
 
 # Where in a run something strikes, as (module, function): at its nth call.
 STEP = ("sbert_ft.training.loop", "backward")
-EVALUATION = ("sbert_ft.training.pair_exam", "score_unless")
+EVALUATION = ("sbert_ft.evaluation.pair_evaluator", "score_unless")
 IN_CHECKPOINT = ("sbert_ft.training.checkpoints", "save_file")
 BEFORE_CHECKPOINT = ("sbert_ft.training.progress", "save_checkpoint")
 AFTER_CHECKPOINT = ("sbert_ft.training.progress", "remove_all_but")
-JUDGING = ("sbert_ft.training.pair_exam", "score_pairs")
+JUDGING = ("sbert_ft.evaluation.pair_evaluator", "score_pairs")
 REPORT = ("sbert_ft.training.outcome", "write_report")
 METRICS = ("sbert_ft.training.outcome", "write_json")
 

@@ -52,7 +52,7 @@ from sbert_ft.training.interruption import interruptible
 READING = ("sbert_ft.training.fine_tune", "prepare")
 TOKENISING = ("sbert_ft.data.token_cache", "_write_tokens")
 MAKING_MOMENTS = ("sbert_ft.training.loop", "Optimizer")
-SAVING_MODEL = ("sbert_ft.training.pair_exam", "worst_pairs")  # right before it
+SAVING_MODEL = ("sbert_ft.evaluation.pair_evaluator", "worst_pairs")  # right before it
 
 SCENARIOS: dict[str, dict[str, Any]] = {
     "short": {"training": {"epochs": 3, "batch_size": 8, "eval_steps": 4, "save_steps": 3, "logging_steps": 5}},

@@ -13,7 +13,7 @@ from scipy import special
 from sklearn import metrics as sk
 
 from sbert_ft.errors import InputError
-from sbert_ft.evaluation.temperature import (
+from sbert_ft.evaluation.calibration import (
     expected_calibration_error,
     fit_temperature,
     log_loss,

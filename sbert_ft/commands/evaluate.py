@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sbert_ft.config.settings import EvaluationSettings, Reading
     from sbert_ft.data.dataset import ConnectionDataset
-    from sbert_ft.evaluation.judge import JudgingPairs
+    from sbert_ft.evaluation.pair_evaluator import JudgingPairs
     from sbert_ft.model.classifier import ClassifierModel
     from sbert_ft.model.decision import Decision
     from sbert_ft.model.siamese import SiameseBert
@@ -117,7 +117,7 @@ def _evaluate_scores(
 ) -> dict[str, Any]:
     """Return the report on a model that gives scores: cosines, or what a classifier with one output says."""
     from sbert_ft.data.dataset import ConnectionDataset
-    from sbert_ft.evaluation.judge import COLLAPSED_COSINE, chance_cosine, judge, judging_pairs
+    from sbert_ft.evaluation.pair_evaluator import COLLAPSED_COSINE, chance_cosine, judge, judging_pairs
     from sbert_ft.model.siamese import SiameseBert
 
     dataset = ConnectionDataset.from_file(args.pairs, reading)
@@ -244,7 +244,7 @@ def _check_rows(model: Scorer, other: Scorer | None, dataset: ConnectionDataset)
 
 def _warn_of_own_pairs(decisions: list[tuple[str, Decision | None]], dataset: ConnectionDataset) -> None:
     """Warn of a threshold, by the folder of its model, that was chosen on these very pairs."""
-    from sbert_ft.evaluation.decision import same_data
+    from sbert_ft.evaluation.calibration import same_data
 
     for folder, decision in decisions:
         if decision is not None and same_data(decision, dataset):

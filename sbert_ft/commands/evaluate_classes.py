@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sbert_ft.config.settings import EvaluationSettings, Reading
-    from sbert_ft.evaluation.class_judge import JudgingRows
+    from sbert_ft.evaluation.class_evaluator import JudgingRows
     from sbert_ft.model.classifier import ClassifierModel
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ def evaluate_classes(
     import numpy as np
 
     from sbert_ft.data.dataset import ConnectionDataset
-    from sbert_ft.evaluation.class_judge import MAJORITY_BASELINE, judge_classes, judging_rows, majority_codes
+    from sbert_ft.evaluation.class_evaluator import judge_classes, judging_rows, majority_codes
+    from sbert_ft.evaluation.results import MAJORITY_BASELINE
 
     names = _class_names(args, model)
     reading = dataclasses.replace(
@@ -152,9 +153,8 @@ def _match(
     """Return what the stored threshold on the probability of the second of two classes is worth; None without one."""
     import numpy as np
 
-    from sbert_ft.evaluation.decision import same_data
+    from sbert_ft.evaluation.calibration import same_data, softmax
     from sbert_ft.evaluation.metrics import label_metrics
-    from sbert_ft.evaluation.temperature import softmax
 
     decision = model.decision
     if decision is None or model.n_outputs != 2:

@@ -11,11 +11,11 @@ from sbert_ft.evaluation.chart_frame import WIDTH
 from sbert_ft.evaluation.charts import IntervalRow, interval_chart
 from sbert_ft.evaluation.class_charts import confusion_chart, confusion_width
 from sbert_ft.evaluation.report_classes import MOST_IN_MATRIX, class_names, confusion_counts
-from sbert_ft.evaluation.report_content import ClassSplit, Json, Report
 from sbert_ft.evaluation.report_decision import quoted_name, reached, second_class_scores
 from sbert_ft.evaluation.report_facts import inner
 from sbert_ft.evaluation.report_figures import Figure, precision_caption, triple
 from sbert_ft.evaluation.report_words import shortened
+from sbert_ft.evaluation.results import ClassSplit, Json, Report
 from sbert_ft.evaluation.score_charts import (
     ScoreWords,
     calibrated,

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import EvaluationSettings
 from sbert_ft.errors import InputError, quoted
+from sbert_ft.evaluation.bootstrap import Floats, Groups, cell_resamples, divided
 from sbert_ft.evaluation.metrics import Score
-from sbert_ft.evaluation.resampling import Floats, Groups, cell_resamples, divided
 
 Codes = NDArray[np.int64]
 

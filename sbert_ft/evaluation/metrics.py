@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import EvaluationSettings
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.evaluation.resampling import (
+from sbert_ft.evaluation.bootstrap import (
     Flags,
     Floats,
     Statistic,

@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from sbert_ft.data.formats import joined_cells
-from sbert_ft.evaluation.report_content import (
+from sbert_ft.evaluation.report_html import html_report
+from sbert_ft.evaluation.report_markdown import markdown_report
+from sbert_ft.evaluation.report_words import UNWRITABLE, escape_of
+from sbert_ft.evaluation.results import (
     ClassSplit,
     Mistake,
     Report,
@@ -23,9 +26,6 @@ from sbert_ft.evaluation.report_content import (
     errors_of_place,
     worst_pairs,
 )
-from sbert_ft.evaluation.report_html import html_report
-from sbert_ft.evaluation.report_markdown import markdown_report
-from sbert_ft.evaluation.report_words import UNWRITABLE, escape_of
 from sbert_ft.training.durable_files import write_bytes
 
 __all__ = [

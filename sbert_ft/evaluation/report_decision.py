@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sbert_ft.evaluation.report_content import ClassSplit, Report, SplitScores
 from sbert_ft.evaluation.report_facts import Cell, Grid, fact, inner, judged_splits
 from sbert_ft.evaluation.report_words import counted, decimals, interval, plain_number, short_digest, shortened
+from sbert_ft.evaluation.results import ClassSplit, Report, SplitScores
 from sbert_ft.evaluation.score_charts import Calibrated, calibrated
 from sbert_ft.model.decision import Decision
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-from sbert_ft.evaluation.report_content import Json, Report
 from sbert_ft.evaluation.report_words import (
     capitalised,
     counted,
@@ -20,6 +19,7 @@ from sbert_ft.evaluation.report_words import (
     metric_label,
     plain_number,
 )
+from sbert_ft.evaluation.results import Json, Report
 
 VerdictKind = Literal["better", "worse", "unclear", "unknown"]
 _HEADLINES: Final[Mapping[VerdictKind, str]] = {

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from sbert_ft.evaluation.chart_frame import WIDTH, fitting
 from sbert_ft.evaluation.charts import IntervalRow, interval_chart, learning_rate_chart, loss_chart, metric_chart
-from sbert_ft.evaluation.report_content import Json, Report, SplitScores
 from sbert_ft.evaluation.report_decision import Reached, reached
 from sbert_ft.evaluation.report_facts import evaluations, inner, judged_splits, main_metric, train_lines
 from sbert_ft.evaluation.report_words import counted, decimals, inside_sentence, metric_label
+from sbert_ft.evaluation.results import Json, Report, SplitScores
 from sbert_ft.evaluation.score_charts import (
     ScoreWords,
     histogram_charts,

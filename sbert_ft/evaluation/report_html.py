@@ -22,7 +22,6 @@ from sbert_ft.evaluation.report_classes import (
     no_mistakes,
     per_class_grid,
 )
-from sbert_ft.evaluation.report_content import Json, Mistake, Report, WorstPair
 from sbert_ft.evaluation.report_decision import (
     decision_grid,
     decision_note,
@@ -47,6 +46,7 @@ from sbert_ft.evaluation.report_style import STYLE
 from sbert_ft.evaluation.report_training import training_grid
 from sbert_ft.evaluation.report_words import capitalised, counted, decimals, plain_number, shortened, visible
 from sbert_ft.evaluation.report_worst import worst_note
+from sbert_ft.evaluation.results import Json, Mistake, Report, WorstPair
 
 TEXT_LIMIT = 240
 """Characters of a text that the table of worst pairs shows."""

@@ -21,7 +21,6 @@ from sbert_ft.evaluation.report_classes import (
     no_mistakes,
     per_class_grid,
 )
-from sbert_ft.evaluation.report_content import Report
 from sbert_ft.evaluation.report_decision import (
     decision_grid,
     decision_note,
@@ -52,6 +51,7 @@ from sbert_ft.evaluation.report_words import (
     visible,
 )
 from sbert_ft.evaluation.report_worst import worst_note
+from sbert_ft.evaluation.results import Report
 from sbert_ft.markdown_text import escaped_markdown
 
 # Two numbers in brackets are an interval, which needs no escapes where nothing behind it makes them a link.

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from sbert_ft.evaluation.report_content import Report
 from sbert_ft.evaluation.report_facts import Cell, Grid, fact, inner
 from sbert_ft.evaluation.report_words import (
     counted,
@@ -18,6 +17,7 @@ from sbert_ft.evaluation.report_words import (
     plain_number,
     short_digest,
 )
+from sbert_ft.evaluation.results import Report
 
 _WHAT: Final[Mapping[str, str]] = {
     "towers": "a classifier over the vectors of both texts",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sbert_ft.evaluation.report_content import Report
 from sbert_ft.evaluation.report_facts import inner, judged_splits
+from sbert_ft.evaluation.results import Report
 
 
 def worst_note(report: Report) -> str:

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.model.decision import Decision
+
+# What a classifier has to beat, as results and reports call it.
+MAJORITY_BASELINE: Final = "the majority class"
+
+
+COSINE_BASELINE: Final = "the cosine of the untrained encoder"
+
 
 Json = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from sbert_ft.evaluation.report_content import ClassSplit, Mistake, SplitScores, WorstPair
+from sbert_ft.evaluation.results import ClassSplit, Mistake, SplitScores, WorstPair
 from sbert_ft.model.decision import Decision
 from sbert_ft.training.encoder_setup import Trainee
 
