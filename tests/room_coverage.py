@@ -21,7 +21,7 @@ ROOMS = {
     "folder": [
         *("model/folder.py", "model/folder_writer.py", "model/classifier_folder.py", "model/classifier_writer.py"),
         *("model/weights.py", "model/weight_names.py", "model/pickled_weights.py", "model/safetensors_weights.py"),
-        *("model/json_files.py", "model/json_objects.py", "model/own_settings.py", "encoder/spec.py"),
+        *("files/strict_json.py", "files/strict_json.py", "model/own_settings.py", "encoder/spec.py"),
     ],
     "tokenizer": [
         *("model/tokenizer.py", "model/tokenizer_files.py", "model/vocabulary.py", "model/special_tokens.py"),
@@ -33,7 +33,7 @@ ROOMS = {
         *("data/sources.py", "data/rows.py"),
     ],
     "checkpoints": [
-        *("training/checkpoints.py", "training/durable_files.py", "training/run_folder.py", "training/run_lock.py"),
+        *("training/checkpoints.py", "files/atomic.py", "training/run_folder.py", "files/file_lock.py"),
         *("training/run_log.py", "training/progress.py"),
     ],
 }

@@ -21,8 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sbert_ft.errors import CheckpointError, OutputError
-from sbert_ft.training.checkpoints import newest_checkpoint, read_checkpoint, remove_all_but, save_checkpoint
-from sbert_ft.training.durable_files import (
+from sbert_ft.files.atomic import (
     PREFIX,
     backup_of,
     open_regular,
@@ -31,6 +30,7 @@ from sbert_ft.training.durable_files import (
     write_bytes,
     write_json,
 )
+from sbert_ft.training.checkpoints import newest_checkpoint, read_checkpoint, remove_all_but, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -501,7 +501,7 @@ from pathlib import Path
 import torch
 from sbert_ft.errors import SbertFtError
 from sbert_ft.training import checkpoints
-from sbert_ft.training.durable_files import PREFIX, remove_leftovers
+from sbert_ft.files.atomic import PREFIX, remove_leftovers
 
 torch.set_num_threads(1)
 logging.disable(logging.CRITICAL)

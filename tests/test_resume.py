@@ -36,9 +36,9 @@ from sbert_ft.cli import main
 from sbert_ft.config.settings import EvaluationSettings, TrainingSettings
 from sbert_ft.data.batch_order import epoch_batches
 from sbert_ft.errors import RunInterrupted
+from sbert_ft.files.atomic import PREFIX
 from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.training.checkpoints import newest_checkpoint, read_checkpoint
-from sbert_ft.training.durable_files import PREFIX
 from sbert_ft.training.preparation import FineTuneResult
 
 if not hasattr(os, "fork") or not sys.platform.startswith("linux"):

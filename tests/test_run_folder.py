@@ -27,6 +27,8 @@ from hypothesis import strategies as st
 
 from sbert_ft._version import library_versions
 from sbert_ft.errors import OutputError, RunFolderError, SbertFtError
+from sbert_ft.files.atomic import PREFIX, write_json
+from sbert_ft.files.file_lock import LOCK_NAME, locked, locked_by_name
 from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.training.checkpoints import newest_checkpoint, save_checkpoint
 from sbert_ft.training.comparison import (
@@ -37,9 +39,7 @@ from sbert_ft.training.comparison import (
     differences,
     tensors_sha256,
 )
-from sbert_ft.training.durable_files import PREFIX, write_json
 from sbert_ft.training.run_folder import RUN_FILES, RUN_FOLDERS, Mode, RunFolder, open_run_folder
-from sbert_ft.training.run_lock import LOCK_NAME, locked, locked_by_name
 from sbert_ft.training.run_log import RunLog, read_log
 
 ROOT = Path(__file__).resolve().parent.parent

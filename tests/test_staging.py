@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from sbert_ft.errors import ModelFolderError, OutputError
+from sbert_ft.files.atomic import make_folder, put_in_place, staged_beside
 from sbert_ft.model.siamese import SiameseBert
-from sbert_ft.model.staging import make_folder, put_in_place, staged_beside
 
 HELD = """
 import sys
 from pathlib import Path
-from sbert_ft.model.staging import staged_beside
+from sbert_ft.files.atomic import staged_beside
 with staged_beside(Path(sys.argv[1])) as folder:
     (folder / "config.json").write_text("{}")
     print("held", flush=True)

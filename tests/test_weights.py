@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from sbert_ft.errors import ModelFolderError
-from sbert_ft.model.json_files import read_json
+from sbert_ft.files.strict_json import read_json
 from sbert_ft.model.weights import TensorInfo, check_match, find_weights, match_names, read_tensors
 
 WORDS = "embeddings.word_embeddings.weight"

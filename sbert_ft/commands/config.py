@@ -11,8 +11,9 @@ import logging
 import os
 from pathlib import Path
 
-from sbert_ft.commands.output import checked_target, refusals_of, replaced_when_whole
+from sbert_ft.commands.output import checked_target
 from sbert_ft.errors import OutputError, quoted
+from sbert_ft.files.atomic import refusals_of, replaced_when_whole
 
 logger = logging.getLogger(__name__)
 

@@ -27,8 +27,9 @@ from sbert_ft.commands.options import (
     positive,
     warn_of_unknown,
 )
-from sbert_ft.commands.output import Progress, checked_target, refusals_of, replaced_when_whole
+from sbert_ft.commands.output import Progress, checked_target
 from sbert_ft.errors import DataError, InputError, quoted
+from sbert_ft.files.atomic import refusals_of, replaced_when_whole
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import shutil
 import stat
 import sys
 import time
@@ -67,58 +66,6 @@ def checked_target(output: str, suffixes: Sequence[str], source: Path | None) ->
 
 def _either(words: Sequence[str]) -> str:
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-@contextmanager
-def replaced_when_whole(target: Path) -> Iterator[Path]:
-    """Give an empty file beside the target to write; it becomes the target when the block ends without an error.
-
-    Otherwise, and when a signal is raised, it is removed and the target is what it was. Only a kill that cannot be
-    caught leaves it behind, as `.NAME.PROCESS.tmp`.
-
-    Raises:
-        OutputError: The folder cannot be written to, or the result not be brought to the disk.
-    """
-    # cut, for a name may be as long as a file system takes
-    temporary = target.with_name(f".{target.name[:48]}.{os.getpid()}.tmp")
-    try:
-        with refusals_of(target):
-            temporary.unlink(missing_ok=True)  # left by a killed process that had our number
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        yield temporary
-        with refusals_of(target):
-            _bring_to_disk(temporary)
-            if target.exists():
-                shutil.copymode(target, temporary)
-            os.replace(temporary, target)
-    except OutputError as error:  # the user knows the target's name, not the temporary one
-        raise OutputError(str(error).replace(_shown(temporary.name), _shown(target.name))) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder cannot be opened
-        with refusals_of(target):
-            _bring_to_disk(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _bring_to_disk(path: Path, flags: int = os.O_RDWR) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def refusals_of(path: Path) -> Iterator[None]:
-    """Turn what the system refuses inside into an `OutputError` that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{quoted(path, limit=400)}: cannot be written: {error.strerror or error}") from error
-
-
-def _shown(name: str) -> str:
-    return quoted(name, limit=400)[1:-1]
 
 
 class Progress:

@@ -24,8 +24,9 @@ from sbert_ft.commands.options import (
     number_within,
     warn_of_unknown,
 )
-from sbert_ft.commands.output import Progress, replaced_when_whole
+from sbert_ft.commands.output import Progress
 from sbert_ft.errors import InputError, quoted
+from sbert_ft.files.atomic import replaced_when_whole
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sbert_ft.errors import ConfigError, quoted
+from sbert_ft.files.strict_json import is_deeper
 
 _MOST_BYTES: Final = 2**20
 _DEEPEST: Final = 8
@@ -68,26 +69,6 @@ def refuse_depth(value: object, where: str) -> None:
     """
     if is_deeper(value, _DEEPEST):
         raise ConfigError(f"{where}: is nested too deeply; expected sections with values")
-
-
-def is_deeper(value: object, levels: int) -> bool:
-    """Return whether there are more than so many levels of lists and objects in `value`, found without recursion.
-
-    JSON is read down to the last levels of Python's stack, and whoever then shows, compares or writes the value from a
-    little deeper would exhaust it.
-    """
-    level = [value]
-    for _ in range(levels):
-        level = [inner for outer in level for inner in _inside(outer)]
-        if not level:
-            return False
-    return True
-
-
-def _inside(value: object) -> list[object]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _bytes_of(path: str | Path, where: str) -> bytes:

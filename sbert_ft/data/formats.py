@@ -16,9 +16,9 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sbert_ft.config.jsonc import is_deeper
 from sbert_ft.data.text import MAX_RECORD_CHARS, fault, text_lines, without_line_end
 from sbert_ft.errors import quoted
+from sbert_ft.files.strict_json import is_deeper
 
 if TYPE_CHECKING:
     import pyarrow

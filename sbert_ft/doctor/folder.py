@@ -25,12 +25,12 @@ from sbert_ft.encoder.devices import choose_device, describe_device, half_precis
 from sbert_ft.encoder.heads import ClassificationHead, plan_head
 from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
 from sbert_ft.errors import ModelFolderError, SbertFtError, quoted
+from sbert_ft.files.strict_json import read_json
 from sbert_ft.model.checked_tokenizer import check_room
 from sbert_ft.model.classifier_folder import FoundClassifier, find_classifier, read_head
 from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.folder import ModelFolder, architecture_of_classifier, find_folder, read_folder, unused_parts
 from sbert_ft.model.folder_writer import HEAD_FILE
-from sbert_ft.model.json_files import read_json
 from sbert_ft.model.own_settings import OwnSettings
 from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model.weight_names import NameMatch, check_match, match_names

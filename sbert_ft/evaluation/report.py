@@ -26,7 +26,7 @@ from sbert_ft.evaluation.results import (
     errors_of_place,
     worst_pairs,
 )
-from sbert_ft.training.durable_files import write_bytes
+from sbert_ft.files.atomic import write_bytes
 
 __all__ = [
     "ClassSplit",

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.model.json_objects import JsonObject
+from sbert_ft.files.strict_json import JsonObject
 
 Floats = NDArray[np.floating]
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from sbert_ft.arguments import path_argument
 from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import ModelFolderError, quoted, shown
-from sbert_ft.model.json_files import read_json, read_json_list
+from sbert_ft.files.strict_json import listing, read_json, read_json_list
 
 logger = logging.getLogger(__name__)
 
@@ -194,15 +194,6 @@ def unused_parts(source: ModelFolder) -> tuple[str, ...]:
             "give prompt="
         )
     return tuple(notes)
-
-
-def listing(folder: Path) -> str:
-    """Return the first names in a folder, for a message."""
-    try:
-        names = sorted(os.listdir(folder))
-    except (OSError, ValueError) as error:
-        return f"no folder that can be read ({getattr(error, 'strerror', None) or error})"
-    return ", ".join(map(quoted, names[:12])) + (f" and {len(names) - 12} more" if names[12:] else "") or "nothing"
 
 
 def _read_modules(path: Path) -> dict[str, Path]:

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import OutputError, quoted
+from sbert_ft.files.atomic import make_folder, put_in_place, staged_beside
 from sbert_ft.markdown_text import escaped_markdown
 from sbert_ft.model.decision import Decision
 from sbert_ft.model.folder import Similarity
 from sbert_ft.model.own_settings import FORMAT, OwnSettings
-from sbert_ft.model.staging import make_folder, put_in_place, staged_beside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -27,7 +27,7 @@ import torch
 from torch.torch_version import TorchVersion
 
 from sbert_ft.errors import ModelFolderError, quoted, shown
-from sbert_ft.model.json_files import damaged, foreign_content, open_file
+from sbert_ft.files.strict_json import damaged, foreign_content, open_file
 
 # Older versions run code or write out of bounds even with weights_only (CVE-2025-32434, CVE-2026-24747).
 _OLDEST_TORCH = "2.10"

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sbert_ft.errors import ModelFolderError, quoted, shown
-from sbert_ft.model.json_files import damaged, foreign_content, open_file, parse_json
+from sbert_ft.files.strict_json import damaged, foreign_content, open_file, parse_json
 from sbert_ft.model.weight_names import TensorInfo, check_is_float
 
 # Parsed, a header takes up to 25 times its size; 16 MiB describe about 100,000 tensors.

@@ -17,8 +17,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from sbert_ft.errors import ModelFolderError, quoted, shown
-from sbert_ft.model.folder import listing
-from sbert_ft.model.json_files import open_file, read_json
+from sbert_ft.files.strict_json import listing, open_file, read_json
 from sbert_ft.model.rust_calls import rust_faults
 from sbert_ft.model.tokenizer_limits import MAX_VOCAB_BYTES, check_content, most_bytes
 from sbert_ft.model.vocabulary import Casing, casing_of_vocabulary, holds_hangul, read_vocab

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sbert_ft.errors import ModelFolderError, quoted, shown
-from sbert_ft.model.json_files import foreign_content, open_file
+from sbert_ft.files.strict_json import foreign_content, open_file
 from sbert_ft.model.tokenizer_limits import MAX_VOCAB_BYTES, check_lines
 
 

@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 
 from sbert_ft.errors import ModelFolderError, quoted, shown
-from sbert_ft.model.json_files import read_json
+from sbert_ft.files.strict_json import read_json
 from sbert_ft.model.pickled_weights import load_bin
 from sbert_ft.model.safetensors_weights import load_safetensors, safetensors_header
 from sbert_ft.model.weight_names import NameMatch, TensorInfo, check_is_float, check_match, match_names

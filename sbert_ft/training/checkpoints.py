@@ -24,17 +24,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sbert_ft.errors import CheckpointError, ModelFolderError, quoted, shown
-from sbert_ft.model.json_files import parse_json
-from sbert_ft.model.staging import make_folder, sync_folder
-from sbert_ft.training.durable_files import (
+from sbert_ft.files.atomic import (
     backup_of,
     discard,
     faults_named,
     json_bytes,
+    make_folder,
     open_regular,
     staged_folder,
+    sync_folder,
     write_new,
 )
+from sbert_ft.files.strict_json import parse_json
 
 logger = logging.getLogger(__name__)
 

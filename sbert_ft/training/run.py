@@ -18,9 +18,9 @@ from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.ledger import counted
 from sbert_ft.data.token_store import N_SHOWN, TokenizedConnections, cut_rows
 from sbert_ft.errors import CheckpointError, RunFolderError, quoted
+from sbert_ft.files.atomic import write_json
 from sbert_ft.training.beginning import check_finished, checked_beginning, warn_of_room, write_beginning
 from sbert_ft.training.checkpoints import Checkpoint, read_checkpoint
-from sbert_ft.training.durable_files import write_json
 from sbert_ft.training.encoder_setup import set_up_for_training, trained_module
 from sbert_ft.training.ended_early import memory_named, saved_named
 from sbert_ft.training.folder_watch import FolderWatch, watched

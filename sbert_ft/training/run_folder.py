@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from sbert_ft.errors import OutputError, RunFolderError, quoted, shown
-from sbert_ft.model.staging import make_folder, sync_folder
+from sbert_ft.files.atomic import PREFIX, faults_named, make_folder, probe_writing, remove_leftovers, sync_folder
+from sbert_ft.files.file_lock import LOCK_NAME, locked
 from sbert_ft.training import checkpoints
-from sbert_ft.training.durable_files import PREFIX, faults_named, probe_writing, remove_leftovers
-from sbert_ft.training.run_lock import LOCK_NAME, locked
 
 Mode = Literal["new", "resume", "overwrite"]
 

@@ -17,9 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from sbert_ft.errors import ModelFolderError, RunFolderError, shown
-from sbert_ft.model.json_files import parse_json
-from sbert_ft.model.staging import sync_folder
-from sbert_ft.training.durable_files import faults_named, open_regular, write_all, write_bytes
+from sbert_ft.files.atomic import faults_named, open_regular, sync_folder, write_all, write_bytes
+from sbert_ft.files.strict_json import parse_json
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from sbert_ft.config.loader import check_settings, read_run, run_from_json, run_
 from sbert_ft.config.schema import commented_start
 from sbert_ft.encoder.spec import plan_encoder
 from sbert_ft.errors import SbertFtError
+from sbert_ft.files.strict_json import read_json
 from sbert_ft.model.classifier_folder import ClassifierSettings
 from sbert_ft.model.folder import read_folder
-from sbert_ft.model.json_files import read_json
 from sbert_ft.model.own_settings import OwnSettings
 from sbert_ft.training.comparison import Fingerprint, differences
 
@@ -26,8 +26,8 @@ INSTRUMENTED = (
     "sbert_ft.model.decision",
     "sbert_ft.encoder.spec",
     "sbert_ft.model.folder",
-    "sbert_ft.model.json_files",
-    "sbert_ft.model.json_objects",
+    "sbert_ft.files.strict_json",
+    "sbert_ft.files.strict_json",
     "sbert_ft.model.own_settings",
     "sbert_ft.training.comparison",
 )

@@ -11,7 +11,7 @@ from sbert_ft.errors import SbertFtError
 from sbert_ft.model.weights import find_weights, match_names, read_tensors
 
 INSTRUMENTED = (
-    "sbert_ft.model.json_files",
+    "sbert_ft.files.strict_json",
     "sbert_ft.model.safetensors_weights",
     "sbert_ft.model.weight_names",
     "sbert_ft.model.weights",

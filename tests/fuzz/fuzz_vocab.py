@@ -11,7 +11,7 @@ from sbert_ft.errors import SbertFtError
 from sbert_ft.model.tokenizer import TextTokenizer
 
 INSTRUMENTED = (
-    "sbert_ft.model.json_files",
+    "sbert_ft.files.strict_json",
     "sbert_ft.model.special_tokens",
     "sbert_ft.model.tokenizer",
     "sbert_ft.model.tokenizer_files",

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sbert_ft.errors import ModelFolderError, RunFolderError, quoted, shown
-from sbert_ft.model.json_files import parse_json
-from sbert_ft.training.durable_files import PREFIX, faults_named, open_regular, write_all, write_new
+from sbert_ft.files.atomic import PREFIX, faults_named, open_regular, write_all, write_new
+from sbert_ft.files.strict_json import parse_json
 
 if sys.platform != "win32":
     import fcntl

@@ -1,0 +1,1 @@
+"""Bytes and JSON of strangers, and files that are whole or not there."""
