@@ -19,9 +19,14 @@ FLOOR = 90.0
 
 ROOMS = {
     "folder": [
-        *("model/folder.py", "model/folder_writer.py", "model/classifier_folder.py", "model/classifier_writer.py"),
-        *("model/weights.py", "model/weight_names.py", "model/pickled_weights.py", "model/safetensors_weights.py"),
-        *("files/strict_json.py", "files/strict_json.py", "model/own_settings.py", "encoder/spec.py"),
+        *("model_folder/layout.py", "model_folder/writer.py", "model_folder/classifier.py", "model_folder/writer.py"),
+        *(
+            "model_folder/weights.py",
+            "model_folder/tensor_names.py",
+            "model_folder/tensor_files.py",
+            "model_folder/tensor_files.py",
+        ),
+        *("files/strict_json.py", "files/strict_json.py", "model_folder/metadata.py", "encoder/spec.py"),
     ],
     "tokenizer": [
         *("model/tokenizer.py", "model/tokenizer_files.py", "model/vocabulary.py", "model/special_tokens.py"),

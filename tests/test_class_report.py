@@ -32,7 +32,7 @@ from sbert_ft.evaluation.report_html import html_report
 from sbert_ft.evaluation.report_markdown import markdown_report
 from sbert_ft.evaluation.report_style import STYLE
 from sbert_ft.evaluation.report_words import percent
-from sbert_ft.model.decision import Decision, FittedOn
+from sbert_ft.model_folder.decision import Decision, FittedOn
 
 SETTINGS = EvaluationSettings(bootstrap_samples=40)
 NLI = ("contradiction", "entailment", "neutral")

@@ -21,9 +21,9 @@ from sbert_ft.errors import InputError
 from sbert_ft.model import embed
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.decision import Decision, FittedOn
 from sbert_ft.model.embed import EmbedCount
 from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.model_folder.decision import Decision, FittedOn
 
 TEXTS = ["a man plays", "a dog", "", "the cat sat on the mat and slept", "a man plays", "music", "x"]
 PAIRS = list(zip(TEXTS, TEXTS[1:] + TEXTS[:1], strict=True))

@@ -1128,7 +1128,7 @@ def test_names_are_those_of_the_rooms_that_know_them() -> None:
     ],
 )
 def test_threshold_targets_are_those_that_a_decision_understands(text: str) -> None:
-    from sbert_ft.model.decision import parse_target
+    from sbert_ft.model_folder.decision import parse_target
 
     assert (KEYS["evaluation.threshold_target"].fault(text) is None) == (parse_target(text) is not None)
 

@@ -24,7 +24,7 @@ from sbert_ft import ConnectionDataset, SiameseBert
 from sbert_ft.cli import main
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.decision import Decision, FittedOn
+from sbert_ft.model_folder.decision import Decision, FittedOn
 
 CPU = ("--device", "cpu", "--precision", "float32")
 FEW = ("--samples", "20")

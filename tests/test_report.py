@@ -52,7 +52,7 @@ from sbert_ft.evaluation.score_charts import (
     thinned,
     wilson_interval,
 )
-from sbert_ft.model.decision import Calibration, Decision, FittedOn
+from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save, save_file
 
 from sbert_ft.errors import ModelFolderError
 from sbert_ft.files.strict_json import read_json
-from sbert_ft.model.weights import TensorInfo, check_match, find_weights, match_names, read_tensors
+from sbert_ft.model_folder.weights import TensorInfo, check_match, find_weights, match_names, read_tensors
 
 WORDS = "embeddings.word_embeddings.weight"
 NORM = "embeddings.LayerNorm.weight"
@@ -216,7 +216,7 @@ def test_a_name_asked_for_twice_comes_as_two_tensors(tmp_path: Path) -> None:
 MEASURE_READING = """
 import re, sys
 from pathlib import Path
-from sbert_ft.model.weights import find_weights, read_tensors
+from sbert_ft.model_folder.weights import find_weights, read_tensors
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 for folder in sys.argv[1:]:  # the first one is small: what only the first call takes is no part of the measure
@@ -620,7 +620,7 @@ MEASURE = """
 import re, sys
 from pathlib import Path
 from sbert_ft.errors import ModelFolderError
-from sbert_ft.model.weights import find_weights
+from sbert_ft.model_folder.weights import find_weights
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 before = peak()

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.pair_evaluator import JudgingPairs
     from sbert_ft.model.classifier import ClassifierModel
-    from sbert_ft.model.decision import Decision
     from sbert_ft.model.siamese import SiameseBert
+    from sbert_ft.model_folder.decision import Decision
 
     Scorer = SiameseBert | ClassifierModel
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_classifier(folder: str) -> bool:
-    from sbert_ft.model.classifier_folder import has_classifier
+    from sbert_ft.model_folder.classifier import has_classifier
 
     return has_classifier(Path(folder))
 

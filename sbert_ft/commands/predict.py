@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from sbert_ft.data.writers import NewColumn
     from sbert_ft.model.classifier import ClassifierModel
-    from sbert_ft.model.decision import Calibration
+    from sbert_ft.model_folder.decision import Calibration
 
     Values = tuple[float | bool | str, ...]
 
@@ -275,7 +275,7 @@ class Answers:
         import torch
 
         from sbert_ft.encoder.heads import probabilities
-        from sbert_ft.model.decision import reaches
+        from sbert_ft.model_folder.decision import reaches
 
         shares = probabilities(torch.from_numpy(logits)).numpy()
         values = self._of_classes(logits, shares) if self.class_names else self._of_scores(shares[:, 0])

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sbert_ft.model.decision import Calibration
     from sbert_ft.model.siamese import SiameseBert
+    from sbert_ft.model_folder.decision import Calibration
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def _load(args: argparse.Namespace) -> SiameseBert:
     Raises:
         SbertFtError: It cannot be loaded, or is a classifier whose encoder was not trained to give vectors of texts.
     """
-    from sbert_ft.model.folder import architecture_of_classifier, read_folder
+    from sbert_ft.model_folder.layout import architecture_of_classifier, read_folder
 
     source = read_folder(args.model)
     own = source.own.get("classifier")
@@ -191,7 +191,7 @@ class Judge:
         if self.calibration is not None:
             values.append(self.calibration.probability(scores).tolist())
         if self.threshold is not None:
-            from sbert_ft.model.decision import reaches
+            from sbert_ft.model_folder.decision import reaches
 
             values.append(reaches(scores, self.threshold).tolist())
         yield from zip(*values, strict=True)

@@ -27,14 +27,20 @@ from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
 from sbert_ft.errors import ModelFolderError, SbertFtError, quoted
 from sbert_ft.files.strict_json import read_json
 from sbert_ft.model.checked_tokenizer import check_room
-from sbert_ft.model.classifier_folder import FoundClassifier, find_classifier, read_head
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.folder import ModelFolder, architecture_of_classifier, find_folder, read_folder, unused_parts
-from sbert_ft.model.folder_writer import HEAD_FILE
-from sbert_ft.model.own_settings import OwnSettings
 from sbert_ft.model.tokenizer import TextTokenizer
-from sbert_ft.model.weight_names import NameMatch, check_match, match_names
-from sbert_ft.model.weights import WeightFiles, find_weights, read_tensors
+from sbert_ft.model_folder.classifier import FoundClassifier, find_classifier, read_head
+from sbert_ft.model_folder.layout import (
+    HEAD_FILE,
+    ModelFolder,
+    architecture_of_classifier,
+    find_folder,
+    read_folder,
+    unused_parts,
+)
+from sbert_ft.model_folder.metadata import OwnSettings
+from sbert_ft.model_folder.tensor_names import NameMatch, check_match, match_names
+from sbert_ft.model_folder.weights import WeightFiles, find_weights, read_tensors
 
 _SHOWN_CLASSES = 10
 

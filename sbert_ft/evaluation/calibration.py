@@ -20,7 +20,7 @@ from sbert_ft.arguments import instance_argument, word_argument
 from sbert_ft.config.settings import CalibrationKind, EvaluationSettings
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.bootstrap import Flags, Floats, Groups, percentile_interval, resamples
-from sbert_ft.model.decision import TARGETS, Calibration, Decision, FittedOn, parse_target
+from sbert_ft.model_folder.decision import TARGETS, Calibration, Decision, FittedOn, parse_target
 
 if TYPE_CHECKING:
     from sbert_ft.data.dataset import ConnectionDataset

@@ -43,8 +43,8 @@ from sbert_ft.evaluation.metrics import Score
 from sbert_ft.evaluation.pair_evaluator import alarms
 from sbert_ft.evaluation.results import COSINE_BASELINE, MAJORITY_BASELINE, ClassSplit, Mistake, confident_mistakes
 from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.decision import Decision
 from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.model_folder.decision import Decision
 from sbert_ft.training.encoder_setup import Trainee
 
 _SHOWN_CLASSES = 3

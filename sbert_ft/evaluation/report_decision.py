@@ -14,7 +14,7 @@ from sbert_ft.evaluation.report_facts import Cell, Grid, fact, inner, judged_spl
 from sbert_ft.evaluation.report_words import counted, decimals, interval, plain_number, short_digest, shortened
 from sbert_ft.evaluation.results import ClassSplit, Report, SplitScores
 from sbert_ft.evaluation.score_charts import Calibrated, calibrated
-from sbert_ft.model.decision import Decision
+from sbert_ft.model_folder.decision import Decision
 
 
 @dataclass(frozen=True)

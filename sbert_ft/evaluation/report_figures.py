@@ -22,7 +22,7 @@ from sbert_ft.evaluation.score_charts import (
     reliability_chart,
     scatter_charts,
 )
-from sbert_ft.model.decision import Decision
+from sbert_ft.model_folder.decision import Decision
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.model.decision import Decision
+from sbert_ft.model_folder.decision import Decision
 
 # What a classifier has to beat, as results and reports call it.
 MAJORITY_BASELINE: Final = "the majority class"

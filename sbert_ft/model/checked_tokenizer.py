@@ -6,8 +6,8 @@ import logging
 
 from sbert_ft.encoder.spec import EncoderPlan
 from sbert_ft.errors import ModelFolderError, shown
-from sbert_ft.model.folder import ModelFolder, unused_parts
 from sbert_ft.model.tokenizer import TextTokenizer
+from sbert_ft.model_folder.layout import ModelFolder, unused_parts
 
 logger = logging.getLogger(__name__)
 

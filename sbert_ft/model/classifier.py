@@ -22,10 +22,10 @@ from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.metrics import metric_value
 from sbert_ft.model.classify import RowReading, classify
 from sbert_ft.model.compiling import compile_encoder
-from sbert_ft.model.decision import chosen_threshold, reaches
 from sbert_ft.model.embed import EmbedCount, EmbedSettings, OnTruncate
 from sbert_ft.model.encoder_with_head import EncoderWithHead
 from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.model_folder.decision import chosen_threshold, reaches
 
 
 class ClassifierModel(EncoderWithHead):

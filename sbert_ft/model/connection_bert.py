@@ -31,10 +31,10 @@ from sbert_ft.encoder.process_safety import ForkSafeLock, prepare_process, set_s
 from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted, shown
 from sbert_ft.model.checked_tokenizer import read_checked_tokenizer
-from sbert_ft.model.folder import ModelFolder, read_folder
 from sbert_ft.model.tokenizer import TextTokenizer
-from sbert_ft.model.weight_names import check_match, match_names
-from sbert_ft.model.weights import find_weights, read_tensors
+from sbert_ft.model_folder.layout import ModelFolder, read_folder
+from sbert_ft.model_folder.tensor_names import check_match, match_names
+from sbert_ft.model_folder.weights import find_weights, read_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -21,14 +21,13 @@ from sbert_ft.encoder.devices import Precision
 from sbert_ft.encoder.heads import ClassificationHead, ClassifierKind, HeadPooling, check_truncation, plan_head
 from sbert_ft.encoder.packing import PackedBatch
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.model.classifier_folder import ClassifierSettings, find_classifier, read_head
-from sbert_ft.model.classifier_writer import save_classifier
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.decision import Decision
-from sbert_ft.model.folder import read_folder
-from sbert_ft.model.folder_writer import EncoderParts, SiameseSettings
-from sbert_ft.model.own_settings import OwnSettings
 from sbert_ft.model.tokenizer import TextTokenizer
+from sbert_ft.model_folder.classifier import ClassifierSettings, find_classifier, read_head
+from sbert_ft.model_folder.decision import Decision
+from sbert_ft.model_folder.layout import read_folder
+from sbert_ft.model_folder.metadata import OwnSettings
+from sbert_ft.model_folder.writer import EncoderParts, SiameseSettings, save_classifier
 
 # Of a sigmoid: what holds where a classifier with one output was not trained on another scale.
 SIGMOID_SCALE = (0.0, 1.0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import device
 
-from sbert_ft.model.folder import Similarity
+from sbert_ft.model_folder.layout import Similarity
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -22,16 +22,16 @@ from sbert_ft.encoder.devices import Precision, choose_device
 from sbert_ft.encoder.packing import PackedBatch, PoolingMode
 from sbert_ft.model.compiling import compile_encoder
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.decision import Decision, chosen_threshold, reaches, stored_calibration
 from sbert_ft.model.embed import EmbedCount, EmbedSettings, OnTruncate, embed, ordered_texts, warn_of_cuts
 from sbert_ft.model.encode_arguments import ResultForm, chosen_prompt, chosen_width
-from sbert_ft.model.folder import warn_of_classifier
-from sbert_ft.model.folder_writer import EncoderParts, SiameseSettings, save_siamese
-from sbert_ft.model.own_settings import COSINE_SCALE, OwnSettings
 from sbert_ft.model.pair_embed import embed_pairs
 from sbert_ft.model.sentence_transformer import around_encoder
 from sbert_ft.model.similarity import Vectors, compare, cosine, unit
 from sbert_ft.model.tokenizer import TextTokenizer
+from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches, stored_calibration
+from sbert_ft.model_folder.layout import warn_of_classifier
+from sbert_ft.model_folder.metadata import COSINE_SCALE, OwnSettings
+from sbert_ft.model_folder.writer import EncoderParts, SiameseSettings, save_siamese
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sbert_ft.errors import InputError
-from sbert_ft.model.folder import Similarity
+from sbert_ft.model_folder.layout import Similarity
 
 # Largest features between these have squares, and sums of some thousand squares, that float32 holds exactly enough.
 _SMALL, _LARGE = 1e-15, 1e15

@@ -21,7 +21,7 @@ from sbert_ft.config.loader import run_to_json
 from sbert_ft.encoder.devices import describe_device
 from sbert_ft.errors import CheckpointError, RunFolderError, quoted, shown
 from sbert_ft.files.atomic import write_json
-from sbert_ft.model.safetensors_weights import safetensors_header
+from sbert_ft.model_folder.tensor_files import safetensors_header
 from sbert_ft.training.checkpoints import Checkpoint, newest_checkpoint
 from sbert_ft.training.comparison import Fingerprint, check_unchanged, tensors_sha256
 from sbert_ft.training.encoder_setup import frozen_parameters, trained_module

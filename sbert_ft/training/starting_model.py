@@ -10,10 +10,10 @@ from sbert_ft.config.settings import ModelSettings, RunSettings
 from sbert_ft.encoder.devices import Precision
 from sbert_ft.errors import quoted
 from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.classifier_folder import has_classifier
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.folder import read_folder
 from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.model_folder.classifier import has_classifier
+from sbert_ft.model_folder.layout import read_folder
 from sbert_ft.training.encoder_setup import Trainee
 
 logger = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from sbert_ft.model.classifier import ClassifierModel
 from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.decision import Calibration, Decision, FittedOn
 from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
 
 Spoiler = Callable[[Path], Path | None]
 State = dict[str, Tensor]

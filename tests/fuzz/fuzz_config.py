@@ -14,21 +14,21 @@ from sbert_ft.config.schema import commented_start
 from sbert_ft.encoder.spec import plan_encoder
 from sbert_ft.errors import SbertFtError
 from sbert_ft.files.strict_json import read_json
-from sbert_ft.model.classifier_folder import ClassifierSettings
-from sbert_ft.model.folder import read_folder
-from sbert_ft.model.own_settings import OwnSettings
+from sbert_ft.model_folder.classifier import ClassifierSettings
+from sbert_ft.model_folder.layout import read_folder
+from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.training.comparison import Fingerprint, differences
 
 INSTRUMENTED = (
     "sbert_ft.config",
     "sbert_ft.encoder.class_names",
-    "sbert_ft.model.classifier_folder",
-    "sbert_ft.model.decision",
+    "sbert_ft.model_folder.classifier",
+    "sbert_ft.model_folder.decision",
     "sbert_ft.encoder.spec",
-    "sbert_ft.model.folder",
+    "sbert_ft.model_folder.layout",
     "sbert_ft.files.strict_json",
     "sbert_ft.files.strict_json",
-    "sbert_ft.model.own_settings",
+    "sbert_ft.model_folder.metadata",
     "sbert_ft.training.comparison",
 )
 MOST_BYTES = 4096

@@ -8,13 +8,13 @@ import struct
 
 from fuzz.inputs import name_and_content, named, only_file, scratch_folder
 from sbert_ft.errors import SbertFtError
-from sbert_ft.model.weights import find_weights, match_names, read_tensors
+from sbert_ft.model_folder.weights import find_weights, match_names, read_tensors
 
 INSTRUMENTED = (
     "sbert_ft.files.strict_json",
-    "sbert_ft.model.safetensors_weights",
-    "sbert_ft.model.weight_names",
-    "sbert_ft.model.weights",
+    "sbert_ft.model_folder.tensor_files",
+    "sbert_ft.model_folder.tensor_names",
+    "sbert_ft.model_folder.weights",
 )
 MOST_BYTES = 2048
 NAMES = ("model.safetensors", "model.safetensors.index.json")

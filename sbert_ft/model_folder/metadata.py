@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sbert_ft.files.strict_json import JsonObject
-from sbert_ft.model.decision import Decision
-from sbert_ft.model.folder import ModelFolder
+from sbert_ft.model_folder.decision import Decision
+from sbert_ft.model_folder.layout import ModelFolder
 
 # Of a cosine: what holds where a model was not trained on graded scores.
 COSINE_SCALE = (-1.0, 1.0)

@@ -3,7 +3,7 @@
 First the headers alone: which tensors, of which shape and dtype, held against the size of the
 file, so that a hostile folder is refused before memory is given to it. Then the tensors that are
 needed, each in memory of its own and never held twice. A safetensors header is parsed and bounded
-(`safetensors_weights.py`); a .bin is read by torch with `weights_only=True` and never without it,
+(`tensor_files.py`); a .bin is read by torch with `weights_only=True` and never without it,
 after its zip records are checked (stored as they are, within the file, with the right checksum).
 The cost over plain loading is one pass over a .bin for the checksums.
 """
@@ -24,9 +24,8 @@ import torch
 
 from sbert_ft.errors import ModelFolderError, quoted, shown
 from sbert_ft.files.strict_json import read_json
-from sbert_ft.model.pickled_weights import load_bin
-from sbert_ft.model.safetensors_weights import load_safetensors, safetensors_header
-from sbert_ft.model.weight_names import NameMatch, TensorInfo, check_is_float, check_match, match_names
+from sbert_ft.model_folder.tensor_files import load_bin, load_safetensors, safetensors_header
+from sbert_ft.model_folder.tensor_names import NameMatch, TensorInfo, check_is_float, check_match, match_names
 
 __all__ = [
     "NameMatch",

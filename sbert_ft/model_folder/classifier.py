@@ -22,9 +22,8 @@ from sbert_ft.encoder.class_names import fault_of_classes
 from sbert_ft.encoder.heads import STOCK_HEADS, ClassificationHead, ClassifierKind, HeadPooling, StockHead
 from sbert_ft.errors import InputError, ModelFolderError, quoted, shown
 from sbert_ft.files.strict_json import JsonObject, read_json
-from sbert_ft.model.folder import ModelFolder, architecture_of_classifier, read_folder
-from sbert_ft.model.folder_writer import HEAD_FILE
-from sbert_ft.model.weights import WeightFiles, find_tensors, find_weights, match_names, read_tensors
+from sbert_ft.model_folder.layout import HEAD_FILE, ModelFolder, architecture_of_classifier, read_folder
+from sbert_ft.model_folder.weights import WeightFiles, find_tensors, find_weights, match_names, read_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sbert_ft.arguments import path_argument
 from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import ModelFolderError, quoted, shown
 from sbert_ft.files.strict_json import listing, read_json, read_json_list
+
+if TYPE_CHECKING:
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -310,3 +313,6 @@ def _first_there(path: Path, *names: str) -> dict[str, Any]:
 
 def _read_if_there(path: Path) -> dict[str, Any]:
     return read_json(path) if os.path.lexists(path) else {}
+
+
+HEAD_FILE = "head.safetensors"
