@@ -49,8 +49,9 @@ from sbert_ft import (
 )
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
 from sbert_ft.errors import RunInterrupted, SbertFtError
-from sbert_ft.model.embed import WINDOW_TEXTS
-from sbert_ft.training.encoder_setup import Trainee, trained_module
+from sbert_ft.models.classifier import Trainee
+from sbert_ft.models.inference import WINDOW_TEXTS
+from sbert_ft.training.encoder_setup import trained_module
 from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.objective_table import OBJECTIVES, HeadToTrain
 from sbert_ft.training.objectives import build_objective
@@ -344,7 +345,7 @@ def waits_seen(context: Context) -> Iterator[list[str]]:
 
 
 def line_of_ours() -> str:
-    """Return the innermost line of the package that is being run, such as sbert_ft/model/embed.py:285 run_forwards."""
+    """Return the innermost line of the package that is being run, such as sbert_ft/models/inference.py:285 run_forwards."""
     package = harness.ROOT / "sbert_ft"
     for frame in reversed(traceback.extract_stack()):
         if package in Path(frame.filename).parents:

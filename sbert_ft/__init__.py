@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from sbert_ft.config.settings import EvaluationSettings, ObjectiveSettings, Reading, TrainingSettings
     from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.calibration import fit_threshold
-    from sbert_ft.model.connection_bert import ConnectionBert
-    from sbert_ft.model.siamese import SiameseBert
+    from sbert_ft.models.connection_bert import ConnectionBert
+    from sbert_ft.models.siamese import SiameseBert
     from sbert_ft.training.bert_classifier import BertClassifier
     from sbert_ft.training.fine_tune import fine_tune
 
@@ -45,12 +45,12 @@ __all__ = [
 # Each name once more among the imports for type checkers above; tests/test_architecture.py holds the two together.
 _MODULE_OF_NAME = {
     "BertClassifier": "sbert_ft.training.bert_classifier",
-    "ConnectionBert": "sbert_ft.model.connection_bert",
+    "ConnectionBert": "sbert_ft.models.connection_bert",
     "ConnectionDataset": "sbert_ft.data.dataset",
     "EvaluationSettings": "sbert_ft.config.settings",
     "ObjectiveSettings": "sbert_ft.config.settings",
     "Reading": "sbert_ft.config.settings",
-    "SiameseBert": "sbert_ft.model.siamese",
+    "SiameseBert": "sbert_ft.models.siamese",
     "TrainingSettings": "sbert_ft.config.settings",
     "fine_tune": "sbert_ft.training.fine_tune",
     "fit_threshold": "sbert_ft.evaluation.calibration",

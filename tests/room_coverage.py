@@ -30,7 +30,7 @@ ROOMS = {
     ],
     "tokenizer": [
         *("model/tokenizer.py", "model/tokenizer_files.py", "model/vocabulary.py", "model/special_tokens.py"),
-        *("model/checked_tokenizer.py", "model/pair_tokens.py"),
+        *("models/connection_bert.py", "model/pair_tokens.py"),
     ],
     "tables": [
         *("data/table.py", "data/formats.py", "data/text.py", "data/sniffing.py", "data/writers.py"),

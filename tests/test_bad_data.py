@@ -21,10 +21,10 @@ from bad_inputs.judging import Judge, Outcome, assert_harmless, assert_refused, 
 
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import DataError
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
+from sbert_ft.models.classifier import ClassifierModel
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.siamese import SiameseBert
 
 pa = pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="the Parquet extra is not installed")

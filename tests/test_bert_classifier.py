@@ -31,7 +31,7 @@ from sbert_ft import (
 )
 from sbert_ft.config.loader import read_run
 from sbert_ft.errors import ConfigError, InputError, SbertFtError
-from sbert_ft.model.classifier import ClassifierModel
+from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.training.bert_classifier import classes_of
 from sbert_ft.training.fine_tune import load_run
 from sbert_ft.training.gradients import BackwardSettings, backward

@@ -29,8 +29,8 @@ from sbert_ft.evaluation.class_evaluator import (
 )
 from sbert_ft.evaluation.class_metrics import class_metrics
 from sbert_ft.evaluation.results import COSINE_BASELINE, MAJORITY_BASELINE
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.connection_bert import ConnectionBert
+from sbert_ft.models.classifier import ClassifierModel
+from sbert_ft.models.connection_bert import ConnectionBert
 
 SETTINGS = EvaluationSettings(bootstrap_samples=200)
 NAMES = ("부정", "보통", "긍정")

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 
 from sbert_ft.encoder.packing import TextTokens
 from sbert_ft.errors import InputError
-from sbert_ft.model import embed
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.embed import EmbedCount
-from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.model_folder.decision import Decision, FittedOn
+from sbert_ft.models import inference
+from sbert_ft.models.classifier import ClassifierModel
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.inference import EmbedCount
+from sbert_ft.models.siamese import SiameseBert
 
 TEXTS = ["a man plays", "a dog", "", "the cat sat on the mat and slept", "a man plays", "music", "x"]
 PAIRS = list(zip(TEXTS, TEXTS[1:] + TEXTS[:1], strict=True))
@@ -80,17 +80,17 @@ def test_logits_depend_on_neither_order_nor_batch_size(bert: ConnectionBert, kin
 def test_windows_change_no_logit(bert: ConnectionBert, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(bert, kind)
     expected = logits_of(model, rows_of(kind))
-    monkeypatch.setattr(embed, "WINDOW_TEXTS", 4)
+    monkeypatch.setattr(inference, "WINDOW_TEXTS", 4)
     parts = list(model.logits_stream(iter(rows_of(kind))))
     assert [len(part) for part in parts] == ([4, 3] if kind == "single" else [2, 2, 2, 1])
     np.testing.assert_allclose(np.concatenate(parts), expected, atol=TOLERANCE * 20)
-    monkeypatch.setattr(embed, "WINDOW_TEXTS", 8192)
-    monkeypatch.setattr(embed, "WINDOW_CHARACTERS", 10)
+    monkeypatch.setattr(inference, "WINDOW_TEXTS", 8192)
+    monkeypatch.setattr(inference, "WINDOW_CHARACTERS", 10)
     np.testing.assert_allclose(logits_of(model, rows_of(kind)), expected, atol=TOLERANCE * 20)
 
 
 def test_a_stream_reads_a_window_at_a_time(bert: ConnectionBert, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed, "WINDOW_TEXTS", 4)
+    monkeypatch.setattr(inference, "WINDOW_TEXTS", 4)
     taken: list[int] = []
 
     def source() -> Iterator[tuple[str, str]]:
@@ -243,7 +243,7 @@ def test_rows_of_another_kind_are_refused_with_their_position(
 
 @pytest.mark.parametrize("kind", ["single", "joined"])
 def test_positions_count_over_windows(bert: ConnectionBert, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed, "WINDOW_TEXTS", 4)
+    monkeypatch.setattr(inference, "WINDOW_TEXTS", 4)
     rows = rows_of(kind)
     bad: Any = "x\udc80" if kind == "single" else ("a", "x\udc80")
     with pytest.raises(InputError, match=r"position 6 .*surrogate"):
@@ -294,7 +294,7 @@ def test_chunks_are_the_mean_of_their_logits(bert: ConnectionBert) -> None:
     model = make(bert, "single", max_seq_length=20)
     tokenizer = bert.tokenizer
     bodies = tokenizer.tokenize([LONG])
-    framed, counts = tokenizer.frame_windows(bodies, 20, int(20 * embed.CHUNK_OVERLAP))
+    framed, counts = tokenizer.frame_windows(bodies, 20, int(20 * inference.CHUNK_OVERLAP))
     assert counts[0] > 2
     parts = [framed.select(np.array([i])) for i in range(len(framed))]
     assert model.head is not None
@@ -302,7 +302,7 @@ def test_chunks_are_the_mean_of_their_logits(bert: ConnectionBert) -> None:
     np.testing.assert_allclose(logits_of(model, [LONG], on_truncate="chunk")[0], by_hand.detach().numpy(), atol=1e-4)
     pair = make(bert, "joined", max_seq_length=20)
     first, second = tokenizer.tokenize(["a b"]), bodies
-    framed, _ = tokenizer.join_windows(first, second, 20, int(20 * embed.CHUNK_OVERLAP))
+    framed, _ = tokenizer.join_windows(first, second, 20, int(20 * inference.CHUNK_OVERLAP))
     parts = [framed.select(np.array([i])) for i in range(len(framed))]
     assert pair.head is not None
     by_hand = torch.stack([pair.head([pair(bert.pack(part))])[0] for part in parts]).mean(0)

@@ -28,11 +28,11 @@ from transformers import (
 from sbert_ft.encoder.heads import STOCK_HEADS
 from sbert_ft.encoder.spec import KINDS
 from sbert_ft.errors import InputError, ModelFolderError
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.model_folder.classifier import has_classifier
 from sbert_ft.model_folder.decision import Decision, FittedOn
+from sbert_ft.models.classifier import ClassifierModel
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.siamese import SiameseBert
 
 TOLERANCE = 1e-5
 KOREAN = ("중립", "함의", "모순 / 반대")

@@ -31,8 +31,8 @@ from sbert_ft.commands import options, output
 from sbert_ft.encoder.devices import PRECISIONS
 from sbert_ft.errors import OutputError
 from sbert_ft.files import atomic
-from sbert_ft.model.embed import OnTruncate
 from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
+from sbert_ft.models.inference import OnTruncate
 
 pa = pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="the Parquet extra is not installed")

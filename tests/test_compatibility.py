@@ -24,7 +24,7 @@ from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
 
 from sbert_ft.encoder.devices import Precision
 from sbert_ft.errors import OutputError
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.siamese import SiameseBert
 
 ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE = 5e-6
@@ -417,7 +417,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from sbert_ft.errors import OutputError
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.siamese import SiameseBert
 source, target, fresh = map(Path, sys.argv[1:])
 model = SiameseBert.from_pretrained(source, device="cpu", precision="float32")
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]

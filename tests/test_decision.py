@@ -24,9 +24,9 @@ from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError, ModelFolderError
 from sbert_ft.evaluation.bootstrap import resamples
 from sbert_ft.evaluation.calibration import fit_calibration, fit_decision, fit_threshold, same_data
-from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn, parse_target
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.siamese import SiameseBert
 
 FITTED_ON = {"source": "some/where/dev.csv", "sha256": "abc"}
 FEW = EvaluationSettings(bootstrap_samples=25)

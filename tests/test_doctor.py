@@ -21,8 +21,8 @@ from sbert_ft.commands.doctor import table_lines
 from sbert_ft.doctor.folder import Check, examine
 from sbert_ft.encoder.devices import choose_device, describe_device
 from sbert_ft.errors import DataError, ModelFolderError, SbertFtError
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.connection_bert import ConnectionBert
+from sbert_ft.models.classifier import ClassifierModel
+from sbert_ft.models.connection_bert import ConnectionBert
 
 HTML = b"<!DOCTYPE html><html><body>404</body></html>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 90868376\n"

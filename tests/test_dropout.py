@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from sbert_ft.encoder.dropout import FastDropout, dropout, dropout_set_to, use_fast_dropout
 from sbert_ft.encoder.packing import PackedBatch
-from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.siamese import SiameseBert
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 

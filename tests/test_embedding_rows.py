@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings, TrainingSettings
 from sbert_ft.encoder.spec import KINDS
-from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.embedding_rows import table_stepped_by_row, word_gradients_by_row
 from sbert_ft.training.encoder_setup import set_up_for_training
 from sbert_ft.training.optimizer import Optimizer, optimizer_tensors, rate_factor, restore_optimizer, set_rate

@@ -33,8 +33,8 @@ from sbert_ft.encoder.devices import choose_device, choose_precision, describe_d
 from sbert_ft.encoder.packing import Layout, TextTokens
 from sbert_ft.encoder.spec import KINDS, OFFSET_KINDS
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError
-from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.siamese import SiameseBert
 
 ROOT = Path(__file__).resolve().parent.parent
 DOC = ROOT / "docs" / "encoders.md"
@@ -612,7 +612,7 @@ LOW_MEMORY_SCRIPT = """
 import logging, resource, sys
 import numpy as np, torch
 from sbert_ft.errors import ResourceError
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.siamese import SiameseBert
 
 MIB = 2**20
 warned = []

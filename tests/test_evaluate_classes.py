@@ -22,9 +22,9 @@ from sklearn.metrics import (
 
 from sbert_ft import ConnectionDataset, SiameseBert
 from sbert_ft.cli import main
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model_folder.decision import Decision, FittedOn
+from sbert_ft.models.classifier import ClassifierModel
+from sbert_ft.models.connection_bert import ConnectionBert
 
 CPU = ("--device", "cpu", "--precision", "float32")
 FEW = ("--samples", "20")

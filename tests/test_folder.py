@@ -14,8 +14,8 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from sbert_ft.errors import InputError, ModelFolderError, SbertFtError
-from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.model_folder.layout import ModelFolder, find_folder, read_folder
+from sbert_ft.models.siamese import SiameseBert
 
 TEXTS = ["A man plays a guitar.", "two DOGS running", "", "a long text about a house and a park and a game " * 3]
 TRANSFORMER, POOLING, NORMALIZE = (f"sentence_transformers.models.{n}" for n in ("Transformer", "Pooling", "Normalize"))

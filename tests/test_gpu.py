@@ -15,9 +15,9 @@ from conftest import COMMON_WORDS
 from sbert_ft.encoder import attention
 from sbert_ft.encoder.devices import Precision, multiplies_bfloat16
 from sbert_ft.encoder.packing import Layout, TextTokens
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.classifier import ClassifierModel
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.siamese import SiameseBert
 
 pytestmark = pytest.mark.gpu
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sbert_ft.config.settings import ObjectiveSettings
 from sbert_ft.encoder.mixed_precision import HalfCopy, can_be_trained_in_half
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.objectives import build_objective
 

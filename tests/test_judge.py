@@ -32,8 +32,8 @@ from sbert_ft.evaluation.pair_evaluator import (
     split_scores,
     try_decision,
 )
-from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.model_folder.decision import Decision
+from sbert_ft.models.siamese import SiameseBert
 
 SETTINGS = EvaluationSettings(bootstrap_samples=200)
 

@@ -17,7 +17,7 @@ from sbert_ft import BertClassifier, ConnectionBert, SiameseBert
 from sbert_ft.cli import main
 from sbert_ft.errors import InputError
 from sbert_ft.evaluation.calibration import expected_calibration_error, fit_temperature, log_loss
-from sbert_ft.model.similarity import compare, cosine, unit
+from sbert_ft.models.similarity import compare, cosine, unit
 
 TEXTS = ["a man", "", "two dogs in the park", "the house " * 10, "뷁"]
 PAIRS = [("a man", "a woman"), ("two dogs", "two dogs"), ("", "a")]
@@ -125,9 +125,9 @@ def test_a_head_that_overflows_is_refused_though_its_vectors_are_numbers(bert: C
 def test_positions_of_vectors_that_are_no_numbers_count_over_windows(
     bert: ConnectionBert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sbert_ft.model import embed
+    from sbert_ft.models import inference
 
-    monkeypatch.setattr(embed, "WINDOW_TEXTS", 4)
+    monkeypatch.setattr(inference, "WINDOW_TEXTS", 4)
     word = int(bert.tokenizer.tokenize(["dogs"]).token_ids[0])
     with torch.no_grad():
         bert.encoder.get_parameter("embeddings.word_embeddings.weight")[word] = math.nan

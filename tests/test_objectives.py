@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sbert_ft.config.settings import ObjectiveSettings
 from sbert_ft.errors import InputError
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.objective_table import HeadToTrain
 from sbert_ft.training.objectives import OBJECTIVES, Objective, build_objective, check_fits, fitting_objectives

@@ -22,8 +22,8 @@ from transformers import (
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings, TrainingSettings
 from sbert_ft.encoder.mixed_precision import STEPS
 from sbert_ft.errors import InputError
-from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.encoder_setup import check_encoder, frozen_parameters, set_up_for_training
 from sbert_ft.training.optimizer import (
     Optimizer,

@@ -19,11 +19,11 @@ from transformers import AutoTokenizer
 from sbert_ft.config.settings import Truncation
 from sbert_ft.encoder.packing import TextTokens, pack
 from sbert_ft.errors import InputError, ModelFolderError
-from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model.pair_tokens import kept_lengths, overlapping_windows
 from sbert_ft.model.special_tokens import PairSpecials
 from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model.tokenizer_files import TokenizerFiles
+from sbert_ft.models.connection_bert import ConnectionBert
 
 TRUNCATIONS: tuple[Truncation, ...] = ("longest_first", "only_first", "only_second")
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[END]", "a", "b", "c", "d", "e"]

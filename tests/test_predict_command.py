@@ -14,9 +14,9 @@ import torch
 
 from sbert_ft import SiameseBert
 from sbert_ft.cli import main
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.connection_bert import ConnectionBert
 from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
+from sbert_ft.models.classifier import ClassifierModel
+from sbert_ft.models.connection_bert import ConnectionBert
 
 pa = pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="the Parquet extra is not installed")

@@ -37,7 +37,7 @@ from sbert_ft.config.settings import EvaluationSettings, TrainingSettings
 from sbert_ft.data.batch_order import epoch_batches
 from sbert_ft.errors import RunInterrupted
 from sbert_ft.files.atomic import PREFIX
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.checkpoints import newest_checkpoint, read_checkpoint
 from sbert_ft.training.preparation import FineTuneResult
 

@@ -45,7 +45,7 @@ from test_resume import (
 from sbert_ft import BertClassifier, ConnectionBert, ConnectionDataset, fine_tune
 from sbert_ft.config.settings import EvaluationSettings, ObjectiveSettings, TrainingSettings
 from sbert_ft.errors import DataError, OutputError, ResourceError, RunFolderError, RunInterrupted, TrainingError
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.ended_early import memory_named
 from sbert_ft.training.interruption import interruptible
 

@@ -20,10 +20,10 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 
 from sbert_ft.errors import InputError
-from sbert_ft.model import embed
-from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.embed import EmbedCount
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models import inference
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.inference import EmbedCount
+from sbert_ft.models.siamese import SiameseBert
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = ["A man plays a guitar.", "two dogs running in the park", "", "한국어 뷁", "the house " * 10, "a"]
@@ -192,9 +192,9 @@ def test_what_is_no_text_is_refused_with_its_position(model: SiameseBert, bad: A
 
 
 def test_a_missing_value_is_refused_beyond_the_first_window(model: SiameseBert) -> None:
-    texts: list[Any] = ["a"] * (embed.WINDOW_TEXTS + 40)
-    texts[embed.WINDOW_TEXTS + 7] = None
-    with pytest.raises(InputError, match=rf"position {embed.WINDOW_TEXTS + 7} .*NoneType"):
+    texts: list[Any] = ["a"] * (inference.WINDOW_TEXTS + 40)
+    texts[inference.WINDOW_TEXTS + 7] = None
+    with pytest.raises(InputError, match=rf"position {inference.WINDOW_TEXTS + 7} .*NoneType"):
         model.encode(texts)
 
 
@@ -284,7 +284,7 @@ def test_cut_texts_are_said_once_with_their_number(model: SiameseBert, caplog: p
 def test_cut_texts_are_said_once_over_all_windows(
     model: SiameseBert, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embed, "WINDOW_TEXTS", 8)
+    monkeypatch.setattr(inference, "WINDOW_TEXTS", 8)
     model.max_seq_length = 16
     with caplog.at_level("WARNING"):
         model.encode([LONG, *("a" * 1 for _ in range(30)), LONG])
@@ -474,7 +474,7 @@ def test_what_holds_no_pairs_is_refused(model: SiameseBert, pairs: Any) -> None:
 
 
 def test_a_wrong_pair_is_refused_beyond_the_first_window(model: SiameseBert) -> None:
-    place = embed.WINDOW_TEXTS // 2 + 3
+    place = inference.WINDOW_TEXTS // 2 + 3
     pairs: list[Any] = [("a", "b")] * (place + 5)
     pairs[place] = ("a", "c\udc80")
     with pytest.raises(InputError, match=rf"pair at position {place} .*surrogate"):
@@ -520,16 +520,16 @@ def test_windows_change_no_vector(
 ) -> None:
     texts = stsb_sentences[:50]
     expected = model.encode(texts)
-    monkeypatch.setattr(embed, "WINDOW_TEXTS", 7)
+    monkeypatch.setattr(inference, "WINDOW_TEXTS", 7)
     np.testing.assert_allclose(model.encode(texts), expected, atol=5e-6)
     assert [len(part) for part in model.encode_stream(texts)] == [7] * 7 + [1]
-    monkeypatch.setattr(embed, "WINDOW_TEXTS", 8192)
-    monkeypatch.setattr(embed, "WINDOW_CHARACTERS", 100)
+    monkeypatch.setattr(inference, "WINDOW_TEXTS", 8192)
+    monkeypatch.setattr(inference, "WINDOW_CHARACTERS", 100)
     np.testing.assert_allclose(model.encode(texts), expected, atol=5e-6)
 
 
 def test_a_stream_reads_a_window_at_a_time(model: SiameseBert, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed, "WINDOW_TEXTS", 4)
+    monkeypatch.setattr(inference, "WINDOW_TEXTS", 4)
     taken: list[int] = []
 
     def source() -> Iterator[str]:
@@ -545,7 +545,7 @@ def test_a_stream_reads_a_window_at_a_time(model: SiameseBert, monkeypatch: pyte
 
 STREAMED = """
 import resource, sys
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.siamese import SiameseBert
 model = SiameseBert.from_pretrained(sys.argv[1], device="cpu", precision="float32")
 def texts(n):
     return ("dog " + str(i % 89) for i in range(n))

@@ -12,7 +12,7 @@ import pytest
 
 from sbert_ft.errors import ModelFolderError, OutputError
 from sbert_ft.files.atomic import make_folder, put_in_place, staged_beside
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.siamese import SiameseBert
 
 HELD = """
 import sys

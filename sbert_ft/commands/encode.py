@@ -108,8 +108,8 @@ class TextSource:
 def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy: bool) -> Progress:
     """Write the vectors of all texts to `path` and return how many there were."""
     model = load_model(args)
-    from sbert_ft.model.embed import EmbedCount
     from sbert_ft.model_folder.layout import architecture_of_classifier
+    from sbert_ft.models.inference import EmbedCount
 
     if architecture_of_classifier(model.bert.source.config) is not None:
         logger.info("for the classes of the texts there is sbert-ft predict")  # loading has warned of the rest

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from sbert_ft.config.settings import EvaluationSettings, Reading
     from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.pair_evaluator import JudgingPairs
-    from sbert_ft.model.classifier import ClassifierModel
-    from sbert_ft.model.siamese import SiameseBert
     from sbert_ft.model_folder.decision import Decision
+    from sbert_ft.models.classifier import ClassifierModel
+    from sbert_ft.models.siamese import SiameseBert
 
     Scorer = SiameseBert | ClassifierModel
 
@@ -118,7 +118,7 @@ def _evaluate_scores(
     """Return the report on a model that gives scores: cosines, or what a classifier with one output says."""
     from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.pair_evaluator import COLLAPSED_COSINE, chance_cosine, judge, judging_pairs
-    from sbert_ft.model.siamese import SiameseBert
+    from sbert_ft.models.siamese import SiameseBert
 
     dataset = ConnectionDataset.from_file(args.pairs, reading)
     for note in dataset.ledger.notes:
@@ -202,7 +202,7 @@ def _score_range(text: str) -> tuple[float, float]:
 
 
 def _load_encoder(args: argparse.Namespace, folder: str) -> SiameseBert:
-    from sbert_ft.model.siamese import SiameseBert
+    from sbert_ft.models.siamese import SiameseBert
 
     return SiameseBert.from_pretrained(folder, args.device, args.precision, args.max_seq_length)
 
@@ -257,7 +257,7 @@ def _warn_of_own_pairs(decisions: list[tuple[str, Decision | None]], dataset: Co
 
 def _scores(model: Scorer, pairs: JudgingPairs, args: argparse.Namespace) -> NDArray[np.float32]:
     """Return the cosine of each pair, or what a classifier with one output says of each row, shape (n,)."""
-    from sbert_ft.model.siamese import SiameseBert
+    from sbert_ft.models.siamese import SiameseBert
 
     if isinstance(model, SiameseBert):
         two_texts = ((texts[0], texts[1]) for texts in pairs.texts())

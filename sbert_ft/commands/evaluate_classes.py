@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sbert_ft.config.settings import EvaluationSettings, Reading
     from sbert_ft.evaluation.class_evaluator import JudgingRows
-    from sbert_ft.model.classifier import ClassifierModel
+    from sbert_ft.models.classifier import ClassifierModel
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from sbert_ft.data.table import Table
-    from sbert_ft.model.classifier import ClassifierModel
-    from sbert_ft.model.embed import EmbedCount
-    from sbert_ft.model.siamese import SiameseBert
+    from sbert_ft.models.classifier import ClassifierModel
+    from sbert_ft.models.inference import EmbedCount
+    from sbert_ft.models.siamese import SiameseBert
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def open_given_table(args: argparse.Namespace, path: str) -> Table:
 
 def load_model(args: argparse.Namespace) -> SiameseBert:
     """Return the model of MODEL, as the computing options say; its device is logged."""
-    from sbert_ft.model.siamese import SiameseBert
+    from sbert_ft.models.siamese import SiameseBert
 
     model = SiameseBert.from_pretrained(args.model, args.device, args.precision, args.max_seq_length)
     return model.compile() if getattr(args, "compile", False) else model
@@ -125,7 +125,7 @@ def load_classifier(args: argparse.Namespace, folder: str | None = None) -> Clas
     Raises:
         ModelFolderError: The folder cannot be loaded, or holds no classifier.
     """
-    from sbert_ft.model.classifier import ClassifierModel
+    from sbert_ft.models.classifier import ClassifierModel
 
     chosen = args.model if folder is None else folder
     model = ClassifierModel.from_pretrained(

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sbert_ft.data.writers import NewColumn
-    from sbert_ft.model.classifier import ClassifierModel
     from sbert_ft.model_folder.decision import Calibration
+    from sbert_ft.models.classifier import ClassifierModel
 
     Values = tuple[float | bool | str, ...]
 
@@ -129,7 +129,7 @@ def _predict_texts(args: argparse.Namespace) -> int:
             f"given; give {wanted}{_foreign_hint(args, model)}"
         )
     answers = Answers.of(args, model)
-    from sbert_ft.model.embed import EmbedCount
+    from sbert_ft.models.inference import EmbedCount
 
     count = EmbedCount()
     row = texts[0] if len(texts) == 1 else texts
@@ -185,7 +185,7 @@ def _predict_file(args: argparse.Namespace, name: str) -> int:
         answers = Answers.of(args, model)
         added = [NewColumn(prefix + column.name, column.type) for column in answers.columns]
         file.refuse_taken([column.name for column in added], f"{_REMEDY}, or leave it out with --only-predicted")
-        from sbert_ft.model.embed import EmbedCount
+        from sbert_ft.models.inference import EmbedCount
 
         progress, count = Progress(("text", "pair")[model.n_texts - 1], quiet=args.quiet), EmbedCount()
         rows = (texts[0] if model.n_texts == 1 else texts for texts in file.texts(columns))

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sbert_ft.model.siamese import SiameseBert
     from sbert_ft.model_folder.decision import Calibration
+    from sbert_ft.models.siamese import SiameseBert
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def _score_two(args: argparse.Namespace) -> int:
     refuse_file_options(args, options, "one file of pairs")
     first, second = given_texts(args.inputs, "scored")
     model = _load(args)
-    from sbert_ft.model.embed import EmbedCount
+    from sbert_ft.models.inference import EmbedCount
 
     count = EmbedCount()
     (scores,) = model.score_stream([(first, second)], args.batch_size, on_truncate=args.on_truncate, count=count)
@@ -122,7 +122,7 @@ def _score_file(args: argparse.Namespace, pairs: str) -> int:
 
     with replaced_when_whole(file.target) as temporary:
         model = _load(args)
-        from sbert_ft.model.embed import EmbedCount
+        from sbert_ft.models.inference import EmbedCount
 
         judge = Judge.of(args, model)
         file.refuse_taken(judge.columns, _REMEDY, (name,))

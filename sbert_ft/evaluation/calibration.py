@@ -24,7 +24,7 @@ from sbert_ft.model_folder.decision import TARGETS, Calibration, Decision, Fitte
 
 if TYPE_CHECKING:
     from sbert_ft.data.dataset import ConnectionDataset
-    from sbert_ft.model.siamese import SiameseBert
+    from sbert_ft.models.siamese import SiameseBert
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def fit_threshold(
             an argument is none of those above.
     """
     from sbert_ft.data.dataset import ConnectionDataset
-    from sbert_ft.model.siamese import SiameseBert
+    from sbert_ft.models.siamese import SiameseBert
 
     instance_argument(SiameseBert, model, "model", "SiameseBert.from_pretrained(folder)")
     instance_argument(ConnectionDataset, dev, "dev", "ConnectionDataset.from_file(path)")

@@ -42,10 +42,9 @@ from sbert_ft.evaluation.evaluator import N_WORST, Marks, as_probability
 from sbert_ft.evaluation.metrics import Score
 from sbert_ft.evaluation.pair_evaluator import alarms
 from sbert_ft.evaluation.results import COSINE_BASELINE, MAJORITY_BASELINE, ClassSplit, Mistake, confident_mistakes
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.model_folder.decision import Decision
-from sbert_ft.training.encoder_setup import Trainee
+from sbert_ft.models.classifier import ClassifierModel, Trainee
+from sbert_ft.models.siamese import SiameseBert
 
 _SHOWN_CLASSES = 3
 _NO_BASELINES: Mapping[str, Codes] = MappingProxyType({})

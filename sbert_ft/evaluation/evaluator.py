@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from sbert_ft.evaluation.results import ClassSplit, Mistake, SplitScores, WorstPair
 from sbert_ft.model_folder.decision import Decision
-from sbert_ft.training.encoder_setup import Trainee
+from sbert_ft.models.classifier import Trainee
 
 N_WORST = 50  # rows that a report shows, worst first
 

@@ -24,14 +24,11 @@ from sbert_ft.evaluation.calibration import fit_decision
 from sbert_ft.evaluation.evaluator import N_WORST, Marks, as_probability
 from sbert_ft.evaluation.metrics import Score, graded_metrics, label_metrics, metric_value, paired_differences
 from sbert_ft.evaluation.results import COSINE_BASELINE, SplitScores, WorstPair, worst_pairs
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.embed import EmbedCount, EmbedSettings
-from sbert_ft.model.encode_arguments import chosen_prompt
-from sbert_ft.model.pair_embed import embed_pairs
-from sbert_ft.model.siamese import SiameseBert
-from sbert_ft.model.similarity import cosine
 from sbert_ft.model_folder.decision import Decision
-from sbert_ft.training.encoder_setup import Trainee
+from sbert_ft.models.classifier import ClassifierModel, Trainee
+from sbert_ft.models.inference import EmbedCount, EmbedSettings, embed_pairs
+from sbert_ft.models.siamese import SiameseBert, chosen_prompt
+from sbert_ft.models.similarity import cosine
 
 MAX_CHANCE_PAIRS = 2000
 # Chance pairs of a sound encoder are far below; a raw BERT with mean pooling reaches some 0.6 to 0.8.

@@ -13,12 +13,8 @@ from transformers import PreTrainedModel
 from sbert_ft.config.settings import ModelSettings, RunSettings
 from sbert_ft.encoder.dropout import dropout_set_to
 from sbert_ft.errors import InputError
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.siamese import SiameseBert
+from sbert_ft.models.classifier import ClassifierModel, Trainee
 from sbert_ft.training.embedding_rows import word_gradients_by_row
-
-# What can be trained: a sentence encoder, or a classifier.
-Trainee = SiameseBert | ClassifierModel
 
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|block|blocks)\.(\d+)\.")
 _EMBEDDINGS = re.compile(r"(?:^|\.)\w*embeddings?\w*\.")

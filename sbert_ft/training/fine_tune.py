@@ -22,9 +22,9 @@ from sbert_ft.config.settings import (
 )
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.siamese import SiameseBert
-from sbert_ft.training.encoder_setup import Trainee, trained_module
+from sbert_ft.models.classifier import ClassifierModel, Trainee
+from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.training.encoder_setup import trained_module
 from sbert_ft.training.ended_early import memory_named
 from sbert_ft.training.model_kept import put_back_on_failure
 from sbert_ft.training.preparation import FineTuneResult, PreparedRun, RunData, RunOptions, prepare

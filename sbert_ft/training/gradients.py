@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sbert_ft.encoder.devices import to_device
 from sbert_ft.encoder.packing import Layout, PackedBatch, TextTokens
-from sbert_ft.training.encoder_setup import Trainee
+from sbert_ft.models.classifier import Trainee
 from sbert_ft.training.objectives import Objective
 
 

@@ -26,8 +26,9 @@ from sbert_ft.data.batch_order import epoch_batches
 from sbert_ft.data.token_store import TokenizedConnections
 from sbert_ft.encoder.devices import is_out_of_memory
 from sbert_ft.errors import ResourceError
+from sbert_ft.models.classifier import Trainee
 from sbert_ft.training.checkpoints import Checkpoint
-from sbert_ft.training.encoder_setup import Trainee, trained_module
+from sbert_ft.training.encoder_setup import trained_module
 from sbert_ft.training.folder_watch import FolderWatch
 from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.interruption import Interruption

@@ -17,7 +17,7 @@ from typing import IO
 import torch
 from torch import Tensor, nn
 
-from sbert_ft.training.encoder_setup import Trainee
+from sbert_ft.models.classifier import Trainee
 
 # What a run or `fit` sets on a model besides its weights.
 _FACTS = ("decision", "score_scale", "temperature", "head", "_classes")

@@ -23,8 +23,8 @@ from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.class_evaluator import ClassExam, names_of_classes
 from sbert_ft.evaluation.evaluator import Exam
 from sbert_ft.evaluation.pair_evaluator import PairExam
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.training.encoder_setup import Trainee, check_encoder, frozen_parameters
+from sbert_ft.models.classifier import ClassifierModel, Trainee
+from sbert_ft.training.encoder_setup import check_encoder, frozen_parameters
 from sbert_ft.training.objective_table import HeadToTrain
 from sbert_ft.training.objectives import Objective, build_objective, check_fits
 from sbert_ft.training.optimizer import warmup_steps

@@ -9,12 +9,11 @@ from typing import Literal
 from sbert_ft.config.settings import ModelSettings, RunSettings
 from sbert_ft.encoder.devices import Precision
 from sbert_ft.errors import quoted
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.model_folder.classifier import has_classifier
 from sbert_ft.model_folder.layout import read_folder
-from sbert_ft.training.encoder_setup import Trainee
+from sbert_ft.models.classifier import ClassifierModel, Trainee
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.siamese import SiameseBert
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
-from sbert_ft.model.classifier import ClassifierModel
-from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.siamese import SiameseBert
 from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
+from sbert_ft.models.classifier import ClassifierModel
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.siamese import SiameseBert
 
 Spoiler = Callable[[Path], Path | None]
 State = dict[str, Tensor]

@@ -38,7 +38,7 @@ import sentence_transformers.sentence_transformer.losses
 import sbert_ft
 import sbert_ft.commands.config, sbert_ft.commands.doctor, sbert_ft.commands.encode, sbert_ft.commands.evaluate
 import sbert_ft.commands.predict, sbert_ft.commands.score, sbert_ft.commands.train
-import sbert_ft.data.dataset, sbert_ft.doctor.folder, sbert_ft.model.classifier, sbert_ft.model.siamese
+import sbert_ft.data.dataset, sbert_ft.doctor.folder, sbert_ft.models.classifier, sbert_ft.models.siamese
 import sbert_ft.training.fine_tune, sbert_ft.training.run
 from sbert_ft import BertClassifier, SiameseBert
 from sbert_ft.cli import main

@@ -94,7 +94,7 @@ def constant(module: Any, name: str, value: Any) -> Iterator[None]:
 def inference(journeys: Journeys) -> None:
     """Load, encode and score: every precision and layout, several windows, long texts, memory that runs out."""
     from sbert_ft.errors import ResourceError
-    from sbert_ft.model import embed
+    from sbert_ft.models import inference
 
     for precision in PRECISIONS:
 
@@ -124,7 +124,7 @@ def inference(journeys: Journeys) -> None:
 
     def in_windows() -> dict[str, Any]:
         model = journeys.siamese()
-        with constant(embed, "WINDOW_TEXTS", 16):
+        with constant(inference, "WINDOW_TEXTS", 16):
             return {"shape": model.encode(TEXTS, on_truncate="ignore").shape, "windows": -(-len(TEXTS) // 16)}
 
     journeys.go("encode in windows", in_windows)
@@ -142,7 +142,7 @@ def inference(journeys: Journeys) -> None:
 
     def scored() -> dict[str, Any]:
         model = journeys.siamese()
-        with constant(embed, "WINDOW_TEXTS", 40):
+        with constant(inference, "WINDOW_TEXTS", 40):
             return {"shape": model.score(PAIRS, on_truncate="ignore").shape, "windows": -(-len(PAIRS) // 20)}
 
     journeys.go("score in windows", scored)
@@ -193,14 +193,14 @@ def inference(journeys: Journeys) -> None:
 
 def classifiers(journeys: Journeys) -> None:
     """Predict with every kind, long rows cut and in parts."""
-    from sbert_ft.model import embed
+    from sbert_ft.models import inference
 
     for kind in ("towers", "joined", "single"):
         rows = TEXTS if kind == "single" else PAIRS
 
         def predicted(kind: str = kind, rows: Any = rows) -> dict[str, Any]:
             model = journeys.classifier(kind)
-            with constant(embed, "WINDOW_TEXTS", 40):
+            with constant(inference, "WINDOW_TEXTS", 40):
                 found = model.predict_proba(rows, on_truncate="ignore")
             return {"shape": found.shape, "windows": -(-len(rows) // (40 if kind == "single" else 20))}
 

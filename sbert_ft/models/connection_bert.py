@@ -13,28 +13,81 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sbert_ft._version import __version__
 from sbert_ft.encoder import attention, devices
 from sbert_ft.encoder.attention import ProbeResult, Runs
 from sbert_ft.encoder.batching import choose_layout
-from sbert_ft.encoder.compile import CompiledEncoder
+from sbert_ft.encoder.compile import TOLERANCES, CompiledEncoder, largest_difference, load_compiled
+from sbert_ft.encoder.compile_cache import private_folder
+from sbert_ft.encoder.compile_graph import EncoderToCompile
 from sbert_ft.encoder.devices import Precision, choose_device, choose_precision, describe_device, is_out_of_memory
 from sbert_ft.encoder.mixed_precision import HalfCopy, can_be_trained_in_half, weights_state
 from sbert_ft.encoder.packing import Layout, PackedBatch, TextTokens, pack
 from sbert_ft.encoder.process_safety import ForkSafeLock, prepare_process, set_state, state_to_copy
 from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted, shown
-from sbert_ft.model.checked_tokenizer import read_checked_tokenizer
 from sbert_ft.model.tokenizer import TextTokenizer
-from sbert_ft.model_folder.layout import ModelFolder, read_folder
+from sbert_ft.model_folder.layout import ModelFolder, read_folder, unused_parts
 from sbert_ft.model_folder.tensor_names import check_match, match_names
 from sbert_ft.model_folder.weights import find_weights, read_tensors
+
+
+def read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokenizer:
+    """Return the folder's tokenizer, held against the embedding table.
+
+    Raises:
+        ModelFolderError: Missing, damaged, or with more tokens than the table has rows.
+    """
+    n_rows = int(plan.config.vocab_size)
+    tokenizer = TextTokenizer.from_pretrained(source.encoder_path, plan.config.model_type, n_rows)
+    if source.lower_case_first:
+        tokenizer.lower_case_first()
+    if int(getattr(plan.config, "type_vocab_size", 0) or 0) < 2:
+        tokenizer.drop_token_types()
+    check_room(tokenizer, source, plan)
+    n_tokens = tokenizer.vocab_size
+    if n_tokens > n_rows:
+        names = ("tokenizer.json", "vocab.txt", "vocab.json")
+        file = next(file for name in names if (file := source.encoder_path / name).exists())
+        raise ModelFolderError(
+            f"{shown(file)}: the vocabulary has {n_tokens:,} tokens, but vocab_size in config.json gives the "
+            f"embedding table {n_rows:,} rows; take the vocabulary that belongs to these weights"
+        )
+    if n_tokens == n_rows - 1:
+        logger.warning(
+            "%s: the vocabulary is one token short of the embedding table (%d of %d); a lost line would shift all "
+            "that follow it",
+            shown(source.encoder_path),
+            n_tokens,
+            n_rows,
+        )
+    for note in unused_parts(source):
+        logger.warning("%s", note)
+    for note in tokenizer.notes:
+        logger.warning("%s: %s", shown(source.encoder_path), note)
+    return tokenizer
+
+
+def check_room(tokenizer: TextTokenizer, source: ModelFolder, plan: EncoderPlan) -> None:
+    """Refuse a tokenizer whose special tokens leave no room for a text.
+
+    Raises:
+        ModelFolderError: They fill the folder's max_seq_length, or all positions.
+    """
+    longest = min(source.max_seq_length or plan.max_tokens, plan.max_tokens)
+    if tokenizer.n_special >= longest:
+        raise ModelFolderError(
+            f"{shown(source.encoder_path)}: the tokenizer puts {tokenizer.n_special} special tokens around a text, but "
+            f"a text may have {longest} tokens in all; take the tokenizer that belongs to these weights"
+        )
+
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +107,7 @@ class ConnectionBert(nn.Module):
             not run, since it reads a row's first token.
         compute_dtype: The type in which inference computes.
         probe: Which layouts the encoder was seen to run rightly.
-        compiled: Runs inference while it is on; None until somebody asked for it (see `compiling.py`).
+        compiled: Runs inference while it is on; None until somebody asked for it (see `connection_bert.py`).
         trained_copy: What `forward` runs while it is trained in half precision (see `trained_in`), otherwise None.
     """
 
@@ -330,3 +383,60 @@ class ConnectionBert(nn.Module):
             kind, reason = self.plan.config.model_type, result.refused["rows"]
             logger.warning("%s is padded, not packed: packed rows %s", kind, reason)
         return result
+
+
+class _WithEncoder(Protocol):
+    @property
+    def bert(self) -> ConnectionBert: ...
+
+
+_Model = TypeVar("_Model", bound=_WithEncoder)
+
+
+def compile_encoder(model: _Model, cache_dir: str | Path | None = None) -> _Model:
+    """Compile the encoder for inference on this processor, and return the model itself.
+
+    Everything that the model computes without gradients runs faster from then on, with equal results within rounding;
+    training, saving and the parameters stay as they are. It takes 15 to 45 seconds the first time, and one or two
+    seconds from then on, for the code is kept on disk. The code holds the weights as they are now: when these
+    change, the model computes without it, says so once, and wants `compile` called again.
+
+    Takes the place of `torch.nn.Module.compile`, which compiles the forward of training when it is first called.
+
+    Args:
+        model: Its encoder is compiled.
+        cache_dir: Where compiled code is kept: a folder that nobody else can write to. None for ``~/.cache/sbert_ft``,
+            or where the environment variables XDG_CACHE_HOME or SBERT_FT_CACHE say.
+
+    Raises:
+        InputError: The model is on no CPU, its precision is float16, its kind of encoder cannot be compiled, or
+            `cache_dir` is not the user's own.
+        OutputError: `cache_dir` cannot be written to.
+        ResourceError: There is no C++ compiler, or it failed.
+    """
+    bert = model.bert
+    kind, precision = bert.plan.config.model_type, str(bert.compute_dtype).removeprefix("torch.")
+    remedy = "everything works without compile()"
+    if bert.device.type != "cpu":
+        raise InputError(f"compile() is for a CPU, and the model is on {bert.device}; {remedy}")
+    if bert.compute_dtype not in TOLERANCES:
+        raise InputError(f"compile() is for float32 and bfloat16, and the precision is {precision}; {remedy}")
+    if not {"rows", "runs"} <= set(bert.probe.layouts) or not hasattr(bert.encoder, "embeddings"):
+        raise InputError(f"compile() is for encoders that run packed rows and runs, and {kind} does not; {remedy}")
+    source = EncoderToCompile(
+        encoder=bert.encoder,
+        dtype=bert.compute_dtype,
+        takes_token_types=bert.takes_token_types,
+        max_tokens=bert.max_tokens,
+        pack_options=bert.pack_options,
+        version=__version__,
+    )
+    bert.compiled = None
+    compiled = load_compiled(source, private_folder(cache_dir, bert.source.path))
+    difference = largest_difference(source, compiled, bert.infer)
+    if difference <= TOLERANCES[bert.compute_dtype]:
+        bert.compiled = compiled
+        logger.info("%s", bert.describe())
+    else:
+        logger.warning("compiled, %s differs by %.1e from what it computes otherwise: not used", kind, difference)
+    return model

@@ -10,10 +10,11 @@ meanwhile, and nothing waits for the card but the check, or the copy, at a windo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -22,12 +23,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sbert_ft.arguments import whole_number, word_argument
+from sbert_ft.config.settings import Truncation
 from sbert_ft.encoder.batching import plan_forwards
 from sbert_ft.encoder.devices import is_out_of_memory, to_device, token_budget
+from sbert_ft.encoder.heads import ClassificationHead
 from sbert_ft.encoder.packing import PoolingMode, TextTokens, offsets_of
-from sbert_ft.errors import InputError, ResourceError
-from sbert_ft.model.connection_bert import ConnectionBert
+from sbert_ft.errors import InputError, ResourceError, quoted
 from sbert_ft.model.tokenizer import check_texts, text_at
+from sbert_ft.models.connection_bert import ConnectionBert
 
 logger = logging.getLogger(__name__)
 
@@ -415,3 +418,232 @@ def ordered_texts(inputs: Iterable[str]) -> Iterable[str]:
         listed: list[str] = inputs.tolist()
         return listed
     return inputs
+
+
+def windows_of_pairs(pairs: Iterable[tuple[str, str]], hint: str = "") -> Iterator[tuple[list[str], NDArray[np.int64]]]:
+    """Return the pairs in windows, each as its distinct texts and the rows of both sides, shape (2, B).
+
+    Args:
+        pairs: Any iterable; read once.
+        hint: Ends the message about something that is no pair.
+
+    Raises:
+        InputError: Something that is no pair of strings, with its position.
+    """
+    unordered = isinstance(pairs, (str, bytes, dict, set, frozenset)) or getattr(pairs, "ndim", 1) == 0
+    if unordered or not hasattr(pairs, "__iter__"):
+        raise InputError(f"pairs is of type {type(pairs).__name__}, expected a list of pairs of texts{hint}")
+    distinct: dict[str, int] = {}
+    rows: list[tuple[int, ...]] = []
+    characters = 0
+    for position, pair in enumerate(pairs):
+        if isinstance(pair, (str, Mapping, Set)) or not hasattr(pair, "__len__") or len(pair) != 2:
+            raise InputError(
+                f"pair at position {position} is {quoted(pair)} ({type(pair).__name__}), expected a pair of texts{hint}"
+            )
+        for text in pair:
+            if not isinstance(text, str):
+                raise InputError(
+                    f"pair at position {position} has {quoted(text)} ({type(text).__name__}), expected two strings; "
+                    "drop the pair or replace the text"
+                )
+            if text not in distinct:
+                distinct[text] = len(distinct)
+                characters += len(text)
+        rows.append(tuple(distinct[text] for text in pair))
+        if window_is_full(2 * len(rows), characters):
+            yield list(distinct), np.array(rows, np.int64).T
+            distinct, rows, characters = {}, [], 0
+    if rows:
+        yield list(distinct), np.array(rows, np.int64).T
+
+
+def embed_pairs(
+    model: ConnectionBert,
+    pairs: Iterable[tuple[str, str]],
+    settings: EmbedSettings,
+    count: EmbedCount,
+    hint: str = "",
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the vectors of both sides, window by window, in order; equal texts are computed once a window.
+
+    Yields:
+        Twice shape (pairs of the window, D), float32, on the model's device.
+
+    Raises:
+        InputError: Something that is no pair of strings, or too long; with the pair's position.
+        ResourceError: One text alone does not fit into memory.
+    """
+    n_read = 0
+
+    def prepare(window: tuple[list[str], NDArray[np.int64]]) -> Sequences:
+        nonlocal n_read
+        texts, rows = window
+        name = partial(pair_of, rows, count.n_texts, n_read)
+        n_read += rows.shape[1]
+        return tokenized_texts(model, texts, settings, count, name)
+
+    n_pairs = 0
+    for (_, rows), vectors in computed(model, windows_of_pairs(pairs, hint), prepare, settings, count):
+        if settings.check_finite:
+            refuse_not_finite(vectors, "vector", partial(pair_of, rows, 0, n_pairs), 0, model)
+        left, right = to_device(torch.from_numpy(rows), vectors.device)
+        n_pairs += rows.shape[1]
+        yield vectors[left], vectors[right]
+
+
+def pair_of(rows: NDArray[np.int64], first_text: int, first_pair: int, text: int) -> str:
+    """Return how a window's text is named in a message: by the first of the window's pairs that has it."""
+    pair = first_pair + int(np.flatnonzero((rows == text - first_text).any(0))[0])
+    return f"a text of the pair at position {pair}"
+
+
+@dataclass(frozen=True)
+class RowReading:
+    """How rows become logits.
+
+    Attributes:
+        settings: As for vectors.
+        truncation: Joined pairs: which text is cut.
+        hint: Ends the message about a row that is none of the classifier's kind.
+    """
+
+    settings: EmbedSettings
+    truncation: Truncation
+    hint: str = ""
+
+
+def classify(
+    model: ConnectionBert, head: ClassificationHead, rows: Iterable[Any], reading: RowReading, count: EmbedCount
+) -> Iterator[Tensor]:
+    """Yield the logits of the rows, window by window, in order; what was cut is said at the end.
+
+    Args:
+        model: Tokenizer and encoder.
+        head: What is put on its vectors; it tells what a row is.
+        rows: Texts or pairs, as the head's kind has them; read once, a window ahead of the logits.
+        reading: See there.
+        count: Filled while the rows are read.
+
+    Yields:
+        Shape (rows of the window, K), float32, on the CPU; the copy is the one wait for a GPU.
+
+    Raises:
+        InputError: A row is none of this kind, or too long where that is an error, or its logits are not finite; with
+            its position.
+        ResourceError: One sequence alone does not fit into memory.
+    """
+    n_done = 0
+    for on_device in _classify(model, head, rows, reading, count):
+        logits = on_device.cpu()
+        if reading.settings.check_finite:
+            refuse_not_finite(logits, "logits", _row_at, n_done, model)
+        n_done += len(logits)
+        yield logits
+    warn_of_cuts(count, reading.settings, "pairs" if head.plan.kind == "joined" else "texts")
+
+
+def _classify(
+    model: ConnectionBert, head: ClassificationHead, rows: Iterable[Any], reading: RowReading, count: EmbedCount
+) -> Iterator[Tensor]:
+    kind = head.plan.kind
+    if isinstance(rows, (str, bytes)):
+        raise InputError(f"X is {quoted(rows)}, expected a list of {'texts' if kind == 'single' else 'pairs of texts'}")
+    if kind == "single":
+        yield from _of_texts(model, head, ordered_texts(rows), reading, count)
+    else:
+        hint = f"; this classifier takes pairs{reading.hint}"
+        pairs = _as_pairs(rows)
+        if kind == "joined":
+            yield from _of_joined(model, head, pairs, reading, count, hint)
+        else:
+            # a vector that is not finite shows in its row's logits
+            for columns in embed_pairs(model, pairs, replace(reading.settings, check_finite=False), count, hint):
+                yield head.logits(columns)
+
+
+def _of_texts(
+    model: ConnectionBert, head: ClassificationHead, texts: Iterable[str], reading: RowReading, count: EmbedCount
+) -> Iterator[Tensor]:
+    """Yield the logits of single texts; each distinct one of a window is computed once."""
+    tokenizer, settings = model.tokenizer, reading.settings
+
+    def distinct(window: list[str]) -> tuple[list[str], NDArray[np.int64]]:
+        places = {text: place for place, text in enumerate(dict.fromkeys(window))}
+        return list(places), np.fromiter((places[text] for text in window), np.int64, len(window))
+
+    def prepare(window: tuple[list[str], NDArray[np.int64]]) -> Sequences:
+        bodies = tokenizer.tokenize(window[0])
+        count_window(model, bodies, (bodies.lengths + tokenizer.n_special)[window[1]], settings, count, _text_at)
+        if settings.on_truncate == "chunk":
+            return Sequences(*tokenizer.frame_windows(bodies, settings.max_seq_length, settings.overlap))
+        return Sequences(tokenizer.frame(bodies, settings.max_seq_length))
+
+    windows = map(distinct, _checked_windows(texts, reading.hint))
+    for (_, rows), logits in computed(model, windows, prepare, settings, count, lambda v: head.logits([v])):
+        yield logits[to_device(torch.from_numpy(rows), logits.device)]
+
+
+def _checked_windows(texts: Iterable[str], hint: str) -> Iterator[list[str]]:
+    """Yield the texts in windows.
+
+    Raises:
+        InputError: One is no string that can be encoded; with its position.
+    """
+    n_done = 0
+    for window in windows_of(texts):
+        for position, text in enumerate(window, n_done):
+            if not isinstance(text, str):
+                raise InputError(
+                    f"text at position {position} is {quoted(text)} ({type(text).__name__}), expected a string: this "
+                    f"classifier takes single texts{hint}"
+                )
+        check_texts(window, n_done)
+        n_done += len(window)
+        yield window
+
+
+def _of_joined(
+    model: ConnectionBert,
+    head: ClassificationHead,
+    pairs: Iterable[tuple[str, str]],
+    reading: RowReading,
+    count: EmbedCount,
+    hint: str,
+) -> Iterator[Tensor]:
+    """Yield the logits of joined pairs; each distinct text of a window is tokenised once."""
+    tokenizer, settings = model.tokenizer, reading.settings
+
+    def prepare(window: tuple[list[str], NDArray[np.int64]]) -> Sequences:
+        texts, rows = window
+        check_texts(texts, 0, partial(pair_of, rows, 0, count.n_texts))
+        bodies = tokenizer.tokenize(texts)
+        count_window(model, bodies, bodies.lengths[rows].sum(0) + tokenizer.n_pair_special, settings, count, _pair_at)
+        first, second = bodies.select(rows[0]), bodies.select(rows[1])
+        if settings.on_truncate == "chunk":
+            return Sequences(*tokenizer.join_windows(first, second, settings.max_seq_length, settings.overlap))
+        return Sequences(tokenizer.join(first, second, settings.max_seq_length, reading.truncation))
+
+    windows = windows_of_pairs(pairs, hint)
+    for _, logits in computed(model, windows, prepare, settings, count, lambda v: head.logits([v])):
+        yield logits
+
+
+def _as_pairs(rows: Iterable[Any]) -> Iterable[tuple[str, str]]:
+    """Return what can be read pair by pair; a frame or array of two columns by its rows."""
+    if getattr(rows, "ndim", 1) == 2 and hasattr(rows, "to_numpy"):
+        by_row: Iterable[tuple[str, str]] = rows.to_numpy(dtype=object)
+        return by_row
+    return rows
+
+
+def _row_at(position: int) -> str:
+    return f"row at position {position}"
+
+
+def _text_at(position: int) -> str:
+    return f"text at position {position}"
+
+
+def _pair_at(position: int) -> str:
+    return f"pair at position {position}"

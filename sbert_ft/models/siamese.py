@@ -7,34 +7,153 @@ packed forward. Names, defaults and types are those of sentence-transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, device, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from sbert_ft.arguments import instance_argument, path_argument, whole_number
 from sbert_ft.encoder.devices import Precision, choose_device
 from sbert_ft.encoder.packing import PackedBatch, PoolingMode
-from sbert_ft.model.compiling import compile_encoder
-from sbert_ft.model.connection_bert import ConnectionBert
-from sbert_ft.model.embed import EmbedCount, EmbedSettings, OnTruncate, embed, ordered_texts, warn_of_cuts
-from sbert_ft.model.encode_arguments import ResultForm, chosen_prompt, chosen_width
-from sbert_ft.model.pair_embed import embed_pairs
-from sbert_ft.model.sentence_transformer import around_encoder
-from sbert_ft.model.similarity import Vectors, compare, cosine, unit
+from sbert_ft.errors import InputError, quoted
 from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches, stored_calibration
-from sbert_ft.model_folder.layout import warn_of_classifier
+from sbert_ft.model_folder.layout import Similarity, warn_of_classifier
 from sbert_ft.model_folder.metadata import COSINE_SCALE, OwnSettings
 from sbert_ft.model_folder.writer import EncoderParts, SiameseSettings, save_siamese
+from sbert_ft.models.connection_bert import ConnectionBert, compile_encoder
+from sbert_ft.models.inference import (
+    EmbedCount,
+    EmbedSettings,
+    OnTruncate,
+    embed,
+    embed_pairs,
+    ordered_texts,
+    warn_of_cuts,
+)
+from sbert_ft.models.similarity import Vectors, compare, cosine, unit
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+
+def chosen_prompt(prompts: Mapping[str, str], default: str | None, name: str | None, prompt: str | None) -> str:
+    """Return the text to put before each input.
+
+    Args:
+        prompts: The model's, by name.
+        default: Name of the one that is used where none is named.
+        name: The one that is asked for.
+        prompt: A text in place of a named one.
+
+    Raises:
+        InputError: There is no prompt of this name, or it is no text.
+    """
+    if prompt is not None:
+        return instance_argument(str, prompt, "prompt")
+    name = default if name is None else name
+    if name is None:
+        return ""
+    if not isinstance(name, str) or name not in prompts:
+        known = ", ".join(quoted(known)[1:-1] for known in prompts) or "none"
+        raise InputError(f"prompt_name is {quoted(name)}, but the model's prompts are: {known}")
+    return prompts[name]
+
+
+def chosen_width(truncate_dim: int | None, most: int) -> int:
+    """Return how many features of a vector are kept, `most` for None.
+
+    Raises:
+        InputError: The number is none from 1 to `most`.
+    """
+    if truncate_dim is None:
+        return most
+    return whole_number(truncate_dim, "truncate_dim", 1, most)
+
+
+@dataclass(frozen=True)
+class ResultForm:
+    """The form in which vectors are returned.
+
+    Attributes:
+        single: One vector, for a text that was given alone.
+        as_numpy: An array, unless `as_tensor` holds; a list of tensors where neither does.
+        as_tensor: One tensor on the model's device.
+    """
+
+    single: bool
+    as_numpy: bool
+    as_tensor: bool
+
+    def gathered(
+        self, parts: Iterable[Tensor], empty: Tensor, n_texts: int | None, show_progress_bar: bool | None
+    ) -> NDArray[np.float32] | Tensor | list[Tensor]:
+        """Return all parts in this form; where their number is known, no vector is ever held twice.
+
+        Args:
+            parts: Each of shape (texts of the part, d).
+            empty: Shape (0, d): what no part at all amounts to.
+            n_texts: How many there will be; None where that is not known.
+            show_progress_bar: None for a bar where logging is at INFO or DEBUG.
+        """
+        if show_progress_bar is None:
+            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+        to_host = self.as_numpy and not self.as_tensor
+        device = torch.device("cpu") if to_host else empty.device
+        whole = torch.empty(n_texts or 0, empty.shape[1], device=device)
+        kept = []
+        n_done = 0
+        with tqdm(total=n_texts, unit="text", disable=not show_progress_bar) as bar:
+            for part in parts:
+                bar.update(len(part))
+                if n_texts is None:
+                    kept.append(part.to(device))
+                else:
+                    whole[n_done : n_done + len(part)] = part
+                n_done += len(part)
+                del part  # before the next one is computed
+        whole = torch.cat(kept) if kept else whole
+        result = whole[0] if self.single else whole
+        if to_host:
+            array: NDArray[np.float32] = result.cpu().numpy()
+            return array
+        return result if self.as_tensor or self.single else list(result)
+
+
+def around_encoder(
+    encoder: PreTrainedModel, save: Callable[[str], None], target: device, similarity: Similarity
+) -> SentenceTransformer:
+    """Return a `SentenceTransformer` whose encoder is the given one, so that training one trains the other.
+
+    That class is made from a folder, so one is written to a temporary place; the encoder read from it is then replaced.
+
+    Args:
+        encoder: The stock module.
+        save: Writes the model's folder to the path that it is given.
+        target: Where the encoder's weights are.
+        similarity: How vectors are compared.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    with tempfile.TemporaryDirectory() as folder:
+        save(folder)
+        model = SentenceTransformer(folder, device=str(target), local_files_only=True)
+    model[0].model = encoder
+    model.similarity_fn_name = similarity
+    return model.eval()
+
 
 Pairs = Iterable[tuple[str, str]]
 
