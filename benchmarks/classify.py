@@ -384,7 +384,7 @@ def chunks(rows: list[Any], size: int) -> Iterator[list[Any]]:
 
 def judged(predicted: list[str], task: Task) -> dict[str, Any]:
     """Return the accuracy of predictions with its interval."""
-    from sbert_ft.evaluation.score_charts import wilson_interval
+    from sbert_ft.report.charts import wilson_interval
 
     assert task.judge is not None
     gold = [task.judge.class_names[int(code)] for code in task.judge.labels]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sbert_ft.evaluation.chart_frame import line, rectangle, round_axis, svg, text
+from sbert_ft.report.svg import line, rectangle, round_axis, svg, text
 
 WIDTH: Final = 640
 _LEFT: Final = 190  # for the names

@@ -22,17 +22,17 @@ from sbert_ft.config.settings import DataSettings, EvaluationSettings, ModelSett
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.ledger import Ledger
 from sbert_ft.data.table import open_table
-from sbert_ft.evaluation.chart_frame import fitting
-from sbert_ft.evaluation.class_charts import confusion_chart
 from sbert_ft.evaluation.class_evaluator import JudgingRows, judge_classes, majority_codes
-from sbert_ft.evaluation.report import ClassSplit, Mistake, Report, confident_mistakes, mistakes_csv, write_report
-from sbert_ft.evaluation.report_classes import balance_grid, balance_note, confusions
-from sbert_ft.evaluation.report_facts import verdict
-from sbert_ft.evaluation.report_html import html_report
-from sbert_ft.evaluation.report_markdown import markdown_report
-from sbert_ft.evaluation.report_style import STYLE
-from sbert_ft.evaluation.report_words import percent
 from sbert_ft.model_folder.decision import Decision, FittedOn
+from sbert_ft.report.charts import confusion_chart
+from sbert_ft.report.classes import balance_grid, balance_note, confusions
+from sbert_ft.report.facts import verdict
+from sbert_ft.report.formatting import percent
+from sbert_ft.report.html_page import html_report
+from sbert_ft.report.markdown import markdown_report
+from sbert_ft.report.style import STYLE
+from sbert_ft.report.svg import fitting
+from sbert_ft.report.write import ClassSplit, Mistake, Report, confident_mistakes, mistakes_csv, write_report
 
 SETTINGS = EvaluationSettings(bootstrap_samples=40)
 NLI = ("contradiction", "entailment", "neutral")

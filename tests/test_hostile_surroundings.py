@@ -45,8 +45,8 @@ from sbert_ft.config.loader import check_settings
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
 from sbert_ft.encoder.compile_cache import Package, private_folder
 from sbert_ft.errors import InputError
-from sbert_ft.evaluation.report_html import html_report
-from sbert_ft.evaluation.report_markdown import literal, markdown_report
+from sbert_ft.report.html_page import html_report
+from sbert_ft.report.markdown import literal, markdown_report
 
 if not hasattr(os, "fork") or not sys.platform.startswith("linux"):
     pytest.skip("the processes under test are forks, and their surroundings those of Linux", allow_module_level=True)

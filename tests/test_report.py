@@ -24,35 +24,29 @@ from sbert_ft.config.settings import DataSettings, EvaluationSettings, ModelSett
 from sbert_ft.data.ledger import Ledger
 from sbert_ft.data.table import open_table
 from sbert_ft.errors import OutputError
-from sbert_ft.evaluation.chart_frame import round_axis
-from sbert_ft.evaluation.charts import grouped, loss_chart, running_mean
 from sbert_ft.evaluation.metrics import Score, graded_metrics, label_metrics, paired_differences
-from sbert_ft.evaluation.report import (
-    Report,
-    SplitScores,
-    WorstPair,
-    csv_of,
-    errors_of_place,
-    worst_pairs,
-    write_report,
-)
-from sbert_ft.evaluation.report_facts import verdict
-from sbert_ft.evaluation.report_html import TEXT_LIMIT, html_report
-from sbert_ft.evaluation.report_markdown import literal, markdown_report
-from sbert_ft.evaluation.report_style import STYLE
-from sbert_ft.evaluation.report_words import decimals, duration, interval, plain_number, shortened, visible
-from sbert_ft.evaluation.score_charts import (
+from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
+from sbert_ft.report.charts import (
     calibrated,
+    grouped,
     histogram_charts,
+    loss_chart,
     precision_recall_chart,
     precision_recall_points,
     reliability_chart,
+    running_mean,
     scatter_charts,
     short_count,
     thinned,
     wilson_interval,
 )
-from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
+from sbert_ft.report.facts import verdict
+from sbert_ft.report.formatting import decimals, duration, interval, plain_number, shortened, visible
+from sbert_ft.report.html_page import TEXT_LIMIT, html_report
+from sbert_ft.report.markdown import literal, markdown_report
+from sbert_ft.report.style import STYLE
+from sbert_ft.report.svg import round_axis
+from sbert_ft.report.write import Report, SplitScores, WorstPair, csv_of, errors_of_place, worst_pairs, write_report
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -14,8 +14,8 @@ from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.token_store import TokenizedConnections
 from sbert_ft.encoder.devices import describe_device
 from sbert_ft.errors import quoted
-from sbert_ft.evaluation.report import Report, write_report
 from sbert_ft.files.atomic import write_json
+from sbert_ft.report.write import Report, write_report
 from sbert_ft.training.folder_watch import FolderWatch
 from sbert_ft.training.plan import RunPlan
 from sbert_ft.training.preparation import PreparedRun

@@ -17,7 +17,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.evaluation.report_words import shortened, visible
+from sbert_ft.report.formatting import shortened, visible
 
 WIDTH: Final = 360
 HEIGHT: Final = 250

@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.evaluation.report_facts import Cell, Grid, inner, judged_splits, score_cell
-from sbert_ft.evaluation.report_words import counted, decimals, percent, plain_number
-from sbert_ft.evaluation.results import Json, Report
+from sbert_ft.evaluation.results import Json
+from sbert_ft.report.content import Report
+from sbert_ft.report.facts import Cell, Grid, inner, judged_splits, score_cell
+from sbert_ft.report.formatting import counted, decimals, percent, plain_number
 
 MOST_IN_MATRIX: Final = 20
 _MOST_LISTED: Final = 50

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from sbert_ft.evaluation.report_classes import (
+from sbert_ft.markdown_text import escaped_markdown
+from sbert_ft.report.classes import (
     balance_grid,
     balance_note,
     confusion_grid,
@@ -21,14 +22,9 @@ from sbert_ft.evaluation.report_classes import (
     no_mistakes,
     per_class_grid,
 )
-from sbert_ft.evaluation.report_decision import (
-    decision_grid,
-    decision_note,
-    no_decision,
-    probability_grid,
-    reached_grid,
-)
-from sbert_ft.evaluation.report_facts import (
+from sbert_ft.report.content import Report
+from sbert_ft.report.decision import decision_grid, decision_note, no_decision, probability_grid, reached_grid
+from sbert_ft.report.facts import (
     Cell,
     Grid,
     evaluations,
@@ -39,20 +35,10 @@ from sbert_ft.evaluation.report_facts import (
     score_grids,
     split_notes,
     verdict,
+    worst_note,
 )
-from sbert_ft.evaluation.report_training import training_grid
-from sbert_ft.evaluation.report_words import (
-    capitalised,
-    counted,
-    decimals,
-    metric_label,
-    plain_number,
-    shortened,
-    visible,
-)
-from sbert_ft.evaluation.report_worst import worst_note
-from sbert_ft.evaluation.results import Report
-from sbert_ft.markdown_text import escaped_markdown
+from sbert_ft.report.formatting import capitalised, counted, decimals, metric_label, plain_number, shortened, visible
+from sbert_ft.report.training import training_grid
 
 # Two numbers in brackets are an interval, which needs no escapes where nothing behind it makes them a link.
 _INTERVAL = re.compile(r"\\\[([+−]?\d\.\d{4}, [+−]?\d\.\d{4})\\\](?![(:\\])")

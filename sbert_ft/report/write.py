@@ -13,13 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from sbert_ft.data.formats import joined_cells
-from sbert_ft.evaluation.report_html import html_report
-from sbert_ft.evaluation.report_markdown import markdown_report
-from sbert_ft.evaluation.report_words import UNWRITABLE, escape_of
 from sbert_ft.evaluation.results import (
     ClassSplit,
     Mistake,
-    Report,
     SplitScores,
     WorstPair,
     confident_mistakes,
@@ -27,6 +23,10 @@ from sbert_ft.evaluation.results import (
     worst_pairs,
 )
 from sbert_ft.files.atomic import write_bytes
+from sbert_ft.report.content import Report
+from sbert_ft.report.formatting import UNWRITABLE, escape_of
+from sbert_ft.report.html_page import html_report
+from sbert_ft.report.markdown import markdown_report
 
 __all__ = [
     "ClassSplit",

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sbert_ft.evaluation.report_facts import Cell, Grid, fact, inner, judged_splits
-from sbert_ft.evaluation.report_words import counted, decimals, interval, plain_number, short_digest, shortened
-from sbert_ft.evaluation.results import ClassSplit, Report, SplitScores
-from sbert_ft.evaluation.score_charts import Calibrated, calibrated
+from sbert_ft.evaluation.results import ClassSplit, SplitScores
 from sbert_ft.model_folder.decision import Decision
+from sbert_ft.report.charts import Calibrated, calibrated
+from sbert_ft.report.content import Report
+from sbert_ft.report.facts import Cell, Grid, fact, inner, judged_splits
+from sbert_ft.report.formatting import counted, decimals, interval, plain_number, short_digest, shortened
 
 
 @dataclass(frozen=True)

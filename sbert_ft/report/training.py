@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from sbert_ft.evaluation.report_facts import Cell, Grid, fact, inner
-from sbert_ft.evaluation.report_words import (
+from sbert_ft.report.content import Report
+from sbert_ft.report.facts import Cell, Grid, fact, inner
+from sbert_ft.report.formatting import (
     counted,
     decimals,
     duration,
@@ -17,7 +18,6 @@ from sbert_ft.evaluation.report_words import (
     plain_number,
     short_digest,
 )
-from sbert_ft.evaluation.results import Report
 
 _WHAT: Final[Mapping[str, str]] = {
     "towers": "a classifier over the vectors of both texts",

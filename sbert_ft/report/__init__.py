@@ -1,0 +1,1 @@
+"""Results to one page that a person can send on."""
