@@ -64,7 +64,7 @@ def text_lengths(folder: Path, texts: list[str], max_seq_length: int) -> NDArray
     """Return the tokens of each text as the model of a folder sees them, special ones included. Shape: (N,)."""
     import numpy as np
 
-    from sbert_ft.model.tokenizer import TextTokenizer
+    from sbert_ft.tokenization.tokenizer import TextTokenizer
 
     tokenizer = TextTokenizer.from_pretrained(folder)
     lengths = np.asarray(tokenizer.tokenize(texts).lengths, dtype=np.int64)

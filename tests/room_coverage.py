@@ -29,8 +29,13 @@ ROOMS = {
         *("files/strict_json.py", "files/strict_json.py", "model_folder/metadata.py", "encoder/spec.py"),
     ],
     "tokenizer": [
-        *("model/tokenizer.py", "model/tokenizer_files.py", "model/vocabulary.py", "model/special_tokens.py"),
-        *("models/connection_bert.py", "model/pair_tokens.py"),
+        *(
+            "tokenization/tokenizer.py",
+            "tokenization/loading.py",
+            "tokenization/vocabulary.py",
+            "tokenization/special_tokens.py",
+        ),
+        *("models/connection_bert.py", "tokenization/pairs.py"),
     ],
     "tables": [
         *("data/table.py", "data/formats.py", "data/text.py", "data/sniffing.py", "data/writers.py"),

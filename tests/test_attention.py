@@ -17,8 +17,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, BertModel
 
 from sbert_ft.encoder import attention
 from sbert_ft.encoder.attention import ATTENTION_NAME, Runs, additive_mask, packed_attention, probe, register_attention
-from sbert_ft.encoder.packing import Layout, PackedBatch, TextTokens, offsets_of, pack
+from sbert_ft.encoder.packing import Layout, PackedBatch, pack
 from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 
 HEADS, WIDTH = 3, 8
 MIXED = [5, 1, 17, 5, 9, 17, 2, 40, 5]

@@ -16,7 +16,6 @@ from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score
 from torch.nn import functional as F
 
-from sbert_ft.encoder.packing import TextTokens
 from sbert_ft.errors import InputError
 from sbert_ft.model_folder.decision import Decision, FittedOn
 from sbert_ft.models import inference
@@ -24,6 +23,7 @@ from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.inference import EmbedCount
 from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.tokenization.text_tokens import TextTokens
 
 TEXTS = ["a man plays", "a dog", "", "the cat sat on the mat and slept", "a man plays", "music", "x"]
 PAIRS = list(zip(TEXTS, TEXTS[1:] + TEXTS[:1], strict=True))

@@ -137,7 +137,7 @@ def as_sentence_transformer(pooling: dict[str, object], kind: str = "Pooling", p
 
 def add_tokenizer_json(folder: Path) -> None:
     """Write the tokenizer.json that belongs to vocab.txt."""
-    from sbert_ft.model.tokenizer import TextTokenizer
+    from sbert_ft.tokenization.tokenizer import TextTokenizer
 
     TextTokenizer.from_pretrained(folder).backend.save(str(folder / "tokenizer.json"))
 

@@ -30,11 +30,12 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel
 
 from sbert_ft.encoder import devices
 from sbert_ft.encoder.devices import choose_device, choose_precision, describe_device, multiplies_bfloat16
-from sbert_ft.encoder.packing import Layout, TextTokens
+from sbert_ft.encoder.packing import Layout
 from sbert_ft.encoder.spec import KINDS, OFFSET_KINDS
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.tokenization.text_tokens import TextTokens
 
 ROOT = Path(__file__).resolve().parent.parent
 DOC = ROOT / "docs" / "encoders.md"

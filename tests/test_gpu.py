@@ -14,10 +14,11 @@ from conftest import COMMON_WORDS
 
 from sbert_ft.encoder import attention
 from sbert_ft.encoder.devices import Precision, multiplies_bfloat16
-from sbert_ft.encoder.packing import Layout, TextTokens
+from sbert_ft.encoder.packing import Layout
 from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.tokenization.text_tokens import TextTokens
 
 pytestmark = pytest.mark.gpu
 

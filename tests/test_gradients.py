@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sbert_ft.config.settings import ObjectiveSettings
-from sbert_ft.encoder.packing import Layout, TextTokens
+from sbert_ft.encoder.packing import Layout
 from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.training.gradients import BackwardSettings, backward, select_rows
 from sbert_ft.training.objectives import Objective, build_objective
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sbert_ft.encoder.batching import RUN_OVERHEAD, choose_layout, plan_batches, plan_forwards
-from sbert_ft.encoder.packing import ROW_TOKENS, Layout, PackedBatch, TextTokens, offsets_of, pack, row_width
-from sbert_ft.model.tokenizer import TextTokenizer
+from sbert_ft.encoder.packing import ROW_TOKENS, Layout, PackedBatch, pack, row_width
+from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 LAYOUTS: tuple[Layout, ...] = ("rows", "runs", "padded")
 PADDING = -7  # a token that no text has

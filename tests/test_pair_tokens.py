@@ -17,13 +17,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 from sbert_ft.config.settings import Truncation
-from sbert_ft.encoder.packing import TextTokens, pack
+from sbert_ft.encoder.packing import pack
 from sbert_ft.errors import InputError, ModelFolderError
-from sbert_ft.model.pair_tokens import kept_lengths, overlapping_windows
-from sbert_ft.model.special_tokens import PairSpecials
-from sbert_ft.model.tokenizer import TextTokenizer
-from sbert_ft.model.tokenizer_files import TokenizerFiles
 from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.tokenization.loading import TokenizerFiles
+from sbert_ft.tokenization.pairs import kept_lengths, overlapping_windows
+from sbert_ft.tokenization.special_tokens import PairSpecials
+from sbert_ft.tokenization.text_tokens import TextTokens
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 TRUNCATIONS: tuple[Truncation, ...] = ("longest_first", "only_first", "only_second")
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[END]", "a", "b", "c", "d", "e"]

@@ -28,11 +28,11 @@ from sbert_ft.config.settings import (
 )
 from sbert_ft.data.batch_order import epoch_batches
 from sbert_ft.data.dataset import ConnectionDataset
-from sbert_ft.encoder.packing import TextTokens
 from sbert_ft.errors import InputError
 from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.training import plan as plan_module
 from sbert_ft.training.encoder_setup import set_up_for_training
 from sbert_ft.training.plan import (

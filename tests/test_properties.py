@@ -27,16 +27,17 @@ from hypothesis import strategies as st
 from sbert_ft.data.ledger import Ledger
 from sbert_ft.data.table import Kind, open_table
 from sbert_ft.data.writers import NewColumn, write_table_with_columns
-from sbert_ft.encoder.packing import TextTokens, offsets_of, pack
+from sbert_ft.encoder.packing import pack
 from sbert_ft.errors import CheckpointError, DataError, InputError, ModelFolderError, RunFolderError, SbertFtError
 from sbert_ft.files.atomic import json_bytes
 from sbert_ft.files.strict_json import parse_json
-from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model_folder.layout import read_folder
 from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.weights import find_tensors, find_weights, read_tensors
 from sbert_ft.model_folder.writer import write_own, write_tensors
 from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 from sbert_ft.training.checkpoints import read_checkpoint, save_checkpoint
 from sbert_ft.training.comparison import Fingerprint, differences
 from sbert_ft.training.progress import Progress

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Truncation
 from sbert_ft.data.token_store import Joining, TokenizedConnections, tokenize_connections
-from sbert_ft.encoder.packing import TextTokens, pack
+from sbert_ft.encoder.packing import pack
 from sbert_ft.errors import InputError, OutputError
-from sbert_ft.model.tokenizer import TextTokenizer
+from sbert_ft.tokenization.text_tokens import TextTokens
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 TEXTS = [
     "A man plays a guitar.",
@@ -470,7 +471,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from sbert_ft.data.token_store import tokenize_connections
-from sbert_ft.model.tokenizer import TextTokenizer
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 class Rows:
     n_distinct, text_rows, sha256 = 20_000, np.arange(20_000).reshape(-1, 2), sys.argv[3]

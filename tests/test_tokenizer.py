@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
 
-from sbert_ft.encoder.packing import TextTokens
 from sbert_ft.errors import InputError, ModelFolderError
-from sbert_ft.model.tokenizer import TextTokenizer
+from sbert_ft.tokenization.text_tokens import TextTokens
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 ODD_TEXTS = [
     "",

@@ -14,9 +14,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from sbert_ft.errors import ModelFolderError
-from sbert_ft.model.tokenizer import TextTokenizer
-from sbert_ft.model.tokenizer_files import read_tokenizer
-from sbert_ft.model.vocabulary import casing_of_vocabulary, holds_accents, holds_hangul, read_vocab
+from sbert_ft.tokenization.loading import read_tokenizer
+from sbert_ft.tokenization.tokenizer import TextTokenizer
+from sbert_ft.tokenization.vocabulary import casing_of_vocabulary, holds_accents, holds_hangul, read_vocab
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LOWER = list(string.ascii_lowercase)

@@ -29,11 +29,11 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from sbert_ft.encoder.packing import offsets_of
 from sbert_ft.errors import ModelFolderError, OutputError, shown
 from sbert_ft.files.strict_json import open_file, read_json
-from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.models.inference import windows_of
+from sbert_ft.tokenization.text_tokens import offsets_of
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Truncation
 from sbert_ft.data.token_cache import TextNumbers, TextRows, text_lengths, text_numbers
-from sbert_ft.encoder.packing import TextTokens, offsets_of
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.model.pair_tokens import Pieces, join_pieces, kept_lengths, room_of_pair
-from sbert_ft.model.special_tokens import PairSpecials
-from sbert_ft.model.tokenizer import TextTokenizer
+from sbert_ft.tokenization.pairs import Pieces, join_pieces, kept_lengths, room_of_pair
+from sbert_ft.tokenization.special_tokens import PairSpecials
+from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 PERCENTILES = (50, 90, 99, 100)
 N_SHOWN = 5  # first rows with a cut text

@@ -26,7 +26,6 @@ from sbert_ft.encoder.heads import ClassificationHead, plan_head
 from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
 from sbert_ft.errors import ModelFolderError, SbertFtError, quoted
 from sbert_ft.files.strict_json import read_json
-from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model_folder.classifier import FoundClassifier, find_classifier, read_head
 from sbert_ft.model_folder.layout import (
     HEAD_FILE,
@@ -40,6 +39,7 @@ from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.tensor_names import NameMatch, check_match, match_names
 from sbert_ft.model_folder.weights import WeightFiles, find_weights, read_tensors
 from sbert_ft.models.connection_bert import ConnectionBert, check_room
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 _SHOWN_CLASSES = 10
 

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.doctor.checks import Check, Status, failure, finding, listed
-from sbert_ft.encoder.packing import TextTokens
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.model.tokenizer import TextTokenizer
-from sbert_ft.model.vocabulary import casing_of_vocabulary, holds_accents, holds_hangul, read_vocab
 from sbert_ft.models.inference import windows_of
+from sbert_ft.tokenization.text_tokens import TextTokens
+from sbert_ft.tokenization.tokenizer import TextTokenizer
+from sbert_ft.tokenization.vocabulary import casing_of_vocabulary, holds_accents, holds_hangul, read_vocab
 
 # Shares of the tokens that are unknown, and of the texts that are cut, from which on they are worth a word.
 _UNKNOWN_WARN, _UNKNOWN_FAIL, _CUT_WARN = 0.005, 0.2, 0.01

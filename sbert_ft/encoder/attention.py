@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sbert_ft.encoder.dropout import dropout as drop
-from sbert_ft.encoder.packing import Layout, PackedBatch, TextTokens, offsets_of, pack
+from sbert_ft.encoder.packing import Layout, PackedBatch, pack
+from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 
 ATTENTION_NAME = "sbert_ft_packed"
 

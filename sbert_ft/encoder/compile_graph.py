@@ -28,7 +28,8 @@ from transformers import PreTrainedModel
 
 from sbert_ft.encoder import compile_graph
 from sbert_ft.encoder.attention import Runs, additive_mask, packed_attention
-from sbert_ft.encoder.packing import Layout, PackedBatch, TextTokens, offsets_of, pack
+from sbert_ft.encoder.packing import Layout, PackedBatch, pack
+from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 
 ATTENTION_NAME = "sbert_ft_compiled"
 

@@ -34,7 +34,7 @@ from sbert_ft.model_folder.metadata import FORMAT, OwnSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sbert_ft.model.tokenizer import TextTokenizer
+    from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 _OWN = "sbert_ft.json"
 # What says how a folder is to be read, and would mislead beside the files of another layout.

@@ -32,7 +32,6 @@ from sbert_ft.encoder.heads import (
 from sbert_ft.encoder.packing import PackedBatch, PoolingMode
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.metrics import metric_value
-from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model_folder.classifier import ClassifierSettings, find_classifier, read_head
 from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches
 from sbert_ft.model_folder.layout import read_folder
@@ -41,6 +40,7 @@ from sbert_ft.model_folder.writer import EncoderParts, SiameseSettings, save_cla
 from sbert_ft.models.connection_bert import ConnectionBert, compile_encoder
 from sbert_ft.models.inference import EmbedCount, EmbedSettings, OnTruncate, RowReading, classify
 from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 # Of a sigmoid: what holds where a classifier with one output was not trained on another scale.
 SIGMOID_SCALE = (0.0, 1.0)

@@ -29,14 +29,15 @@ from sbert_ft.encoder.compile_cache import private_folder
 from sbert_ft.encoder.compile_graph import EncoderToCompile
 from sbert_ft.encoder.devices import Precision, choose_device, choose_precision, describe_device, is_out_of_memory
 from sbert_ft.encoder.mixed_precision import HalfCopy, can_be_trained_in_half, weights_state
-from sbert_ft.encoder.packing import Layout, PackedBatch, TextTokens, pack
+from sbert_ft.encoder.packing import Layout, PackedBatch, pack
 from sbert_ft.encoder.process_safety import ForkSafeLock, prepare_process, set_state, state_to_copy
 from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted, shown
-from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model_folder.layout import ModelFolder, read_folder, unused_parts
 from sbert_ft.model_folder.tensor_names import check_match, match_names
 from sbert_ft.model_folder.weights import find_weights, read_tensors
+from sbert_ft.tokenization.text_tokens import TextTokens
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 
 def read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokenizer:

@@ -27,10 +27,11 @@ from sbert_ft.config.settings import Truncation
 from sbert_ft.encoder.batching import plan_forwards
 from sbert_ft.encoder.devices import is_out_of_memory, to_device, token_budget
 from sbert_ft.encoder.heads import ClassificationHead
-from sbert_ft.encoder.packing import PoolingMode, TextTokens, offsets_of
+from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import InputError, ResourceError, quoted
-from sbert_ft.model.tokenizer import check_texts, text_at
 from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
+from sbert_ft.tokenization.tokenizer import check_texts, text_at
 
 logger = logging.getLogger(__name__)
 

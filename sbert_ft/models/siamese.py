@@ -25,7 +25,6 @@ from sbert_ft.arguments import instance_argument, path_argument, whole_number
 from sbert_ft.encoder.devices import Precision, choose_device
 from sbert_ft.encoder.packing import PackedBatch, PoolingMode
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.model.tokenizer import TextTokenizer
 from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches, stored_calibration
 from sbert_ft.model_folder.layout import Similarity, warn_of_classifier
 from sbert_ft.model_folder.metadata import COSINE_SCALE, OwnSettings
@@ -41,6 +40,7 @@ from sbert_ft.models.inference import (
     warn_of_cuts,
 )
 from sbert_ft.models.similarity import Vectors, compare, cosine, unit
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sbert_ft.encoder.devices import to_device
-from sbert_ft.encoder.packing import Layout, PackedBatch, TextTokens
+from sbert_ft.encoder.packing import Layout, PackedBatch
 from sbert_ft.models.classifier import Trainee
+from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.training.objectives import Objective
 
 

@@ -450,7 +450,7 @@ def tokenizer_json(edit: Callable[[dict[str, Any]], None] = lambda _: None, keep
     """Write the folder's tokenizer as tokenizer.json, changed, in place of vocab.txt."""
 
     def spoil(folder: Path) -> None:
-        from sbert_ft.model.tokenizer import TextTokenizer
+        from sbert_ft.tokenization.tokenizer import TextTokenizer
 
         content = json.loads(TextTokenizer.from_pretrained(folder).backend.to_str())
         edit(content)

@@ -8,14 +8,14 @@ import string
 
 from fuzz.inputs import name_and_content, named, only_file, scratch_folder
 from sbert_ft.errors import SbertFtError
-from sbert_ft.model.tokenizer import TextTokenizer
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 INSTRUMENTED = (
     "sbert_ft.files.strict_json",
-    "sbert_ft.model.special_tokens",
-    "sbert_ft.model.tokenizer",
-    "sbert_ft.model.tokenizer_files",
-    "sbert_ft.model.vocabulary",
+    "sbert_ft.tokenization.special_tokens",
+    "sbert_ft.tokenization.tokenizer",
+    "sbert_ft.tokenization.loading",
+    "sbert_ft.tokenization.vocabulary",
 )
 MOST_BYTES = 4096
 MOST_IDS = 100_000  # writing a vocabulary takes as long as its highest id; a model's has a row of weights for each

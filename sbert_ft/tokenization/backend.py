@@ -9,11 +9,14 @@ at the files' sizes and at the JSON, before anything is built from it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sbert_ft.errors import ModelFolderError, quoted, shown
+from tokenizers import Encoding, Tokenizer
+
+from sbert_ft.errors import ModelFolderError, SbertFtError, quoted, shown
 
 # Held in memory, a vocabulary takes some fifteen times its file.
 MAX_VOCAB_BYTES = 64 * 2**20
@@ -148,3 +151,39 @@ def _growth_of(step: Mapping[str, Any]) -> float:
     text = pattern.get("String") if isinstance(pattern, dict) else None
     # a regular expression may match between any two characters, and what is put there is added
     return max(1.0, n_new / len(text)) if isinstance(text, str) and text else 1.0 + n_new
+
+
+_PANIC = "PanicException"  # of pyo3_runtime, a module that cannot be imported
+
+
+@contextmanager
+def rust_faults(problem: str) -> Iterator[None]:
+    """Turn whatever a call of the Rust side raises into a `ModelFolderError` that begins with `problem`."""
+    try:
+        yield
+    except (SbertFtError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
+        raise ModelFolderError(f"{problem}: {quoted(error, limit=200)}") from None
+
+
+def encode(backend: Tokenizer, text: str, pair: str | None = None, *, add_special_tokens: bool = True) -> Encoding:
+    """Return what the tokenizer makes of a text, or of a pair.
+
+    Raises:
+        ModelFolderError: It fails.
+    """
+    with rust_faults("tokenizer.json describes a tokenizer that does not run"):
+        return backend.encode(text, pair, add_special_tokens=add_special_tokens)
+
+
+def encode_bodies(backend: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
+    """Return what the tokenizer makes of each text, without special tokens.
+
+    Raises:
+        ModelFolderError: It fails at one of them.
+    """
+    with rust_faults("the model's tokenizer cannot take one of the texts"):
+        return backend.encode_batch_fast(list(texts), add_special_tokens=False)

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from tokenizers import normalizers
 
 from sbert_ft.config.settings import Truncation
-from sbert_ft.encoder.packing import TextTokens, offsets_of
 from sbert_ft.errors import InputError, ModelFolderError, quoted
-from sbert_ft.model.pair_tokens import (
+from sbert_ft.tokenization.backend import encode_bodies
+from sbert_ft.tokenization.loading import TokenizerFiles, normalizer_of, read_tokenizer
+from sbert_ft.tokenization.pairs import (
     Pieces,
     join_pieces,
     kept_lengths,
@@ -33,10 +34,9 @@ from sbert_ft.model.pair_tokens import (
     pair_windows,
     room_of_pair,
 )
-from sbert_ft.model.rust_calls import encode_bodies
-from sbert_ft.model.special_tokens import PairSpecials, find_pair_specials, find_specials, pairs_have_types
-from sbert_ft.model.tokenizer_files import TokenizerFiles, normalizer_of, read_tokenizer
-from sbert_ft.model.vocabulary import Casing
+from sbert_ft.tokenization.special_tokens import PairSpecials, find_pair_specials, find_specials, pairs_have_types
+from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
+from sbert_ft.tokenization.vocabulary import Casing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Truncation
-from sbert_ft.encoder.packing import TextTokens, offsets_of
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.model.special_tokens import PairSpecials
+from sbert_ft.tokenization.special_tokens import PairSpecials
+from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 
 
 @dataclass(frozen=True)

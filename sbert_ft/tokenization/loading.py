@@ -18,9 +18,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from sbert_ft.errors import ModelFolderError, quoted, shown
 from sbert_ft.files.strict_json import listing, open_file, read_json
-from sbert_ft.model.rust_calls import rust_faults
-from sbert_ft.model.tokenizer_limits import MAX_VOCAB_BYTES, check_content, most_bytes
-from sbert_ft.model.vocabulary import Casing, casing_of_vocabulary, holds_hangul, read_vocab
+from sbert_ft.tokenization.backend import MAX_VOCAB_BYTES, check_content, most_bytes, rust_faults
+from sbert_ft.tokenization.vocabulary import Casing, casing_of_vocabulary, holds_hangul, read_vocab
 
 SPECIAL_TOKENS = {
     "unk_token": "[UNK]",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from sbert_ft.errors import ModelFolderError
-from sbert_ft.model.rust_calls import encode
+from sbert_ft.tokenization.backend import encode
 
 _N_TYPES = 256  # that a token type of TextTokens can be
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sbert_ft.errors import ModelFolderError, quoted, shown
 from sbert_ft.files.strict_json import foreign_content, open_file
-from sbert_ft.model.tokenizer_limits import MAX_VOCAB_BYTES, check_lines
+from sbert_ft.tokenization.backend import MAX_VOCAB_BYTES, check_lines
 
 
 @dataclass(frozen=True)

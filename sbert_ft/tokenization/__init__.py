@@ -1,0 +1,1 @@
+"""Tokenizer files to a Rust tokenizer; texts and pairs to token ids."""
