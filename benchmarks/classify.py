@@ -238,8 +238,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 def train_ours(task: Task, precision: str) -> dict[str, Any]:
     """Train by `fine_tune`, in a run's folder as users do; times are those of the run's log."""
     from sbert_ft import BertClassifier, ConnectionBert, fine_tune
-    from sbert_ft.data.token_store import tokenize_connections
     from sbert_ft.training.run_log import read_log
+    from sbert_ft.training.tokenized_dataset import tokenize_connections
 
     settings = replace(task.settings, precision=precision)
     bert = ConnectionBert.from_pretrained(task.folder, precision=precision)

@@ -51,12 +51,11 @@ from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
 from sbert_ft.errors import RunInterrupted, SbertFtError
 from sbert_ft.models.classifier import Trainee
 from sbert_ft.models.inference import WINDOW_TEXTS
-from sbert_ft.training.encoder_setup import trained_module
 from sbert_ft.training.gradients import BackwardSettings, backward
-from sbert_ft.training.objective_table import OBJECTIVES, HeadToTrain
-from sbert_ft.training.objectives import build_objective
+from sbert_ft.training.objectives import OBJECTIVES, HeadToTrain, build_objective
 from sbert_ft.training.plan import training_layout
-from sbert_ft.training.preparation import RunData, plan_run, prepare
+from sbert_ft.training.prepare import RunData, plan_run, prepare
+from sbert_ft.training.trainable_model import trained_module
 
 Value = TypeVar("Value")
 

@@ -128,7 +128,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 def run_ours(settings: RunSettings) -> dict[str, Any]:
     """Carry the run out as `sbert-ft train` does, and return what its metrics.json says."""
     from sbert_ft.training.fine_tune import load_run
-    from sbert_ft.training.preparation import RunOptions
+    from sbert_ft.training.prepare import RunOptions
     from sbert_ft.training.run import run_training
 
     prepared = load_run(settings)

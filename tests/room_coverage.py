@@ -44,7 +44,7 @@ ROOMS = {
     ],
     "checkpoints": [
         *("training/checkpoints.py", "files/atomic.py", "training/run_folder.py", "files/file_lock.py"),
-        *("training/run_log.py", "training/progress.py"),
+        *("training/run_log.py", "training/checkpoints.py"),
     ],
 }
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sbert_ft.data.batch_order import epoch_batches, fitting_batch_size
+from sbert_ft.training.batch_sampler import epoch_batches, fitting_batch_size
 
 Batches = list[NDArray[np.int64]]
 
@@ -101,7 +101,7 @@ def test_epochs_and_seeds_differ() -> None:
 def test_another_process_finds_the_same_batches() -> None:
     code = """
 import numpy as np
-from sbert_ft.data.batch_order import epoch_batches
+from sbert_ft.training.batch_sampler import epoch_batches
 text_rows = np.random.default_rng(0).integers(0, 40, (200, 2))
 print([batch.tolist() for batch in epoch_batches(200, 8, 1, 2, text_rows=text_rows)])
 """

@@ -35,9 +35,8 @@ from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.training.bert_classifier import classes_of
 from sbert_ft.training.fine_tune import load_run
 from sbert_ft.training.gradients import BackwardSettings, backward
-from sbert_ft.training.objective_table import HeadToTrain
-from sbert_ft.training.objectives import build_objective
-from sbert_ft.training.preparation import RunOptions
+from sbert_ft.training.objectives import HeadToTrain, build_objective
+from sbert_ft.training.prepare import RunOptions
 from sbert_ft.training.run import run_training
 
 FEW = EvaluationSettings(bootstrap_samples=20)

@@ -20,7 +20,7 @@ from sbert_ft import BertClassifier, ConnectionDataset, ObjectiveSettings, fine_
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
 from sbert_ft.encoder.dropout import dropout_set_to
 from sbert_ft.errors import InputError
-from sbert_ft.training.preparation import RunData, RunOptions, prepare
+from sbert_ft.training.prepare import RunData, RunOptions, prepare
 from sbert_ft.training.run import run_training
 from sbert_ft.training.run_log import read_log
 

@@ -1096,7 +1096,7 @@ def test_names_are_those_of_the_rooms_that_know_them() -> None:
     from sbert_ft.encoder.devices import PRECISIONS
     from sbert_ft.evaluation import metrics
     from sbert_ft.evaluation.class_metrics import CLASS_METRIC_NAMES
-    from sbert_ft.training.objective_table import OBJECTIVES
+    from sbert_ft.training.objectives import OBJECTIVES
 
     assert (*metrics.METRIC_NAMES, *CLASS_METRIC_NAMES) == METRIC_NAMES
     assert CLASS_METRIC_NAMES == METRICS_OF_CLASSES

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sbert_ft.training.objective_table import OBJECTIVES
+from sbert_ft.training.objectives import OBJECTIVES
 from sbert_ft.training.run_folder import RUN_FILES, RUN_FOLDERS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,9 +20,9 @@ from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings, T
 from sbert_ft.encoder.spec import KINDS
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.siamese import SiameseBert
-from sbert_ft.training.embedding_rows import table_stepped_by_row, word_gradients_by_row
-from sbert_ft.training.encoder_setup import set_up_for_training
 from sbert_ft.training.optimizer import Optimizer, optimizer_tensors, rate_factor, restore_optimizer, set_rate
+from sbert_ft.training.sparse_embedding import table_stepped_by_row, word_gradients_by_row
+from sbert_ft.training.trainable_model import set_up_for_training
 
 N_ROWS, WIDTH = 60, 8
 # A float32 operation rounds by at most 2**-24 of its result, and a step makes three on a weight: decay, update and sum.

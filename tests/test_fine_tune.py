@@ -37,8 +37,7 @@ from sbert_ft.errors import (
     TrainingError,
 )
 from sbert_ft.training.fine_tune import as_dataset, fine_tune, reading_on_scale_of
-from sbert_ft.training.run_log import read_log
-from sbert_ft.training.tensorboard import open_scalars
+from sbert_ft.training.run_log import open_scalars, read_log
 
 FEW = EvaluationSettings(bootstrap_samples=20)
 QUICK = TrainingSettings(max_steps=3, batch_size=8, learning_rate=1e-3, precision="float32", warmup_steps=0)

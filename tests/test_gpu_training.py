@@ -26,7 +26,7 @@ from sbert_ft import (
 )
 from sbert_ft.config.settings import ModelSettings, RunSettings
 from sbert_ft.errors import RunInterrupted
-from sbert_ft.training.encoder_setup import set_up_for_training
+from sbert_ft.training.trainable_model import set_up_for_training
 
 pytestmark = pytest.mark.gpu
 

@@ -22,8 +22,14 @@ from sbert_ft.config.settings import ObjectiveSettings
 from sbert_ft.errors import InputError
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.gradients import BackwardSettings, backward
-from sbert_ft.training.objective_table import HeadToTrain
-from sbert_ft.training.objectives import OBJECTIVES, Objective, build_objective, check_fits, fitting_objectives
+from sbert_ft.training.objectives import (
+    OBJECTIVES,
+    HeadToTrain,
+    Objective,
+    build_objective,
+    check_fits,
+    fitting_objectives,
+)
 
 # Of a loss that float32 computes by logarithms and exponentials.
 LOSS_TOLERANCE = 1e-5

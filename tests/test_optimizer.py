@@ -24,7 +24,6 @@ from sbert_ft.encoder.mixed_precision import STEPS
 from sbert_ft.errors import InputError
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.siamese import SiameseBert
-from sbert_ft.training.encoder_setup import check_encoder, frozen_parameters, set_up_for_training
 from sbert_ft.training.optimizer import (
     Optimizer,
     optimizer_tensors,
@@ -33,6 +32,7 @@ from sbert_ft.training.optimizer import (
     set_rate,
     warmup_steps,
 )
+from sbert_ft.training.trainable_model import check_encoder, frozen_parameters, set_up_for_training
 
 TEXTS = ["the man plays a guitar", "two dogs run", "a cat", "green water in the park"]
 

@@ -26,7 +26,6 @@ from sbert_ft.config.settings import (
     RunSettings,
     TrainingSettings,
 )
-from sbert_ft.data.batch_order import epoch_batches
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError
 from sbert_ft.models.classifier import ClassifierModel
@@ -34,7 +33,7 @@ from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.training import plan as plan_module
-from sbert_ft.training.encoder_setup import set_up_for_training
+from sbert_ft.training.batch_sampler import epoch_batches
 from sbert_ft.training.plan import (
     RunPlan,
     activation_bytes,
@@ -44,7 +43,8 @@ from sbert_ft.training.plan import (
     training_dtype,
     training_layout,
 )
-from sbert_ft.training.preparation import PreparedRun, RunData, plan_run, prepare
+from sbert_ft.training.prepare import PreparedRun, RunData, plan_run, prepare
+from sbert_ft.training.trainable_model import set_up_for_training
 
 CPU = torch.device("cpu")
 DTYPES = [pytest.param(None, id="float32"), pytest.param(torch.bfloat16, id="bfloat16")]

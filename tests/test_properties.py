@@ -38,9 +38,8 @@ from sbert_ft.model_folder.writer import write_own, write_tensors
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 from sbert_ft.tokenization.tokenizer import TextTokenizer
-from sbert_ft.training.checkpoints import read_checkpoint, save_checkpoint
-from sbert_ft.training.comparison import Fingerprint, differences
-from sbert_ft.training.progress import Progress
+from sbert_ft.training.checkpoints import Progress, read_checkpoint, save_checkpoint
+from sbert_ft.training.resume import Fingerprint, differences
 from sbert_ft.training.run_log import RunLog, read_log
 
 pyarrow = pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")

@@ -34,12 +34,12 @@ from safetensors.torch import load_file, save_file
 from sbert_ft import ConnectionDataset, fine_tune
 from sbert_ft.cli import main
 from sbert_ft.config.settings import EvaluationSettings, TrainingSettings
-from sbert_ft.data.batch_order import epoch_batches
 from sbert_ft.errors import RunInterrupted
 from sbert_ft.files.atomic import PREFIX
 from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.training.batch_sampler import epoch_batches
 from sbert_ft.training.checkpoints import newest_checkpoint, read_checkpoint
-from sbert_ft.training.preparation import FineTuneResult
+from sbert_ft.training.prepare import FineTuneResult
 
 if not hasattr(os, "fork") or not sys.platform.startswith("linux"):
     pytest.skip("the processes under test are forks", allow_module_level=True)
@@ -58,7 +58,7 @@ import sentence_transformers.sentence_transformer.losses
 import scipy.stats, sklearn.isotonic, sklearn.linear_model, sklearn.metrics
 import sbert_ft.commands.train, sbert_ft.training.fine_tune, sbert_ft.training.run
 from sbert_ft.cli import main
-from sbert_ft.data.token_store import TokenizedConnections
+from sbert_ft.training.tokenized_dataset import TokenizedConnections
 
 def struck(module, name, nth, signals=(), file_bytes=None, shell=None):
     place = importlib.import_module(module)
@@ -122,11 +122,11 @@ for line in sys.stdin:
 STEP = ("sbert_ft.training.loop", "backward")
 EVALUATION = ("sbert_ft.evaluation.pair_evaluator", "score_unless")
 IN_CHECKPOINT = ("sbert_ft.training.checkpoints", "save_file")
-BEFORE_CHECKPOINT = ("sbert_ft.training.progress", "save_checkpoint")
-AFTER_CHECKPOINT = ("sbert_ft.training.progress", "remove_all_but")
+BEFORE_CHECKPOINT = ("sbert_ft.training.checkpoints", "save_checkpoint")
+AFTER_CHECKPOINT = ("sbert_ft.training.checkpoints", "remove_all_but")
 JUDGING = ("sbert_ft.evaluation.pair_evaluator", "score_pairs")
-REPORT = ("sbert_ft.training.outcome", "write_report")
-METRICS = ("sbert_ft.training.outcome", "write_json")
+REPORT = ("sbert_ft.training.run", "write_report")
+METRICS = ("sbert_ft.training.run", "write_json")
 
 
 def strike(

@@ -46,11 +46,10 @@ from sbert_ft import BertClassifier, ConnectionBert, ConnectionDataset, fine_tun
 from sbert_ft.config.settings import EvaluationSettings, ObjectiveSettings, TrainingSettings
 from sbert_ft.errors import DataError, OutputError, ResourceError, RunFolderError, RunInterrupted, TrainingError
 from sbert_ft.models.siamese import SiameseBert
-from sbert_ft.training.ended_early import memory_named
-from sbert_ft.training.interruption import interruptible
+from sbert_ft.training.interruption import interruptible, memory_named
 
 READING = ("sbert_ft.training.fine_tune", "prepare")
-TOKENISING = ("sbert_ft.data.token_cache", "_write_tokens")
+TOKENISING = ("sbert_ft.training.tokenized_dataset", "_write_tokens")
 MAKING_MOMENTS = ("sbert_ft.training.loop", "Optimizer")
 SAVING_MODEL = ("sbert_ft.evaluation.pair_evaluator", "worst_pairs")  # right before it
 

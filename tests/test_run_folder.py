@@ -31,7 +31,7 @@ from sbert_ft.files.atomic import PREFIX, write_json
 from sbert_ft.files.file_lock import LOCK_NAME, locked, locked_by_name
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.checkpoints import newest_checkpoint, save_checkpoint
-from sbert_ft.training.comparison import (
+from sbert_ft.training.resume import (
     FREE_SETTINGS,
     WARNED_SETTINGS,
     Fingerprint,

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Truncation
-from sbert_ft.data.token_store import Joining, TokenizedConnections, tokenize_connections
 from sbert_ft.encoder.packing import pack
 from sbert_ft.errors import InputError, OutputError
 from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.tokenization.tokenizer import TextTokenizer
+from sbert_ft.training.tokenized_dataset import Joining, TokenizedConnections, tokenize_connections
 
 TEXTS = [
     "A man plays a guitar.",
@@ -470,7 +470,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from sbert_ft.data.token_store import tokenize_connections
+from sbert_ft.training.tokenized_dataset import tokenize_connections
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 class Rows:

@@ -24,9 +24,9 @@ from sentence_transformers import SentenceTransformer
 from sbert_ft import ConnectionBert, SiameseBert
 from sbert_ft.cli import main
 from sbert_ft.config.jsonc import read_json_object
-from sbert_ft.data.batch_order import epoch_batches
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.models.classifier import ClassifierModel
+from sbert_ft.training.batch_sampler import epoch_batches
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.json"))

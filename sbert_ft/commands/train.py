@@ -13,7 +13,7 @@ from sbert_ft.errors import InputError, quoted
 
 if TYPE_CHECKING:
     from sbert_ft.config.settings import RunSettings
-    from sbert_ft.training.preparation import FineTuneResult, PreparedRun
+    from sbert_ft.training.prepare import FineTuneResult, PreparedRun
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--allow-changes is for a run that goes on; give --resume too")
     settings = read_run(args.config, args.overrides or ())
     from sbert_ft.training.fine_tune import load_run
-    from sbert_ft.training.preparation import RunOptions
+    from sbert_ft.training.prepare import RunOptions
     from sbert_ft.training.run import check_run_folder, run_training
 
     options = RunOptions(
@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _show_plan(prepared: PreparedRun, settings: RunSettings) -> None:
     """Print what would be done, and the first batch as it would be."""
-    from sbert_ft.data.batch_order import epoch_batches
-    from sbert_ft.training.preparation import plan_run
+    from sbert_ft.training.batch_sampler import epoch_batches
+    from sbert_ft.training.prepare import plan_run
 
     plan, tokens = plan_run(prepared, None)
     for line in plan.describe(settings.training, prepared.objective.describe()):

@@ -25,7 +25,7 @@ from sbert_ft.data.labels import class_name
 from sbert_ft.errors import InputError, OutputError, quoted
 from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.training.fine_tune import fine_tune
-from sbert_ft.training.model_kept import put_back_on_failure
+from sbert_ft.training.trainable_model import put_back_on_failure
 
 logger = logging.getLogger(__name__)
 

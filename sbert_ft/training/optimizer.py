@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sbert_ft.config.settings import TrainingSettings
-from sbert_ft.training.embedding_rows import EmbeddingRows, spread_rows, table_stepped_by_row
+from sbert_ft.training.sparse_embedding import EmbeddingRows, spread_rows, table_stepped_by_row
 
 
 class Optimizer:

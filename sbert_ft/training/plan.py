@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import TrainingSettings
-from sbert_ft.data.batch_order import epoch_batches
 from sbert_ft.data.ledger import counted
 from sbert_ft.encoder.devices import choose_precision, describe_device, memory_bytes
 from sbert_ft.encoder.packing import Layout, row_width
 from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.training.batch_sampler import epoch_batches
 
 # Kept for the backward pass of a BERT layer: so many bytes for each feature of a token, and for each score of a head.
 # Held against MiniLM and a small BERT on a CPU with 16 and 64 STS pairs (see `tests/test_plan.py`), this is 0.9 to 1.25

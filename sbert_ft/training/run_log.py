@@ -7,16 +7,19 @@ stays one curve. A line that a full disk or a kill cut off is dropped, never glu
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sbert_ft.errors import ModelFolderError, RunFolderError, shown
+from sbert_ft.errors import ModelFolderError, ResourceError, RunFolderError, shown
 from sbert_ft.files.atomic import faults_named, open_regular, sync_folder, write_all, write_bytes
 from sbert_ft.files.strict_json import parse_json
 
@@ -159,3 +162,86 @@ def _without_nan(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return value
+
+
+class Scalars:
+    """Takes lines of the log; writes nothing where there is no writer."""
+
+    def __init__(self, writer: Any = None) -> None:
+        self._writer = writer
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Write every number of a line of the log, under its kind and name."""
+        if self._writer is None:
+            return
+        values = record["metrics"] if record["kind"] == "eval" else record
+        group = record["split"] if record["kind"] == "eval" else "train"
+        for name, value in values.items():
+            if isinstance(value, float):
+                self._writer.add_scalar(f"{group}/{name}", value, record["step"])
+
+
+@contextmanager
+def open_scalars(folder: Path, wanted: bool, after_step: int = 0) -> Iterator[Scalars]:
+    """Give a writer of event files into `folder`, or one that writes nothing.
+
+    Args:
+        folder: Made where it is wanted.
+        wanted: Whether it is.
+        after_step: Where the run begins or goes on; what older files say of later steps is taken back.
+
+    Raises:
+        ResourceError: tensorboard is not installed.
+    """
+    check_tensorboard(wanted)
+    if not wanted:
+        yield Scalars()
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder), purge_step=after_step + 1) as writer:
+        yield Scalars(writer)
+
+
+def check_tensorboard(wanted: bool) -> None:
+    """Find out whether it is there, where it is wanted.
+
+    Raises:
+        ResourceError: tensorboard is not installed.
+    """
+    if wanted and importlib.util.find_spec("tensorboard") is None:
+        raise ResourceError(
+            "training.tensorboard needs the package tensorboard: pip install 'sbert-ft[tensorboard]', or set it to "
+            "false; metrics.jsonl has the same numbers"
+        )
+
+
+class WarningList(logging.Handler):
+    """A handler that keeps the sentences of warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._sentences: dict[str, None] = {}
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the record's sentence."""
+        if record.thread == self._thread:
+            self._sentences[record.getMessage()] = None
+
+    @property
+    def sentences(self) -> list[str]:
+        """The warnings so far, each once, in the order in which they first came."""
+        return list(self._sentences)
+
+
+@contextmanager
+def warnings_kept() -> Iterator[WarningList]:
+    """Keep every warning of the package while the block runs; they are logged as ever."""
+    kept = WarningList()
+    ours = logging.getLogger("sbert_ft")
+    ours.addHandler(kept)
+    try:
+        yield kept
+    finally:
+        ours.removeHandler(kept)

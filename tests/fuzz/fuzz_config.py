@@ -17,7 +17,7 @@ from sbert_ft.files.strict_json import read_json
 from sbert_ft.model_folder.classifier import ClassifierSettings
 from sbert_ft.model_folder.layout import read_folder
 from sbert_ft.model_folder.metadata import OwnSettings
-from sbert_ft.training.comparison import Fingerprint, differences
+from sbert_ft.training.resume import Fingerprint, differences
 
 INSTRUMENTED = (
     "sbert_ft.config",
@@ -29,7 +29,7 @@ INSTRUMENTED = (
     "sbert_ft.files.strict_json",
     "sbert_ft.files.strict_json",
     "sbert_ft.model_folder.metadata",
-    "sbert_ft.training.comparison",
+    "sbert_ft.training.resume",
 )
 MOST_BYTES = 4096
 N_TENSORS = 40  # what the weights are taken to hold, so that no mutation asks for a thousand layers

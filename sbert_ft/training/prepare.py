@@ -15,22 +15,21 @@ import torch
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import RunSettings
-from sbert_ft.data.batch_order import fitting_batch_size
 from sbert_ft.data.dataset import ConnectionDataset
-from sbert_ft.data.token_store import Joining, TokenizedConnections, tokenize_connections
 from sbert_ft.encoder.devices import to_device
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.class_evaluator import ClassExam, names_of_classes
 from sbert_ft.evaluation.evaluator import Exam
 from sbert_ft.evaluation.pair_evaluator import PairExam
 from sbert_ft.models.classifier import ClassifierModel, Trainee
-from sbert_ft.training.encoder_setup import check_encoder, frozen_parameters
-from sbert_ft.training.objective_table import HeadToTrain
-from sbert_ft.training.objectives import Objective, build_objective, check_fits
+from sbert_ft.training.batch_sampler import fitting_batch_size
+from sbert_ft.training.objectives import HeadToTrain, Objective, build_objective, check_fits
 from sbert_ft.training.optimizer import warmup_steps
 from sbert_ft.training.plan import RunPlan, foresee, steps_by_epoch, training_dtype, training_layout
 from sbert_ft.training.run_folder import Mode
-from sbert_ft.training.tensorboard import check_tensorboard
+from sbert_ft.training.run_log import check_tensorboard
+from sbert_ft.training.tokenized_dataset import Joining, TokenizedConnections, tokenize_connections
+from sbert_ft.training.trainable_model import check_encoder, frozen_parameters
 
 logger = logging.getLogger(__name__)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import IO, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sbert_ft.config.settings import ModelSettings, RunSettings
 from sbert_ft.encoder.dropout import dropout_set_to
 from sbert_ft.errors import InputError
 from sbert_ft.models.classifier import ClassifierModel, Trainee
-from sbert_ft.training.embedding_rows import word_gradients_by_row
+from sbert_ft.training.sparse_embedding import word_gradients_by_row
 
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|block|blocks)\.(\d+)\.")
 _EMBEDDINGS = re.compile(r"(?:^|\.)\w*embeddings?\w*\.")
@@ -103,3 +106,65 @@ def _newest(encoder: PreTrainedModel, action: str) -> Callable[..., Any]:
         encoder, f"gradient_{action}"
     )
     return method
+
+
+# What a run or `fit` sets on a model besides its weights.
+_FACTS = ("decision", "score_scale", "temperature", "head", "_classes")
+
+
+@contextmanager
+def put_back_on_failure(model: Trainee, *, weights: bool = True) -> Iterator[None]:
+    """Leave the model as it was where the block raises: weights, head, classes, decision, and in eval.
+
+    Args:
+        model: The caller's.
+        weights: Whether the block may change them, so that they have to be kept.
+    """
+    encoder, facts = model.bert.encoder, {name: getattr(model, name) for name in _FACTS if hasattr(model, name)}
+    modules = [module for module in (encoder, facts.get("head")) if weights and module is not None]
+    trained_before = [parameter.requires_grad for parameter in encoder.parameters()]
+    with _kept(modules) as file:
+        try:
+            yield
+        except BaseException:
+            for name, value in facts.items():
+                setattr(model, name, value)
+            _put_back(modules, file)
+            for parameter, is_trained in zip(encoder.parameters(), trained_before, strict=True):
+                parameter.requires_grad_(is_trained)
+            model.eval()
+            raise
+
+
+@contextmanager
+def _kept(modules: Sequence[nn.Module]) -> Iterator[IO[bytes]]:
+    """Return a file with the bytes of all tensors of the modules, one after the other."""
+    with ExitStack() as files:
+        try:
+            file: IO[bytes] = files.enter_context(tempfile.TemporaryFile(prefix="sbert-ft-"))
+            _write(modules, file)
+        except OSError:  # no folder for temporary files that may be written, or no room in it
+            files.close()
+            file = files.enter_context(io.BytesIO())
+            _write(modules, file)
+        yield file
+
+
+def _write(modules: Sequence[nn.Module], file: IO[bytes]) -> None:
+    for tensor in _tensors(modules):
+        file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    file.flush()
+
+
+def _put_back(modules: Sequence[nn.Module], file: IO[bytes]) -> None:
+    file.seek(0)
+    for tensor in _tensors(modules):
+        if tensor.numel():
+            data = bytearray(file.read(tensor.numel() * tensor.element_size()))
+            with torch.no_grad():
+                tensor.copy_(torch.frombuffer(data, dtype=tensor.dtype).reshape(tensor.shape))
+
+
+def _tensors(modules: Sequence[nn.Module]) -> Iterator[Tensor]:
+    for module in modules:
+        yield from module.state_dict().values()
