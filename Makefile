@@ -48,7 +48,7 @@ demo: $(VENV)/.installed-demo ## install, then fine-tune the packaged model on t
 test: $(VENV)/.installed-test ## install, then run the tests
 ifeq ($(strip $(PYTEST_FLAGS)),)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --cov --cov-report=
-	@$(BIN)/python tests/room_coverage.py
+	@$(BIN)/python tests/branch_coverage.py
 else
 	$(OFFLINE) $(BIN)/python -m pytest $(PYTEST_FLAGS)
 endif

@@ -344,7 +344,7 @@ def waits_seen(context: Context) -> Iterator[list[str]]:
 
 
 def line_of_ours() -> str:
-    """Return the innermost line of the package that is being run, such as sbert_ft/models/inference.py:285 run_forwards."""
+    """Return the innermost line of the package that is being run, such as sbert_ft/models/inference.py:285 embed."""
     package = harness.ROOT / "sbert_ft"
     for frame in reversed(traceback.extract_stack()):
         if package in Path(frame.filename).parents:

@@ -1,13 +1,9 @@
-"""."""
+"""The version of this package, and those of the libraries that compute."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 __version__ = "0.1.0"
 

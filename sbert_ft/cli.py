@@ -58,6 +58,9 @@ _LIBRARY_SETTINGS = {
 _LIBRARY_SILENCE = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
+_OF_STREAMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
+
 class Command(Protocol):
     """What every module of `sbert_ft.commands` that is named in `COMMANDS` offers."""
 
@@ -262,9 +265,6 @@ def _flushed(code: int) -> int:
     except OSError as error:
         return _refuse(_of_stdout(error) or _sentence(error), debug=False)
     return code
-
-
-_OF_STREAMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 def _of_stdout(error: OSError) -> str:

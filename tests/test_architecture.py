@@ -1,4 +1,4 @@
-"""The shape of the package, read from its source: who imports whom, what an import costs, how long a file is."""
+"""The shape of the package, read from its source: who imports whom, and what an import costs."""
 
 from __future__ import annotations
 
@@ -18,81 +18,23 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sbert_ft"
 HEAVY = ("torch", "transformers", "numpy", "pandas", "sentence_transformers")
 
-# The rooms from the ground up, as in docs/architecture.md. A room imports lower floors and, on its own floor, the
-# rooms before it. `commands.*` is one room of many modules.
-FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "arguments", "markdown_text"),
-    (
-        *("config.limits", "config.settings", "config.faults", "config.keys", "config.json_text", "config.names"),
-        *("config.rules", "config.reading", "config.schema", "config.start"),
-        *("evaluation.resampling", "evaluation.metrics", "evaluation.class_metrics"),
-    ),
-    (
-        *("model.json_files", "model.json_objects", "model.devices", "model.packing", "model.planning"),
-        *("model.dropout", "model.attention"),
-        *("model.weight_names", "model.pickled_weights", "model.safetensors_weights", "model.weights", "model.folder"),
-        *("model.decision", "model.own_settings"),
-        *(
-            "model.tokenizer_limits",
-            "model.vocabulary",
-            "model.rust_calls",
-            "model.tokenizer_files",
-            "model.special_tokens",
-            "model.pair_tokens",
-            "model.tokenizer",
-        ),
-        *("model.staging", "model.folder_writer"),
-        *("model.encoders", "model.checked_tokenizer", "model.optimizer_steps", "model.forks"),
-        "model.half_copy",
-        *("model.compiled_cache", "model.compiled_attention", "model.compiled_graph", "model.compiled"),
-    ),
-    ("model.connection_bert",),
-    (
-        "model.compiling",
-        *("model.similarity", "model.embed", "model.pair_embed", "model.encode_arguments"),
-        *("model.sentence_transformer", "model.siamese", "model.stock_heads", "model.head", "model.classes"),
-        *("model.classifier_folder", "model.classifier_writer", "model.encoder_with_head"),
-        *("model.classify", "model.classifier"),
-    ),
-    (
-        *("data.text_files", "data.ledger", "data.formats", "data.detection", "data.column_names", "data.tables"),
-        *("data.writing", "data.labels", "data.class_labels", "data.label_column", "data.columns"),
-        *("data.text_store", "data.repeats"),
-        *("data.pair_sources", "data.pair_rows", "data.splitting", "data.batch_order"),
-        *("data.token_cache", "data.token_store", "data.connection_dataset"),
-    ),
-    (
-        *("training.durable_files", "training.checkpoints", "training.run_lock", "training.run_folder"),
-        *("training.run_log", "training.comparison", "training.objective_table", "training.objectives"),
-        *("training.embedding_rows", "training.encoder_setup", "training.gradients", "training.optimizer"),
-        "training.plan",
-        *("training.progress", "training.pace", "training.interruption", "training.tensorboard"),
-        *("training.folder_watch", "training.ended_early", "training.model_kept"),
-        *("training.warning_list", "training.loop"),
-        *("evaluation.decision", "evaluation.report_content", "evaluation.judge", "evaluation.temperature"),
-        "evaluation.class_judge",
-        *("evaluation.report_words", "evaluation.chart_frame", "evaluation.charts", "evaluation.score_charts"),
-        "evaluation.class_charts",
-        *("evaluation.report_facts", "evaluation.report_training", "evaluation.report_decision"),
-        "evaluation.report_figures",
-        *("evaluation.report_classes", "evaluation.report_worst", "evaluation.class_figures"),
-        *("evaluation.report_style", "evaluation.report_markup", "evaluation.report_html"),
-        *("evaluation.report_markdown", "evaluation.report"),
-        *(
-            "training.exam",
-            "training.pair_exam",
-            "training.class_exam",
-            "training.preparation",
-            "training.beginning",
-            "training.outcome",
-            "training.run",
-        ),
-        *("training.starting_model", "training.fine_tune", "training.bert_classifier"),
-    ),
-    ("doctor_checks", "doctor_tokens", "doctor_classifier", "doctor", "search"),
-    ("commands.*", "cli", "__main__"),
+# The packages in the order of docs/architecture.md: each imports those before it, never one beside or after it.
+ORDER: tuple[tuple[str, ...], ...] = (
+    ("errors", "_version"),
+    ("arguments", "markdown_text"),
+    ("files",),
+    ("config",),
+    ("data", "tokenization"),
+    ("encoder",),
+    ("model_folder",),
+    ("models",),
+    ("evaluation", "doctor"),
+    ("report",),
+    ("training",),
+    ("commands",),
+    ("cli", "__main__", ""),
 )
-RANK = {room: rank for rank, room in enumerate(room for floor in FLOORS for room in floor)}
+RANK = {package: rank for rank, packages in enumerate(ORDER) for package in packages}
 
 
 def modules() -> dict[str, Path]:
@@ -106,17 +48,11 @@ def modules() -> dict[str, Path]:
 
 MODULES = modules()
 PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
-ROOMS = sorted(set(MODULES) - PACKAGES)
 
 
-def rank_of(module: str) -> int | None:
-    """Return where a module stands, a package above its highest room, or None where the table does not have it."""
-    if module in PACKAGES:
-        inside = [rank for room, rank in RANK.items() if not module or room.startswith(f"{module}.")]
-        return max(inside, default=None)
-    if module.startswith("commands."):
-        return RANK["commands.*"]
-    return RANK.get(module)
+def package_of(module: str) -> str:
+    """Return the package or module directly below sbert_ft that a module is in."""
+    return module.partition(".")[0]
 
 
 def absolute(node: ast.ImportFrom, module: str) -> str:
@@ -162,44 +98,32 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False)
 
 
-@pytest.mark.parametrize("module", ROOMS)
-def test_every_module_has_a_place_in_the_table(module: str) -> None:
-    assert rank_of(module) is not None, (
-        f"sbert_ft.{module} stands on no floor: add it to the table in docs/architecture.md "
-        "and to FLOORS in tests/test_architecture.py."
-    )
+def test_every_package_has_a_place_in_the_order() -> None:
+    assert {package_of(module) for module in MODULES} == set(RANK)
 
 
-@pytest.mark.parametrize("module", ROOMS)
-def test_imports_go_down_only(module: str) -> None:
-    rank = rank_of(module)
-    if rank is None:
-        pytest.skip("no floor yet, see test_every_module_has_a_place_in_the_table")
-    faults = []
-    for line, target in imported_by(module):
-        target_rank = rank_of(target)
-        if not target or (target_rank is None and target in MODULES):
-            continue  # the root itself, for its version; or one that the test above reports
-        siblings = module.startswith("commands.") and target.startswith("commands.")
-        if target_rank is None or (target_rank >= rank and not siblings):
-            faults.append(f"line {line}: sbert_ft.{target} is not below sbert_ft.{module}")
-    assert not faults, f"{MODULES[module].relative_to(ROOT)}: " + "; ".join(faults)
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_one_way(module: str) -> None:
+    own = package_of(module)
+    faults = [
+        f"line {line}: sbert_ft.{target}"
+        for line, target in imported_by(module)
+        if package_of(target) != own and RANK[package_of(target)] >= RANK[own] and own not in ("cli", "__main__", "")
+    ]
+    assert not faults, f"{MODULES[module].relative_to(ROOT)} imports what is not before {own}: " + "; ".join(faults)
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
-def test_packages_import_nothing_but_errors_until_a_name_is_used(package: str) -> None:
-    """A package is imported before each of its rooms, so what it imports at once every room of it imports too."""
+def test_packages_import_nothing_heavy_until_a_name_is_used(package: str) -> None:
+    """A package is imported before each of its modules, so what it imports at once every module of it imports too."""
     tree = ast.parse(MODULES[package].read_text(encoding="utf-8"))
     at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert {name for node in at_once for _, name in imports(node, package)} <= {"errors"}
-    rank = rank_of(package)
-    for line, target in imported_by(package):
-        target_rank = rank_of(target)
-        assert rank is not None and target_rank is not None and target_rank <= rank, f"line {line}: sbert_ft.{target}"
+    assert {name for node in at_once for _, name in imports(node, package)} <= {"errors", "_version"}
 
 
 def test_no_imports_in_a_circle() -> None:
-    graph = {room: {target for _, target in imported_by(room) if target not in PACKAGES} for room in ROOMS}
+    modules = sorted(set(MODULES) - PACKAGES)
+    graph = {module: {target for _, target in imported_by(module) if target not in PACKAGES} for module in modules}
     TopologicalSorter(graph).prepare()  # raises CycleError and names the circle
 
 
@@ -215,8 +139,8 @@ def later():
     from . import somewhere
     importlib.import_module("sbert_ft.doctor.folder")
 """
-    found = [name for _, name in imports(ast.parse(source), "model.packing")]
-    assert sorted(found) == ["", "cli", "config", "doctor", "errors", "errors", "model", "model.siamese"]
+    found = [name for _, name in imports(ast.parse(source), "encoder.packing")]
+    assert sorted(found) == ["", "cli", "config", "doctor.folder", "encoder", "errors", "errors", "models.siamese"]
 
 
 def test_every_folder_is_a_package() -> None:

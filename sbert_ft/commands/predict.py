@@ -60,6 +60,9 @@ _REMEDY = "rename it, put something before the new names with --prefix, such as 
 _SHOWN_CLASSES = 5
 
 
+_ROWS_OF = {1: "single texts", 2: "pairs"}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
@@ -140,9 +143,6 @@ def _predict_texts(args: argparse.Namespace) -> int:
     parts += [f"{_plain(name)} {_said(value, 2)}" for name, value in zip(answers.names[1:], values[1:], strict=True)]
     print("  ".join(parts))
     return 0
-
-
-_ROWS_OF = {1: "single texts", 2: "pairs"}
 
 
 def _foreign_hint(args: argparse.Namespace, model: ClassifierModel) -> str:

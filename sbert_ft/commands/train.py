@@ -29,6 +29,11 @@ worst_pairs.csv, config.json and checkpoints/. Ctrl-C, SIGTERM and SIGHUP finish
 A classifier's run has mistakes.csv in the place of worst_pairs.csv."""
 
 
+# Of each kind of split: the first that are all there; a threshold has an accuracy, but no macro F1.
+_SHOWN = (("accuracy", "macro_f1"), ("spearman",), ("average_precision",))
+_METRIC_WORDS = {"macro_f1": "macro F1", "average_precision": "average precision"}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
@@ -123,11 +128,6 @@ def _show_result(result: FineTuneResult) -> None:
 def _path(path: Path) -> str:
     """Return a path as it can be printed: the output_dir of another's configuration must not drive the terminal."""
     return quoted(path, limit=4096)[1:-1]
-
-
-# Of each kind of split: the first that are all there; a threshold has an accuracy, but no macro F1.
-_SHOWN = (("accuracy", "macro_f1"), ("spearman",), ("average_precision",))
-_METRIC_WORDS = {"macro_f1": "macro F1", "average_precision": "average precision"}
 
 
 def _before_and_after(split: dict[str, Any], metric: str) -> str:

@@ -43,6 +43,18 @@ _KINDS: Final[dict[object, Kind]] = {
 }
 
 
+SECTIONS: Final = ("model", "data", "objective", "training", "evaluation")
+CLASSES: Final = (
+    ("model", ModelSettings),
+    ("data", DataSettings),
+    ("data", Reading),
+    ("objective", ObjectiveSettings),
+    ("training", TrainingSettings),
+    ("evaluation", EvaluationSettings),
+    ("", RunSettings),
+)
+
+
 @dataclass(frozen=True)
 class Key:
     """One key and what may stand behind it.
@@ -219,14 +231,4 @@ def _keys() -> dict[str, Key]:
     return found
 
 
-SECTIONS: Final = ("model", "data", "objective", "training", "evaluation")
-CLASSES: Final = (
-    ("model", ModelSettings),
-    ("data", DataSettings),
-    ("data", Reading),
-    ("objective", ObjectiveSettings),
-    ("training", TrainingSettings),
-    ("evaluation", EvaluationSettings),
-    ("", RunSettings),
-)
 KEYS: Final[Mapping[str, Key]] = types.MappingProxyType(_keys())

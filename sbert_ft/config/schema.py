@@ -23,6 +23,32 @@ JsonSchema = dict[str, Any]
 _NOT_BLANK: Final = r"\S"
 
 
+_VALUES: Final[dict[str, JsonSchema]] = {
+    "text": {"type": "string"},
+    "int": {"type": "integer", "maximum": MOST_COUNT},
+    "number": {"type": "number"},
+    "truth": {"type": "boolean"},
+    "texts": {"type": "array", "items": {"type": "string", "pattern": _NOT_BLANK}, "uniqueItems": True},
+    "interval": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+    "labels": {"type": "object", "additionalProperties": {"type": "number"}, "minProperties": 1},
+}
+_HEAD: Final = """\
+// A run of sbert-ft. Fill in the paths, then: sbert-ft train THIS_FILE
+// Lines that begin with // are comments. Every key is here with its default; a key that is left out has the same.
+// Relative paths start at the directory in which the command is run.
+"""
+_WIDTH: Final = 110
+# Paths that a user has to put their own in the place of.
+_EXAMPLES: Final = {
+    "model.path": "bert-base-uncased/",
+    "data.train": "train.csv",
+    "data.dev": "dev.csv",
+    "data.test": "test.csv",
+    "objective.name": "cosine",
+    "output_dir": "runs/first",
+}
+
+
 def json_schema() -> JsonSchema:
     """Return the schema (draft 2020-12) of the object that a run's JSON holds."""
     sections: JsonSchema = {name: _section(name) for name in SECTIONS}
@@ -102,17 +128,6 @@ def _of_key(key: Key) -> JsonSchema:
     return schema | value
 
 
-_VALUES: Final[dict[str, JsonSchema]] = {
-    "text": {"type": "string"},
-    "int": {"type": "integer", "maximum": MOST_COUNT},
-    "number": {"type": "number"},
-    "truth": {"type": "boolean"},
-    "texts": {"type": "array", "items": {"type": "string", "pattern": _NOT_BLANK}, "uniqueItems": True},
-    "interval": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
-    "labels": {"type": "object", "additionalProperties": {"type": "number"}, "minProperties": 1},
-}
-
-
 def _bounds(limits: Limits) -> JsonSchema:
     """Return the range of a number in the schema's words."""
     bounds = {
@@ -124,31 +139,14 @@ def _bounds(limits: Limits) -> JsonSchema:
     return {word: bound for word, bound in bounds.items() if bound is not None}
 
 
-_HEAD: Final = """\
-// A run of sbert-ft. Fill in the paths, then: sbert-ft train THIS_FILE
-// Lines that begin with // are comments. Every key is here with its default; a key that is left out has the same.
-// Relative paths start at the directory in which the command is run.
-"""
-_WIDTH: Final = 110
-# Paths that a user has to put their own in the place of.
-_EXAMPLES: Final = {
-    "model.path": "bert-base-uncased/",
-    "data.train": "train.csv",
-    "data.dev": "dev.csv",
-    "data.test": "test.csv",
-    "objective.name": "cosine",
-    "output_dir": "runs/first",
-}
-
-
 def commented_start() -> str:
     """Return the text of a run's JSON with comments."""
-    parts = [_section_of_start(name) for name in SECTIONS]
+    parts = [_start_section(name) for name in SECTIONS]
     parts.append("\n".join(_lines(KEYS["output_dir"], "  ")))
     return _HEAD + "{\n" + ",\n\n".join(parts) + "\n}\n"
 
 
-def _section_of_start(name: str) -> str:
+def _start_section(name: str) -> str:
     keys = [key for key in KEYS.values() if key.section == name]
     body = ",\n".join("\n".join(_lines(key, "    ")) for key in keys)
     more = f" A name alone will do, or an array of several, whose losses are added. {LEFT_OUT}"

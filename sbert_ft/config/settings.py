@@ -13,6 +13,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+OBJECTIVE_NAMES: Final = (
+    "cosine",
+    "cosent",
+    "angle",
+    "contrastive",
+    "online_contrastive",
+    "in_batch_negatives",
+    "triplet",
+    "softmax",
+    "binary_cross_entropy",
+)
+# Those that train a classifier, of which the first is the default; the others train a sentence encoder.
+CLASSIFIER_OBJECTIVES: Final = ("softmax", "binary_cross_entropy")
+# By which a best step can be chosen: those that need no threshold, which is fitted when the best step is known.
+METRIC_NAMES: Final = ("spearman", "pearson", "average_precision", "roc_auc", "accuracy", "macro_f1", "mcc")
+_TARGET: Final = r"f1|(precision|recall)>=(1(\.0+)?|0?\.[0-9]*[1-9][0-9]*)"
+_MOST_CLASSES: Final = 1000
+OnBadRow = Literal["error", "skip"]
+Schedule = Literal["linear", "constant", "cosine"]
+CalibrationKind = Literal["auto", "isotonic", "platt", "temperature", "none"]
+ModelKind = Literal["siamese", "towers", "joined", "single"]
+Features = Literal["uv", "difference", "uv_difference", "uv_difference_product"]
+Truncation = Literal["longest_first", "only_first", "only_second"]
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -102,33 +126,8 @@ def shown_number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-OBJECTIVE_NAMES: Final = (
-    "cosine",
-    "cosent",
-    "angle",
-    "contrastive",
-    "online_contrastive",
-    "in_batch_negatives",
-    "triplet",
-    "softmax",
-    "binary_cross_entropy",
-)
-# Those that train a classifier, of which the first is the default; the others train a sentence encoder.
-CLASSIFIER_OBJECTIVES: Final = ("softmax", "binary_cross_entropy")
-# By which a best step can be chosen: those that need no threshold, which is fitted when the best step is known.
-METRIC_NAMES: Final = ("spearman", "pearson", "average_precision", "roc_auc", "accuracy", "macro_f1", "mcc")
-
-_TARGET: Final = r"f1|(precision|recall)>=(1(\.0+)?|0?\.[0-9]*[1-9][0-9]*)"
 _COUNT: Final = within(at_least=1)
 _COUNT_OR_NONE: Final = within(at_least=0)
-_MOST_CLASSES: Final = 1000
-
-OnBadRow = Literal["error", "skip"]
-Schedule = Literal["linear", "constant", "cosine"]
-CalibrationKind = Literal["auto", "isotonic", "platt", "temperature", "none"]
-ModelKind = Literal["siamese", "towers", "joined", "single"]
-Features = Literal["uv", "difference", "uv_difference", "uv_difference_product"]
-Truncation = Literal["longest_first", "only_first", "only_second"]
 
 
 @dataclass(frozen=True)

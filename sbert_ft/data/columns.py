@@ -43,6 +43,9 @@ SINGLE_LABEL_NAMES: Final = ("class", "category", "sentiment", "intent", "emotio
 _MAX_COMPARED = 1000
 
 
+_WANTED = ("classes", "label_kind")
+
+
 def folded(names: Iterable[str]) -> list[str]:
     """Return the names without capital letters and white space around them, as they are compared."""
     return [name.casefold().strip() for name in names]
@@ -220,9 +223,6 @@ def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: st
         problem = f"{why}, but no column is called like a label; {_found(names)}"
         raise DataError(f"{where}: {problem}; {_set('label_column')}")
     return PairColumns(texts, None, (chosen, _no_label(names, texts, guesses)))
-
-
-_WANTED = ("classes", "label_kind")
 
 
 def _is_number(value: object) -> bool:

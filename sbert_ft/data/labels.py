@@ -28,6 +28,20 @@ LabelKind = Literal["none", "binary", "score", "classes"]
 _N_NAMES = 10  # classes named in a message
 
 
+MAX_LABEL_CHARS: Final = 200  # what is longer is a text
+NO_LABEL_GIVEN: Final = frozenset({"na", "n/a", "#n/a", "<na>", "null", "none", "-", "?"})
+NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?", re.ASCII)
+_N_NAMED = 20  # classes named in a note
+_N_UNKNOWN = 3  # unknown labels named in a message
+MAX_WORDS: Final = 10_000
+_MAX_WHOLE_NUMBERS = 20  # so many different ones could as well be classes
+# Digits and signs without a letter (0,85 or 85 % or 1_0 or ４), hexadecimal digits, and what is not finite.
+_NO_PROPER_NUMBER = re.compile(
+    r"[\W\d_]*\d[\W\d_]*(e[+-]?\d+\W*)?|[+-]?0[xob][\da-f_]+|[+-]?(nan|inf|infinity)", re.IGNORECASE
+)
+
+
 @dataclass(frozen=True)
 class ScoreScale:
     """The lowest and highest score that could have been given."""
@@ -151,14 +165,6 @@ def label_findings(labels: Labels, lines: NDArray[np.int64], unit: Unit) -> list
         return []
     sentence = f"{counted(len(rare), 'label')} with only one row: {at_lines(first_lines(rare), len(rare), unit)}"
     return [Finding("rare_label", len(rare), False, first_lines(rare), sentence)]
-
-
-MAX_LABEL_CHARS: Final = 200  # what is longer is a text
-NO_LABEL_GIVEN: Final = frozenset({"na", "n/a", "#n/a", "<na>", "null", "none", "-", "?"})
-NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-_WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?", re.ASCII)
-_N_NAMED = 20  # classes named in a note
-_N_UNKNOWN = 3  # unknown labels named in a message
 
 
 class LabelFault(ValueError):
@@ -357,14 +363,6 @@ def _spelling(name: str) -> str:
         return class_name(name)
     except LabelFault:  # a class that a file cannot have, such as an empty one; it is found by no label
         return name
-
-
-MAX_WORDS: Final = 10_000
-_MAX_WHOLE_NUMBERS = 20  # so many different ones could as well be classes
-# Digits and signs without a letter (0,85 or 85 % or 1_0 or ４), hexadecimal digits, and what is not finite.
-_NO_PROPER_NUMBER = re.compile(
-    r"[\W\d_]*\d[\W\d_]*(e[+-]?\d+\W*)?|[+-]?0[xob][\da-f_]+|[+-]?(nan|inf|infinity)", re.IGNORECASE
-)
 
 
 def number_or_word(value: object) -> float | str:

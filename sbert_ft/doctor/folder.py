@@ -44,6 +44,19 @@ from sbert_ft.tokenization.tokenizer import TextTokenizer
 _SHOWN_CLASSES = 10
 
 
+_KIND_UNKNOWN = "; the folder does not say whether it takes single texts or pairs (kind joined)"
+__all__ = ["Check", "Status", "examine"]
+_TOKENIZER_FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
+_SETTINGS = (
+    *("config.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json"),
+    *("modules.json", "config_sentence_transformers.json", "sbert_ft.json"),
+)
+_PAPERS = re.compile(r"readme|licen[cs]e|\.git", re.IGNORECASE)
+_ONE_MODEL = "use config.json and weights of one and the same model"
+_OTHER_CONFIG = "copy the config.json that belongs to the weights, or take a model of a supported kind"
+_COPY_AGAIN = "copy or download the weights again"
+
+
 def is_classifier(source: ModelFolder) -> bool:
     """Return whether a folder says that it holds a classifier, ours or a stock one, or has the head of one of ours."""
     is_said = "classifier" in source.own or architecture_of_classifier(source.config) is not None
@@ -85,27 +98,11 @@ def describe_classifier(source: ModelFolder, plan: EncoderPlan) -> Check:
     return finding("classifier", "OK", ", ".join(said) + (_KIND_UNKNOWN if found.hint else ""))
 
 
-_KIND_UNKNOWN = "; the folder does not say whether it takes single texts or pairs (kind joined)"
-
-
 def _classes(found: FoundClassifier) -> str:
     classes = found.settings.classes
     if classes is None:
         return "one output, a score"
     return f"{len(classes)} classes ({listed((quoted(label, limit=40) for label in classes), _SHOWN_CLASSES)})"
-
-
-__all__ = ["Check", "Status", "examine"]
-
-_TOKENIZER_FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
-_SETTINGS = (
-    *("config.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json"),
-    *("modules.json", "config_sentence_transformers.json", "sbert_ft.json"),
-)
-_PAPERS = re.compile(r"readme|licen[cs]e|\.git", re.IGNORECASE)
-_ONE_MODEL = "use config.json and weights of one and the same model"
-_OTHER_CONFIG = "copy the config.json that belongs to the weights, or take a model of a supported kind"
-_COPY_AGAIN = "copy or download the weights again"
 
 
 def examine(

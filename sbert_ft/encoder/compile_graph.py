@@ -1,9 +1,9 @@
 """What is compiled of an encoder: a function of tensors alone, and everything that its code depends on.
 
 The look-up of words stays outside, so that their table, often half of a model, is neither in the package nor in memory
-twice. From there on the copy computes what the inference copy does (`mixed_precision.py`): float32 embeddings, layers in one
-type (layer norms among them, whose weights the inference copy leaves in float32), attention by the operator of
-`compile_graph.py`.
+twice. From there on the copy computes what the inference copy does (`mixed_precision.py`): float32
+embeddings, layers in one type (layer norms among them, whose weights the inference copy leaves in float32), attention
+by one operator of torch's, so that one graph serves every layout and every number of tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sbert_ft.encoder import compile_graph
 from sbert_ft.encoder.attention import Runs, additive_mask, packed_attention
 from sbert_ft.encoder.packing import Layout, PackedBatch, pack
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
@@ -36,6 +35,19 @@ ATTENTION_NAME = "sbert_ft_compiled"
 _ROWS, _RUNS = 0, 1
 _OPERATOR = "sbert_ft::packed_attention"
 _INFERENCE = nn.Identity().eval()
+
+
+# Of torch's inductor.
+SETTINGS: Mapping[str, object] = MappingProxyType(
+    {
+        "freezing": True,  # weights are constants, laid out for the processor when they are compiled
+        "cpp.dynamic_threads": True,  # as many threads as torch has when it runs
+        "compile_threads": 1,  # no pool of processes that stays behind
+    }
+)
+# Changes whenever what is compiled changes, so that older packages are left alone.
+_FORMAT = 1
+_EMBEDDINGS = "embeddings"
 
 
 @cache
@@ -126,20 +138,6 @@ def _no_mask(*positional: Any, **named: Any) -> None:
     return None
 
 
-# Of torch's inductor.
-SETTINGS: Mapping[str, object] = MappingProxyType(
-    {
-        "freezing": True,  # weights are constants, laid out for the processor when they are compiled
-        "cpp.dynamic_threads": True,  # as many threads as torch has when it runs
-        "compile_threads": 1,  # no pool of processes that stays behind
-    }
-)
-
-# Changes whenever what is compiled changes, so that older packages are left alone.
-_FORMAT = 1
-_EMBEDDINGS = "embeddings"
-
-
 @dataclass(frozen=True)
 class EncoderToCompile:
     """What is compiled.
@@ -177,7 +175,7 @@ class EncoderToCompile:
     def inputs(self, batch: PackedBatch) -> tuple[Tensor, ...]:
         """Return the arguments of the compiled graph: word vectors (1, R * C, E), positions, token types, layout."""
         words = self.encoder.get_input_embeddings()(batch.token_ids.view(1, -1))
-        plan, mask = compile_graph.layout_tensors(batch, self.dtype)
+        plan, mask = layout_tensors(batch, self.dtype)
         return words, batch.position_ids.view(1, -1), batch.token_types.view(1, -1), plan, mask
 
     def graph(self) -> nn.Module:
@@ -238,7 +236,7 @@ def _twin(source: EncoderToCompile) -> PreTrainedModel:
     width = int(_words(encoder).shape[1])
     twin.set_input_embeddings(nn.Embedding(1, width).requires_grad_(False))
     setattr(twin, _EMBEDDINGS, _Cast(twin.get_submodule(_EMBEDDINGS), source.dtype))
-    twin.set_attn_implementation(compile_graph.ATTENTION_NAME)
+    twin.set_attn_implementation(ATTENTION_NAME)
     return twin
 
 

@@ -27,6 +27,12 @@ from sbert_ft.errors import InputError, ModelFolderError, quoted
 USUAL_DROPOUT: Final = ("classifier_dropout", "hidden_dropout_prob")
 
 
+ClassifierKind = Literal["towers", "joined", "single"]
+HeadPooling = Literal["mean", "cls", "max", "pooler"]
+# By features, how many vectors wide the head's input is.
+_WIDTHS: Final[Mapping[str, int]] = {"uv": 2, "difference": 1, "uv_difference": 3, "uv_difference_product": 4}
+
+
 @dataclass(frozen=True)
 class StockHead:
     """The head that transformers puts on a kind of encoder to classify: dense layer, activation, last layer.
@@ -109,13 +115,6 @@ STOCK_HEADS: Final[Mapping[str, StockHead]] = {
         saved_dropout="cls_dropout",
     ),
 }
-
-
-ClassifierKind = Literal["towers", "joined", "single"]
-HeadPooling = Literal["mean", "cls", "max", "pooler"]
-
-# By features, how many vectors wide the head's input is.
-_WIDTHS: Final[Mapping[str, int]] = {"uv": 2, "difference": 1, "uv_difference": 3, "uv_difference_product": 4}
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,11 @@ logger = logging.getLogger(__name__)
 _LEAST_ISOTONIC = 1000
 
 
+# Rows that are nearly all right, or as often wrong as chance has it, would have a temperature near 0 or of infinity.
+_LOWEST, _HIGHEST = 0.05, 20.0
+_LEAST_ROWS = 10
+
+
 def fit_threshold(
     model: SiameseBert,
     dev: ConnectionDataset,
@@ -279,11 +284,6 @@ def _last_part(source: str) -> str:
     return PurePath(source).name or source
 
 
-# Rows that are nearly all right, or as often wrong as chance has it, would have a temperature near 0 or of infinity.
-_LOWEST, _HIGHEST = 0.05, 20.0
-_LEAST_ROWS = 10
-
-
 def fit_temperature(logits: NDArray[np.floating], gold: NDArray[np.int64]) -> float:
     """Return the temperature at which the rows' own classes are likeliest, from 0.05 to 20.
 
@@ -298,7 +298,7 @@ def fit_temperature(logits: NDArray[np.floating], gold: NDArray[np.int64]) -> fl
     """
     from scipy.optimize import minimize_scalar
 
-    _check_of_temperature(logits, gold, "logits")
+    _check_table(logits, gold, "logits")
     fault = temperature_fault(logits, gold)
     if fault is not None:
         logger.warning("no temperature is fitted: %s", fault)
@@ -359,7 +359,7 @@ def log_loss(probabilities: NDArray[np.floating], gold: NDArray[np.int64]) -> fl
     Raises:
         InputError: There is no row, shapes do not fit, a probability is not finite, or a code is none of 0..K-1.
     """
-    _check_of_temperature(probabilities, gold, "probabilities")
+    _check_table(probabilities, gold, "probabilities")
     of_gold = probabilities[np.arange(len(gold)), gold].astype(np.float64)
     return float(-np.log(np.clip(of_gold, np.finfo(np.float64).eps, 1.0)).mean())
 
@@ -378,7 +378,7 @@ def expected_calibration_error(probabilities: NDArray[np.floating], gold: NDArra
     Raises:
         InputError: There is no row, shapes do not fit, a probability is not finite, or a code is none of 0..K-1.
     """
-    _check_of_temperature(probabilities, gold, "probabilities")
+    _check_table(probabilities, gold, "probabilities")
     top = probabilities.max(axis=1).astype(np.float64)
     is_right = probabilities.argmax(axis=1) == gold
     bins = np.clip(np.ceil(top * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
@@ -393,7 +393,7 @@ def _below_best(logits: NDArray[np.floating]) -> Floats:
     return below
 
 
-def _check_of_temperature(table: NDArray[np.floating], gold: NDArray[np.int64], name: str) -> None:
+def _check_table(table: NDArray[np.floating], gold: NDArray[np.int64], name: str) -> None:
     if table.ndim != 2 or gold.shape != table.shape[:1] or not table.size:
         raise InputError(
             f"{name} have the shape {table.shape} and classes {gold.shape}, expected (rows, classes) and (rows,)"

@@ -50,6 +50,13 @@ _SHOWN_CLASSES = 3
 _NO_BASELINES: Mapping[str, Codes] = MappingProxyType({})
 
 
+logger = logging.getLogger(__name__)
+DEFAULT_METRIC = "macro_f1"
+# Training pairs that the cosine's regression is fitted on: one feature needs no more.
+_N_FOR_COSINE = 4000
+_SELF = "the classifier before training"
+
+
 @dataclass(frozen=True)
 class JudgingRows:
     """The rows of a data set that judge a classifier.
@@ -327,16 +334,6 @@ def _listed(names: list[str]) -> str:
 
 def _as_json(scores: Mapping[str, Score]) -> dict[str, Any]:
     return {name: score.to_json() for name, score in scores.items()}
-
-
-logger = logging.getLogger(__name__)
-
-Codes = NDArray[np.int64]
-
-DEFAULT_METRIC = "macro_f1"
-# Training pairs that the cosine's regression is fitted on: one feature needs no more.
-_N_FOR_COSINE = 4000
-_SELF = "the classifier before training"
 
 
 @dataclass(frozen=True)

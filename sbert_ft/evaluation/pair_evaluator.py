@@ -35,6 +35,9 @@ MAX_CHANCE_PAIRS = 2000
 COLLAPSED_COSINE = 0.9
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class JudgingPairs:
     """The pairs of a data set that judge, as numbers of its distinct texts.
@@ -309,9 +312,6 @@ def same_gold_kind(metric: str, pairs: JudgingPairs) -> None:
 
 def _as_json(scores: Mapping[str, Score]) -> dict[str, Any]:
     return {name: score.to_json() for name, score in scores.items()}
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

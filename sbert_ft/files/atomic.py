@@ -36,6 +36,10 @@ _ENTRANCES = ("config.json", "modules.json")
 _FOLDERS_CANNOT_BE_SYNCED = (errno.EINVAL, errno.ENOTSUP)  # some network file systems
 
 
+logger = logging.getLogger(__name__)
+PREFIX = ".sbert-ft-"
+
+
 @contextmanager
 def staged_beside(target: Path) -> Iterator[Path]:
     """Give an empty folder beside `target`, whose parent exists; it is gone when the block has ended.
@@ -279,9 +283,6 @@ def _shown(name: str) -> str:
     return quoted(name, limit=400)[1:-1]
 
 
-logger = logging.getLogger(__name__)
-
-PREFIX = ".sbert-ft-"
 """How every temporary name begins."""
 
 

@@ -60,6 +60,9 @@ _CONFIGS_OF_OLD = tuple(
 _NO_LIMIT = 10**6
 
 
+HEAD_FILE = "head.safetensors"
+
+
 @dataclass(frozen=True)
 class ModelFolder:
     """What a model folder says, checked but with no tensor read.
@@ -313,6 +316,3 @@ def _first_there(path: Path, *names: str) -> dict[str, Any]:
 
 def _read_if_there(path: Path) -> dict[str, Any]:
     return read_json(path) if os.path.lexists(path) else {}
-
-
-HEAD_FILE = "head.safetensors"

@@ -70,6 +70,32 @@ _DAMAGE = (
 )
 
 
+# Parsed, a header takes up to 25 times its size; 16 MiB describe about 100,000 tensors.
+_MAX_HEADER_BYTES = 16 * 2**20
+_MAX_DIMS = 16
+_PIECE_ELEMENTS = 2**20  # converted at a time
+# The format's names of dtypes: torch's name and bytes an element.
+_DTYPES = {
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U64": ("uint64", 8),
+    "U32": ("uint32", 4),
+    "U16": ("uint16", 2),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
+    "C64": ("complex64", 8),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "F8_E8M0": ("float8_e8m0fnu", 1),
+}
+
+
 def load_bin(path: Path, *, shapes_only: bool) -> dict[str, torch.Tensor]:
     """Return the tensors in `path` by name: on the CPU, or without data on the meta device.
 
@@ -230,32 +256,6 @@ def _dense_tensors(loaded: Any, path: Path, n_bytes: int, device: str) -> dict[s
         if value.device.type != device or max(held, value.numel() * value.itemsize) > n_bytes:
             raise ModelFolderError(f"{where} the file of {n_bytes} bytes does not hold the data of this tensor")
     return {key: value.detach() for key, value in loaded.items()}
-
-
-# Parsed, a header takes up to 25 times its size; 16 MiB describe about 100,000 tensors.
-_MAX_HEADER_BYTES = 16 * 2**20
-_MAX_DIMS = 16
-_PIECE_ELEMENTS = 2**20  # converted at a time
-# The format's names of dtypes: torch's name and bytes an element.
-_DTYPES = {
-    "F64": ("float64", 8),
-    "F32": ("float32", 4),
-    "F16": ("float16", 2),
-    "BF16": ("bfloat16", 2),
-    "I64": ("int64", 8),
-    "I32": ("int32", 4),
-    "I16": ("int16", 2),
-    "I8": ("int8", 1),
-    "U64": ("uint64", 8),
-    "U32": ("uint32", 4),
-    "U16": ("uint16", 2),
-    "U8": ("uint8", 1),
-    "BOOL": ("bool", 1),
-    "C64": ("complex64", 8),
-    "F8_E4M3": ("float8_e4m3fn", 1),
-    "F8_E5M2": ("float8_e5m2", 1),
-    "F8_E8M0": ("float8_e8m0fnu", 1),
-}
 
 
 @dataclass(frozen=True)

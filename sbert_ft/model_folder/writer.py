@@ -49,6 +49,10 @@ _OF_A_LAYOUT = (
 )
 
 
+_N_NAMED = 20
+_IDENTITY, _SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
+
+
 @dataclass(frozen=True)
 class SiameseSettings:
     """What a sentence encoder's folder says beside the encoder.
@@ -273,10 +277,6 @@ vectors = model.encode(["A man plays a guitar.", "Someone makes music."])
 """
 
 
-_N_NAMED = 20
-_IDENTITY, _SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
-
-
 def save_classifier(
     parts: EncoderParts,
     encoder: SiameseSettings,
@@ -307,7 +307,7 @@ def save_classifier(
             write_weights(_stock_config(parts, settings, stock), tensors, folder)
             parts.tokenizer.save_pretrained(folder, encoder.max_seq_length)
             write_own(encoder.own, folder)
-        card = _model_card_of_classifier_writer(parts, encoder, settings, is_stock=stock is not None)
+        card = _classifier_card(parts, encoder, settings, is_stock=stock is not None)
         (folder / "README.md").write_text(card, "utf-8")
 
     write_folder(target, write)
@@ -360,13 +360,13 @@ def _what_it_does(settings: ClassifierSettings) -> str:
     return f"It gives {rows} one of {len(names)} classes: {', '.join(names[:_N_NAMED])}{more}."
 
 
-def _decision_section_of_classifier_writer(decision: Decision | None) -> str:
+def _classifier_decision_section(decision: Decision | None) -> str:
     if decision is None:
         return ""
     return f"\n`model.match(rows)` says yes from the probability {decision.describe()} on.\n"
 
 
-def _model_card_of_classifier_writer(
+def _classifier_card(
     parts: EncoderParts, encoder: SiameseSettings, settings: ClassifierSettings, *, is_stock: bool
 ) -> str:
     config = parts.encoder.config
@@ -397,7 +397,7 @@ model = BertClassifier.from_pretrained("this-folder")
 rows = [{row}]
 predicted = model.predict(rows)
 {likely}```
-{_decision_section_of_classifier_writer(encoder.own.decision)}
+{_classifier_decision_section(encoder.own.decision)}
 {_for_others(settings, is_stock)}"""
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from sbert_ft.arguments import instance_argument, path_argument, whole_number
@@ -31,7 +32,6 @@ from sbert_ft.encoder.heads import (
 )
 from sbert_ft.encoder.packing import PackedBatch, PoolingMode
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.evaluation.metrics import metric_value
 from sbert_ft.model_folder.classifier import ClassifierSettings, find_classifier, read_head
 from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches
 from sbert_ft.model_folder.layout import read_folder
@@ -44,10 +44,10 @@ from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 # Of a sigmoid: what holds where a classifier with one output was not trained on another scale.
 SIGMOID_SCALE = (0.0, 1.0)
-_Self = TypeVar("_Self", bound="EncoderWithHead")
+_Self = TypeVar("_Self", bound="ClassifierModel")
 
 
-class EncoderWithHead(nn.Module):
+class ClassifierModel(nn.Module):
     """A classifier of texts or of pairs of texts, or with one output a regressor.
 
     Attributes:
@@ -66,6 +66,7 @@ class EncoderWithHead(nn.Module):
 
     head: ClassificationHead | None
     decision: Decision | None
+    compile = compile_encoder  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -302,12 +303,6 @@ class EncoderWithHead(nn.Module):
             raise InputError("the classifier has one output and no classes: predict gives the graded scores")
         return self._classes
 
-
-class ClassifierModel(EncoderWithHead):
-    """A classifier of texts or of pairs of texts, or with one output a regressor; attributes as in the parent."""
-
-    compile = compile_encoder  # type: ignore[assignment]
-
     def logits_stream(
         self,
         rows: Iterable[Any],
@@ -394,10 +389,10 @@ class ClassifierModel(EncoderWithHead):
             raise InputError("X has no rows: there is nothing to score")
         if self._classes is not None:
             return float((codes_of_labels(gold, self._classes) == logits.argmax(1)).mean())
-        value = metric_value("spearman", self._probabilities(logits)[:, 0], _numbers(gold))
-        if value is None:
+        scores, wanted = self._probabilities(logits)[:, 0], _numbers(gold)
+        if np.ptp(scores) == 0 or np.ptp(wanted) == 0:
             raise InputError("Spearman's correlation is not defined: the scores or those of y are all the same")
-        return value
+        return float(spearmanr(scores, wanted).statistic)
 
     def connection_scores(
         self,

@@ -39,6 +39,10 @@ from sbert_ft.model_folder.weights import find_weights, read_tensors
 from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 
+logger = logging.getLogger(__name__)
+# On the device itself, kernels round to half precision, so the probe there only looks for faults.
+_HALF_TOLERANCE = 0.05
+
 
 def read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokenizer:
     """Return the folder's tokenizer, held against the embedding table.
@@ -88,12 +92,6 @@ def check_room(tokenizer: TextTokenizer, source: ModelFolder, plan: EncoderPlan)
             f"{shown(source.encoder_path)}: the tokenizer puts {tokenizer.n_special} special tokens around a text, but "
             f"a text may have {longest} tokens in all; take the tokenizer that belongs to these weights"
         )
-
-
-logger = logging.getLogger(__name__)
-
-# On the device itself, kernels round to half precision, so the probe there only looks for faults.
-_HALF_TOLERANCE = 0.05
 
 
 class ConnectionBert(nn.Module):

@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+Pairs = Iterable[tuple[str, str]]
+
+
 def chosen_prompt(prompts: Mapping[str, str], default: str | None, name: str | None, prompt: str | None) -> str:
     """Return the text to put before each input.
 
@@ -153,9 +156,6 @@ def around_encoder(
     model[0].model = encoder
     model.similarity_fn_name = similarity
     return model.eval()
-
-
-Pairs = Iterable[tuple[str, str]]
 
 
 class SiameseBert(nn.Module):

@@ -41,6 +41,14 @@ _Z: Final = 1.959964  # of a 95 % interval
 Scores = NDArray[np.float32]
 
 
+_MOST_POINTS: Final = 300
+_SMOOTH_FROM: Final = 20  # points; fewer are seen one by one
+# With more classes a chart has twice the width: cells stay large enough for their counts.
+_MOST_NARROW: Final = 5
+_SMALL: Final = 5.6  # width of a letter of 10 units
+_TOP: Final = 40
+
+
 @dataclass(frozen=True)
 class ScoreWords:
     """What scores, the two labels and the rows are called."""
@@ -304,10 +312,6 @@ def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.
     return x[kept], y[kept]
 
 
-_MOST_POINTS: Final = 300
-_SMOOTH_FROM: Final = 20  # points; fewer are seen one by one
-
-
 @dataclass(frozen=True)
 class IntervalRow:
     """One measure before and after: (value, low, high), the ends None where there is no interval."""
@@ -470,12 +474,6 @@ def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
-# With more classes a chart has twice the width: cells stay large enough for their counts.
-_MOST_NARROW: Final = 5
-_SMALL: Final = 5.6  # width of a letter of 10 units
-_TOP: Final = 40
-
-
 def confusion_width(n_classes: int) -> int:
     """Return the chart's width in its units."""
     return WIDTH if n_classes <= _MOST_NARROW else 2 * WIDTH
@@ -515,7 +513,7 @@ def confusion_chart(name: str, title: str, class_names: Sequence[str], counts: N
     # Drawn last, so that no neighbour covers a line.
     corners = ((left + i * cell, _TOP + i * height) for i in range(n))
     parts += [rectangle(x, y, cell, height, "heat-right") for x, y in corners]
-    description = " ".join(_said_of_class_charts(i, class_names, counts) for i in range(n))
+    description = " ".join(_row_in_words(i, class_names, counts) for i in range(n))
     return svg(name, title, description, round(_TOP + n * height + 4), parts, width)
 
 
@@ -542,7 +540,7 @@ def _width(label: str) -> float:
     return high
 
 
-def _said_of_class_charts(i: int, class_names: Sequence[str], counts: NDArray[np.int64]) -> str:
+def _row_in_words(i: int, class_names: Sequence[str], counts: NDArray[np.int64]) -> str:
     total, others = int(counts[i].sum()), counts[i].copy()
     if not total:
         return f"{class_names[i]}: no row."

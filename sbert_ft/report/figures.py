@@ -34,6 +34,8 @@ from sbert_ft.report.facts import evaluations, inner, judged_splits, main_metric
 from sbert_ft.report.formatting import counted, decimals, inside_sentence, metric_label, shortened
 from sbert_ft.report.svg import WIDTH, fitting
 
+_MOST_ROWS: Final = 20
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -205,9 +207,6 @@ def precision_caption(done: Reached | None) -> str:
         return base
     at = f"{inside_sentence('Precision')} {decimals(done.precision)} and recall {decimals(done.recall)}"
     return f"{base} At the threshold: {at}."
-
-
-_MOST_ROWS: Final = 20
 
 
 def confusion_figure(number: int, name: str, of: Json) -> Figure | None:

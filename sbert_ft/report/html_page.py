@@ -65,6 +65,11 @@ from sbert_ft.report.training import training_grid
 _CELL_LIMIT: Final = 2000  # of any text from outside: no finding, path or setting needs more
 
 
+TEXT_LIMIT = 240
+_SIGNS = {"better": "▲", "worse": "▼", "unclear": "◆", "unknown": "◇"}
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
 def escaped(text: str, limit: int = _CELL_LIMIT) -> str:
     """Return a text as markup: what is special escaped, what cannot be seen shown and set apart."""
     shown, at = [], 0
@@ -132,10 +137,7 @@ def scrolling(content: str, label: str, style: str = "scroll") -> str:
     return f'<div class="{style}" role="region" aria-label="{name}" tabindex="0">{content}</div>'
 
 
-TEXT_LIMIT = 240
 """Characters of a text that the table of worst pairs shows."""
-_SIGNS = {"better": "▲", "worse": "▼", "unclear": "◆", "unknown": "◇"}
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def html_report(report: Report) -> str:

@@ -35,6 +35,9 @@ _REPEATED_GROUP = re.compile(r"\)(?:[*+]|\{\d*,\d*\}|\{\d+\})")
 _UNBOUNDED = re.compile(r"[*+]|\{\d*,\}")
 
 
+_PANIC = "PanicException"  # of pyo3_runtime, a module that cannot be imported
+
+
 def most_bytes(n_rows: int | None) -> int:
     """Return how large a file of a vocabulary may be for an embedding table of so many rows."""
     return MAX_VOCAB_BYTES if n_rows is None else min(MAX_VOCAB_BYTES, _SPARE_BYTES + _BYTES_A_ROW * n_rows)
@@ -151,9 +154,6 @@ def _growth_of(step: Mapping[str, Any]) -> float:
     text = pattern.get("String") if isinstance(pattern, dict) else None
     # a regular expression may match between any two characters, and what is put there is added
     return max(1.0, n_new / len(text)) if isinstance(text, str) and text else 1.0 + n_new
-
-
-_PANIC = "PanicException"  # of pyo3_runtime, a module that cannot be imported
 
 
 @contextmanager

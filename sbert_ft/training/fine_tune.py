@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+_MODES: Mapping[str, Mode] = {"error": "new", "resume": "resume", "overwrite": "overwrite"}
+
+
 def starting_model(settings: RunSettings) -> Trainee:
     """Return the model, on its device; a classifier has a head only where its folder holds one.
 
@@ -101,9 +104,6 @@ def _goes_on(found: ClassifierModel, wanted: ModelSettings) -> bool:
     same_pooling = wanted.pooling in (None, found.pooling)
     same_dropout = wanted.head_dropout in (None, found.head_dropout)
     return found.kind == wanted.kind and same_features and same_pooling and same_dropout
-
-
-_MODES: Mapping[str, Mode] = {"error": "new", "resume": "resume", "overwrite": "overwrite"}
 
 
 def fine_tune(

@@ -51,6 +51,9 @@ _N_NAMED_LINES = 8
 _MAX_OVERFLOWS = 30
 
 
+logger = logging.getLogger(__name__)
+
+
 class TrainRecord(TypedDict):
     """A line of the log about steps."""
 
@@ -143,9 +146,6 @@ class Pace:
     def go_on(self) -> None:
         """Start the clock again."""
         self.since = time.perf_counter()
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

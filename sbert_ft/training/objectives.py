@@ -31,6 +31,13 @@ LossMethod = Callable[[list[Tensor], Tensor | None], Tensor]
 _NO_MODEL: Any = None
 
 
+_SCORED = "two texts and a score or a label 0 or 1"
+_LABELLED = "two texts and a label 0 or 1"
+logger = logging.getLogger(__name__)
+_LABEL_WORDS = {"none": "no label", "binary": "a label 0 or 1", "score": "a score", "classes": "a class name"}
+_NUMBER_WORDS = {1: "one text", 2: "two texts", 3: "three texts"}
+
+
 @dataclass(frozen=True)
 class ObjectiveKind:
     """One row of the table.
@@ -97,21 +104,21 @@ def _losses() -> Any:
     return losses
 
 
-def _method_of_objective_table(loss: Any) -> LossMethod:
+def _loss_method(loss: Any) -> LossMethod:
     method: LossMethod = loss.compute_loss_from_embeddings
     return method
 
 
 def _cosine() -> LossMethod:
-    return _method_of_objective_table(_losses().CosineSimilarityLoss(_NO_MODEL))
+    return _loss_method(_losses().CosineSimilarityLoss(_NO_MODEL))
 
 
 def _cosent(scale: float) -> LossMethod:
-    return _method_of_objective_table(_losses().CoSENTLoss(_NO_MODEL, scale=scale))
+    return _loss_method(_losses().CoSENTLoss(_NO_MODEL, scale=scale))
 
 
 def _angle(scale: float) -> LossMethod:
-    return _method_of_objective_table(_losses().AnglELoss(_NO_MODEL, scale=scale))
+    return _loss_method(_losses().AnglELoss(_NO_MODEL, scale=scale))
 
 
 def _contrastive(margin: float) -> LossMethod:
@@ -153,18 +160,16 @@ def _cosine_distance(columns: list[Tensor]) -> Tensor:
 def _in_batch_negatives(scale: float, symmetric: bool) -> LossMethod:
     losses = _losses()
     if not symmetric:
-        return _method_of_objective_table(losses.MultipleNegativesRankingLoss(_NO_MODEL, scale=scale))
+        return _loss_method(losses.MultipleNegativesRankingLoss(_NO_MODEL, scale=scale))
     both = ("query_to_doc", "doc_to_query")
-    return _method_of_objective_table(
+    return _loss_method(
         losses.MultipleNegativesRankingLoss(_NO_MODEL, scale=scale, directions=both, partition_mode="per_direction")
     )
 
 
 def _triplet(margin: float) -> LossMethod:
     # The library's own distance had, up to 6.0, a square root whose gradient is NaN where two texts are the same.
-    return _method_of_objective_table(
-        _losses().TripletLoss(_NO_MODEL, distance_metric=_distance, triplet_margin=margin)
-    )
+    return _loss_method(_losses().TripletLoss(_NO_MODEL, distance_metric=_distance, triplet_margin=margin))
 
 
 def _distance(left: Tensor, right: Tensor) -> Tensor:
@@ -198,9 +203,6 @@ def _binary_cross_entropy(head: HeadToTrain) -> LossMethod:
 
     return loss
 
-
-_SCORED = "two texts and a score or a label 0 or 1"
-_LABELLED = "two texts and a label 0 or 1"
 
 OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType(
     {
@@ -298,12 +300,6 @@ OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType(
         ),
     }
 )
-
-
-logger = logging.getLogger(__name__)
-
-_LABEL_WORDS = {"none": "no label", "binary": "a label 0 or 1", "score": "a score", "classes": "a class name"}
-_NUMBER_WORDS = {1: "one text", 2: "two texts", 3: "three texts"}
 
 
 class LabelledTexts(Protocol):

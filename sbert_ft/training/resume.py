@@ -41,6 +41,10 @@ _ABSENT = "absent"
 _SHOWN_DIGITS = 12
 
 
+logger = logging.getLogger(__name__)
+_N_CHECKPOINTS = 3  # the last, the one before or the best, and the one that is being written
+
+
 @dataclass(frozen=True)
 class Fingerprint:
     """What makes a run the run that it is; every part is JSON.
@@ -187,11 +191,6 @@ def _short(value: object) -> str:
         is_digest = len(value) == 64 and all(c in "0123456789abcdef" for c in value)
         return quoted(f"{value[:_SHOWN_DIGITS]}…" if is_digest else value)
     return quoted(json.dumps(value)).strip("'")
-
-
-logger = logging.getLogger(__name__)
-
-_N_CHECKPOINTS = 3  # the last, the one before or the best, and the one that is being written
 
 
 @dataclass(frozen=True)

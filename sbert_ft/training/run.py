@@ -39,6 +39,9 @@ from sbert_ft.training.trainable_model import set_up_for_training, trained_modul
 FORMAT = 1
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Course:
     """How a run went.
@@ -134,9 +137,6 @@ def _lengths(tokens: TokenizedConnections) -> dict[str, Any]:
 
 def _name_of(path: str) -> str:
     return Path(path).resolve().name or path
-
-
-logger = logging.getLogger(__name__)
 
 
 def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:

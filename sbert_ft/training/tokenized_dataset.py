@@ -42,6 +42,10 @@ _SLICE_TEXTS = 256  # taken from the data set at a time
 _LARGEST_JSON = 1 << 16
 
 
+PERCENTILES = (50, 90, 99, 100)
+N_SHOWN = 5  # first rows with a cut text
+
+
 class TextRows(Protocol):
     """What is asked of a data set here; `ConnectionDataset` has it."""
 
@@ -223,10 +227,6 @@ def _write_cache(folder: Path, key: str, dataset: TextRows, tokenizer: TextToken
             f"{shown(path)}: the tokens of the texts cannot be written: {error.strerror or error}; make room, or name "
             "another folder"
         ) from error
-
-
-PERCENTILES = (50, 90, 99, 100)
-N_SHOWN = 5  # first rows with a cut text
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|block|blocks)\.(\d+)\.")
 _EMBEDDINGS = re.compile(r"(?:^|\.)\w*embeddings?\w*\.")
 
 
+# What a run or `fit` sets on a model besides its weights.
+_FACTS = ("decision", "score_scale", "temperature", "head", "_classes")
+
+
 def trained_module(model: Trainee) -> nn.Module:
     """Return what is trained, kept in checkpoints and restored: the encoder, with the head where there is one."""
     return model.trained if isinstance(model, ClassifierModel) else model.bert.encoder
@@ -106,10 +110,6 @@ def _newest(encoder: PreTrainedModel, action: str) -> Callable[..., Any]:
         encoder, f"gradient_{action}"
     )
     return method
-
-
-# What a run or `fit` sets on a model besides its weights.
-_FACTS = ("decision", "score_scale", "temperature", "head", "_classes")
 
 
 @contextmanager

@@ -1,1 +1,0 @@
-"""Encoders: their folders on disk, their weights and their forward passes."""
