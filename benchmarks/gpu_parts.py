@@ -49,7 +49,7 @@ from sbert_ft import (
 )
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
 from sbert_ft.errors import RunInterrupted, SbertFtError
-from sbert_ft.models.classifier import Trainee
+from sbert_ft.models.classifier import TrainableModel
 from sbert_ft.models.inference import WINDOW_TEXTS
 from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.objectives import OBJECTIVES, HeadToTrain, build_objective
@@ -273,7 +273,7 @@ def one_step(encoder: SiameseBert, name: str, kind: str) -> tuple[float, dict[st
         kind: Of the classifier that is put on the encoder; empty for none.
     """
     row, n_rows, head = OBJECTIVES[name], 16, None
-    model: Trainee = encoder
+    model: TrainableModel = encoder
     if kind:
         model = BertClassifier(encoder.bert, kind)
         model.start_head(["no", "maybe", "yes"] if "classes" in row.label_kinds else None, seed=1)
@@ -359,7 +359,7 @@ def counted_by_line(lines: list[str], n_units: int, unit: str) -> dict[str, Any]
 
 
 def take_steps(
-    model: Trainee,
+    model: TrainableModel,
     rows: ConnectionDataset,
     n_steps: int,
     settings: TrainingSettings,

@@ -135,7 +135,7 @@ def run_ours(settings: RunSettings) -> dict[str, Any]:
     metrics = run_training(prepared, RunOptions()).metrics
     splits = {}
     for name, split in metrics["splits"].items():
-        metric = prepared.exam.judges[name].default_metric
+        metric = prepared.evaluator.sets[name].default_metric
         splits[name] = {
             "metric": metric,
             "n": split["n"],
@@ -159,7 +159,7 @@ def run_peer(settings: RunSettings, precision: str) -> dict[str, Any]:
     clock = peer.Clock(1, run.n_steps(len(data.train)))  # speed is the other script's matter
     model = peer.train_by_trainer(run, data.train, clock, data.dev)
     splits = {}
-    for name, pairs in prepared.exam.judges.items():
+    for name, pairs in prepared.evaluator.sets.items():
         metric = pairs.default_metric
         after = metric_of(metric, peer.cosines(model, list(pairs.texts())), pairs)
         splits[name] = {"metric": metric, "n": len(pairs), "after": after}

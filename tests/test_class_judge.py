@@ -16,12 +16,12 @@ from sbert_ft.config.settings import EvaluationSettings, Reading
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError
 from sbert_ft.evaluation.class_evaluator import (
-    JudgingRows,
+    EvaluationRows,
     class_alarms,
     class_metric_of,
     cosine_baseline,
-    judge_classes,
-    judging_rows,
+    evaluate_classes,
+    evaluation_rows,
     logits_of,
     logits_unless,
     majority_codes,
@@ -43,8 +43,8 @@ def reviews(labels: list[str]) -> ConnectionDataset:
     return ConnectionDataset.from_texts([f"film {i} was good" for i in range(len(labels))], CLASSES, labels=labels)
 
 
-def film_rows(gold: list[int], name: str = "dev") -> JudgingRows:
-    return judging_rows(name, reviews([NAMES[k] for k in gold]), NAMES)
+def film_rows(gold: list[int], name: str = "dev") -> EvaluationRows:
+    return evaluation_rows(name, reviews([NAMES[k] for k in gold]), NAMES)
 
 
 def sure_logits(codes: list[int] | np.ndarray, n_classes: int = 3) -> np.ndarray:
@@ -79,7 +79,7 @@ def test_rows_have_the_numbers_of_the_models_classes() -> None:
 
 def test_rows_of_two_texts_are_pairs() -> None:
     pairs = [("a man", "the man", "yes"), ("a dog", "a cat", "no")]
-    rows = judging_rows("test", ConnectionDataset.from_pairs(pairs, CLASSES), ("no", "yes"))
+    rows = evaluation_rows("test", ConnectionDataset.from_pairs(pairs, CLASSES), ("no", "yes"))
     assert list(rows.texts()) == [("a man", "the man"), ("a dog", "a cat")]
     assert rows.gold.tolist() == [1, 0]
 
@@ -87,12 +87,12 @@ def test_rows_of_two_texts_are_pairs() -> None:
 def test_classes_without_rows_are_noted() -> None:
     assert film_rows([0, 0, 2, 2]).note == "no row is '보통'"
     many = tuple(f"k{i}" for i in range(6))
-    assert judging_rows("dev", reviews(["k0", "k5"]), many).note == "no row is 'k1', 'k2', 'k3' or any of 1 more"
+    assert evaluation_rows("dev", reviews(["k0", "k5"]), many).note == "no row is 'k1', 'k2', 'k3' or any of 1 more"
 
 
 def test_a_label_that_the_model_does_not_know_is_refused() -> None:
     with pytest.raises(InputError, match="terrible"):
-        judging_rows("dev", reviews(["부정", "terrible"]), NAMES)
+        evaluation_rows("dev", reviews(["부정", "terrible"]), NAMES)
 
 
 # logits
@@ -107,7 +107,7 @@ def test_logits_are_those_of_the_classifier(kind: Literal["towers", "joined", "s
         dataset = ConnectionDataset.from_pairs(
             list(zip(texts, texts[::-1], strict=True)), CLASSES, labels=NAMES + NAMES[:2]
         )
-        rows = judging_rows("dev", dataset, NAMES)
+        rows = evaluation_rows("dev", dataset, NAMES)
     found = logits_of(model, rows)
     assert found.shape == (5, 3) and found.dtype == np.float32
     assert predicted_codes(found, rows).tolist() == [NAMES.index(name) for name in model.predict(list(rows.texts()))]
@@ -182,7 +182,7 @@ def test_a_split_has_all_that_a_report_shows() -> None:
     rows = film_rows(gold.tolist())
     logits = (sure_logits(gold) + random.normal(0, 1, (60, 3))).astype(np.float32)
     majority, cosine = majority_codes(gold, 3, 60), random.integers(3, size=60)
-    found = judge_classes(rows, majority, MAJORITY_BASELINE, logits, SETTINGS, {COSINE_BASELINE: cosine})
+    found = evaluate_classes(rows, majority, MAJORITY_BASELINE, logits, SETTINGS, {COSINE_BASELINE: cosine})
     after = logits.argmax(axis=1)
     assert (found["source"], found["sha256"], found["n"]) == (rows.dataset.source, rows.dataset.sha256, 60)
     assert (found["classes"], found["before_is"]) == (list(NAMES), "the majority class")
@@ -205,7 +205,7 @@ def test_a_split_has_all_that_a_report_shows() -> None:
 
 
 def test_without_anything_before_there_is_no_difference() -> None:
-    found = judge_classes(film_rows([0, 0, 1, 1]), None, None, sure_logits([0, 0, 1, 1]), SETTINGS)
+    found = evaluate_classes(film_rows([0, 0, 1, 1]), None, None, sure_logits([0, 0, 1, 1]), SETTINGS)
     assert found["before_is"] is None and "before" not in found and "difference" not in found
     assert found["baselines"] == found["baseline_differences"] == {}
     assert found["note"] == "no row is '긍정'"
@@ -218,7 +218,7 @@ def test_without_anything_before_there_is_no_difference() -> None:
 def result_of(
     gold: list[int], before: list[int], before_is: str, after: list[int], baselines: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    return judge_classes(film_rows(gold), np.array(before), before_is, sure_logits(after), SETTINGS, baselines or {})
+    return evaluate_classes(film_rows(gold), np.array(before), before_is, sure_logits(after), SETTINGS, baselines or {})
 
 
 GOLD = [0, 1, 2] * 20
@@ -245,7 +245,7 @@ def test_all_rows_called_one_class_are_told_once() -> None:
         "the tuned model is no better than the majority class on dev: macro_f1 differs by +0.0000"
     )
     assert len(found) == 2
-    only = judge_classes(film_rows([1] * 5), None, None, sure_logits([1] * 5), SETTINGS)
+    only = evaluate_classes(film_rows([1] * 5), None, None, sure_logits([1] * 5), SETTINGS)
     assert class_alarms({"dev": only}, "macro_f1") == []
 
 

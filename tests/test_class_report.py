@@ -22,7 +22,7 @@ from sbert_ft.config.settings import DataSettings, EvaluationSettings, ModelSett
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.ledger import Ledger
 from sbert_ft.data.table import open_table
-from sbert_ft.evaluation.class_evaluator import JudgingRows, judge_classes, majority_codes
+from sbert_ft.evaluation.class_evaluator import EvaluationRows, evaluate_classes, majority_codes
 from sbert_ft.model_folder.decision import Decision, FittedOn
 from sbert_ft.report.charts import confusion_chart
 from sbert_ft.report.classes import balance_grid, balance_note, confusions
@@ -59,11 +59,11 @@ def class_split(name: str, class_names: tuple[str, ...], n: int = 120, right: fl
 
 def judged(split: ClassSplit, *, before: bool = True, baseline: bool = True) -> dict[str, Any]:
     dataset = ConnectionDataset.from_pairs([("a", "b"), ("c", "d")])
-    rows = JudgingRows(split.name, dataset, split.gold, split.class_names)
+    rows = EvaluationRows(split.name, dataset, split.gold, split.class_names)
     others = {COSINE: np.roll(split.gold, 1)} if baseline else {}
     logits = np.log(split.probabilities)
     base = (split.before, MAJORITY) if before else (None, None)
-    return {**judge_classes(rows, *base, logits, SETTINGS, others), "source": split.source}
+    return {**evaluate_classes(rows, *base, logits, SETTINGS, others), "source": split.source}
 
 
 def counts_of(split: ClassSplit) -> dict[str, int]:

@@ -64,7 +64,7 @@ def run_journeys(
 
 
 def of_function(counted: dict[str, int], *functions: str) -> int:
-    """Return how many waits or copies one of these functions asked for, such as ``pace.check``."""
+    """Return how many waits or copies one of these functions asked for, such as ``loop.check``."""
     return sum(n for place, n in counted.items() if place.partition(": ")[2].partition(" < ")[0] in functions)
 
 
@@ -155,14 +155,14 @@ def test_runs_wait_for_the_card_at_the_logging_interval_alone(run_journeys: Call
     names += [f"fine_tune {how}" for how in ("with dev", "towers", "joined", "single")]
     # what is done once a run, a checkpoint or an evaluation; the names of functions of ours
     outside = (
-        *("model_kept._write", "comparison.tensors_sha256", "checkpoints._as_stored", "progress.save_progress"),
-        *("folder_writer.<dictcomp>", "folder_writer.write_tensors", "judge._score_stream", "classify.classify"),
-        *("embed.refuse_not_finite", "siamese.score_stream"),
+        *("trainable_model._write", "resume.tensors_sha256", "checkpoints._as_stored", "checkpoints.save_progress"),
+        *("writer.<dictcomp>", "writer.write_tensors", "pair_evaluator._score_stream", "inference.classify"),
+        *("inference.refuse_not_finite", "siamese.score_stream"),
     )
     for name in names:
         run = told[name]
         assert run["steps"] == 4 and run["model"] is True, name
-        assert of_function(run["waits"], "pace.check") == 2, (name, run["waits"])
+        assert of_function(run["waits"], "loop.check") == 2, (name, run["waits"])
         assert of_function(run["waits"], *outside) == sum(run["waits"].values()) - 2, (name, run["waits"])
         assert run["blocking"] == {}, name
 

@@ -23,8 +23,8 @@ from sbert_ft.evaluation.pair_evaluator import (
     alarms,
     chance_cosine,
     chance_pairs,
-    judge,
-    judging_pairs,
+    evaluate_pairs,
+    evaluation_pairs,
     metric_of,
     same_gold_kind,
     score_pairs,
@@ -57,40 +57,40 @@ def dataset(rows: list[Any]) -> ConnectionDataset:
 
 
 def test_graded_pairs_judge_as_they_are() -> None:
-    pairs = judging_pairs("dev", dataset(GRADED), None)
+    pairs = evaluation_pairs("dev", dataset(GRADED), None)
     assert list(pairs.texts()) == [row[:2] for row in GRADED]
     assert pairs.gold.tolist() == [5, 4, 1, 0] and pairs.scale == (0.0, 5.0)
     assert pairs.matches.tolist() == [True, True, False, False]
     assert pairs.lines.tolist() == [0, 1, 2, 3]
     assert (pairs.note, pairs.default_metric, len(pairs)) == (None, "spearman", 4)
-    assert judging_pairs("dev", dataset(GRADED), 5.0).matches.tolist() == [True, False, False, False]
+    assert evaluation_pairs("dev", dataset(GRADED), 5.0).matches.tolist() == [True, False, False, False]
 
 
 def test_match_from_must_be_on_the_scale() -> None:
     with pytest.raises(InputError, match=r"match_from is '7\.0', expected a score on the scale 0\.\.5"):
-        judging_pairs("dev", dataset(GRADED), 7.0)
+        evaluation_pairs("dev", dataset(GRADED), 7.0)
 
 
 def test_yes_and_no_judge_as_they_are() -> None:
-    pairs = judging_pairs("dev", dataset(YES_NO), None)
+    pairs = evaluation_pairs("dev", dataset(YES_NO), None)
     assert pairs.matches.tolist() == [True, True, False, False]
     assert pairs.scale is None and pairs.default_metric == "average_precision"
     with pytest.raises(InputError, match="needs graded scores"):
         same_gold_kind("pearson", pairs)
     same_gold_kind("roc_auc", pairs)
-    same_gold_kind("spearman", judging_pairs("dev", dataset(GRADED), None))
+    same_gold_kind("spearman", evaluation_pairs("dev", dataset(GRADED), None))
 
 
 def test_class_names_do_not_judge() -> None:
     rows = {"premise": ["a", "c", "e"], "hypothesis": ["b", "d", "f"], "label": ["entailment", "neutral", "neutral"]}
     words = ConnectionDataset.from_dataframe(pd.DataFrame(rows))
     with pytest.raises(InputError, match="label_values"):
-        judging_pairs("dev", words, None)
+        evaluation_pairs("dev", words, None)
 
 
 def test_triplets_judge_as_a_pair_that_matches_and_one_that_does_not() -> None:
     rows = [("a man", "the man", "a car"), ("a dog", "two dogs", "blue")]
-    pairs = judging_pairs("dev", dataset(rows), None)
+    pairs = evaluation_pairs("dev", dataset(rows), None)
     assert list(pairs.texts()) == [("a man", "the man"), ("a dog", "two dogs"), ("a man", "a car"), ("a dog", "blue")]
     assert pairs.matches.tolist() == [True, True, False, False]
     assert pairs.gold.tolist() == [1, 1, 0, 0] and pairs.lines.tolist() == [0, 1, 0, 1]
@@ -100,7 +100,7 @@ def test_triplets_judge_as_a_pair_that_matches_and_one_that_does_not() -> None:
 def test_pairs_known_only_to_match_are_judged_beside_chance_pairs() -> None:
     texts = sentences(60)
     rows = [(f"{texts[2 * i]} x{i}", f"{texts[2 * i + 1]} y{i}") for i in range(30)]
-    pairs = judging_pairs("dev", dataset(rows), None)
+    pairs = evaluation_pairs("dev", dataset(rows), None)
     assert len(pairs) == 60 and pairs.matches.tolist() == [True] * 30 + [False] * 30
     made = list(pairs.texts())
     assert made[:30] == rows
@@ -138,7 +138,7 @@ def test_chance_pairs_of_triplets_are_no_anchor_with_a_positive_of_its_own() -> 
 
 
 def test_scoring_ends_when_it_is_told_to(model: SiameseBert) -> None:
-    pairs = judging_pairs("dev", dataset(GRADED), None)
+    pairs = evaluation_pairs("dev", dataset(GRADED), None)
     scores = score_unless(model, pairs, lambda: False)
     assert scores is not None
     np.testing.assert_array_equal(scores, score_pairs(model, pairs))
@@ -154,9 +154,9 @@ def test_metrics_before_and_after_are_those_of_scipy_and_scikit_learn() -> None:
     texts = sentences(80)
     gold = draw.integers(0, 6, 40).astype(float)
     rows = [(texts[i], f"{texts[i + 40]} {i}", gold[i]) for i in range(40)]
-    pairs = judging_pairs("test", ConnectionDataset.from_pairs(rows), None)
+    pairs = evaluation_pairs("test", ConnectionDataset.from_pairs(rows), None)
     before, after = (np.clip(gold / 5 + draw.normal(0, s, 40), -1, 1).astype(np.float32) for s in (0.5, 0.2))
-    result = judge(pairs, before, after, SETTINGS)
+    result = evaluate_pairs(pairs, before, after, SETTINGS)
     assert (result["n"], result["sha256"], result["source"]) == (40, pairs.dataset.sha256, "<pairs>")
     for name, by in (
         ("spearman", lambda scores: spearmanr(scores, gold).statistic),
@@ -174,8 +174,8 @@ def test_metrics_before_and_after_are_those_of_scipy_and_scikit_learn() -> None:
 
 
 def test_four_pairs_by_hand() -> None:
-    pairs = judging_pairs("dev", dataset(GRADED), None)
-    result = judge(pairs, BEFORE, AFTER, SETTINGS)
+    pairs = evaluation_pairs("dev", dataset(GRADED), None)
+    result = evaluate_pairs(pairs, BEFORE, AFTER, SETTINGS)
     # ranks 4 3 1 2 against 4 3 2 1: 1 - 6 * 2 / (4 * 15) = 0.8
     assert result["before"]["spearman"]["value"] == pytest.approx(0.8)
     assert result["after"]["spearman"]["value"] == pytest.approx(1.0)
@@ -186,39 +186,39 @@ def test_four_pairs_by_hand() -> None:
 
 
 def test_yes_and_no_have_decisions_of_two_thresholds() -> None:
-    pairs = judging_pairs("dev", dataset(YES_NO), None)
+    pairs = evaluation_pairs("dev", dataset(YES_NO), None)
     one, other = (try_decision(scores, pairs, SETTINGS) for scores in (BEFORE, AFTER))
     assert isinstance(one, Decision) and isinstance(other, Decision)
     assert one.threshold == pytest.approx((0.8 + 0.3) / 2)
-    result = judge(pairs, BEFORE, AFTER, SETTINGS, (one, other))
+    result = evaluate_pairs(pairs, BEFORE, AFTER, SETTINGS, (one, other))
     assert {"f1", "accuracy", "precision", "recall", "mcc"} < set(result["difference"])
     assert result["after"]["f1"]["value"] == f1_score(pairs.matches, other.threshold <= AFTER) == 1.0
     # with one threshold alone there is nothing to compare decisions by
-    result = judge(pairs, BEFORE, AFTER, SETTINGS, (None, other))
+    result = evaluate_pairs(pairs, BEFORE, AFTER, SETTINGS, (None, other))
     assert set(result["difference"]) == {"average_precision", "roc_auc"}
     assert "f1" in result["after"] and "f1" not in result["before"]
 
 
 def test_a_model_alone_is_judged_without_a_difference() -> None:
-    result = judge(judging_pairs("data", dataset(GRADED), None), None, AFTER, SETTINGS)
+    result = evaluate_pairs(evaluation_pairs("data", dataset(GRADED), None), None, AFTER, SETTINGS)
     assert "before" not in result and "difference" not in result
     assert "note" not in result
-    triplets = judging_pairs("data", dataset([("a", "b", "c"), ("d", "e", "f")]), None)
-    assert "2 anchors" in judge(triplets, None, AFTER, SETTINGS)["note"]
+    triplets = evaluation_pairs("data", dataset([("a", "b", "c"), ("d", "e", "f")]), None)
+    assert "2 anchors" in evaluate_pairs(triplets, None, AFTER, SETTINGS)["note"]
 
 
 def test_pairs_that_allow_no_decision_say_why() -> None:
-    alike = judging_pairs("dev", dataset([(a, b, 1) for a, b, _ in YES_NO]), None)
+    alike = evaluation_pairs("dev", dataset([(a, b, 1) for a, b, _ in YES_NO]), None)
     reason = try_decision(AFTER, alike, SETTINGS)
     assert isinstance(reason, str) and "4 pairs, of which 4 match" in reason
-    graded = judging_pairs("dev", dataset(GRADED), None)
+    graded = evaluation_pairs("dev", dataset(GRADED), None)
     settings = EvaluationSettings(threshold_target="precision>=0.95", bootstrap_samples=10)
     unreachable = try_decision(-AFTER, graded, settings)
     assert isinstance(unreachable, str) and "no threshold reaches precision>=0.95" in unreachable
 
 
 def test_a_report_gets_the_very_scores() -> None:
-    pairs = judging_pairs("dev", dataset(GRADED), None)
+    pairs = evaluation_pairs("dev", dataset(GRADED), None)
     shown = split_scores(pairs, BEFORE, AFTER)
     assert (shown.name, shown.source, shown.scale) == ("dev", "<pairs>", (0.0, 5.0))
     assert shown.before is BEFORE and shown.after is AFTER
@@ -309,14 +309,14 @@ def test_a_model_with_all_but_constant_weights_is_found_to_have_collapsed(model:
 def test_a_model_that_gives_no_numbers_is_an_alarm_and_no_crash(
     model: SiameseBert, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pairs = judging_pairs("dev", dataset(GRADED), None)
+    pairs = evaluation_pairs("dev", dataset(GRADED), None)
     before = score_pairs(model, pairs)
     with torch.no_grad():
         model.bert.encoder.get_parameter("embeddings.LayerNorm.weight").fill_(float("nan"))
     after = score_pairs(model, pairs)
     assert chance_cosine(model, pairs.dataset) is None
     assert isinstance(try_decision(after, pairs, SETTINGS), str)
-    result = judge(pairs, before, after, SETTINGS)
+    result = evaluate_pairs(pairs, before, after, SETTINGS)
     with caplog.at_level(logging.WARNING):
         said = alarms({"dev": result}, "spearman", {"before": 0.5, "after": None})
     assert said == [

@@ -38,7 +38,7 @@ from sbert_ft.model_folder.writer import write_own, write_tensors
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 from sbert_ft.tokenization.tokenizer import TextTokenizer
-from sbert_ft.training.checkpoints import Progress, read_checkpoint, save_checkpoint
+from sbert_ft.training.checkpoints import read_checkpoint, save_checkpoint
 from sbert_ft.training.resume import Fingerprint, differences
 from sbert_ft.training.run_log import RunLog, read_log
 
@@ -191,7 +191,7 @@ def test_any_fingerprint_survives_the_disk_and_is_compared(content: Any, at: str
     assert all(difference.sentence.isprintable() for difference in differences(usual, found))
 
 
-PROGRESS = {**vars(Progress(step=20, best_step=10, best_value=0.5, losses=[0.5])), "saved_step": None}
+PROGRESS = {**vars(TrainerState(step=20, best_step=10, best_value=0.5, losses=[0.5])), "saved_step": None}
 
 
 @DEAR
@@ -207,7 +207,7 @@ def test_a_changed_state_of_a_checkpoint_gives_progress_or_the_error(folder: Pat
     progress = read_checkpoint(path).state.get("progress")
     assert progress == content.get("progress")
     try:
-        found = Progress.from_json(progress if isinstance(progress, dict) else {}, path)
+        found = TrainerState.from_json(progress if isinstance(progress, dict) else {}, path)
     except CheckpointError:
         return
     assert all(isinstance(getattr(found, name), int) for name in ("step", "epoch", "step_in_epoch", "micro_rows"))

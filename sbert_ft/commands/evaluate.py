@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sbert_ft.config.settings import EvaluationSettings, Reading
     from sbert_ft.data.dataset import ConnectionDataset
-    from sbert_ft.evaluation.pair_evaluator import JudgingPairs
+    from sbert_ft.evaluation.pair_evaluator import EvaluationPairs
     from sbert_ft.model_folder.decision import Decision
     from sbert_ft.models.classifier import ClassifierModel
     from sbert_ft.models.siamese import SiameseBert
@@ -117,7 +117,7 @@ def _evaluate_scores(
 ) -> dict[str, Any]:
     """Return the report on a model that gives scores: cosines, or what a classifier with one output says."""
     from sbert_ft.data.dataset import ConnectionDataset
-    from sbert_ft.evaluation.pair_evaluator import COLLAPSED_COSINE, chance_cosine, judge, judging_pairs
+    from sbert_ft.evaluation.pair_evaluator import COLLAPSED_COSINE, chance_cosine, evaluate_pairs, evaluation_pairs
     from sbert_ft.models.siamese import SiameseBert
 
     dataset = ConnectionDataset.from_file(args.pairs, reading)
@@ -131,13 +131,13 @@ def _evaluate_scores(
     if match_from is None and decision is not None and scale is not None and decision.scale == scale:
         match_from = decision.match_from  # the same pairs match as when the threshold was chosen
     _check_rows(model, other, dataset)
-    pairs = judging_pairs("data", dataset, match_from)
+    pairs = evaluation_pairs("data", dataset, match_from)
     other_decision = None if other is None else other.decision
     _warn_of_own_pairs([(args.model, decision), (args.against, other_decision)], dataset)
     scores = _scores(model, pairs, args)
     chance = chance_cosine(model, dataset) if isinstance(model, SiameseBert) else None
     before = None if other is None else _scores(other, pairs, args)
-    result = judge(pairs, before, scores, settings, (other_decision, decision))
+    result = evaluate_pairs(pairs, before, scores, settings, (other_decision, decision))
     if chance is not None and chance >= COLLAPSED_COSINE:
         logger.warning(
             "texts put together by chance have a mean cosine of %.2f: the model hardly tells texts apart", chance
@@ -255,7 +255,7 @@ def _warn_of_own_pairs(decisions: list[tuple[str, Decision | None]], dataset: Co
             )
 
 
-def _scores(model: Scorer, pairs: JudgingPairs, args: argparse.Namespace) -> NDArray[np.float32]:
+def _scores(model: Scorer, pairs: EvaluationPairs, args: argparse.Namespace) -> NDArray[np.float32]:
     """Return the cosine of each pair, or what a classifier with one output says of each row, shape (n,)."""
     from sbert_ft.models.siamese import SiameseBert
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sbert_ft.config.settings import EvaluationSettings, Reading
-    from sbert_ft.evaluation.class_evaluator import JudgingRows
+    from sbert_ft.evaluation.class_evaluator import EvaluationRows
     from sbert_ft.models.classifier import ClassifierModel
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def evaluate_classes(
     import numpy as np
 
     from sbert_ft.data.dataset import ConnectionDataset
-    from sbert_ft.evaluation.class_evaluator import judge_classes, judging_rows, majority_codes
+    from sbert_ft.evaluation.class_evaluator import evaluate_classes, evaluation_rows, majority_codes
     from sbert_ft.evaluation.results import MAJORITY_BASELINE
 
     names = _class_names(args, model)
@@ -56,7 +56,7 @@ def evaluate_classes(
     dataset = ConnectionDataset.from_file(args.pairs, reading)
     for note in dataset.ledger.notes:
         logger.info("%s", note)
-    rows = judging_rows("data", dataset, names)
+    rows = evaluation_rows("data", dataset, names)
     majority = majority_codes(rows.gold, len(names), len(rows))
     before, before_is, baselines = majority, MAJORITY_BASELINE, {}
     logits = _logits(args, model, rows)
@@ -65,7 +65,7 @@ def evaluate_classes(
         found = _logits(args, classifier, rows)[:, order]
         before, before_is = found.argmax(axis=1).astype(np.int64), args.against
         baselines = {MAJORITY_BASELINE: majority}
-    result = judge_classes(rows, before, before_is, logits, settings, baselines)
+    result = evaluate_classes(rows, before, before_is, logits, settings, baselines)
     report = {
         "model": args.model,
         "kind": model.kind,
@@ -129,7 +129,7 @@ def _other(
     )
 
 
-def _logits(args: argparse.Namespace, model: ClassifierModel, rows: JudgingRows) -> NDArray[np.float32]:
+def _logits(args: argparse.Namespace, model: ClassifierModel, rows: EvaluationRows) -> NDArray[np.float32]:
     import numpy as np
 
     if rows.dataset.n_texts != model.n_texts:
@@ -146,7 +146,7 @@ def _logits(args: argparse.Namespace, model: ClassifierModel, rows: JudgingRows)
 def _match(
     args: argparse.Namespace,
     model: ClassifierModel,
-    rows: JudgingRows,
+    rows: EvaluationRows,
     logits: NDArray[np.float32],
     settings: EvaluationSettings,
 ) -> dict[str, Any] | None:

@@ -38,12 +38,12 @@ from sbert_ft.evaluation.class_metrics import (
     confusion,
     per_class,
 )
-from sbert_ft.evaluation.evaluator import N_WORST, Marks, as_probability
+from sbert_ft.evaluation.evaluator import N_WORST, EvaluationResult, as_probability
 from sbert_ft.evaluation.metrics import Score
 from sbert_ft.evaluation.pair_evaluator import alarms
 from sbert_ft.evaluation.results import COSINE_BASELINE, MAJORITY_BASELINE, ClassSplit, Mistake, confident_mistakes
 from sbert_ft.model_folder.decision import Decision
-from sbert_ft.models.classifier import ClassifierModel, Trainee
+from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.models.siamese import SiameseBert
 
 _SHOWN_CLASSES = 3
@@ -58,7 +58,7 @@ _SELF = "the classifier before training"
 
 
 @dataclass(frozen=True)
-class JudgingRows:
+class EvaluationRows:
     """The rows of a data set that judge a classifier.
 
     Attributes:
@@ -89,7 +89,7 @@ class JudgingRows:
         return (row[0] for row in rows) if self.dataset.n_texts == 1 else rows
 
 
-def judging_rows(name: str, dataset: ConnectionDataset, class_names: tuple[str, ...]) -> JudgingRows:
+def evaluation_rows(name: str, dataset: ConnectionDataset, class_names: tuple[str, ...]) -> EvaluationRows:
     """Return the rows of a data set as those that judge.
 
     Args:
@@ -103,10 +103,10 @@ def judging_rows(name: str, dataset: ConnectionDataset, class_names: tuple[str, 
     gold = dataset.class_codes(class_names)
     absent = np.flatnonzero(np.bincount(gold, minlength=len(class_names)) == 0)
     note = f"no row is {_listed([class_names[k] for k in absent])}" if len(absent) else None
-    return JudgingRows(name, dataset, gold, tuple(class_names), note)
+    return EvaluationRows(name, dataset, gold, tuple(class_names), note)
 
 
-def logits_of(model: ClassifierModel, rows: JudgingRows) -> NDArray[np.float32]:
+def logits_of(model: ClassifierModel, rows: EvaluationRows) -> NDArray[np.float32]:
     """Return the model's logits of each row, shape (N, K); over-long texts are cut without a word.
 
     Raises:
@@ -115,7 +115,9 @@ def logits_of(model: ClassifierModel, rows: JudgingRows) -> NDArray[np.float32]:
     return np.concatenate(list(_logit_stream(model, rows)))
 
 
-def logits_unless(model: ClassifierModel, rows: JudgingRows, stopped: Callable[[], bool]) -> NDArray[np.float32] | None:
+def logits_unless(
+    model: ClassifierModel, rows: EvaluationRows, stopped: Callable[[], bool]
+) -> NDArray[np.float32] | None:
     """Return what `logits_of` does, or None as soon as `stopped`, asked every some thousand rows, is True."""
     parts = []
     for logits in _logit_stream(model, rows):
@@ -125,7 +127,7 @@ def logits_unless(model: ClassifierModel, rows: JudgingRows, stopped: Callable[[
     return np.concatenate(parts)
 
 
-def predicted_codes(logits: NDArray[np.floating], rows: JudgingRows) -> Codes:
+def predicted_codes(logits: NDArray[np.floating], rows: EvaluationRows) -> Codes:
     """Return the likeliest class of each row, shape (N,); of equally likely ones the first.
 
     Args:
@@ -149,7 +151,7 @@ def predicted_codes(logits: NDArray[np.floating], rows: JudgingRows) -> Codes:
     return codes
 
 
-def class_metric_of(name: str, logits: NDArray[np.floating], rows: JudgingRows) -> float | None:
+def class_metric_of(name: str, logits: NDArray[np.floating], rows: EvaluationRows) -> float | None:
     """Return one metric of the logits, shape (N, K); None where it is undefined, as with logits that are no numbers.
 
     Raises:
@@ -203,8 +205,8 @@ def cosine_baseline(cosines_train: NDArray[np.floating], codes_train: Codes, cos
     return codes
 
 
-def judge_classes(
-    rows: JudgingRows,
+def evaluate_classes(
+    rows: EvaluationRows,
     before: Codes | None,
     before_is: str | None,
     after_logits: NDArray[np.floating],
@@ -260,7 +262,7 @@ def class_alarms(results: Mapping[str, Mapping[str, Any]], metric: str) -> list[
     """Return what must be said first: a classifier that is worse than before, or has not learned its classes.
 
     Args:
-        results: By name of the split, as `judge_classes` returns them.
+        results: By name of the split, as `evaluate_classes` returns them.
         metric: By which the run is chosen.
     """
     found = []
@@ -318,7 +320,7 @@ def _worse_than_cosine(name: str, result: Mapping[str, Any], metric: str) -> lis
     ]
 
 
-def _logit_stream(model: ClassifierModel, rows: JudgingRows) -> Iterator[NDArray[np.float32]]:
+def _logit_stream(model: ClassifierModel, rows: EvaluationRows) -> Iterator[NDArray[np.float32]]:
     if rows.dataset.n_texts != model.n_texts:
         has, takes = ("one text" if n == 1 else f"{n} texts" for n in (rows.dataset.n_texts, model.n_texts))
         raise InputError(f"a row of {quoted(rows.dataset.source, limit=400)} has {has}, but the model takes {takes}")
@@ -337,7 +339,7 @@ def _as_json(scores: Mapping[str, Score]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class BaseAnswers:
+class BaselineCodes:
     """What there is to compare a tuned classifier with, by the name of the rows.
 
     Attributes:
@@ -352,11 +354,11 @@ class BaseAnswers:
 
 
 @dataclass(frozen=True)
-class ClassExam:
+class ClassEvaluator:
     """The rows that judge a classifier by their classes.
 
     Attributes:
-        judges: By name: dev, test.
+        sets: What is evaluated on, by name: dev, test.
         train: The training rows, of which the most frequent class is known.
         metric: By which the best step is chosen, where there are dev rows.
         settings: How the result is judged.
@@ -364,8 +366,8 @@ class ClassExam:
         has_own_head: Whether the classifier came with a head for these classes.
     """
 
-    judges: Mapping[str, JudgingRows]
-    train: JudgingRows
+    sets: Mapping[str, EvaluationRows]
+    train: EvaluationRows
     metric: str | None
     settings: EvaluationSettings
     seed: int
@@ -374,8 +376,8 @@ class ClassExam:
     @classmethod
     def of(
         cls, splits: Mapping[str, ConnectionDataset], model: ClassifierModel, settings: RunSettings, has_own_head: bool
-    ) -> ClassExam:
-        """Return the exam of a run.
+    ) -> ClassEvaluator:
+        """Return the evaluator of a run.
 
         Args:
             splits: Its data sets by name, train among them.
@@ -386,7 +388,7 @@ class ClassExam:
         Raises:
             InputError: A row is of a class that no training row has, or the metric is none of classes.
         """
-        rows = {name: judging_rows(name, dataset, names_of_classes(model)) for name, dataset in splits.items()}
+        rows = {name: evaluation_rows(name, dataset, names_of_classes(model)) for name, dataset in splits.items()}
         train = rows.pop("train")
         metric = None
         if "dev" in rows:
@@ -396,10 +398,10 @@ class ClassExam:
                 raise InputError(f"training.metric is {metric}, and classes are judged by one of {names}")
         return cls(rows, train, metric, settings.evaluation, settings.training.seed, has_own_head)
 
-    def measure(self, model: Trainee, stopped: Callable[[], bool]) -> Mapping[str, float | None] | None:
+    def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, float | None] | None:
         """Return the metrics of the classifier on dev, or None as soon as `stopped` is True."""
         assert isinstance(model, ClassifierModel) and self.metric is not None
-        rows = self.judges["dev"]
+        rows = self.sets["dev"]
         logits = logits_unless(model, rows, stopped)
         if logits is None:
             return None
@@ -407,23 +409,23 @@ class ClassExam:
             name: class_metric_of(name, logits, rows) for name in dict.fromkeys((self.metric, "accuracy", "macro_f1"))
         }
 
-    def ask_base(self, model: Trainee) -> BaseAnswers:
+    def evaluate_baseline(self, model: TrainableModel) -> BaselineCodes:
         """Return what there is to compare with before training."""
         assert isinstance(model, ClassifierModel)
         n_classes = len(self.train.class_names)
         majority = {
-            name: majority_codes(self.train.gold, n_classes, len(rows.gold)) for name, rows in self.judges.items()
+            name: majority_codes(self.train.gold, n_classes, len(rows.gold)) for name, rows in self.sets.items()
         }
-        baselines: dict[str, dict[str, Codes]] = {name: {} for name in self.judges}
-        if model.n_texts == 2 and self.judges:
+        baselines: dict[str, dict[str, Codes]] = {name: {} for name in self.sets}
+        if model.n_texts == 2 and self.sets:
             for name, codes in self._by_cosine(model).items():
                 baselines[name][COSINE_BASELINE] = codes
         if not self.has_own_head:
-            return BaseAnswers(majority, MAJORITY_BASELINE, baselines)
+            return BaselineCodes(majority, MAJORITY_BASELINE, baselines)
         for name, codes in majority.items():
             baselines[name] = {MAJORITY_BASELINE: codes, **baselines[name]}
-        own = {name: predicted_codes(logits_of(model, rows), rows) for name, rows in self.judges.items()}
-        return BaseAnswers(own, _SELF, baselines)
+        own = {name: predicted_codes(logits_of(model, rows), rows) for name, rows in self.sets.items()}
+        return BaselineCodes(own, _SELF, baselines)
 
     def _by_cosine(self, model: ClassifierModel) -> dict[str, Codes]:
         encoder = SiameseBert(model.bert, "mean")
@@ -434,45 +436,45 @@ class ClassExam:
             name: cosine_baseline(
                 known, self.train.gold[sample], encoder.score(rows.dataset.pairs(), on_truncate="ignore")
             )
-            for name, rows in self.judges.items()
+            for name, rows in self.sets.items()
         }
 
-    def mark(self, model: Trainee, before: BaseAnswers) -> Marks:
-        """Return what the exam finds; the temperature is folded into the head, and a decision stored.
+    def evaluate_final(self, model: TrainableModel, before: BaselineCodes) -> EvaluationResult:
+        """Return what is found; the temperature is folded into the head, and a decision stored.
 
         Args:
             model: The tuned classifier.
             before: What there is to compare with.
         """
         assert isinstance(model, ClassifierModel)
-        logits = {name: logits_of(model, rows) for name, rows in self.judges.items()}
+        logits = {name: logits_of(model, rows) for name, rows in self.sets.items()}
         temperature = self._temperature(logits)
         if temperature is not None:
             model.calibrate(temperature)
             logits = {name: (found / np.float32(temperature)).astype(np.float32) for name, found in logits.items()}
         results = {
-            name: judge_classes(
+            name: evaluate_classes(
                 rows, before.codes.get(name), before.is_, logits[name], self.settings, before.baselines.get(name, {})
             )
-            for name, rows in self.judges.items()
+            for name, rows in self.sets.items()
         }
         found = class_alarms(results, self.metric or DEFAULT_METRIC)
-        if not self.judges:
+        if not self.sets:
             found.append("nothing judged the tuned classifier: give data.dev or data.dev_share, and data.test")
         model.decision = self._decision(logits)
-        every = {"train": self.train, **self.judges}
+        every = {"train": self.train, **self.sets}
         facts = {
             "decision": None if model.decision is None else model.decision.to_json(),
             "calibration": None if temperature is None else self._calibration(temperature),
             "classes": {name: rows.dataset.class_counts() for name, rows in every.items()},
         }
-        splits = tuple(self._split(name, before, logits[name]) for name in self.judges)
-        return Marks(results, facts, found, model.decision, classes=splits, mistakes=self._mistakes(splits))
+        splits = tuple(self._split(name, before, logits[name]) for name in self.sets)
+        return EvaluationResult(results, facts, found, model.decision, classes=splits, mistakes=self._mistakes(splits))
 
     def _temperature(self, logits: Mapping[str, NDArray[np.float32]]) -> float | None:
         if "dev" not in logits or self.settings.calibration == "none":
             return None
-        gold = self.judges["dev"].gold
+        gold = self.sets["dev"].gold
         fault = temperature_fault(logits["dev"], gold)
         if fault is not None:
             logger.warning("probabilities are not calibrated: %s", fault)
@@ -480,7 +482,7 @@ class ClassExam:
         return fit_temperature(logits["dev"], gold)
 
     def _calibration(self, temperature: float) -> dict[str, Any]:
-        dataset = self.judges["dev"].dataset
+        dataset = self.sets["dev"].dataset
         fitted_on = {"source": dataset.source, "sha256": dataset.sha256, "n": len(dataset)}
         return {"kind": "temperature", "temperature": temperature, "fitted_on": fitted_on}
 
@@ -488,18 +490,18 @@ class ClassExam:
         """Return the threshold on the probability of the second of two classes, chosen on dev."""
         if "dev" not in logits or len(self.train.class_names) != 2:
             return None
-        dataset = self.judges["dev"].dataset
+        dataset = self.sets["dev"].dataset
         fitted_on = {"source": dataset.source, "sha256": dataset.sha256}
         settings = replace(self.settings, calibration="none", match_from=None)
         try:
-            decision = fit_decision(softmax(logits["dev"])[:, 1], self.judges["dev"].gold == 1, settings, fitted_on)
+            decision = fit_decision(softmax(logits["dev"])[:, 1], self.sets["dev"].gold == 1, settings, fitted_on)
         except InputError as error:
             logger.warning("no threshold is stored: %s", error)
             return None
         return as_probability(decision)
 
-    def _split(self, name: str, before: BaseAnswers, logits: NDArray[np.float32]) -> ClassSplit:
-        rows = self.judges[name]
+    def _split(self, name: str, before: BaselineCodes, logits: NDArray[np.float32]) -> ClassSplit:
+        rows = self.sets[name]
         return ClassSplit(
             name=name,
             source=rows.dataset.source,
@@ -516,7 +518,7 @@ class ClassExam:
         name = next((name for name in ("test", "dev") if name in named), None)
         if name is None:
             return ()
-        dataset = self.judges[name].dataset
+        dataset = self.sets[name].dataset
         return confident_mistakes(named[name], list(dataset.rows_of_texts()), dataset.lines, N_WORST)
 
 

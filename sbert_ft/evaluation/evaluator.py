@@ -1,8 +1,8 @@
-"""What an exam is: it judges a run's model while it is trained, and says in the end what has become of it.
+"""Evaluators score a model during training, and compare it with its starting point at the end.
 
-An exam knows the rows that judge. It measures a model on dev, takes down what there is to compare with before training,
-and marks the tuned model: metrics, the decision that is stored with it, what a report shows. Whatever is fitted (a
-threshold, a calibration, a temperature) is fitted on dev alone; test rows only judge.
+An evaluator holds the rows of dev and test. It evaluates a model on dev, takes down a baseline before training, and
+evaluates the tuned model at the end: metrics, the decision that is stored with the model, what a report shows. Whatever
+is fitted (a threshold, a calibration, a temperature) is fitted on dev alone; test rows are for evaluation only.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any, Protocol
 
 from sbert_ft.evaluation.results import ClassSplit, Mistake, SplitScores, WorstPair
 from sbert_ft.model_folder.decision import Decision
-from sbert_ft.models.classifier import Trainee
+from sbert_ft.models.classifier import TrainableModel
 
 N_WORST = 50  # rows that a report shows, worst first
 
 
 @dataclass(frozen=True)
-class Marks:
-    """What an exam has found.
+class EvaluationResult:
+    """What an evaluator has found out about the tuned model.
 
     Attributes:
         results: By name of the split: what metrics.json says of it.
@@ -43,20 +43,20 @@ class Marks:
     mistakes: tuple[Mistake, ...] = ()
 
 
-class Exam(Protocol):
-    """`PairExam` and `ClassExam`."""
+class Evaluator(Protocol):
+    """`PairEvaluator` and `ClassEvaluator`."""
 
     @property
     def metric(self) -> str | None:
         """By which the best step is chosen, where there are dev rows."""
 
-    def measure(self, model: Trainee, stopped: Callable[[], bool]) -> Mapping[str, float | None] | None:
+    def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, float | None] | None:
         """Return the metrics of the model on dev, or None as soon as `stopped` is True."""
 
-    def ask_base(self, model: Trainee) -> Any:
-        """Return what there is to compare with before training, for `mark`."""
+    def evaluate_baseline(self, model: TrainableModel) -> Any:
+        """Return what there is to compare with before training, for `evaluate_final`."""
 
-    def mark(self, model: Trainee, before: Any) -> Marks:
+    def evaluate_final(self, model: TrainableModel, before: Any) -> EvaluationResult:
         """Return what is found of the tuned model; what was fitted to it is stored in it."""
 
 

@@ -21,11 +21,11 @@ from sbert_ft.config.settings import EvaluationSettings, RunSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.calibration import fit_decision
-from sbert_ft.evaluation.evaluator import N_WORST, Marks, as_probability
+from sbert_ft.evaluation.evaluator import N_WORST, EvaluationResult, as_probability
 from sbert_ft.evaluation.metrics import Score, graded_metrics, label_metrics, metric_value, paired_differences
 from sbert_ft.evaluation.results import COSINE_BASELINE, SplitScores, WorstPair, worst_pairs
 from sbert_ft.model_folder.decision import Decision
-from sbert_ft.models.classifier import ClassifierModel, Trainee
+from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.models.inference import EmbedCount, EmbedSettings, embed_pairs
 from sbert_ft.models.siamese import SiameseBert, chosen_prompt
 from sbert_ft.models.similarity import cosine
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class JudgingPairs:
+class EvaluationPairs:
     """The pairs of a data set that judge, as numbers of its distinct texts.
 
     Attributes:
@@ -79,8 +79,8 @@ class JudgingPairs:
         return tuple(self.dataset.distinct_texts(int(i), int(i) + 1)[0] for i in self.sides[place])
 
 
-def judging_pairs(name: str, dataset: ConnectionDataset, match_from: float | None, seed: int = 0) -> JudgingPairs:
-    """Return the pairs by which a data set judges.
+def evaluation_pairs(name: str, dataset: ConnectionDataset, match_from: float | None, seed: int = 0) -> EvaluationPairs:
+    """Return the pairs of a data set to evaluate on.
 
     Args:
         name: dev, test, or what else they are for.
@@ -95,7 +95,7 @@ def judging_pairs(name: str, dataset: ConnectionDataset, match_from: float | Non
     matches, labels = dataset.matches(match_from), dataset.labels
     if matches is not None and labels is not None:
         scale = None if dataset.scale is None else (dataset.scale.low, dataset.scale.high)
-        return JudgingPairs(name, dataset, rows[:, :2], lines, labels, matches, scale)
+        return EvaluationPairs(name, dataset, rows[:, :2], lines, labels, matches, scale)
     if dataset.n_texts == 3:
         others, other_lines = rows[:, [0, 2]], lines
         note = f"{len(rows):,} anchors with their positives (match) and with their negatives (do not)"
@@ -104,7 +104,7 @@ def judging_pairs(name: str, dataset: ConnectionDataset, match_from: float | Non
         other_lines = lines[places]
         note = f"{len(rows):,} pairs known to match, and {len(others):,} of their first texts with the second of others"
     known = np.repeat([True, False], [len(rows), len(others)])
-    return JudgingPairs(
+    return EvaluationPairs(
         name,
         dataset,
         np.concatenate([rows[:, :2], others]),
@@ -136,7 +136,7 @@ def chance_pairs(rows: NDArray[np.int64], n_most: int, seed: int = 0) -> tuple[N
     return made[kept], places[kept]
 
 
-def score_pairs(model: SiameseBert | ClassifierModel, pairs: JudgingPairs) -> NDArray[np.float32]:
+def score_pairs(model: SiameseBert | ClassifierModel, pairs: EvaluationPairs) -> NDArray[np.float32]:
     """Return the model's score of each pair, shape (n,); over-long texts are cut without a word.
 
     That is the cosine, or the probability of a classifier with one output.
@@ -145,7 +145,7 @@ def score_pairs(model: SiameseBert | ClassifierModel, pairs: JudgingPairs) -> ND
 
 
 def score_unless(
-    model: SiameseBert | ClassifierModel, pairs: JudgingPairs, stopped: Callable[[], bool]
+    model: SiameseBert | ClassifierModel, pairs: EvaluationPairs, stopped: Callable[[], bool]
 ) -> NDArray[np.float32] | None:
     """Return what `score_pairs` does, or None as soon as `stopped`, asked every some thousand pairs, is True."""
     parts = []
@@ -156,7 +156,7 @@ def score_unless(
     return np.concatenate(parts)
 
 
-def _score_stream(model: SiameseBert | ClassifierModel, pairs: JudgingPairs) -> Iterator[NDArray[np.float32]]:
+def _score_stream(model: SiameseBert | ClassifierModel, pairs: EvaluationPairs) -> Iterator[NDArray[np.float32]]:
     if isinstance(model, ClassifierModel):
         single = pairs.sides.shape[1] == 1
         rows = (texts[0] if single else texts for texts in pairs.texts())
@@ -179,12 +179,12 @@ def chance_cosine(model: SiameseBert, dataset: ConnectionDataset, seed: int = 0)
     if len(sides) < 2:
         return None
     every = np.zeros(len(sides), np.float64)
-    pairs = JudgingPairs("chance", dataset, sides, every.astype(np.int64), every, every.astype(bool), None)
+    pairs = EvaluationPairs("chance", dataset, sides, every.astype(np.int64), every, every.astype(bool), None)
     mean = float(score_pairs(model, pairs).mean())
     return mean if math.isfinite(mean) else None
 
 
-def metric_of(name: str, scores: NDArray[np.float32], pairs: JudgingPairs) -> float | None:
+def metric_of(name: str, scores: NDArray[np.float32], pairs: EvaluationPairs) -> float | None:
     """Return one metric of the scores, shape (n,); None where it is undefined.
 
     Raises:
@@ -193,7 +193,7 @@ def metric_of(name: str, scores: NDArray[np.float32], pairs: JudgingPairs) -> fl
     return metric_value(name, scores, None if pairs.scale is None else pairs.gold, pairs.matches)
 
 
-def try_decision(scores: NDArray[np.float32], pairs: JudgingPairs, settings: EvaluationSettings) -> Decision | str:
+def try_decision(scores: NDArray[np.float32], pairs: EvaluationPairs, settings: EvaluationSettings) -> Decision | str:
     """Return the decision that the pairs allow, or the sentence that says why they allow none."""
     fitted_on = {"source": pairs.dataset.source, "sha256": pairs.dataset.sha256}
     try:
@@ -203,7 +203,7 @@ def try_decision(scores: NDArray[np.float32], pairs: JudgingPairs, settings: Eva
 
 
 def metrics_of(
-    scores: NDArray[np.float32], pairs: JudgingPairs, settings: EvaluationSettings, decision: Decision | None
+    scores: NDArray[np.float32], pairs: EvaluationPairs, settings: EvaluationSettings, decision: Decision | None
 ) -> dict[str, Score]:
     """Return every metric of the scores that the pairs' gold allows, with intervals.
 
@@ -215,8 +215,8 @@ def metrics_of(
     return graded | label_metrics(scores, pairs.matches, settings, threshold)
 
 
-def judge(
-    pairs: JudgingPairs,
+def evaluate_pairs(
+    pairs: EvaluationPairs,
     before: NDArray[np.float32] | None,
     after: NDArray[np.float32],
     settings: EvaluationSettings,
@@ -253,7 +253,7 @@ def alarms(results: Mapping[str, Mapping[str, Any]], metric: str, collapse: Mapp
     """Return what must be said first: a model that is worse than before, or has collapsed.
 
     Args:
-        results: By name of the split, as `judge` returns them.
+        results: By name of the split, as `evaluate_pairs` returns them.
         metric: By which the splits are compared; those that do not have it are judged by what they have.
         collapse: Mean cosine of chance pairs, ``before`` and ``after``.
     """
@@ -292,12 +292,12 @@ def _worsening(name: str, metric: str, result: Mapping[str, Any]) -> str | None:
     return f"the tuned model {how} on {name}: {metric} changed by {change:+.4f} ({interval})"
 
 
-def split_scores(pairs: JudgingPairs, before: NDArray[np.float32] | None, after: NDArray[np.float32]) -> SplitScores:
+def split_scores(pairs: EvaluationPairs, before: NDArray[np.float32] | None, after: NDArray[np.float32]) -> SplitScores:
     """Return what a report shows of these pairs."""
     return SplitScores(pairs.name, pairs.dataset.source, before, after, pairs.gold, pairs.matches, pairs.scale)
 
 
-def same_gold_kind(metric: str, pairs: JudgingPairs) -> None:
+def same_gold_kind(metric: str, pairs: EvaluationPairs) -> None:
     """Refuse a metric of graded scores for pairs that are yes or no.
 
     Raises:
@@ -315,7 +315,7 @@ def _as_json(scores: Mapping[str, Score]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Answers:
+class PairScores:
     """What a model makes of the pairs that judge.
 
     Attributes:
@@ -328,26 +328,26 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class PairExam:
+class PairEvaluator:
     """The pairs that judge a model by their scores.
 
     Attributes:
-        judges: By name: dev, test.
+        sets: What is evaluated on, by name: dev, test.
         metric: By which the best step is chosen, where there are dev pairs.
         settings: How the result is judged.
         chance: The data set whose texts are put together by chance.
         scale: Lowest and highest score of the training pairs; None where they are yes or no.
     """
 
-    judges: Mapping[str, JudgingPairs]
+    sets: Mapping[str, EvaluationPairs]
     metric: str | None
     settings: EvaluationSettings
     chance: ConnectionDataset
     scale: tuple[float, float] | None
 
     @classmethod
-    def of(cls, splits: Mapping[str, ConnectionDataset], settings: RunSettings) -> PairExam:
-        """Return the exam of a run.
+    def of(cls, splits: Mapping[str, ConnectionDataset], settings: RunSettings) -> PairEvaluator:
+        """Return the evaluator of a run.
 
         Args:
             splits: Its data sets by name, train among them.
@@ -356,23 +356,23 @@ class PairExam:
         Raises:
             InputError: The metric needs other labels than the dev pairs have.
         """
-        judges = {
-            name: judging_pairs(name, dataset, settings.evaluation.match_from)
+        sets = {
+            name: evaluation_pairs(name, dataset, settings.evaluation.match_from)
             for name, dataset in splits.items()
             if name != "train"
         }
         metric = None
-        if "dev" in judges:
-            metric = settings.training.metric or judges["dev"].default_metric
-            same_gold_kind(metric, judges["dev"])
+        if "dev" in sets:
+            metric = settings.training.metric or sets["dev"].default_metric
+            same_gold_kind(metric, sets["dev"])
         train = splits["train"]
         chance = next((splits[name] for name in ("dev", "test") if name in splits), train)
         scale = None if train.scale is None else (train.scale.low, train.scale.high)
-        return cls(judges, metric, settings.evaluation, chance, scale)
+        return cls(sets, metric, settings.evaluation, chance, scale)
 
-    def measure(self, model: Trainee, stopped: Callable[[], bool]) -> Mapping[str, float | None] | None:
+    def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, float | None] | None:
         """Return the metrics of the model on dev, or None as soon as `stopped` is True."""
-        pairs = self.judges["dev"]
+        pairs = self.sets["dev"]
         assert self.metric is not None
         customary = ("average_precision",) if pairs.scale is None else ("spearman", "pearson")
         scores = score_unless(model, pairs, stopped)
@@ -380,25 +380,25 @@ class PairExam:
             return None
         return {name: metric_of(name, scores, pairs) for name in dict.fromkeys((self.metric, *customary))}
 
-    def ask_base(self, model: Trainee) -> Answers:
+    def evaluate_baseline(self, model: TrainableModel) -> PairScores:
         """Return what there is to compare with before training: cosines of the base model's encoder.
 
         A new head knows nothing, so a classifier is held against its encoder's cosine; over single texts there is none.
         """
         if isinstance(model, ClassifierModel):
             if model.n_texts == 1:
-                return Answers()
+                return PairScores()
             encoder = SiameseBert(model.bert, "mean")
-            return Answers({name: score_pairs(encoder, pairs) for name, pairs in self.judges.items()})
+            return PairScores({name: score_pairs(encoder, pairs) for name, pairs in self.sets.items()})
         return self.ask(model)
 
-    def ask(self, model: Trainee) -> Answers:
+    def ask(self, model: TrainableModel) -> PairScores:
         """Return what the model, as it is, makes of the pairs."""
-        scores = {name: score_pairs(model, pairs) for name, pairs in self.judges.items()}
-        return Answers(scores, None if isinstance(model, ClassifierModel) else chance_cosine(model, self.chance))
+        scores = {name: score_pairs(model, pairs) for name, pairs in self.sets.items()}
+        return PairScores(scores, None if isinstance(model, ClassifierModel) else chance_cosine(model, self.chance))
 
-    def mark(self, model: Trainee, before: Answers) -> Marks:
-        """Return what the exam finds; decision and score scale are stored in the model.
+    def evaluate_final(self, model: TrainableModel, before: PairScores) -> EvaluationResult:
+        """Return what is found; decision and score scale are stored in the model.
 
         Args:
             model: The tuned one.
@@ -408,34 +408,38 @@ class PairExam:
         is_classifier = isinstance(model, ClassifierModel)
         base_decision, decision = self._decide(before, after, is_classifier)
         results = {
-            name: judge(pairs, before.scores.get(name), after.scores[name], self.settings, (base_decision, decision))
-            for name, pairs in self.judges.items()
+            name: evaluate_pairs(
+                pairs, before.scores.get(name), after.scores[name], self.settings, (base_decision, decision)
+            )
+            for name, pairs in self.sets.items()
         }
         if is_classifier:
             for result in results.values():
                 result |= {"before_is": COSINE_BASELINE} if "before" in result else {}
         collapse = {"before": before.chance, "after": after.chance}
         found = alarms(results, self.metric or "spearman", collapse)
-        if not self.judges:
+        if not self.sets:
             found.append("nothing judged the tuned model: give data.dev or data.dev_share, and data.test")
         model.score_scale = self.scale or ((0.0, 1.0) if is_classifier else (-1.0, 1.0))
         model.decision = decision
-        return Marks(
+        return EvaluationResult(
             results,
             {"decision": None if decision is None else decision.to_json(), "collapse": collapse},
             found,
             decision,
             splits=tuple(
-                split_scores(pairs, before.scores.get(name), after.scores[name]) for name, pairs in self.judges.items()
+                split_scores(pairs, before.scores.get(name), after.scores[name]) for name, pairs in self.sets.items()
             ),
             worst=self._worst(before, after),
         )
 
-    def _decide(self, before: Answers, after: Answers, is_classifier: bool) -> tuple[Decision | None, Decision | None]:
+    def _decide(
+        self, before: PairScores, after: PairScores, is_classifier: bool
+    ) -> tuple[Decision | None, Decision | None]:
         """Return the decisions of the base and of the tuned model, both chosen on the dev pairs."""
-        if "dev" not in self.judges:
+        if "dev" not in self.sets:
             return None, None
-        pairs, bare = self.judges["dev"], replace(self.settings, calibration="none")
+        pairs, bare = self.sets["dev"], replace(self.settings, calibration="none")
         decision = try_decision(after.scores["dev"], pairs, bare if is_classifier else self.settings)
         if isinstance(decision, str):
             logger.warning("no threshold is stored: %s", decision)
@@ -445,12 +449,12 @@ class PairExam:
         base = try_decision(before.scores["dev"], pairs, bare) if "dev" in before.scores else None
         return base if isinstance(base, Decision) else None, decision
 
-    def _worst(self, before: Answers, after: Answers) -> tuple[WorstPair, ...]:
+    def _worst(self, before: PairScores, after: PairScores) -> tuple[WorstPair, ...]:
         """Return the pairs that the tuned model puts farthest from their place, of test where there is one."""
-        name = next((name for name in ("test", "dev") if name in self.judges), None)
+        name = next((name for name in ("test", "dev") if name in self.sets), None)
         if name is None:
             return ()
-        pairs = self.judges[name]
+        pairs = self.sets[name]
         texts = list(pairs.texts())
         firsts, seconds = [row[0] for row in texts], [row[1] if len(row) > 1 else "" for row in texts]
         scores = split_scores(pairs, before.scores.get(name), after.scores[name])

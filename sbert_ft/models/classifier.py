@@ -485,4 +485,4 @@ def _numbers(gold: list[Any]) -> NDArray[np.float64]:
 
 
 # What can be trained: a sentence encoder, or a classifier.
-Trainee = SiameseBert | ClassifierModel
+TrainableModel = SiameseBert | ClassifierModel

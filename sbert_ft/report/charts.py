@@ -20,7 +20,7 @@ from sbert_ft.report.svg import (
     WIDTH,
     Axis,
     Frame,
-    Key,
+    LegendEntry,
     circle,
     fitting,
     line,
@@ -82,11 +82,11 @@ def histogram_charts(
     y_axis = round_axis(f"share of the label's {words.rows}, %", 0.0, 100 * highest)
     n_yes, n_no = int(matches.sum()), int((~matches).sum())
     no, yes = (fitting(label, 15 * CHAR) for label in (words.no, words.yes))
-    labels = (Key(f"{no} ({n_no:,})", "no", "area"), Key(f"{yes} ({n_yes:,})", "yes", "area"))
+    labels = (LegendEntry(f"{no} ({n_no:,})", "no", "area"), LegendEntry(f"{yes} ({n_yes:,})", "yes", "area"))
     charts = []
     for i, (title, pair) in enumerate(shares.items()):
         marked = threshold if i == len(shares) - 1 else None
-        legend = labels if marked is None else (*labels, Key(f"threshold {marked:.4f}", "mark"))
+        legend = labels if marked is None else (*labels, LegendEntry(f"threshold {marked:.4f}", "mark"))
         # Both panels keep room for the longer legend, so that their plots are of one size.
         frame = Frame(axis, y_axis, legend, 270, least_rows=1 if threshold is None else 2)
         marks = [_steps_area(frame, edges, 100 * pair[k], "no" if k == 0 else "yes") for k in (0, 1)]
@@ -225,7 +225,7 @@ def reliability_chart(
         observed_is: What the share is of.
         rows: What is counted.
     """
-    legend = (Key("as it should be", "before"), Key("bin with its interval", "after", "dot"))
+    legend = (LegendEntry("as it should be", "before"), LegendEntry("bin with its interval", "after", "dot"))
     unit = round_axis("", 0.0, 1.0, n_ticks=6)
     x_axis, y_axis = (Axis(label, 0.0, 1.0, unit.ticks) for label in ("probability", observed_is))
     frame = Frame(x_axis, y_axis, legend, foot=20)
@@ -286,8 +286,8 @@ def precision_recall_chart(
     """
     ticks = round_axis("", 0.0, 1.0, n_ticks=6).ticks
     share = float(matches.mean())
-    legend = [Key(label, label) for label in scores] + [Key(f"by chance {share:.2f}", "chance")]
-    legend += [Key("threshold", "mark", "dot")] if reached is not None else []
+    legend = [LegendEntry(label, label) for label in scores] + [LegendEntry(f"by chance {share:.2f}", "chance")]
+    legend += [LegendEntry("threshold", "mark", "dot")] if reached is not None else []
     frame = Frame(Axis("recall", 0.0, 1.0, ticks), Axis("precision", 0.0, 1.0, ticks), tuple(legend), 270)
     marks = [frame.line(0, share, 1, share, "line chance")]
     for label, values in scores.items():
@@ -332,8 +332,8 @@ def loss_chart(name: str, steps: NDArray[np.float64], losses: NDArray[np.float64
     x, y = grouped(steps, losses)
     many = len(x) >= _SMOOTH_FROM
     legend = (
-        Key("as logged" if len(x) == len(steps) else "mean of a few lines", "faint"),
-        Key("running mean", "after"),
+        LegendEntry("as logged" if len(x) == len(steps) else "mean of a few lines", "faint"),
+        LegendEntry("running mean", "after"),
     )
     frame = Frame(_step_axis(steps), round_axis("loss", float(y.min()), float(y.max())), legend if many else ())
     smooth = running_mean(y)
@@ -374,9 +374,9 @@ def metric_chart(
     steps, values = np.array(points, dtype=np.float64).T
     shown = values if before is None else np.append(values, before)
     best = [value for step, value in points if step == best_step]
-    legend = [Key("while training", "after")]
-    legend += [Key(before_is, "before")] if before is not None else []
-    legend += [Key(f"best: step {best_step:,.0f}", "mark", "dot")] if best and best_step is not None else []
+    legend = [LegendEntry("while training", "after")]
+    legend += [LegendEntry(before_is, "before")] if before is not None else []
+    legend += [LegendEntry(f"best: step {best_step:,.0f}", "mark", "dot")] if best and best_step is not None else []
     frame = Frame(_step_axis(steps), round_axis(label, float(shown.min()), float(shown.max())), tuple(legend))
     marks = [frame.line(frame.x.low, before, frame.x.high, before, "line before")] if before is not None else []
     x, y = frame.to_x(steps), frame.to_y(values)
@@ -408,7 +408,10 @@ def interval_chart(
     paired = any(row.before is not None for row in rows)
     # Differences of a few hundredths are what is looked for, so the axis begins where the values do.
     axis = round_axis("value, with its interval", min(found), max(found), n_ticks=6)
-    legend = (*((Key(names[0], "before hollow", "dot"),) if paired else ()), Key(names[1], "after", "dot"))
+    legend = (
+        *((LegendEntry(names[0], "before hollow", "dot"),) if paired else ()),
+        LegendEntry(names[1], "after", "dot"),
+    )
     each = 46 if paired else 34
     frame = Frame(axis, round_axis("", 0.0, 1.0), legend)
     frame = replace(frame, height=round(frame.top) - 2 + each * len(rows) + 40)

@@ -30,7 +30,7 @@ Swatch = Literal["line", "area", "dot"]
 
 
 @dataclass(frozen=True)
-class Key:
+class LegendEntry:
     """One entry of a legend.
 
     Attributes:
@@ -113,7 +113,7 @@ class Frame:
 
     x: Axis
     y: Axis
-    legend: tuple[Key, ...] = ()
+    legend: tuple[LegendEntry, ...] = ()
     height: int = HEIGHT
     foot: int = 0
     least_rows: int = 0
@@ -196,13 +196,13 @@ class Frame:
         return parts
 
 
-def _entry_width(entry: Key) -> float:
+def _entry_width(entry: LegendEntry) -> float:
     return 38 + CHAR * len(entry.label)
 
 
-def _legend_rows(legend: Sequence[Key]) -> list[list[Key]]:
+def _legend_rows(legend: Sequence[LegendEntry]) -> list[list[LegendEntry]]:
     """Return the entries in rows as wide as the chart."""
-    rows: list[list[Key]] = []
+    rows: list[list[LegendEntry]] = []
     for entry in legend:
         if not rows or sum(map(_entry_width, [*rows[-1], entry])) > WIDTH:
             rows.append([])
@@ -210,7 +210,7 @@ def _legend_rows(legend: Sequence[Key]) -> list[list[Key]]:
     return rows
 
 
-def _swatch(entry: Key, x: float, y: float) -> str:
+def _swatch(entry: LegendEntry, x: float, y: float) -> str:
     if entry.swatch == "dot":
         return circle(x + 10, y, 4, entry.style)
     if entry.swatch == "area":

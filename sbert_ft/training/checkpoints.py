@@ -322,7 +322,7 @@ def _damaged(path: Path, cause: str) -> CheckpointError:
 
 
 @dataclass
-class Progress:
+class TrainerState:
     """Where a run stands; grows while it runs.
 
     Attributes:
@@ -356,7 +356,7 @@ class Progress:
     saved_step: int | None = None
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], source: Path) -> Progress:
+    def from_json(cls, content: Mapping[str, Any], source: Path) -> TrainerState:
         """Return the progress that a checkpoint's state holds.
 
         Raises:
@@ -377,7 +377,7 @@ class Progress:
 
 def save_progress(
     folder: Path,
-    progress: Progress,
+    progress: TrainerState,
     module: nn.Module,
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler | None,
@@ -407,7 +407,7 @@ def restore_progress(
     module: nn.Module,
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler | None,
-) -> Progress:
+) -> TrainerState:
     """Put everything that `save_progress` wrote back in place, and return the progress.
 
     What it had not yet removed when it was killed is removed.
@@ -417,7 +417,7 @@ def restore_progress(
         OutputError: An earlier checkpoint cannot be removed.
     """
     content = checkpoint.state.get("progress")
-    progress = Progress.from_json(content if isinstance(content, dict) else {}, checkpoint.path)
+    progress = TrainerState.from_json(content if isinstance(content, dict) else {}, checkpoint.path)
     kept = {step for step in (progress.saved_step, progress.best_step) if step is not None}
     progress.saved_step = checkpoint.step
     try:

@@ -26,7 +26,7 @@ from sbert_ft.encoder.devices import Precision
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.classifier import has_classifier
 from sbert_ft.model_folder.layout import read_folder
-from sbert_ft.models.classifier import ClassifierModel, Trainee
+from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.interruption import memory_named
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 _MODES: Mapping[str, Mode] = {"error": "new", "resume": "resume", "overwrite": "overwrite"}
 
 
-def starting_model(settings: RunSettings) -> Trainee:
+def starting_model(settings: RunSettings) -> TrainableModel:
     """Return the model, on its device; a classifier has a head only where its folder holds one.
 
     Raises:
@@ -107,7 +107,7 @@ def _goes_on(found: ClassifierModel, wanted: ModelSettings) -> bool:
 
 
 def fine_tune(
-    model: Trainee,
+    model: TrainableModel,
     train: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame,
     dev: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | None = None,
     test: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | None = None,
@@ -188,7 +188,7 @@ def fine_tune(
 
 
 def _objectives(
-    objective: str | ObjectiveSettings | Sequence[str | ObjectiveSettings] | None, model: Trainee
+    objective: str | ObjectiveSettings | Sequence[str | ObjectiveSettings] | None, model: TrainableModel
 ) -> tuple[ObjectiveSettings, ...]:
     """Return the objectives as settings; what is neither a name nor settings is refused with all other faults later."""
     if objective is None:
@@ -205,7 +205,7 @@ def _name_of_first(parts: tuple[Any, ...]) -> str:
     return next((part.name for part in parts[:1] if isinstance(part, ObjectiveSettings)), "")
 
 
-def _model_settings(model: Trainee) -> ModelSettings:
+def _model_settings(model: TrainableModel) -> ModelSettings:
     """Return the settings that a model made in Python amounts to."""
     path = str(model.bert.source.path)
     if isinstance(model, SiameseBert):
@@ -221,10 +221,10 @@ def _model_settings(model: Trainee) -> ModelSettings:
     )
 
 
-def _become(model: Trainee, result: FineTuneResult) -> None:
+def _become(model: TrainableModel, result: FineTuneResult) -> None:
     """Give the base model of a finished run what the run has saved: weights, decision and score scale."""
     kind = ClassifierModel if isinstance(model, ClassifierModel) else SiameseBert
-    tuned: Trainee = kind.from_pretrained(result.model_dir, "cpu", "float32")
+    tuned: TrainableModel = kind.from_pretrained(result.model_dir, "cpu", "float32")
     if isinstance(model, ClassifierModel) and isinstance(tuned, ClassifierModel):
         model.start_head(tuned.classes_.tolist() if tuned.n_outputs > 1 else None)
         model.temperature = tuned.temperature

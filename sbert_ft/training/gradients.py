@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sbert_ft.encoder.devices import to_device
 from sbert_ft.encoder.packing import Layout, PackedBatch
-from sbert_ft.models.classifier import Trainee
+from sbert_ft.models.classifier import TrainableModel
 from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.training.objectives import Objective
 
@@ -47,7 +47,7 @@ class BackwardSettings:
 
 
 def backward(
-    model: Trainee,
+    model: TrainableModel,
     objective: Objective,
     tokens: TextTokens,
     labels: Tensor | None,
@@ -109,7 +109,7 @@ def select_rows(tokens: TextTokens, n_rows: int, rows: NDArray[np.int64]) -> Tex
 
 
 def _backward_cached(
-    model: Trainee,
+    model: TrainableModel,
     objective: Objective,
     tokens: TextTokens,
     labels: Tensor | None,
@@ -138,7 +138,7 @@ def _backward_cached(
     return loss.detach()
 
 
-def _embed(model: Trainee, batch: PackedBatch, settings: BackwardSettings) -> Tensor:
+def _embed(model: TrainableModel, batch: PackedBatch, settings: BackwardSettings) -> Tensor:
     """Return the vectors of a packed batch, shape (N, d), float32."""
     dtype = settings.autocast_dtype
     casts = dtype is not None and model.bert.trained_copy is None
@@ -149,14 +149,14 @@ def _embed(model: Trainee, batch: PackedBatch, settings: BackwardSettings) -> Te
 
 
 def _lead_back(
-    model: Trainee, loss: Tensor, settings: BackwardSettings, scale: Callable[[Tensor], Tensor] | None
+    model: TrainableModel, loss: Tensor, settings: BackwardSettings, scale: Callable[[Tensor], Tensor] | None
 ) -> None:
     loss = loss * settings.loss_factor
     (loss if scale is None else scale(loss)).backward()
     _lead_on(model)
 
 
-def _lead_on(model: Trainee) -> None:
+def _lead_on(model: TrainableModel) -> None:
     """Hand the gradients of a copy in half precision on to the float32 weights."""
     if model.bert.trained_copy is not None:
         model.bert.trained_copy.lead_gradients_on()

@@ -26,11 +26,11 @@ from tqdm import tqdm
 from sbert_ft.config.settings import TrainingSettings
 from sbert_ft.encoder.devices import is_out_of_memory
 from sbert_ft.errors import ResourceError, TrainingError
-from sbert_ft.models.classifier import Trainee
+from sbert_ft.models.classifier import TrainableModel
 from sbert_ft.training.batch_sampler import epoch_batches
 from sbert_ft.training.checkpoints import (
     Checkpoint,
-    Progress,
+    TrainerState,
     random_states,
     restore_progress,
     restore_random_states,
@@ -67,7 +67,7 @@ class TrainRecord(TypedDict):
     seconds: float
 
 
-class Pace:
+class StepLogger:
     """Collects losses and times, step by step; the sums are kept in the run's progress.
 
     Args:
@@ -75,7 +75,7 @@ class Pace:
         scaled: Whether a scaler skips steps whose gradient overflows, and tries a smaller scale.
     """
 
-    def __init__(self, progress: Progress, scaled: bool) -> None:
+    def __init__(self, progress: TrainerState, scaled: bool) -> None:
         self.progress = progress
         self.unseen: list[tuple[int, list[NDArray[np.int64]], Tensor, Tensor]] = []
         self.norm = 0.0
@@ -168,18 +168,18 @@ class Evaluation:
     """How the best step is found.
 
     Attributes:
-        measure: Returns the metrics of the model as it is; None where it was told to stop on the way.
+        evaluate: Returns the metrics of the model as it is; None where it was told to stop on the way.
         metric: The one that counts; higher is better.
         split: What it is measured on.
     """
 
-    measure: Callable[[], Mapping[str, float | None] | None]
+    evaluate: Callable[[], Mapping[str, float | None] | None]
     metric: str
     split: str = "dev"
 
 
 @dataclass(frozen=True)
-class Sitting:
+class TrainingSession:
     """What one call of `train` works with.
 
     Attributes:
@@ -200,14 +200,14 @@ class Sitting:
 
 
 def train(
-    model: Trainee,
+    model: TrainableModel,
     rows: TrainingRows,
     objective: Objective,
     settings: TrainingSettings,
     plan: RunPlan,
     evaluation: Evaluation | None,
-    sitting: Sitting,
-) -> Progress:
+    session: TrainingSession,
+) -> TrainerState:
     """Train the model in place, and return how far that went; the best and the last step are in checkpoints.
 
     Args:
@@ -217,7 +217,7 @@ def train(
         settings: The loop's settings.
         plan: Steps, precision and memory, worked out from them.
         evaluation: Made every so many steps; None for none.
-        sitting: Folder, log and the like.
+        session: Folder, log and the like.
 
     Raises:
         TrainingError: A loss or gradient is no finite number; the message names the step and the rows.
@@ -229,22 +229,22 @@ def train(
     optimizer = Optimizer(module, settings)
     scaler = torch.amp.GradScaler(device.type) if plan.autocast_dtype == torch.float16 else None
     torch.manual_seed(settings.seed)
-    progress = Progress(micro_rows=plan.micro_rows)
-    if sitting.resume_from is not None:
-        progress = restore_progress(sitting.resume_from, module, optimizer, scaler)
+    progress = TrainerState(micro_rows=plan.micro_rows)
+    if session.resume_from is not None:
+        progress = restore_progress(session.resume_from, module, optimizer, scaler)
         if settings.micro_batch_size is not None:
             progress.micro_rows = min(progress.micro_rows, plan.micro_rows)
 
     with (
         closing(optimizer),
         model.bert.trained_in(plan.autocast_dtype),
-        _bar(plan, progress, sitting.progress_bar) as bar,
+        _bar(plan, progress, session.progress_bar) as bar,
     ):
         if progress.evaluation_due and evaluation is not None:  # the run was ended before it was made
             optimizer.settle()
-            _evaluate(model, evaluation, progress, plan, sitting, is_noted=_is_noted(sitting.log, progress.step))
-            _save(model, optimizer, scaler, progress, sitting)
-        pace = Pace(progress, scaled=scaler is not None)
+            _evaluate(model, evaluation, progress, plan, session, is_noted=_is_noted(session.log, progress.step))
+            _save(model, optimizer, scaler, progress, session)
+        step_logger = StepLogger(progress, scaled=scaler is not None)
         while progress.epoch < len(plan.steps_by_epoch) and not progress.stopped_early:
             text_rows = rows.tokens.rows if objective.distinct_texts else None
             batches = epoch_batches(
@@ -275,7 +275,7 @@ def train(
                 progress.step += 1
                 progress.step_in_epoch += 1
                 progress.passes = progress.epoch + progress.step_in_epoch / len(groups)
-                pace.add(group, losses, norm)
+                step_logger.add(group, losses, norm)
                 ends_epoch = progress.step_in_epoch == plan.steps_by_epoch[progress.epoch]
                 is_last = ends_epoch and progress.epoch + 1 == len(plan.steps_by_epoch)
                 log_due = is_last or _due(progress, settings.logging_steps)
@@ -284,30 +284,30 @@ def train(
                     is_last or (_due(progress, settings.eval_steps) if settings.eval_steps else ends_epoch)
                 )
                 if device.type == "cpu" or log_due or save_due or progress.evaluation_due:
-                    pace.check(rows.lines)  # the one place that waits for the device
+                    step_logger.check(rows.lines)  # the one place that waits for the device
                 if log_due:
-                    sitting.watch.check()
-                    record = pace.record(rate)
-                    sitting.log.append(record)
-                    sitting.scalars.add(record)
-                    pace_said = f"{record['pairs_per_second']:.0f} {ROW_WORDS[plan.n_texts]}s/s"
-                    bar.set_postfix_str(f"loss {record['loss']:.4f}, rate {rate:.1e}, {pace_said}")
+                    session.watch.check()
+                    record = step_logger.record(rate)
+                    session.log.append(record)
+                    session.scalars.add(record)
+                    speed = f"{record['pairs_per_second']:.0f} {ROW_WORDS[plan.n_texts]}s/s"
+                    bar.set_postfix_str(f"loss {record['loss']:.4f}, rate {rate:.1e}, {speed}")
                 bar.update(1)
                 if ends_epoch:
                     progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
 
                 if is_last or progress.evaluation_due:
                     optimizer.settle()  # after the same steps in a resumed run, so that the weights are the same
-                if evaluation is not None and progress.evaluation_due and not sitting.interruption.signal_number:
-                    pace.pause()
-                    save_due |= _evaluate(model, evaluation, progress, plan, sitting)
+                if evaluation is not None and progress.evaluation_due and not session.interruption.signal_number:
+                    step_logger.pause()
+                    save_due |= _evaluate(model, evaluation, progress, plan, session)
                     model.train()
-                    pace.go_on()
-                if save_due or progress.stopped_early or sitting.interruption.signal_number:
-                    pace.check(rows.lines)
-                    pace.pause()
-                    _save(model, optimizer, scaler, progress, sitting)
-                    pace.go_on()
+                    step_logger.go_on()
+                if save_due or progress.stopped_early or session.interruption.signal_number:
+                    step_logger.check(rows.lines)
+                    step_logger.pause()
+                    _save(model, optimizer, scaler, progress, session)
+                    step_logger.go_on()
                 if progress.stopped_early or ends_epoch:
                     break
             else:  # no step of this epoch is left: the run went on with fewer of them, as it was allowed to
@@ -317,12 +317,12 @@ def train(
 
 
 def _gradients(
-    model: Trainee,
+    model: TrainableModel,
     rows: TrainingRows,
     objective: Objective,
     group: list[NDArray[np.int64]],
     plan: RunPlan,
-    progress: Progress,
+    progress: TrainerState,
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler | None,
 ) -> list[Tensor]:
@@ -369,15 +369,15 @@ def _gradients(
 
 
 def _evaluate(
-    model: Trainee,
+    model: TrainableModel,
     evaluation: Evaluation,
-    progress: Progress,
+    progress: TrainerState,
     plan: RunPlan,
-    sitting: Sitting,
+    session: TrainingSession,
     is_noted: bool = False,
 ) -> bool:
     """Measure the model, note it in the log, and return whether it is the best so far (and has to be kept)."""
-    measured = evaluation.measure()
+    measured = evaluation.evaluate()
     if measured is None:
         return False
     value = measured.get(evaluation.metric)
@@ -398,8 +398,8 @@ def _evaluate(
         "best": best,
     }
     if not is_noted:
-        sitting.log.append(record)
-        sitting.scalars.add(record)
+        session.log.append(record)
+        session.scalars.add(record)
     shown = ", ".join(f"{name} {number:.4f}" for name, number in measured.items() if number is not None)
     logger.info("step %d: %s %s%s", progress.step, evaluation.split, shown, ", the best so far" if best else "")
     if progress.stopped_early:
@@ -408,17 +408,17 @@ def _evaluate(
 
 
 def _save(
-    model: Trainee,
+    model: TrainableModel,
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler | None,
-    progress: Progress,
-    sitting: Sitting,
+    progress: TrainerState,
+    session: TrainingSession,
 ) -> None:
     """Write a checkpoint, and end the run after it where that was asked for, by a signal that came meanwhile too."""
-    sitting.watch.check()
-    sitting.log.sync()
-    save_progress(RunFolder(sitting.watch.path).checkpoints_dir, progress, trained_module(model), optimizer, scaler)
-    sitting.interruption.end_if_asked(f"after step {progress.step:,}; go on with --resume")
+    session.watch.check()
+    session.log.sync()
+    save_progress(RunFolder(session.watch.path).checkpoints_dir, progress, trained_module(model), optimizer, scaler)
+    session.interruption.end_if_asked(f"after step {progress.step:,}; go on with --resume")
 
 
 def _is_noted(log: RunLog, step: int) -> bool:
@@ -426,9 +426,9 @@ def _is_noted(log: RunLog, step: int) -> bool:
     return any(record.get("kind") == "eval" and record.get("step") == step for record in read_log(log.path))
 
 
-def _due(progress: Progress, every: int | None) -> bool:
+def _due(progress: TrainerState, every: int | None) -> bool:
     return every is not None and progress.step % every == 0
 
 
-def _bar(plan: RunPlan, progress: Progress, shown: bool) -> tqdm:
+def _bar(plan: RunPlan, progress: TrainerState, shown: bool) -> tqdm:
     return tqdm(total=plan.n_steps, initial=progress.step, unit="step", disable=not shown, dynamic_ncols=True)

@@ -18,10 +18,10 @@ from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.encoder.devices import to_device
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.evaluation.class_evaluator import ClassExam, names_of_classes
-from sbert_ft.evaluation.evaluator import Exam
-from sbert_ft.evaluation.pair_evaluator import PairExam
-from sbert_ft.models.classifier import ClassifierModel, Trainee
+from sbert_ft.evaluation.class_evaluator import ClassEvaluator, names_of_classes
+from sbert_ft.evaluation.evaluator import Evaluator
+from sbert_ft.evaluation.pair_evaluator import PairEvaluator
+from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.training.batch_sampler import fitting_batch_size
 from sbert_ft.training.objectives import HeadToTrain, Objective, build_objective, check_fits
 from sbert_ft.training.optimizer import warmup_steps
@@ -108,24 +108,24 @@ class PreparedRun:
         data: The pairs.
         settings: As given, resolved.
         objective: The loss.
-        exam: How the result is judged, and the best step chosen.
+        evaluator: How the result is judged, and the best step chosen.
         warnings: What was warned of on the way here.
     """
 
-    model: Trainee
+    model: TrainableModel
     data: RunData
     settings: RunSettings
     objective: Objective
-    exam: Exam
+    evaluator: Evaluator
     warnings: tuple[str, ...] = ()
 
     @property
     def metric(self) -> str | None:
         """By which the best step is chosen, where there are dev pairs."""
-        return self.exam.metric
+        return self.evaluator.metric
 
 
-def prepare(model: Trainee, data: RunData, settings: RunSettings) -> PreparedRun:
+def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> PreparedRun:
     """Return the run, checked as far as can be without training.
 
     A classifier whose head is for other classes than those of the training rows begins with a new one.
@@ -142,31 +142,31 @@ def prepare(model: Trainee, data: RunData, settings: RunSettings) -> PreparedRun
     check_fits(objective, data.train)
     check_encoder(model.bert.encoder, settings)
     check_tensorboard(settings.training.tensorboard)
-    exam: Exam
+    evaluator: Evaluator
     if isinstance(model, ClassifierModel):
         had_head = _with_head(model, data.train, settings)
         _check_something_is_trained(model, settings)
         objective = build_objective(settings.objective, _head_of(model, data.train, settings))
         if model.n_outputs > 1:
-            exam = ClassExam.of(data.splits(), model, settings, had_head)
+            evaluator = ClassEvaluator.of(data.splits(), model, settings, had_head)
         else:
-            exam = PairExam.of(data.splits(), settings)
+            evaluator = PairEvaluator.of(data.splits(), settings)
     else:
-        exam = PairExam.of(data.splits(), settings)
+        evaluator = PairEvaluator.of(data.splits(), settings)
     asked = settings.training
     if data.dev is None and (asked.metric or asked.early_stopping_patience or asked.eval_steps):
         raise InputError(
             "training.metric, early_stopping_patience and eval_steps need pairs to evaluate on; give data.dev or "
             "data.dev_share"
         )
-    return PreparedRun(model, data, settings, objective, exam)
+    return PreparedRun(model, data, settings, objective, evaluator)
 
 
 def _no_head() -> HeadToTrain:
     return HeadToTrain(lambda columns: columns[0])
 
 
-def _check_rows(model: Trainee, data: RunData) -> None:
+def _check_rows(model: TrainableModel, data: RunData) -> None:
     """Refuse rows with more or fewer texts than the model takes.
 
     Raises:
@@ -234,7 +234,7 @@ def training_targets(run: PreparedRun) -> NDArray[np.float32] | None:
     return ((targets + 1) / 2).astype(np.float32)
 
 
-def joining_of(model: Trainee) -> Joining | None:
+def joining_of(model: TrainableModel) -> Joining | None:
     """Return how the model joins the two texts of a row; None where it takes each text alone."""
     return Joining(model.truncation) if isinstance(model, ClassifierModel) and model.kind == "joined" else None
 

@@ -24,7 +24,7 @@ from sbert_ft.encoder.devices import describe_device
 from sbert_ft.errors import CheckpointError, RunFolderError, quoted, shown
 from sbert_ft.files.atomic import write_json
 from sbert_ft.model_folder.tensor_files import safetensors_header
-from sbert_ft.training.checkpoints import Checkpoint, Progress, newest_checkpoint
+from sbert_ft.training.checkpoints import Checkpoint, TrainerState, newest_checkpoint
 from sbert_ft.training.prepare import PreparedRun, RunOptions
 from sbert_ft.training.run_folder import RunFolder
 from sbert_ft.training.run_log import read_log
@@ -184,7 +184,7 @@ def _weight(section: str, key: str, free: Collection[str]) -> Weight:
 
 
 def _short(value: object) -> str:
-    """Return a value for a message; of a digest its beginning."""
+    """Return a value for a message; of a digest its state."""
     if value is _ABSENT:
         return _ABSENT
     if isinstance(value, str):
@@ -194,8 +194,8 @@ def _short(value: object) -> str:
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """Where a sitting begins.
+class ResumeState:
+    """Where a session begins.
 
     Attributes:
         now: What it begins with.
@@ -210,8 +210,8 @@ class Beginning:
     is_new: bool
 
 
-def checked_beginning(run: PreparedRun, folder: RunFolder, options: RunOptions) -> Beginning:
-    """Return where the sitting begins; nothing is written.
+def checked_resume_state(run: PreparedRun, folder: RunFolder, options: RunOptions) -> ResumeState:
+    """Return where the session begins; nothing is written.
 
     Raises:
         RunFolderError: The run began otherwise, and that is not allowed; or nothing says how.
@@ -220,35 +220,35 @@ def checked_beginning(run: PreparedRun, folder: RunFolder, options: RunOptions) 
     now = _fingerprint(run)
     settings: dict[str, Any] = now.to_json()["settings"]
     if options.mode != "resume":
-        return Beginning(now, None, settings, is_new=True)
+        return ResumeState(now, None, settings, is_new=True)
     checkpoint = newest_checkpoint(folder.checkpoints_dir)
     if checkpoint is None and not folder.fingerprint_file.exists():
-        return Beginning(now, None, settings, is_new=True)  # ended before it had written down what it begins with
+        return ResumeState(now, None, settings, is_new=True)  # ended before it had written down what it begins with
     saved = _held_against(now, folder, options)
     _check_fits(run, checkpoint)
     _warn_of_gaps(run, folder, checkpoint)
-    if options.allow_changes or saved is None:  # what is allowed now is what the next sitting is held against
-        return Beginning(now, checkpoint, settings, is_new=True)
+    if options.allow_changes or saved is None:  # what is allowed now is what the next session is held against
+        return ResumeState(now, checkpoint, settings, is_new=True)
     if _content(folder.config_file) == saved.to_json()["settings"]:
-        return Beginning(now, checkpoint, None, is_new=False)
+        return ResumeState(now, checkpoint, None, is_new=False)
     logger.warning(
         "%s was edited or damaged since the run began and is written anew; settings are changed in the CONFIG that the "
         "command names",
         shown(folder.config_file),
     )
-    return Beginning(now, checkpoint, saved.to_json()["settings"], is_new=False)
+    return ResumeState(now, checkpoint, saved.to_json()["settings"], is_new=False)
 
 
-def write_beginning(beginning: Beginning, folder: RunFolder) -> None:
+def write_resume_state(state: ResumeState, folder: RunFolder) -> None:
     """Write down what the run begins with, config.json first: it makes the folder a run.
 
     Raises:
         OutputError: It cannot be written.
     """
-    if beginning.settings is not None:
-        write_json(folder.config_file, beginning.settings)
-    if beginning.is_new:
-        write_json(folder.fingerprint_file, beginning.now.to_json())
+    if state.settings is not None:
+        write_json(folder.config_file, state.settings)
+    if state.is_new:
+        write_json(folder.fingerprint_file, state.now.to_json())
 
 
 def check_finished(run: PreparedRun, folder: RunFolder, options: RunOptions) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def check_finished(run: PreparedRun, folder: RunFolder, options: RunOptions) -> 
     return content
 
 
-def warn_of_room(run: PreparedRun, folder: RunFolder, beginning: Beginning) -> None:
+def warn_of_room(run: PreparedRun, folder: RunFolder, state: ResumeState) -> None:
     """Say now, rather than after hours, that checkpoints and model may not find room on the disk."""
     module = trained_module(run.model)
     frozen = {id(parameter) for parameter in frozen_parameters(run.model.bert.encoder, run.settings.model)}
@@ -279,7 +279,7 @@ def warn_of_room(run: PreparedRun, folder: RunFolder, beginning: Beginning) -> N
         free = shutil.disk_usage(folder.path).free
     except OSError:
         return
-    if beginning.checkpoint is None and free < needed:
+    if state.checkpoint is None and free < needed:
         logger.warning(
             "%s has room for %s MiB, and checkpoints and model take some %s MiB: the run may end before it is "
             "finished; make room, or give another output_dir",
@@ -337,7 +337,7 @@ def _check_fits(run: PreparedRun, checkpoint: Checkpoint | None) -> None:
     if checkpoint is None:
         return
     content = checkpoint.state.get("progress")
-    Progress.from_json(content if isinstance(content, dict) else {}, checkpoint.path)
+    TrainerState.from_json(content if isinstance(content, dict) else {}, checkpoint.path)
     module = trained_module(run.model)
     saved = _shapes(checkpoint, "weights")
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

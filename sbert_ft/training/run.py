@@ -25,12 +25,12 @@ from sbert_ft.encoder.devices import describe_device
 from sbert_ft.errors import CheckpointError, RunFolderError, quoted
 from sbert_ft.files.atomic import write_json
 from sbert_ft.report.write import Report, write_report
-from sbert_ft.training.checkpoints import Checkpoint, Progress, read_checkpoint, restore_weights
+from sbert_ft.training.checkpoints import Checkpoint, TrainerState, read_checkpoint, restore_weights
 from sbert_ft.training.interruption import Interruption, interruptible, memory_named, saved_named
-from sbert_ft.training.loop import Evaluation, Sitting, TrainingRows, train
+from sbert_ft.training.loop import Evaluation, TrainingRows, TrainingSession, train
 from sbert_ft.training.plan import RunPlan
 from sbert_ft.training.prepare import FineTuneResult, PreparedRun, RunOptions, joining_of, plan_run, training_targets
-from sbert_ft.training.resume import check_finished, checked_beginning, warn_of_room, write_beginning
+from sbert_ft.training.resume import check_finished, checked_resume_state, warn_of_room, write_resume_state
 from sbert_ft.training.run_folder import RUN_FILES, RUN_FOLDERS, FolderWatch, RunFolder, open_run_folder, watched
 from sbert_ft.training.run_log import RunLog, WarningList, check_tensorboard, open_scalars, read_log, warnings_kept
 from sbert_ft.training.tokenized_dataset import N_SHOWN, TokenizedConnections, cut_rows
@@ -43,13 +43,13 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Course:
+class RunSummary:
     """How a run went.
 
     Attributes:
         plan: What was going to be done.
         tokens: Of the training rows.
-        before: What the exam's `ask_base` returned before training.
+        before: What the evaluator's `evaluate_baseline` returned before training.
         progress: What was done.
         ledgers: The account of every row.
     """
@@ -57,25 +57,25 @@ class Course:
     plan: RunPlan
     tokens: TokenizedConnections
     before: Any
-    progress: Progress
+    progress: TrainerState
     ledgers: Mapping[str, Any]
 
 
-def conclude(run: PreparedRun, course: Course, watch: FolderWatch, warnings: WarningList) -> dict[str, Any]:
+def finalize(run: PreparedRun, summary: RunSummary, watch: FolderWatch, warnings: WarningList) -> dict[str, Any]:
     """Judge the tuned model, save it with its decision, write metrics.json and the report; return the metrics.
 
     Args:
         run: Its model is the tuned one.
-        course: How it came about.
+        summary: How it came about.
         watch: The run's folder, where all goes; looked at before anything is written there.
         warnings: What was warned of.
 
     Raises:
         OutputError: Something cannot be written.
     """
-    plan, progress, folder = course.plan, course.progress, RunFolder(watch.path)
-    marks = run.exam.mark(run.model, course.before)
-    for sentence in marks.alarms:
+    plan, progress, folder = summary.plan, summary.progress, RunFolder(watch.path)
+    found = run.evaluator.evaluate_final(run.model, summary.before)
+    for sentence in found.alarms:
         logger.warning("%s", sentence)
     watch.check()
     run.model.save_pretrained(folder.model_dir)
@@ -91,25 +91,25 @@ def conclude(run: PreparedRun, course: Course, watch: FolderWatch, warnings: War
         "steps": progress.step,
         "stopped_early": progress.stopped_early,
         "best": None if progress.best_step is None else best,
-        "splits": marks.results,
-        **marks.facts,
-        "lengths": _lengths(course.tokens),
+        "splits": found.results,
+        **found.facts,
+        "lengths": _lengths(summary.tokens),
         # those of the result, and of pairs that judge and were trained on, stand here even where logging is off
         "warnings": list(
-            dict.fromkeys([*marks.alarms, *_overlaps(run.data.train), *run.warnings, *warnings.sentences])
+            dict.fromkeys([*found.alarms, *_overlaps(run.data.train), *run.warnings, *warnings.sentences])
         ),
     }
     report = Report(
         title=f"Fine-tuning of {_name_of(run.settings.model.path)}",
         settings=run_to_json(run.settings),
         metrics=metrics,
-        ledgers=course.ledgers,
+        ledgers=summary.ledgers,
         log=read_log(folder.log_file),
-        splits=marks.splits,
-        worst=marks.worst,
-        decision=marks.decision,
-        classes=marks.classes,
-        mistakes=marks.mistakes,
+        splits=found.splits,
+        worst=found.worst,
+        decision=found.decision,
+        classes=found.classes,
+        mistakes=found.mistakes,
     )
     watch.check()
     write_report(report, folder.path)
@@ -164,21 +164,21 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
             metrics = check_finished(run, folder, options)
             logger.info("%s: the run is finished; nothing is left to do", folder.path)
             return FineTuneResult(folder.path, metrics, was_finished=True)
-        beginning = checked_beginning(run, folder, options)
-        checkpoint = beginning.checkpoint
-        write_beginning(beginning, folder)
-        warn_of_room(run, folder, beginning)
+        state = checked_resume_state(run, folder, options)
+        checkpoint = state.checkpoint
+        write_resume_state(state, folder)
+        warn_of_room(run, folder, state)
         plan, tokens = plan_run(run, folder.cache_dir)
         for line in plan.describe(run.settings.training, run.objective.describe()):
             logger.info("%s", line)
         ledgers = _write_ledgers(run, tokens, folder)
 
-        before = run.exam.ask_base(run.model)
+        before = run.evaluator.evaluate_baseline(run.model)
         if checkpoint is not None:
             logger.info("going on after step %d of %d", checkpoint.step, plan.n_steps)
         progress = _train(run, plan, tokens, watch, checkpoint, interruption, options.progress_bar)
         _take_best(run, progress, folder)
-        metrics = conclude(run, Course(plan, tokens, before, progress, ledgers), watch, warnings)
+        metrics = finalize(run, RunSummary(plan, tokens, before, progress, ledgers), watch, warnings)
         return FineTuneResult(folder.path, metrics)
 
 
@@ -206,7 +206,7 @@ def _train(
     checkpoint: Checkpoint | None,
     interruption: Interruption,
     progress_bar: bool,
-) -> Progress:
+) -> TrainerState:
     """Set the encoder up for training, run the loop, and leave the encoder as an encoder is used."""
     settings, begin, folder = run.settings, 0 if checkpoint is None else checkpoint.step, RunFolder(watch.path)
     rows = TrainingRows(tokens, training_targets(run), run.data.train.lines)
@@ -218,11 +218,11 @@ def _train(
         set_up_for_training(run.model.bert.encoder, settings),
     ):
         log.truncate_after(begin)
-        sitting = Sitting(watch, log, interruption, scalars, checkpoint, progress_bar)
+        session = TrainingSession(watch, log, interruption, scalars, checkpoint, progress_bar)
         evaluation = _evaluation(run, interruption)
         interruption.deferring = True
         try:
-            progress = train(run.model, rows, run.objective, settings.training, plan, evaluation, sitting)
+            progress = train(run.model, rows, run.objective, settings.training, plan, evaluation, session)
         finally:
             interruption.deferring = False
             run.model.eval()
@@ -230,7 +230,7 @@ def _train(
         return progress
 
 
-def _take_best(run: PreparedRun, progress: Progress, folder: RunFolder) -> None:
+def _take_best(run: PreparedRun, progress: TrainerState, folder: RunFolder) -> None:
     """Put the best step's weights into the model, or say that the last step's have to do."""
     if progress.best_step is None or progress.best_step == progress.step:
         return
@@ -247,7 +247,7 @@ def _evaluation(run: PreparedRun, interruption: Interruption) -> Evaluation | No
     """Return how the best step is found on the dev pairs, where there are any."""
     if run.metric is None:
         return None
-    return Evaluation(lambda: run.exam.measure(run.model, lambda: interruption.signal_number != 0), run.metric)
+    return Evaluation(lambda: run.evaluator.evaluate(run.model, lambda: interruption.signal_number != 0), run.metric)
 
 
 def _check_whose(folder: RunFolder, options: RunOptions) -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from sbert_ft.config.settings import ModelSettings, RunSettings
 from sbert_ft.encoder.dropout import dropout_set_to
 from sbert_ft.errors import InputError
-from sbert_ft.models.classifier import ClassifierModel, Trainee
+from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.training.sparse_embedding import word_gradients_by_row
 
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|block|blocks)\.(\d+)\.")
@@ -27,7 +27,7 @@ _EMBEDDINGS = re.compile(r"(?:^|\.)\w*embeddings?\w*\.")
 _FACTS = ("decision", "score_scale", "temperature", "head", "_classes")
 
 
-def trained_module(model: Trainee) -> nn.Module:
+def trained_module(model: TrainableModel) -> nn.Module:
     """Return what is trained, kept in checkpoints and restored: the encoder, with the head where there is one."""
     return model.trained if isinstance(model, ClassifierModel) else model.bert.encoder
 
@@ -113,7 +113,7 @@ def _newest(encoder: PreTrainedModel, action: str) -> Callable[..., Any]:
 
 
 @contextmanager
-def put_back_on_failure(model: Trainee, *, weights: bool = True) -> Iterator[None]:
+def put_back_on_failure(model: TrainableModel, *, weights: bool = True) -> Iterator[None]:
     """Leave the model as it was where the block raises: weights, head, classes, decision, and in eval.
 
     Args:
