@@ -164,12 +164,12 @@ def card_facts() -> dict[str, Any]:
 
 def tests(context: Context) -> str:
     """Run the tests of models on a GPU."""
-    return run_tests(context, "test_gpu.py", ())
+    return run_tests(context, "gpu/test_gpu_inference.py", ())
 
 
 def tests_training(context: Context) -> str:
     """Run the tests of training on a GPU, those of equality and memory first."""
-    return run_tests(context, "test_gpu_training.py", ("equal", "memory"))
+    return run_tests(context, "gpu/test_gpu_training.py", ("equal", "memory"))
 
 
 def run_tests(context: Context, file: str, first: tuple[str, ...]) -> str:

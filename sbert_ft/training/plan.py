@@ -23,10 +23,10 @@ from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.training.batch_sampler import epoch_batches
 
 # Kept for the backward pass of a BERT layer: so many bytes for each feature of a token, and for each score of a head.
-# Held against MiniLM and a small BERT on a CPU with 16 and 64 STS pairs (see `tests/test_plan.py`), this is 0.9 to 1.25
-# times what is kept; against the peak of whole steps, a base-sized BERT and 256 tokens a text among them, 0.8 to 1.15
-# times. With little text in a batch the peak is what `_BYTES_PER_WEIGHT` counts: gradients, and the weights in half
-# precision under autocast.
+# Checked against MiniLM and a small BERT on a CPU with 16 and 64 STS pairs (see `tests/training/test_plan.py`), this is
+# 0.9 to 1.25 times what is kept; against the peak of whole steps, a base-sized BERT and 256 tokens a text among them,
+# 0.8 to 1.15 times. With little text in a batch the peak is what `_BYTES_PER_WEIGHT` counts: gradients, and the weights
+# in half precision under autocast.
 _BYTES_PER_FEATURE = {2: 56, 4: 88}
 _BYTES_PER_SCORE = {2: 8, 4: 16}
 # Of the memory that is free, what the activations of a forward may take.

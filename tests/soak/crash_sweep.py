@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "soak"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT / place) for place in ("", "tests", "tests/soak", "tests/training", "benchmarks")]
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes under test are forks
 
 import numpy as np

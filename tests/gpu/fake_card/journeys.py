@@ -1,0 +1,395 @@
+"""Run a group of journeys on the fake card, and print what each came to as a line of JSON.
+
+    FAKE_CARD_PLACE=folder python tests/gpu/fake_card/journeys.py inference MODEL_FOLDER WORK_FOLDER
+
+The groups are `inference`, `classifiers`, `objectives` and `runs`. A journey that raises is written down with its error
+and the others go on; what the counts have to be is for `tests/gpu/test_fake_card.py` to say.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import card as fake  # before torch
+import numpy as np
+import torch
+
+# torch's own Parameter looks whether a tensor that is not quite one has an address.
+warnings.filterwarnings("ignore", message=".*data pointer of FakeTensor.*")
+
+TEXTS = [" ".join(["the dog runs in the park"] * n) for n in (1, 3, 1, 2, 5, 8)] * 10
+PAIRS = list(zip(TEXTS, TEXTS[::-1], strict=True))
+CLASSES = ["yes", "no", "maybe"]
+PRECISIONS = ("bfloat16", "float16", "float32")
+
+
+class Journeys:
+    """Runs functions and prints what was counted meanwhile."""
+
+    def __init__(self, card: fake.FakeCard, model: Path, work: Path) -> None:
+        self.card, self.model, self.work = card, model, work
+        self.said: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: self.said.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("sbert_ft").addHandler(handler)
+
+    def go(self, name: str, journey: Callable[[], dict[str, Any] | None]) -> None:
+        """Run one and print its line."""
+        self.card.clear()
+        self.said.clear()
+        told: dict[str, Any] = {"name": name}
+        try:
+            told |= journey() or {}
+        except Exception as error:  # of any kind: it is what is looked for
+            frames = [f for f in traceback.extract_tb(error.__traceback__) if "/sbert_ft/" in f.filename]
+            place = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in frames[::-1][:4])
+            told["error"] = f"{type(error).__name__}: {str(error)[:500]} ({place})"
+        finally:
+            self.card.most_elements = None
+        counted = {"waits": self.card.waits, "blocking": self.card.blocking, "copies": self.card.copies}
+        told |= {key: dict(counter) for key, counter in counted.items()}
+        told |= {"attention": self.card.attention_calls(), "launches": sum(self.card.calls.values())}
+        told["said"] = [sentence for sentence in self.said if "memory" in sentence]
+        print(json.dumps(told), flush=True)
+
+    def siamese(self, precision: str = "auto", **options: Any) -> Any:
+        """Return a sentence encoder on the card; nothing of its loading is counted."""
+        from sbert_ft import SiameseBert
+
+        model = SiameseBert.from_pretrained(self.model, precision=precision, **options)  # type: ignore[arg-type]
+        self.card.clear()
+        return model
+
+    def classifier(self, kind: str, **options: Any) -> Any:
+        """Return a classifier on the card with a random head for `CLASSES`."""
+        from sbert_ft import BertClassifier, ConnectionBert
+
+        model = BertClassifier(ConnectionBert.from_pretrained(self.model), kind, **options)  # type: ignore[arg-type]
+        model.start_head(CLASSES, seed=1)
+        self.card.clear()
+        return model
+
+
+@contextmanager
+def constant(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Let a constant of a module have another value for a while."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def inference(journeys: Journeys) -> None:
+    """Load, encode and score: every precision and layout, several windows, long texts, memory that runs out."""
+    from sbert_ft.errors import ResourceError
+    from sbert_ft.models import inference
+
+    for precision in PRECISIONS:
+
+        def load(precision: str = precision) -> dict[str, Any]:
+            model = journeys.siamese(precision)
+            return {"layouts": model.bert.probe.layouts, "refused": model.bert.probe.refused, "is": str(model.device)}
+
+        journeys.go(f"load {precision}", load)
+
+        def encode(precision: str = precision) -> dict[str, Any]:
+            model = journeys.siamese(precision)
+            return {"shape": model.encode(TEXTS, on_truncate="ignore").shape}
+
+        journeys.go(f"encode {precision}", encode)
+        for layout in ("rows", "runs", "padded"):
+
+            def infer(precision: str = precision, layout: str = layout) -> dict[str, Any]:
+                bert = journeys.siamese(precision).bert
+                if layout not in bert.probe.layouts:
+                    return {"refused": True}
+                tokens = bert.tokenizer.frame(bert.tokenizer.tokenize(TEXTS), 40)
+                batch = bert.pack(tokens, layout)
+                vectors = batch.pool(bert.infer(batch))
+                return {"shape": vectors.shape, "is": str(vectors.device)}
+
+            journeys.go(f"infer {precision} {layout}", infer)
+
+    def in_windows() -> dict[str, Any]:
+        model = journeys.siamese()
+        with constant(inference, "WINDOW_TEXTS", 16):
+            return {"shape": model.encode(TEXTS, on_truncate="ignore").shape, "windows": -(-len(TEXTS) // 16)}
+
+    journeys.go("encode in windows", in_windows)
+
+    def as_tensor() -> dict[str, Any]:
+        found = journeys.siamese().encode(TEXTS, convert_to_tensor=True, normalize_embeddings=True, truncate_dim=8)
+        return {"shape": found.shape, "is": str(found.device)}
+
+    journeys.go("encode as tensor", as_tensor)
+
+    def chunked() -> dict[str, Any]:
+        return {"shape": journeys.siamese(max_seq_length=12).encode(TEXTS, on_truncate="chunk").shape}
+
+    journeys.go("encode chunked", chunked)
+
+    def scored() -> dict[str, Any]:
+        model = journeys.siamese()
+        with constant(inference, "WINDOW_TEXTS", 40):
+            return {"shape": model.score(PAIRS, on_truncate="ignore").shape, "windows": -(-len(PAIRS) // 20)}
+
+    journeys.go("score in windows", scored)
+
+    def memory_runs_out() -> dict[str, Any]:
+        model = journeys.siamese("float32")
+        journeys.card.most_elements = 40_000
+        return {"shape": model.encode(TEXTS, batch_size=64, on_truncate="ignore").shape}
+
+    journeys.go("encode out of memory", memory_runs_out)
+
+    def one_text_does_not_fit() -> dict[str, Any]:
+        model = journeys.siamese("float32")
+        journeys.card.most_elements = 4000  # 60 vectors of 64 fit, a layer of 50 tokens and 128 features does not
+        try:
+            model.encode(TEXTS, on_truncate="ignore")
+        except ResourceError as error:
+            return {"refused": str(error)}
+        return {}
+
+    journeys.go("one text does not fit", one_text_does_not_fit)
+
+    def in_a_fork() -> dict[str, Any]:
+        model = journeys.siamese()
+        with constant(torch.cuda, "_is_in_bad_fork", lambda: True):
+            try:
+                model.encode(TEXTS, on_truncate="ignore")
+            except ResourceError as error:
+                return {"refused": str(error)}
+        return {}
+
+    journeys.go("encode in a fork", in_a_fork)
+
+    def saved() -> dict[str, Any]:
+        model = journeys.siamese()
+        model.save_pretrained(journeys.work / "saved")
+        return {"files": sorted(path.name for path in (journeys.work / "saved").iterdir())}
+
+    journeys.go("save", saved)
+
+    def examined() -> dict[str, Any]:
+        from sbert_ft.doctor.folder import examine
+
+        return {check.name: check.found for check in examine(journeys.model) if check.name in ("device", "layouts")}
+
+    journeys.go("doctor", examined)
+
+
+def classifiers(journeys: Journeys) -> None:
+    """Predict with every kind, long rows cut and in parts."""
+    from sbert_ft.models import inference
+
+    for kind in ("towers", "joined", "single"):
+        rows = TEXTS if kind == "single" else PAIRS
+
+        def predicted(kind: str = kind, rows: Any = rows) -> dict[str, Any]:
+            model = journeys.classifier(kind)
+            with constant(inference, "WINDOW_TEXTS", 40):
+                found = model.predict_proba(rows, on_truncate="ignore")
+            return {"shape": found.shape, "windows": -(-len(rows) // (40 if kind == "single" else 20))}
+
+        journeys.go(f"predict {kind}", predicted)
+
+        def chunked(kind: str = kind, rows: Any = rows) -> dict[str, Any]:
+            return {
+                "shape": journeys.classifier(kind, max_seq_length=20).predict_proba(rows, on_truncate="chunk").shape
+            }
+
+        journeys.go(f"predict {kind} chunked", chunked)
+
+
+def objectives(journeys: Journeys) -> None:
+    """A batch of every objective, whole and in parts, forward and backward; and whole steps in every precision."""
+    from sbert_ft import ObjectiveSettings, TrainingSettings
+    from sbert_ft.training.gradients import BackwardSettings, backward
+    from sbert_ft.training.objectives import OBJECTIVES, HeadToTrain, build_objective
+    from sbert_ft.training.optimizer import Optimizer
+
+    n_rows = 8
+    encoder, classifier = journeys.siamese(), journeys.classifier("towers")
+
+    def columns_of(model: Any, n: int) -> Any:
+        return model.tokenizer.frame(model.tokenizer.tokenize(TEXTS[: n * n_rows]), 40)
+
+    for name, kind in OBJECTIVES.items():
+        for micro_rows in (n_rows, 3):
+
+            def batch(name: str = name, kind: Any = kind, micro_rows: int = micro_rows) -> dict[str, Any]:
+                if kind.of_classifier:
+                    model = classifier
+                    weights = torch.ones(3).to(model.device) if name == "softmax" else None
+                    head = HeadToTrain(model.head, weights)
+                    objective = build_objective([ObjectiveSettings(name)], head)
+                else:
+                    model = encoder
+                    objective = build_objective([ObjectiveSettings(name)])
+                model.zero_grad()
+                targets = None if "none" in kind.label_kinds else torch.tensor([0.0, 1.0] * (n_rows // 2))
+                tokens = columns_of(model, max(kind.n_texts))
+                model.train()
+                with model.bert.trained_in(torch.bfloat16):
+                    journeys.card.clear()
+                    settings = BackwardSettings(micro_rows, torch.bfloat16, "rows")
+                    loss = backward(model, objective, tokens, targets, n_rows, settings)
+                n_gradients = sum(p.grad is not None for p in model.bert.encoder.parameters())
+                return {"is": str(loss.device), "gradients": n_gradients}
+
+            journeys.go(f"{name}, {'whole' if micro_rows == n_rows else 'in parts'}", batch)
+
+    for precision in PRECISIONS:
+        for layout in ("rows", "runs", "padded"):
+            for dropout in (0.1, 0.0):
+
+                def step(precision: str = precision, layout: str = layout, dropout: float = dropout) -> dict[str, Any]:
+                    from sbert_ft.encoder.dropout import dropout_set_to
+
+                    dtype = None if precision == "float32" else getattr(torch, precision)
+                    model = encoder
+                    model.zero_grad()
+                    objective = build_objective([ObjectiveSettings("cosine")])
+                    tokens, targets = columns_of(model, 2), torch.rand(n_rows)
+                    optimizer = Optimizer(model.bert.encoder, TrainingSettings())
+                    settings = BackwardSettings(n_rows, dtype, layout)  # type: ignore[arg-type]
+                    with dropout_set_to(model, dropout), model.bert.trained_in(dtype):
+                        model.train()
+                        for _ in range(2):  # what is made once is not in the second step
+                            journeys.card.clear()
+                            backward(model, objective, tokens, targets, n_rows, settings)
+                            optimizer.clip_gradient(1.0)
+                            optimizer.step()
+                            optimizer.zero_grad()
+                            if model.bert.trained_copy is not None:
+                                model.bert.trained_copy.refresh()
+                    return {"parameters": sum(1 for _ in model.bert.encoder.parameters())}
+
+                journeys.go(f"step {precision} {layout} {'with' if dropout else 'without'} dropout", step)
+
+
+def runs(journeys: Journeys) -> None:
+    """Whole runs: every precision, checkpointed activations, classifiers, a resume, memory that runs out."""
+    from sbert_ft import ConnectionDataset, ObjectiveSettings, Reading, SiameseBert, TrainingSettings, fine_tune
+
+    steps, every = 4, 2
+    scored = ConnectionDataset.from_pairs([(*pair, (i % 6) / 5) for i, pair in enumerate(PAIRS[:48])])
+
+    def settings(**given: Any) -> TrainingSettings:
+        return TrainingSettings(**{"batch_size": 8, "logging_steps": every, "max_steps": steps, **given})
+
+    def told(result: Any) -> dict[str, Any]:
+        return {"steps": result.metrics["steps"], "model": (result.folder / "model" / "model.safetensors").exists()}
+
+    for precision in ("auto", "float32", "float16"):
+        for checkpointing in (False, True):
+
+            def tuned(precision: str = precision, checkpointing: bool = checkpointing) -> dict[str, Any]:
+                model = journeys.siamese()
+                given = settings(precision=precision, gradient_checkpointing=checkpointing)
+                place = journeys.work / f"run-{precision}-{checkpointing}"
+                return told(fine_tune(model, scored, output_dir=place, training=given))
+
+            journeys.go(f"fine_tune {precision}{' checkpointing' if checkpointing else ''}", tuned)
+
+    def with_dev() -> dict[str, Any]:
+        given = settings(eval_steps=2)
+        return told(fine_tune(journeys.siamese(), scored, dev=scored, output_dir=journeys.work / "dev", training=given))
+
+    journeys.go("fine_tune with dev", with_dev)
+
+    for kind in ("towers", "joined", "single"):
+
+        def classified(kind: str = kind) -> dict[str, Any]:
+            reading = Reading(label_kind="classes")
+            labels = [CLASSES[i % 3] for i in range(48)]
+            if kind == "single":
+                data = ConnectionDataset.from_texts(TEXTS[:48], reading, labels=labels)
+            else:
+                data = ConnectionDataset.from_pairs(PAIRS[:48], reading, labels=labels)
+            model = journeys.classifier(kind)
+            objective = ObjectiveSettings("softmax", class_weight="balanced")
+            place = journeys.work / f"run-{kind}"
+            result = fine_tune(model, data, dev=data, output_dir=place, objective=objective, training=settings())
+            return told(result)
+
+        journeys.go(f"fine_tune {kind}", classified)
+
+    def resumed() -> dict[str, Any]:
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        from sbert_ft.errors import RunInterrupted
+
+        def run(on_existing: str) -> Any:
+            model = SiameseBert.from_pretrained(journeys.model)
+            place = journeys.work / "resumed"
+            given = settings(save_steps=2)
+            return fine_tune(model, scored, output_dir=place, training=given, on_existing=on_existing)  # type: ignore[arg-type]
+
+        n_steps = 0
+
+        def interrupt_in_the_third(*_: object) -> None:
+            nonlocal n_steps
+            n_steps += 1
+            if n_steps == 3:
+                signal.raise_signal(signal.SIGINT)
+
+        hook, interrupted = register_optimizer_step_post_hook(interrupt_in_the_third), False
+        try:
+            run("error")
+        except RunInterrupted:
+            interrupted = True
+        hook.remove()
+        return {"interrupted": interrupted, **told(run("resume"))}
+
+    journeys.go("resume", resumed)
+
+    def foreseen() -> dict[str, Any]:
+        from sbert_ft.training.plan import activation_bytes, free_memory
+
+        bert = journeys.siamese().bert
+        on_card = activation_bytes(bert, 1000, 64, 2, checkpointing=False)
+        reserved = constant(torch.cuda, "memory_reserved", lambda *_: 3 << 30)
+        with reserved, constant(torch.cuda, "memory_allocated", lambda *_: 1 << 30):
+            free = free_memory(bert.device)
+        on_cpu = activation_bytes(SiameseBert.from_pretrained(journeys.model, "cpu").bert, 1000, 64, 2, False)
+        return {"free": free >> 30, "on card": on_card, "on cpu": on_cpu}
+
+    journeys.go("memory foreseen", foreseen)
+
+    def memory_runs_out() -> dict[str, Any]:
+        model = journeys.siamese()
+        journeys.card.most_elements = 40_000
+        given = settings(batch_size=32, micro_batch_size=32, precision="float32", max_steps=2)
+        return told(fine_tune(model, scored, output_dir=journeys.work / "scarce", training=given))
+
+    journeys.go("fine_tune out of memory", memory_runs_out)
+
+
+GROUPS = {"inference": inference, "classifiers": classifiers, "objectives": objectives, "runs": runs}
+
+
+def main() -> None:
+    """Run a group."""
+    group, model, work = sys.argv[1:]
+    np.random.seed(0)
+    torch.manual_seed(0)
+    with fake.card_in_place() as card:
+        GROUPS[group](Journeys(card, Path(model), Path(work)))
+
+
+if __name__ == "__main__":
+    main()
