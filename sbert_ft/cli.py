@@ -126,7 +126,7 @@ def _run(arguments: list[str]) -> int:
     assert command is not None  # the parser refuses any other name, and none
     args.quiet, args.debug = "quiet" in args, "debug" in args
     if sys.flags.optimize > 1 and named != "config":
-        raise ResourceError("transformers does not run under python -OO, which strips docstrings; take -O or none")
+        raise ResourceError("transformers does not run under python -OO, which strips docstrings", "take -O or none")
     for name, value in (_LIBRARY_SETTINGS if args.debug else _LIBRARY_SETTINGS | _LIBRARY_SILENCE).items():
         os.environ.setdefault(name, value)
     with _log_to_stderr(quiet=args.quiet, debug=args.debug), warnings.catch_warnings():

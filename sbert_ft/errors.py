@@ -1,9 +1,9 @@
 """What can go wrong through no fault of ours, as one family of exceptions.
 
-Everything a user can mend (a folder, a file, a setting, a text) is raised as a subclass of
-`SbertFtError` whose message is one clear sentence: what, where, what was expected, what was found
-and what to do. The command line prints that sentence and exits with 2; a defect of ours is any
-other exception and keeps its traceback.
+Everything that a user can fix (a folder, a file, a setting, a text) is raised as a subclass of `SbertFtError`: what is
+wrong and where, what was expected and what was found (`problem`), and what to do (`hint`). The command line prints
+both as one sentence and exits with 2. Any other exception is a defect of ours and keeps its traceback. Code that needs
+the parts reads the attributes, never the sentence.
 """
 
 from __future__ import annotations
@@ -12,7 +12,24 @@ from pathlib import Path
 
 
 class SbertFtError(Exception):
-    """A fault that the user can mend; the message says how."""
+    """A fault that the user can fix.
+
+    Attributes:
+        problem: What is wrong: what was expected and what was found.
+        hint: What to do; empty where the problem says it.
+        where: The file, where the problem does not name it; empty otherwise.
+        position: Within the file, such as ``line 3``; empty otherwise.
+    """
+
+    def __init__(self, problem: str, hint: str = "", *, where: str = "", position: str = "") -> None:
+        self.problem, self.hint, self.where, self.position = problem, hint, where, position
+        super().__init__(f"{self.statement}; {hint}" if hint else self.statement)
+
+    @property
+    def statement(self) -> str:
+        """Where and what, without the hint."""
+        place = ", ".join(filter(None, (self.where, self.position)))
+        return f"{place}: {self.problem}" if place else self.problem
 
 
 class ModelFolderError(SbertFtError):
@@ -28,7 +45,7 @@ class ConfigError(SbertFtError):
 
 
 class InputError(SbertFtError, ValueError):
-    """An argument or a text that a function cannot take (also a `ValueError`, as is customary)."""
+    """An argument or a text that a function cannot take (also a `ValueError`, as in scikit-learn)."""
 
 
 class OutputError(SbertFtError):

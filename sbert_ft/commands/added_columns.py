@@ -45,7 +45,7 @@ def given_texts(texts: Sequence[str], done: str) -> tuple[str, ...]:
     for text in decoded:
         if not text:
             which = "the text" if len(decoded) == 1 else "one of the two texts"
-            raise InputError(f"{which} is empty; write a text there")
+            raise InputError(f"{which} is empty", "write a text there")
         if is_blank(text):
             logger.warning("the text %s is blank, so a model can say nothing of it", quoted(text))
         if os.path.isfile(text):
@@ -85,7 +85,7 @@ def argument_text(argument: str) -> str:
     try:
         return os.fsencode(argument).decode("utf-8")
     except UnicodeError:
-        raise InputError(f"the text {quoted(argument)} is not in UTF-8; write it to a file") from None
+        raise InputError(f"the text {quoted(argument)} is not in UTF-8", "write it to a file") from None
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class RowsToExtend:
         table = open_given_table(args, name)
         kind = KIND_OF_SUFFIX[Path(args.output).suffix.lower()]
         if kind == "lines" and table.format.kind not in ("csv", "tsv"):
-            raise OutputError(f"{quoted(args.output, limit=400)}: a .txt has no columns; write to {_WITH_COLUMNS}")
+            raise OutputError(f"{quoted(args.output, limit=400)}: a .txt has no columns", f"write to {_WITH_COLUMNS}")
         return cls(name, table, target, kind)
 
     def text_columns(self, names: str | None, n: Literal[1, 2]) -> tuple[int, ...]:

@@ -102,7 +102,7 @@ def _write_new(output: str, text: str) -> None:
     """
     target = checked_target(output, (".json", ".jsonc"), None)
     if os.path.lexists(output):
-        raise OutputError(f"{quoted(output, limit=400)}: exists, and may hold what you wrote; give another name")
+        raise OutputError(f"{quoted(output, limit=400)}: exists, and may hold what you wrote", "give another name")
     with replaced_when_whole(target) as temporary, refusals_of(target):
         temporary.write_text(text, encoding="utf-8")
     logger.info("-> %s", quoted(Path(output), limit=400)[1:-1])

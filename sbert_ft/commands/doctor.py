@@ -99,7 +99,7 @@ def _texts(args: argparse.Namespace) -> tuple[Iterator[str] | None, Literal[1, 2
         unused = {"--column": args.column, "--columns": args.columns, "--encoding": args.encoding}
         unused |= {"--delimiter": args.delimiter, "--kind": args.kind}
         if given := next((option for option, value in unused.items() if value is not None), None):
-            raise InputError(f"{given} says how to read texts, but none are given; add --texts FILE")
+            raise InputError(f"{given} says how to read texts, but none are given", "add --texts FILE")
         return None, 1
     table = open_given_table(args, args.texts)
     columns = _columns(table, args)

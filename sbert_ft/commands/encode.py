@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     target = checked_target(args.output, (".npy", ".parquet"), None if from_stdin else Path(args.input))
     is_npy = Path(args.output).suffix.lower() == ".npy"
     if args.id_column is not None and is_npy:
-        raise InputError("--id-column has no place in a .npy, which holds vectors alone; write to a .parquet")
+        raise InputError("--id-column has no place in a .npy, which holds vectors alone", "write to a .parquet")
     source = _standard_input(args) if from_stdin else _file(args)
     with replaced_when_whole(target) as temporary:
         progress = _encode(args, source, temporary, is_npy=is_npy)
@@ -201,7 +201,7 @@ def _standard_input(args: argparse.Namespace) -> TextSource:
 
 def _lines_of_stdin(codec: str) -> Iterator[tuple[str, str]]:
     if sys.stdin is None:
-        raise InputError("standard input is closed; give a file or a pipe")
+        raise InputError("standard input is closed", "give a file or a pipe")
     for number, line in enumerate(sys.stdin.buffer, start=1):
         body = line.removesuffix(b"\n").removesuffix(b"\r")
         try:

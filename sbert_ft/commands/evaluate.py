@@ -109,7 +109,7 @@ def _refuse_given(args: argparse.Namespace, names: tuple[str, ...], thing: str) 
     """
     given = next((name for name in names if getattr(args, name) is not None), None)
     if given is not None:
-        raise InputError(f"--{given.replace('_', '-')} is for {thing}; leave it out")
+        raise InputError(f"--{given.replace('_', '-')} is for {thing}", "leave it out")
 
 
 def _evaluate_scores(
@@ -235,11 +235,11 @@ def _check_rows(model: Scorer, other: Scorer | None, dataset: ConnectionDataset)
         if scorer is not None and n_texts != min(dataset.n_texts, 2):
             takes, has = (("one text", "two texts")[n - 1] for n in (n_texts, min(dataset.n_texts, 2)))
             raise InputError(
-                f"a row of {quoted(dataset.source, limit=400)} has {has}, but the model takes {takes}; name the "
-                "columns with --columns"
+                f"a row of {quoted(dataset.source, limit=400)} has {has}, but the model takes {takes}",
+                "name the columns with --columns",
             )
     if dataset.n_texts == 1 and dataset.labels is None:
-        raise InputError(f"{quoted(dataset.source, limit=400)} has no scores; name their column with --label-column")
+        raise InputError(f"{quoted(dataset.source, limit=400)} has no scores", "name their column with --label-column")
 
 
 def _warn_of_own_pairs(decisions: list[tuple[str, Decision | None]], dataset: ConnectionDataset) -> None:

@@ -136,7 +136,8 @@ def _logits(args: argparse.Namespace, model: ClassifierModel, rows: EvaluationRo
         has, takes = (("one text", "two texts", "three texts")[n - 1] for n in (rows.dataset.n_texts, model.n_texts))
         raise InputError(
             f"a row of {quoted(rows.dataset.source, limit=400)} has {has}, but a classifier of kind {model.kind} takes "
-            f"{takes}; name the columns with --columns"
+            f"{takes}",
+            "name the columns with --columns",
         )
     # logits that are no numbers are refused with the row's line where they are judged
     stream = model.logits_stream(rows.texts(), args.batch_size, on_truncate=args.on_truncate, check_finite=False)

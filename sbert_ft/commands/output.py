@@ -44,21 +44,21 @@ def checked_target(output: str, suffixes: Sequence[str], source: Path | None) ->
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{shown}: cannot be a file to write to: {reason}") from error
     if target.is_symlink():
-        raise OutputError(f"{shown}: is a link that leads to itself; write to another file")
+        raise OutputError(f"{shown}: is a link that leads to itself", "write to another file")
     suffix = Path(output).suffix.lower()
     if mode is not None and stat.S_ISDIR(mode):
-        raise OutputError(f"{shown}: is a folder; give the name of a file, ending in {_either(suffixes)}")
+        raise OutputError(f"{shown}: is a folder", f"give the name of a file, ending in {_either(suffixes)}")
     if suffix not in suffixes:
         found = f"the suffix {quoted(suffix)}" if suffix else "a name without suffix"
-        raise OutputError(f"{shown}: cannot tell what to write from {found}; take {_either(suffixes)}")
+        raise OutputError(f"{shown}: cannot tell what to write from {found}", f"take {_either(suffixes)}")
     if mode is not None and not stat.S_ISREG(mode):
         raise OutputError(f"{shown}: is a pipe, socket or device; expected a file, which can be replaced when done")
     if not in_folder:
-        raise OutputError(f"{shown}: the folder {quoted(target.parent, limit=400)} does not exist; make it first")
+        raise OutputError(f"{shown}: the folder {quoted(target.parent, limit=400)} does not exist", "make it first")
     if same:
-        raise OutputError(f"{shown}: is the file that is read; write to another")
+        raise OutputError(f"{shown}: is the file that is read", "write to another")
     if mode is not None and not os.access(target, os.W_OK):
-        raise OutputError(f"{shown}: exists and is read-only; write to another file or allow writing")
+        raise OutputError(f"{shown}: exists and is read-only", "write to another file or allow writing")
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise OutputError(f"{shown}: writing Parquet needs pyarrow: pip install 'sbert-ft[parquet]'")
     return target

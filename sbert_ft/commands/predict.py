@@ -93,9 +93,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict the class of the file's rows or of the texts and return the exit code."""
     if len(args.inputs) > 2:
-        raise InputError(f"expected a text, two texts or a file, found {len(args.inputs)}; put each text in quotes")
+        raise InputError(f"expected a text, two texts or a file, found {len(args.inputs)}", "put each text in quotes")
     if args.only_predicted and args.all_probabilities:
-        raise InputError("--only-predicted leaves out what --all-probabilities asks for; give one of them")
+        raise InputError("--only-predicted leaves out what --all-probabilities asks for", "give one of them")
     if args.output is not None and len(args.inputs) == 1:
         return _predict_file(args, args.inputs[0])
     if len(args.inputs) == 1:
@@ -129,7 +129,8 @@ def _predict_texts(args: argparse.Namespace) -> int:
         found = ("one text was", "two texts were")[len(texts) - 1]
         raise InputError(
             f"{quoted(args.model, limit=400)} classifies {_ROWS_OF[model.n_texts]} (kind {model.kind}), but {found} "
-            f"given; give {wanted}{_foreign_hint(args, model)}"
+            f"given",
+            f"give {wanted}{_foreign_hint(args, model)}",
         )
     answers = Answers.of(args, model)
     from sbert_ft.models.inference import EmbedCount

@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score the file or the two texts and return the exit code."""
     if len(args.inputs) > 2:
-        raise InputError(f"expected a file of pairs or two texts, found {len(args.inputs)}; put each text in quotes")
+        raise InputError(f"expected a file of pairs or two texts, found {len(args.inputs)}", "put each text in quotes")
     if len(args.inputs) == 2:
         return _score_two(args)
     return _score_file(args, args.inputs[0])
@@ -112,7 +112,7 @@ def _score_file(args: argparse.Namespace, pairs: str) -> int:
     columns = file.text_columns(args.columns, 2)
     name = "score" if args.name is None else args.name
     if not name:
-        raise InputError("--name is empty; give the new column a name")
+        raise InputError("--name is empty", "give the new column a name")
     if name in file.table.format.columns:
         remedy = "give the new one another with --name, such as --name cosine"
         raise InputError(f"{quoted(pairs, limit=400)}: has a column {quoted(name)} already; {remedy}")
@@ -154,7 +154,8 @@ def _load(args: argparse.Namespace) -> SiameseBert:
         what = f"of kind {kind}" if kind is not None else f"({stock})"
         raise InputError(
             f"{quoted(args.model, limit=400)} is a classifier {quoted(what)[1:-1]}, whose encoder gives no vectors to "
-            "compare; ask it with sbert-ft predict"
+            "compare",
+            "ask it with sbert-ft predict",
         )
     return load_model(args)
 

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from sbert_ft.config.loader import read_run
 
     if args.allow_changes and not args.resume:
-        raise InputError("--allow-changes is for a run that goes on; give --resume too")
+        raise InputError("--allow-changes is for a run that goes on", "give --resume too")
     settings = read_run(args.config, args.overrides or ())
     from sbert_ft.training.fine_tune import load_run
     from sbert_ft.training.prepare import RunOptions

@@ -34,7 +34,7 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{where}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        raise ConfigError(f"{where}: is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
     value = parse_json(_COMMENT.sub(r"\1", text), where)
     if not isinstance(value, dict):
         found = _NAMES.get(type(value), "a number")

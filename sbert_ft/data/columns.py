@@ -165,16 +165,16 @@ def _check_classes(reading: Reading) -> None:
         try:
             names = Counter(map(class_name, classes))
         except LabelFault as problem:
-            raise InputError(f"classes has a label that {problem}; give each class a text") from None
+            raise InputError(f"classes has a label that {problem}", "give each class a text") from None
         name, count = names.most_common(1)[0]
         if count > 1:
-            raise InputError(f"classes has the label {quoted(name)} {count} times; give each class once")
+            raise InputError(f"classes has the label {quoted(name)} {count} times", "give each class once")
         if kind == "scores":
-            raise InputError("classes is set, but label_kind is scores; leave one of them out")
+            raise InputError("classes is set, but label_kind is scores", "leave one of them out")
         if reading.label_values is not None:
-            raise InputError("classes and label_values are both set; leave one of them out")
+            raise InputError("classes and label_values are both set", "leave one of them out")
     if reading.score_range is not None and (kind == "classes" or classes is not None):
-        raise InputError("score_range is set, but the labels are read as classes; leave it out")
+        raise InputError("score_range is set, but the labels are read as classes", "leave it out")
 
 
 def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: str = "") -> PairColumns:
@@ -192,7 +192,7 @@ def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: st
     """
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
-        raise DataError(f"{where}: several columns are called {quoted(twice)}; give each a name of its own")
+        raise DataError(f"{where}: several columns are called {quoted(twice)}", "give each a name of its own")
     if reading.text_columns is not None:
         texts = tuple(_position(where, names, name, "text_columns") for name in reading.text_columns)
     else:
@@ -204,7 +204,7 @@ def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: st
         label = _position(where, names, reading.label_column, "label_column")
         if label in texts:
             raise DataError(
-                f"{where}: {quoted(names[label])} is a column of texts and of labels; set data.label_column"
+                f"{where}: {quoted(names[label])} is a column of texts and of labels", "set data.label_column"
             )
         return PairColumns(texts, label, (f"{chosen}, labels from {quoted(names[label])}",))
     guesses = _customary_labels(names, texts, LABEL_NAMES)
@@ -235,7 +235,7 @@ def _position(where: str, names: Sequence[str], name: str, setting: str) -> int:
         return names.index(name)
     near = nearest_name(name, names)
     hint = "" if near is None else f"; did you mean {quoted(near)}?"
-    raise DataError(f"{where}: has no column {quoted(name)}; {_found(names)}; mend data.{setting}{hint}")
+    raise DataError(f"{where}: has no column {quoted(name)}; {_found(names)}", f"mend data.{setting}{hint}")
 
 
 def _customary_labels(names: Sequence[str], texts: Sequence[int], customary: Sequence[str]) -> list[int]:

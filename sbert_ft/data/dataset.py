@@ -75,7 +75,7 @@ class ConnectionDataset(Dataset[Connection]):
         """
         chosen = checked_reading(reading)
         if cache_dir is not None and not path_argument(cache_dir, "cache_dir").is_dir():
-            raise OutputError(f"{quoted(cache_dir, limit=400)}: is no folder; make it, or leave cache_dir out")
+            raise OutputError(f"{quoted(cache_dir, limit=400)}: is no folder", "make it, or leave cache_dir out")
         return cls._read(file_source(path_argument(path, "path"), chosen), chosen, cache_dir)
 
     @classmethod

@@ -107,7 +107,9 @@ def _quoted_record(path: Path, number: int, line: str, lines: Iterator[tuple[int
                 parts.clear()
             n_chars += len(line)
             if not line or n_chars > MAX_RECORD_CHARS or last - number > _MAX_RECORD_LINES:
-                raise fault(path, "the quote that opens a cell here is not closed; close it or double it", opened)
+                raise fault(
+                    path, "the quote that opens a cell here is not closed", opened, hint="close it or double it"
+                )
             at = 0
         cells.append("".join([*long_parts, *parts]))
         at = end + 1
@@ -257,7 +259,9 @@ def parquet_batches(path: Path) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise fault(path, f"is damaged: {quoted(error, limit=200)}", first_row, "at or after row") from error
     if n_rows != n_promised:  # which pyarrow passes over
-        raise fault(path, f"is damaged: it holds {n_rows:,} rows, its footer promises {n_promised:,}; copy it again")
+        raise fault(
+            path, f"is damaged: it holds {n_rows:,} rows, its footer promises {n_promised:,}", hint="copy it again"
+        )
 
 
 def parquet_values(path: Path, batch: pyarrow.RecordBatch, column: int, first_row: int) -> list[object]:

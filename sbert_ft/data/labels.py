@@ -319,8 +319,8 @@ def class_codes(
     more = f" and {counted(len(unknown) - _N_UNKNOWN, 'other label')}" if len(unknown) > _N_UNKNOWN else ""
     raise InputError(
         f"{quoted(source, limit=400)}: {counted(int((found < 0).sum()), 'row')} with a label that is none of the "
-        f"classes {named(classes)}: {', '.join(shown)}{more}; mend the labels, or leave such rows out with "
-        "data.classes (Reading(classes=...))"
+        f"classes {named(classes)}: {', '.join(shown)}{more}",
+        "mend the labels, or leave such rows out with data.classes (Reading(classes=...))",
     )
 
 
@@ -341,7 +341,7 @@ def _counts_note(labels: Labels) -> str:
 def _own_codes(labels: Labels) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Return the names of the labels' own classes and each row's number among them, shape (N,)."""
     if labels.values is None:
-        raise InputError("the rows have no labels, so they are of no class; name the column with data.label_column")
+        raise InputError("the rows have no labels, so they are of no class", "name the column with data.label_column")
     if labels.kind == "score":
         raise InputError(
             f"the labels are {labels.describe()}, not classes; where each different number is a class, set "
@@ -440,7 +440,7 @@ class LabelColumn:
             if code >= MAX_WORDS:
                 things = "words" if self._kind is None else "labels"
                 raise DataError(
-                    f"{self._place} holds more than {MAX_WORDS:,} different {things}; name a column of labels"
+                    f"{self._place} holds more than {MAX_WORDS:,} different {things}", "name a column of labels"
                 )
             self._values.append(math.nan)
             self._codes.append(code)
@@ -500,8 +500,9 @@ class LabelColumn:
             word, number = int(np.argmax(is_word)), int(np.argmax(is_number))
             raise DataError(
                 f"{self._place} holds numbers and words: {self._values[number]:g} in {faults.unit} {lines[number]}, "
-                f"{quoted(words[codes[word]], limit=40)} in {faults.unit} {lines[word]}; mend them, name another "
-                "column, or say what each label means with data.label_values (Reading(label_values=...))"
+                f"{quoted(words[codes[word]], limit=40)} in {faults.unit} {lines[word]}",
+                "mend them, name another "
+                "column, or say what each label means with data.label_values (Reading(label_values=...))",
             )
         for row in np.flatnonzero(bad).tolist():
             problem = "is no number, unlike most of the column" if is_word[row] else "says that there is none"
@@ -542,7 +543,7 @@ class LabelColumn:
         """
         found = named(sorted(self._words))
         if self._scale is not None:
-            raise DataError(f"{self._place} holds words ({found}), but data.score_range is set; leave it out")
+            raise DataError(f"{self._place} holds words ({found}), but data.score_range is set", "leave it out")
         if self._kind == "scores":
             remedy = "say what each means with data.label_values (Reading(label_values=...)), or name another column"
             raise DataError(f"{self._place} holds words ({found}), but data.label_kind is scores; {remedy}")
@@ -572,8 +573,8 @@ class LabelColumn:
             known = ", ".join(known.describe() for known in (*POSITIVE_SCALES, COSINE_SCALE))
             raise DataError(
                 f"{self._place} holds scores from {low:g} ({self._unit} {lines[values.argmin()]}) to {high:g} "
-                f"({self._unit} {lines[values.argmax()]}), which is none of the scales known ({known}); mend them, or "
-                "set data.score_range (Reading(score_range=(lowest, highest)))"
+                f"({self._unit} {lines[values.argmax()]}), which is none of the scales known ({known})",
+                "mend them, or set data.score_range (Reading(score_range=(lowest, highest)))",
             )
         return scale
 

@@ -205,7 +205,7 @@ def _is_usable(row: RawRow, source: PairSource, column: LabelColumn | None, faul
             return True
     except SeveralLabels as problem:
         what = f"{source.where}: {source.unit} {row.line}: label {problem}"
-        raise DataError(f"{what}; give each row one label, or take one class a run, as 0 and 1") from None
+        raise DataError(f"{what}", "give each row one label, or take one class a run, as 0 and 1") from None
     except LabelFault as problem:
         faults.add("bad_label", row.line, f"label {problem}")
         return False

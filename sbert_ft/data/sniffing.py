@@ -108,7 +108,7 @@ def find_format(path: Path, encoding: str | None, delimiter: str | None, kind: s
     refuse_other_formats(path, head, found_kind)
     if found_kind == "parquet":
         if encoding is not None:
-            raise fault(path, "Parquet knows its own encoding; leave --encoding out")
+            raise fault(path, "Parquet knows its own encoding", hint="leave --encoding out")
         with formats.open_parquet(path) as file:
             names = tuple(str(name) for name in file.schema_arrow.names)
         return _checked(path, TableFormat("parquet", "utf-8", None, None, names))
@@ -150,9 +150,11 @@ def _kind(path: Path, kind: str | None, delimiter: str | None) -> Kind:
     if kind is None and (found is None or found == "lines"):
         return "tsv" if character == "\t" else "csv"
     if found == "tsv" and character != "\t":
-        raise fault(path, f"a tsv has tabs between cells, not {quoted(delimiter)}; give --kind csv with --delimiter")
+        raise fault(
+            path, f"a tsv has tabs between cells, not {quoted(delimiter)}", hint="give --kind csv with --delimiter"
+        )
     if found not in ("csv", "tsv"):
-        raise fault(path, f"a file of kind {found} has no delimiter; leave --delimiter out or give --kind csv")
+        raise fault(path, f"a file of kind {found} has no delimiter", hint="leave --delimiter out or give --kind csv")
     return found
 
 
@@ -197,5 +199,5 @@ def _checked(path: Path, found: TableFormat) -> TableFormat:
         raise fault(path, "has no columns; expected at least one of texts")
     name, count = Counter(found.columns).most_common(1)[0]
     if count > 1:
-        raise fault(path, f"{count} columns are called {quoted(name)}; give each a name of its own")
+        raise fault(path, f"{count} columns are called {quoted(name)}", hint="give each a name of its own")
     return found

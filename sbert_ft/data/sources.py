@@ -88,7 +88,7 @@ def file_source(path: Path, reading: Reading) -> PairSource:
     if table.format.kind == "lines" and reading.kind is None and _first_line_has_tabs(table):
         table = open_table(path, encoding=reading.encoding, delimiter="tab")
     if table.format.kind == "lines":
-        raise fault(path, "has one text a line, expected rows of pairs; give a .csv, .tsv, .jsonl or .parquet")
+        raise fault(path, "has one text a line, expected rows of pairs", hint="give a .csv, .tsv, .jsonl or .parquet")
     where = quoted(path, limit=400)
     is_header = table.format.kind in ("csv", "tsv")
     hint = table.format.delimiter_hint() or (_HEADER if is_header else "")
@@ -144,7 +144,7 @@ def _checked_json_rows(table: Table, columns: PairColumns, faults: RowFaults) ->
         for key in record.values:
             if key not in table.format.columns and key.casefold().strip() in like_labels and len(names) < 3:
                 problem = f"has a key {quoted(key)} like a label, which the first object has not"
-                raise fault(table.path, f"{problem}; give it to all objects or to none", record.line)
+                raise fault(table.path, f"{problem}", record.line, hint="give it to all objects or to none")
         yield RawRow(record.line, [record.values.get(name, Missing.MISSING) for name in names], None)
 
 
@@ -197,14 +197,16 @@ def tuple_source(
     n_texts = 3 if shape == _TRIPLET else 2
     has_third_label = shape in (_LABELLED, _CLASSED)
     if given is not None and has_third_label:
-        raise InputError(f"labels are given, but the row at position 0 is {shape}; leave its third value or labels out")
+        raise InputError(
+            f"labels are given, but the row at position 0 is {shape}", "leave its third value or labels out"
+        )
 
     def rows(faults: RowFaults) -> Iterator[RawRow]:
         every = chain(() if first is None else (first,), values)
         for line, (row, label) in enumerate(_with_labels(every, given)):
             if (found := _shape(row, third_is_label)) != shape:
                 raise InputError(
-                    f"row at position {line} is {found}, but the first one is {shape}; give all of one kind"
+                    f"row at position {line} is {found}, but the first one is {shape}", "give all of one kind"
                 )
             yield RawRow(line, row[:n_texts], row[2] if has_third_label else label)
 
@@ -250,13 +252,13 @@ def text_source(texts: Iterable[object], reading: Reading, labels: Iterable[obje
 def _check_given(rows: object, reading: Reading, name: str, expected: str) -> None:
     """Refuse what cannot be read in order, and names of columns where there are none."""
     if hasattr(rows, "iloc") and getattr(rows, "ndim", 1) == 2:
-        raise InputError(f"{name} is a DataFrame, expected {expected}; give it to from_dataframe")
+        raise InputError(f"{name} is a DataFrame, expected {expected}", "give it to from_dataframe")
     in_order = hasattr(rows, "__iter__") and not isinstance(rows, (str, bytes, Mapping, Set))
     if not in_order or getattr(rows, "ndim", 1) == 0:
         raise InputError(f"{name} is of type {type(rows).__name__}, expected {expected}")
     if reading.text_columns is not None or reading.label_column is not None:
         raise InputError(
-            f"text_columns and label_column name columns, which {_HOLDERS[name]} do not have; leave them out"
+            f"text_columns and label_column name columns, which {_HOLDERS[name]} do not have", "leave them out"
         )
 
 
@@ -300,7 +302,7 @@ def _with_labels(rows: Iterator[_Row], labels: list[object] | None) -> Iterator[
 
 def _other_number(n_rows: int | str, n_labels: int) -> InputError:
     n = f"{n_rows:,}" if isinstance(n_rows, int) else n_rows
-    return InputError(f"there are {n} rows, but labels has length {n_labels:,}; give one label for each row")
+    return InputError(f"there are {n} rows, but labels has length {n_labels:,}", "give one label for each row")
 
 
 def _texts_and_number(row: object, position: int, third_is_label: bool) -> tuple[object, ...]:
@@ -319,7 +321,7 @@ def _texts_and_number(row: object, position: int, third_is_label: bool) -> tuple
         is_number = value is None or isinstance(value, (numbers.Real, Decimal, np.bool_))
         if not isinstance(value, str) and not (i == 2 and (is_number or third_is_label)):
             found = f"{quoted(value)} ({type(value).__name__})"
-            raise InputError(f"row at position {position} has {found}, expected {expected}; drop the row or mend it")
+            raise InputError(f"row at position {position} has {found}, expected {expected}", "drop the row or mend it")
     return values
 
 

@@ -202,7 +202,7 @@ def _n_wanted(components: NDArray[np.int64], share: float) -> int:
     n_rows = len(components)
     if not components.max(initial=0):
         rows = "there is only one row" if n_rows < 2 else "all rows hang together by the texts they share"
-        raise DataError(f"no dev part can be split off: {rows}; give a file for dev instead of dev_share")
+        raise DataError(f"no dev part can be split off: {rows}", "give a file for dev instead of dev_share")
     return min(max(round(share * n_rows), 1), n_rows - 1)
 
 

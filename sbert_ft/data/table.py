@@ -141,7 +141,9 @@ class Table:
         if names is None and self.format.kind == "lines" and n == 1:
             return (0,)
         if self.format.kind == "lines" and n == 2:
-            raise fault(self.path, f"expected {wanted}, found one text a line; give a .csv, .tsv, .jsonl or .parquet")
+            raise fault(
+                self.path, f"expected {wanted}, found one text a line", hint="give a .csv, .tsv, .jsonl or .parquet"
+            )
         if names is not None:
             if len(names) != n or len(set(names)) != n:
                 raise fault(self.path, f"expected the names of {wanted}, found {listed(list(map(quoted, names)))}")
@@ -218,7 +220,8 @@ class Table:
         except DataError as error:  # from here on no row can be found
             if not faults.counts:
                 raise
-            rest = str(error).removeprefix(quoted(self.path, limit=400)).lstrip(",: ")
+            parts = (f"{error.position}: {error.problem}" if error.position else error.problem, error.hint)
+            rest = "; ".join(filter(None, parts))
             raise self._bad_rows(faults, f"; after which the file cannot be read further: {rest}") from error
         if faults.counts:
             raise self._bad_rows(faults, "")

@@ -64,10 +64,10 @@ _IN_ZIP = (  # the names of parts stand before them
 _PICKLE = re.compile(rb"\x80[\x02-\x05]", re.DOTALL)
 
 
-def fault(path: Path, problem: str, line: int | None = None, unit: str = "line") -> DataError:
+def fault(path: Path, problem: str, line: int | None = None, unit: str = "line", hint: str = "") -> DataError:
     """Return the error that says `problem` of this file, and of its line or row where one is given."""
-    where = quoted(path, limit=400) if line is None else f"{quoted(path, limit=400)}, {unit} {line}"
-    return DataError(f"{where}: {problem}")
+    position = "" if line is None else f"{unit} {line}"
+    return DataError(problem, hint, where=quoted(path, limit=400), position=position)
 
 
 def first_bytes(path: Path, n_bytes: int = 4096) -> bytes:
@@ -87,7 +87,7 @@ def first_bytes(path: Path, n_bytes: int = 4096) -> bytes:
     except FileNotFoundError:
         if os.path.islink(path):
             raise fault(path, f"is a link to {quoted(os.readlink(path), limit=400)}, which does not exist") from None
-        raise fault(path, "no such file; check the path") from None
+        raise fault(path, "no such file", hint="check the path") from None
     except OSError as error:
         raise fault(path, f"cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL character in the path

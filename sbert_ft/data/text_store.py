@@ -108,8 +108,8 @@ class TextStoreBuilder:
         except UnicodeEncodeError as error:
             surrogate = quoted(text[error.start])
             raise InputError(
-                f"a text holds the lone surrogate {surrogate} at character {error.start}, which no UTF-8 text can; "
-                "decode the source again"
+                f"a text holds the lone surrogate {surrogate} at character {error.start}, which no UTF-8 text can",
+                "decode the source again",
             ) from None
         # Texts of one hash take the keys that follow it, so each is compared with all that it might be equal to.
         key = hash(text) & _KEY_BITS
@@ -161,8 +161,8 @@ class TextStoreBuilder:
             folder = quoted(self._folder or tempfile.gettempdir(), limit=400)
             size = self._offsets[-1] >> 20
             raise OutputError(
-                f"{folder}: {size:,} MB of texts cannot be kept there: {error.strerror or error}; make room, or name "
-                "another folder"
+                f"{folder}: {size:,} MB of texts cannot be kept there: {error.strerror or error}",
+                "make room, or name another folder",
             ) from error
         self._n_written += len(self._tail)
         self._tail.clear()

@@ -68,9 +68,9 @@ def write_table_with_columns(
     names = [column.name for column in columns]
     taken = next((name for i, name in enumerate(names) if name in (*_columns(table), *names[:i])), None)
     if taken is not None:
-        raise fault(table.path, f"has a column {quoted(taken)} already; give the new one another name")
+        raise fault(table.path, f"has a column {quoted(taken)} already", hint="give the new one another name")
     if os.path.exists(target) and os.path.samefile(table.path, target):
-        raise OutputError(f"{quoted(target, limit=400)}: is the file that is read; write to another")
+        raise OutputError(f"{quoted(target, limit=400)}: is the file that is read", "write to another")
     encoding = table.format.encoding if target_kind == table.format.kind else "utf-8"
     try:
         if target_kind == "parquet":
@@ -93,7 +93,7 @@ def _target_kind(table: Table, target: Path, kind: Kind | None) -> Kind:
         return table.format.kind
     if found == "lines":
         problem = "a file of one text a line has no place for a column"
-        raise OutputError(f"{quoted(target, limit=400)}: {problem}; write to .csv, .tsv, .jsonl or .parquet")
+        raise OutputError(f"{quoted(target, limit=400)}: {problem}", "write to .csv, .tsv, .jsonl or .parquet")
     return found
 
 
@@ -143,7 +143,7 @@ def _whole_rows(table: Table) -> Iterator[Row]:
         extra = next((key for key in record.values if key not in table.format.columns), None)
         if extra is not None:
             problem = f"the key {quoted(extra)} is not in the first object, so there is no column for it"
-            raise fault(table.path, f"{problem}; write to .jsonl", record.line)
+            raise fault(table.path, f"{problem}", record.line, hint="write to .jsonl")
         yield Row(record.line, tuple(record.values.get(key, Missing.MISSING) for key in table.format.columns))
 
 
@@ -159,7 +159,7 @@ def _json_lines(table: Table, names: Sequence[str], values: Iterator[Values]) ->
     for row, cells in _with_values(table, rows, values, in_json=True):
         line, has_keys, taken = row.values
         if taken is not None:
-            raise fault(table.path, f"has a key {quoted(taken)} already; rename one of the two", row.line)
+            raise fault(table.path, f"has a key {quoted(taken)} already", row.line, hint="rename one of the two")
         added = ", ".join(f"{key}: {cell}" for key, cell in zip(keys, cells, strict=True))
         yield f"{str(line)[:-1].rstrip()}{', ' if has_keys else ''}{added}}}\n"
 
@@ -191,11 +191,11 @@ def _cells(table: Table, row: Row) -> list[str]:
         elif isinstance(value, (bool, dict, list)):
             cell = json.dumps(value, ensure_ascii=False, default=str)
         elif isinstance(value, bytes):
-            raise fault(table.path, "holds bytes, which are no text; write to .parquet", row.line, "row")
+            raise fault(table.path, "holds bytes, which are no text", row.line, "row", hint="write to .parquet")
         else:
             cell = str(value)
         if "\0" in cell:
-            raise fault(table.path, "holds a NUL character; write to .jsonl or .parquet", row.line, "row")
+            raise fault(table.path, "holds a NUL character", row.line, "row", hint="write to .jsonl or .parquet")
         cells.append(cell)
     return cells
 
@@ -221,7 +221,7 @@ def _tsv_lines(table: Table, names: Sequence[str], values: Iterator[Values]) -> 
     quoting = table.format.kind == "tsv" and table.format.quoting
     for line, cells in _cell_rows(table, names, values):
         if not quoting and any("\t" in cell or "\n" in cell for cell in cells):
-            raise fault(table.path, "a tab or line end in a cell cannot stand in a .tsv; write to .csv", line)
+            raise fault(table.path, "a tab or line end in a cell cannot stand in a .tsv", line, hint="write to .csv")
         yield (formats.joined_cells(cells, "\t", always=True) if quoting else "\t".join(cells)) + "\n"
 
 
@@ -284,5 +284,5 @@ def _arrow_batch(table: Table, rows: list[Row], schema: pyarrow.Schema | None) -
             arrays.append(pyarrow.array(values, None if schema is None else schema.types[i]))
         except (pyarrow.ArrowException, OverflowError, TypeError, ValueError) as error:
             problem = f"column {quoted(column)} holds values of several types ({quoted(error, limit=200)})"
-            raise fault(table.path, f"{problem}; write to .jsonl", rows[0].line, "at or after line") from None
+            raise fault(table.path, f"{problem}", rows[0].line, "at or after line", hint="write to .jsonl") from None
     return pyarrow.RecordBatch.from_arrays(arrays, names=list(_columns(table)))

@@ -1,12 +1,7 @@
-"""One line of what the doctor says, and how a fault becomes one.
-
-A fault of a folder is a sentence that ends in what to do. Here it is taken apart again, so that what was found and
-how to mend it stand in places of their own; put together again they say what loading would have said.
-"""
+"""One line of what the doctor says, and how an error becomes one."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -15,12 +10,6 @@ from sbert_ft.errors import SbertFtError, quoted
 
 Status = Literal["OK", "WARN", "FAIL"]
 _T = TypeVar("_T")
-
-# The last part of a sentence is advice where it begins with one of these.
-_VERBS = (
-    "ask|change|convert|copy|decode|download|drop|fill|give|lower|mend|name|put|restore|run|save|set|take|update|use"
-)
-_ADVICE = re.compile(rf"(?:[;.:,] )((?:{_VERBS})\b[^;]*)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -48,15 +37,12 @@ def finding(name: str, status: Status, found: str, mend: str = "") -> Check:
 
 
 def failure(name: str, error: SbertFtError | OSError, mend: str) -> Check:
-    """Return a FAIL with the error's sentence; `mend` serves where the sentence itself does not end in advice."""
+    """Return a FAIL with the error's parts; `mend` serves where the error has no hint."""
     if isinstance(error, OSError):
         place = f"{quoted(error.filename, limit=400)} cannot be read: " if error.filename else ""
         return finding(name, "FAIL", f"{place}{error.strerror or error}", mend)
-    sentence = str(error)
-    advice = _ADVICE.search(sentence)
-    if advice is None:
-        return finding(name, "FAIL", sentence, mend)
-    return finding(name, "FAIL", sentence[: advice.start()], advice[1][0].lower() + advice[1][1:])
+    hint = error.hint[:1].lower() + error.hint[1:]
+    return finding(name, "FAIL", error.statement, hint or mend)
 
 
 def attempt(checks: list[Check], name: str, mend: str, read: Callable[[], _T]) -> _T | None:

@@ -60,7 +60,7 @@ def private_folder(cache_dir: str | Path | None, model_folder: Path) -> Path:
         # before it is made, so that what is refused leaves nothing behind
         if folder.is_relative_to(model_folder.resolve()):
             raise InputError(
-                f"cache_dir {name} lies in the model's folder: code kept there would be trusted; name another"
+                f"cache_dir {name} lies in the model's folder: code kept there would be trusted", "name another"
             )
         above = next((place for place in folder.parents if place.is_dir() and _is_open_to_others(place)), None)
         if above is not None:

@@ -147,8 +147,8 @@ def check_usable_here(device: torch.device) -> None:
     """
     if device.type == "cuda" and torch.cuda._is_in_bad_fork():
         raise ResourceError(
-            f"{device} cannot be used in a forked process once the parent has used it; start processes with "
-            "multiprocessing's method 'spawn', or load the model in the child alone"
+            f"{device} cannot be used in a forked process once the parent has used it",
+            "start processes with multiprocessing's method 'spawn', or load the model in the child alone",
         )
 
 

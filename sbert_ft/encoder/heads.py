@@ -187,8 +187,8 @@ def plan_head(
         raise InputError("pooling 'pooler' is for the kinds joined and single; expected mean, cls or max for towers")
     if pooling == "pooler" and stock is None:
         raise InputError(
-            f"pooling 'pooler': the stock head of {quoted(config.model_type)} encoders is not run here; take "
-            "pooling 'mean', 'cls' or 'max'"
+            f"pooling 'pooler': the stock head of {quoted(config.model_type)} encoders is not run here",
+            "take pooling 'mean', 'cls' or 'max'",
         )
     if dropout is None:
         keys = USUAL_DROPOUT if stock is None else stock.dropout_keys

@@ -277,7 +277,7 @@ def _unreachable(target: str, n_matching: Floats, n_all: Floats, thresholds: Flo
     recall = tp[place] / tp[-1]
     best = f"{precision[place]:.4f}, from {thresholds[place]:.4f} on, with a recall of {recall:.4f}"
     where = quoted(source, limit=400)
-    return InputError(f"no threshold reaches {target} on {where}: the highest precision is {best}; ask for less")
+    return InputError(f"no threshold reaches {target} on {where}: the highest precision is {best}", "ask for less")
 
 
 def _last_part(source: str) -> str:

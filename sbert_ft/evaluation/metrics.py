@@ -217,7 +217,7 @@ def _graded(predicted: Numbers, gold: Numbers) -> dict[str, _Metric]:
     x, y = _as_floats(predicted, "predicted"), _as_floats(gold, "gold")
     _check_lengths(x, y)
     if not np.isfinite(y).all():
-        raise InputError("a gold score is NaN or infinite; leave such pairs out")
+        raise InputError("a gold score is NaN or infinite", "leave such pairs out")
     fault = _fault_of_scores(x)
     if fault is None:
         alike = next((what for values, what in ((x, "scores"), (y, "gold scores")) if _is_constant(values)), None)

@@ -306,7 +306,8 @@ def same_gold_kind(metric: str, pairs: EvaluationPairs) -> None:
     if metric in ("spearman", "pearson") and pairs.scale is None:
         raise InputError(
             f"training.metric is {metric}, which needs graded scores, but {quoted(pairs.dataset.source, limit=400)} "
-            "has yes or no; take average_precision or roc_auc"
+            "has yes or no",
+            "take average_precision or roc_auc",
         )
 
 

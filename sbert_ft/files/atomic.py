@@ -254,7 +254,7 @@ def replaced_when_whole(target: Path) -> Iterator[Path]:
                 shutil.copymode(target, temporary)
             os.replace(temporary, target)
     except OutputError as error:  # the user knows the target's name, not the temporary one
-        raise OutputError(str(error).replace(_shown(temporary.name), _shown(target.name))) from error
+        raise OutputError(error.problem.replace(_shown(temporary.name), _shown(target.name)), error.hint) from error
     finally:
         temporary.unlink(missing_ok=True)
     if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder cannot be opened

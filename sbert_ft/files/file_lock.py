@@ -169,6 +169,6 @@ def _in_use(path: Path) -> RunFolderError:
         names = [str(quoted(owner.get(key, "?"))).strip("'") for key in ("pid", "host", "started")]
         who = "process {} on {} since {}".format(*names)
     return RunFolderError(
-        f"{shown(path.parent)} is in use by {who}; wait until it ends or give another output_dir "
-        f"(if it no longer runs, delete {path.name})"
+        f"{shown(path.parent)} is in use by {who}",
+        f"wait until it ends or give another output_dir (if it no longer runs, delete {path.name})",
     )

@@ -37,7 +37,7 @@ def open_file(path: Path) -> BinaryIO:
         descriptor = os.open(path, flags)
     except FileNotFoundError:
         cause = "is a link to a file that is not there" if os.path.islink(path) else "is missing"
-        raise ModelFolderError(f"{shown(path)} {cause}; copy or download the file itself again") from None
+        raise ModelFolderError(f"{shown(path)} {cause}", "copy or download the file itself again") from None
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         raise ModelFolderError(f"{shown(path)} cannot be opened ({cause}); expected a file that you may read") from None
@@ -64,7 +64,7 @@ def foreign_content(head: bytes) -> str | None:
 def damaged(path: Path, n_bytes: int, cause: str) -> ModelFolderError:
     """Return the error for a file of `n_bytes` that is cut off or has changed since it was written."""
     return ModelFolderError(
-        f"{shown(path)} is incomplete or damaged: it has {n_bytes} bytes, and {cause}; copy or download it again"
+        f"{shown(path)} is incomplete or damaged: it has {n_bytes} bytes, and {cause}", "copy or download it again"
     )
 
 
@@ -84,7 +84,7 @@ def parse_json(data: bytes, source: str, kind: type = dict) -> Any:
         )
     except UnicodeDecodeError as error:
         hint = ", it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise ModelFolderError(f"{source} is not UTF-8 text (byte {error.start}{hint}); save it as UTF-8") from None
+        raise ModelFolderError(f"{source} is not UTF-8 text (byte {error.start}{hint})", "save it as UTF-8") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ModelFolderError(f"{source} is broken JSON at {where}: {error.msg}") from None
@@ -203,10 +203,10 @@ class JsonObject:
         if not isinstance(self.content, dict):
             raise ModelFolderError(f"{shown(self.file)}: {self.path} is {quoted(self.content)}, expected an object")
 
-    def fault(self, key: str, expected: str) -> ModelFolderError:
+    def fault(self, key: str, expected: str, hint: str = "") -> ModelFolderError:
         """Return the error for the value of a key."""
         name, found = f"{self.path}.{quoted(key)[1:-1]}", quoted(self.content.get(key))
-        return ModelFolderError(f"{shown(self.file)}: {name} is {found}, expected {expected}")
+        return ModelFolderError(f"{shown(self.file)}: {name} is {found}, expected {expected}", hint)
 
     def refuse_all_but(self, names: Collection[str]) -> None:
         """Refuse keys that are not among the names.
@@ -228,7 +228,7 @@ class JsonObject:
             ModelFolderError: It is not.
         """
         if key not in self.content:
-            raise ModelFolderError(f"{shown(self.file)}: {self.path} has no {quoted(key)[1:-1]}; copy the file again")
+            raise ModelFolderError(f"{shown(self.file)}: {self.path} has no {quoted(key)[1:-1]}", "copy the file again")
         return self.content[key]
 
     def inner(self, key: str) -> JsonObject:

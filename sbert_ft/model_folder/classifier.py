@@ -141,8 +141,8 @@ def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> 
     if "classifier" not in source.own:
         if os.path.lexists(source.path / HEAD_FILE):
             raise ModelFolderError(
-                f"{shown(source.path)} has a classifier's {HEAD_FILE}, but no sbert_ft.json that says what it is; copy "
-                "the whole folder again"
+                f"{shown(source.path)} has a classifier's {HEAD_FILE}, but no sbert_ft.json that says what it is",
+                "copy the whole folder again",
             )
         return _foreign(source, kind)
     settings = ClassifierSettings.from_json(source.own["classifier"], source.path / "sbert_ft.json")
@@ -152,7 +152,8 @@ def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> 
         if not os.path.lexists(source.path / HEAD_FILE):
             raise ModelFolderError(
                 f"{shown(source.path)} has no {HEAD_FILE}, in which its sbert_ft.json says that the classifier's head "
-                "lies; copy the whole folder again"
+                "lies",
+                "copy the whole folder again",
             )
         return FoundClassifier(source, settings, None, find_tensors(source.path / HEAD_FILE))
     stock = _stock_head(source)
@@ -162,7 +163,8 @@ def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> 
     if names is not None and names != ours and settings.classes is not None:
         raise ModelFolderError(
             f"{shown(source.encoder_path / 'config.json')}: id2label names the classes {_listed(names)}, but "
-            f"sbert_ft.json names {_listed(ours)}; copy both files of one and the same model"
+            f"sbert_ft.json names {_listed(ours)}",
+            "copy both files of one and the same model",
         )
     return FoundClassifier(source, settings, stock, find_weights(source.encoder_path))
 
@@ -190,7 +192,8 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
         name, shape, actual = match.wrong_shape[0]
         raise ModelFolderError(
             f"{where}: the head's {name} is {_dims(actual)}, but {_dims(shape)} by what the folder says of its "
-            f"{head.n_outputs} outputs; use the settings and the weights of one and the same model"
+            f"{head.n_outputs} outputs",
+            "use the settings and the weights of one and the same model",
         )
     if found.stock is None and (others := [*match.unknown, *match.heads]):
         logger.warning(
@@ -226,8 +229,8 @@ def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifie
         names = [f"LABEL_{i}" for i in range(n_outputs)]
     if len(shape) != 2 or n_outputs != len(names) or not names:
         raise ModelFolderError(
-            f"{shown(file)}: the head's {output} is {_dims(shape)}, but id2label names {len(names)} classes; use the "
-            "config.json and the weights of one and the same model"
+            f"{shown(file)}: the head's {output} is {_dims(shape)}, but id2label names {len(names)} classes",
+            "use the config.json and the weights of one and the same model",
         )
     _refuse_several_labels(config, file, len(names))
     if len(names) == 1 and (config.get("problem_type") == "regression" or _activation(source).endswith(".Identity")):

@@ -243,7 +243,7 @@ def stored_calibration(decision: Decision | None) -> Calibration:
     if decision is None:
         raise InputError(f"{_NO_DECISION}; it also stores how likely each cosine makes a match")
     if decision.calibration is None:
-        raise InputError("the model's threshold was stored without a calibration; fit both anew with fit_threshold")
+        raise InputError("the model's threshold was stored without a calibration", "fit both anew with fit_threshold")
     return decision.calibration
 
 

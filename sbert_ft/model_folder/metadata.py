@@ -67,4 +67,4 @@ def _check_format(json: JsonObject) -> None:
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise json.fault("format", "a whole number of 1 or more")
     if number > FORMAT:
-        raise json.fault("format", f"at most {FORMAT}: a newer version of sbert_ft wrote it; update sbert_ft")
+        raise json.fault("format", f"at most {FORMAT}: a newer version of sbert_ft wrote it", hint="update sbert_ft")

@@ -105,8 +105,8 @@ def load_bin(path: Path, *, shapes_only: bool) -> dict[str, torch.Tensor]:
     """
     if TorchVersion(torch.__version__) < _OLDEST_TORCH:
         raise ModelFolderError(
-            f"{shown(path)} is a pickle file, which torch {torch.__version__} does not read safely; "
-            f"update torch to {_OLDEST_TORCH} or newer, or convert the model to safetensors"
+            f"{shown(path)} is a pickle file, which torch {torch.__version__} does not read safely",
+            f"update torch to {_OLDEST_TORCH} or newer, or convert the model to safetensors",
         )
     with open_file(path) as file:
         n_bytes = os.fstat(file.fileno()).st_size
@@ -198,7 +198,8 @@ def _check_pickles(file: IO[bytes], path: Path, n_bytes: int, n_pickles: int) ->
                     name = " ".join(texts) if opcode.name == "STACK_GLOBAL" else str(argument)
                     if name == "torch._utils _rebuild_qtensor":
                         raise ModelFolderError(
-                            f"{shown(path)} holds quantised tensors, which are not supported; use the original weights"
+                            f"{shown(path)} holds quantised tensors, which are not supported",
+                            "use the original weights",
                         )
                     if not _NEEDED.fullmatch(name):
                         raise _refused_call(path, name.replace(" ", "."))
@@ -212,8 +213,8 @@ def _check_pickles(file: IO[bytes], path: Path, n_bytes: int, n_pickles: int) ->
         raise damaged(path, n_bytes, f"its pickle cannot be followed ({quoted(error)})") from None
     if protocol > _NEWEST_PROTOCOL:
         raise ModelFolderError(
-            f"{shown(path)} is written with pickle protocol {protocol}, of which torch reads no safe subset; "
-            "save it again with torch.save and its default protocol"
+            f"{shown(path)} is written with pickle protocol {protocol}, of which torch reads no safe subset",
+            "save it again with torch.save and its default protocol",
         )
 
 
@@ -221,7 +222,8 @@ def _refused_call(path: Path, name: str) -> ModelFolderError:
     """Return the error for a pickle that names a function or class which weights do not need."""
     return ModelFolderError(
         f"{shown(path)} asks to call {quoted(name)}, which a file of weights has no need of; "
-        "nothing was run. Do not use this file unless you know why it does so; ask for a safetensors file"
+        "nothing was run. Do not use this file unless you know why it does so",
+        "ask for a safetensors file",
     )
 
 

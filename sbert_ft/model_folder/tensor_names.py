@@ -66,7 +66,8 @@ def check_is_float(dtype: str, key: str, path: Path) -> None:
     if dtype not in _FLOATS:
         raise ModelFolderError(
             f"{shown(path)}: the tensor {quoted(key)} is {dtype}; expected one of {', '.join(_FLOATS)}. "
-            "Quantised weights are not supported; use the original ones"
+            "Quantised weights are not supported",
+            "use the original ones",
         )
 
 

@@ -117,7 +117,8 @@ def read_tensors(
     if n_bytes > _MAX_SHARING * n_file_bytes:
         raise ModelFolderError(
             f"{shown(weights.files[0].parent)}: the tensors take {n_bytes} bytes in memory but come from "
-            f"{n_file_bytes} bytes of files, which stored weights do not; use another copy of the model"
+            f"{n_file_bytes} bytes of files, which stored weights do not",
+            "use another copy of the model",
         )
     tensors: dict[str, torch.Tensor] = {}
     for path in weights.files:
@@ -176,8 +177,8 @@ def _find_shards(index: Path, kind: _Kind) -> WeightFiles:
     for key, name in weight_map.items():
         if owners.get(key) != name:
             raise ModelFolderError(
-                f"{shown(index.parent / name)} lacks the tensor {quoted(key)} that {index.name} promises there; "
-                "copy or download all files of the model again"
+                f"{shown(index.parent / name)} lacks the tensor {quoted(key)} that {index.name} promises there",
+                "copy or download all files of the model again",
             )
     return WeightFiles(kind, files, index, MappingProxyType(tensors))
 

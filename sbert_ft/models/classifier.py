@@ -413,7 +413,8 @@ class ClassifierModel(nn.Module):
         if self.n_outputs > 2:
             raise InputError(
                 f"the classifier has {self.n_outputs} classes: whether a row matches is defined for two classes, or "
-                "for one output; use predict"
+                "for one output",
+                "use predict",
             )
         return self._probabilities(self._logits(rows, batch_size, on_truncate, count))[:, -1]
 

@@ -63,7 +63,8 @@ def read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokeni
         file = next(file for name in names if (file := source.encoder_path / name).exists())
         raise ModelFolderError(
             f"{shown(file)}: the vocabulary has {n_tokens:,} tokens, but vocab_size in config.json gives the "
-            f"embedding table {n_rows:,} rows; take the vocabulary that belongs to these weights"
+            f"embedding table {n_rows:,} rows",
+            "take the vocabulary that belongs to these weights",
         )
     if n_tokens == n_rows - 1:
         logger.warning(
@@ -90,7 +91,8 @@ def check_room(tokenizer: TextTokenizer, source: ModelFolder, plan: EncoderPlan)
     if tokenizer.n_special >= longest:
         raise ModelFolderError(
             f"{shown(source.encoder_path)}: the tokenizer puts {tokenizer.n_special} special tokens around a text, but "
-            f"a text may have {longest} tokens in all; take the tokenizer that belongs to these weights"
+            f"a text may have {longest} tokens in all",
+            "take the tokenizer that belongs to these weights",
         )
 
 

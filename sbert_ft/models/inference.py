@@ -316,7 +316,8 @@ def count_window(
         first = int(too_long[0])
         raise InputError(
             f"{name(count.n_texts + first)} has {int(lengths[first])} tokens, but max_seq_length is "
-            f"{settings.max_seq_length}; raise it, or take on_truncate='chunk' or 'warn'"
+            f"{settings.max_seq_length}",
+            "raise it, or take on_truncate='chunk' or 'warn'",
         )
     count.n_texts += len(lengths)
     count.n_own_tokens += len(bodies.token_ids)
@@ -380,8 +381,8 @@ def run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode
                     raise
                 if len(texts) == 1:
                     raise ResourceError(
-                        f"one text of {int(lengths[texts[0]])} tokens does not fit into the memory of {device}; "
-                        "lower max_seq_length, or choose another device"
+                        f"one text of {int(lengths[texts[0]])} tokens does not fit into the memory of {device}",
+                        "lower max_seq_length, or choose another device",
                     ) from error
             else:
                 del todo[0]
@@ -445,8 +446,8 @@ def windows_of_pairs(pairs: Iterable[tuple[str, str]], hint: str = "") -> Iterat
         for text in pair:
             if not isinstance(text, str):
                 raise InputError(
-                    f"pair at position {position} has {quoted(text)} ({type(text).__name__}), expected two strings; "
-                    "drop the pair or replace the text"
+                    f"pair at position {position} has {quoted(text)} ({type(text).__name__}), expected two strings",
+                    "drop the pair or replace the text",
                 )
             if text not in distinct:
                 distinct[text] = len(distinct)

@@ -52,7 +52,8 @@ def as_matrix(vectors: Vectors) -> Tensor:
         wrong = (~matrix.isfinite().all(1)).nonzero().flatten()
         raise InputError(
             f"the vector in row {int(wrong[0])} holds NaN or a number beyond float32, as do {len(wrong)} of "
-            f"{len(matrix)} rows: nothing can be said of how alike they are; leave them out"
+            f"{len(matrix)} rows: nothing can be said of how alike they are",
+            "leave them out",
         )
     return matrix
 

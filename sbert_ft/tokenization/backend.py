@@ -54,15 +54,15 @@ def check_lines(path: Path, data: bytes, n_rows: int | None) -> None:
     if n_lines > most:
         table = "" if n_rows is None else f"; the embedding table has {n_rows:,} rows"
         raise ModelFolderError(
-            f"{shown(path)} has {n_lines:,} lines, at most {most:,} are read{table}; take the vocabulary that belongs "
-            "to these weights"
+            f"{shown(path)} has {n_lines:,} lines, at most {most:,} are read{table}",
+            "take the vocabulary that belongs to these weights",
         )
     if len(data) > _MAX_TOKEN_BYTES:
         lengths = [len(line) for line in data.split(b"\n")]
         if max(lengths) > _MAX_TOKEN_BYTES:
             line = 1 + next(i for i, length in enumerate(lengths) if length > _MAX_TOKEN_BYTES)
             raise ModelFolderError(
-                f"{shown(path)}, line {line}, has {lengths[line - 1]:,} bytes, which is no token; restore the file"
+                f"{shown(path)}, line {line}, has {lengths[line - 1]:,} bytes, which is no token", "restore the file"
             )
 
 
@@ -80,15 +80,16 @@ def check_content(path: Path, content: Mapping[str, Any]) -> None:
             if (danger := _danger_of(regex)) is not None:
                 raise ModelFolderError(
                     f"{shown(path)}: {key} has the regular expression {quoted(regex)}, which may take for ever on a "
-                    f"text ({danger}); use a tokenizer without it"
+                    f"text ({danger})",
+                    "use a tokenizer without it",
                 )
     growth = 1.0
     for step in _steps(content.get("normalizer")):
         growth *= _growth_of(step)
     if growth > _MAX_GROWTH:
         raise ModelFolderError(
-            f"{shown(path)}: normalizer may make {growth:,.0f} characters of one, expected at most {_MAX_GROWTH}; use "
-            "a tokenizer without such replacements"
+            f"{shown(path)}: normalizer may make {growth:,.0f} characters of one, expected at most {_MAX_GROWTH}",
+            "use a tokenizer without such replacements",
         )
     model = content.get("model")
     if isinstance(model, dict):
@@ -99,17 +100,19 @@ def _check_model(path: Path, model: Mapping[str, Any]) -> None:
     if model.get("dropout") not in (None, 0):
         raise ModelFolderError(
             f"{shown(path)}: model.dropout is {quoted(model['dropout'])}, which drops tokens at random, so that a text "
-            "has another vector on every call; set it to null"
+            "has another vector on every call",
+            "set it to null",
         )
     longest = model.get("max_input_chars_per_word")
     if isinstance(longest, int) and longest > _MAX_WORD:
         raise ModelFolderError(
             f"{shown(path)}: model.max_input_chars_per_word is {longest}, expected at most {_MAX_WORD}: a long word "
-            "would take hours; set it to 100, as BERT has it"
+            "would take hours",
+            "set it to 100, as BERT has it",
         )
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         if isinstance(model.get(key), str) and len(model[key]) > _MAX_WORD:
-            raise ModelFolderError(f"{shown(path)}: model.{key} has {len(model[key])} characters; use a whole file")
+            raise ModelFolderError(f"{shown(path)}: model.{key} has {len(model[key])} characters", "use a whole file")
 
 
 def _steps(part: object) -> Iterator[Mapping[str, Any]]:

@@ -95,8 +95,8 @@ def _read_backend(folder: Path, model_type: str, settings: Mapping[str, Any], n_
         if model_type not in ("bert", "distilbert", "electra", "mpnet") and _has_slow_files(folder):
             return TokenizerFiles(_convert(folder, n_rows), None, special_tokens, ())
         raise ModelFolderError(
-            f"{shown(folder)} has no tokenizer: expected vocab.txt or tokenizer.json, found {listing(folder)}; "
-            "copy the file from where the weights come from (without it every word would be [UNK])"
+            f"{shown(folder)} has no tokenizer: expected vocab.txt or tokenizer.json, found {listing(folder)}",
+            "copy the file from where the weights come from (without it every word would be [UNK])",
         )
     vocab, notes = read_vocab(vocab_file, n_rows)
     casing = _decide_casing(vocab, settings, casing_of_vocabulary(vocab))
@@ -139,8 +139,8 @@ def _build_wordpiece(
         if special[role] not in vocab:
             raise ModelFolderError(
                 f"{shown(path)} lacks the special token {quoted(special[role])} ({role}): expected it in a BERT "
-                "vocabulary; take the vocabulary that belongs to these weights, or name the token in "
-                "special_tokens_map.json"
+                "vocabulary",
+                "take the vocabulary that belongs to these weights, or name the token in special_tokens_map.json",
             )
     backend = Tokenizer(models.WordPiece(vocab, unk_token=special["unk_token"], max_input_chars_per_word=100))
     backend.normalizer = normalizer_of(casing)
@@ -217,7 +217,8 @@ def _from_content(path: Path, content: dict[str, Any]) -> Tokenizer:
     if undefined is not None:
         raise ModelFolderError(
             f"{shown(path)}: the template of post_processor puts the token {quoted(undefined)} around texts, but its "
-            "special_tokens do not say what that is; copy the file again"
+            "special_tokens do not say what that is",
+            "copy the file again",
         )
     backend.no_truncation()
     backend.no_padding()
@@ -232,8 +233,8 @@ def _check_ids(path: Path, vocab: Mapping[str, int]) -> None:
     if len(token_of) < len(vocab):
         first, id_ = next((token, id_) for token, id_ in vocab.items() if token_of[id_] != token)
         raise ModelFolderError(
-            f"{shown(path)} gives {quoted(first)} and {quoted(token_of[id_])} the same id {id_}; take the vocabulary "
-            "that belongs to these weights"
+            f"{shown(path)} gives {quoted(first)} and {quoted(token_of[id_])} the same id {id_}",
+            "take the vocabulary that belongs to these weights",
         )
 
 

@@ -111,7 +111,8 @@ def find_pair_specials(backend: Tokenizer, n_special: int) -> PairSpecials:
     ):
         raise ModelFolderError(
             "tokenizer.json makes something else of a pair than the first text and then the second, with special "
-            "tokens around them: not supported; give post_processor a pair such as [CLS] $A [SEP] $B [SEP]"
+            "tokens around them: not supported",
+            "give post_processor a pair such as [CLS] $A [SEP] $B [SEP]",
         )
     _check_known(ids, backend.get_vocab())
     specials = PairSpecials(

@@ -316,11 +316,13 @@ def check_texts(texts: Sequence[object], first_position: int = 0, name: Callable
     for position, text in enumerate(texts, first_position):
         if not isinstance(text, str):
             raise InputError(
-                f"{name(position)} is {quoted(text)} ({type(text).__name__}), expected a string; drop it or replace it"
+                f"{name(position)} is {quoted(text)} ({type(text).__name__}), expected a string",
+                "drop it or replace it",
             )
         # isascii is a flag of the string: the usual text costs nothing here
         if not text.isascii() and (surrogate := _SURROGATE.search(text)):
             raise InputError(
                 f"{name(position)} holds the lone surrogate {quoted(surrogate[0])} at character "
-                f"{surrogate.start()}, which no UTF-8 text can; decode the source again"
+                f"{surrogate.start()}, which no UTF-8 text can",
+                "decode the source again",
             )

@@ -87,7 +87,8 @@ def read_vocab(path: Path, n_rows: int | None = None) -> tuple[dict[str, int], t
     if "" in lines:
         raise ModelFolderError(
             f"{shown(path)}, line {lines.index('') + 1}, is blank: every line of a vocabulary is a token, and a lost "
-            "one shifts all that follow; restore the file"
+            "one shifts all that follow",
+            "restore the file",
         )
     vocab = {token: line for line, token in enumerate(lines)}
     if len(vocab) == len(lines):

@@ -78,7 +78,7 @@ class BertClassifier(ClassifierModel):
             RunInterrupted: Ctrl-C, SIGTERM or SIGHUP. As after every error, the classifier is as it was.
         """
         if dev is not None and dev_share is not None:
-            raise InputError("dev and dev_share are both given; keep one of them")
+            raise InputError("dev and dev_share are both given", "keep one of them")
         if training is not None:
             instance_argument(TrainingSettings, training, "training")
         with put_back_on_failure(self, weights=False):  # the head, until training begins
@@ -150,8 +150,8 @@ def _run_folder(output_dir: str | os.PathLike[str] | None) -> Iterator[str | os.
         temporary = tempfile.TemporaryDirectory(prefix="sbert-ft-", ignore_cleanup_errors=True)
     except OSError as error:
         raise OutputError(
-            f"no temporary folder can be made for the run: {error.strerror or error}; give output_dir, or set "
-            "TMPDIR to a folder with room"
+            f"no temporary folder can be made for the run: {error.strerror or error}",
+            "give output_dir, or set TMPDIR to a folder with room",
         ) from error
     with temporary as path:
         yield Path(path) / "run"
@@ -166,7 +166,7 @@ def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:
     kinds = {type(label) for label in labels}
     for position, label in enumerate(labels):
         if label is None or (isinstance(label, float) and math.isnan(label)):
-            raise InputError(f"y has no label at position {position} ({label}); leave the row out, or label it")
+            raise InputError(f"y has no label at position {position} ({label})", "leave the row out, or label it")
         if type(label) not in (str, int, float, bool):
             is_list = isinstance(label, (list, set, tuple))
             several = "; several labels a row (multi-label classification) are not done" if is_list else ""
@@ -175,7 +175,7 @@ def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:
     if len(kinds) > 1:
         found = " and ".join(sorted(kind.__name__ for kind in kinds))
         raise InputError(
-            f"y holds labels of different types, {found}: 1 and '1' could be one class or two; make them one"
+            f"y holds labels of different types, {found}: 1 and '1' could be one class or two", "make them one"
         )
     classes = sorted(set(labels))
     if len(classes) < 2:
@@ -192,7 +192,7 @@ def _rows_of_table(table: Any, n_texts: int) -> list[Any]:
     """
     if table.shape[1] != n_texts:
         expected = "one, the text" if n_texts == 1 else "two, the texts of a pair"
-        raise InputError(f"X has {table.shape[1]} columns, expected {expected}; choose them, as in frame[[...]]")
+        raise InputError(f"X has {table.shape[1]} columns, expected {expected}", "choose them, as in frame[[...]]")
     if hasattr(table, "notna"):
         table = table.astype(object).where(table.notna(), None).to_numpy(dtype=object)
     rows: list[list[Any]] = table.tolist()

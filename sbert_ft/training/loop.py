@@ -349,8 +349,8 @@ def _gradients(
                 sequence = "pair" if plan.is_joined else "text"
                 raise ResourceError(
                     f"one row of at most {plan.max_seq_length} tokens a {sequence} does not fit into the memory of "
-                    f"{model.device} beside a batch of {len(group[0])}; lower model.max_seq_length or "
-                    "training.batch_size, or set training.gradient_checkpointing"
+                    f"{model.device} beside a batch of {len(group[0])}",
+                    "lower model.max_seq_length or training.batch_size, or set training.gradient_checkpointing",
                 ) from error
         # outside of the handler: its exception would keep the failed forward's tensors alive
         progress.micro_rows = max(1, min(progress.micro_rows, max(map(len, group))) // 2)

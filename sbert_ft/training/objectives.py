@@ -440,8 +440,8 @@ def check_fits(objective: Objective, dataset: LabelledTexts) -> None:
     if dataset.label_kind == "classes":
         name = quoted(dataset.class_names[int(labels[0])], limit=40)
         raise InputError(
-            f"all {len(labels):,} rows to train on are of the class {name}, and a classifier tells at least two apart; "
-            "add rows of another class, or see what data.classes leaves out"
+            f"all {len(labels):,} rows to train on are of the class {name}, and a classifier tells at least two apart",
+            "add rows of another class, or see what data.classes leaves out",
         )
     better = "; in_batch_negatives is for such rows" if "in_batch_negatives" in fitting_objectives(dataset) else ""
     logger.warning(

@@ -156,8 +156,8 @@ def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> Prep
     asked = settings.training
     if data.dev is None and (asked.metric or asked.early_stopping_patience or asked.eval_steps):
         raise InputError(
-            "training.metric, early_stopping_patience and eval_steps need pairs to evaluate on; give data.dev or "
-            "data.dev_share"
+            "training.metric, early_stopping_patience and eval_steps need pairs to evaluate on",
+            "give data.dev or data.dev_share",
         )
     return PreparedRun(model, data, settings, objective, evaluator)
 
@@ -178,11 +178,11 @@ def _check_rows(model: TrainableModel, data: RunData) -> None:
         if isinstance(model, ClassifierModel) and dataset.n_texts != model.n_texts:
             wanted = ("one text", "two texts")[model.n_texts - 1]
             raise InputError(
-                f"{shown}: a row has {found}, and a classifier of kind {model.kind} takes {wanted}; name the columns "
-                "with data.text_columns, or take another model.kind"
+                f"{shown}: a row has {found}, and a classifier of kind {model.kind} takes {wanted}",
+                "name the columns with data.text_columns, or take another model.kind",
             )
         if not isinstance(model, ClassifierModel) and dataset.n_texts == 1 and name != "train":  # see `check_fits`
-            raise InputError(f"{shown}: a row has {found}, and pairs judge a sentence encoder; name two columns")
+            raise InputError(f"{shown}: a row has {found}, and pairs judge a sentence encoder", "name two columns")
 
 
 def _with_head(model: ClassifierModel, train: ConnectionDataset, settings: RunSettings) -> bool:
@@ -208,7 +208,7 @@ def _check_something_is_trained(model: ClassifierModel, settings: RunSettings) -
     if n_frozen == len(list(model.bert.encoder.parameters())) and not any(
         parameter.requires_grad for parameter in model.head.parameters()
     ):
-        raise InputError("every weight is frozen, the head's by requires_grad; leave some to train")
+        raise InputError("every weight is frozen, the head's by requires_grad", "leave some to train")
 
 
 def _head_of(model: ClassifierModel, train: ConnectionDataset, settings: RunSettings) -> HeadToTrain:

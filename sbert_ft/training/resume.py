@@ -261,8 +261,8 @@ def check_finished(run: PreparedRun, folder: RunFolder, options: RunOptions) -> 
     content = _content(folder.metrics_file)
     if content is None:
         raise RunFolderError(
-            f"{shown(folder.metrics_file)} is damaged, expected the results of the finished run; delete it, and "
-            "--resume judges the model anew"
+            f"{shown(folder.metrics_file)} is damaged, expected the results of the finished run",
+            "delete it, and --resume judges the model anew",
         )
     return content
 
@@ -346,7 +346,8 @@ def _check_fits(run: PreparedRun, checkpoint: Checkpoint | None) -> None:
             was, is_ = saved.get(name, "absent"), own.get(name, "absent")
             raise CheckpointError(
                 f"{shown(checkpoint.path)} holds another model's weights: {quoted(name, limit=200)} is {was} there and "
-                f"{is_} in this run; put the change back, or begin anew with --overwrite"
+                f"{is_} in this run",
+                "put the change back, or begin anew with --overwrite",
             )
     frozen = {id(parameter) for parameter in frozen_parameters(run.model.bert.encoder, run.settings.model)}
     optimizer = _shapes(checkpoint, "optimizer")

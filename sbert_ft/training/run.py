@@ -266,7 +266,7 @@ def _check_whose(folder: RunFolder, options: RunOptions) -> None:
     if not isinstance(content, dict) or "output_dir" not in content:
         shown = quoted(folder.path, limit=400)
         raise RunFolderError(
-            f"the config.json in {shown} is not that of a run but of a model, maybe; give another output_dir"
+            f"the config.json in {shown} is not that of a run but of a model, maybe", "give another output_dir"
         )
 
 
@@ -287,7 +287,8 @@ def _check_inputs_stay(settings: RunSettings, options: RunOptions) -> None:
         if first in (*RUN_FILES, *RUN_FOLDERS):
             raise RunFolderError(
                 f"{key}, {quoted(path, limit=400)}, is part of the run in {quoted(settings.output_dir, limit=400)} "
-                "that would be overwritten; give another output_dir, or copy it elsewhere first"
+                "that would be overwritten",
+                "give another output_dir, or copy it elsewhere first",
             )
 
 

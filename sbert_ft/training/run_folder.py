@@ -164,12 +164,12 @@ def _check_content(folder: RunFolder, mode: Mode) -> None:
     listed = ", ".join(map(quoted, names[:_N_LISTED])) + (" and more" if len(names) > _N_LISTED else "")
     if _CONFIG in names:
         raise RunFolderError(
-            f"{shown(path)} holds another run; go on with it by --resume, replace it by --overwrite, or give another "
-            "output_dir"
+            f"{shown(path)} holds another run",
+            "go on with it by --resume, replace it by --overwrite, or give another output_dir",
         )
     raise RunFolderError(
-        f"{shown(path)} is not empty ({listed}); give another output_dir, or --overwrite, which removes files of a "
-        "run and leaves all others"
+        f"{shown(path)} is not empty ({listed})",
+        "give another output_dir, or --overwrite, which removes files of a run and leaves all others",
     )
 
 

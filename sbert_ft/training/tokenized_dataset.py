@@ -224,8 +224,8 @@ def _write_cache(folder: Path, key: str, dataset: TextRows, tokenizer: TextToken
         if not isinstance(error, OSError):
             raise
         raise OutputError(
-            f"{shown(path)}: the tokens of the texts cannot be written: {error.strerror or error}; make room, or name "
-            "another folder"
+            f"{shown(path)}: the tokens of the texts cannot be written: {error.strerror or error}",
+            "make room, or name another folder",
         ) from error
 
 
@@ -414,8 +414,8 @@ def _row_joiner(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int
     n_texts = dataset.text_rows.shape[1]
     if n_texts != 2:
         raise InputError(
-            f"the rows have {n_texts} text{'s' if n_texts > 1 else ''} each, expected two to be joined to one "
-            "sequence; name two columns of texts"
+            f"the rows have {n_texts} text{'s' if n_texts > 1 else ''} each, expected two to be joined to one sequence",
+            "name two columns of texts",
         )
     specials = tokenizer.pair_specials
     room_of_pair(max_seq_length, specials, at_least=2)  # refuses a length that is too short

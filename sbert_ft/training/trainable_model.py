@@ -70,7 +70,9 @@ def check_encoder(encoder: PreTrainedModel, settings: RunSettings) -> None:
     frozen_parameters(encoder, settings.model)
     if settings.training.gradient_checkpointing and not encoder.supports_gradient_checkpointing:
         kind = encoder.config.model_type
-        raise InputError(f"training.gradient_checkpointing: transformers has none for {kind} encoders; set it to false")
+        raise InputError(
+            f"training.gradient_checkpointing: transformers has none for {kind} encoders", "set it to false"
+        )
 
 
 def frozen_parameters(encoder: nn.Module, settings: ModelSettings) -> list[nn.Parameter]:
@@ -83,7 +85,8 @@ def frozen_parameters(encoder: nn.Module, settings: ModelSettings) -> list[nn.Pa
     if settings.freeze_layers > len(layers):
         raise InputError(
             f"model.freeze_layers is {settings.freeze_layers}, but the encoder has {len(layers)} layers with weights "
-            f"of their own; give a number from 0 to {len(layers)}"
+            f"of their own",
+            f"give a number from 0 to {len(layers)}",
         )
     frozen = []
     for name, parameter in encoder.named_parameters():
@@ -94,8 +97,8 @@ def frozen_parameters(encoder: nn.Module, settings: ModelSettings) -> list[nn.Pa
             frozen.append(parameter)
     if len(frozen) == len(list(encoder.parameters())) and settings.kind == "siamese":  # a classifier has its head
         raise InputError(
-            "every weight is frozen, by model.freeze_layers and model.freeze_embeddings or by requires_grad; leave "
-            "some to train"
+            "every weight is frozen, by model.freeze_layers and model.freeze_embeddings or by requires_grad",
+            "leave some to train",
         )
     return frozen
 
