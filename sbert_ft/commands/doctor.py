@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     checks = examine(args.model, texts, args.max_seq_length, deep=args.deep, texts_a_row=texts_a_row)
     if args.json:
-        names = ("name", "status", "found", "mend")
+        names = ("name", "status", "found", "hint")
         content = [{name: getattr(check, name) for name in names} for check in checks]
         print(json.dumps(content, indent=2, ensure_ascii=False))
     else:
@@ -75,7 +75,7 @@ def table_lines(checks: Sequence[Check], width: int | None) -> list[str]:
     indent = 6 + 2 + max(len(check.name) for check in checks)
     lines = []
     for check in checks:
-        text = f"{check.status:<6}{check.name:<{indent - 6}}{check.found}" + (f"; {check.mend}" if check.mend else "")
+        text = f"{check.status:<6}{check.name:<{indent - 6}}{check.found}" + (f"; {check.hint}" if check.hint else "")
         if width is None or width < indent + _LEAST_WIDTH:
             lines.append(text)
         else:

@@ -21,36 +21,36 @@ class Check:
         status: ``FAIL`` where the model cannot be loaded or is of no use for the texts, ``WARN`` where it should be
             looked into.
         found: What was found, without control characters.
-        mend: What to do; empty where the status is ``OK``.
+        hint: What to do; empty where the status is ``OK``.
     """
 
     name: str
     status: Status
     found: str
-    mend: str = ""
+    hint: str = ""
 
 
-def finding(name: str, status: Status, found: str, mend: str = "") -> Check:
+def finding(name: str, status: Status, found: str, hint: str = "") -> Check:
     """Return the check with control characters of the folder's names and texts made visible."""
-    visible = [quoted(text, limit=len(text) + 1)[1:-1] for text in (found, mend)]
+    visible = [quoted(text, limit=len(text) + 1)[1:-1] for text in (found, hint)]
     return Check(name, status, *visible)
 
 
-def failure(name: str, error: SbertFtError | OSError, mend: str) -> Check:
-    """Return a FAIL with the error's parts; `mend` serves where the error has no hint."""
+def failure(name: str, error: SbertFtError | OSError, hint: str) -> Check:
+    """Return a FAIL with the error's parts; `hint` serves where the error has no hint."""
     if isinstance(error, OSError):
         place = f"{quoted(error.filename, limit=400)} cannot be read: " if error.filename else ""
-        return finding(name, "FAIL", f"{place}{error.strerror or error}", mend)
-    hint = error.hint[:1].lower() + error.hint[1:]
-    return finding(name, "FAIL", error.statement, hint or mend)
+        return finding(name, "FAIL", f"{place}{error.strerror or error}", hint)
+    own = error.hint[:1].lower() + error.hint[1:]
+    return finding(name, "FAIL", error.statement, own or hint)
 
 
-def attempt(checks: list[Check], name: str, mend: str, read: Callable[[], _T]) -> _T | None:
+def attempt(checks: list[Check], name: str, hint: str, read: Callable[[], _T]) -> _T | None:
     """Return what `read` does, or None, with its fault added to `checks`."""
     try:
         return read()
     except (SbertFtError, OSError) as error:
-        checks.append(failure(name, error, mend))
+        checks.append(failure(name, error, hint))
         return None
 
 

@@ -1,4 +1,4 @@
-"""Is this folder fit for these texts? A list of checks, each with what was found and how to mend it.
+"""Is this folder fit for these texts? A list of checks, each with what was found and how to hint it.
 
 Loading a model stops at its first fault, and much that harms (a casing rule that takes Hangul apart,
 texts that are cut) is no fault of the folder at all. `examine` calls what loading calls, piece by
@@ -148,19 +148,19 @@ def examine(
         if is_classifier(source) and plan is not None and weights is not None:
             checks.append(_classifier(source, plan))
     if source.own:
-        mend = "fit the threshold anew with fit_threshold, or take sbert_ft.json from where the model comes from"
-        attempt(checks, "decision", mend, lambda: checks.append(_describe_decision(source)))
+        hint = "fit the threshold anew with fit_threshold, or take sbert_ft.json from where the model comes from"
+        attempt(checks, "decision", hint, lambda: checks.append(_describe_decision(source)))
     checks += of_weights
     if weights is not None:
         checks += _weights(weights, plan, source, deep)
-    mend = "copy the tokenizer's files from where the weights come from"
+    hint = "copy the tokenizer's files from where the weights come from"
     n_rows = int(plan.config.vocab_size) if plan is not None else None
-    tokenizer = attempt(checks, "tokenizer", mend, lambda: _tokenizer(source, n_rows))
+    tokenizer = attempt(checks, "tokenizer", hint, lambda: _tokenizer(source, n_rows))
     if tokenizer is not None:
         if plan is not None:
-            attempt(checks, "room", mend, lambda: check_room(tokenizer, source, plan))
+            attempt(checks, "room", hint, lambda: check_room(tokenizer, source, plan))
         of_vocabulary = attempt(
-            checks, "tokenizer", mend, lambda: vocabulary_checks(tokenizer, n_rows, source.encoder_path)
+            checks, "tokenizer", hint, lambda: vocabulary_checks(tokenizer, n_rows, source.encoder_path)
         )
         checks += of_vocabulary or []
     if plan is not None:
@@ -188,10 +188,10 @@ def _read_source(path: Path) -> tuple[ModelFolder, list[Check]]:
     old = path / "0_Transformer"
     encoder_path = old if old.is_dir() and not (path / "config.json").exists() else path
     faults: list[Check] = []
-    mend = "copy the config.json that belongs to the weights"
-    config = attempt(faults, "config", mend, lambda: read_json(encoder_path / "config.json"))
+    hint = "copy the config.json that belongs to the weights"
+    config = attempt(faults, "config", hint, lambda: read_json(encoder_path / "config.json"))
     if faults and "has no config.json" in whole.found:
-        faults = [Check("config", "FAIL", whole.found, mend)]  # this sentence lists what is there instead
+        faults = [Check("config", "FAIL", whole.found, hint)]  # this sentence lists what is there instead
     elif whole.found not in [fault.found for fault in faults]:
         faults.append(whole)
     return ModelFolder(path, encoder_path, config or {}), faults
@@ -208,8 +208,8 @@ def _describe_decision(source: ModelFolder) -> Check:
 
 def _unused(source: ModelFolder) -> list[Check]:
     """Return what would change the vectors elsewhere and is not used here."""
-    mend = "compare the vectors with those of the program that the folder was made for"
-    return [finding("unused", "WARN", note, mend) for note in unused_parts(source)]
+    hint = "compare the vectors with those of the program that the folder was made for"
+    return [finding("unused", "WARN", note, hint) for note in unused_parts(source)]
 
 
 def _classifier(source: ModelFolder, plan: EncoderPlan) -> Check:
@@ -365,10 +365,10 @@ def _length(source: ModelFolder, plan: EncoderPlan, least: int, asked: int | Non
     """Return whether the encoder has positions for texts as long as they may be."""
     said, n_positions = source.max_seq_length, plan.max_tokens
     if asked is not None:
-        mend = f"give a whole number from {least} to {n_positions}"
+        hint = f"give a whole number from {least} to {n_positions}"
         if not least <= asked <= n_positions:
             found = f"max_seq_length is to be {asked}, the encoder has positions for {n_positions} tokens"
-            return finding("length", "FAIL", found, mend)
+            return finding("length", "FAIL", found, hint)
         return finding("length", "OK", f"max_seq_length {asked}, as asked for; positions for {n_positions} tokens")
     if said is None:
         return finding("length", "OK", f"positions for {n_positions} tokens; the folder sets no other max_seq_length")

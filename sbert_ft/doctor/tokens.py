@@ -112,11 +112,11 @@ def _casing(tokenizer: TextTokenizer, folder: Path, conflicts: Iterable[str]) ->
     casing = tokenizer.casing
     if casing is None:
         return finding("casing", "OK", "the tokenizer's own (not BERT's rule)")
-    harms, mend = _harm_of_casing(tokenizer, tokenizer.backend.get_vocab())
+    harms, hint = _harm_of_casing(tokenizer, tokenizer.backend.get_vocab())
     conflicts = tuple(conflicts)
     said = [casing.describe(), *harms, *conflicts]
     if harms or conflicts:
-        return finding("casing", "WARN", "; ".join(said), mend or "write one and the same rule into both files")
+        return finding("casing", "WARN", "; ".join(said), hint or "write one and the same rule into both files")
     if casing.source == "vocabulary":
         where = "does not tell" if (folder / "tokenizer_config.json").exists() else "is absent"
         said.append(f"tokenizer_config.json {where}, so the rule is taken from the vocabulary")
@@ -126,7 +126,7 @@ def _casing(tokenizer: TextTokenizer, folder: Path, conflicts: Iterable[str]) ->
 
 
 def _harm_of_casing(tokenizer: TextTokenizer, vocab: Mapping[str, int]) -> tuple[list[str], str]:
-    """Return how the rule in force harms this vocabulary, and which settings mend it; empty where it fits."""
+    """Return how the rule in force harms this vocabulary, and which settings hint it; empty where it fits."""
     casing = tokenizer.casing
     if casing is None:
         return [], ""
@@ -163,7 +163,7 @@ def text_checks(tokenizer: TextTokenizer, texts: Iterable[str], limits: TextLimi
             bodies = _count_window(tokenizer, window, count)
             _count_lengths(bodies.lengths, n_around, limits.joined, count)
         except InputError as error:
-            return [failure("texts", error, "mend the text")]
+            return [failure("texts", error, "hint the text")]
     if not count.n_texts:
         return [finding("texts", "FAIL", "no texts", "give a file with at least one text")]
     checks = [finding("texts", "OK", f"{count.n_texts:,}")]
@@ -226,12 +226,12 @@ def _unknown(tokenizer: TextTokenizer, count: _TextCount) -> Check:
         position, text = count.first_unknown
         said += f", the first in the text at position {position}, {quoted(text, limit=40)}"
     vocab = tokenizer.backend.get_vocab()
-    _, mend = _harm_of_casing(tokenizer, vocab)
+    _, hint = _harm_of_casing(tokenizer, vocab)
     if count.n_hangul and not holds_hangul(vocab):
         said += f"; {count.n_hangul:,} texts hold Hangul, the vocabulary has none"
-        mend = "take a model with a Korean vocabulary"
+        hint = "take a model with a Korean vocabulary"
     status: Status = "FAIL" if share >= _UNKNOWN_FAIL else "WARN"
-    return finding("unknown words", status, said, mend or "take a model whose vocabulary was made for such texts")
+    return finding("unknown words", status, said, hint or "take a model whose vocabulary was made for such texts")
 
 
 def _lengths(count: _TextCount, with_prompt: bool, unit: str) -> Check:

@@ -1,4 +1,4 @@
-"""The doctor: every fault has its line and its mend, nothing is raised, and loading agrees with what it says."""
+"""The doctor: every fault has its line and its hint, nothing is raised, and loading agrees with what it says."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_what_the_doctor_fails_does_not_load(folder: Path, fault: str) -> None:
     checks = examine(folder, ["the cat"])
     faults = failures(checks)
     assert any(file in check.found for check in faults), checks
-    assert all(check.mend for check in checks if check.status != "OK")
+    assert all(check.hint for check in checks if check.status != "OK")
     with pytest.raises(SbertFtError) as raised:
         ConnectionBert.from_pretrained(folder, "cpu")
     if len(faults) == 1:  # the doctor names the very fault at which loading stops
@@ -253,7 +253,7 @@ def test_what_is_no_folder_is_one_failure(tmp_path: Path, make: Change) -> None:
     make(path)
     (check,) = examine(path, ["the cat"])
     assert (check.status, check.name) == ("FAIL", "folder")
-    assert str(path) in check.found and check.mend
+    assert str(path) in check.found and check.hint
 
 
 def test_an_empty_folder_lacks_config_weights_and_tokenizer(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_an_empty_folder_lacks_config_weights_and_tokenizer(tmp_path: Path) -> N
 def test_a_good_folder_has_every_check_and_no_complaint(folder: Path) -> None:
     checks = examine(folder, ["the cat", "a dog"], deep=True)
     assert [check.name for check in checks] == [*CHECKED[:6], "values", *CHECKED[6:], *CHECKED_TEXTS]
-    assert [check for check in checks if check.status != "OK" or check.mend] == []
+    assert [check for check in checks if check.status != "OK" or check.hint] == []
     found = by_name(checks)
     assert found["files"].found == "used: config.json, pytorch_model.bin, vocab.txt"
     assert "bert, 2 layers, width 32, 4 heads" in found["config"].found
@@ -287,7 +287,7 @@ def test_the_real_model_has_no_complaint(minilm_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "said", "mend"),
+    ("change", "name", "said", "hint"),
     [
         (edit_weights(lambda state: {**state, "extra.thing": torch.ones(2)}), "names", "extra.thing", "one model"),
         (edit_json("config.json", architectures=["BertModel"]), None, "", ""),
@@ -348,12 +348,12 @@ def test_the_real_model_has_no_complaint(minilm_path: Path) -> None:
     ],
 )
 def test_what_should_be_looked_into_is_a_warning_and_loads(
-    folder: Path, change: Change, name: str | None, said: str, mend: str
+    folder: Path, change: Change, name: str | None, said: str, hint: str
 ) -> None:
     change(folder)
     warned = [check for check in examine(folder) if check.status != "OK"]
     assert [(check.name, check.status) for check in warned] == ([(name, "WARN")] if name else [])
-    assert all(said in check.found and mend in check.mend for check in warned)
+    assert all(said in check.found and hint in check.hint for check in warned)
     ConnectionBert.from_pretrained(folder, "cpu")
 
 
@@ -361,7 +361,7 @@ def test_a_tokenizer_that_puts_nothing_around_texts_is_a_warning(folder: Path) -
     add_tokenizer_json(folder)
     edit_json("tokenizer.json", post_processor=None)(folder)
     check = by_name(examine(folder))["special tokens"]
-    assert check.status == "WARN" and "nothing before a text" in check.found and check.mend
+    assert check.status == "WARN" and "nothing before a text" in check.found and check.hint
 
 
 def test_prefixes_heads_and_ignored_files_are_told(folder: Path) -> None:
@@ -417,17 +417,17 @@ def test_korean_with_accents_stripped_is_told_which_settings_mend_it(
     folder = Path(shutil.copytree(korean_folder, tmp_path / "model"))
     edit_json("tokenizer_config.json", do_lower_case=True, strip_accents=True)(folder)
     found = by_name(examine(folder, korean_texts))
-    mend = "set do_lower_case false and strip_accents false in tokenizer_config.json"
-    assert (found["casing"].status, found["casing"].mend) == ("WARN", mend)
+    hint = "set do_lower_case false and strip_accents false in tokenizer_config.json"
+    assert (found["casing"].status, found["casing"].hint) == ("WARN", hint)
     assert "Hangul syllables" in found["casing"].found
-    assert (found["unknown words"].status, found["unknown words"].mend) == ("FAIL", mend)
+    assert (found["unknown words"].status, found["unknown words"].hint) == ("FAIL", hint)
 
 
 def test_an_english_vocabulary_on_korean_texts_is_told_to_be_changed(
     minilm_path: Path, korean_texts: list[str]
 ) -> None:
     check = by_name(examine(minilm_path, korean_texts))["unknown words"]
-    assert (check.status, check.mend) == ("WARN", "take a model with a Korean vocabulary")
+    assert (check.status, check.hint) == ("WARN", "take a model with a Korean vocabulary")
     assert 3.0 < float(check.found.split(" %")[0]) < 8.0
     assert "2,758 texts hold Hangul" in check.found and "position 0" in check.found
 
@@ -440,16 +440,16 @@ def test_texts_are_counted(folder: Path) -> None:
     found = by_name(examine(folder, texts, max_seq_length=6))
     assert found["texts"].found == "4"
     assert found["empty texts"].status == "WARN" and "2 of 4" in found["empty texts"].found
-    assert "position 1" in found["empty texts"].found and found["empty texts"].mend
+    assert "position 1" in found["empty texts"].found and found["empty texts"].hint
     assert found["tokens a text"].found.startswith("median 2, 95 % have at most 8, longest 8")
     cut_texts = found["cut texts"]
     assert cut_texts.status == "WARN" and cut_texts.found == "25.00 % of the texts are cut at max_seq_length 6"
-    assert cut_texts.mend.startswith("raise max_seq_length to 8, or ")
+    assert cut_texts.hint.startswith("raise max_seq_length to 8, or ")
 
 
 def test_texts_beyond_the_positions_can_only_be_taken_in_pieces(folder: Path) -> None:
     check = by_name(examine(folder, ["the cat " * 100]))["cut texts"]
-    assert (check.status, check.mend) == ("WARN", "encode with on_truncate='chunk'")
+    assert (check.status, check.hint) == ("WARN", "encode with on_truncate='chunk'")
 
 
 @pytest.mark.parametrize(
@@ -458,7 +458,7 @@ def test_texts_beyond_the_positions_can_only_be_taken_in_pieces(folder: Path) ->
 )
 def test_the_share_of_unknown_words_decides(folder: Path, n_unknown: int, n_known: int, status: str) -> None:
     check = by_name(examine(folder, ["the"] * n_known + ["ж"] * n_unknown))["unknown words"]
-    assert check.status == status and bool(check.mend) == (status != "OK")
+    assert check.status == status and bool(check.hint) == (status != "OK")
 
 
 def test_one_text_in_a_hundred_may_be_cut(folder: Path) -> None:
@@ -475,7 +475,7 @@ def test_texts_stream_in_windows(folder: Path) -> None:
 @pytest.mark.parametrize("texts", [[], ["the", 7], ["the", "\ud800"], ["the", None]])
 def test_texts_that_are_none_are_a_failure(folder: Path, texts: list[Any]) -> None:
     check = examine(folder, texts)[-1]
-    assert (check.name, check.status) == ("texts", "FAIL") and check.mend
+    assert (check.name, check.status) == ("texts", "FAIL") and check.hint
     assert not texts or "position 1" in check.found
 
 
@@ -491,7 +491,7 @@ def test_what_the_source_of_texts_raises_goes_through(folder: Path) -> None:
 @pytest.mark.parametrize("length", [0, 2, 65])
 def test_a_length_without_positions_is_a_failure(folder: Path, length: int) -> None:
     check = by_name(examine(folder, ["the cat"], length))["length"]
-    assert (check.status, check.mend) == ("FAIL", "give a whole number from 3 to 64")
+    assert (check.status, check.hint) == ("FAIL", "give a whole number from 3 to 64")
 
 
 # What is read
@@ -563,7 +563,7 @@ def test_values_are_looked_at_on_request_alone(folder: Path, change: Change, sta
     change(folder)
     assert not failures(examine(folder))
     check = by_name(examine(folder, deep=True))["values"]
-    assert check.status == status and said in check.found and bool(check.mend) == (status != "OK")
+    assert check.status == status and said in check.found and bool(check.hint) == (status != "OK")
 
 
 # The command
@@ -663,12 +663,12 @@ def test_names_of_files_do_not_drive_the_terminal(folder: Path, capsys: pytest.C
 def test_lines_are_wrapped_at_the_width_of_a_terminal() -> None:
     checks = [
         Check("files", "OK", "used: " + ", ".join(["config.json"] * 20)),
-        Check("casing", "WARN", "so", "mend it"),
+        Check("casing", "WARN", "so", "hint it"),
     ]
     lines = table_lines(checks, 80)
     assert max(map(len, lines)) <= 79 and len(lines) > 4
     assert all(line.startswith(" " * 14) for line in lines[1:-2])
-    assert lines[-2:] == ["WARN  casing  so; mend it", "1 OK, 1 WARN, 0 FAIL"]
+    assert lines[-2:] == ["WARN  casing  so; hint it", "1 OK, 1 WARN, 0 FAIL"]
     assert len(table_lines(checks, None)) == len(table_lines(checks, 30)) == 3
 
 
@@ -715,7 +715,7 @@ def test_a_classifier_without_its_head_is_a_failure_and_does_not_load(classifier
     target = classifier("towers")
     (target / "head.safetensors").unlink()
     check = by_name(examine(target))["classifier"]
-    assert check.status == "FAIL" and "head.safetensors" in check.found and check.mend
+    assert check.status == "FAIL" and "head.safetensors" in check.found and check.hint
     with pytest.raises(ModelFolderError):
         ClassifierModel.from_pretrained(target, "cpu")
 
