@@ -1,8 +1,8 @@
-"""Train a classifier of pairs in scikit-learn's manners, and ask it.
+"""Train a classifier of pairs with scikit-learn's interface, and predict with it.
 
     python examples/classify_pairs.py [MODEL_FOLDER]
 
-Without a folder it takes the packaged MiniLM. The pairs are the sample premises and hypotheses beside this file.
+Without a folder it uses the packaged MiniLM. The pairs are the sample premises and hypotheses in examples/data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def main(model_folder: str | Path) -> None:
-    """Fit on the training pairs, choose by dev, and print what is made of two pairs."""
+    """Fit on the training pairs, choose the best step on dev, and print the predictions for two test pairs."""
     rows = {part: read(DATA / f"nli_{part}.csv") for part in ("train", "dev", "test")}
     model = BertClassifier(ConnectionBert.from_pretrained(model_folder), kind="joined")
     training = TrainingSettings(epochs=4, batch_size=16, learning_rate=5e-5)

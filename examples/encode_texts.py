@@ -1,8 +1,8 @@
-"""Find the help article that answers a question: embed all titles once, then each question, and compare.
+"""Find the help article that answers a question: embed all titles and the questions, and compare them.
 
     python examples/encode_texts.py [MODEL_FOLDER]
 
-Without a folder it takes the packaged MiniLM. The titles are the second column of examples/data/matches.csv.
+Without a folder it uses the packaged MiniLM. The titles are the second column of examples/data/matches.csv.
 """
 
 from __future__ import annotations

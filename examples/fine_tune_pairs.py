@@ -1,8 +1,8 @@
-"""Fine-tune a model on scored pairs, and print what it was worth: the same dev and test pairs before and after.
+"""Fine-tune a model on scored pairs, and print its results on the dev and test pairs before and after.
 
     python examples/fine_tune_pairs.py [MODEL_FOLDER [OUTPUT_FOLDER]]
 
-Without folders it takes the packaged MiniLM and writes to runs/example. A run that is there already is not
+Without folders it uses the packaged MiniLM and writes to runs/example. An existing run is not
 overwritten: give another folder, or pass on_existing="overwrite" below.
 """
 
@@ -20,7 +20,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def main(model_folder: str | Path, output_dir: str | Path) -> None:
-    """Train on train.csv, choose the best step and a threshold by dev.csv, judge by test.csv."""
+    """Train on train.csv, choose the best step and a threshold on dev.csv, evaluate on test.csv."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train, dev, test = (ConnectionDataset.from_file(DATA / f"{name}.csv") for name in ("train", "dev", "test"))
     result = fine_tune(

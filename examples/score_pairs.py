@@ -2,8 +2,8 @@
 
     python examples/score_pairs.py [MODEL_FOLDER]
 
-Without a folder it takes the packaged MiniLM, which knows cosines only. A model that was fine-tuned with a dev set
-(see fine_tune_pairs.py) brings its threshold and a calibration from cosine to probability along.
+Without a folder it uses the packaged MiniLM, which gives only cosines. A model that was fine-tuned with a dev set
+(see fine_tune_pairs.py) also has a threshold and a calibration from cosine to probability.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     vectors = model.encode(["A man plays a guitar.", "Someone makes music."])
     scores = model.score([("A man plays a guitar.", "Someone makes music.")])
 
-The package is light to import: a public name brings its module, and torch with it, when it is first used.
+Importing the package is fast: the module of a public name, and torch with it, is imported when the name is first used.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
     "fit_threshold",
 ]
 
-# Each name once more among the imports for type checkers above; tests/test_architecture.py holds the two together.
+# The same names as in the imports for type checkers above; tests/test_architecture.py compares the two lists.
 _MODULE_OF_NAME = {
     "BertClassifier": "sbert_ft.training.bert_classifier",
     "ConnectionBert": "sbert_ft.models.connection_bert",
@@ -57,7 +57,7 @@ _MODULE_OF_NAME = {
 }
 
 
-if not TYPE_CHECKING:  # a type checker knows the names from above, and shall call any other one a mistake
+if not TYPE_CHECKING:  # type checkers read the imports above, and report any other name as an error
 
     def __getattr__(name: str) -> object:
         """Return the public object called `name`, importing its module on first use.
@@ -68,10 +68,10 @@ if not TYPE_CHECKING:  # a type checker knows the names from above, and shall ca
         if name not in _MODULE_OF_NAME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value: object = getattr(import_module(_MODULE_OF_NAME[name]), name)
-        globals()[name] = value  # the next use finds it without coming here
+        globals()[name] = value  # later uses do not call this function
         return value
 
 
 def __dir__() -> list[str]:
-    """Return every public name, the ones not imported yet among them."""
+    """Return every public name, including those not imported yet."""
     return sorted({*globals(), *__all__})

@@ -1,7 +1,7 @@
-"""Arguments of public functions, held against what they have to be before anything is done with them.
+"""Checks for the arguments of public functions, done before anything else.
 
-A wrong type would else be an error of some library far below, or be taken for something: an empty path for the current
-folder, a text for its letters, 0 for what is left out. Whole numbers may be those of numpy.
+Without them a wrong type is an unclear error from some library, or is misread: an empty path as the current folder, a
+text as its letters, 0 as an argument that was left out. Whole numbers may be numpy's.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _T = TypeVar("_T")
 
 
 def path_argument(value: object, name: str) -> Path:
-    """Return a path.
+    """Return `value` as a path.
 
     Raises:
-        InputError: It is neither a text nor a path object, or empty, which would be the current folder.
+        InputError: It is neither a text nor a path object, or is empty, which would mean the current folder.
     """
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(path, str) or not path:
@@ -30,10 +30,10 @@ def path_argument(value: object, name: str) -> Path:
 
 
 def whole_number(value: object, name: str, least: int, most: int | None = None) -> int:
-    """Return a whole number from `least` to `most`, as Python's int.
+    """Return `value`, a whole number from `least` to `most`, as Python's int.
 
     Raises:
-        InputError: It is none; True and 3.0 are none either.
+        InputError: It is not one; True and 3.0 are not accepted.
     """
     number = _index_of(value)
     if number is None or number < least or (most is not None and number > most):
@@ -47,15 +47,15 @@ def _index_of(value: object) -> int | None:
         return None
     try:
         return operator.index(value)
-    except (TypeError, ValueError, RuntimeError):  # an array or tensor of several numbers, or of others
+    except (TypeError, ValueError, RuntimeError):  # an array or tensor of several numbers, or of another type
         return None
 
 
 def word_argument(value: object, name: str, words: Sequence[str]) -> str:
-    """Return one of the words.
+    """Return `value`, which must be one of the words.
 
     Raises:
-        InputError: It is none of them.
+        InputError: It is not one of them.
     """
     if not isinstance(value, str) or value not in words:
         raise InputError(f"{name} is {_found(value)}, expected one of {', '.join(words)}")
@@ -63,13 +63,13 @@ def word_argument(value: object, name: str, words: Sequence[str]) -> str:
 
 
 def instance_argument(kind: type[_T], value: object, name: str, remedy: str = "") -> _T:
-    """Return a value of the class `kind`.
+    """Return `value`, which must be an instance of the class `kind`.
 
     Args:
         kind: The class.
         value: What was given.
         name: Of the argument.
-        remedy: Ends the message: how one comes by such a value.
+        remedy: End of the message: how to get such a value.
 
     Raises:
         InputError: It is of another class.

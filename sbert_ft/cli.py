@@ -1,8 +1,8 @@
-"""`sbert-ft`: finds the command, sets up what it says, and turns whatever goes wrong into one line and an exit code.
+"""`sbert-ft`: finds and runs the command, sets up logging, and turns every error into one line and an exit code.
 
-A command is a module of `sbert_ft.commands`, which is imported only when its command is named, so that help answers
-at once. What a user can mend ends with 2 and a sentence; anything else is a defect of ours, keeps its traceback and
-ends with 1. A signal that asks to end is raised like Ctrl-C, so that temporary files are removed on the way out.
+A command is a module of `sbert_ft.commands`. It is imported only when its command is named, so help is printed at
+once. An error that the user can fix prints one sentence and exits with 2; any other is a bug in sbert_ft, prints its
+traceback and exits with 1. SIGTERM and SIGHUP are raised like Ctrl-C, so that temporary files are removed first.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from sbert_ft.errors import ResourceError, RunInterrupted, SbertFtError, quoted
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "train": ("sbert_ft.commands.train", "fine-tune on pairs or single texts: a JSON in, a model and a report out"),
-    "evaluate": ("sbert_ft.commands.evaluate", "judge a model on labelled rows, alone or against another one"),
+    "evaluate": ("sbert_ft.commands.evaluate", "evaluate a model on labelled rows, and compare it with another one"),
     "encode": ("sbert_ft.commands.encode", "texts to vectors, in a .npy or .parquet file"),
     "score": ("sbert_ft.commands.score", "the cosine of two texts, or of each pair in a file"),
     "predict": ("sbert_ft.commands.predict", "the class of a text or a pair, or of each in a file"),
     "doctor": ("sbert_ft.commands.doctor", "check a model folder, and whether it fits your texts"),
-    "config": ("sbert_ft.commands.config", "begin, check or describe the JSON that a run is"),
+    "config": ("sbert_ft.commands.config", "write, check or describe the JSON of a run"),
 }
 
 DONE, DEFECT, USER_FAULT, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
@@ -40,15 +40,15 @@ DONE, DEFECT, USER_FAULT, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
 _EPILOG = """\
 exit codes:
   0    done
-  1    a check failed (doctor), or a defect of sbert-ft, which keeps its traceback
-  2    something you can mend: a wrong option, file or text; nothing was written
-  130  interrupted (Ctrl-C); 143 and 129: ended by SIGTERM or SIGHUP; no temporary file stays
-  141  the reader of standard output went away
+  1    a check failed (doctor), or a bug in sbert-ft, with its traceback
+  2    something you can fix: a wrong option, file or text; nothing was written
+  130  interrupted (Ctrl-C); 143 and 129: ended by SIGTERM or SIGHUP; temporary files are removed
+  141  the reader of standard output closed it
 
 Nothing here opens a network connection: MODEL is a folder on this machine.
 'sbert-ft COMMAND --help' lists a command's options."""
 
-# Read by libraries when they are imported; a user's own setting stands.
+# Read by libraries when they are imported; a value that the user has set is kept.
 _LIBRARY_SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -62,7 +62,7 @@ _OF_STREAMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 class Command(Protocol):
-    """What every module of `sbert_ft.commands` that is named in `COMMANDS` offers."""
+    """The interface of every module named in `COMMANDS`."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments and options."""
@@ -82,13 +82,13 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             with suppress(OSError, ValueError):  # a stream that was closed
-                reconfigure(errors="backslashreplace")  # Hangul on a terminal that knows ASCII alone
+                reconfigure(errors="backslashreplace")  # Hangul on a terminal that supports only ASCII
     debug = "--debug" in arguments
     try:
         with _signals_raised():
             code = _run(arguments)
             if sys.stdout is not None:
-                sys.stdout.flush()  # a reader that went away shall show now, not when the interpreter ends
+                sys.stdout.flush()  # so that a closed pipe is noticed here, not when the interpreter exits
             return code
     except SystemExit as stop:  # argparse: help, version, usage
         return _flushed(stop.code if isinstance(stop.code, int) else DEFECT)
@@ -101,8 +101,8 @@ def main(argv: list[str] | None = None) -> int:
         _forget_stdout()
         return CLOSED_PIPE
     except KeyboardInterrupt:
-        # Where the interrupt came inside an exec, as in dataclasses while they are imported, the interpreter remembers
-        # it and would end by the signal instead of with our code; the next exec makes it forget.
+        # After an interrupt inside an exec, as when dataclasses are imported, the interpreter remembers it and would
+        # end by the signal instead of with our exit code. Another exec clears this.
         exec("")
         _say("sbert-ft: interrupted")
         return INTERRUPTED
@@ -110,11 +110,11 @@ def main(argv: list[str] | None = None) -> int:
         _say(f"sbert-ft: ended by {signal.Signals(ended.number).name}")
         return 128 + ended.number
     except Exception as error:
-        # The outermost handler: all that is left is to say what happened, whatever it was.
+        # The outermost handler: it only reports the error.
         if isinstance(error, OSError) and error.errno is not None:
             return _refuse(_of_stdout(error) or _sentence(error), debug)
         traceback.print_exc()
-        _say("sbert-ft: this is a defect of sbert-ft; please report it with the lines above")
+        _say("sbert-ft: this is a bug in sbert-ft; please report it with the lines above")
         return DEFECT
 
 
@@ -123,7 +123,7 @@ def _run(arguments: list[str]) -> int:
     named = next((argument for argument in arguments if not argument.startswith("-")), None)
     command = cast(Command, import_module(COMMANDS[named][0])) if named in COMMANDS else None
     args = _parser(named, command).parse_args(arguments)
-    assert command is not None  # the parser refuses any other name, and none
+    assert command is not None  # the parser refuses any other name, and a missing one
     args.quiet, args.debug = "quiet" in args, "debug" in args
     if sys.flags.optimize > 1 and named != "config":
         raise ResourceError("transformers does not run under python -OO, which strips docstrings", "take -O or none")
@@ -131,15 +131,15 @@ def _run(arguments: list[str]) -> int:
         os.environ.setdefault(name, value)
     with _log_to_stderr(quiet=args.quiet, debug=args.debug), warnings.catch_warnings():
         if not args.debug and not sys.warnoptions:
-            warnings.simplefilter("ignore")  # those of libraries; what a user should know is logged
+            warnings.simplefilter("ignore")  # those of libraries; our own warnings are logged
         return command.run(args)
 
 
 def _parser(named: str | None, command: Command | None) -> argparse.ArgumentParser:
-    """Return the parser of the whole command line, with the options of the named command alone."""
+    """Return the parser of the whole command line; of the commands, only the named one has its options."""
     everywhere = _Parser(add_help=False, allow_abbrev=False)
     group = everywhere.add_argument_group("options of every command")
-    # Without a default, or the command's parser would undo what stood before the command.
+    # No default: the command's parser would overwrite an option that was given before the command.
     group.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="no notes, no progress bar")
     group.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="details and tracebacks")
     parser = _Parser(
@@ -167,7 +167,7 @@ def _parser(named: str | None, command: Command | None) -> argparse.ArgumentPars
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that refuses in one line, as everything else here does."""
+    """A parser that reports an error in one line, like every other error of the command line."""
 
     def error(self, message: str) -> NoReturn:
         _say(f"sbert-ft: error: {_one_line(message)} (see {self.prog} --help)")
@@ -175,7 +175,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Ended(BaseException):
-    """A signal asked the process to end; no `except Exception` on the way swallows it."""
+    """A signal to end the process; a `BaseException`, so that no `except Exception` catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -184,7 +184,7 @@ class _Ended(BaseException):
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise `_Ended` inside, where they would end the process without cleaning up."""
+    """Raise `_Ended` on SIGTERM and SIGHUP inside the block, so that temporary files are removed."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise _Ended(number)
@@ -192,7 +192,7 @@ def _signals_raised() -> Iterator[None]:
     wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {}
     if threading.current_thread() is threading.main_thread():
-        # One that is ignored stays so: that is how nohup works.
+        # An ignored signal stays ignored: nohup relies on it.
         before = {number: signal.signal(number, end) for number in wanted if signal.getsignal(number) == signal.SIG_DFL}
     try:
         yield
@@ -203,7 +203,7 @@ def _signals_raised() -> Iterator[None]:
 
 @contextmanager
 def _log_to_stderr(*, quiet: bool, debug: bool) -> Iterator[None]:
-    """Write what the library logs to standard error, in plain lines; other libraries' logging is left alone."""
+    """Write the log messages of sbert_ft to standard error as plain lines; other libraries' logging is unchanged."""
     ours = logging.getLogger("sbert_ft")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PlainFormatter())
@@ -220,7 +220,7 @@ def _log_to_stderr(*, quiet: bool, debug: bool) -> Iterator[None]:
 
 
 class _PlainFormatter(logging.Formatter):
-    """The message on one line, after "warning: " where it is one."""
+    """Formats a message as one line, with its level in front ("warning: ") unless that is INFO."""
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
@@ -228,7 +228,7 @@ class _PlainFormatter(logging.Formatter):
 
 
 def _refuse(message: str, debug: bool) -> int:
-    """Say what the user can mend, with the traceback being handled where `debug`; return the exit code."""
+    """Print an error that the user can fix, after its traceback if `debug`; return the exit code."""
     if debug:
         traceback.print_exc()
     lines = message.splitlines() or [""]
@@ -242,20 +242,20 @@ def _sentence(error: OSError) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Return the text without control characters: a file's name must not drive the terminal."""
+    """Return the text with control characters escaped: a file name must not send commands to the terminal."""
     return quoted(text, limit=max(len(text), 1))[1:-1]
 
 
 def _say(text: str) -> None:
-    """Print to standard error, be it closed."""
-    if sys.stderr is None:  # print would take standard output in its place
+    """Print to standard error; do nothing if it is closed."""
+    if sys.stderr is None:  # print would write to standard output instead
         return
     with suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 
 
 def _flushed(code: int) -> int:
-    """Return the code of a help text or version that has been printed, or that it cannot be."""
+    """Return `code` after help or version is printed, or another exit code if standard output cannot be written."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -268,10 +268,10 @@ def _flushed(code: int) -> int:
 
 
 def _of_stdout(error: OSError) -> str:
-    """Return the sentence of an error that standard output fails with, which is then given up; else nothing."""
+    """Return the message if standard output caused the error (it is then redirected to nowhere), or ""."""
     try:
         if error.filename is None and error.errno in _OF_STREAMS and sys.stdout is not None:
-            print(flush=True)  # a nameless error may be that of anything: does standard output fail again?
+            print(flush=True)  # an error without a file name can have any source: does standard output fail again?
     except OSError:
         _forget_stdout()
         return f"standard output cannot be written: {error.strerror or error}"
@@ -279,10 +279,10 @@ def _of_stdout(error: OSError) -> str:
 
 
 def _hold_standard_descriptors() -> None:
-    """Open nothing in the place of a standard stream that is closed.
+    """Open the null device in the place of each standard stream that is closed.
 
-    The next file opened would get its number, and what a library of the system writes to standard error would go into
-    a result.
+    Otherwise the next file opened gets its number, and what a system library writes to standard error goes into a
+    result.
     """
     for number in (0, 1, 2):
         try:
@@ -292,7 +292,7 @@ def _hold_standard_descriptors() -> None:
 
 
 def _forget_stdout() -> None:
-    """Point standard output nowhere, so that the interpreter does not complain of it at its end."""
+    """Redirect standard output to the null device, so that the interpreter does not report an error at exit."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

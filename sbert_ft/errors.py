@@ -1,8 +1,8 @@
-"""What can go wrong through no fault of ours, as one family of exceptions.
+"""The exceptions for errors that the user can fix, all subclasses of `SbertFtError`.
 
 Everything that a user can fix (a folder, a file, a setting, a text) is raised as a subclass of `SbertFtError`: what is
 wrong and where, what was expected and what was found (`problem`), and what to do (`hint`). The command line prints
-both as one sentence and exits with 2. Any other exception is a defect of ours and keeps its traceback. Code that needs
+both as one sentence and exits with 2. Any other exception is a bug in sbert_ft and keeps its traceback. Code that needs
 the parts reads the attributes, never the sentence.
 """
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 
 class SbertFtError(Exception):
-    """A fault that the user can fix.
+    """An error that the user can fix.
 
     Attributes:
         problem: What is wrong: what was expected and what was found.
-        hint: What to do; empty where the problem says it.
-        where: The file, where the problem does not name it; empty otherwise.
-        position: Within the file, such as ``line 3``; empty otherwise.
+        hint: What to do; empty if the problem says it.
+        where: The file, if the problem does not name it; empty otherwise.
+        position: The place in the file, such as ``line 3``; empty otherwise.
     """
 
     def __init__(self, problem: str, hint: str = "", *, where: str = "", position: str = "") -> None:
@@ -27,48 +27,48 @@ class SbertFtError(Exception):
 
     @property
     def statement(self) -> str:
-        """Where and what, without the hint."""
+        """The file, the position and the problem, without the hint."""
         place = ", ".join(filter(None, (self.where, self.position)))
         return f"{place}: {self.problem}" if place else self.problem
 
 
 class ModelFolderError(SbertFtError):
-    """A model folder that is missing, incomplete, damaged, hostile or of a kind not supported."""
+    """A model folder is missing, incomplete, damaged, malicious or of an unsupported kind."""
 
 
 class DataError(SbertFtError):
-    """A data file whose bytes, columns or rows cannot be read as what they should be."""
+    """A data file has bytes, columns or rows that cannot be read."""
 
 
 class ConfigError(SbertFtError):
-    """A run's configuration with keys or values that cannot be; the message has all of its faults, a line each."""
+    """A run's configuration has unknown keys or wrong values; the message lists all of them, one a line."""
 
 
 class InputError(SbertFtError, ValueError):
-    """An argument or a text that a function cannot take (also a `ValueError`, as in scikit-learn)."""
+    """An argument or a text is not accepted by a function (also a `ValueError`, as in scikit-learn)."""
 
 
 class OutputError(SbertFtError):
-    """A result that cannot be written where it was asked for."""
+    """A result cannot be written to the requested place."""
 
 
 class RunFolderError(SbertFtError):
-    """A run's folder that holds something else, is in use, or does not fit what is asked of it."""
+    """A run's folder holds something else, is in use, or does not fit the requested run."""
 
 
 class CheckpointError(RunFolderError):
-    """A checkpoint that is incomplete, damaged or hostile."""
+    """A checkpoint is incomplete, damaged or malicious."""
 
 
 class TrainingError(SbertFtError):
-    """Training that cannot go on: a loss or gradient that is no finite number."""
+    """Training cannot continue: a loss or gradient is not finite."""
 
 
 class RunInterrupted(SbertFtError):
-    """A run that stopped because it was asked to; what it had done is in its checkpoint.
+    """A run was stopped by a signal; its progress is in its checkpoint.
 
     Attributes:
-        signal_number: Of the signal that asked.
+        signal_number: Number of that signal.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:
@@ -77,14 +77,14 @@ class RunInterrupted(SbertFtError):
 
 
 class ResourceError(SbertFtError):
-    """Memory or a device that is not there, or not enough of it."""
+    """A device or other resource is missing, or there is not enough memory."""
 
 
 def quoted(value: object, limit: int = 80) -> str:
     """Return `value` in quotes for a message: one line, no control characters, at most `limit` long.
 
-    Terminal escapes, newlines and lone surrogates from a file must neither drive the user's
-    terminal nor break the encoding of standard error. Printable text of any script stays as it is.
+    Terminal escapes, newlines and lone surrogates are escaped: from a file they could control the user's terminal or
+    break the encoding of standard error. Printable text of any script stays as it is.
     """
     text = value if isinstance(value, str) else str(value)
     if len(text) > limit:
@@ -94,5 +94,5 @@ def quoted(value: object, limit: int = 80) -> str:
 
 
 def shown(path: Path) -> str:
-    """Return `path` for a message, with room for the whole of a usual path."""
+    """Return `path` in quotes for a message, cut after 400 characters."""
     return quoted(path, limit=400)

@@ -1,7 +1,7 @@
-"""What `score` and `predict` share: texts of the command line, or a file's rows beside what a model says of them.
+"""What `score` and `predict` share: texts from the command line, and a file's rows with the model's results added.
 
-The file is read twice side by side, once for the texts and once for the rows as they stand, so that every other
-column comes out as it went in and memory does not grow with the rows.
+The file is read twice in parallel, once for the texts and once for the rows as they are, so that all other columns
+are unchanged and memory does not grow with the number of rows.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _WITH_COLUMNS = ".csv, .tsv, .jsonl or .parquet"
 
 
 def given_texts(texts: Sequence[str], done: str) -> tuple[str, ...]:
-    """Return the texts of the command line as texts.
+    """Return the texts of the command line, decoded and checked.
 
     Args:
         texts: As they were typed.
-        done: What is done to them, for a warning: scored.
+        done: What is done with them, for a warning, such as "scored".
 
     Raises:
-        InputError: One is empty, or not in UTF-8.
+        InputError: A text is empty, or not in UTF-8.
     """
     from sbert_ft.data.text import is_blank
 
@@ -45,24 +45,24 @@ def given_texts(texts: Sequence[str], done: str) -> tuple[str, ...]:
     for text in decoded:
         if not text:
             which = "the text" if len(decoded) == 1 else "one of the two texts"
-            raise InputError(f"{which} is empty", "write a text there")
+            raise InputError(f"{which} is empty", "give a text that is not empty")
         if is_blank(text):
-            logger.warning("the text %s is blank, so a model can say nothing of it", quoted(text))
+            logger.warning("the text %s is blank, so its result means nothing", quoted(text))
         if os.path.isfile(text):
             logger.warning("%s is %s as a text, not read as a file", quoted(text), done)
     return decoded
 
 
 def refuse_file_options(args: argparse.Namespace, names: Iterable[str], thing: str) -> None:
-    """Refuse the options of a file where texts were given.
+    """Refuse options that are only for files if texts were given.
 
     Args:
         args: The options, among them `inputs`, the texts.
-        names: Of the options, as attributes of `args`.
-        thing: What they are for: one file of pairs.
+        names: The refused options, as attributes of `args`.
+        thing: What the options are for, such as "one file of pairs".
 
     Raises:
-        InputError: One is given.
+        InputError: One of the options is given.
     """
     given = next((name for name in names if getattr(args, name) is not None), None)
     if given is not None:
@@ -72,7 +72,7 @@ def refuse_file_options(args: argparse.Namespace, names: Iterable[str], thing: s
 
 
 def argument_text(argument: str) -> str:
-    """Return a text from the command line, which an ASCII locale hands over as undecoded bytes.
+    """Return a text from the command line, decoded from UTF-8 if an ASCII locale left its bytes undecoded.
 
     Raises:
         InputError: The bytes are not UTF-8.
@@ -80,7 +80,7 @@ def argument_text(argument: str) -> str:
     try:
         argument.encode("utf-8")
         return argument
-    except UnicodeEncodeError:  # surrogates, which stand for the bytes
+    except UnicodeEncodeError:  # has surrogates, which represent the undecoded bytes
         pass
     try:
         return os.fsencode(argument).decode("utf-8")
@@ -90,12 +90,12 @@ def argument_text(argument: str) -> str:
 
 @dataclass(frozen=True)
 class RowsToExtend:
-    """A file whose rows get new columns, and where they go.
+    """A file whose rows get new columns, and the file to write them to.
 
     Attributes:
-        name: Of the file, as it was typed.
+        name: Name of the file, as it was typed.
         table: Its rows.
-        target: Where the result goes.
+        target: Path of the result.
         kind: The format of the result.
     """
 
@@ -106,10 +106,10 @@ class RowsToExtend:
 
     @classmethod
     def of(cls, args: argparse.Namespace, name: str) -> RowsToExtend:
-        """Return the file that is named, to be written to --output.
+        """Return the file `name`, with --output as its target.
 
         Raises:
-            SbertFtError: It cannot be read, or the result not be written there.
+            SbertFtError: The file cannot be read, or the result cannot be written to --output.
         """
         from sbert_ft.data.sniffing import KIND_OF_SUFFIX
 
@@ -121,7 +121,7 @@ class RowsToExtend:
         return cls(name, table, target, kind)
 
     def text_columns(self, names: str | None, n: Literal[1, 2]) -> tuple[int, ...]:
-        """Return the positions of the columns with the texts: those named, with commas between, or customary ones.
+        """Return the positions of the text columns: those named (separated by commas), or those with usual names.
 
         Raises:
             DataError: There are no such columns.
@@ -129,29 +129,29 @@ class RowsToExtend:
         return self.table.text_columns(None if names is None else names.split(","), n)
 
     def texts(self, columns: tuple[int, ...]) -> Iterator[tuple[str, ...]]:
-        """Return an iterator over each row's texts; a header with nothing below it is no fault."""
+        """Return an iterator over each row's texts; a file with only a header is accepted."""
         return self.table.texts(columns, may_be_empty=True)
 
     def refuse_taken(self, new: Sequence[str], remedy: str, taken: Sequence[str] = ()) -> None:
-        """Refuse new columns whose names are taken.
+        """Refuse new columns whose names are already in use.
 
         Args:
-            new: Their names.
-            remedy: What to do.
-            taken: Names that are taken besides those of the file.
+            new: Names of the new columns.
+            remedy: What to do, for the message.
+            taken: Names in use besides those of the file.
 
         Raises:
-            InputError: One is.
+            InputError: A name is in use.
         """
         name = next((n for i, n in enumerate(new) if n in (*self.table.format.columns, *taken, *new[:i])), None)
         if name is not None:
             shown = quoted(self.name, limit=400)
-            raise InputError(f"{shown}: a column {quoted(name)} is there already; {remedy}")
+            raise InputError(f"{shown}: a column {quoted(name)} is there already", remedy)
 
     def write(
         self, path: Path, columns: Sequence[NewColumn], batches: Iterator[Sequence[Values]], progress: Progress
     ) -> None:
-        """Write the rows to `path` with new columns, whose values come in batches of rows; progress counts them.
+        """Write the rows to `path` with new columns, whose values come in batches of rows; `progress` counts the rows.
 
         Raises:
             SbertFtError: As `write_table_with_columns`.
@@ -169,7 +169,7 @@ class RowsToExtend:
 
 @dataclass
 class ScoreSummary:
-    """Mean and range of scores as they go by."""
+    """Running count, mean and range of scores."""
 
     n: int = 0
     total: float = 0.0
@@ -178,7 +178,7 @@ class ScoreSummary:
     n_matches: int | None = None
 
     def added(self, rows: list[tuple[float | bool, ...]]) -> list[tuple[float | bool, ...]]:
-        """Return the rows, each a score and what else is said of it, when they are taken into account."""
+        """Add rows, each a score and its other values, to the summary and return them unchanged."""
         for score, *decided in rows:
             for value in decided:
                 if isinstance(value, bool):
@@ -189,7 +189,7 @@ class ScoreSummary:
         return rows
 
     def describe(self) -> str:
-        """Return ", scores 0.5432 on average (0.0123 to 0.9876), 12 match", nothing where there is none."""
+        """Return ", scores 0.5432 on average (0.0123 to 0.9876), 12 match", or "" without a row."""
         if not self.n:
             return ""
         matches = "" if self.n_matches is None else f", {self.n_matches:,} match"

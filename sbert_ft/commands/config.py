@@ -1,6 +1,6 @@
-"""`sbert-ft config`: a run's configuration to begin with, its schema for editors, and the check of one.
+"""`sbert-ft config`: prints a run's configuration to start from, its JSON schema, or the result of checking one.
 
-Nothing heavy is imported, so all of it answers at once.
+No slow package is imported, so every action runs at once.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ examples:
 
 docs/configuration.md has a table of all keys."""
 
-_INIT = "print a commented configuration to begin with"
+_INIT = "print a commented configuration to start from"
 _CHECK = "check a configuration and print it with every default"
-_SCHEMA = "print a JSON schema, by which editors complete and check"
+_SCHEMA = "print a JSON schema, with which editors complete and check keys"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,30 +39,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action = actions.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
         )
-        # Those of every command, which may also stand here, behind the action.
+        # The options of every command, which may also be given after the action.
         action.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="no notes")
         action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="details and tracebacks")
         if name == "check":
             action.add_argument("file", metavar="FILE", help="a run's JSON; lines that begin with // are comments")
             add_set_option(action)
         else:
-            action.add_argument("-o", "--output", metavar="FILE", help="write it to a new file instead, a .json")
+            action.add_argument("-o", "--output", metavar="FILE", help="write it to a new .json file instead")
 
 
 def add_set_option(parser: argparse.ArgumentParser) -> None:
-    """Declare --set, whose values are the overrides of `read_run`."""
+    """Declare --set; its values are the overrides of `read_run`."""
     parser.add_argument(
         "--set",
         dest="overrides",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="in place of what FILE says, as training.epochs=2; VALUE is JSON or else a text; may be repeated",
+        help="replace a value of FILE, such as training.epochs=2; VALUE is JSON or else a text; may be repeated",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print or write what was asked for and return the exit code."""
+    """Print or write what the action produces and return the exit code."""
     if args.action == "check":
         return _check(args)
     if args.action == "init":
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    """Print the resolved configuration; warn of paths where nothing is."""
+    """Print the resolved configuration; warn of paths that do not exist."""
     from sbert_ft.config.loader import read_run, run_to_json
 
     settings = read_run(args.file, args.overrides)
@@ -95,10 +95,10 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _write_new(output: str, text: str) -> None:
-    """Write a text to a file that is not there yet.
+    """Write a text to a new file.
 
     Raises:
-        OutputError: It is there, or cannot be written.
+        OutputError: The file exists, or cannot be written.
     """
     target = checked_target(output, (".json", ".jsonc"), None)
     if os.path.lexists(output):

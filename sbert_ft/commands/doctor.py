@@ -1,6 +1,6 @@
-"""`sbert-ft doctor`: a table of what is right and what is wrong with a model folder, and with texts under it.
+"""`sbert-ft doctor`: prints a table of checks of a model folder, and of how it fits texts.
 
-On a terminal the lines are wrapped at its width; into a file or a pipe goes one line a check, to be searched.
+On a terminal the lines are wrapped at its width; in a file or a pipe each check is one line, for searching.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ examples:
   sbert-ft doctor MODEL --texts pairs.csv
   sbert-ft doctor MODEL --texts reviews.tsv --column document --max-seq-length 64
 
-OK: nothing to do. WARN: it runs, but look into it. FAIL: it cannot be loaded, or is of no use
-for these texts. The exit code is 0 without a FAIL and 1 with one."""
+OK: nothing to do. WARN: it runs, but something may be wrong. FAIL: it cannot be loaded, or is not
+usable for these texts. The exit code is 0 without a FAIL and 1 with one."""
 
 _LEAST_WIDTH = 40
 
@@ -37,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     add_model_argument(parser)
     parser.add_argument(
-        "--texts", metavar="FILE", help="look also at how these fare: .txt, .csv, .tsv, .jsonl, .parquet"
+        "--texts", metavar="FILE", help="also check how MODEL fits these texts: .txt, .csv, .tsv, .jsonl, .parquet"
     )
     columns = parser.add_mutually_exclusive_group()
-    columns.add_argument("--column", metavar="NAME", help="the column with the texts, where its name is not customary")
-    columns.add_argument("--columns", metavar="A,B", help="the two columns with the pairs, likewise")
+    columns.add_argument("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
+    columns.add_argument("--columns", metavar="A,B", help="the two columns with the pairs, if they have no usual names")
     parser.add_argument("--max-seq-length", type=positive, metavar="N", help="tokens a text may have; default: MODEL's")
     parser.add_argument("--deep", action="store_true", help="read the tensors too (checksums, NaN), and run the model")
-    parser.add_argument("--json", action="store_true", help="a JSON array in place of the table")
+    parser.add_argument("--json", action="store_true", help="print a JSON array instead of the table")
     add_reading_options(parser)
 
 
@@ -66,11 +66,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table_lines(checks: Sequence[Check], width: int | None) -> list[str]:
-    """Return the table's lines and a closing one with the counts.
+    """Return the lines of the table, the last one with the counts.
 
     Args:
         checks: In the order to print.
-        width: Characters a line may have; None for one line a check.
+        width: Maximum characters of a line; None for one line per check.
     """
     indent = 6 + 2 + max(len(check.name) for check in checks)
     lines = []
@@ -79,7 +79,7 @@ def table_lines(checks: Sequence[Check], width: int | None) -> list[str]:
         if width is None or width < indent + _LEAST_WIDTH:
             lines.append(text)
         else:
-            # one column is left free, for some terminals go on to the next line by themselves
+            # one column is left free: some terminals wrap a line that fills the last one
             lines += textwrap.wrap(
                 text, width - 1, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
             )
@@ -88,12 +88,12 @@ def table_lines(checks: Sequence[Check], width: int | None) -> list[str]:
 
 
 def _texts(args: argparse.Namespace) -> tuple[Iterator[str] | None, Literal[1, 2]]:
-    """Return the texts of the file, both sides of its pairs after each other, and how many a row has.
+    """Return the texts of the file (of a pair, one after the other) and the number of texts in a row.
 
-    Without a file it is None.
+    The texts are None without a file.
 
     Raises:
-        SbertFtError: The file cannot be read, or its columns are not to be found.
+        SbertFtError: The file cannot be read, or its text columns are not found.
     """
     if args.texts is None:
         unused = {"--column": args.column, "--columns": args.columns, "--encoding": args.encoding}
@@ -113,7 +113,7 @@ def _columns(table: Table, args: argparse.Namespace) -> tuple[int, ...]:
         return table.text_columns(args.columns.split(","), 2)
     try:
         return table.text_columns(None, 2)
-    except DataError:  # no pairs; what is wrong with single texts is the message to show
+    except DataError:  # no pairs; the error about single texts is the one to show
         try:
             return table.text_columns(None, 1)
         except DataError as error:
@@ -121,10 +121,10 @@ def _columns(table: Table, args: argparse.Namespace) -> tuple[int, ...]:
 
 
 def _cells(table: Table, columns: tuple[int, ...]) -> Iterator[str]:
-    """Yield the texts; empty cells and null are empty texts, to be counted rather than refused here.
+    """Yield the texts; empty cells and null become empty texts, which the checks count.
 
     Raises:
-        DataError: A value is no text, or the file cannot be read further.
+        DataError: A value is not a text, or the file cannot be read further.
     """
     from sbert_ft.data.formats import Missing
     from sbert_ft.data.table import Row

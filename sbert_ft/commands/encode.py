@@ -1,8 +1,7 @@
-"""`sbert-ft encode`: the texts of a file, or of standard input, to vectors in a .npy or .parquet file.
+"""`sbert-ft encode`: writes vectors of the texts in a file or standard input to a .npy or .parquet file.
 
-Texts stream from the disk through the model to the disk, some thousand at a time, so that millions of them need the
-memory of one window. A .npy begins with its shape, which is only known at the end: its header is written with room
-to spare and once more when all rows are there.
+Texts are read, encoded and written some thousand at a time, so memory does not grow with their number. A .npy begins
+with its shape, which is only known at the end: its header is padded, and written again when all rows are there.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
     from sbert_ft.data.table import Table
 
-    # Takes vectors, shape (n, d), and the ids of their n rows.
+    # Accepts vectors, shape (n, d), and the ids of their n rows.
     Append = Callable[[NDArray[np.float32], list[str]], None]
 
 logger = logging.getLogger(__name__)
@@ -60,16 +59,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", metavar="INPUT", help="one text a line (.txt, or - for standard input), .csv, .tsv, .jsonl, .parquet"
     )
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help=".npy or .parquet; replaced when whole")
-    parser.add_argument("--column", metavar="NAME", help="the column with the texts, where its name is not customary")
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help=".npy or .parquet; replaced when complete")
+    parser.add_argument("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
     parser.add_argument("--id-column", metavar="NAME", help="the column whose values become the ids of a .parquet")
     add_reading_options(parser)
     add_computing_options(parser)
     add_compile_option(parser)
     group = parser.add_argument_group("vectors")
-    group.add_argument("--normalize", action="store_true", help="bring vectors to length 1")
+    group.add_argument("--normalize", action="store_true", help="scale vectors to length 1")
     group.add_argument("--truncate-dim", type=positive, metavar="N", help="keep the first N features of each vector")
-    group.add_argument("--prompt-name", metavar="NAME", help="put this one of MODEL's prompts before every text")
+    group.add_argument(
+        "--prompt-name", metavar="NAME", help="put the prompt of this name, stored with MODEL, before every text"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     target = checked_target(args.output, (".npy", ".parquet"), None if from_stdin else Path(args.input))
     is_npy = Path(args.output).suffix.lower() == ".npy"
     if args.id_column is not None and is_npy:
-        raise InputError("--id-column has no place in a .npy, which holds vectors alone", "write to a .parquet")
+        raise InputError("--id-column has no place in a .npy, which holds only vectors", "write to a .parquet")
     source = _standard_input(args) if from_stdin else _file(args)
     with replaced_when_whole(target) as temporary:
         progress = _encode(args, source, temporary, is_npy=is_npy)
@@ -93,9 +94,9 @@ class TextSource:
     """Texts to encode.
 
     Attributes:
-        name: What they come from, for messages.
-        rows: Yields (text, id); the id is empty where no column gives it.
-        count: Says how many rows there are, None where that cannot be known.
+        name: Their file or stream, for messages.
+        rows: Yields (text, id); the id is empty if no column gives it.
+        count: Returns the number of rows, or None if it cannot be known.
         has_ids: Whether a column gives the ids.
     """
 
@@ -106,17 +107,17 @@ class TextSource:
 
 
 def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy: bool) -> Progress:
-    """Write the vectors of all texts to `path` and return how many there were."""
+    """Write the vectors of all texts to `path` and return the progress, with their number."""
     model = load_model(args)
     from sbert_ft.model_folder.layout import architecture_of_classifier
     from sbert_ft.models.inference import EmbedCount
 
     if architecture_of_classifier(model.bert.source.config) is not None:
-        logger.info("for the classes of the texts there is sbert-ft predict")  # loading has warned of the rest
+        logger.info("to get the classes of the texts, use sbert-ft predict")  # loading has warned of the rest
 
     progress, count = Progress("text", quiet=args.quiet), EmbedCount()
     dimension = args.truncate_dim or model.get_embedding_dimension()
-    ids: deque[str] = deque()  # of the texts that were read and whose vectors have not come yet
+    ids: deque[str] = deque()  # of texts that were read but are not encoded yet
 
     def texts() -> Iterator[str]:
         for text, row_id in source.rows:
@@ -143,7 +144,7 @@ def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy:
 
 
 def _file(args: argparse.Namespace) -> TextSource:
-    """Return the texts of a file; that the columns are there is checked at once."""
+    """Return the texts of a file; missing columns are an error at once, before texts are read."""
     table = open_given_table(args, args.input)
     column = table.text_columns(None if args.column is None else [args.column], 1)
     id_column = None if args.id_column is None else table.column_index(args.id_column)
@@ -157,15 +158,15 @@ def _rows(table: Table, column: tuple[int, ...], id_column: int | None) -> Itera
     if id_column is None:
         yield from ((text, "") for text in texts)
     else:
-        # The file is read twice side by side, for ids need not be texts.
+        # The file is read twice in parallel, because ids need not be texts.
         yield from zip(texts, _ids(table, id_column), strict=True)
 
 
 def _ids(table: Table, column: int) -> Iterator[str]:
-    """Yield each row's id as a text; a whole number by its digits.
+    """Yield each row's id as a text; a whole number becomes its digits.
 
     Raises:
-        DataError: A row has none, or something that is neither text nor whole number.
+        DataError: A row has no id, or one that is neither a text nor a whole number.
     """
     unit = "row" if table.format.kind == "parquet" else "line"
     for row in table:
@@ -182,12 +183,12 @@ def _standard_input(args: argparse.Namespace) -> TextSource:
     """Return the lines of standard input.
 
     Raises:
-        InputError: An option that only a file can have, or a codec in which a line's end is not one byte.
+        InputError: An option that is only for files, or a codec in which a newline is not one byte.
     """
     given = [f"--{name.replace('_', '-')}" for name in ("column", "id_column", "delimiter") if getattr(args, name)]
     if given or args.kind not in (None, "lines"):
         option = given[0] if given else "--kind"
-        raise InputError(f"{option} is for files; standard input is read as one text a line: save it to a file first")
+        raise InputError(f"{option} is for files; standard input is read as one text per line: save it to a file first")
     codec = args.encoding or "utf-8"
     try:
         is_simple = "\n".encode(codec) == b"\n"
@@ -207,7 +208,7 @@ def _lines_of_stdin(codec: str) -> Iterator[tuple[str, str]]:
         try:
             text = (body.removeprefix(b"\xef\xbb\xbf") if number == 1 else body).decode(codec)
         except ValueError as error:
-            problem = f"is not in {codec} ({error}); say its encoding with --encoding"
+            problem = f"is not in {codec} ({error}); give its encoding with --encoding"
             raise DataError(f"standard input, line {number}: {problem}") from None
         if not text or "\0" in text:
             problem = "holds a NUL character; is this text?" if text else "empty text; write a text there"
@@ -217,7 +218,7 @@ def _lines_of_stdin(codec: str) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def npy_writer(path: Path, dimension: int) -> Iterator[Append]:
-    """Give a function that appends vectors to a .npy of shape (n, `dimension`), float32, little-endian.
+    """Context with a function that appends vectors to a .npy of shape (n, `dimension`), float32, little-endian.
 
     Raises:
         OutputError: The file cannot be written.
@@ -238,10 +239,10 @@ def npy_writer(path: Path, dimension: int) -> Iterator[Append]:
         n_rows += len(vectors)
 
     with refusals_of(path):
-        file = open(path, "wb")  # noqa: SIM115 (its closing must not hide why writing failed)
+        file = open(path, "wb")  # noqa: SIM115 (an error on closing must not hide why writing failed)
     try:
         with refusals_of(path):
-            # numpy leaves room for the longest number of rows, so that the last header is as long as the first.
+            # numpy pads the header for the longest number of rows, so the last header is as long as the first.
             write_header()
         begin = file.tell()
         yield append
@@ -256,12 +257,12 @@ def npy_writer(path: Path, dimension: int) -> Iterator[Append]:
 
 @contextmanager
 def parquet_writer(path: Path, dimension: int, has_ids: bool) -> Iterator[Append]:
-    """Give a function that appends a row group of ids and vectors, these as lists of fixed size.
+    """Context with a function that appends a row group of ids and vectors to a Parquet file, as lists of fixed size.
 
     Args:
         path: The file.
-        dimension: Of the vectors, d.
-        has_ids: Whether ids are given, as texts; otherwise they are the rows' numbers from 0.
+        dimension: Dimension of the vectors, d.
+        has_ids: Whether ids are given, as texts; otherwise they are the row numbers from 0.
 
     Raises:
         OutputError: The file cannot be written.
@@ -287,12 +288,12 @@ def parquet_writer(path: Path, dimension: int, has_ids: bool) -> Iterator[Append
         n_rows += len(vectors)
 
     with refusals_of(path):
-        # No number and no id comes twice, so a dictionary of them would only cost time.
+        # Numbers and ids hardly repeat, so a dictionary would only cost time.
         writer = pq.ParquetWriter(path, schema, use_dictionary=False)
     try:
         yield append
         with refusals_of(path):
             writer.close()
     finally:
-        with suppress(OSError):  # closed already, or what went wrong is on its way
+        with suppress(OSError):  # closed already, or another error is being raised
             writer.close()

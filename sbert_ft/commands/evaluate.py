@@ -1,7 +1,7 @@
-"""`sbert-ft evaluate`: what labelled rows say of a model, alone or against another one, with intervals.
+"""`sbert-ft evaluate`: metrics of a model on labelled rows, or of two models and their difference, with intervals.
 
-A sentence encoder, and a classifier with one output, are judged by scores of pairs. What is said of a classifier with
-classes is in `evaluate_classes`.
+A sentence encoder and a classifier with one output are evaluated by their scores. Classifiers with classes are
+evaluated in `evaluate_classes`.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ examples:
   sbert-ft evaluate MODEL nli.tsv --columns premise,hypothesis --label-values entailment=1,contradiction=0
   sbert-ft evaluate CLASSIFIER reviews.csv --column document --classes negative,positive
 
-Graded pairs are judged by Spearman's and Pearson's correlation, yes/no pairs by average precision and ROC AUC, and
-where MODEL has a stored threshold by its decisions too. A classifier is judged by accuracy, macro F1 and Matthews'
-correlation (MCC), class by class, against OTHER or else the commonest class of DATA; rows whose label is none of its
-classes are left out and counted. Differences are MODEL minus OTHER, on the same rows."""
+Metrics of graded pairs: Spearman's and Pearson's correlation; of yes/no pairs: average precision and ROC AUC. If
+MODEL has a stored threshold, its decisions are evaluated too. Metrics of a classifier: accuracy, macro F1 and
+Matthews' correlation (MCC), and those of each class; it is compared with OTHER, or else with the most common class of
+DATA. Rows whose label is not one of its classes are left out and counted. Differences are MODEL minus OTHER, on the
+same rows."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,17 +59,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", metavar="OTHER", help="folder of a model to compare with")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--columns", "--column", metavar="A[,B]", help="the two columns with the texts, or the one, where not customary"
+        "--columns", "--column", metavar="A[,B]", help="the columns with the texts, if without usual names"
     )
-    parser.add_argument("--label-column", metavar="NAME", help="the column with score or label, where not customary")
+    parser.add_argument(
+        "--label-column", metavar="NAME", help="the column with the score or label, if it has no usual name"
+    )
     parser.add_argument("--label-values", metavar="WORD=N,...", help="what labels mean; other rows are left out")
-    parser.add_argument("--score-range", metavar="LOW,HIGH", help="of the scores' scale, where it is not plain")
-    parser.add_argument("--match-from", type=float, metavar="SCORE", help="graded pairs match from here on")
+    parser.add_argument(
+        "--score-range", metavar="LOW,HIGH", help="lowest and highest score of the scale, if it cannot be detected"
+    )
+    parser.add_argument("--match-from", type=float, metavar="SCORE", help="graded pairs with at least this score match")
     parser.add_argument("--on-bad-row", choices=("error", "skip"), default="error", help="default: error")
     parser.add_argument("--samples", type=int, default=1000, metavar="N", help="bootstrap resamples; default 1000")
     group = parser.add_argument_group("classifiers")
     group.add_argument("--classes", metavar="A,B,...", help="what DATA calls the classes of MODEL, in MODEL's order")
-    group.add_argument("--as-encoder", action="store_true", help="judge the cosine of a classifier's encoder instead")
+    group.add_argument(
+        "--as-encoder", action="store_true", help="evaluate the cosine of a classifier's encoder instead"
+    )
     add_classifier_option(parser)
     add_reading_options(parser)
     add_computing_options(parser)
@@ -88,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         report = evaluate_classes(args, classifier, reading, settings)
         lines = class_table(report)
     else:
-        _refuse_given(args, ("classes",), "a classifier with classes, which MODEL is not, or not asked to be")
+        _refuse_given(args, ("classes",), "a classifier with classes, and MODEL is not one or --as-encoder is given")
         report = _evaluate_scores(args, classifier, reading, settings)
         lines = _table(report, "text" if classifier is not None and classifier.n_texts == 1 else "pair")
     print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) if args.json else lines)
@@ -102,10 +109,10 @@ def _is_classifier(folder: str) -> bool:
 
 
 def _refuse_given(args: argparse.Namespace, names: tuple[str, ...], thing: str) -> None:
-    """Refuse options that say nothing of this model.
+    """Refuse options that do not apply to this model.
 
     Raises:
-        InputError: One is given.
+        InputError: One of them is given.
     """
     given = next((name for name in names if getattr(args, name) is not None), None)
     if given is not None:
@@ -115,7 +122,7 @@ def _refuse_given(args: argparse.Namespace, names: tuple[str, ...], thing: str) 
 def _evaluate_scores(
     args: argparse.Namespace, classifier: ClassifierModel | None, reading: Reading, settings: EvaluationSettings
 ) -> dict[str, Any]:
-    """Return the report on a model that gives scores: cosines, or what a classifier with one output says."""
+    """Return the report on a model that gives scores: cosines, or those of a classifier with one output."""
     from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.pair_evaluator import COLLAPSED_COSINE, chance_cosine, evaluate_pairs, evaluation_pairs
     from sbert_ft.models.siamese import SiameseBert
@@ -139,9 +146,7 @@ def _evaluate_scores(
     before = None if other is None else _scores(other, pairs, args)
     result = evaluate_pairs(pairs, before, scores, settings, (other_decision, decision))
     if chance is not None and chance >= COLLAPSED_COSINE:
-        logger.warning(
-            "texts put together by chance have a mean cosine of %.2f: the model hardly tells texts apart", chance
-        )
+        logger.warning("random pairs of texts have a mean cosine of %.2f: the model hardly tells texts apart", chance)
     report: dict[str, Any] = {
         "model": args.model,
         "against": args.against,
@@ -156,10 +161,10 @@ def _evaluate_scores(
 
 
 def _reading(args: argparse.Namespace) -> Reading:
-    """Return how the file is read, as the options say.
+    """Return the settings for reading the file, from the options.
 
     Raises:
-        InputError: An option is not of the form that its help shows.
+        InputError: An option does not have the form that its help shows.
     """
     from sbert_ft.config.settings import Reading
 
@@ -218,24 +223,24 @@ def _load_other(args: argparse.Namespace) -> Scorer:
     other = load_classifier(args, args.against)
     if other.class_names:
         raise InputError(
-            f"{quoted(args.against, limit=400)} is a classifier with classes, which have no order to compare scores "
-            "with; compare with an encoder or a classifier with one output, or judge its encoder with --as-encoder"
+            f"{quoted(args.against, limit=400)} is a classifier with classes, which have no order for comparing scores",
+            "compare with an encoder or a classifier with one output, or evaluate its encoder with --as-encoder",
         )
     return other
 
 
 def _check_rows(model: Scorer, other: Scorer | None, dataset: ConnectionDataset) -> None:
-    """Refuse rows with more or fewer texts than a model takes.
+    """Check that a row has as many texts as the models need.
 
     Raises:
-        InputError: There are some.
+        InputError: It has more or fewer, or single texts have no scores.
     """
     for scorer in (model, other):
         n_texts = getattr(scorer, "n_texts", 2)  # an encoder compares two
         if scorer is not None and n_texts != min(dataset.n_texts, 2):
-            takes, has = (("one text", "two texts")[n - 1] for n in (n_texts, min(dataset.n_texts, 2)))
+            needed, has = (("one text", "two texts")[n - 1] for n in (n_texts, min(dataset.n_texts, 2)))
             raise InputError(
-                f"a row of {quoted(dataset.source, limit=400)} has {has}, but the model takes {takes}",
+                f"a row of {quoted(dataset.source, limit=400)} has {has}, but the model needs {needed}",
                 "name the columns with --columns",
             )
     if dataset.n_texts == 1 and dataset.labels is None:
@@ -243,20 +248,20 @@ def _check_rows(model: Scorer, other: Scorer | None, dataset: ConnectionDataset)
 
 
 def _warn_of_own_pairs(decisions: list[tuple[str, Decision | None]], dataset: ConnectionDataset) -> None:
-    """Warn of a threshold, by the folder of its model, that was chosen on these very pairs."""
+    """Warn, naming the model's folder, if its threshold was chosen on the same pairs."""
     from sbert_ft.evaluation.calibration import same_data
 
     for folder, decision in decisions:
         if decision is not None and same_data(decision, dataset):
             logger.warning(
                 "the threshold of %s was chosen on these very pairs: its precision, recall, F1 and accuracy are too "
-                "good; judge it by others",
+                "good; evaluate it on others",
                 quoted(folder, limit=400),
             )
 
 
 def _scores(model: Scorer, pairs: EvaluationPairs, args: argparse.Namespace) -> NDArray[np.float32]:
-    """Return the cosine of each pair, or what a classifier with one output says of each row, shape (n,)."""
+    """Return the cosine of each pair, or the score of each row by a classifier with one output, shape (n,)."""
     from sbert_ft.models.siamese import SiameseBert
 
     if isinstance(model, SiameseBert):
@@ -267,7 +272,7 @@ def _scores(model: Scorer, pairs: EvaluationPairs, args: argparse.Namespace) -> 
 
 
 def _table(report: dict[str, Any], unit: str) -> str:
-    """Return the metrics as aligned lines, with intervals; `unit` is what a row is called."""
+    """Return the metrics as aligned lines, with intervals; `unit` is the word for a row."""
     from sbert_ft.data.ledger import counted
 
     compared = "difference" in report

@@ -1,4 +1,4 @@
-"""What `sbert-ft evaluate` says of a classifier: its classes against those of labelled rows, as JSON or as tables."""
+"""`sbert-ft evaluate` for classifiers: compares predicted classes with those of labelled rows, as JSON or tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# More classes do not fit on a line, and longer names not above a column.
+# More classes do not fit in a line, and longer names do not fit above a column.
 _MOST_COLUMNS = 20
 _LONGEST_NAME = 24
 _LABELS = {"accuracy": "accuracy", "macro_f1": "macro F1", "mcc": "MCC"}
@@ -36,7 +36,7 @@ def evaluate_classes(
     Args:
         args: The command's options.
         model: The classifier of MODEL.
-        reading: How the file is read, but for its classes.
+        reading: How the file is read; its classes are set here.
         settings: Number of resamples and confidence of the intervals.
 
     Raises:
@@ -87,10 +87,10 @@ def evaluate_classes(
 
 
 def _class_names(args: argparse.Namespace, model: ClassifierModel) -> tuple[str, ...]:
-    """Return what the classes of the model are called in the file.
+    """Return the names of the model's classes in the file.
 
     Raises:
-        InputError: --classes names more or fewer, or one twice.
+        InputError: --classes has too many or too few names, or one twice.
     """
     if args.classes is None:
         return model.class_names
@@ -107,10 +107,10 @@ def _class_names(args: argparse.Namespace, model: ClassifierModel) -> tuple[str,
 def _other(
     args: argparse.Namespace, model: ClassifierModel, names: tuple[str, ...]
 ) -> tuple[ClassifierModel, NDArray[np.int64]]:
-    """Return the classifier of OTHER, and the place of each class among its outputs, shape (K,).
+    """Return the classifier of OTHER, and the index of each class among its outputs, shape (K,).
 
     Raises:
-        SbertFtError: It cannot be loaded, or has other classes or takes other rows.
+        SbertFtError: It cannot be loaded, or differs in its classes or in the number of texts in a row.
     """
     import numpy as np
 
@@ -118,14 +118,17 @@ def _other(
     shown = quoted(args.against, limit=400)
     if other.n_texts != model.n_texts:
         kinds = f"{other.kind}, the model is of kind {model.kind}"
-        raise InputError(f"{shown} is of kind {kinds}: they take other rows; compare with one that takes the same")
+        raise InputError(
+            f"{shown} is of kind {kinds}: their rows have different numbers of texts",
+            "compare with one of a matching kind",
+        )
     for classes in (model.class_names, names):
         if set(other.class_names) == set(classes):
             return other, np.array([other.class_names.index(name) for name in classes], np.int64)
     theirs, ours = (", ".join(map(quoted, classes[:_MOST_COLUMNS])) for classes in (other.class_names, names))
     raise InputError(
-        f"{shown} has {f'the classes {theirs}' if theirs else 'no classes'}, the model {ours}; compare with a "
-        "classifier of the same classes"
+        f"{shown} has {f'the classes {theirs}' if theirs else 'no classes'}, the model {ours}",
+        "compare with a classifier of the same classes",
     )
 
 
@@ -133,13 +136,13 @@ def _logits(args: argparse.Namespace, model: ClassifierModel, rows: EvaluationRo
     import numpy as np
 
     if rows.dataset.n_texts != model.n_texts:
-        has, takes = (("one text", "two texts", "three texts")[n - 1] for n in (rows.dataset.n_texts, model.n_texts))
+        has, needed = (("one text", "two texts", "three texts")[n - 1] for n in (rows.dataset.n_texts, model.n_texts))
         raise InputError(
-            f"a row of {quoted(rows.dataset.source, limit=400)} has {has}, but a classifier of kind {model.kind} takes "
-            f"{takes}",
+            f"a row of {quoted(rows.dataset.source, limit=400)} has {has}, but a classifier of kind {model.kind} needs "
+            f"{needed}",
             "name the columns with --columns",
         )
-    # logits that are no numbers are refused with the row's line where they are judged
+    # logits that are not finite are refused, with the row's line, where they are evaluated
     stream = model.logits_stream(rows.texts(), args.batch_size, on_truncate=args.on_truncate, check_finite=False)
     return np.concatenate(list(stream))
 
@@ -151,7 +154,7 @@ def _match(
     logits: NDArray[np.float32],
     settings: EvaluationSettings,
 ) -> dict[str, Any] | None:
-    """Return what the stored threshold on the probability of the second of two classes is worth; None without one."""
+    """Return the metrics of the stored threshold on the probability of the second of two classes; None without one."""
     import numpy as np
 
     from sbert_ft.evaluation.calibration import same_data, softmax
@@ -162,8 +165,8 @@ def _match(
         return None
     if same_data(decision, rows.dataset):
         logger.warning(
-            "the threshold of %s was chosen on these very rows: its precision, recall and F1 are too good; judge it by "
-            "others",
+            "the threshold of %s was chosen on these very rows: its precision, recall and F1 are too good; evaluate it "
+            "on others",
             quoted(args.model, limit=400),
         )
     scores = softmax(logits)[:, 1].astype(np.float32)
@@ -225,7 +228,7 @@ def _short(name: str) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]], right_from: int | None = None) -> list[str]:
-    """Return rows of cells as lines; columns from `right_from` on end below each other, the others begin so."""
+    """Return rows of cells as lines; columns from `right_from` on are aligned right, the others left."""
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     ends = len(widths) if right_from is None else right_from
     lines = []
@@ -237,12 +240,12 @@ def aligned(rows: Sequence[Sequence[str]], right_from: int | None = None) -> lis
 
 
 def _width(text: str) -> int:
-    """Return how many columns of a terminal a text takes: Hangul takes two a syllable."""
+    """Return the width of a text in terminal columns: a Hangul syllable is two wide."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def cell(score: dict[str, Any] | None, sign: str = "") -> str:
-    """Return "0.7312 (0.7012 to 0.7621)", or the reason why there is no number."""
+    """Return "0.7312 (0.7012 to 0.7621)", or why there is no number."""
     if score is None:
         return "-"
     if score["value"] is None:

@@ -1,4 +1,4 @@
-"""The options that commands share: how a file is read, which model computes how, and the loading of it."""
+"""Options that commands share: how a file is read, where and how the model computes, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# As in `model.devices` and `model.embed`, which would bring torch with them; a test holds them together.
+# As in `encoder.devices` and `models.inference`, which import torch; tests/commands/test_cli.py compares them.
 PRECISIONS: Final = ("auto", "float32", "bfloat16", "float16")
 ON_TRUNCATE: Final = ("warn", "error", "ignore", "chunk")
-# Of folders that others wrote; towers are ours alone.
+# Of folders that other tools wrote; only sbert_ft writes towers.
 CLASSIFIER_KINDS: Final = ("single", "joined")
 
-# From here on the vocabulary hardly knows the texts' language or script.
+# With this share or more, the vocabulary hardly covers the texts' language or script.
 _NOTED_UNKNOWN_SHARE = 0.05
 
 
@@ -31,20 +31,20 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Declare how the file that is read is to be understood."""
-    group = parser.add_argument_group("reading the file (found out where not given)")
+    """Declare the options for reading the input file."""
+    group = parser.add_argument_group("reading the file (detected if not given)")
     group.add_argument("--encoding", metavar="NAME", help="utf-8, cp949, ...")
     group.add_argument("--delimiter", metavar="CHAR", help="a character, or comma, semicolon, tab, pipe")
     group.add_argument("--kind", "--format", metavar="KIND", dest="kind", help="lines, csv, tsv, jsonl or parquet")
 
 
 def add_computing_options(parser: argparse.ArgumentParser) -> None:
-    """Declare on which device and how the model computes."""
+    """Declare the options for the device, precision and batches."""
     group = parser.add_argument_group("computing")
-    group.add_argument("--batch-size", type=positive, default=32, metavar="N", help="bounds memory; default 32")
-    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the first of them there is")
+    group.add_argument("--batch-size", type=positive, default=32, metavar="N", help="limits memory; default 32")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; default: cuda, else mps, else cpu")
     group.add_argument(
-        "--precision", choices=PRECISIONS, default="auto", help="auto: bfloat16 where the hardware multiplies it"
+        "--precision", choices=PRECISIONS, default="auto", help="auto: bfloat16 if the hardware can multiply in it"
     )
     group.add_argument("--max-seq-length", type=positive, metavar="N", help="tokens a text may have; default: MODEL's")
     group.add_argument(
@@ -56,31 +56,31 @@ def add_computing_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_compile_option(parser: argparse.ArgumentParser) -> None:
-    """Declare that the encoder is to be compiled first."""
+    """Declare --compile, which compiles the encoder first."""
     group = parser.add_argument_group("compiling")
     group.add_argument(
         "--compile",
         action="store_true",
-        help="on a CPU: compile the encoder first, some 15 to 45 seconds and a C++ compiler once per model, kept in "
-        "~/.cache/sbert_ft; pays from some 20,000 short texts on in float32, 300,000 in bfloat16, and once it is "
-        "kept from some 1,000 and 20,000",
+        help="on a CPU: compile the encoder first, once per model in about 15 to 45 seconds with a C++ compiler, kept "
+        "in ~/.cache/sbert_ft; saves time from about 20,000 short texts in float32, 300,000 in bfloat16, and once kept "
+        "from about 1,000 and 20,000",
     )
 
 
 def add_classifier_option(parser: argparse.ArgumentParser) -> None:
-    """Declare what a classifier takes that was made elsewhere, whose folder need not say."""
+    """Declare --model-kind, for classifiers made elsewhere whose folder does not say it."""
     parser.add_argument(
         "--model-kind",
         choices=CLASSIFIER_KINDS,
-        help="what a classifier made elsewhere takes, where its folder does not say: one text, or two joined",
+        help="input of a classifier made elsewhere, if its folder does not say: one text, or two joined",
     )
 
 
 def positive(text: str) -> int:
-    """Return a whole number of at least 1.
+    """Return `text` as a whole number of at least 1.
 
     Raises:
-        ArgumentTypeError: The text is none.
+        ArgumentTypeError: It is not one.
     """
     if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
@@ -88,14 +88,14 @@ def positive(text: str) -> int:
 
 
 def number_within(low: float, high: float, kind: str) -> Callable[[str], float]:
-    """Return what reads an option's number from `low` to `high`; `kind` says what the number is: a cosine."""
+    """Return a parser of an option's number from `low` to `high`; `kind` names the number in errors: "a cosine"."""
 
     def read(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = high + 1.0
-        if not (low <= value <= high and "_" not in text):  # NaN is none, too
+        if not (low <= value <= high and "_" not in text):  # refuses NaN too
             raise argparse.ArgumentTypeError(f"expected {kind}, a number from {low:g} to {high:g}, found {text!r}")
         return value
 
@@ -103,7 +103,7 @@ def number_within(low: float, high: float, kind: str) -> Callable[[str], float]:
 
 
 def open_given_table(args: argparse.Namespace, path: str) -> Table:
-    """Return the table at `path`, as the reading options say, and log what was found."""
+    """Return the table at `path`, opened with the reading options; its format is logged."""
     from sbert_ft.data.table import open_table
 
     table = open_table(path, encoding=args.encoding, delimiter=args.delimiter, kind=args.kind)
@@ -112,7 +112,7 @@ def open_given_table(args: argparse.Namespace, path: str) -> Table:
 
 
 def load_model(args: argparse.Namespace) -> SiameseBert:
-    """Return the model of MODEL, as the computing options say; its device is logged."""
+    """Return the model of MODEL, loaded with the computing options; its device is logged."""
     from sbert_ft.models.siamese import SiameseBert
 
     model = SiameseBert.from_pretrained(args.model, args.device, args.precision, args.max_seq_length)
@@ -120,10 +120,10 @@ def load_model(args: argparse.Namespace) -> SiameseBert:
 
 
 def load_classifier(args: argparse.Namespace, folder: str | None = None) -> ClassifierModel:
-    """Return the classifier of MODEL, or of another folder, as the computing options say; its device is logged.
+    """Return the classifier of MODEL or `folder`, loaded with the computing options; its device is logged.
 
     Raises:
-        ModelFolderError: The folder cannot be loaded, or holds no classifier.
+        ModelFolderError: The folder cannot be loaded, or has no classifier.
     """
     from sbert_ft.models.classifier import ClassifierModel
 
@@ -135,7 +135,7 @@ def load_classifier(args: argparse.Namespace, folder: str | None = None) -> Clas
 
 
 def warn_of_unknown(count: EmbedCount, model: str) -> None:
-    """Warn where many of the texts' tokens are not in the vocabulary, for such vectors say little."""
+    """Warn if many of the texts' tokens are not in the vocabulary; such results mean little."""
     if count.unknown_share >= _NOTED_UNKNOWN_SHARE:
         logger.warning(
             "%.1f %% of the texts' tokens are unknown to the vocabulary of %s; see sbert-ft doctor MODEL --texts FILE",

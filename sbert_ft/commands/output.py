@@ -1,8 +1,8 @@
-"""What a command leaves behind: a file that is whole or not there, a progress bar, and a last line with the pace.
+"""Checks a command's output file, shows a progress bar, and logs the speed at the end.
 
-A result is written under a temporary name beside its target, brought to the disk and renamed. So a reader never sees
-half a file, a target that exists survives every failure, and a folder that cannot be written to is found out before
-the model is loaded rather than after hours.
+A result is written to a temporary name beside its target, synced to the disk and renamed. So a reader never sees half
+a file, an existing target survives every failure, and a folder that cannot be written to is an error before the model
+is loaded, not hours later.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ logger = logging.getLogger(__name__)
 
 
 def checked_target(output: str, suffixes: Sequence[str], source: Path | None) -> Path:
-    """Return where the result goes, a link resolved to what it names, so that the link stays.
+    """Return the path of the result; a link is resolved, so that its target is replaced and not the link.
 
     Args:
-        output: As the user typed it.
-        suffixes: Those that this command writes, in small letters.
+        output: The path as the user typed it.
+        suffixes: Those that this command can write, in lower case.
         source: The file that is read; None for standard input.
 
     Raises:
-        OutputError: There is nothing that a file can be written to or replace there, or the suffix is unknown, or
-            what it needs is not installed.
+        OutputError: No file can be written or replaced there, the suffix is unknown, or a package that it needs is not
+            installed.
     """
     shown = quoted(output, limit=400)
     try:
@@ -50,7 +50,7 @@ def checked_target(output: str, suffixes: Sequence[str], source: Path | None) ->
         raise OutputError(f"{shown}: is a folder", f"give the name of a file, ending in {_either(suffixes)}")
     if suffix not in suffixes:
         found = f"the suffix {quoted(suffix)}" if suffix else "a name without suffix"
-        raise OutputError(f"{shown}: cannot tell what to write from {found}", f"take {_either(suffixes)}")
+        raise OutputError(f"{shown}: cannot tell what to write from {found}", f"use {_either(suffixes)}")
     if mode is not None and not stat.S_ISREG(mode):
         raise OutputError(f"{shown}: is a pipe, socket or device; expected a file, which can be replaced when done")
     if not in_folder:
@@ -69,14 +69,14 @@ def _either(words: Sequence[str]) -> str:
 
 
 class Progress:
-    """Counts what is done; shows a bar on a terminal, and says the pace at the end.
+    """Counts processed rows, shows a bar on a terminal, and logs the speed at the end.
 
     Attributes:
         n_done: Texts or pairs so far.
     """
 
     def __init__(self, unit: str, *, quiet: bool) -> None:
-        """Begin the clock; `unit` is what is counted, in the singular."""
+        """Start the clock; `unit` is what is counted, in the singular."""
         self.n_done = 0
         self._unit = unit
         self._has_bar = not quiet and sys.stderr is not None and sys.stderr.isatty()
@@ -84,10 +84,10 @@ class Progress:
 
     @contextmanager
     def bar(self, count_all: Callable[[], int | None]) -> Iterator[Callable[[int], None]]:
-        """Give a function to call with the number newly done.
+        """Context with a function to call with the number of newly processed rows.
 
         Args:
-            count_all: Says how many there will be, None where that is not known; only called for a bar.
+            count_all: Returns the total, or None if it is not known; only called for a bar.
         """
         with ExitStack() as stack:
             shown = None
@@ -109,7 +109,7 @@ class Progress:
             yield advance
 
     def say_pace(self, target: Path, more: str = "") -> None:
-        """Log how many there were, how many a second and where they went."""
+        """Log the number of rows, the rows per second and the target, with `more` before the target."""
         seconds = time.perf_counter() - self._began
         what = f"{self.n_done:,} {self._unit}{'' if self.n_done == 1 else 's'}"
         pace = f"{self.n_done / max(seconds, 1e-9):,.0f} {self._unit}s a second, {seconds:.1f} s"

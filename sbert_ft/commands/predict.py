@@ -1,4 +1,4 @@
-"""`sbert-ft predict`: the class of a text or a pair, or a file of them with more columns.
+"""`sbert-ft predict`: the class of a text or a pair, or of each row of a file, as new columns.
 
 A classifier with one output has no classes: it predicts a score on the scale that it was trained on.
 """
@@ -49,12 +49,12 @@ examples:
 
 OUT holds the rows of FILE as they are; its suffix may be another one (.csv, .tsv, .jsonl,
 .parquet). New columns:
-  predicted          the likeliest class by its name; of a classifier with one output the score
+  predicted          name of the most likely class; of a classifier with one output the score
   probability        of that class, from 0 to 1; of a score, of a match, where MODEL has a calibration
   probability_CLASS  of each class, with --all-probabilities
   match              of two classes, or one output: true where the probability of the second class
                      reaches the threshold, that stored with MODEL or --threshold. A threshold other
-                     than 0.5 can say true where the first class is the likelier one"""
+                     than 0.5 can give true where the first class is more likely"""
 
 _REMEDY = "rename it, put something before the new names with --prefix, such as --prefix model_"
 _SHOWN_CLASSES = 5
@@ -70,12 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", metavar="TEXT | TEXT TEXT | FILE", nargs="+", help="a text, a pair, or many in a file"
     )
-    parser.add_argument("-o", "--output", metavar="OUT", help="where FILE goes with its classes; replaced when whole")
     parser.add_argument(
-        "--columns", "--column", metavar="A[,B]", help="the column with the texts, or the two, where not customary"
+        "-o", "--output", metavar="OUT", help="FILE with its classes is written here; replaced when complete"
+    )
+    parser.add_argument(
+        "--columns", "--column", metavar="A[,B]", help="the columns with the texts, if without usual names"
     )
     parser.add_argument("--prefix", metavar="TEXT", help="put before the names of the new columns")
-    parser.add_argument("--all-probabilities", action="store_true", help="say the probability of every class")
+    parser.add_argument("--all-probabilities", action="store_true", help="add the probability of every class")
     deciding = parser.add_mutually_exclusive_group()
     deciding.add_argument(
         "--threshold",
@@ -104,18 +106,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse_file(text: str) -> None:
-    """Refuse what is a file, or looks like the name of one, in a text's place.
+    """Refuse a text that is a file, or looks like the name of one.
 
     Raises:
-        InputError: It does.
+        InputError: It is or does.
     """
     from sbert_ft.data.sniffing import KIND_OF_SUFFIX
 
     shown = quoted(text, limit=400)
     if os.path.isfile(text):
-        raise InputError(f"{shown}: say with -o OUT where its rows go with their classes")
+        raise InputError(f"{shown}: is a file", "give -o OUT to write its rows with their classes")
     if Path(text).suffix.lower() in KIND_OF_SUFFIX and not any(map(str.isspace, text)):
-        raise InputError(f"{shown}: no such file; to predict this as a text, put it in a file")
+        raise InputError(f"{shown}: no such file", "to predict this as a text, put it in a file")
 
 
 def _predict_texts(args: argparse.Namespace) -> int:
@@ -147,11 +149,11 @@ def _predict_texts(args: argparse.Namespace) -> int:
 
 
 def _foreign_hint(args: argparse.Namespace, model: ClassifierModel) -> str:
-    """Return what to do where it is not certain what a model made elsewhere takes."""
+    """Return a hint to give --model-kind if the number of texts of a model made elsewhere is not certain."""
     if args.model_kind is not None or model.kind == "towers" or (Path(args.model) / "sbert_ft.json").exists():
         return ""
     other = "joined" if model.kind == "single" else "single"
-    return f", or say --model-kind {other} if the model was trained so"
+    return f", or give --model-kind {other} if the model was trained so"
 
 
 def _said(value: float | bool | str, decimals: int) -> str:
@@ -161,7 +163,7 @@ def _said(value: float | bool | str, decimals: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return the text of a model's folder without control characters."""
+    """Return a text from a model's folder with control characters escaped."""
     return quoted(text, limit=400)[1:-1]
 
 
@@ -201,14 +203,14 @@ def _predict_file(args: argparse.Namespace, name: str) -> int:
 
 @dataclass
 class Answers:
-    """What is said of each row, and a count of what was said.
+    """Computes the new columns of each row, and counts their values.
 
     Attributes:
         class_names: Of the K classes; empty for a score.
         scale: Lowest and highest score, for a score.
-        all_probabilities: Whether the probability of every class is said.
-        with_probability: Whether that of the predicted class is.
-        threshold: Of the probability of a match; None where a match is not to be said.
+        all_probabilities: Whether the probability of every class is a column.
+        with_probability: Whether the probability of the predicted class is a column.
+        threshold: Of the probability of a match; None for no match column.
         calibration: From a score's probability to that of a match; None for none.
         n_by_class: Rows by predicted class, so far.
         n_matches: Rows that match, so far.
@@ -227,7 +229,7 @@ class Answers:
 
     @classmethod
     def of(cls, args: argparse.Namespace, model: ClassifierModel) -> Answers:
-        """Return what the options and the model's decision give, and log which threshold holds.
+        """Return the answers that the options and the model's decision define, and log a stored threshold.
 
         Raises:
             InputError: A threshold is given for more than two classes, or all probabilities for one output.
@@ -251,7 +253,7 @@ class Answers:
 
     @property
     def columns(self) -> list[NewColumn]:
-        """What is said, in order."""
+        """The new columns, in order."""
         from sbert_ft.data.writers import NewColumn
 
         kind: Literal["text", "float32"] = "text" if self.class_names else "float32"
@@ -264,7 +266,7 @@ class Answers:
 
     @property
     def names(self) -> list[str]:
-        """Names of what is said, in order."""
+        """Names of the new columns, in order."""
         return [column.name for column in self.columns]
 
     def rows(self, logits: NDArray[np.float32]) -> list[Values]:
@@ -303,7 +305,7 @@ class Answers:
         return values
 
     def counted(self, logits: NDArray[np.float32]) -> list[Values]:
-        """Return what `rows` does, when it is taken into account in `describe`."""
+        """Return the same as `rows`, and count it for `describe`."""
         rows = self.rows(logits)
         if self.class_names:
             self.n_by_class.update(logits.argmax(axis=1).tolist())
@@ -313,7 +315,7 @@ class Answers:
         return rows
 
     def describe(self) -> str:
-        """Return ", 'negative' 512, 'positive' 488", or what the scores were; nothing where there is no row."""
+        """Return ", 'negative' 512, 'positive' 488", or the summary of the scores; "" without a row."""
         if not self.class_names:
             return self.scores.describe()
         commonest = [f"{quoted(self.class_names[code])} {n:,}" for code, n in self.n_by_class.most_common()]

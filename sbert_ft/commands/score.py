@@ -1,7 +1,7 @@
-"""`sbert-ft score`: the cosine of two texts, or a file of pairs with more columns.
+"""`sbert-ft score`: the cosine of two texts, or of each pair in a file, as new columns.
 
-Where the model has a decision, each cosine comes with a probability and with whether the texts match. A classifier
-has no cosine, unless its two towers make one: for it there is `sbert-ft predict`.
+If the model has a decision, each cosine comes with a probability and with whether the texts match. Of classifiers
+only towers have a cosine; for the others there is `sbert-ft predict`.
 """
 
 from __future__ import annotations
@@ -57,15 +57,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     add_model_argument(parser)
     parser.add_argument("inputs", metavar="PAIRS | TEXT TEXT", nargs="+", help="a file of pairs, or two texts")
-    parser.add_argument("-o", "--output", metavar="OUT", help="where PAIRS go with their scores; replaced when whole")
-    parser.add_argument("--columns", metavar="A,B", help="the two columns with the texts, where not customary")
-    parser.add_argument("--name", metavar="NAME", help="of the new column with the cosine; default score")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="PAIRS with their scores are written here; replaced when complete"
+    )
+    parser.add_argument("--columns", metavar="A,B", help="the two columns with the texts, if without usual names")
+    parser.add_argument("--name", metavar="NAME", help="name of the new column with the cosine; default score")
     deciding = parser.add_mutually_exclusive_group()
     deciding.add_argument(
         "--threshold",
         type=number_within(-1.0, 1.0, "a cosine"),
         metavar="X",
-        help="texts match from this score on; default: MODEL's, if it has one",
+        help="texts with at least this score match; default: MODEL's, if it has one",
     )
     deciding.add_argument("--only-score", action="store_true", help="leave out probability and match")
     add_reading_options(parser)
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _score_two(args: argparse.Namespace) -> int:
-    """Print the cosine of two texts, and what follows from it."""
+    """Print the cosine of two texts, with its probability and whether they match."""
     options = ("output", "columns", "name", "encoding", "delimiter", "kind")
     refuse_file_options(args, options, "one file of pairs")
     first, second = given_texts(args.inputs, "scored")
@@ -93,10 +95,10 @@ def _score_two(args: argparse.Namespace) -> int:
     count = EmbedCount()
     (scores,) = model.score_stream([(first, second)], args.batch_size, on_truncate=args.on_truncate, count=count)
     warn_of_unknown(count, args.model)
-    judge = Judge.of(args, model)
-    ((score, *rest),) = judge.rows(scores)
+    decider = Judge.of(args, model)
+    ((score, *rest),) = decider.rows(scores)
     parts = [f"{round(score, 4) + 0.0:.4f}"]  # without the sign of a rounded -0.00001
-    for column, value in zip(judge.columns, rest, strict=True):
+    for column, value in zip(decider.columns, rest, strict=True):
         parts.append(f"{column} {('yes' if value else 'no') if isinstance(value, bool) else format(value, '.2f')}")
     print("  ".join(parts))
     return 0
@@ -106,8 +108,10 @@ def _score_file(args: argparse.Namespace, pairs: str) -> int:
     """Write the file's rows with their scores."""
     if args.output is None:
         if os.path.isfile(pairs):
-            raise InputError(f"{quoted(pairs, limit=400)}: say with -o OUT where its rows go with their scores")
-        raise InputError(f"{quoted(pairs, limit=400)}: no such file of pairs; for the cosine of two texts give both")
+            raise InputError(
+                f"{quoted(pairs, limit=400)}: is a file", "give -o OUT to write its rows with their scores"
+            )
+        raise InputError(f"{quoted(pairs, limit=400)}: no such file of pairs", "for the cosine of two texts give both")
     file = RowsToExtend.of(args, pairs)
     columns = file.text_columns(args.columns, 2)
     name = "score" if args.name is None else args.name
@@ -124,13 +128,13 @@ def _score_file(args: argparse.Namespace, pairs: str) -> int:
         model = _load(args)
         from sbert_ft.models.inference import EmbedCount
 
-        judge = Judge.of(args, model)
-        file.refuse_taken(judge.columns, _REMEDY, (name,))
-        added = [NewColumn(n, "bool" if n == "match" else "float32") for n in (name, *judge.columns)]
+        decider = Judge.of(args, model)
+        file.refuse_taken(decider.columns, _REMEDY, (name,))
+        added = [NewColumn(n, "bool" if n == "match" else "float32") for n in (name, *decider.columns)]
         progress, summary, count = Progress("pair", quiet=args.quiet), ScoreSummary(), EmbedCount()
         pairs_of_file = ((first, second) for first, second in file.texts(columns))
         stream = model.score_stream(pairs_of_file, args.batch_size, on_truncate=args.on_truncate, count=count)
-        file.write(temporary, added, (summary.added(list(judge.rows(scores))) for scores in stream), progress)
+        file.write(temporary, added, (summary.added(list(decider.rows(scores))) for scores in stream), progress)
     warn_of_unknown(count, args.model)
     progress.say_pace(Path(args.output), summary.describe())
     if not progress.n_done:
@@ -142,7 +146,7 @@ def _load(args: argparse.Namespace) -> SiameseBert:
     """Return the model of MODEL.
 
     Raises:
-        SbertFtError: It cannot be loaded, or is a classifier whose encoder was not trained to give vectors of texts.
+        SbertFtError: It cannot be loaded, or is a classifier whose encoder was not trained to embed texts.
     """
     from sbert_ft.model_folder.layout import architecture_of_classifier, read_folder
 
@@ -155,18 +159,18 @@ def _load(args: argparse.Namespace) -> SiameseBert:
         raise InputError(
             f"{quoted(args.model, limit=400)} is a classifier {quoted(what)[1:-1]}, whose encoder gives no vectors to "
             "compare",
-            "ask it with sbert-ft predict",
+            "use sbert-ft predict",
         )
     return load_model(args)
 
 
 @dataclass(frozen=True)
 class Judge:
-    """What follows from a score.
+    """Computes from a score the probability of a match and whether the texts match.
 
     Attributes:
-        threshold: Texts match from it on; None where that is not to be said.
-        calibration: How likely a score makes a match; likewise.
+        threshold: Texts with at least this score match; None for no match column.
+        calibration: From a score to the probability of a match; None for no probability column.
     """
 
     threshold: float | None
@@ -174,7 +178,7 @@ class Judge:
 
     @classmethod
     def of(cls, args: argparse.Namespace, model: SiameseBert) -> Judge:
-        """Return what the options and the model's decision give, and log which threshold holds."""
+        """Return the values that the options and the model's decision define; a stored threshold is logged."""
         decision = None if args.only_score else model.decision
         if args.threshold is None and decision is not None:
             logger.info("match: a score of at least %s", decision.describe())
@@ -183,7 +187,7 @@ class Judge:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of what is said beside the score."""
+        """Names of the new columns beside the score."""
         return ("probability",) * (self.calibration is not None) + ("match",) * (self.threshold is not None)
 
     def rows(self, scores: NDArray[np.float32]) -> Iterator[tuple[float | bool, ...]]:

@@ -1,4 +1,4 @@
-"""`sbert-ft train`: a run's JSON to a better model or classifier, and a report; or to what would be done."""
+"""`sbert-ft train`: runs the training that a JSON describes and writes a model and a report, or prints the plan."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ examples:
 
 The run's folder (output_dir) holds model/, report.html, report.md, metrics.json, metrics.jsonl, ledger.json,
 worst_pairs.csv, config.json and checkpoints/. Ctrl-C, SIGTERM and SIGHUP finish the step and write a checkpoint.
-A classifier's run has mistakes.csv in the place of worst_pairs.csv."""
+A classifier's run has mistakes.csv instead of worst_pairs.csv."""
 
 
-# Of each kind of split: the first that are all there; a threshold has an accuracy, but no macro F1.
+# The first of these groups that a split has completely is shown; a threshold has an accuracy, but no macro F1.
 _SHOWN = (("accuracy", "macro_f1"), ("spearman",), ("average_precision",))
 _METRIC_WORDS = {"macro_f1": "macro F1", "average_precision": "average precision"}
 
@@ -39,21 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("config", metavar="CONFIG", help="the run's JSON; see sbert-ft config")
     add_set_option(parser)
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, show the first batch, stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and the first batch, then stop")
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="go on with the run in output_dir")
+    existing.add_argument("--resume", action="store_true", help="continue the run in output_dir")
     existing.add_argument("--overwrite", action="store_true", help="replace the run in output_dir; other files stay")
     parser.add_argument(
-        "--allow-changes", action="store_true", help="with --resume: though settings or data are not what they were"
+        "--allow-changes", action="store_true", help="with --resume: continue even if settings or data have changed"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out the run, or show its plan, and return the exit code."""
+    """Run the training, or print its plan, and return the exit code."""
     from sbert_ft.config.loader import read_run
 
     if args.allow_changes and not args.resume:
-        raise InputError("--allow-changes is for a run that goes on", "give --resume too")
+        raise InputError("--allow-changes is only for a resumed run", "give --resume too")
     settings = read_run(args.config, args.overrides or ())
     from sbert_ft.training.fine_tune import load_run
     from sbert_ft.training.prepare import RunOptions
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         progress_bar=not args.quiet and sys.stderr is not None and sys.stderr.isatty(),
     )
     if not args.dry_run:
-        check_run_folder(settings, options)  # before the data are read and the model is loaded
+        check_run_folder(settings, options)  # before the data is read and the model is loaded
     prepared = load_run(settings)
     for name, dataset in prepared.data.splits().items():
         logger.info("%s: %s, %d of %d rows", name, dataset.source, len(dataset), dataset.ledger.n_rows)
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show_plan(prepared: PreparedRun, settings: RunSettings) -> None:
-    """Print what would be done, and the first batch as it would be."""
+    """Print the plan of the run and its first batch."""
     from sbert_ft.training.batch_sampler import epoch_batches
     from sbert_ft.training.prepare import plan_run
 
@@ -98,7 +98,7 @@ def _show_plan(prepared: PreparedRun, settings: RunSettings) -> None:
 
 
 def _label(prepared: PreparedRun, label: float | None) -> str:
-    """Return a row's label as the file has it, a class by its name, and what parts it from the texts."""
+    """Return a row's label as in the file (a class by its name) and two spaces, or "" without a label."""
     if label is None:
         return ""
     names = prepared.data.train.class_names
@@ -106,7 +106,7 @@ def _label(prepared: PreparedRun, label: float | None) -> str:
 
 
 def _show_result(result: FineTuneResult) -> None:
-    """Print the results before and after, the threshold, and where the model and the report are."""
+    """Print the metrics before and after, the threshold, and the paths of the model and the report."""
     metrics = result.metrics
     if result.was_finished:
         print(f"the run in {_path(result.folder)} was finished; nothing was changed")
@@ -126,12 +126,12 @@ def _show_result(result: FineTuneResult) -> None:
 
 
 def _path(path: Path) -> str:
-    """Return a path as it can be printed: the output_dir of another's configuration must not drive the terminal."""
+    """Return a path with control characters escaped: an untrusted output_dir must not control the terminal."""
     return quoted(path, limit=4096)[1:-1]
 
 
 def _before_and_after(split: dict[str, Any], metric: str) -> str:
-    """Return one metric of a split before, with what that was where it was not the base model, and after."""
+    """Return one metric of a split before and after; "before" is explained if it is not the base model."""
     after = f"{_said(split['after'][metric])} after"
     if metric not in split.get("before", {}):
         return after
@@ -142,7 +142,7 @@ def _before_and_after(split: dict[str, Any], metric: str) -> str:
 
 
 def _said(score: dict[str, float | str | None], signed: bool = False) -> str:
-    """Return "0.8312 (0.8120 to 0.8490)", or the reason why there is no number."""
+    """Return "0.8312 (0.8120 to 0.8490)", or why there is no number."""
     value, low, high = (score[key] for key in ("value", "low", "high"))
     if not isinstance(value, float):
         return f"none ({score['reason']})"

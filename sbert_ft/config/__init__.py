@@ -1,1 +1,1 @@
-"""A run's JSON to checked, frozen settings and back."""
+"""Reads a run's JSON to checked, frozen settings, and writes it back."""

@@ -1,9 +1,9 @@
-"""From keys as they are written to the keys that there are: sections, the names of tutorials and of transformers.
+"""Maps keys as they are written, aliases included, to the paths of the known keys.
 
-A run's JSON is nested by sections. The short keys of the tutorials (lr, n_epochs) and the arguments of transformers'
-trainer (num_train_epochs, per_device_train_batch_size) stand flat, so an alias is accepted at the top and in the
-section that it belongs to, and a key of "training" at the top. What becomes of all this is one flat mapping from path
-to value, in which each value remembers how its key was written. A value written twice, in two ways, is a fault.
+A run's JSON is nested by sections. The short keys of tutorials (lr, n_epochs) and the arguments of transformers'
+trainer (num_train_epochs, per_device_train_batch_size) are flat. So an alias is accepted at the top level and in its
+section, and a key of "training" also at the top level. The result is one flat mapping from path to value, in which
+each value keeps how its key was written. A key that is given twice with different values is a fault.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ ALIASES: Final[Mapping[str, str]] = {
     "max_len": "model.max_seq_length",
     "max_length": "model.max_seq_length",
     "classifier_dropout": "model.head_dropout",
-    # No keys under these paths: their values say which key is meant, or which value.
+    # These paths are not keys: the value determines the key, or the value, that is meant.
     "warmup": "training.warmup",
     "fp16": "training.fp16",
     "bf16": "training.bf16",
 }
 HALF_PRECISIONS: Final[Mapping[str, str]] = {"fp16": "float16", "bf16": "bfloat16"}
-# What may stand at the top and means a key of a section.
+# Names accepted at the top level, with the key that each means.
 FLAT: Final[Mapping[str, str]] = {
     **{key.name: key.path for key in KEYS.values() if key.section == "training"},
     "max_seq_length": "model.max_seq_length",
     **ALIASES,
 }
-# transformers' name of what "constant" is here; its own "constant" is one without a warm-up.
+# What transformers calls our "constant"; its own "constant" has no warm-up.
 CONSTANT_WITH_WARMUP: Final = "constant_with_warmup"
-# What others have to be told and is found out here, with what to do in its place.
+# Keys of other libraries whose values are detected here, with what to do instead.
 _FOUND_OUT: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         ("num_labels", "num_classes", "n_classes", "id2label", "label2id"),
@@ -51,18 +51,18 @@ _FOUND_OUT: Final[Mapping[str, str]] = {
     "problem_type": "follows from objective, softmax for classes and binary_cross_entropy for a graded score "
     "(multi-label classification is out of scope); leave it out",
 }
-# Where an editor finds the schema; it says nothing about the run.
+# Tells an editor where the schema is; ignored.
 IGNORED: Final = "$schema"
 
-MOST_UNKNOWN: Final = 20  # that are shown; a search for the nearest name takes a millisecond
+MOST_UNKNOWN: Final = 20  # shown in a message; a search for the nearest name takes a millisecond
 
 
 @dataclass(frozen=True)
 class Given:
-    """A value and the key it was given under.
+    """A value, and its key as it was written.
 
     Attributes:
-        value: As it stands in the JSON.
+        value: The value in the JSON.
         written: The key as it was written, such as `lr`, or `--set lr`.
     """
 
@@ -72,18 +72,18 @@ class Given:
 
 @dataclass
 class GivenKeys:
-    """What was given so far, by the path that was meant, and what was wrong with it.
+    """The values given so far, by the path of their key, and the faults found.
 
     Attributes:
         by_path: The values of known keys; "objective" is one of them.
-        faults: In the order of finding.
+        faults: In the order in which they were found.
     """
 
     by_path: dict[str, Given] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
     def add(self, path: str, given: Given) -> None:
-        """Take a value, or a fault where the same key has another one."""
+        """Add a value, or a fault if its key has a different value already."""
         before = self.by_path.setdefault(path, given)
         if before is given:
             return
@@ -93,7 +93,7 @@ class GivenKeys:
 
 
 def given_in(value: Mapping[str, object]) -> GivenKeys:
-    """Return what the object of a run's JSON gives."""
+    """Return the values in the object of a run's JSON."""
     keys, halves, n_unknown = GivenKeys(), dict[str, Given](), 0
     for section, name, item in _entries(value, keys.faults):
         path = path_of(section, name)
@@ -110,10 +110,10 @@ def given_in(value: Mapping[str, object]) -> GivenKeys:
 
 
 def given_later(items: Iterable[tuple[str, str, object]]) -> GivenKeys:
-    """Return what overrides give, of which a later one takes the place of an earlier one of the same key.
+    """Return the values of overrides; of the same key the last one is kept.
 
     Args:
-        items: Section, name as written and value, the key being a known one.
+        items: Section, name as written and value of each; all keys are known ones.
     """
     keys, halves = GivenKeys(), dict[str, Given]()
     for section, name, item in items:
@@ -131,10 +131,10 @@ def path_of(section: str, name: str) -> str | None:
     """Return the path that a key means, as `training.epochs` for "n_epochs"; None where there is no such key.
 
     Args:
-        section: In which it stands; empty for the top.
+        section: The section of the key; empty for the top level.
         name: The key, or an alias of it.
     """
-    if "." in name or section == "objective":  # written out at the top, or set by its number
+    if "." in name or section == "objective":  # a full path at the top level, or an objective's number
         return None
     if (path := _joined(section, name)) in KEYS or path == "objective":
         return path
@@ -143,7 +143,7 @@ def path_of(section: str, name: str) -> str | None:
 
 
 def unknown(section: str, name: str) -> Fault:
-    """Return the fault of a key that is not known, with the nearest one or why there is none."""
+    """Return the fault of an unknown key, with the nearest known key or what to do instead."""
     shown = quoted(_joined(section, name))[1:-1]
     if "." in name and name in KEYS:
         home, _, bare = name.partition(".")
@@ -163,7 +163,7 @@ def _joined(section: str, name: str) -> str:
 
 
 def _entries(value: Mapping[str, object], faults: list[Fault]) -> Iterator[tuple[str, str, object]]:
-    """Yield section (empty at the top), name and value of each key."""
+    """Yield section (empty at the top level), name and value of each key."""
     for name, item in value.items():
         if name == IGNORED:
             continue
@@ -176,7 +176,7 @@ def _entries(value: Mapping[str, object], faults: list[Fault]) -> Iterator[tuple
 
 
 def _place(path: str, given: Given, keys: GivenKeys, halves: dict[str, Given]) -> None:
-    """Put a value where it belongs; fp16 and bf16, which mean something together alone, are put into `halves`."""
+    """Add a value to `keys`; fp16 and bf16, which only together give a precision, are added to `halves`."""
     name = path.partition(".")[2]
     if name in HALF_PRECISIONS:
         if not isinstance(given.value, bool):
@@ -190,7 +190,7 @@ def _place(path: str, given: Given, keys: GivenKeys, halves: dict[str, Given]) -
     elif isinstance(given.value, int) and not isinstance(given.value, bool):
         keys.add("training.warmup_steps", given)
     elif isinstance(given.value, float) and 0 <= given.value < 1:
-        # The number of steps goes before the ratio, so it must not be left over from elsewhere.
+        # A number of steps overrides the ratio, so one given elsewhere must be reset.
         keys.add("training.warmup_ratio", given)
         keys.add("training.warmup_steps", Given(None, given.written))
     else:
@@ -199,7 +199,7 @@ def _place(path: str, given: Given, keys: GivenKeys, halves: dict[str, Given]) -
 
 
 def _place_halves(halves: Mapping[str, Given], keys: GivenKeys) -> None:
-    """Put the precision that fp16 and bf16 mean together, which is float32 where none of those given is true."""
+    """Add the precision that fp16 and bf16 give together: float32 if none of those given is true."""
     chosen = [name for name, given in halves.items() if given.value]
     if len(chosen) > 1:
         keys.faults.append(Fault("training.precision", "fp16 and bf16 are both true; keep one of them"))

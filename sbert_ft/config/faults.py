@@ -1,7 +1,7 @@
-"""What is wrong with a configuration, key by key, said in one message.
+"""The faults of a configuration, collected key by key and raised in one message.
 
-A run that is refused for one key, mended and refused for the next costs a walk to the screen each time; so faults are
-gathered and raised together. What was found is shown so that it can be recognised, bounded in length.
+Reporting one fault at a time would cost the user one attempt for each; so all faults are collected and raised
+together. Values are shown so that they can be recognised, with a limited length.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Fault:
     """One fault.
 
     Attributes:
-        path: The key as `training.learning_rate`; empty where it is of no key.
+        path: The key, such as `training.learning_rate`; empty if the fault is not about a key.
         sentence: What was expected and what was found.
     """
 
@@ -36,10 +36,10 @@ class Fault:
 
 
 def refuse(where: str, faults: Sequence[Fault]) -> None:
-    """Raise all faults at once, and do nothing where there is none.
+    """Raise all faults as one error; do nothing if there are none.
 
     Raises:
-        ConfigError: There is a fault. The message has a line for each, after a first one with their number.
+        ConfigError: There are faults. After a first line with their number, the message has a line for each.
     """
     if len(faults) == 1:
         raise ConfigError(f"{where}: {faults[0]}")
@@ -51,7 +51,7 @@ def refuse(where: str, faults: Sequence[Fault]) -> None:
 
 
 def shown_value(value: object) -> str:
-    """Return a value as its JSON would show it, in words where that is long."""
+    """Return a value as in JSON, or described in words if that is long."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str):
@@ -71,6 +71,6 @@ def shown_value(value: object) -> str:
 
 
 def nearest(word: str, known: Sequence[str], listed: Sequence[str]) -> str:
-    """Return what was probably meant by an unknown word: "did you mean 'epochs'?", or all of `listed`."""
+    """Return a suggestion for an unknown word: "did you mean 'epochs'?", or all of `listed`."""
     close = get_close_matches(word, known, n=1, cutoff=0.6)
     return f"did you mean {quoted(close[0])}?" if close else f"known are {', '.join(listed)}"

@@ -1,9 +1,9 @@
 """Every key of a run's JSON, read from the dataclasses: its type, range, default and meaning, and the check of a value.
 
-The dataclasses state each of these once. Here they become a flat table by path (`training.learning_rate`), from which
-values are checked, the JSON schema and the commented start are written, and to which a test holds the documentation.
-Nothing is coerced: "16" is not 16, true is not 1 and 1.0 is no whole number; only a whole number may stand where any
-number may.
+The dataclasses state each of these once. Here they become a flat table by path (`training.learning_rate`). It is used
+to check values and to write the JSON schema and the commented start; a test compares the documentation with it.
+Values are not converted: "16" is not 16, true is not 1 and 1.0 is not a whole number; but a whole number is accepted
+as any number.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sbert_ft.config.settings import (
 
 Kind = Literal["text", "texts", "int", "number", "truth", "interval", "labels"]
 
-# No run has as many pairs, steps or tokens, so a whole number beyond is a slip.
+# No run has as many pairs, steps or tokens, so a larger whole number is a mistake.
 MOST_COUNT: Final = 1_000_000_000
 
 _KINDS: Final[dict[object, Kind]] = {
@@ -57,16 +57,16 @@ CLASSES: Final = (
 
 @dataclass(frozen=True)
 class Key:
-    """One key and what may stand behind it.
+    """One key and its allowed values.
 
     Attributes:
-        section: Of the JSON; empty for the top.
-        name: In its section.
-        kind: The type, in which "interval" is two numbers and "labels" an object from label to number.
-        nullable: Whether null may stand there.
+        section: Its section in the JSON; empty for the top level.
+        name: Its name in the section.
+        kind: Its type; "interval" is two numbers and "labels" an object from label to number.
+        nullable: Whether null is allowed.
         required: Whether it must be given.
-        default: What holds where it is not given.
-        limits: What a value may be beyond its type.
+        default: The value if it is not given.
+        limits: The allowed values of that type.
         meaning: A sentence or two.
     """
 
@@ -81,21 +81,21 @@ class Key:
 
     @property
     def path(self) -> str:
-        """The whole name, as in `training.learning_rate`."""
+        """The full name, such as `training.learning_rate`."""
         return f"{self.section}.{self.name}" if self.section else self.name
 
     def expected(self) -> str:
-        """Return in words what may stand there, as in "a number above 0 and at most 1, or null"."""
+        """Return the allowed values in words, such as "a number above 0 and at most 1, or null"."""
         return _words(self.kind, self.limits) + (", or null" if self.nullable else "")
 
     def fault(self, value: object) -> str | None:
-        """Return what is wrong with a value in the words of a message, None where nothing is."""
+        """Return what is wrong with a value, for a message; None if it is allowed."""
         if (value is None and self.nullable) or _fits(self.kind, self.limits, value):
             return None
         return f"expected {self.expected()}, found {shown_value(value)}{_remedy(self.kind, value)}"
 
     def to_python(self, value: Any) -> Any:
-        """Return a value without fault as the dataclass holds it: floats for numbers, tuples for arrays."""
+        """Return an allowed value as the dataclass stores it: floats for numbers, tuples for arrays."""
         if value is None:
             return None
         if self.kind == "number":
@@ -110,7 +110,7 @@ class Key:
 
 
 def _words(kind: Kind, limits: Limits) -> str:
-    """Return what a value of the kind and within the limits is."""
+    """Return in words what the values of this kind within the limits are."""
     if kind == "text":
         return f"one of {', '.join(limits.choices)}" if limits.choices else limits.words or "a text that is not blank"
     if kind == "texts":
@@ -155,7 +155,7 @@ def _fits(kind: Kind, limits: Limits, value: object) -> bool:
 
 
 def is_text(value: object) -> bool:
-    """Return whether a value is a text of a character or more that can be written: no NUL, no half of a surrogate."""
+    """Return whether a value is a text that is not empty and can be written: no NUL, no lone surrogate."""
     return isinstance(value, str) and re.search("[\0\ud800-\udfff]", value) is None and bool(value)
 
 
@@ -170,7 +170,7 @@ def _is_number(value: object) -> bool:
 
 
 def _remedy(kind: Kind, value: object) -> str:
-    """Return how a value becomes one of the kind, where the slip is a usual one."""
+    """Return how to correct a value of the wrong kind if the mistake is a usual one, else ""."""
     if kind in ("int", "number", "truth") and isinstance(value, str):
         wanted = r"true|false" if kind == "truth" else r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?"
         return " (a text: write it without quotes)" if re.fullmatch(wanted, value) else " (a text)"
@@ -184,7 +184,7 @@ def _remedy(kind: Kind, value: object) -> str:
 
 
 def _meanings(of: type) -> dict[str, str]:
-    """Return what the class's docstring says of each attribute; nothing where docstrings are stripped (-OO)."""
+    """Return the docstring text of each attribute of a class; empty if docstrings are stripped (-OO)."""
     _, _, attributes = (of.__doc__ or "").partition("Attributes:")
     found: dict[str, str] = {}
     for line in attributes.splitlines():
@@ -201,7 +201,7 @@ def _in_json(text: str) -> str:
 
 
 def section_meaning(section: str) -> str:
-    """Return what a section is about; nothing where docstrings are stripped (-OO)."""
+    """Return a section's description; empty if docstrings are stripped (-OO)."""
     firsts = ((of.__doc__ or "").partition("\n")[0] for name, of in CLASSES if name == section)
     return _in_json(" ".join(filter(None, firsts)))
 
@@ -213,14 +213,14 @@ def _key(section: str, field: Field[Any], hint: Any, meaning: str) -> Key:
     limits = field.metadata.get("limits", Limits())
     if get_origin(bare) is Literal:
         limits, bare = Limits(choices=get_args(bare)), str
-    # An objective is named, though the dataclass has a default for the run that names none.
+    # An objective's object must have a name; the default of the dataclass is for runs without an objective.
     required = field.default is MISSING or (section, field.name) == ("objective", "name")
     default = None if required else field.default
     return Key(section, field.name, _KINDS[bare], type(None) in members, required, default, limits, meaning)
 
 
 def _keys() -> dict[str, Key]:
-    """Return every key by its path, in the order of the dataclasses; the fields of `Reading` stand in "data"."""
+    """Return every key by its path, in the order of the dataclasses; the fields of `Reading` are in "data"."""
     found: dict[str, Key] = {}
     for section, of in CLASSES:
         meanings, hints = _meanings(of), get_type_hints(of)

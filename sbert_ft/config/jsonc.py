@@ -1,7 +1,7 @@
-"""JSON written by hand, read strictly: one object, no key twice, no NaN; whole lines of // are comments.
+"""Reads JSON written by hand strictly: one object, no key twice, no NaN; lines that begin with // are comments.
 
-A line inside a JSON text cannot begin with // unless it is no JSON at all, for a string never spans lines. So comments
-are cut out before parsing and change nothing else, and the lines of messages stay those of the file.
+No line of valid JSON begins with //, because a string never spans lines. So comments are removed before parsing
+without changing anything else; line numbers in messages stay those of the file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def parse_json(text: str, where: str) -> Any:
     """Return the value of a JSON text that has no comments; `where` names it in messages.
 
     Raises:
-        ConfigError: It is no JSON, a key stands twice in an object, or a number is NaN or infinite by name.
+        ConfigError: It is not JSON, a key is in an object twice, or a value is NaN or Infinity.
     """
     try:
         value = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_number)
@@ -62,10 +62,10 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def refuse_depth(value: object, where: str) -> None:
-    """Pass a value that is nested no deeper than a configuration can be.
+    """Refuse a value that is nested deeper than a configuration can be.
 
     Raises:
-        ConfigError: It is, so that comparing or showing it could exhaust the stack.
+        ConfigError: It is; comparing or showing it could exhaust the stack.
     """
     if is_deeper(value, _DEEPEST):
         raise ConfigError(f"{where}: is nested too deeply; expected sections with values")
@@ -74,11 +74,11 @@ def refuse_depth(value: object, where: str) -> None:
 def _bytes_of(path: str | Path, where: str) -> bytes:
     """Return the bytes of a small regular file."""
     try:
-        # Without O_NONBLOCK, opening a FIFO waits for its writer for ever.
+        # Without O_NONBLOCK, opening a FIFO waits for its writer forever.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         descriptor = os.open(path, flags)
     except FileNotFoundError:
-        raise ConfigError(f"{where}: no such file; 'sbert-ft config init -o FILE' writes one to begin with") from None
+        raise ConfigError(f"{where}: no such file", "'sbert-ft config init -o FILE' writes one to start from") from None
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{where}: cannot be opened: {cause}") from None
@@ -92,26 +92,26 @@ def _bytes_of(path: str | Path, where: str) -> bytes:
     if len(data) > _MOST_BYTES:
         raise ConfigError(f"{where}: is larger than the {_MOST_BYTES} bytes that a configuration may have")
     if not data.strip():
-        raise ConfigError(f"{where}: is empty; 'sbert-ft config init -o FILE' writes one to begin with")
+        raise ConfigError(f"{where}: is empty", "'sbert-ft config init -o FILE' writes one to start from")
     return data
 
 
 def _usual_slip(text: str, error: json.JSONDecodeError) -> str:
-    """Return how to mend what is written at the error, where the slip is a usual one."""
+    """Return how to fix the JSON at the error if the mistake is a usual one, else ""."""
     before, after = text[: error.pos].rstrip(), text[error.pos :].lstrip()
     if not before and after:  # YAML, TOML, Python
-        return "; a configuration is one JSON object, {...}; 'sbert-ft config init -o FILE' writes one to begin with"
+        return "; a configuration is one JSON object, {...}; 'sbert-ft config init -o FILE' writes one to start from"
     if after.startswith("/"):
-        return "; a comment stands on a line of its own"
+        return "; write a comment on a line of its own"
     if after.startswith("'"):
-        return "; texts and keys stand in double quotes"
+        return "; write texts and keys in double quotes"
     if before.endswith(",") and after.startswith(("}", "]")):
-        return "; the comma before the closing bracket is one too many"
+        return "; remove the comma before the closing bracket"
     return ""
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return `pairs` as a dict, or refuse a key that stands twice (two readers could take two values)."""
+    """Return `pairs` as a dict, or refuse a key that is there twice (readers could choose different values)."""
     items = dict(pairs)
     if len(items) < len(pairs):
         repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
@@ -120,5 +120,5 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(word: str) -> float:
-    """Refuse NaN and Infinity, which are not JSON and would pass range checks."""
+    """Refuse NaN and Infinity, which are not JSON and could pass range checks."""
     raise ValueError(f"{word} is not a JSON number")

@@ -1,8 +1,8 @@
-"""A run's JSON to checked, frozen settings and back, with every fault in one message.
+"""Reads a run's JSON to checked, frozen settings and writes it back, with every fault in one message.
 
-Keys are first brought to the paths that they mean (`config.names`), overrides are put over them, then each value is
-held against its key (`config.keys`) and the values against each other (`config.rules`). Settings are made only where
-nothing is wrong. Relative paths stay as they are: like those of every shell tool they start at the current directory.
+Keys are first mapped to their paths (`config.aliases`) and overrides replace values. Then each value is checked against
+its key (`config.fields`) and against the other values (`config.rules`). Settings are made only if nothing is wrong.
+Relative paths stay as they are: as for every shell tool, they start at the current directory.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def read_run(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
 
     Args:
         path: The file, in which whole lines of // are comments.
-        overrides: Values that go before those of the file, as `training.learning_rate=3e-5`: behind the equals sign
-            stands JSON, or else a text without quotes. Of the same key the last one holds.
+        overrides: Values that replace those of the file, such as `training.learning_rate=3e-5`: the value is JSON, or
+            else a text without quotes. Of the same key the last one is kept.
 
     Raises:
         ConfigError: The file cannot be read, or anything in it is wrong; all faults are in the message.
@@ -49,7 +49,7 @@ def read_run(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
 
 
 def run_from_json(value: Mapping[str, object], where: str) -> RunSettings:
-    """Return the settings in the object of a run's JSON; `where` names it in messages, and is shown as it is.
+    """Return the settings in the object of a run's JSON; `where` names it in messages and is shown unchanged.
 
     Raises:
         ConfigError: Anything in it is wrong; all faults are in the message.
@@ -59,25 +59,25 @@ def run_from_json(value: Mapping[str, object], where: str) -> RunSettings:
 
 
 def run_to_json(settings: RunSettings) -> dict[str, Any]:
-    """Return the resolved configuration: every key with its value, from which equal settings are read."""
+    """Return the resolved configuration: every key with its value; reading it gives equal settings."""
     value: Any = _plain(settings)
     value["data"] |= value["data"].pop("reading")
     return {name: value[name] for name in (*SECTIONS, "output_dir")}
 
 
 def check_settings(settings: RunSettings) -> RunSettings:
-    """Return settings that were made in Python as a run's JSON would say them, with numpy's numbers as Python's.
+    """Return settings made in Python, checked like a run's JSON and with numpy's numbers as Python's.
 
     Raises:
-        ConfigError: A value has another type or is out of its range, or two values do not go together; all faults
-            are in the message.
+        ConfigError: A value has a wrong type or is out of range, or two values contradict each other; all faults are
+            in the message.
     """
     refuse(_WHERE_PYTHON, [*_wrong_parts(settings)])
     return run_from_json(run_to_json(settings), _WHERE_PYTHON)
 
 
 def _wrong_parts(settings: RunSettings) -> Iterator[Fault]:
-    """Yield a fault for each part that is not of its class, such as a dict in the place of a section."""
+    """Yield a fault for each part of a wrong class, such as a dict instead of a section."""
     parts: list[tuple[str, object, type]] = [
         ("model", settings.model, ModelSettings),
         ("data", settings.data, DataSettings),
@@ -95,20 +95,20 @@ def _wrong_parts(settings: RunSettings) -> Iterator[Fault]:
 
 
 def _plain(value: object) -> object:
-    """Return a value of settings as JSON has it; what is none of theirs stays, to be refused by its key."""
+    """Return a value of settings as JSON has it; other values are unchanged, and refused later by their key."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, Number) and not isinstance(value, bool):  # numpy's too, which JSON does not know
+    if isinstance(value, Number) and not isinstance(value, bool):  # numpy's too, which JSON cannot write
         return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
     return value
 
 
 def _settings(value: Mapping[str, object], overrides: Sequence[str], where: str) -> RunSettings:
-    """Return the settings, or raise with all that is wrong."""
+    """Return the settings, or raise one error with all faults."""
     given = given_in(value)
     faults = given.faults
     _override(given, overrides)
@@ -137,7 +137,7 @@ def _settings(value: Mapping[str, object], overrides: Sequence[str], where: str)
 
 
 def _override(given: GivenKeys, overrides: Sequence[str]) -> None:
-    """Put overrides in the place of what was given."""
+    """Replace given values by the overrides."""
     items: list[tuple[str, str, object]] = []
     of_objective: list[tuple[str, object]] = []
     for override in overrides:
@@ -160,24 +160,24 @@ def _override(given: GivenKeys, overrides: Sequence[str]) -> None:
         found = f"has no effect beside training.warmup_steps, {shown_value(steps)}"
         given.faults.append(Fault("training.warmup_ratio", f"{found}; add --set training.warmup_steps=null"))
     given.by_path |= later.by_path
-    for name, value in of_objective:  # last, for the kind of model says which objective holds where none is given
+    for name, value in of_objective:  # last, because the default objective depends on the kind of model
         _override_objective(given, name, value)
 
 
 def _objective_in(given: GivenKeys) -> object:
-    """Return the objective that is given, or the default one of the kind of model that is."""
+    """Return the given objective, or the default one of the given kind of model."""
     kind = given.by_path.get("model.kind", Given(ModelSettings.kind, "")).value
     return given.by_path.get("objective", Given(default_objective(kind), "")).value
 
 
 def _override_objective(given: GivenKeys, name: str, value: object) -> None:
-    """Put one override in the place of the objective, or of an option of it.
+    """Replace the objective, or one of its options, by an override.
 
     Args:
-        given: What is changed.
-        name: Behind `objective.`: empty for the objective itself, or an option, or a number from 0 and an option
-            where there are several.
-        value: The new one.
+        given: The values to change.
+        name: The part after `objective.`: empty for the objective itself, an option, or a number from 0 and an option
+            if there are several objectives.
+        value: The new value.
     """
     if not name:
         given.by_path["objective"] = Given(value, "--set objective")
@@ -192,14 +192,14 @@ def _override_objective(given: GivenKeys, name: str, value: object) -> None:
         return
     chosen = objectives[int(at)]
     chosen = {"name": chosen} if isinstance(chosen, str) else chosen
-    if isinstance(chosen, Mapping):  # what is no objective is refused as such
+    if isinstance(chosen, Mapping):  # anything else is refused later as an objective
         objectives[int(at)] = {**chosen, option: value}
         one = isinstance(before, str | Mapping)
         given.by_path["objective"] = Given(objectives[0] if one else objectives, "objective")
 
 
 def _json_or_text(text: str) -> object:
-    """Return the value behind an override's equals sign."""
+    """Return the value after an override's equals sign."""
     try:
         return parse_json(text, "")
     except ConfigError:
@@ -207,7 +207,7 @@ def _json_or_text(text: str) -> object:
 
 
 def _unknown_override(section: str, name: str) -> Fault:
-    """Return the fault of an override whose key is not known."""
+    """Return the fault of an override with an unknown key."""
     if not section and name in SECTIONS:
         example = next(key.path for key in KEYS.values() if key.section == name)
         return Fault(f"--set {name}", f"expected one of its keys, such as {example}")
@@ -218,7 +218,7 @@ def _unknown_override(section: str, name: str) -> Fault:
 
 
 def _assembled(values: Mapping[str, Any], objectives: tuple[ObjectiveSettings, ...]) -> RunSettings:
-    """Return values without fault as settings."""
+    """Return checked values as settings."""
     of: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, "")}
     for path, value in values.items():
         section, _, name = path.rpartition(".")
@@ -235,7 +235,7 @@ def _assembled(values: Mapping[str, Any], objectives: tuple[ObjectiveSettings, .
 
 
 def _objectives(value: object, faults: list[Fault]) -> tuple[ObjectiveSettings, ...]:
-    """Return the objectives that are without fault: a name, an object, or an array of these."""
+    """Return the objectives without faults, given as a name, an object, or an array of these."""
     if not isinstance(value, list | tuple):
         return tuple(_objective("objective", value, faults))
     if not 1 <= len(value) <= MOST_OBJECTIVES:
@@ -246,7 +246,7 @@ def _objectives(value: object, faults: list[Fault]) -> tuple[ObjectiveSettings, 
 
 
 def _objective(path: str, value: object, faults: list[Fault]) -> list[ObjectiveSettings]:
-    """Return one objective, or nothing where it has a fault."""
+    """Return a list with one objective, empty if it has a fault."""
     if isinstance(value, str):
         if (fault := KEYS["objective.name"].fault(value)) is not None:
             faults.append(Fault(path, fault))
@@ -266,11 +266,11 @@ def _objective(path: str, value: object, faults: list[Fault]) -> list[ObjectiveS
             found.append(Fault(f"{path}.{name}", fault))
         else:
             values[name] = key.to_python(value[name])
-    strangers = [str(name) for name in value if name not in names]
-    for name in strangers[:MOST_UNKNOWN]:
+    unknown_names = [str(name) for name in value if name not in names]
+    for name in unknown_names[:MOST_UNKNOWN]:
         found.append(Fault(f"{path}.{quoted(name)[1:-1]}", f"unknown key; {nearest(name, names, names)}"))
-    if len(strangers) > MOST_UNKNOWN:
-        found.append(Fault(path, f"and {len(strangers) - MOST_UNKNOWN} more unknown keys"))
+    if len(unknown_names) > MOST_UNKNOWN:
+        found.append(Fault(path, f"and {len(unknown_names) - MOST_UNKNOWN} more unknown keys"))
     found += broken_rules_of_objective(path, values)
     faults += found
     return [] if found else [ObjectiveSettings(**values)]

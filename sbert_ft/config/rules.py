@@ -1,7 +1,7 @@
-"""What values must be to each other, beyond what each may be by itself.
+"""Rules between values of a configuration, beyond the check of each value by itself.
 
-Each rule looks at values without a fault of their own, the defaults included; where one of them is at fault, the rules
-about it are silent, so that one slip is one line.
+Rules look only at values that are valid by themselves, defaults included. If a value has a fault, the rules about it
+report nothing, so that one mistake is one line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sbert_ft.config.fields import KEYS
 from sbert_ft.config.settings import CLASSIFIER_OBJECTIVES, METRIC_NAMES, ObjectiveSettings
 from sbert_ft.errors import quoted
 
-# Which objectives an option means something to; given to another it would be ignored without a word.
+# The objectives that use an option; another one would ignore it silently.
 OPTION_OF_OBJECTIVES: Final[Mapping[str, tuple[str, ...]]] = {
     "scale": ("cosent", "angle", "in_batch_negatives"),
     "margin": ("contrastive", "online_contrastive", "triplet"),
@@ -23,13 +23,13 @@ OPTION_OF_OBJECTIVES: Final[Mapping[str, tuple[str, ...]]] = {
     "class_weight": ("softmax",),
 }
 CLASSIFIER_KINDS: Final = ("towers", "joined", "single")
-# The kinds of model that something which is not its default means something to.
+# The kinds of model that use an option; for others only its default is allowed.
 _OPTION_OF_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "model.features": ("towers",),
     "model.truncation": ("joined",),
     "model.head_dropout": CLASSIFIER_KINDS,
 }
-# How many texts a row has, in words for the message.
+# Allowed numbers of texts in a row, in words for the message and as numbers.
 _N_TEXTS: Final[Mapping[str, tuple[str, tuple[int, ...]]]] = {
     "siamese": ("two or three names", (2, 3)),
     "towers": ("two names", (2,)),
@@ -45,10 +45,10 @@ LEFT_OUT: Final = "Left out, it is cosine, or softmax where model.kind is towers
 
 
 def default_objective(kind: object) -> str:
-    """Return the name of the objective that holds where none is given.
+    """Return the name of the objective that is used if none is given.
 
     Args:
-        kind: What was given as the kind of model; what is none counts as a sentence encoder.
+        kind: The value given as the kind of model; any other value counts as a sentence encoder.
     """
     return CLASSIFIER_OBJECTIVES[0] if kind in CLASSIFIER_KINDS else ObjectiveSettings().name
 
@@ -57,8 +57,8 @@ def broken_rules(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettin
     """Yield a fault for each rule that is broken.
 
     Args:
-        values: By path, those without a fault of their own.
-        objectives: All of them, or none where one has a fault of its own.
+        values: The values by path, without those that have a fault.
+        objectives: All objectives; empty if one has a fault.
     """
     yield from _rules_of_paths(values)
     yield from _rules_of_dev(values)
@@ -66,7 +66,7 @@ def broken_rules(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettin
     yield from _rules_of_model(values)
     if "model.kind" in values and objectives:
         mismatches = [*_mismatches(values["model.kind"], objectives)]
-        # Where kind and objective contradict each other, nobody knows by which of the two the rest shall go.
+        # If kind and objective contradict each other, it is not clear which of them the other values must fit.
         yield from mismatches or _rules_of_labels(values, objectives)
 
 
@@ -74,8 +74,8 @@ def broken_rules_of_objective(path: str, values: Mapping[str, Any]) -> Iterator[
     """Yield a fault for each option that the objective does not have.
 
     Args:
-        path: Of the objective, as `objective` or `objective.1`.
-        values: By name, those without a fault of their own.
+        path: Path of the objective, `objective` or `objective.1`.
+        values: Its values by name, without those that have a fault.
     """
     for option, names in OPTION_OF_OBJECTIVES.items():
         if "name" in values and values.get(option) and values["name"] not in names:
@@ -84,15 +84,17 @@ def broken_rules_of_objective(path: str, values: Mapping[str, Any]) -> Iterator[
 
 
 def _rules_of_paths(values: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield the faults of paths that would become a folder called ~ rather than the home folder."""
+    """Yield the faults of paths with ~, which would be a folder of that name and not the home folder."""
     for path in ("data.train", "data.dev", "data.test", "output_dir"):
         value = values.get(path)
         if value is not None and (value == "~" or value.startswith("~/")):
-            yield Fault(path, f"found {quoted(value)}, but ~ is the home folder to a shell alone; write the whole path")
+            yield Fault(
+                path, f"found {quoted(value)}, but only a shell reads ~ as the home folder; write the whole path"
+            )
 
 
 def _rules_of_dev(values: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield the faults of dev, which is a file or a share of train, and of what is done with it."""
+    """Yield the faults of dev, which is a file or a share of train, and of values that need it."""
     if "data.dev" not in values or "data.dev_share" not in values:
         return
     dev, share = values["data.dev"], values["data.dev_share"]
@@ -103,7 +105,7 @@ def _rules_of_dev(values: Mapping[str, Any]) -> Iterator[Fault]:
         for name in _NEEDING_DEV:
             if (value := values.get(f"training.{name}")) is not None:
                 yield Fault(
-                    f"training.{name}", f"{shown_value(value)} needs pairs to judge by; give data.dev or data.dev_share"
+                    f"training.{name}", f"{shown_value(value)} needs evaluation pairs; give data.dev or data.dev_share"
                 )
 
 
@@ -127,10 +129,10 @@ def _rules_of_reading(values: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _rules_of_model(values: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield the faults of what is put on the encoder, and of random weights."""
+    """Yield the faults of values that depend on model.kind or model.init."""
     for name in ("freeze_embeddings", "freeze_layers"):
         if values.get("model.init") == "random" and (value := values.get(f"model.{name}")):
-            sentence = f"{shown_value(value)} would keep random weights, for model.init is random; leave it out"
+            sentence = f"{shown_value(value)} would keep random weights, because model.init is random; leave it out"
             yield Fault(f"model.{name}", sentence)
     if (kind := values.get("model.kind")) is None:
         return
@@ -145,11 +147,11 @@ def _rules_of_model(values: Mapping[str, Any]) -> Iterator[Fault]:
     columns, (expected, numbers) = values.get("data.text_columns"), _N_TEXTS[kind]
     if columns is not None and len(columns) not in numbers:
         found = f"found {shown_value(columns)}"
-        yield Fault("data.text_columns", f"expected {expected}, for model.kind is {kind}; {found}")
+        yield Fault("data.text_columns", f"expected {expected}, because model.kind is {kind}; {found}")
 
 
 def _mismatches(kind: str, objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
-    """Yield the faults of objectives that train something else than the kind of model."""
+    """Yield the faults of objectives that do not train the kind of model."""
     is_classifier, n = kind in CLASSIFIER_KINDS, len(objectives)
     for i, name in enumerate(one.name for one in objectives):
         if (name in CLASSIFIER_OBJECTIVES) == is_classifier:
@@ -165,7 +167,7 @@ def _mismatches(kind: str, objectives: Sequence[ObjectiveSettings]) -> Iterator[
 
 
 def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
-    """Yield the faults of what goes by the labels that the objectives take: classes, or scores and 0 or 1."""
+    """Yield the faults of values that do not fit the objectives' labels: classes, or scores and 0 or 1."""
     has_classes = objectives[0].name == "softmax"
     names = ", ".join(dict.fromkeys(one.name for one in objectives))
     of_objective = f"objective is {names}"
@@ -182,7 +184,7 @@ def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSe
         yield Fault("evaluation.calibration", f"{found}; expected auto, {', '.join(others)} or none")
     label_kind, wrong = values.get("data.label_kind"), "scores" if has_classes else "classes"
     if label_kind == wrong:
-        other = "" if has_classes else "for softmax alone; "
+        other = "" if has_classes else "only for softmax; "
         expected = "classes" if has_classes else "scores"
         yield Fault("data.label_kind", f"found {wrong}, {other}{of_objective}; expected {expected}, or null")
     if not has_classes and (classes := values.get("data.classes")) is not None:
@@ -193,7 +195,7 @@ def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSe
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return names as a sentence has them: "towers, joined and single"."""
+    """Return names joined for a sentence: "towers, joined and single"."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 

@@ -1,8 +1,8 @@
-"""The JSON schema of a run, for editors: types, ranges, known words and meanings, generated from the dataclasses.
+"""The JSON schema of a run and its commented start, generated from the dataclasses.
 
-An editor that knows the schema completes keys, shows what they mean and underlines what `config.reading` would refuse,
-as far as a schema can say it: not what two keys must be to each other, and 1.0 is a whole number to a schema. Aliases
-are accepted but not offered, which patterns of names do.
+With the schema, an editor completes keys, shows what they mean and underlines what `config.loader` would refuse, as far
+as a schema can express it: it has no rules between keys, and accepts 1.0 as a whole number. Aliases are patterns of
+names, so they are accepted but not offered.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _VALUES: Final[dict[str, JsonSchema]] = {
 }
 _HEAD: Final = """\
 // A run of sbert-ft. Fill in the paths, then: sbert-ft train THIS_FILE
-// Lines that begin with // are comments. Every key is here with its default; a key that is left out has the same.
+// Lines that begin with // are comments. Every key is here with its default, which it also has if it is left out.
 // Relative paths start at the directory in which the command is run.
 """
 _WIDTH: Final = 110
-# Paths that a user has to put their own in the place of.
+# Example values, which users replace by their own.
 _EXAMPLES: Final = {
     "model.path": "bert-base-uncased/",
     "data.train": "train.csv",
@@ -50,7 +50,7 @@ _EXAMPLES: Final = {
 
 
 def json_schema() -> JsonSchema:
-    """Return the schema (draft 2020-12) of the object that a run's JSON holds."""
+    """Return the schema (draft 2020-12) of a run's JSON object."""
     sections: JsonSchema = {name: _section(name) for name in SECTIONS}
     one = {"anyOf": [_of_key(KEYS["objective.name"]), sections["objective"]]}
     sections["objective"] = {
@@ -78,7 +78,7 @@ def json_schema() -> JsonSchema:
 
 
 def _section(name: str) -> JsonSchema:
-    """Return the schema of the object that a section is."""
+    """Return the schema of a section's object."""
     keys = [key for key in KEYS.values() if key.section == name]
     schema: JsonSchema = {
         "description": section_meaning(name),
@@ -94,7 +94,7 @@ def _section(name: str) -> JsonSchema:
 
 
 def _aliases(names: Iterable[str]) -> JsonSchema:
-    """Return patterns of names, each with the schema of the key that is meant."""
+    """Return a pattern for each name, with the schema of the key that it means."""
     schemas: JsonSchema = {}
     for name in names:
         section, _, key = FLAT[name].partition(".")
@@ -112,7 +112,7 @@ def _aliases(names: Iterable[str]) -> JsonSchema:
 
 
 def _of_key(key: Key) -> JsonSchema:
-    """Return the schema of a key's value, with meaning and default for an editor to show."""
+    """Return the schema of a key's value, with its meaning and default for editors."""
     schema: JsonSchema = {"description": f"{key.meaning} Expected: {key.expected()}."}
     if not key.required:
         schema["default"] = key.default
@@ -129,7 +129,7 @@ def _of_key(key: Key) -> JsonSchema:
 
 
 def _bounds(limits: Limits) -> JsonSchema:
-    """Return the range of a number in the schema's words."""
+    """Return the range of a number as keywords of JSON Schema."""
     bounds = {
         "minimum": limits.at_least,
         "exclusiveMinimum": limits.above,
@@ -149,7 +149,7 @@ def commented_start() -> str:
 def _start_section(name: str) -> str:
     keys = [key for key in KEYS.values() if key.section == name]
     body = ",\n".join("\n".join(_lines(key, "    ")) for key in keys)
-    more = f" A name alone will do, or an array of several, whose losses are added. {LEFT_OUT}"
+    more = f" May be only a name, or an array of several, whose losses are added. {LEFT_OUT}"
     more = more if name == "objective" else ""
     head = "\n".join(_comment(section_meaning(name) + more, "  "))
     return f'{head}\n  "{name}": {{\n{body}\n  }}'

@@ -1,9 +1,9 @@
-"""What a run is told, as frozen dataclasses: the sections of its JSON, one class each.
+"""The settings of a run as frozen dataclasses, one for each section of its JSON.
 
-The names are those of transformers and sentence-transformers where they have one. Values are checked by
-`config.reading`, which makes these from JSON and says every fault at once; what is built in Python goes through the
-same check. What a value may be beyond its type stands beside it as metadata (`config.limits`); what it means, in its
-class's docstring, from where the JSON schema and the commented start take it.
+Names are those of transformers and sentence-transformers where they have one. `config.loader` makes these from JSON,
+checks the values and reports all faults at once; settings made in Python go through the same check. The allowed values
+of a field are in its metadata (`Limits`). Its meaning is in the docstring of its class, from which the JSON schema, the
+commented start and the table in docs/configuration.md have it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ OBJECTIVE_NAMES: Final = (
     "softmax",
     "binary_cross_entropy",
 )
-# Those that train a classifier, of which the first is the default; the others train a sentence encoder.
+# These train a classifier, and the first is the default; the others train a sentence encoder.
 CLASSIFIER_OBJECTIVES: Final = ("softmax", "binary_cross_entropy")
-# By which a best step can be chosen: those that need no threshold, which is fitted when the best step is known.
+# Metrics that can choose the best step: they need no threshold, which is fitted after the best step is known.
 METRIC_NAMES: Final = ("spearman", "pearson", "average_precision", "roc_auc", "accuracy", "macro_f1", "mcc")
 _TARGET: Final = r"f1|(precision|recall)>=(1(\.0+)?|0?\.[0-9]*[1-9][0-9]*)"
 _MOST_CLASSES: Final = 1000
@@ -40,17 +40,17 @@ Truncation = Literal["longest_first", "only_first", "only_second"]
 
 @dataclass(frozen=True)
 class Limits:
-    """The values that are allowed among those of the right type.
+    """The allowed values of a type.
 
     Attributes:
-        at_least: Lowest number.
-        above: Number that all must exceed.
-        at_most: Highest number.
-        below: Number that none may reach.
-        choices: The texts that are known.
-        pattern: Regular expression that a whole text matches, in what Python's and JavaScript's have in common.
-        words: What matches the pattern, for people.
-        n_items: Least and most entries of an array.
+        at_least: Lowest allowed number.
+        above: Exclusive lower bound of a number.
+        at_most: Highest allowed number.
+        below: Exclusive upper bound of a number.
+        choices: The allowed texts.
+        pattern: Regular expression for the whole text, with the same meaning in Python and JavaScript.
+        words: The texts that match the pattern, in words for messages.
+        n_items: Minimum and maximum number of entries of an array.
     """
 
     at_least: float | None = None
@@ -78,7 +78,7 @@ class Limits:
         return re.fullmatch(self.pattern, value) is not None if self.pattern else True
 
     def range_words(self) -> str:
-        """Return the range as it follows "a number": " above 0 and at most 1", or nothing where all are allowed."""
+        """Return the range in words, to follow "a number": " above 0 and at most 1"; "" if all are allowed."""
         if self.at_least is not None and self.at_most is not None:
             return f" from {shown_number(self.at_least)} to {shown_number(self.at_most)}"
         parts = [] if self.at_least is None else [f"of at least {shown_number(self.at_least)}"]
@@ -88,7 +88,7 @@ class Limits:
         return " " + " and ".join(parts) if parts else ""
 
     def n_items_words(self) -> str:
-        """Return how many entries an array has: "2 or 3", "1 to 3"; nothing where the number is free."""
+        """Return the allowed number of entries in words: "2 or 3", "1 to 3"; "" if any number is allowed."""
         if self.n_items is None:
             return ""
         least, most = self.n_items
@@ -112,17 +112,17 @@ def one_of(*choices: str) -> Mapping[str, Limits]:
 
 
 def matching(pattern: str, words: str) -> Mapping[str, Limits]:
-    """Return the metadata of a field whose text matches `pattern`, which `words` say."""
+    """Return the metadata of a field whose text matches `pattern`, described by `words`."""
     return {"limits": Limits(pattern=pattern, words=words)}
 
 
 def holding(least: int, most: int) -> Mapping[str, Limits]:
-    """Return the metadata of a field whose array has so many entries."""
+    """Return the metadata of a field whose array has `least` to `most` entries."""
     return {"limits": Limits(n_items=(least, most))}
 
 
 def shown_number(value: float) -> str:
-    """Return a number as people write it: 1,000,000 and 0.5 and 2e-05."""
+    """Return a number for a message: 1,000,000 or 0.5 or 2e-05."""
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
@@ -132,7 +132,7 @@ _COUNT_OR_NONE: Final = within(at_least=0)
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which BERT is fine-tuned, and how its texts and layers are treated.
+    """The BERT to fine-tune, and what is done with its texts and layers.
 
     Attributes:
         path: The model's folder.
@@ -169,14 +169,14 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file of pairs is read; what is None is found out and said.
+    """How the data files are read; what is None is detected and logged.
 
     Attributes:
         text_columns: Names of the columns with the texts: two, three for triplets and hard negatives, one for a
             classifier of single texts.
         label_column: Name of the column with the score or label.
         label_kind: Whether labels are scores or classes, each different one a class; None for what the objective
-            takes, and for words always classes.
+            needs; words are always classes.
         classes: The labels that are classes, in their order; rows with any other label are left out and counted.
         label_values: What each label in the file means, such as {"entailment": 1, "contradiction": 0}; rows with
             any other label are left out and counted.
@@ -206,13 +206,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which pairs are trained on, and which ones judge.
+    """The pairs for training and for evaluation.
 
     Attributes:
         train: File of the pairs to train on.
         dev: File of the pairs by which the best step, the threshold and the calibration are chosen.
-        test: File of the pairs that only judge.
-        dev_share: Share of `train` to split off as dev, where there is no `dev`; no text is on both sides.
+        test: File of the pairs for the final evaluation; nothing is chosen by them.
+        dev_share: Share of `train` to split off as dev, where there is no `dev`; no text is in both.
         reading: How the files are read (its fields stand in the JSON's section itself).
     """
 
@@ -225,14 +225,14 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """One objective by name, and what can be set of it; what is None is the objective's own default.
+    """One objective and its options; None is the objective's own default.
 
     Attributes:
-        name: Which loss; each takes its own kind of labels.
+        name: Which loss; each accepts its own kind of labels.
         weight: Factor of this objective's loss where several are added.
         scale: cosent, angle and in_batch_negatives: factor before the softmax or exponential (inverse temperature).
         margin: contrastive, online_contrastive and triplet: distance beyond which a negative pair costs nothing.
-        symmetric: in_batch_negatives: look for the first text of the second one too.
+        symmetric: in_batch_negatives: also find the first text from the second one.
         class_weight: softmax: balanced for a weight of each class that is inverse to its number of rows.
     """
 
@@ -246,7 +246,7 @@ class ObjectiveSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How the weights are changed, and when is looked, kept and stopped.
+    """How the weights are trained, and when to evaluate, save and stop.
 
     Attributes:
         epochs: Passes over the training pairs.
@@ -255,13 +255,13 @@ class TrainingSettings:
         accumulation_steps: Batches an optimizer step; each has its own loss, the mean of them is stepped on.
         micro_batch_size: Pairs a forward at most; None to fit the device. It changes memory, not the gradient.
         learning_rate: Peak of the schedule.
-        schedule: How the rate goes on after the warm-up: linear or cosine to 0, or constant.
+        schedule: The rate after the warm-up: linear or cosine to 0, or constant.
         warmup_ratio: Share of the steps in which the rate rises from 0.
-        warmup_steps: The warm-up as a number of steps; takes the place of the ratio.
+        warmup_steps: The warm-up as a number of steps; replaces the ratio.
         weight_decay: Decoupled, as in AdamW; biases and norms have none.
         max_grad_norm: Gradients are scaled down to this norm; 0 for never.
-        precision: Of the forward's products, auto for what is fast here; weights and optimizer are float32 always.
-        device: Where it is computed; None for the first of CUDA, MPS and CPU that is there.
+        precision: Of the forward's products, auto for what is fast here; weights and optimizer are always float32.
+        device: Device to train on; None for the first of CUDA, MPS and CPU that is there.
         gradient_checkpointing: Compute activations twice instead of keeping them: slower, less memory.
         seed: Fixes order, dropout and split.
         eval_steps: Evaluate on dev every so many steps; None for the end of each epoch.
@@ -301,17 +301,17 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How the result is judged, and how a cosine becomes a decision.
+    """How the result is evaluated, and how a cosine becomes a decision.
 
     Attributes:
         threshold_target: What the stored threshold is chosen for: the best F1, or the best recall at so much
             precision, or the reverse.
-        calibration: How a cosine becomes a probability, auto going by the number of dev pairs; a classifier of
+        calibration: How a cosine becomes a probability; auto chooses by the number of dev pairs. A classifier of
             classes has temperature (auto) or none.
         match_from: Graded scores: a pair belongs together from this gold score on, in the file's scale; None for
             the middle of the scale.
         bootstrap_samples: Resamples behind each interval.
-        confidence: Share of cases in which each interval shall hold the true value.
+        confidence: Share of cases in which each interval should contain the true value.
     """
 
     threshold_target: str = field(
@@ -332,10 +332,10 @@ class RunSettings:
 
     Attributes:
         model: What is fine-tuned.
-        data: On what.
-        objective: The objectives whose losses are added; one as a rule.
-        training: How.
-        evaluation: How the result is judged.
+        data: What it is fine-tuned and evaluated on.
+        objective: The objectives whose losses are added; usually one.
+        training: How it is trained.
+        evaluation: How the result is evaluated.
         output_dir: The run's folder.
     """
 

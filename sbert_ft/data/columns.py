@@ -1,7 +1,7 @@
-"""Which columns hold the texts of a row and which one its label: as stated, or by names that are customary.
+"""Find the columns with the texts and the label of a row: the named ones, or those with usual names.
 
-A guess is made only where there is one candidate; a wrong column would be trained on without a word. What was chosen
-is said in the ledger, and what was perhaps meant is said where nothing was chosen.
+A guess is made only where there is one candidate, because training on a wrong column would not be noticed. The ledger
+notes the chosen columns, or the one that may have been meant where none was chosen.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ PAIR_NAMES: Final = (
     *(("question", "answer"), ("anchor", "positive"), ("a", "b")),
 )
 SINGLE_NAMES: Final = ("text", "sentence", "document", "review", "content", "comment", "utterance")
-# As a rule one side of a pair whose other side has a rare name; texts to encode where there is none of the above.
+# Usually one side of a pair whose other side has a rare name; single texts to encode where no name above is found.
 SIDE_NAMES: Final = ("query", "question", "passage", "title")
 LABEL_NAMES: Final = (
     *("score", "label", "gold_label", "similarity_score", "similarity", "labels", "is_duplicate", "connection"),
     *("target", "relatedness_score"),
 )
-# Labels of single texts where there is none of the names above; beside pairs such columns are something else.
+# Labels of single texts where no name above is found; beside pairs, such columns are something else.
 SINGLE_LABEL_NAMES: Final = ("class", "category", "sentiment", "intent", "emotion", "topic")
-# Comparing spellings takes long: of a table with more columns, or names of more characters, the rest is not looked at.
+# Comparing spellings is slow: more columns than this, or more characters of a name, are not compared.
 _MAX_COMPARED = 1000
 
 
@@ -47,56 +47,56 @@ _WANTED = ("classes", "label_kind")
 
 
 def folded(names: Iterable[str]) -> list[str]:
-    """Return the names without capital letters and white space around them, as they are compared."""
+    """Return the names in lower case, without white space around them; names are compared in this form."""
     return [name.casefold().strip() for name in names]
 
 
-def groups_of_texts(names: Sequence[str], customary: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Return the groups of customary names, such as those of pairs, that are all among the folded `names`."""
+def groups_of_texts(names: Sequence[str], usual: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the groups of usual names, such as those of a pair, of which all are among the folded `names`."""
     there = set(names)
-    groups = [group for group in customary if there.issuperset(group)]
+    groups = [group for group in usual if there.issuperset(group)]
     return [group for group in groups if not any(set(group) < set(other) for other in groups)]
 
 
 def single_texts(names: Sequence[str], *, sides_too: bool) -> list[str]:
-    """Return which of the folded `names` could be that of a column of single texts.
+    """Return which of the folded `names` may be a column of single texts.
 
     Args:
         names: Of all columns.
-        sides_too: Whether, where there is none other, one counts that is as a rule a side of a pair.
+        sides_too: Whether a usual name for one side of a pair counts where there is no other candidate.
     """
     found = [name for name in names if name in SINGLE_NAMES]
     return found if found or not sides_too else [name for name in names if name in SIDE_NAMES]
 
 
 def nearest_name(wanted: str, names: Sequence[str]) -> str | None:
-    """Return the one of `names` that is spelled most like the wanted one, None where none is."""
+    """Return the name whose spelling is closest to `wanted`; None where no name is close."""
     by_folded = {name.casefold().strip(): name for name in reversed(names[:_MAX_COMPARED])}
     near = difflib.get_close_matches(wanted.casefold().strip()[:_MAX_COMPARED], by_folded, n=1)
     return by_folded[near[0]] if near else None
 
 
-def names_near(names: Sequence[str], customary: Iterable[str], cutoff: float) -> list[str]:
-    """Return those of `names` that are spelled nearly as a customary one.
+def names_near(names: Sequence[str], usual: Iterable[str], cutoff: float) -> list[str]:
+    """Return those of `names` whose spelling is close to a usual name.
 
     Args:
         names: Of columns.
-        customary: In small letters.
-        cutoff: How alike they must be, 0 to 1.
+        usual: The usual names, in lower case.
+        cutoff: How similar they must be, 0 to 1.
     """
-    known = list(customary)
+    known = list(usual)
     few = islice((name for name in names if len(name) <= _MAX_COMPARED), _MAX_COMPARED)
     return [name for name in few if difflib.get_close_matches(name.casefold(), known, n=1, cutoff=cutoff)]
 
 
 @dataclass(frozen=True)
 class PairColumns:
-    """Where the texts and labels of a row stand.
+    """The columns of a table that hold the texts and the label of a row.
 
     Attributes:
         texts: Positions of the one, two or three columns with texts.
-        label: Position of the column with the label; None where there is none.
-        notes: What was chosen, a sentence each.
+        label: Position of the column with the label; None where there is no label.
+        notes: What was chosen, one sentence each.
     """
 
     texts: tuple[int, ...]
@@ -105,10 +105,10 @@ class PairColumns:
 
 
 def checked_reading(reading: Reading | None) -> Reading:
-    """Return what was stated about a file, nothing where it is None; it does not contradict itself.
+    """Return `reading` after checking it, or an empty one for None.
 
     Raises:
-        InputError: A field has a value that it cannot have; the message names it.
+        InputError: A field has an invalid value or contradicts another one; the message names it.
     """
     chosen = Reading() if reading is None else instance_argument(Reading, reading, "reading")
     _check(chosen)
@@ -146,7 +146,7 @@ def _check(reading: Reading) -> None:
 
 
 def _is_listed(value: object, least: int, most: float = math.inf) -> bool:
-    """Return whether a value is a list or tuple of so many items."""
+    """Return whether a value is a list or tuple of `least` to `most` items."""
     return isinstance(value, list | tuple) and least <= len(value) <= most
 
 
@@ -155,7 +155,7 @@ def _all_texts(values: Sequence[object]) -> bool:
 
 
 def _check_classes(reading: Reading) -> None:
-    """Refuse what contradicts itself in what was stated about classes."""
+    """Raise InputError where the fields about classes are invalid or contradict each other."""
     kind, classes = reading.label_kind, reading.classes
     if kind not in (None, "scores", "classes"):
         raise InputError(f"label_kind is {quoted(kind)}, expected scores or classes")
@@ -178,17 +178,17 @@ def _check_classes(reading: Reading) -> None:
 
 
 def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: str = "") -> PairColumns:
-    """Return the columns with texts and labels among those of a file.
+    """Return the columns of a file that hold the texts and the label.
 
     Args:
-        where: What messages begin with, such as the file's name in quotes.
+        where: Beginning of the messages, such as the file's name in quotes.
         names: All columns, in order.
-        reading: May name them.
-        hint: Said after the columns that there are, where none of them is of a customary name.
+        reading: May name the columns.
+        hint: Added to the list of columns in the message, where the columns with texts are not clear.
 
     Raises:
-        DataError: A named column is not there, or no or more than one guess fits; the message says which columns
-            there are, the nearest and what to set.
+        DataError: A named column does not exist, or no candidate or several fit; the message lists the columns, the
+            nearest name and the setting to use.
     """
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
@@ -196,9 +196,9 @@ def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: st
     if reading.text_columns is not None:
         texts = tuple(_position(where, names, name, "text_columns") for name in reading.text_columns)
     else:
-        texts = _customary_texts(where, names, hint)
+        texts = _usual_texts(where, names, hint)
     taken = [quoted(names[i]) for i in texts]
-    from_columns = f"{', '.join(taken[:-1])} and {taken[-1]}" if len(taken) > 1 else f"{taken[0]} alone"
+    from_columns = f"{', '.join(taken[:-1])} and {taken[-1]}" if len(taken) > 1 else f"{taken[0]} only"
     chosen = f"texts from {from_columns}"
     if reading.label_column is not None:
         label = _position(where, names, reading.label_column, "label_column")
@@ -207,21 +207,21 @@ def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: st
                 f"{where}: {quoted(names[label])} is a column of texts and of labels", "set data.label_column"
             )
         return PairColumns(texts, label, (f"{chosen}, labels from {quoted(names[label])}",))
-    guesses = _customary_labels(names, texts, LABEL_NAMES)
+    guesses = _usual_labels(names, texts, LABEL_NAMES)
     if len(texts) == 1 and not guesses:
-        guesses = _customary_labels(names, texts, SINGLE_LABEL_NAMES)
+        guesses = _usual_labels(names, texts, SINGLE_LABEL_NAMES)
     if len(texts) < 3 and len(guesses) == 1:
         return PairColumns(texts, guesses[0], (f"{chosen}, labels from {quoted(names[guesses[0]])}",))
     if len(texts) < 3 and guesses:
         several = " and ".join(quoted(names[i]) for i in guesses)
-        raise DataError(f"{where}: {several} could all be the label; {_set('label_column')}")
+        raise DataError(f"{where}: {several} could all be the label", _set("label_column"))
     fields = ("label_values", "score_range", "classes", "label_kind")
     wanted = next((field for field in fields if getattr(reading, field) is not None), None)
     if wanted is not None:
-        # A run sets label_kind by its objective, so it is not named: the user has perhaps never seen it.
-        why = f"{reading.label_kind or wanted} are wanted" if wanted in _WANTED else f"{wanted} is set"
-        problem = f"{why}, but no column is called like a label; {_found(names)}"
-        raise DataError(f"{where}: {problem}; {_set('label_column')}")
+        # A run sets label_kind by its objective, so it is not named here: the user may not know it.
+        why = f"{reading.label_kind or wanted} are needed" if wanted in _WANTED else f"{wanted} is set"
+        problem = f"{why}, but no column has a usual label name; {_found(names)}"
+        raise DataError(f"{where}: {problem}", _set("label_column"))
     return PairColumns(texts, None, (chosen, _no_label(names, texts, guesses)))
 
 
@@ -230,20 +230,20 @@ def _is_number(value: object) -> bool:
 
 
 def _position(where: str, names: Sequence[str], name: str, setting: str) -> int:
-    """Return where the column called exactly `name` stands."""
+    """Return the position of the column called exactly `name`."""
     if name in names:
         return names.index(name)
     near = nearest_name(name, names)
     hint = "" if near is None else f"; did you mean {quoted(near)}?"
-    raise DataError(f"{where}: has no column {quoted(name)}; {_found(names)}", f"mend data.{setting}{hint}")
+    raise DataError(f"{where}: has no column {quoted(name)}; {_found(names)}", f"fix data.{setting}{hint}")
 
 
-def _customary_labels(names: Sequence[str], texts: Sequence[int], customary: Sequence[str]) -> list[int]:
-    return [i for i, name in enumerate(names) if name.casefold().strip() in customary and i not in texts]
+def _usual_labels(names: Sequence[str], texts: Sequence[int], usual: Sequence[str]) -> list[int]:
+    return [i for i, name in enumerate(names) if name.casefold().strip() in usual and i not in texts]
 
 
-def _customary_texts(where: str, names: Sequence[str], hint: str) -> tuple[int, ...]:
-    """Return the only columns of customary names; a triplet's are not taken for a pair too, nor a pair's for a text."""
+def _usual_texts(where: str, names: Sequence[str], hint: str) -> tuple[int, ...]:
+    """Return the only columns with usual names; a triplet's do not count as a pair too, nor a pair's as a text."""
     there = folded(names)
     groups = groups_of_texts(there, (*TRIPLET_NAMES, *PAIR_NAMES))
     if len(groups) == 1 and all(there.count(name) == 1 for name in groups[0]):
@@ -258,13 +258,13 @@ def _customary_texts(where: str, names: Sequence[str], hint: str) -> tuple[int, 
         known = {*SINGLE_NAMES, *(name for group in (*TRIPLET_NAMES, *PAIR_NAMES) for name in group)}
         near = list(map(quoted, names_near(names, known, 0.8)))
         expected = "expected two columns of texts, such as sentence1 and sentence2, or one, such as text"
-        problem = f"{expected}; none are of a customary name"
+        problem = f"{expected}; no column has a usual name"
         problem += f" (nearest: {listed(near)})" if near else ""
-    raise DataError(f"{where}: {problem}; {_found(names)}{hint}; {_set('text_columns')}")
+    raise DataError(f"{where}: {problem}; {_found(names)}{hint}", _set("text_columns"))
 
 
 def _no_label(names: Sequence[str], texts: Sequence[int], guesses: Sequence[int]) -> str:
-    """Return what is to be said where no label is read."""
+    """Return the note for rows whose label is not read."""
     if len(texts) == 3:
         unread = [quoted(names[i]) for i in guesses]
         hint = f"; {listed(unread)} is not read unless data.label_column names it" if unread else ""
@@ -274,8 +274,8 @@ def _no_label(names: Sequence[str], texts: Sequence[int], guesses: Sequence[int]
     hint = f"; if {quoted(near[0])} is the label, set data.label_column" if near else ""
     if others and not near:
         hint = f"; not read: {listed(list(map(quoted, others)))}"
-    meant = "the texts have none" if len(texts) == 1 else "the pairs are taken as known only to match"
-    return f"no column is called like a label, so {meant}{hint}"
+    meant = "the texts have no labels" if len(texts) == 1 else "all pairs are taken as matches"
+    return f"no column has a usual label name, so {meant}{hint}"
 
 
 def _found(names: Sequence[str]) -> str:

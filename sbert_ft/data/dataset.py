@@ -1,7 +1,7 @@
-"""`ConnectionDataset`: pairs (or triplets) of texts that belong together, more or less or not at all; or single texts.
+"""`ConnectionDataset`: rows of one text, two texts (pairs) or three (triplets), with or without labels.
 
-The first station of a fine-tuning: a file, a DataFrame or lists become rows that are all checked and accounted for
-in a ledger, with labels whose meaning is known. What comes later (tokens, batches, losses, scores) takes it as it is.
+The first step of fine-tuning: a file, a DataFrame or lists become checked rows with labels of known meaning, and a
+ledger that accounts for every row. Later steps (tokens, batches, losses, scores) use these rows as they are.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CHUNK_ROWS = 4096
 
 
 class Connection(NamedTuple):
-    """One row: one text or two, or an anchor with a positive and a negative; its label, if any; where it stands."""
+    """One row: one text, two texts, or anchor, positive and negative; its label, if any; its line (see `lines`)."""
 
     texts: tuple[str, ...]
     label: float | None
@@ -44,10 +44,11 @@ class Connection(NamedTuple):
 
 
 class ConnectionDataset(Dataset[Connection]):
-    """Rows of one, two or three texts: with labels (scores, 0 and 1, classes), or pairs known only to match.
+    """Rows of one, two or three texts, with labels (scores, 0 and 1, classes) or without.
 
-    Make one with `from_file`, `from_dataframe`, `from_pairs` or `from_texts`; it never changes. `ledger` is the account
-    of every row of the source. N is the number of rows, k that of texts in each.
+    Pairs without labels are taken as matches. Create a data set with `from_file`, `from_dataframe`, `from_pairs` or
+    `from_texts`; it never changes. `ledger` accounts for every row of the source. N is the number of rows, k the
+    number of texts in each.
     """
 
     def __init__(self, rows: PairRows, ledger: Ledger) -> None:
@@ -60,31 +61,31 @@ class ConnectionDataset(Dataset[Connection]):
     ) -> ConnectionDataset:
         """Return the rows of a CSV, TSV, JSONL or Parquet file.
 
-        Columns are taken by name: as `reading` says, or such as sentence1, sentence2 and score, or document and
-        label. Where there is no label, pairs are known only to match.
+        Columns are found by name: those that `reading` names, or those with usual names, such as sentence1, sentence2
+        and score, or document and label. Pairs without a label are taken as matches.
 
         Args:
             path: The file.
-            reading: What is known about it; what is not is found out and noted in the ledger.
-            cache_dir: For the texts' bytes when they are many (see `TextStore`).
+            reading: What is known about the file; the rest is found out and noted in the ledger.
+            cache_dir: Where the texts' bytes go when they are many (see `TextStoreBuilder`).
 
         Raises:
-            DataError: The file or a row in it cannot be used; the message names the first ones and says what to do.
+            DataError: The file or a row in it cannot be used; the message names the first bad rows and says what to do.
             InputError: `reading` contradicts itself.
-            OutputError: `cache_dir` is no folder.
+            OutputError: `cache_dir` is not a folder.
         """
         chosen = checked_reading(reading)
         if cache_dir is not None and not path_argument(cache_dir, "cache_dir").is_dir():
-            raise OutputError(f"{quoted(cache_dir, limit=400)}: is no folder", "make it, or leave cache_dir out")
+            raise OutputError(f"{quoted(cache_dir, limit=400)}: is not a folder", "create it, or leave cache_dir out")
         return cls._read(file_source(path_argument(path, "path"), chosen), chosen, cache_dir)
 
     @classmethod
     def from_dataframe(cls, df: pandas.DataFrame, reading: Reading | None = None) -> ConnectionDataset:
-        """Return the rows of a DataFrame; columns are taken by name as in `from_file`, lines are positions from 0.
+        """Return the rows of a DataFrame; columns are found by name as in `from_file`, lines are positions from 0.
 
         Raises:
-            DataError: Its columns or a row in it cannot be used; None and NaN are no texts and no labels.
-            InputError: It is no DataFrame, or `reading` contradicts itself.
+            DataError: Its columns or a row in it cannot be used; None and NaN count as missing.
+            InputError: `df` is not a DataFrame, or `reading` contradicts itself.
         """
         chosen = checked_reading(reading)
         return cls._read(frame_source(df, chosen), chosen, None)
@@ -101,13 +102,13 @@ class ConnectionDataset(Dataset[Connection]):
 
         Args:
             pairs: A list, an array, a Series of tuples, a generator.
-            reading: What labels mean; with its label_kind, classes or label_values a third text is a label too.
-            labels: One for each row of (text, text).
+            reading: What labels mean; where it sets label_kind, classes or label_values, a third text is a label.
+            labels: One for each row; the rows then have no labels of their own.
 
         Raises:
-            InputError: A row is none of these or not as the first one; the message says its position, from 0. Or
-                there are not as many labels as rows.
-            DataError: A text is blank or a label is none that can be.
+            InputError: A row has none of these forms or differs in form from the first one; the message says its
+                position, from 0. Or the numbers of labels and rows differ.
+            DataError: A text is blank or a label is invalid.
         """
         chosen = checked_reading(reading)
         return cls._read(tuple_source(pairs, chosen, labels), chosen, None)
@@ -124,8 +125,9 @@ class ConnectionDataset(Dataset[Connection]):
             labels: One for each text.
 
         Raises:
-            InputError: A row is no text; the message says its position, from 0. Or there are not as many labels.
-            DataError: A text is blank or missing, or a label is none that can be.
+            InputError: A row is not a text; the message says its position, from 0. Or the numbers of labels and texts
+                differ.
+            DataError: A text is blank or missing, or a label is invalid.
         """
         chosen = checked_reading(reading)
         return cls._read(text_source(texts, chosen, labels), chosen, None)
@@ -154,17 +156,17 @@ class ConnectionDataset(Dataset[Connection]):
 
     @property
     def n_texts(self) -> int:
-        """Texts a row: 1 or 2, or 3 for anchor, positive and negative."""
+        """Number of texts in a row: 1, 2, or 3 for anchor, positive and negative."""
         return int(self._rows.text_rows.shape[1])
 
     @property
     def label_kind(self) -> LabelKind:
-        """What labels are: none, binary, score or classes (see `Labels`)."""
+        """Kind of the labels: none, binary, score or classes (see `Labels`)."""
         return self._rows.labels.kind
 
     @property
     def labels(self) -> NDArray[np.float64] | None:
-        """The labels as in the file, and for classes their number, shape (N,); None where there are none."""
+        """The labels as in the file, or the numbers of the classes, shape (N,); None where rows have no labels."""
         return self._rows.labels.values
 
     @property
@@ -174,12 +176,12 @@ class ConnectionDataset(Dataset[Connection]):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What the classes are called, by their number; empty for other labels."""
+        """Names of the classes, by number; empty for other labels."""
         return self._rows.labels.class_names
 
     @property
     def lines(self) -> NDArray[np.int64]:
-        """Where each row stands, shape (N,): its line, or row of Parquet, from 1; elsewhere its position from 0."""
+        """Position of each row in its source, shape (N,): line (Parquet: row) from 1; without a file, index from 0."""
         return self._rows.lines
 
     @property
@@ -189,36 +191,36 @@ class ConnectionDataset(Dataset[Connection]):
 
     @property
     def source(self) -> str:
-        """The file's path as it was given, or "<dataframe>", "<pairs>" or "<texts>"."""
+        """The file's path as given, or "<dataframe>", "<pairs>" or "<texts>"."""
         return self._ledger.source
 
     @property
     def sha256(self) -> str:
-        """Digest of the rows' texts and labels and of what labels mean; equal for equal rows, wherever they stand."""
+        """Digest of the rows' texts and labels and the labels' meaning; lines and source do not change it."""
         return self._rows.sha256
 
     @property
     def text_rows(self) -> NDArray[np.int64]:
-        """Index of each row's texts among the distinct ones, shape (N, k)."""
+        """Index of each row's texts among the distinct texts, shape (N, k)."""
         return self._rows.text_rows
 
     @property
     def n_distinct(self) -> int:
-        """How many different texts there are."""
+        """Number of distinct texts."""
         return self._rows.n_distinct
 
     def distinct_texts(self, start: int, stop: int) -> list[str]:
-        """Return the different texts from `start` to before `stop`, in the order in which they first appear."""
+        """Return the distinct texts from `start` to before `stop`, in the order of first appearance."""
         return self._rows.distinct_texts(start, stop)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Return an iterator over the first two texts of each row, in order.
 
         Raises:
-            InputError: Rows have one text.
+            InputError: The rows have one text.
         """
         if self.n_texts == 1:
-            raise InputError(f"{quoted(self.source, limit=400)}: expected rows of two texts, found one text a row")
+            raise InputError(f"{quoted(self.source, limit=400)}: expected rows of two texts, found one text per row")
         return ((texts[0], texts[1]) for texts in self.rows_of_texts())
 
     def rows_of_texts(self) -> Iterator[tuple[str, ...]]:
@@ -234,7 +236,7 @@ class ConnectionDataset(Dataset[Connection]):
             classes: The names of all classes, in the order of their numbers; numbers in any spelling ("1.0").
 
         Raises:
-            InputError: A row has a class that is none of them, or the labels are scores, or there are none.
+            InputError: A row's class is not among them, the labels are scores, or rows have no labels.
         """
         return class_codes(self._rows.labels, classes, self.lines, self._rows.unit, self.source)
 
@@ -242,14 +244,14 @@ class ConnectionDataset(Dataset[Connection]):
         """Return how many rows each class has, in the order of the classes.
 
         Raises:
-            InputError: The labels are scores, or there are none.
+            InputError: The labels are scores, or rows have no labels.
         """
         return class_counts(self._rows.labels)
 
     def targets(self) -> NDArray[np.float32] | None:
-        """Return what objectives get, shape (N,): 0 or 1, or scores as 0 to 1 (those of -1..1 as they are).
+        """Return the targets of objectives, shape (N,): 0 or 1, or scores mapped to 0..1 (those of -1..1 unchanged).
 
-        None where the pairs are known only to match.
+        None where rows have no labels.
 
         Raises:
             InputError: The labels are classes.
@@ -259,10 +261,10 @@ class ConnectionDataset(Dataset[Connection]):
     def matches(self, match_from: float | None = None) -> NDArray[np.bool_] | None:
         """Return which pairs belong together, shape (N,): label 1, or a score of at least `match_from`.
 
-        None where the pairs are known only to match.
+        None where rows have no labels.
 
         Args:
-            match_from: A score of the file's scale, its middle where None; labels 0 and 1 do not ask for it.
+            match_from: A score on the file's scale; None for the middle of the scale. Labels 0 and 1 do not use it.
 
         Raises:
             InputError: The labels are classes, or `match_from` is not on the scale.
@@ -270,18 +272,18 @@ class ConnectionDataset(Dataset[Connection]):
         return self._rows.labels.matches(match_from)
 
     def select(self, rows: NDArray[np.int64]) -> ConnectionDataset:
-        """Return these rows as a data set, whose ledger counts the others as left out.
+        """Return these rows as a data set; its ledger counts the others as left out.
 
         Args:
             rows: Different indices, shape (n,), in any order.
 
         Raises:
-            InputError: There is none, or one comes twice or is not a row.
+            InputError: `rows` is empty, has an index twice, or one that is not a row.
         """
         indices = np.asarray(rows)
         whole = indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer) and len(indices) > 0
         if not whole or len(np.unique(indices)) != len(indices) or indices.min() < 0 or indices.max() >= len(self):
-            raise InputError(f"rows must be at least one, different and whole numbers from 0 to {len(self) - 1:,}")
+            raise InputError(f"rows must be one or more different whole numbers from 0 to {len(self) - 1:,}")
         return self._part(indices.astype(np.int64), "left out: not selected")
 
     def _part(self, rows: NDArray[np.int64], sentence: str) -> ConnectionDataset:
@@ -290,29 +292,29 @@ class ConnectionDataset(Dataset[Connection]):
         return ConnectionDataset(part, replace(self._ledger, notes=notes).of_part(len(rows), part.findings(), sentence))
 
     def split(self, dev_share: float, seed: int) -> tuple[ConnectionDataset, ConnectionDataset]:
-        """Return the rows in two parts, for training and dev, with no text on both sides, case and spacing aside.
+        """Return a training part and a dev part that have no text in common, ignoring case and spacing.
 
-        Rows that share texts stay together, so the share is met as nearly as these groups allow; of classes, the
-        share of each one. Both parts keep the order of the rows.
+        Rows that share texts stay together, so the share is met as closely as these groups allow; for classes, the
+        share of each class. Both parts keep the order of the rows.
 
         Args:
-            dev_share: Of the rows, above 0 and below 1.
-            seed: Of the choice; the same seed gives the same parts.
+            dev_share: Share of the rows for dev, above 0 and below 1.
+            seed: Of the random choice; the same seed gives the same parts.
 
         Raises:
-            InputError: `dev_share` is no such share.
-            DataError: All rows hang together by the texts they share.
+            InputError: `dev_share` is not above 0 and below 1, or `seed` is not a whole number of at least 0.
+            DataError: All rows are connected by shared texts, or there is only one row.
         """
         in_dev = rows_for_dev(self._rows.groups, self._rows.labels, dev_share, seed, self.source)
         train = self._part(np.flatnonzero(~in_dev), f"split off for dev (seed {seed})")
-        return train, self._part(np.flatnonzero(in_dev), f"left for training, these being dev (seed {seed})")
+        return train, self._part(np.flatnonzero(in_dev), f"left for training by this dev part (seed {seed})")
 
     def with_overlaps(self, **others: ConnectionDataset) -> ConnectionDataset:
-        """Return the same rows with a ledger that counts those whose texts are a row of the other data sets too.
+        """Return the same rows with a ledger that also counts the rows whose texts are a row of another data set.
 
         Args:
-            others: Data sets by what they are for, such as `dev=` and `test=`. Pairs are the same whatever the order
-                of their sides, case and spacing; of triplets, anchor and positive are compared; texts with texts.
+            others: Data sets by their use, such as `dev=` and `test=`. Pairs are compared ignoring the order of their
+                sides, case and spacing; triplets by anchor and positive; single texts only with single texts.
         """
         found, notes = list[Finding](), list[str]()
         for name, other in others.items():

@@ -1,8 +1,8 @@
-"""Which pairs come again, with the same label, with another one, with their sides swapped or in another data set.
+"""Find repeated pairs: with the same label, with another one, with their sides swapped, or in another data set.
 
-Two texts are the same here where an uncased model hardly tells them apart: case, spacing and the two spellings of a
-composed character do not count. Each distinct text is reduced to a key of 64 bits once (among 20 million texts, two
-share one by chance once in 100,000 data sets); everything after that is sorting numbers.
+Two texts count as the same where an uncased model hardly distinguishes them: case, spacing and the two spellings of a
+composed character are ignored. Each distinct text is reduced once to a key of 64 bits (among 20 million texts, two
+share a key by chance once in 100,000 data sets); everything after that is sorting numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sbert_ft.data.ledger import N_SHOWN, Finding, Unit, at_lines, counted, firs
 
 
 def text_key(text: str) -> int:
-    """Return 64 bits that are equal for texts equal up to case, spacing and Unicode composition."""
+    """Return a number of 64 bits that is the same for texts equal up to case, spacing and Unicode composition."""
     plain = " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).casefold().split())
     return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=8).digest(), "little")
 
@@ -30,14 +30,14 @@ def text_keys(texts: Iterable[str], n_texts: int) -> NDArray[np.uint64]:
 
 
 def groups_of_texts(keys: NDArray[np.uint64], text_rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the texts of rows as numbers that are the same for the same text.
+    """Return each row's texts as numbers; texts with the same key have the same number.
 
     Args:
         keys: Of the distinct texts, shape (n_distinct,).
         text_rows: Index of each row's texts among them, shape (N, k).
 
     Returns:
-        Shape (N, k), from 0.
+        Numbers from 0, shape (N, k).
     """
     group_of_text = np.unique(keys, return_inverse=True)[1].astype(np.int64)
     groups: NDArray[np.int64] = group_of_text[text_rows]
@@ -45,11 +45,11 @@ def groups_of_texts(keys: NDArray[np.uint64], text_rows: NDArray[np.int64]) -> N
 
 
 def row_keys(groups: NDArray[np.int64], ordered: bool) -> NDArray[np.int64]:
-    """Return a number for each row that is the same for the same texts.
+    """Return a number for each row; rows with the same texts have the same number.
 
     Args:
-        groups: Shape (N, k), numbers of texts from 0, below 2^31.
-        ordered: Whether a pair differs from the one with its sides swapped; rows of three texts always do.
+        groups: Numbers of the texts, from 0 and below 2^31, shape (N, k).
+        ordered: Whether a pair differs from the pair with its sides swapped; the order of triplets always counts.
 
     Returns:
         Shape (N,).
@@ -65,27 +65,29 @@ def row_keys(groups: NDArray[np.int64], ordered: bool) -> NDArray[np.int64]:
 
 
 def repeat_findings(groups: NDArray[np.int64], labels: Labels, lines: NDArray[np.int64], unit: Unit) -> list[Finding]:
-    """Return which rows say again, or otherwise, what an earlier one says; none of them is dropped.
+    """Return findings about rows that repeat or contradict an earlier row; none of them is dropped.
 
-    For classes (premise and hypothesis, as a rule) the order of the sides matters, for all other labels it does not.
+    For classes (usually premise and hypothesis) the order of the sides matters, for all other labels it does not.
 
     Args:
         groups: The rows' texts as numbers, shape (N, k).
         labels: Of the N rows.
-        lines: Where they stand, shape (N,).
+        lines: Lines of the rows, shape (N,).
         unit: What `lines` counts.
     """
     is_pair = groups.shape[1] == 2
     keys = row_keys(groups, ordered=labels.kind == "classes")
     values = np.zeros(len(keys)) if labels.values is None else labels.values
     duplicates, contradictory = _repeats(keys, values)
-    aside = "case, spacing and order aside" if is_pair and labels.kind != "classes" else "case and spacing aside"
+    ignored = (
+        "ignoring case, spacing and order" if is_pair and labels.kind != "classes" else "ignoring case and spacing"
+    )
     thing = row_word(groups.shape[1])
     same_label = "" if labels.kind == "none" else " with the same label"
     findings = [
-        _finding("duplicate", duplicates, f"repeating an earlier {thing}{same_label} ({aside})", lines, unit),
+        _finding("duplicate", duplicates, f"repeating an earlier {thing}{same_label} ({ignored})", lines, unit),
         _finding(
-            "contradictory", contradictory, f"repeating an earlier {thing} with another label ({aside})", lines, unit
+            "contradictory", contradictory, f"repeating an earlier {thing} with another label ({ignored})", lines, unit
         ),
     ]
     if is_pair:
@@ -108,9 +110,9 @@ def overlap_rows(
     other_keys: NDArray[np.uint64],
     other_rows: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], int, int]:
-    """Return which rows' first two texts are a pair of another data set too, in whichever order.
+    """Return the rows whose first two texts are also a pair of another data set, in either order.
 
-    Rows of one text are compared with rows of one text alone.
+    Rows of one text are compared only with rows of one text.
 
     Args:
         keys: Of the distinct texts, shape (n_distinct,).
@@ -119,8 +121,8 @@ def overlap_rows(
         other_rows: Shape (M, k').
 
     Returns:
-        The rows in order, the number of different pairs (or single texts) among them, and that of different texts
-        shared.
+        The rows in order, the number of different pairs (or single texts) among them, and the number of different
+        texts that both data sets have.
     """
     shared = np.intersect1d(keys, other_keys)
     one_text = [rows.shape[1] == 1 for rows in (text_rows, other_rows)]
@@ -134,19 +136,19 @@ def overlap_rows(
 def overlap_finding(
     name: str, rows: NDArray[np.int64], n_pairs: int, lines: NDArray[np.int64], unit: Unit, thing: str = "pair"
 ) -> Finding:
-    """Return the finding "overlap_<name>" of the rows, all `lines` being given, that another data set has too.
+    """Return the finding "overlap_<name>" about the rows that another data set has too.
 
     Args:
         name: What the other data set is for.
         rows: Those that it has too, shape (n,).
-        n_pairs: Different ones among them.
-        lines: Where all rows stand, shape (N,).
+        n_pairs: Number of different ones among them.
+        lines: Lines of all rows, shape (N,).
         unit: What `lines` counts.
-        thing: What a row is: "pair", or "text" for one text a row.
+        thing: What a row is: "pair", or "text" for one text per row.
     """
     finding = _finding(f"overlap_{name}", rows, f"having a {thing} that {name} has too", lines, unit)
-    aside = "case and spacing aside" if thing == "text" else "case, spacing and order aside"
-    sentence = f"{finding.sentence} ({counted(n_pairs, f'different {thing}')}; {aside})"
+    ignored = "ignoring case and spacing" if thing == "text" else "ignoring case, spacing and order"
+    sentence = f"{finding.sentence} ({counted(n_pairs, f'different {thing}')}; {ignored})"
     return Finding(finding.kind, finding.count, False, finding.first, sentence)
 
 
@@ -162,7 +164,7 @@ def _shared_pairs(
 
 
 def _repeats(keys: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows that repeat key and value, and those that give a key a value it had not, each in order."""
+    """Return the rows that repeat a key with its value, and the first rows of a key's further values, each in order."""
     order = np.lexsort((values, keys))  # stable: the rows of one key and value stay in order
     key_begins = np.append(True, np.diff(keys[order]) != 0)
     value_begins = key_begins | np.append(True, np.diff(values[order]) != 0)
@@ -181,7 +183,7 @@ def _is_first(keys: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _anchor_keys(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return each row's (anchor, positive) and (anchor, negative) as numbers of one range, each of shape (N,)."""
+    """Return each row's (anchor, positive) and (anchor, negative) as comparable numbers, each of shape (N,)."""
     both = row_keys(np.concatenate([groups[:, [0, 1]], groups[:, [0, 2]]]), ordered=True)
     return both[: len(groups)], both[len(groups) :]
 

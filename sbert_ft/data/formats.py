@@ -1,9 +1,9 @@
-"""Records of each format, one by one: plain cells, quoted cells, JSON objects, batches of Parquet.
+"""Read the records of each format one by one: plain cells, quoted cells, JSON objects, batches of Parquet.
 
-The general readers lose rows in silence: a CSV reader that meets a stray quote swallows the rows up to the next one,
-a JSON reader keeps the last of two equal keys. Here every record is whole and knows the line it began in, or a
+General readers lose rows silently: at a stray quote, a CSV reader reads all rows up to the next quote as one cell; a
+JSON reader keeps the last of two equal keys. Here every record is complete and has the line it begins in, or a
 `DataError` names that line. Quoted cells are read by our own loop because the standard reader's limit on the length
-of a cell is one number for the whole process and its errors do not say where a quote was opened.
+of a cell is one number for the whole process, and its errors do not say where a quote was opened.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 PARQUET_BATCH_ROWS = 16_384
 _JOINED_LINES = 4096
-_MAX_RECORD_LINES = 1 << 21  # as many as no text has; looking further for a closing quote takes minutes
+_MAX_RECORD_LINES = 1 << 21  # more than any text has; searching further for a closing quote takes minutes
 # Called with the line of a bad record, what is wrong with it, and what to do.
 OnBadRecord = Callable[[int, str, str], None]
 _DEEPEST = 64  # levels of lists and objects in a JSON line
-_MAX_INT_DIGITS = 4300  # Python's own limit, which its oldest supported releases lack
+_MAX_INT_DIGITS = 4300  # Python's own limit; the oldest releases that we support do not have it
 
 
 class CellRecord(NamedTuple):
     """One record of a file of cells."""
 
     line: int  # where it begins, from 1
-    raw: str  # as it stands in the file, line ends included
+    raw: str  # as in the file, line ends included
     cells: list[str]
 
 
@@ -45,22 +45,22 @@ class JsonRecord(NamedTuple):
     """One object of a file of JSON lines."""
 
     line: int
-    raw: str  # as it stands in the file, without white space around it
+    raw: str  # as in the file, without white space around it
     values: dict[str, object]
 
 
 def plain_records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[CellRecord]:
-    """Yield a record a line, its quotes being characters like others; empty lines are left out."""
+    """Yield one record per line; quotes are ordinary characters, empty lines are left out."""
     for number, line in lines:
         if line not in ("\n", "\r\n"):
             yield CellRecord(number, line, without_line_end(line).split(delimiter))
 
 
 def quoted_records(path: Path, lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[CellRecord]:
-    """Yield the records of a file that quotes cells as RFC 4180 says; empty lines are left out.
+    """Yield the records of a file whose cells are quoted as in RFC 4180; empty lines are left out.
 
-    A cell that begins with a quote ends with its closing one and may hold delimiters, line ends and doubled quotes.
-    A quote elsewhere in a cell is a character like others.
+    A cell that begins with a quote ends with the closing one and may contain delimiters, line ends and doubled quotes.
+    A quote elsewhere in a cell is an ordinary character.
 
     Raises:
         DataError: A quote is not closed, or text follows a closed one.
@@ -75,9 +75,9 @@ def quoted_records(path: Path, lines: Iterator[tuple[int, str]], delimiter: str)
 
 
 def _quoted_record(path: Path, number: int, line: str, lines: Iterator[tuple[int, str]], delimiter: str) -> CellRecord:
-    """Return the record that begins with `line`, taking more of `lines` while a quote is open."""
+    """Return the record that begins with `line`, reading on in `lines` while a quote is open."""
     raw, cells, at, last, n_chars = [line], list[str](), 0, number, len(line)
-    long_raw = list[str]()  # many short lines in one: each alone costs 50 bytes beside its own
+    long_raw = list[str]()  # short lines joined, because each string costs 50 bytes more than its content
     while True:
         if not line.startswith('"', at):
             end = line.find(delimiter, at)
@@ -93,7 +93,7 @@ def _quoted_record(path: Path, number: int, line: str, lines: Iterator[tuple[int
             if end >= 0 and not line.startswith('"', end + 1):
                 parts.append(line[at:end])
                 break
-            if end >= 0:  # a doubled quote stands for one
+            if end >= 0:  # a doubled quote means one quote
                 parts.append(line[at : end + 1])
                 at = end + 2
                 continue
@@ -119,7 +119,7 @@ def _quoted_record(path: Path, number: int, line: str, lines: Iterator[tuple[int
         if not rest.startswith(delimiter):
             expected = f"after the quote that closes a cell expected {quoted(delimiter)} or the line's end"
             remedy = 'write a quote inside a quoted cell twice (""), or give --delimiter'
-            raise fault(path, f"{expected}, found {quoted(without_line_end(rest))}; {remedy}", last)
+            raise fault(path, f"{expected}, found {quoted(without_line_end(rest))}", last, hint=remedy)
         at += 1
     return CellRecord(number, "".join([*long_raw, *raw]), cells)
 
@@ -131,7 +131,7 @@ def cell_records(path: Path, encoding: str, delimiter: str, quoting: bool) -> It
 
 
 def joined_cells(cells: Sequence[str], delimiter: str, always: bool = False) -> str:
-    """Return a record as a CSV file holds it: cells in quotes always, or where something in them needs it."""
+    """Return a record as a line of CSV without its end: all cells in quotes, or only those that need them."""
     needing = ('"', delimiter, "\n", "\r")
     return delimiter.join(
         '"' + cell.replace('"', '""') + '"' if always or any(map(cell.__contains__, needing)) else cell
@@ -140,7 +140,7 @@ def joined_cells(cells: Sequence[str], delimiter: str, always: bool = False) -> 
 
 
 class _NoObject(ValueError):
-    """A line that is no JSON object: (what is wrong, what to do)."""
+    """A line that is not a JSON object; its arguments are what is wrong and what to do."""
 
 
 def json_records(path: Path, encoding: str, on_bad: OnBadRecord | None = None) -> Iterator[JsonRecord]:
@@ -149,11 +149,11 @@ def json_records(path: Path, encoding: str, on_bad: OnBadRecord | None = None) -
     Args:
         path: The file.
         encoding: Its codec.
-        on_bad: Called with the line, what is wrong and what to do for a line that is no JSON, or no object, or holds
-            what JSON does not know: NaN, infinities, two equal keys, half characters. Such a line is then left out.
+        on_bad: Called with the line, what is wrong and what to do for a line that is not JSON, is not an object, or
+            holds what is not allowed: NaN, infinities, two equal keys, half characters. The line is then left out.
 
     Raises:
-        DataError: There is such a line and `on_bad` is not given, or the file cannot be read.
+        DataError: There is such a line and `on_bad` is None, or the file cannot be read.
     """
     for number, line in text_lines(path, encoding):
         raw = line.strip(" \t\r\n")
@@ -164,17 +164,17 @@ def json_records(path: Path, encoding: str, on_bad: OnBadRecord | None = None) -
         except _NoObject as bad:
             problem, remedy = bad.args
             if on_bad is None:
-                raise fault(path, f"{problem}; {remedy}", number) from None
+                raise fault(path, problem, number, hint=remedy) from None
             on_bad(number, problem, remedy)
             continue
         yield record
 
 
 def _json_object(raw: str, number: int) -> dict[str, object]:
-    """Return the object that a line holds.
+    """Return the object in a line.
 
     Raises:
-        _NoObject: It holds none.
+        _NoObject: The line is not a JSON object, or holds what is not allowed.
     """
     try:
         value = json.loads(
@@ -184,18 +184,18 @@ def _json_object(raw: str, number: int) -> dict[str, object]:
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         whole_file = number == 1 and raw[0] in "[{"
-        remedy = "write each object whole on a line, without a list around them" if whole_file else "mend the line"
+        remedy = "write each object on one line, without a list around them" if whole_file else "fix the line"
         raise _NoObject(f"is not JSON ({error.msg}, character {error.pos + 1}): {quoted(raw)}", remedy) from None
     except UnicodeEncodeError:
-        raise _NoObject("holds half a character (a lone surrogate such as \\ud83d)", "mend the line") from None
+        raise _NoObject("holds half a character (a lone surrogate such as \\ud83d)", "fix the line") from None
     except RecursionError:
         raise _NoObject("is nested too deeply", "expected an object of texts and numbers") from None
     except ValueError as error:
-        raise _NoObject(f"{error}: {quoted(raw)}", "mend the line") from None
+        raise _NoObject(f"{error}: {quoted(raw)}", "fix the line") from None
     if raw.count("[") + raw.count("{") > _DEEPEST and is_deeper(value, _DEEPEST):
         raise _NoObject("is nested too deeply", "expected an object of texts and numbers")
     if not isinstance(value, dict):
-        remedy = "write one object a line, without a list around them" if isinstance(value, list) else "mend the line"
+        remedy = "write one object a line, without a list around them" if isinstance(value, list) else "fix the line"
         raise _NoObject(f"expected a JSON object, found {quoted(raw)}", remedy)
     return value
 
@@ -209,7 +209,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(digits: str) -> float:
@@ -228,7 +228,7 @@ def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
     """Return the opened file; the caller closes it.
 
     Raises:
-        DataError: pyarrow is not installed, or the file is damaged or cut.
+        DataError: pyarrow is not installed, or the file is damaged or truncated.
     """
     try:
         import pyarrow
@@ -238,7 +238,7 @@ def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise fault(path, f"is damaged or cut, or no Parquet file: {quoted(error, limit=200)}") from error
+        raise fault(path, f"is damaged or truncated, or not a Parquet file: {quoted(error, limit=200)}") from error
 
 
 def parquet_batches(path: Path) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
@@ -258,17 +258,17 @@ def parquet_batches(path: Path) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
             n_rows, n_promised = first_row - 1, file.metadata.num_rows
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise fault(path, f"is damaged: {quoted(error, limit=200)}", first_row, "at or after row") from error
-    if n_rows != n_promised:  # which pyarrow passes over
+    if n_rows != n_promised:  # pyarrow does not report this
         raise fault(
-            path, f"is damaged: it holds {n_rows:,} rows, its footer promises {n_promised:,}", hint="copy it again"
+            path, f"is damaged: it holds {n_rows:,} rows, but its footer says {n_promised:,}", hint="copy it again"
         )
 
 
 def parquet_values(path: Path, batch: pyarrow.RecordBatch, column: int, first_row: int) -> list[object]:
-    """Return one column of a batch as Python values, None where there is none.
+    """Return one column of a batch as Python values, None where a value is missing.
 
     Raises:
-        DataError: A value is none that Python has, such as text that is not UTF-8.
+        DataError: A value cannot be converted to Python, such as text that is not UTF-8.
     """
     import pyarrow
 

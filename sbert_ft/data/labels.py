@@ -1,7 +1,8 @@
-"""Labels of rows as numbers whose meaning is known: 0 and 1, scores on a scale, classes, or none at all.
+"""Labels of rows as numbers with a known meaning: 0 and 1, scores on a scale, classes, or no labels.
 
-What objectives and metrics get is made from them here, so that the scale is applied in one place. A score is mapped
-linearly and never clipped; what has no meaning for a question, a class for a threshold, is refused with a remedy.
+The inputs of objectives and metrics are made from them here, so that the scale is applied in one place. A score is
+mapped linearly and never clipped. A request that does not fit the labels, such as a threshold for classes, is an error
+with a hint.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ LabelKind = Literal["none", "binary", "score", "classes"]
 _N_NAMES = 10  # classes named in a message
 
 
-MAX_LABEL_CHARS: Final = 200  # what is longer is a text
+MAX_LABEL_CHARS: Final = 200  # anything longer is a text
 NO_LABEL_GIVEN: Final = frozenset({"na", "n/a", "#n/a", "<na>", "null", "none", "-", "?"})
 NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?", re.ASCII)
 _N_NAMED = 20  # classes named in a note
 _N_UNKNOWN = 3  # unknown labels named in a message
 MAX_WORDS: Final = 10_000
-_MAX_WHOLE_NUMBERS = 20  # so many different ones could as well be classes
-# Digits and signs without a letter (0,85 or 85 % or 1_0 or ４), hexadecimal digits, and what is not finite.
+_MAX_WHOLE_NUMBERS = 20  # up to so many different whole numbers may be classes
+# Digits and signs without a letter (0,85 or 85 % or 1_0 or ４), hexadecimal digits, NaN and infinities.
 _NO_PROPER_NUMBER = re.compile(
     r"[\W\d_]*\d[\W\d_]*(e[+-]?\d+\W*)?|[+-]?0[xob][\da-f_]+|[+-]?(nan|inf|infinity)", re.IGNORECASE
 )
@@ -44,18 +45,18 @@ _NO_PROPER_NUMBER = re.compile(
 
 @dataclass(frozen=True)
 class ScoreScale:
-    """The lowest and highest score that could have been given."""
+    """The lowest and the highest possible score."""
 
     low: float
     high: float
 
     def describe(self) -> str:
-        """Return the scale as people write it, such as "0..5"."""
+        """Return the scale as text, such as "0..5"."""
         return f"{self.low:g}..{self.high:g}"
 
     @property
     def is_cosine(self) -> bool:
-        """Whether scores are on the scale of a cosine already, -1 to 1."""
+        """Whether the scale is that of a cosine, -1 to 1."""
         return (self.low, self.high) == (-1.0, 1.0)
 
 
@@ -68,11 +69,11 @@ class Labels:
     """The labels of N rows and what they mean.
 
     Attributes:
-        kind: "none" where pairs are known only to match, or texts have no label; "binary" for 0 and 1; "score" for
-            numbers on a scale; "classes" for words, and for all labels where they were read as classes.
-        values: Shape (N,), float64: as in the file, and for classes their number; None where there are none.
-        scale: Of scores.
-        class_names: Of classes, by their number.
+        kind: "none" where there are no labels (pairs are then matches); "binary" for 0 and 1; "score" for numbers on
+            a scale; "classes" for words, and for all labels that were read as classes.
+        values: Shape (N,), float64: as in the file, or the numbers of the classes; None where there are no labels.
+        scale: Of scores; None for other labels.
+        class_names: Names of the classes, by number; empty for other labels.
     """
 
     kind: LabelKind
@@ -81,11 +82,11 @@ class Labels:
     class_names: tuple[str, ...] = ()
 
     def select(self, rows: NDArray[np.int64]) -> Labels:
-        """Return the labels of these rows; what they mean stays the same."""
+        """Return the labels of these rows; their meaning stays the same."""
         return self if self.values is None else replace(self, values=self.values[rows])
 
     def targets(self) -> NDArray[np.float32] | None:
-        """Return what objectives get, shape (N,): 0 or 1; scores of -1..1 as they are and all others as 0 to 1.
+        """Return the targets of the objectives, shape (N,): 0 or 1; scores of -1..1 unchanged, others mapped to 0..1.
 
         Raises:
             InputError: The labels are classes.
@@ -101,7 +102,7 @@ class Labels:
         """Return which rows belong together, shape (N,): label 1, or a score of at least `match_from`.
 
         Args:
-            match_from: A score of the file's scale; the middle of it where None. Labels 0 and 1 do not ask for it.
+            match_from: A score on the file's scale; None for the middle of the scale. Labels 0 and 1 do not use it.
 
         Raises:
             InputError: The labels are classes, or `match_from` is not on the scale.
@@ -118,7 +119,7 @@ class Labels:
         return belongs
 
     def describe(self) -> str:
-        """Return the kind in a few words, such as "scores 0..5"."""
+        """Return a short description, such as "scores 0..5"."""
         if self.scale is not None:
             return f"scores {self.scale.describe()}"
         if self.kind == "classes":
@@ -129,28 +130,29 @@ class Labels:
         if self.kind == "classes":
             words = "classes" if any(name[-1:].isdigit() for name in self.class_names) else "words"
             raise InputError(
-                f"the labels are {words} ({named(self.class_names)}), not scores or 0 and 1; say what each means with "
-                f"data.label_values or Reading(label_values={{{quoted(self.class_names[0])}: 1, ...}})"
+                f"the labels are {words} ({named(self.class_names)}), not scores or 0 and 1",
+                "say what each means with data.label_values or "
+                f"Reading(label_values={{{quoted(self.class_names[0])}: 1, ...}})",
             )
 
 
 def named(names: Sequence[str]) -> str:
-    """Return the names in quotes with commas between them, the last of very many only counted."""
+    """Return the first names in quotes, separated by commas, and the number of the others."""
     shown = ", ".join(quoted(name, limit=40) for name in names[:_N_NAMES])
     return shown if len(names) <= _N_NAMES else f"{shown} and {len(names) - _N_NAMES:,} more"
 
 
 def label_findings(labels: Labels, lines: NDArray[np.int64], unit: Unit) -> list[Finding]:
-    """Return what makes labels of little use: there is one row only, or one label, or only one row has a label.
+    """Return findings about labels of little use: only one row, one label for all rows, or labels with only one row.
 
     Args:
         labels: Of N rows.
-        lines: Where they stand, shape (N,).
+        lines: Lines of the rows, shape (N,).
         unit: What `lines` counts.
     """
     n_rows = len(lines)
     if n_rows == 1:
-        sentence = "there is only one row, too few to train on or to judge by"
+        sentence = "there is only one row, too few to train on or to evaluate with"
         return [Finding("single_row", 1, False, first_lines(lines), sentence)]
     if labels.values is None:
         return []
@@ -158,7 +160,7 @@ def label_findings(labels: Labels, lines: NDArray[np.int64], unit: Unit) -> list
     if len(found) == 1:
         value = quoted(labels.class_names[int(found[0])]) if labels.class_names else f"{found[0]:g}"
         kind, word = ("constant_score", "score") if labels.kind == "score" else ("one_label", "label")
-        sentence = f"all {n_rows:,} rows have the {word} {value}, so that nothing tells them apart"
+        sentence = f"all {n_rows:,} rows have the {word} {value}, so the labels do not distinguish them"
         return [Finding(kind, n_rows, False, (), sentence)]
     rare = np.sort(lines[where[counts == 1]])
     if labels.kind == "score" or not len(rare):
@@ -168,18 +170,18 @@ def label_findings(labels: Labels, lines: NDArray[np.int64], unit: Unit) -> list
 
 
 class LabelFault(ValueError):
-    """Why a value is no label; the reader of the rows says where."""
+    """Why a value is not a label; the reader of the rows adds where."""
 
 
 class SeveralLabels(LabelFault):
-    """A row that has a list of labels, as where several classes hold at once; no row of such data can be used."""
+    """A row with a list of labels (multi-label data); no row of such data can be used."""
 
 
 def stripped(text: str) -> str:
     """Return a label's text without white space around it.
 
     Raises:
-        LabelFault: There is none, or far too much of it.
+        LabelFault: It is empty or too long.
     """
     word = text.strip()
     if not word:
@@ -190,7 +192,7 @@ def stripped(text: str) -> str:
 
 
 def refuse_no_scalar(value: object) -> None:
-    """Make sure that a label is there and is not a list.
+    """Check that a label is present and is not a list.
 
     Raises:
         LabelFault: It is missing.
@@ -203,13 +205,13 @@ def refuse_no_scalar(value: object) -> None:
 
 
 def class_name(value: object) -> str:
-    """Return what the class of this label is called: its text, or its number in the shortest spelling.
+    """Return the name of a label's class: its text, or its number in the shortest spelling.
 
-    1, 1.0, "1" and "1.0" are "1"; 0.50 is "0.5"; True is "true"; any other text stays as it is, white space around it
-    aside.
+    1, 1.0, "1" and "1.0" are "1"; 0.50 is "0.5"; True is "true"; any other text stays as it is, without the white
+    space around it.
 
     Raises:
-        LabelFault: There is no value, or it is neither a text nor a finite number nor a truth value.
+        LabelFault: The value is missing, or is not a text, a finite number or a bool.
     """
     refuse_no_scalar(value)
     if isinstance(value, str):
@@ -222,26 +224,26 @@ def class_name(value: object) -> str:
     if isinstance(value, (bool, np.bool_)):
         return str(bool(value)).lower()
     if isinstance(value, numbers.Integral):
-        if abs(int(value)) >= 10**MAX_LABEL_CHARS:  # the very long ones have no text, by Python's own limit
+        if abs(int(value)) >= 10**MAX_LABEL_CHARS:  # Python refuses to write very long ones as text
             raise LabelFault("is a number of too many digits for a label")
         return str(int(value))
     if not isinstance(value, (numbers.Real, Decimal)):
         raise LabelFault(f"is of type {type(value).__name__}, expected a text or a number")
     try:
         number = float(value)
-    except (OverflowError, ValueError):  # beyond all floats; a strange NaN
-        raise LabelFault("is too large for a number, or none") from None
+    except (OverflowError, ValueError):  # beyond all floats; a signaling NaN
+        raise LabelFault("is too large, or is not a number") from None
     if math.isnan(number):
         raise LabelFault("is missing")
     if math.isinf(number):
-        raise LabelFault(f"{quoted(value, limit=40)} is no finite number")
+        raise LabelFault(f"{quoted(value, limit=40)} is not a finite number")
     if isinstance(value, Decimal) and abs(value) < 10**MAX_LABEL_CHARS and value == value.to_integral_value():
         return str(int(value))
     return _of_float(number)
 
 
 def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names in their order where none is stated: by number where all are numbers, else by text."""
+    """Return the different names in the default order: by number where all are numbers, else by text."""
     chosen = sorted(set(names))
     if all(map(NUMBER.fullmatch, chosen)):
         chosen.sort(key=Decimal)
@@ -249,7 +251,7 @@ def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def about_classes(labels: Labels) -> list[str]:
-    """Return what is to be said of classes: how many rows each has, and which are perhaps none.
+    """Return notes about classes: how many rows each has, and names that may be mistakes.
 
     Args:
         labels: Of kind "classes".
@@ -260,7 +262,7 @@ def about_classes(labels: Labels) -> list[str]:
         by_letters.setdefault(name.casefold(), []).append(name)
     if alike := [name for names in by_letters.values() if len(names) > 1 for name in names]:
         notes.append(
-            f"classes that differ in capital letters alone: {named(alike)}; if they are the same, write them alike"
+            f"classes that differ only in capital letters: {named(alike)}; if they are the same, use one spelling"
         )
     if none_given := [name for name in labels.class_names if name.casefold() in NO_LABEL_GIVEN]:
         notes.append(
@@ -277,10 +279,10 @@ def about_classes(labels: Labels) -> list[str]:
 
 
 def class_counts(labels: Labels) -> dict[str, int]:
-    """Return how many rows each class has, in the order of the classes; labels 0 and 1 are two of them.
+    """Return how many rows each class has, in the order of the classes; labels 0 and 1 are two classes.
 
     Raises:
-        InputError: The labels are scores, or there are none.
+        InputError: The labels are scores, or rows have no labels.
     """
     names, codes = _own_codes(labels)
     return dict(zip(names, np.bincount(codes, minlength=len(names)).tolist(), strict=True))
@@ -294,12 +296,12 @@ def class_codes(
     Args:
         labels: Of N rows; labels 0 and 1 are the classes "0" and "1".
         classes: The names of all classes, in the order of their numbers.
-        lines: Where the rows stand, shape (N,).
+        lines: Lines of the rows, shape (N,).
         unit: What `lines` counts.
-        source: What messages begin with.
+        source: Beginning of the messages.
 
     Raises:
-        InputError: The labels are scores, or there are none, or a row has a class that is not one of `classes`.
+        InputError: The labels are scores, rows have no labels, or a row's class is not in `classes`.
     """
     names, codes = _own_codes(labels)
     if isinstance(classes, str) or not isinstance(classes, Sequence) or not all(isinstance(c, str) for c in classes):
@@ -318,14 +320,14 @@ def class_codes(
         shown.append(f"{quoted(names[code], limit=40)} ({at_lines(first_lines(lines[rows]), len(rows), unit)}{meant})")
     more = f" and {counted(len(unknown) - _N_UNKNOWN, 'other label')}" if len(unknown) > _N_UNKNOWN else ""
     raise InputError(
-        f"{quoted(source, limit=400)}: {counted(int((found < 0).sum()), 'row')} with a label that is none of the "
+        f"{quoted(source, limit=400)}: {counted(int((found < 0).sum()), 'row')} with a label that is not one of the "
         f"classes {named(classes)}: {', '.join(shown)}{more}",
-        "mend the labels, or leave such rows out with data.classes (Reading(classes=...))",
+        "fix the labels, or leave such rows out with data.classes (Reading(classes=...))",
     )
 
 
 def recounted(notes: Sequence[str], whole: Labels, part: Labels) -> tuple[str, ...]:
-    """Return the notes on all rows as those on a part of them, which has its own number of rows of each class."""
+    """Return the notes on all rows as notes on a part of them, with the part's number of rows of each class."""
     if whole.kind != "classes":
         return tuple(notes)
     old, new = _counts_note(whole), _counts_note(part)
@@ -341,11 +343,11 @@ def _counts_note(labels: Labels) -> str:
 def _own_codes(labels: Labels) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Return the names of the labels' own classes and each row's number among them, shape (N,)."""
     if labels.values is None:
-        raise InputError("the rows have no labels, so they are of no class", "name the column with data.label_column")
+        raise InputError("the rows have no labels, so they have no classes", "name the column with data.label_column")
     if labels.kind == "score":
         raise InputError(
-            f"the labels are {labels.describe()}, not classes; where each different number is a class, set "
-            "data.label_kind to classes (Reading(label_kind='classes'))"
+            f"the labels are {labels.describe()}, not classes",
+            "where each different number is a class, set data.label_kind to classes (Reading(label_kind='classes'))",
         )
     return labels.class_names or ("0", "1"), labels.values.astype(np.int64)
 
@@ -355,52 +357,54 @@ def _of_float(number: float) -> str:
 
 
 def _spelling(name: str) -> str:
-    """Return what is equal for names of one class: "1.0" and "1", and "True" of Python and "true" of JSON."""
+    """Return a key that is equal for all names of one class: "1.0" and "1", Python's "True" and JSON's "true"."""
     folded = name.strip().casefold()
     if folded in ("true", "false"):
         return folded
     try:
         return class_name(name)
-    except LabelFault:  # a class that a file cannot have, such as an empty one; it is found by no label
+    except LabelFault:  # a name that no label of a file can have, such as an empty one, so no label matches it
         return name
 
 
 def number_or_word(value: object) -> float | str:
-    """Return a label as the finite number that it is or spells, or else as a word without white space around it.
+    """Return a label as a finite number if it is one or spells one, else as a word without white space around it.
 
     Raises:
-        LabelFault: There is no value, or a number that no score can be, or something that is neither.
+        LabelFault: The value is missing, is a number that cannot be a score, or is neither a number nor a word.
     """
     refuse_no_scalar(value)
     if isinstance(value, str):
         word = stripped(value)
         if not NUMBER.fullmatch(word):
             if _NO_PROPER_NUMBER.fullmatch(word):
-                raise LabelFault(f"{quoted(word, limit=40)} is no number; write it with digits and a point, as 0.85")
+                raise LabelFault(
+                    f"{quoted(word, limit=40)} is not a number; write it with digits and a point, such as 0.85"
+                )
             return word
         number = float(word)
     elif isinstance(value, (bool, np.bool_)):
-        raise LabelFault(f"{value} is no number; write 1 or 0, or say what it means with label_values")
+        raise LabelFault(f"{value} is not a number; write 1 or 0, or say what it means with label_values")
     elif isinstance(value, (numbers.Real, Decimal)):
         try:
             number = float(value)
-        except (OverflowError, ValueError):  # an integer beyond all floats, which may not print either; a strange NaN
-            raise LabelFault("is too large for a number, or none") from None
+        except (OverflowError, ValueError):  # an integer beyond all floats, which may not print either; a signaling NaN
+            raise LabelFault("is too large, or is not a number") from None
     else:
         raise LabelFault(f"is of type {type(value).__name__}, expected a number or a word")
     if not math.isfinite(number):
-        raise LabelFault(f"{quoted(value, limit=40)} is no finite number")
+        raise LabelFault(f"{quoted(value, limit=40)} is not a finite number")
     return number
 
 
 class LabelColumn:
-    """Takes the label of one row after another; `bad_rows` and then `labels` say what they mean together.
+    """Collects the labels of rows one by one; `bad_rows`, then `labels`, find out what they mean together.
 
     Args:
-        where: What messages begin with, such as the file's name in quotes.
+        where: Beginning of the messages, such as the file's name in quotes.
         name: The column's name for messages, in quotes.
         reading: What was stated about labels.
-        n_texts: Texts a row, for what is said of labels.
+        n_texts: Texts per row, for the notes.
     """
 
     def __init__(self, where: str, name: str, reading: Reading, n_texts: int = 2) -> None:
@@ -419,15 +423,15 @@ class LabelColumn:
         self._values = array("d")  # NaN for a word
         self._codes = array("i")  # -1 for a number
         self._words: dict[str, int] = {}
-        self._lines = np.empty(0, np.int64)  # where the rows stand, once all are there
+        self._lines = np.empty(0, np.int64)  # lines of the rows, known once all rows are added
         self._unit: Unit = "line"
 
     def add(self, value: object) -> bool:
-        """Take the next row's label; return False, with nothing taken, where the stated labels do not have it.
+        """Add the next row's label. Return False, and add nothing, where it is not one of the stated labels.
 
         Raises:
-            LabelFault: The value is no label; nothing is taken either.
-            DataError: There are more words than any labels have.
+            LabelFault: The value is not a label; nothing is added.
+            DataError: There are more than `MAX_WORDS` different words.
         """
         meant = value if self._meanings is None else self._meaning(value)
         if meant is None and self._meanings is not None:
@@ -452,7 +456,7 @@ class LabelColumn:
         return True
 
     def _meaning(self, value: object) -> float | None:
-        """Return the number that `label_values` has for a label, None where it has none."""
+        """Return the number that `label_values` gives to a label; None for a label that it does not have."""
         assert self._meanings is not None
         number: float | None
         if isinstance(value, str):
@@ -472,13 +476,13 @@ class LabelColumn:
         return self._meanings[key]
 
     def bad_rows(self, lines: NDArray[np.int64], faults: RowFaults) -> NDArray[np.bool_]:
-        """Return which of the N rows have no label that fits the others, shape (N,), and add them to `faults`.
+        """Return which of the N rows have a label that does not fit the others, shape (N,), and add them to `faults`.
 
-        Words among more numbers are bad rows, and so is what says that there is no label (NA, null, -) unless there
-        are other words.
+        Words among more numbers are bad rows. So are words that mean "no label" (NA, null, -), unless all labels are
+        words and some of them are other words.
 
         Args:
-            lines: Where the rows stand, shape (N,).
+            lines: Lines of the rows, shape (N,).
             faults: Of the file.
 
         Raises:
@@ -501,22 +505,22 @@ class LabelColumn:
             raise DataError(
                 f"{self._place} holds numbers and words: {self._values[number]:g} in {faults.unit} {lines[number]}, "
                 f"{quoted(words[codes[word]], limit=40)} in {faults.unit} {lines[word]}",
-                "mend them, name another "
+                "fix them, name another "
                 "column, or say what each label means with data.label_values (Reading(label_values=...))",
             )
         for row in np.flatnonzero(bad).tolist():
-            problem = "is no number, unlike most of the column" if is_word[row] else "says that there is none"
+            problem = "is not a number, unlike most of the column" if is_word[row] else "means that there is no label"
             faults.add("bad_label", int(lines[row]), f"label {quoted(words[codes[row]], limit=40)} {problem}")
         return bad
 
     def labels(self, kept: NDArray[np.bool_]) -> tuple[Labels, list[str]]:
-        """Return the labels of the kept rows, of which there is one at least, and what is to be said of them.
+        """Return the labels of the kept rows and notes about them.
 
         Args:
-            kept: Shape (N,).
+            kept: True for the rows to keep, at least one, shape (N,).
 
         Raises:
-            DataError: Scores are on no scale known and none is stated, or a scale is stated for words.
+            DataError: Scores fit no known scale and none is stated, or scores are expected but the labels are words.
         """
         values = np.array(self._values, np.float64)[kept]
         notes = []
@@ -536,7 +540,7 @@ class LabelColumn:
         return Labels("score", values, scale), notes
 
     def _classes(self, codes: NDArray[np.int64], notes: list[str]) -> tuple[Labels, list[str]]:
-        """Return the labels of rows whose words have these numbers, shape (n,), and the notes with what is to be said.
+        """Return the labels of rows whose words have these numbers, shape (n,), and the notes with those about classes.
 
         Raises:
             DataError: Scores are expected.
@@ -546,7 +550,7 @@ class LabelColumn:
             raise DataError(f"{self._place} holds words ({found}), but data.score_range is set", "leave it out")
         if self._kind == "scores":
             remedy = "say what each means with data.label_values (Reading(label_values=...)), or name another column"
-            raise DataError(f"{self._place} holds words ({found}), but data.label_kind is scores; {remedy}")
+            raise DataError(f"{self._place} holds words ({found}), but data.label_kind is scores", remedy)
         names = self._stated or ordered_classes(self._words)
         number_of_name = {name: number for number, name in enumerate(names)}
         number_of_code = np.array([number_of_name[word] for word in self._words], np.float64)
@@ -563,7 +567,7 @@ class LabelColumn:
         """Return the scale that the scores, shape (n,), of the rows at `lines` fit.
 
         Raises:
-            DataError: They fit none.
+            DataError: They fit no known scale.
         """
         low, high = float(values.min()), float(values.max())
         if -1.0 <= low < 0.0 and high <= 1.0:
@@ -573,14 +577,14 @@ class LabelColumn:
             known = ", ".join(known.describe() for known in (*POSITIVE_SCALES, COSINE_SCALE))
             raise DataError(
                 f"{self._place} holds scores from {low:g} ({self._unit} {lines[values.argmin()]}) to {high:g} "
-                f"({self._unit} {lines[values.argmax()]}), which is none of the scales known ({known})",
-                "mend them, or set data.score_range (Reading(score_range=(lowest, highest)))",
+                f"({self._unit} {lines[values.argmax()]}), which fits none of the known scales ({known})",
+                "fix them, or set data.score_range (Reading(score_range=(lowest, highest)))",
             )
         return scale
 
 
 def _about_scores(values: NDArray[np.float64], scale: ScoreScale, stated: bool, named_values: bool) -> list[str]:
-    """Return what scores there are, on which scale they are taken to be and what objectives make of them."""
+    """Return notes about scores: their range, their scale, and how objectives use them."""
     low, high = float(values.min()), float(values.max())
     kept_as = "taken as they are" if scale.is_cosine else "mapped linearly to 0..1 for objectives"
     source = "as stated" if stated else "found; if it is another, set data.score_range"
@@ -588,11 +592,11 @@ def _about_scores(values: NDArray[np.float64], scale: ScoreScale, stated: bool, 
     whole = np.unique(values[: 1 << 20])
     if not named_values and len(whole) <= _MAX_WHOLE_NUMBERS and (values == np.floor(values)).all():
         notes.append(
-            "all of them are whole numbers: taken as scores, not as classes (data.label_values says otherwise)"
+            "all of them are whole numbers: taken as scores, not as classes (to change this, set data.label_values)"
         )
     return notes
 
 
 def _number(text: str) -> float | None:
-    """Return the finite number that a text spells, None where it spells none."""
+    """Return the finite number that a text spells; None where it is not a number."""
     return number if NUMBER.fullmatch(text) and math.isfinite(number := float(text)) else None

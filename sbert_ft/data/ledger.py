@@ -1,8 +1,8 @@
-"""What became of every row of a file: kept, left out and why, and what is odd about those kept.
+"""Account for every row of a file: which were kept, which were left out and why, and what is odd about those kept.
 
-A reader that drops rows without a word is believed until someone counts. A `Ledger` adds up: the rows in the file are
-the rows kept and the rows that its findings say were dropped. It is made once while a file is read, is never changed
-but copied with more in it, and goes to the run's folder as JSON.
+Rows that a reader drops silently are not noticed until someone counts. A `Ledger` adds up: the rows in the file are
+the rows kept plus the rows that its findings say were dropped. It is made once while a file is read, never changes (a
+copy gets what is added), and is written to the run's folder as JSON.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that rows have in common, such as an empty text.
+    """A problem that several rows have in common, such as an empty text.
 
     Attributes:
-        kind: A word for programs, such as "empty" or "duplicate".
-        count: How many rows.
-        dropped: Whether these rows were left out; the others are kept.
+        kind: A name for programs, such as "empty" or "duplicate".
+        count: Number of rows.
+        dropped: Whether these rows were left out; otherwise they are kept.
         first: The lines of the first of them, five at most, as in `Ledger.unit`.
         sentence: What was found, with the count and the first lines, for people.
     """
@@ -49,13 +49,13 @@ class Ledger:
     """The account of a file's rows.
 
     Attributes:
-        source: The file's path as it was given, or what there is instead of one, such as "<pairs>".
-        format: How the file was read, in a line.
+        source: The file's path as given, or a name such as "<pairs>" where there is no file.
+        format: How the file was read, in one line.
         sha256: Of the file's bytes; of the content where there is no file.
         n_rows: Rows in the file.
         n_kept: Rows in the data set: `n_rows` without those that findings say were dropped.
         findings: What is wrong or odd, with its rows.
-        notes: What else was found out or decided, a sentence each.
+        notes: What else was found out or decided, one sentence each.
     """
 
     source: str
@@ -83,8 +83,8 @@ class Ledger:
 
         Args:
             n_kept: Rows in the part.
-            findings: What is odd about them; takes the place of what was odd about all.
-            sentence: Says why the finding "left_out" has the others.
+            findings: What is odd about them; replaces the findings about all rows.
+            sentence: Why the others are left out, for the finding "left_out".
         """
         dropped = [finding for finding in self.findings if finding.dropped and finding.kind != "left_out"]
         n_left_out = self.n_rows - n_kept - sum(finding.count for finding in dropped)
@@ -93,15 +93,15 @@ class Ledger:
         return replace(self, n_kept=n_kept, findings=(*dropped, *findings))
 
     def count(self, kind: str) -> int:
-        """Return how many rows the findings of this kind have together."""
+        """Return how many rows the findings of this kind have in total."""
         return sum(finding.count for finding in self.findings if finding.kind == kind)
 
     def to_json(self) -> dict[str, object]:
-        """Return what the ledger holds as values that JSON knows; the keys are the attributes' names."""
+        """Return the ledger as values for JSON; the keys are the attributes' names."""
         return {**asdict(self), "findings": [asdict(finding) for finding in self.findings], "notes": list(self.notes)}
 
     def describe(self) -> list[str]:
-        """Return the account for people: rows and how they were read, then a line for each finding and note."""
+        """Return the account as lines for people: rows and how they were read, then each finding and note."""
         n_dropped = self.n_rows - self.n_kept
         rows = f"{self.n_rows:,} rows, all kept" if not n_dropped else f"{self.n_rows:,} rows, {self.n_kept:,} kept"
         shown = quoted(self.source, limit=400)[1:-1]
@@ -109,12 +109,12 @@ class Ledger:
 
 
 class RowFaults:
-    """The bad rows of a file while it is read: how many of each kind, and the first ones with what is wrong.
+    """Bad rows found while a file is read: how many of each kind, and the first ones with their problems.
 
     Attributes:
-        unit: What lines count.
-        counts: Rows by kind.
-        remedies: What to do, each once, of the rows that are shown.
+        unit: What line numbers count.
+        counts: Number of rows by kind.
+        remedies: What to do about the rows that are shown, each text once.
     """
 
     def __init__(self, unit: Unit) -> None:
@@ -161,23 +161,23 @@ def file_sha256(path: Path) -> str:
 
 
 def counted(n: int, word: str) -> str:
-    """Return "1 row", "1,234 rows" and so on."""
+    """Return a count with its noun, such as "1 row" or "1,234 rows"."""
     plural = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
     return f"{n:,} {word if n == 1 else plural}"
 
 
 def row_word(n_texts: int) -> str:
-    """Return what a row of so many texts is called: "text", "pair" or "triplet"."""
+    """Return the name of a row of `n_texts` texts: "text", "pair" or "triplet"."""
     return ("text", "pair", "triplet")[n_texts - 1]
 
 
 def first_lines(lines: NDArray[np.int64]) -> tuple[int, ...]:
-    """Return the first lines of shape (n,), as many as are shown."""
+    """Return the first of `lines`, shape (n,), as many as are shown."""
     return tuple(lines[:N_SHOWN].tolist())
 
 
 def at_lines(first: Sequence[int], count: int, unit: Unit) -> str:
-    """Return "line 3", or "lines 3, 7, 9, 12, 15 and 1,200 more", of rows of which the first are given."""
+    """Return "line 3" or "lines 3, 7, 9, 12, 15 and 1,200 more" for `count` rows, of which the first are given."""
     shown = ", ".join(map(str, first))
     more = f" and {count - len(first):,} more" if count > len(first) else ""
     return f"{unit if count == 1 else f'{unit}s'} {shown}{more}"

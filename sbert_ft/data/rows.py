@@ -1,8 +1,8 @@
-"""Rows of texts and labels as flat arrays, and the ledger of how they came about.
+"""Read rows of texts and labels into flat arrays, with a ledger that accounts for every row.
 
-One pass: every row is checked, its texts go to the store of distinct texts and become numbers, its label is kept as a
-number or a word. What the labels mean is known only at the end, so rows may still be dropped then. Ten million pairs
-cost about 40 bytes each and their texts, which lie in a memory-mapped file.
+There is one pass: every row is checked, its texts are added to the store of distinct texts and become numbers, its
+label is kept as a number or a word. What the labels mean is known only at the end, so rows may still be dropped then.
+Ten million pairs cost about 40 bytes each plus their texts, which are in a memory-mapped file.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from sbert_ft.errors import DataError, quoted
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _CHUNK_TEXTS = 1 << 16
-_DROPPED: Final = {  # kinds of dropped rows, as they are told
+_DROPPED: Final = {  # kinds of dropped rows and their descriptions in messages
     "ragged": "lost: more or fewer cells than the header",
-    "not_json": "lost: no JSON object",
-    "empty": "dropped: no text where one must be",
-    "not_text": "dropped: something that is no text",
+    "not_json": "lost: not a JSON object",
+    "empty": "dropped: a text is missing or blank",
+    "not_text": "dropped: a value is not a text",
     "bad_label": "dropped: no usable label",
     "other_label": "left out: a label that data.{0} does not name",  # label_values or classes
 }
@@ -45,14 +45,14 @@ _BAD: Final = ("ragged", "not_json", "empty", "not_text", "bad_label")
 
 @dataclass(frozen=True, eq=False)
 class PairRows:
-    """N rows of k texts, with what is known of them.
+    """N rows of k texts with their labels and lines.
 
     Attributes:
-        store: Distinct texts, those of rows that are not here among them.
-        chosen: Which of them the rows have, in the order of first appearance; None where it is all, as they are.
-        text_rows: Index of each row's texts among those chosen, shape (N, k), int64.
-        text_keys: `repeats.text_key` of each of those chosen, shape (n_distinct,), uint64.
-        lines: Where each row stands, shape (N,), int64.
+        store: Distinct texts, including those of rows that are not here.
+        chosen: Indices of those that the rows have, in the order of first appearance; None for all, in their order.
+        text_rows: Index of each row's texts among the chosen ones, shape (N, k), int64.
+        text_keys: `duplicates.text_key` of each chosen text, shape (n_distinct,), uint64.
+        lines: Line of each row, shape (N,), int64.
         labels: Of the N rows.
         unit: What `lines` counts.
     """
@@ -67,7 +67,7 @@ class PairRows:
 
     @property
     def n_distinct(self) -> int:
-        """How many different texts the rows have."""
+        """Number of different texts in the rows."""
         return len(self.store) if self.chosen is None else len(self.chosen)
 
     def distinct_texts(self, start: int, stop: int) -> list[str]:
@@ -87,7 +87,7 @@ class PairRows:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of what the rows say: texts in order, labels and what they mean; not of where they stand."""
+        """Digest of the rows' texts in order, their labels and the labels' meaning, but not of their lines."""
         labels = self.labels
         scale = None if labels.scale is None else [labels.scale.low, labels.scale.high]
         meaning = [labels.kind, scale, labels.class_names, self.text_rows.shape]
@@ -108,12 +108,12 @@ class PairRows:
         return PairRows(self.store, stored, text_rows, self.text_keys[chosen], lines, labels, self.unit)
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return what is odd about the rows or their labels; none of them is dropped for it."""
+        """Return what is odd about the rows or their labels; no row is dropped for it."""
         repeats = repeat_findings(self.groups, self.labels, self.lines, self.unit)
         return (*repeats, *label_findings(self.labels, self.lines, self.unit))
 
     def overlaps(self, name: str, other: PairRows) -> tuple[list[Finding], list[str]]:
-        """Return the finding and the note about what another data set has too, each where there is any.
+        """Return the findings and notes about texts that another data set has too; at most one of each.
 
         Args:
             name: What the other one is for, such as "dev".
@@ -123,21 +123,21 @@ class PairRows:
         thing = "text" if self.text_rows.shape[1] == 1 else "pair"
         found = [overlap_finding(name, rows, n_different, self.lines, self.unit, thing)] if len(rows) else []
         said = not n_shared or (thing == "text" and len(rows) > 0)
-        note = f"shared with {name}: {counted(n_shared, 'text')} (case and spacing aside)"
+        note = f"shared with {name}: {counted(n_shared, 'text')} (ignoring case and spacing)"
         return found, [] if said else [note]
 
 
 def read_rows(source: PairSource, reading: Reading, folder: Path | None) -> tuple[PairRows, Ledger]:
-    """Return the usable rows of a source and the account of all; the source is read once.
+    """Return the usable rows of a source and the ledger of all its rows; the source is read once.
 
     Args:
         source: Where the rows come from.
-        reading: Says what labels mean and what to do with a row that cannot be used.
+        reading: What labels mean and what to do with a row that cannot be used.
         folder: Where the texts go when they are many; None for the system's folder of temporary files.
 
     Raises:
-        DataError: There is no usable row, or one that is not while `on_bad_row` is "error", or the labels are of no
-            known kind.
+        DataError: No row is usable, or a row is not while `on_bad_row` is "error", or the meaning of the labels cannot
+            be found out.
         InputError: A tuple is of another kind than the first one.
     """
     faults = RowFaults(source.unit)
@@ -171,14 +171,14 @@ def read_rows(source: PairSource, reading: Reading, folder: Path | None) -> tupl
 
 
 def _parts(store: TextStore, chosen: NDArray[np.int64] | None) -> Iterator[list[str]]:
-    """Yield the chosen texts of a store, or all of them, many at a time."""
+    """Yield the chosen texts of a store, or all of them, in lists of many texts."""
     for start in range(0, len(store) if chosen is None else len(chosen), _CHUNK_TEXTS):
         stop = start + _CHUNK_TEXTS
         yield store.slice(start, stop) if chosen is None else [store[i] for i in chosen[start:stop].tolist()]
 
 
 def _is_usable(row: RawRow, source: PairSource, column: LabelColumn | None, faults: RowFaults) -> bool:
-    """Return whether a row has its texts and a label, which the column has then taken; else it goes to the faults.
+    """Return whether a row can be used; its label is then added to `column`, otherwise the row to `faults`.
 
     Raises:
         DataError: The row has a list of labels.
@@ -189,7 +189,7 @@ def _is_usable(row: RawRow, source: PairSource, column: LabelColumn | None, faul
                 faults.add("empty", row.line, f"the {name} is {'blank' if text else 'empty'}")
                 return False
             if not text.isascii() and (half := _HALF_CHARACTER.search(text)) is not None:
-                problem = f"holds half a character ({quoted(half[0])}), which no UTF-8 text can"
+                problem = f"holds half a character ({quoted(half[0])}), which UTF-8 cannot encode"
                 faults.add("not_text", row.line, f"the {name} {problem}")
                 return False
         elif text is None or text is Missing.MISSING:
@@ -205,7 +205,7 @@ def _is_usable(row: RawRow, source: PairSource, column: LabelColumn | None, faul
             return True
     except SeveralLabels as problem:
         what = f"{source.where}: {source.unit} {row.line}: label {problem}"
-        raise DataError(f"{what}", "give each row one label, or take one class a run, as 0 and 1") from None
+        raise DataError(what, "give each row one label, or train one run per class, with labels 0 and 1") from None
     except LabelFault as problem:
         faults.add("bad_label", row.line, f"label {problem}")
         return False
@@ -214,7 +214,7 @@ def _is_usable(row: RawRow, source: PairSource, column: LabelColumn | None, faul
 
 
 def _first_appearances(text_rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the different texts of rows in the order of first appearance, and the rows as indices among these."""
+    """Return the different texts of rows in the order of first appearance, and the rows as indices into them."""
     texts, first, places = np.unique(text_rows.ravel(), return_index=True, return_inverse=True)
     order = np.argsort(first)
     new_index = np.empty(len(order), np.int64)
@@ -227,12 +227,10 @@ def _cannot_be_used(source: PairSource, n_rows: int, faults: RowFaults) -> DataE
     first = faults.first(_BAD)
     n_bad = sum(faults.counts[kind] for kind in _BAD)
     places = "; ".join(f"{source.unit} {line}: {problem}" for line, problem in first)
-    remedy = (
-        "mend them or take them out, or set data.on_bad_row to 'skip' (Reading(on_bad_row='skip')) to leave them out"
-    )
+    remedy = "fix or remove them, or set data.on_bad_row to 'skip' (Reading(on_bad_row='skip')) to leave them out"
     more = f"; and {n_bad - len(first):,} more" if n_bad > len(first) else ""
     more += "".join(f"; {of_kind}" for of_kind in faults.remedies)
-    return DataError(f"{source.where}: {n_bad:,} of {counted(n_rows, 'row')} cannot be used: {places}{more}; {remedy}")
+    return DataError(f"{source.where}: {n_bad:,} of {counted(n_rows, 'row')} cannot be used: {places}{more}", remedy)
 
 
 def _no_row(source: PairSource, n_rows: int, faults: RowFaults, reading: Reading) -> DataError:
@@ -246,7 +244,7 @@ def _no_row(source: PairSource, n_rows: int, faults: RowFaults, reading: Reading
 
 
 def _naming(reading: Reading) -> str:
-    """Return the setting that names the labels of the rows to keep."""
+    """Return the name of the setting that lists the labels of the rows to keep."""
     return "label_values" if reading.classes is None else "classes"
 
 

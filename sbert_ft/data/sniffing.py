@@ -1,8 +1,8 @@
-"""What a file of texts is: its format, encoding, delimiter, quoting and columns, found from its beginning.
+"""Find the format, encoding, delimiter, quoting and columns of a file of texts from its beginning.
 
-Only what can be known is found out: a suffix that says nothing, two delimiters that are equally likely or a name that
-two columns share is a `DataError`, since a wrong guess would read wrong texts without a word. The result is one
-frozen `TableFormat` that the user is told in a line.
+Nothing is guessed: an unknown suffix, two equally likely delimiters or two columns with one name are a `DataError`,
+because after a wrong guess, wrong texts would be read without notice. The result is one frozen `TableFormat`, which
+is shown to the user in one line.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ KIND_OF_SUFFIX: Final[dict[str, Kind]] = {
     ".parquet": "parquet",
 }
 DELIMITER_NAMES: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
-_PROOF_CHARS = 1 << 20  # how much of a tab file is searched for a proof that it quotes its cells
+_PROOF_CHARS = 1 << 20  # how much of a tab file is searched for proof that its cells are quoted
 _SHOWN_COLUMNS = 20
 
 
 @dataclass(frozen=True)
 class TableFormat:
-    """What was found out about a file.
+    """The format of a file of texts.
 
     Attributes:
-        kind: The format; "lines" is one text a line.
+        kind: The format; "lines" is one text per line.
         encoding: The codec, as given or found ("utf-8", "utf-8-sig", "utf-16").
-        delimiter: What separates cells; None where there are none.
-        quoting: True where cells are quoted as in CSV, False where quotes are characters like others.
-        columns: Names in the order of the file; none for lines, the first object's keys for JSON lines.
+        delimiter: The character between cells; None for formats without cells.
+        quoting: True where cells are quoted as in CSV, False where quotes are ordinary characters, None without cells.
+        columns: Names in the order of the file; empty for lines, the first object's keys for JSON lines.
     """
 
     kind: Kind
@@ -64,7 +64,7 @@ class TableFormat:
         return ", ".join(parts)
 
     def delimiter_hint(self) -> str:
-        """Return what to do where the only column's name looks like several, "" elsewhere."""
+        """Return what to do where the name of the only column looks like several names, otherwise ""."""
         if self.kind not in ("csv", "tsv") or len(self.columns) != 1:
             return ""
         count, found = max((self.columns[0].count(character), character) for character in ",;\t|")
@@ -76,12 +76,12 @@ class TableFormat:
 
 
 def delimiter_name(delimiter: str) -> str:
-    """Return "comma" for a comma, and so on; a character without a name in quotes."""
+    """Return the name of a delimiter, such as "comma"; a character without a name in quotes."""
     return next((name for name, character in DELIMITER_NAMES.items() if character == delimiter), quoted(delimiter))
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return the names with commas between them; the last of very many are only counted."""
+    """Return the first names, separated by commas, and the number of the others."""
     shown = ", ".join(names[:_SHOWN_COLUMNS])
     return shown if len(names) <= _SHOWN_COLUMNS else f"{shown} and {len(names) - _SHOWN_COLUMNS:,} more"
 
@@ -89,19 +89,20 @@ def listed(names: Sequence[str]) -> str:
 def find_format(path: Path, encoding: str | None, delimiter: str | None, kind: str | None) -> TableFormat:
     """Return the format of a file, found out from its suffix and its beginning where it is not given.
 
-    A .csv quotes its cells; its delimiter is the one of , ; tab | that the header has most of. A .tsv does not quote
-    them, unless a CSV writer must have written it: the header is quoted, or (in the first million characters) every
-    quote is where such a writer puts it and some are of use. To decide otherwise, `kind="tsv"` takes quotes as
-    characters and `kind="csv"` with `delimiter="tab"` as quotes. A .txt has one text a line unless told otherwise.
+    The cells of a .csv are quoted; its delimiter is the most frequent one of , ; tab | in the header. The cells of a
+    .tsv are not quoted, unless a CSV writer must have written it: the header is quoted, or (in the first million
+    characters) every quote is where such a writer puts it and some are needed. To decide this yourself, `kind="tsv"`
+    reads quotes as characters, `kind="csv"` with `delimiter="tab"` as quotes. A .txt has one text per line, unless
+    `kind` or `delimiter` says otherwise.
 
     Args:
         path: A regular file.
-        encoding: The codec; found from the byte order mark, else UTF-8, where None.
+        encoding: The codec; None to use the byte order mark, else UTF-8.
         delimiter: One character, or comma, semicolon, tab or pipe.
-        kind: lines, csv, tsv, jsonl or parquet; from the suffix where None.
+        kind: lines, csv, tsv, jsonl or parquet; None to use the suffix.
 
     Raises:
-        DataError: The file is not what it should be; the message says what was found and what to do.
+        DataError: The file does not have the expected format; the message says what was found and what to do.
     """
     head = first_bytes(path)
     found_kind = _kind(path, kind, delimiter)
@@ -114,7 +115,7 @@ def find_format(path: Path, encoding: str | None, delimiter: str | None, kind: s
         return _checked(path, TableFormat("parquet", "utf-8", None, None, names))
     codec = find_encoding(path, head, encoding)
     if found_kind == "lines":
-        next(text_lines(path, codec), None)  # a wrong encoding shall show now where it can
+        next(text_lines(path, codec), None)  # to find a wrong encoding early, where it shows in the first line
         return TableFormat("lines", codec, None, None, ())
     if found_kind == "jsonl":
         first = next(formats.json_records(path, codec), None)
@@ -132,7 +133,7 @@ def find_format(path: Path, encoding: str | None, delimiter: str | None, kind: s
 
 
 def _kind(path: Path, kind: str | None, delimiter: str | None) -> Kind:
-    """Return the format that was asked for, or that the suffix and the delimiter say."""
+    """Return the requested format, or the one that the suffix and the delimiter imply."""
     by_suffix = KIND_OF_SUFFIX.get(path.suffix.lower())
     if kind is None and by_suffix is None and delimiter is None:
         suffix, accepted = quoted(path.suffix), ", ".join(KIND_OF_SUFFIX)
@@ -159,7 +160,7 @@ def _kind(path: Path, kind: str | None, delimiter: str | None) -> Kind:
 
 
 def _delimiter(path: Path, encoding: str, wanted: str | None) -> str:
-    """Return the wanted delimiter, or the one that the first line has most of outside quotes (comma if none)."""
+    """Return the wanted delimiter, or the most frequent one in the first line outside quotes (comma if none)."""
     if wanted is not None:
         return DELIMITER_NAMES.get(wanted, wanted)
     lines = (line for _, line in text_lines(path, encoding) if without_line_end(line))
@@ -167,7 +168,9 @@ def _delimiter(path: Path, encoding: str, wanted: str | None) -> str:
     counts = Counter(character for character in outside_quotes if character in ",;\t|").most_common(2)
     if len(counts) == 2 and counts[0][1] == counts[1][1]:
         both = " and ".join(delimiter_name(character) for character, _ in counts)
-        raise fault(path, f"the first line has as many of {both}; say which one separates cells with --delimiter")
+        raise fault(
+            path, f"the first line has as many of {both}", hint="say which one separates cells with --delimiter"
+        )
     return counts[0][0] if counts else ","
 
 
@@ -188,13 +191,13 @@ def _written_as_csv(path: Path, encoding: str) -> bool:
             n_chars += len(raw)
             if n_chars > _PROOF_CHARS:
                 break
-    except DataError:  # a quote left open or text after one: these are not quotes of cells
+    except DataError:  # an open quote, or text after a closed one: these quotes do not quote cells
         return False
     return useful
 
 
 def _checked(path: Path, found: TableFormat) -> TableFormat:
-    """Return the format, its columns having names and each its own."""
+    """Return the format after checking that it has columns with different names."""
     if not found.columns:
         raise fault(path, "has no columns; expected at least one of texts")
     name, count = Counter(found.columns).most_common(1)[0]

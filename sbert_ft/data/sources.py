@@ -1,7 +1,7 @@
-"""Where rows of texts and labels come from: a file, a DataFrame or tuples, all seen as one stream of raw rows.
+"""Sources of rows of texts and labels: a file, a DataFrame or tuples, each read as a stream of raw rows.
 
-A raw row holds what stands in the chosen columns as it is; whether that is a text or a label is asked later, in one
-place for all sources. Nothing here is kept: a source is read once, from beginning to end.
+A raw row has the values of the chosen columns as they are; whether they are texts and labels is checked later, in one
+place for all sources. Nothing is kept here: a source is read once, from beginning to end.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _LABELLED: Final = "(text, text, number)"
 _CLASSED: Final = "(text, text, label)"
 _TRIPLET: Final = "(text, text, text)"
 _LABEL_LIST: Final = "the list of labels"
-_HEADER: Final = " (the first line, taken as the header; if it is none, put one before it)"
+_HEADER: Final = " (the first line, taken as the header; if it is not, put one before it)"
 _HOLDERS: Final = {"pairs": "tuples", "texts": "texts"}
 _Row = TypeVar("_Row")
 
 
 class RawRow(NamedTuple):
-    """What stands in the chosen columns of one row."""
+    """The values of the chosen columns in one row."""
 
     line: int
     texts: Sequence[object]
@@ -51,18 +51,18 @@ class RawRow(NamedTuple):
 
 @dataclass(frozen=True)
 class PairSource:
-    """A stream of raw rows and what is known of it before it is read.
+    """A stream of raw rows and what is known about it before it is read.
 
     Attributes:
         name: The path as given, or "<dataframe>", "<pairs>" or "<texts>".
-        where: The name in quotes, with which messages begin.
-        format: How it is read, in a line.
+        where: The name in quotes; messages begin with it.
+        format: How the source is read, in one line.
         sha256: Of a file's bytes; None where there is no file.
         unit: What the rows' `line` counts: lines from 1, rows of Parquet from 1, positions from 0.
         text_names: Of the one, two or three columns with texts, for messages.
-        label_name: Of the column with the label, for messages; None where there is none.
-        notes: What was found out, a sentence each.
-        rows: The stream; rows that have no columns, being ragged, go to the faults instead.
+        label_name: Of the column with the label, for messages; None where no label is read.
+        notes: What was found out, one sentence each.
+        rows: Returns the stream; records that are not rows, such as ragged ones, are added to the faults instead.
     """
 
     name: str
@@ -79,16 +79,16 @@ class PairSource:
 def file_source(path: Path, reading: Reading) -> PairSource:
     """Return the rows of a file.
 
-    A text a line says nothing here, so a .txt whose first line has tabs is read as a tab file.
+    One text per line is of no use here, so a .txt whose first line has tabs is read as a tab file.
 
     Raises:
-        DataError: It is no file of rows, or its columns are not what was stated or not clear.
+        DataError: It is not a file of rows, or its columns are not the stated ones or not clear.
     """
     table = open_table(path, encoding=reading.encoding, delimiter=reading.delimiter, kind=reading.kind)
     if table.format.kind == "lines" and reading.kind is None and _first_line_has_tabs(table):
         table = open_table(path, encoding=reading.encoding, delimiter="tab")
     if table.format.kind == "lines":
-        raise fault(path, "has one text a line, expected rows of pairs", hint="give a .csv, .tsv, .jsonl or .parquet")
+        raise fault(path, "has one text per line, expected rows of pairs", hint="give a .csv, .tsv, .jsonl or .parquet")
     where = quoted(path, limit=400)
     is_header = table.format.kind in ("csv", "tsv")
     hint = table.format.delimiter_hint() or (_HEADER if is_header else "")
@@ -123,7 +123,7 @@ def _of_columns(
 
 
 def _bad_record(table: Table, faults: RowFaults) -> formats.OnBadRecord:
-    """Return what takes a record that is no row into account."""
+    """Return the function that adds a record that is not a row to `faults`."""
     kind = "not_json" if table.format.kind == "jsonl" else "ragged"
     return partial(faults.add, kind)
 
@@ -137,14 +137,14 @@ def _table_rows(table: Table, columns: PairColumns, faults: RowFaults) -> Iterat
 
 
 def _checked_json_rows(table: Table, columns: PairColumns, faults: RowFaults) -> Iterator[RawRow]:
-    """Yield the rows of JSON lines without labels; the columns are the first object's, so another may have a label."""
+    """Yield the rows of JSON lines without labels; raise DataError where a later object has one, unlike the first."""
     names = [table.format.columns[i] for i in columns.texts]
     like_labels = (*LABEL_NAMES, *(SINGLE_LABEL_NAMES if len(names) == 1 else ()))
     for record in formats.json_records(table.path, table.format.encoding, _bad_record(table, faults)):
         for key in record.values:
             if key not in table.format.columns and key.casefold().strip() in like_labels and len(names) < 3:
-                problem = f"has a key {quoted(key)} like a label, which the first object has not"
-                raise fault(table.path, f"{problem}", record.line, hint="give it to all objects or to none")
+                problem = f"has a key {quoted(key)} like a label, which the first object does not have"
+                raise fault(table.path, problem, record.line, hint="give it to all objects or to none")
         yield RawRow(record.line, [record.values.get(name, Missing.MISSING) for name in names], None)
 
 
@@ -152,8 +152,8 @@ def frame_source(frame: pandas.DataFrame, reading: Reading) -> PairSource:
     """Return the rows of a DataFrame, at positions from 0; missing values of any kind are None.
 
     Raises:
-        InputError: It is no DataFrame.
-        DataError: Its columns are not what was stated or not clear.
+        InputError: `frame` is not a DataFrame.
+        DataError: Its columns are not the stated ones or not clear.
     """
     if not all(hasattr(frame, name) for name in ("iloc", "columns", "isna")) or getattr(frame, "ndim", 0) != 2:
         raise InputError(f"expected a pandas DataFrame, found {type(frame).__name__}")
@@ -180,12 +180,12 @@ def tuple_source(
 
     Args:
         pairs: The rows.
-        reading: Where it says what labels are, the third value is a label though it be a text.
-        labels: One for each row, which then has none itself.
+        reading: Where it says what labels mean, the third value is a label even if it is a text.
+        labels: One for each row; the rows then have no labels of their own.
 
     Raises:
-        InputError: What is given cannot be read in order, or its first row is none of these, or columns are named, or
-            there are not as many labels as rows.
+        InputError: `pairs` cannot be read in order, a row has none of these forms or differs in form from the first
+            one, columns are named, or the numbers of labels and rows differ.
     """
     _check_given(pairs, reading, "pairs", "a list of pairs of texts")
     given = None if labels is None else _label_list(labels, pairs)
@@ -198,7 +198,7 @@ def tuple_source(
     has_third_label = shape in (_LABELLED, _CLASSED)
     if given is not None and has_third_label:
         raise InputError(
-            f"labels are given, but the row at position 0 is {shape}", "leave its third value or labels out"
+            f"labels are given, but the row at position 0 is {shape}", "leave out its third value or the labels"
         )
 
     def rows(faults: RowFaults) -> Iterator[RawRow]:
@@ -211,7 +211,7 @@ def tuple_source(
             yield RawRow(line, row[:n_texts], row[2] if has_third_label else label)
 
     names = ("first text", "second text", "third text")[:n_texts]
-    note = "triplets need no label" if shape == _TRIPLET else "no labels: the pairs are taken as known only to match"
+    note = "triplets need no label" if shape == _TRIPLET else "no labels: all pairs are taken as matches"
     if has_third_label or given is not None:
         label_name = "third value" if has_third_label else _LABEL_LIST
         described = shape if has_third_label else f"{shape} and labels"
@@ -220,16 +220,16 @@ def tuple_source(
 
 
 def text_source(texts: Iterable[object], reading: Reading, labels: Iterable[object] | None = None) -> PairSource:
-    """Return rows of one text each, at positions from 0; None and NaN are no texts.
+    """Return rows of one text each, at positions from 0; None and NaN count as missing texts.
 
     Args:
         texts: A list, an array or a Series.
-        reading: What labels are.
+        reading: What labels mean.
         labels: One for each text; None for texts without labels.
 
     Raises:
-        InputError: What is given cannot be read in order, or holds what is no text, or columns are named, or there
-            are not as many labels as texts.
+        InputError: `texts` cannot be read in order or has a value that is not a text, columns are named, or the
+            numbers of labels and texts differ.
     """
     _check_given(texts, reading, "texts", "a list of texts")
     given = None if labels is None else _label_list(labels, texts)
@@ -239,7 +239,7 @@ def text_source(texts: Iterable[object], reading: Reading, labels: Iterable[obje
         for line, (text, label) in enumerate(_with_labels(iter(values), given)):
             missing = text is None or (isinstance(text, float) and math.isnan(text))
             if not missing and not isinstance(text, str):
-                several = "; rows of several texts go to from_pairs" if isinstance(text, (list, tuple)) else ""
+                several = "; for rows of several texts use from_pairs" if isinstance(text, (list, tuple)) else ""
                 found = f"{quoted(text)} ({type(text).__name__})"
                 raise InputError(f"row at position {line} is {found}, expected a text{several}")
             yield RawRow(line, (None if missing else text,), label)
@@ -250,9 +250,9 @@ def text_source(texts: Iterable[object], reading: Reading, labels: Iterable[obje
 
 
 def _check_given(rows: object, reading: Reading, name: str, expected: str) -> None:
-    """Refuse what cannot be read in order, and names of columns where there are none."""
+    """Raise InputError where `rows` cannot be read in order, or where `reading` names columns."""
     if hasattr(rows, "iloc") and getattr(rows, "ndim", 1) == 2:
-        raise InputError(f"{name} is a DataFrame, expected {expected}", "give it to from_dataframe")
+        raise InputError(f"{name} is a DataFrame, expected {expected}", "use from_dataframe")
     in_order = hasattr(rows, "__iter__") and not isinstance(rows, (str, bytes, Mapping, Set))
     if not in_order or getattr(rows, "ndim", 1) == 0:
         raise InputError(f"{name} is of type {type(rows).__name__}, expected {expected}")
@@ -263,7 +263,11 @@ def _check_given(rows: object, reading: Reading, name: str, expected: str) -> No
 
 
 def _label_list(labels: object, rows: object) -> list[object]:
-    """Return the labels in order, missing ones of pandas as None, as many as there are rows where that is known."""
+    """Return the labels as a list, with None for missing ones of pandas.
+
+    Raises:
+        InputError: They are not a list of labels, or the number of rows is known and differs.
+    """
     in_order = hasattr(labels, "__iter__") and hasattr(labels, "__len__") and getattr(labels, "ndim", 1) > 0
     if not in_order or isinstance(labels, (str, bytes, Mapping, Set)) or hasattr(labels, "columns"):
         raise InputError(f"labels is of type {type(labels).__name__}, expected a list of one label for each row")
@@ -282,7 +286,7 @@ def _list_of_series(series: Any) -> list[object]:
 
 
 def _with_labels(rows: Iterator[_Row], labels: list[object] | None) -> Iterator[tuple[_Row, object]]:
-    """Yield each row with its label, None where there are none.
+    """Yield each row with its label, None where `labels` is None.
 
     Raises:
         InputError: There are more rows than labels, or fewer.
@@ -306,22 +310,22 @@ def _other_number(n_rows: int | str, n_labels: int) -> InputError:
 
 
 def _texts_and_number(row: object, position: int, third_is_label: bool) -> tuple[object, ...]:
-    """Return a row of one of the kinds as a tuple; what a third value is worth as a label is asked later.
+    """Return a row as a tuple after checking its form; whether a third value is a valid label is checked later.
 
     Raises:
-        InputError: It is of none of them.
+        InputError: The row has none of the allowed forms.
     """
     values = tuple(row) if isinstance(row, Iterable) and not isinstance(row, (str, bytes, Mapping, Set)) else ()
     if len(values) not in (2, 3):
         expected = f"expected {_PAIR}, {_LABELLED} or {_TRIPLET}"
-        single = "; single texts go to from_texts" if isinstance(row, str) or len(values) == 1 else ""
+        single = "; for single texts use from_texts" if isinstance(row, str) or len(values) == 1 else ""
         raise InputError(f"row at position {position} is {quoted(row)} ({type(row).__name__}), {expected}{single}")
     for i, value in enumerate(values):
         expected = "a text" if i < 2 else "a number or a text"
         is_number = value is None or isinstance(value, (numbers.Real, Decimal, np.bool_))
         if not isinstance(value, str) and not (i == 2 and (is_number or third_is_label)):
             found = f"{quoted(value)} ({type(value).__name__})"
-            raise InputError(f"row at position {position} has {found}, expected {expected}", "drop the row or mend it")
+            raise InputError(f"row at position {position} has {found}, expected {expected}", "fix or remove the row")
     return values
 
 

@@ -1,9 +1,9 @@
-"""A part of the rows to judge by, such that no text is on both sides.
+"""Choose a part of the rows for dev, such that no text is on both sides of the split.
 
-Rows that share a text must stay together, and so must rows that share texts with those: a connected component of the
-graph whose nodes are texts. Split by row instead, a dev set holds sentences that were trained on and flatters the
-model. Where labels are classes, each one's share is met too, as nearly as these groups allow: by chance alone, a rare
-class may be missing on one side.
+Rows that share a text must stay together, and so must rows that share texts with those: they are a connected component
+of the graph whose nodes are texts. If single rows were split instead, dev would have sentences that were trained on,
+and its scores would be too high. Where labels are classes, the share of each class is met too, as closely as these
+groups allow: in a purely random split, a rare class may be missing on one side.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ logger = logging.getLogger(__name__)
 def rows_for_dev(
     groups: NDArray[np.int64], labels: Labels, dev_share: float, seed: int, source: str
 ) -> NDArray[np.bool_]:
-    """Return which rows to set apart to judge by, shape (N,); warns where the groups do not allow the share.
+    """Return which rows to use for dev, shape (N,); logs a warning where the groups do not allow the share.
 
     Args:
         groups: The rows' texts as numbers, shape (N, k).
-        labels: Of the N rows; of classes, each one's share is met.
-        dev_share: Of the rows, above 0 and below 1.
-        seed: Of the choice.
+        labels: Of the N rows; for classes, the share of each one is met.
+        dev_share: Share of the rows for dev, above 0 and below 1.
+        seed: Of the random choice.
         source: Of the rows, for the warning.
 
     Raises:
-        InputError: `dev_share` is no such share, or the seed no whole number of at least 0.
-        DataError: All rows hang together by the texts they share.
+        InputError: `dev_share` is not above 0 and below 1, or `seed` is not a whole number of at least 0.
+        DataError: All rows are connected by shared texts, or there is only one row.
     """
     seed = whole_number(seed, "seed", 0)
     if isinstance(dev_share, bool) or not isinstance(dev_share, Real) or not 0.0 < dev_share < 1.0:
@@ -75,14 +75,14 @@ def connected_rows(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def share_of_components(components: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Return which rows to set apart, shape (N,): whole components in random order, about `share` of the rows.
+    """Return which rows to use for dev, shape (N,): whole components in random order, about `share` of the rows.
 
-    A component that would take more than is left is passed over; where the share is not reached without it, the
-    smallest one passed over is taken if the share is nearer then.
+    A component with more rows than are still wanted is skipped. At the end, the smallest skipped component is taken
+    too if the share is closer with it.
 
     Args:
         components: Number of each row's component, shape (N,), from 0.
-        share: Of the rows, above 0 and below 1.
+        share: Share of the rows for dev, above 0 and below 1.
         seed: Of the order.
 
     Raises:
@@ -109,15 +109,15 @@ def share_of_components(components: NDArray[np.int64], share: float, seed: int) 
 def share_of_classes(
     components: NDArray[np.int64], codes: NDArray[np.int64], share: float, seed: int
 ) -> NDArray[np.bool_]:
-    """Return which rows to set apart, shape (N,): whole components, about `share` of the rows of each class.
+    """Return which rows to use for dev, shape (N,): whole components, about `share` of the rows of each class.
 
-    Components are taken in random order while no class has more than its share by them. What is then missing or too
-    much is made good as far as moving single components does, without taking all rows of a class.
+    Components are taken in random order, skipping those with which a class would exceed its share. Then single
+    components are moved while this brings the classes closer to their shares, without taking all rows of a class.
 
     Args:
         components: Number of each row's component, shape (N,), from 0.
         codes: Number of each row's class, shape (N,), from 0.
-        share: Of the rows, above 0 and below 1.
+        share: Share of the rows for dev, above 0 and below 1.
         seed: Of the order.
 
     Raises:
@@ -145,12 +145,12 @@ def share_of_classes(
 
 
 class _ClassCells(NamedTuple):
-    """The rows of each component by class: a cell is a component's rows of one class, a component's side by side."""
+    """Rows counted by component and class: one cell for each class of a component, sorted by component."""
 
     of_component: NDArray[np.int64]
     of_class: NDArray[np.int64]
     counts: NDArray[np.int64]
-    starts: list[int]  # the first cell of each component, and the number of all
+    starts: list[int]  # index of each component's first cell, then the number of cells
 
 
 def _class_cells(components: NDArray[np.int64], codes: NDArray[np.int64]) -> _ClassCells:
@@ -164,13 +164,13 @@ def _class_cells(components: NDArray[np.int64], codes: NDArray[np.int64]) -> _Cl
 def _made_good(
     cells: _ClassCells, taken: NDArray[np.bool_], left: NDArray[np.int64], in_train: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Return which components to take, shape (C,), such that moving no single one brings the classes nearer.
+    """Return which components to take, shape (C,): moves single ones until no move brings the classes closer.
 
     Args:
         cells: Of C components.
         taken: Those taken so far, shape (C,).
-        left: Rows of each class that are still to be taken, shape (K,).
-        in_train: Rows of each class that are not taken, shape (K,).
+        left: Number of rows of each class still to be taken, shape (K,).
+        in_train: Number of rows of each class not taken, shape (K,).
     """
     taken, left, in_train = taken.copy(), left.copy(), in_train.copy()
     while True:
@@ -182,7 +182,7 @@ def _made_good(
             allowed &= ~taken
         if taken.sum() == len(taken) - 1:
             allowed &= taken
-        if not taken.any() and not allowed.any():  # each component has all rows of some class; one must do
+        if not taken.any() and not allowed.any():  # each component has all rows of some class; one is taken anyway
             allowed[:] = True
         best = int(np.argmax(np.where(allowed, gain, -np.inf)))
         if not allowed[best] or (gain[best] <= 0 and taken.any()):
@@ -194,14 +194,14 @@ def _made_good(
 
 
 def _n_wanted(components: NDArray[np.int64], share: float) -> int:
-    """Return how many rows make the share, at least one and not all.
+    """Return how many rows the share is, at least one and not all.
 
     Raises:
         DataError: All rows are one component.
     """
     n_rows = len(components)
     if not components.max(initial=0):
-        rows = "there is only one row" if n_rows < 2 else "all rows hang together by the texts they share"
+        rows = "there is only one row" if n_rows < 2 else "all rows are connected by shared texts"
         raise DataError(f"no dev part can be split off: {rows}", "give a file for dev instead of dev_share")
     return min(max(round(share * n_rows), 1), n_rows - 1)
 
@@ -209,9 +209,9 @@ def _n_wanted(components: NDArray[np.int64], share: float) -> int:
 def _wanted_of_classes(
     sizes: NDArray[np.int64], share: float, n_wanted: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Return how many rows of each class to set apart, shape (K,): `n_wanted` in all, one of each at least left.
+    """Return how many rows of each class to take for dev, shape (K,): up to `n_wanted`, and never all of a class.
 
-    Each class gets its share without the fraction, and those of the largest fractions one more.
+    Each class gets its share rounded down; those with the largest fractions get one more.
     """
     most = np.maximum(sizes - 1, 0)
     wanted: NDArray[np.int64] = np.minimum(np.floor(share * sizes).astype(np.int64), most)

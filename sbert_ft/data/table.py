@@ -1,10 +1,10 @@
-"""A file of texts as a stream of rows, every row accounted for.
+"""Read a file of texts as a stream of rows, without losing any row silently.
 
-`open_table` looks at the file's beginning and says what it found in one `TableFormat`; the `Table` it returns can be
-read as often as one likes, each time from the disk, so that memory does not grow with the rows. A cell is the text
-that the file holds: NA, null, 007 and 1e5 are sentences like others. What cannot be read for certain (a short row, an
-unclosed quote, a wrong byte) is a `DataError` that names the line, or the first few of them where the next row can
-still be found; nothing is skipped but empty lines between records.
+`open_table` reads the beginning of the file to find its `TableFormat`. The `Table` it returns can be read any number of
+times, each time from the disk, so memory does not grow with the number of rows. A cell is exactly the text in the
+file: NA, null, 007 and 1e5 are ordinary texts. What cannot be read reliably (a short row, an unclosed quote, a wrong
+byte) is a `DataError` that names the line, or the first few lines where the next row can still be found. Only empty
+lines between records are skipped.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: its values in the order of the format's columns, and where it begins for messages.
+    """One row: its values in the order of the format's columns, and the line in which it begins, for messages.
 
     Attributes:
-        line: The line in which the record begins, from 1; for Parquet the row.
+        line: The line in which the record begins, from 1; for Parquet the number of the row.
         values: Texts exactly as in the file; JSON and Parquet values keep their type, and a key that an object does
             not have is `Missing.MISSING`.
     """
@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A file that can be read row by row, as often as one likes; `open_table` makes one."""
+    """A file that can be read row by row, any number of times; create it with `open_table`."""
 
     path: Path
     format: TableFormat
@@ -59,15 +59,15 @@ class Table:
         return "row" if self.format.kind == "parquet" else "line"
 
     def rows(self, columns: Sequence[int] | None = None, on_bad: formats.OnBadRecord | None = None) -> Iterator[Row]:
-        """Yield each row, with the values of these columns alone where they are given.
+        """Yield each row with the values of `columns`, or of all columns.
 
         Args:
-            columns: Positions of the columns; the others, vectors in Parquet perhaps, do not become Python values.
+            columns: Positions of the columns; None for all. Others (in Parquet perhaps vectors) are not converted.
             on_bad: Called with the line, what is wrong and what to do for a row that has more or fewer cells than the
-                header, or a line that is no JSON object; such a row is then left out.
+                header, or a line that is not a JSON object; the row is then left out.
 
         Raises:
-            DataError: A row cannot be read, or is such a one and `on_bad` is not given.
+            DataError: A row cannot be read, or is such a row and `on_bad` is None.
         """
         if self.format.kind == "parquet":
             yield from self._parquet_rows(range(len(self.format.columns)) if columns is None else columns)
@@ -94,16 +94,16 @@ class Table:
         records = self._cell_records()
         header = next(records, None)
         if header is None or tuple(header.cells) != self.format.columns:
-            raise fault(self.path, "the header is not what it was: the file changed while it was read")
+            raise fault(self.path, "the header has changed: the file was changed while it was read")
         for line, _, cells in records:
             if len(cells) != len(header.cells):
                 if self.format.quoting:
                     remedy = "quote a cell that holds the delimiter or a line end, or give the right --delimiter"
                 else:
-                    remedy = "take tabs and line ends out of the cells; if they are quoted, save the file as .csv"
+                    remedy = "remove tabs and line ends from the cells; if they are quoted, save the file as .csv"
                 expected = f"expected {len(header.cells)} cells as in the header, found {len(cells)}"
                 if on_bad is None:
-                    raise fault(self.path, f"{expected}; {remedy}", line)
+                    raise fault(self.path, expected, line, hint=remedy)
                 on_bad(line, expected, remedy)
                 continue
             yield Row(line, tuple(cells))
@@ -118,23 +118,22 @@ class Table:
         """Return the position of the column called exactly `name`.
 
         Raises:
-            DataError: There is none; the message names those there are and the nearest.
+            DataError: There is no such column; the message lists the columns and the nearest name.
         """
         if name in self.format.columns:
             return self.format.columns.index(name)
         if self.format.kind == "lines":
-            raise fault(
-                self.path, f"has one text a line and no columns, so none called {quoted(name)}; for cells give --kind"
-            )
+            problem = f"has one text per line, so there is no column {quoted(name)}"
+            raise fault(self.path, problem, hint="for a file with cells give --kind")
         near = nearest_name(name, self.format.columns)
         hint = "" if near is None else f"; did you mean {quoted(near)}?"
         raise fault(self.path, f"has no column {quoted(name)}; {self._columns_found()}{hint}")
 
     def text_columns(self, names: Sequence[str] | None, n: Literal[1, 2]) -> tuple[int, ...]:
-        """Return the positions of the columns with the texts: those named, or the only ones of a customary name.
+        """Return the positions of the columns with the texts: those named, or the only ones with usual names.
 
         Raises:
-            DataError: A named column is not there, or there is none of a customary name, or more than one.
+            DataError: A named column does not exist, or none or more than one has a usual name.
         """
         say_it = "name the column with --column NAME" if n == 1 else "name the two columns with --columns A,B"
         wanted = "one column of texts" if n == 1 else "two columns of texts"
@@ -142,22 +141,22 @@ class Table:
             return (0,)
         if self.format.kind == "lines" and n == 2:
             raise fault(
-                self.path, f"expected {wanted}, found one text a line", hint="give a .csv, .tsv, .jsonl or .parquet"
+                self.path, f"expected {wanted}, found one text per line", hint="give a .csv, .tsv, .jsonl or .parquet"
             )
         if names is not None:
             if len(names) != n or len(set(names)) != n:
                 raise fault(self.path, f"expected the names of {wanted}, found {listed(list(map(quoted, names)))}")
             return tuple(map(self.column_index, names))
         if n == 1 and len(self.format.columns) == 1 and self.format.kind in ("jsonl", "parquet"):
-            return (0,)  # the only key is a name for certain; the only line of cells could be a text
+            return (0,)  # the only key is certainly a name, but the first line of a file of cells could be a text
         there = folded(self.format.columns)
         pairs = groups_of_texts(there, PAIR_NAMES)
         found = pairs if n == 2 else [(name,) for name in single_texts(there, sides_too=True)]
         a_pair_too = n == 1 and bool(pairs)
         if len(found) == 1 and all(there.count(name) == 1 for name in found[0]) and not a_pair_too:
             return tuple(map(there.index, found[0]))
-        several = "which of them is not clear" if found or a_pair_too else "none of a customary name"
-        raise fault(self.path, f"expected {wanted}, {several}; {self._columns_found()}; {say_it}")
+        several = "which of them is not clear" if found or a_pair_too else "none with a usual name"
+        raise fault(self.path, f"expected {wanted}, {several}; {self._columns_found()}", hint=say_it)
 
     def _columns_found(self) -> str:
         by_kind = {"jsonl": "the first object has", "parquet": "it has"}
@@ -165,16 +164,16 @@ class Table:
         return f"{source} {listed([quoted(name) for name in self.format.columns])}{self.format.delimiter_hint()}"
 
     def texts(self, columns: Sequence[int], *, may_be_empty: bool = False) -> Iterator[tuple[str, ...]]:
-        """Yield each row's texts in these columns; blank ones are texts, of which is warned, empty ones are not.
+        """Yield each row's texts in these columns; blank texts give a warning, empty ones are an error.
 
-        After a bad row nothing more is yielded, but the rest is read for others, to name the first few at once.
+        After a bad row nothing more is yielded, but the rest is read to report the first few bad rows at once.
 
         Args:
             columns: Their positions.
-            may_be_empty: Whether a file without a row is no fault.
+            may_be_empty: Whether a file without rows is accepted.
 
         Raises:
-            DataError: A value is missing, empty or no text, or there is no row at all.
+            DataError: A value is missing, empty or not a text, or there is no row at all.
         """
         blank = RowFaults(self.unit)
         n_rows = 0
@@ -190,21 +189,21 @@ class Table:
             places = at_lines([line for line, _ in blank.first(["blank"])], n_blank, self.unit)
             rows = counted(n_blank, "row")
             logger.warning(
-                "%s: %s with a text that is blank, of which a model can say nothing: %s",
+                "%s: %s with a text that is blank, so a model has nothing to read: %s",
                 *(quoted(self.path, limit=400), rows, places),
             )
 
     def checked_rows(
         self, columns: Sequence[int], problem_of: Callable[[Row], tuple[str, str] | None]
     ) -> Iterator[Row]:
-        """Yield each row up to the first in which something is wrong; then look for others, and refuse the file.
+        """Yield each row up to the first bad one; then read the rest for more bad rows and raise an error.
 
         Args:
             columns: Positions of the columns whose values the rows have.
-            problem_of: Returns what is wrong with a row and what to do, None for a good one.
+            problem_of: Returns what is wrong with a row and what to do; None for a good row.
 
         Raises:
-            DataError: There is a bad row; the message has the first few and the number of all.
+            DataError: There is a bad row; the message has the first few and the number of all bad rows.
         """
         faults = RowFaults(self.unit)
 
@@ -217,32 +216,32 @@ class Table:
                     bad(row.line, *found)
                 elif not faults.counts:
                     yield row
-        except DataError as error:  # from here on no row can be found
+        except DataError as error:  # the file cannot be read beyond this point
             if not faults.counts:
                 raise
             parts = (f"{error.position}: {error.problem}" if error.position else error.problem, error.hint)
             rest = "; ".join(filter(None, parts))
-            raise self._bad_rows(faults, f"; after which the file cannot be read further: {rest}") from error
+            raise self._bad_rows(faults, f"; after these, the file cannot be read further: {rest}") from error
         if faults.counts:
             raise self._bad_rows(faults, "")
 
     def _bad_rows(self, faults: RowFaults, end: str) -> DataError:
-        """Return the error of the rows, where one is bad in the form that faults of a line have."""
+        """Return the error about the bad rows; for a single one, in the form of an error about a line."""
         where, n_bad = quoted(self.path, limit=400), faults.counts.total()
         if n_bad == 1:
             return DataError(f"{where}, {faults.describe()}{end}")
         return DataError(f"{where}: {counted(n_bad, 'row')} cannot be used: {faults.describe()}{end}")
 
     def _not_a_text(self, row: Row, columns: Sequence[int]) -> tuple[str, str] | None:
-        """Return what is wrong with the texts of a row in these columns, and what to do; None where nothing is."""
+        """Return what is wrong with a row's texts in these columns and what to do; None for a good row."""
         bad = next(((i, v) for i, v in zip(columns, row.values, strict=True) if not isinstance(v, str) or not v), None)
         if bad is None:
             return None
         i, value = bad
         if self.format.kind == "lines":
-            return "empty text", "write a text there or take the line out"
+            return "empty text", "write a text there or remove the line"
         column = f"column {quoted(self.format.columns[i])}"
-        remedy = f"fill it or take the {self.unit} out"
+        remedy = f"fill it or remove the {self.unit}"
         if value == "":
             found = "an empty one"
         elif value is None or value is Missing.MISSING:
@@ -253,7 +252,7 @@ class Table:
         return f"{column}: expected a text, found {found}", remedy
 
     def count_rows(self) -> int:
-        """Return the number of rows without checking them: a pass over the bytes, or what Parquet's footer says."""
+        """Return the number of rows without checking them, by one pass over the file or from Parquet's footer."""
         if self.format.kind == "parquet":
             with formats.open_parquet(self.path) as file:
                 return int(file.metadata.num_rows)
@@ -274,11 +273,11 @@ def open_table(
 
     Args:
         path: A regular file.
-        encoding: The codec; found from the byte order mark, else UTF-8, where None.
+        encoding: The codec; None to use the byte order mark, else UTF-8.
         delimiter: One character, or comma, semicolon, tab or pipe.
-        kind: lines, csv, tsv, jsonl or parquet; from the suffix where None.
+        kind: lines, csv, tsv, jsonl or parquet; None to use the suffix.
 
     Raises:
-        DataError: The file is not what it should be; the message says what was found and what to do.
+        DataError: The file does not have the expected format; the message says what was found and what to do.
     """
     return Table(Path(path), find_format(Path(path), encoding, delimiter, kind))

@@ -1,9 +1,9 @@
-"""Files of text as checked lines: what a file really is, its encoding, and every line with its number.
+"""Read files of text as checked lines: what a file really is, its encoding, and every line with its number.
 
-The general readers guess where they should refuse: they split lines at U+2028, replace bytes that they cannot read,
-wait for ever on a pipe and take a zipped workbook for text. Here a line is exactly what the file holds, or a
-`DataError` says which byte of which line is wrong. Memory is bounded by the longest line, and that by
-`MAX_RECORD_CHARS`; only a fault costs a second reading, to find its place.
+General readers guess where they should raise an error: they split lines at U+2028, replace bytes that they cannot
+read, wait forever on a pipe and read a zipped workbook as text. Here a line is exactly what is in the file, or a
+`DataError` says which byte of which line is wrong. Memory is limited by the longest line, and that by
+`MAX_RECORD_CHARS`. Only after an error is the file read a second time, to find its position.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from pathlib import Path
 from sbert_ft.errors import DataError, quoted
 
 logger = logging.getLogger(__name__)
-MAX_RECORD_CHARS = 1 << 26  # far beyond any text; an unclosed quote would otherwise read the rest of the file
+MAX_RECORD_CHARS = 1 << 26  # far more than any text; without a limit, an unclosed quote would read the rest of the file
 _CHUNK_BYTES = 1 << 20
 _PROOF_CHARACTERS = 8
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-# White space, controls, and characters without a picture: zero width ones, joiners, directions, fillers of Hangul.
+# White space, controls, and characters without a glyph: zero width ones, joiners, directions, Hangul fillers.
 _INVISIBLE = (
     r"\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
 )
 _VISIBLE = re.compile(f"[^{_INVISIBLE}]")
-# Transport forms and escapes, of which some decode to half characters (surrogates).
+# Transport encodings and escapes; some of them decode to half characters (surrogates).
 _NOT_FOR_FILES = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"})
 _SIGNATURES = (
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
@@ -54,7 +54,7 @@ _SIGNATURES = (
     (b"version https://git-lfs.github.com/spec/", "a git-lfs pointer", "fetch the file itself with git lfs pull"),
 )
 _ZIP = ("a zip archive", "unpack it first")
-_IN_ZIP = (  # the names of parts stand before them
+_IN_ZIP = (  # in a zip archive, the name of a part is before its content
     (b"xl/", "an Excel workbook", "save the sheet as CSV (UTF-8)"),
     (b"word/", "a Word document", "save its text as .txt (UTF-8)"),
     (b"opendocument.spreadsheet", "an OpenDocument spreadsheet", "save the sheet as CSV (UTF-8)"),
@@ -65,23 +65,23 @@ _PICKLE = re.compile(rb"\x80[\x02-\x05]", re.DOTALL)
 
 
 def fault(path: Path, problem: str, line: int | None = None, unit: str = "line", hint: str = "") -> DataError:
-    """Return the error that says `problem` of this file, and of its line or row where one is given."""
+    """Return the error about a file, with the line or row where one is given."""
     position = "" if line is None else f"{unit} {line}"
     return DataError(problem, hint, where=quoted(path, limit=400), position=position)
 
 
 def first_bytes(path: Path, n_bytes: int = 4096) -> bytes:
-    """Return the beginning of a file, without ever waiting for a pipe or a terminal.
+    """Return the beginning of a file; never waits for a pipe or a terminal.
 
     Raises:
-        DataError: There is no such file, it is no regular file, it cannot be opened, or it is empty.
+        DataError: The file does not exist, is not a regular file, cannot be opened, or is empty.
     """
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             raise fault(path, "is a folder; expected a file of texts")
         if not stat.S_ISREG(mode):
-            raise fault(path, "is a pipe, socket or device; expected a regular file: save the data to one first")
+            raise fault(path, "is a pipe, socket or device; expected a regular file", hint="save the data to one first")
         with open(path, "rb") as file:
             head = file.read(n_bytes)
     except FileNotFoundError:
@@ -98,10 +98,10 @@ def first_bytes(path: Path, n_bytes: int = 4096) -> bytes:
 
 
 def refuse_other_formats(path: Path, head: bytes, kind: str) -> None:
-    """Look at the first bytes for a format that is not `kind`.
+    """Check that the first bytes of a file are not those of another format than `kind`.
 
     Raises:
-        DataError: They are those of an archive, a workbook, a web page or a Parquet file (or of none).
+        DataError: They are those of an archive, a workbook, a web page or the like, or not Parquet's where `kind` is.
     """
     found, advice = "", ""
     if head.startswith(b"PK\x03\x04"):
@@ -118,33 +118,33 @@ def refuse_other_formats(path: Path, head: bytes, kind: str) -> None:
         if head.startswith(signature) and not (name == "a Parquet file" and kind == "parquet"):
             found, advice = name, remedy
     if found:
-        raise fault(path, f"expected {kind}, found {found}; {advice}")
+        raise fault(path, f"expected {kind}, found {found}", hint=advice)
     if kind == "parquet" and not head.startswith(b"PAR1"):
         raise fault(path, "expected Parquet, but the first bytes are not PAR1: damaged, or another format")
 
 
 def is_blank(text: str) -> bool:
-    """Return whether a text holds nothing that can be seen: white space, controls and characters without a picture."""
+    """Return whether a text has no visible character: only white space, controls and characters without a glyph."""
     return _VISIBLE.search(text) is None
 
 
 def find_encoding(path: Path, head: bytes, wanted: str | None) -> str:
-    """Return the name of the codec for a file: the wanted one, or what its byte order mark says, or UTF-8.
+    """Return the name of the codec for a file: the wanted one, or that of its byte order mark, or UTF-8.
 
     Raises:
-        DataError: The wanted one is unknown or is none that files of text are written in.
+        DataError: The wanted one is unknown or is not an encoding of text files.
     """
     marked = next((name for mark, name in _BYTE_ORDER_MARKS if head.startswith(mark)), None)
     if wanted is None:
         return marked or "utf-8"
     try:
-        io.TextIOWrapper(io.BytesIO(), encoding=wanted)  # unlike a look-up this refuses codecs such as zlib, too
+        io.TextIOWrapper(io.BytesIO(), encoding=wanted)  # unlike codecs.lookup, this also rejects codecs such as zlib
         name = codecs.lookup(wanted).name
     except (LookupError, ValueError):
         name = ""
     if marked is None and name and not name.startswith("utf") and _begins_as_utf_8(head):
         logger.warning(
-            "%s: looks as if it were in UTF-8, and is read as %s as asked for; if texts come out wrong, leave "
+            "%s: looks as if it were in UTF-8, but is read as %s as requested; if texts come out wrong, leave "
             "--encoding (data.encoding) out",
             *(quoted(path, limit=400), wanted),
         )
@@ -155,7 +155,7 @@ def find_encoding(path: Path, head: bytes, wanted: str | None) -> str:
 
 
 def _begins_as_utf_8(head: bytes) -> bool:
-    """Return whether the bytes hold UTF-8 beyond ASCII, so much that no other encoding has it by chance."""
+    """Return whether the bytes are UTF-8 with enough characters beyond ASCII to rule out chance."""
     try:
         text = codecs.getincrementaldecoder("utf-8")("strict").decode(head)  # the last character may be cut
     except UnicodeDecodeError:
@@ -167,8 +167,8 @@ def text_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
     r"""Yield each line with its number from 1, line end included; nothing but \n ends a line.
 
     Raises:
-        DataError: The file cannot be read, or bytes are not in the encoding, or a line holds a NUL character or is
-            longer than any text.
+        DataError: The file cannot be read, has bytes that are not in the encoding, or a line has a NUL character or
+            more than `MAX_RECORD_CHARS` characters.
     """
     number = 0
     try:
@@ -178,8 +178,8 @@ def text_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
                 if len(line) > MAX_RECORD_CHARS:
                     raise fault(path, f"longer than {MAX_RECORD_CHARS:,} characters; is this a file of texts?", number)
                 if "\0" in line:
-                    hint = "a binary file, or UTF-16 without its mark (--encoding utf-16-le)?"
-                    raise fault(path, f"holds a NUL character; {hint}", number)
+                    hint = "if it is UTF-16 without a byte order mark, give --encoding utf-16-le"
+                    raise fault(path, "holds a NUL character, as binary files do", number, hint=hint)
                 yield number, line
     except UnicodeError as error:
         raise _not_in_encoding(path, encoding) from error
@@ -199,23 +199,23 @@ def _not_in_encoding(path: Path, encoding: str) -> DataError:
     if said_otherwise and _decodes(path, "utf-8"):
         advice = "the file is in UTF-8: leave --encoding out"
     elif place is None:
-        advice = "say its encoding with --encoding, such as cp949 or utf-16-le"
+        advice = "give its encoding with --encoding, such as cp949 or utf-16-le"
     elif b"\0" in first_bytes(path):
-        advice = "it begins with NUL bytes: if it is UTF-16 without its mark, say --encoding utf-16-le"
+        advice = "it begins with NUL bytes: if it is UTF-16 without a byte order mark, give --encoding utf-16-le"
     elif _is_utf_8_before(path, place[0]):
-        advice = "what stands before it is in UTF-8: mend the line"
+        advice = "the text before it is in UTF-8: fix the line"
     elif _holds_hangul(path):
         advice = "it can be read as Korean cp949: try --encoding cp949 (in a run's JSON data.encoding)"
     else:
-        advice = "say the file's encoding, such as --encoding latin-1 or johab, or mend the line if the rest is right"
+        advice = "give the file's encoding, such as --encoding latin-1 or johab, or fix the line if the rest is right"
     if place is None:
-        return fault(path, f"is not in {encoding}; {advice}")
+        return fault(path, f"is not in {encoding}", hint=advice)
     offset, line, byte = place
-    return fault(path, f"byte 0x{byte:02x} at offset {offset:,} is not in {encoding}; {advice}", line)
+    return fault(path, f"byte 0x{byte:02x} at offset {offset:,} is not in {encoding}", line, hint=advice)
 
 
 def _decoded(path: Path, encoding: str) -> Iterator[tuple[int, bytes, str]]:
-    """Yield (offset, bytes, their text) chunk by chunk; the last chunk has no bytes and ends the decoding."""
+    """Yield (offset, bytes, text) of each chunk; the last chunk is empty and ends the decoding."""
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     offset = 0
     with open(path, "rb") as file:
@@ -226,22 +226,22 @@ def _decoded(path: Path, encoding: str) -> Iterator[tuple[int, bytes, str]]:
 
 
 def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, offset: int) -> str:
-    """Return the chunk's text; the place of a bad byte is raised as counted from the file's start."""
+    """Return the chunk's text; raise `_BadByte` with the offset in the file where a byte is bad."""
     try:
         return decoder.decode(chunk, final=not chunk)
     except UnicodeDecodeError as error:
-        # Its bytes are this chunk and, before it, what the decoder had kept of a character cut by the chunk's end.
+        # Its bytes are this chunk after the beginning of a character that was cut by the end of the previous chunk.
         begin = offset - (len(error.object) - len(chunk))
         readable = error.object[: error.start].decode(error.encoding, "ignore")
         raise _BadByte(begin + error.start, readable.count("\n"), error.object[error.start]) from error
 
 
 class _BadByte(UnicodeError):
-    """Where decoding stopped: (offset in the file, line ends in its chunk before it, the byte)."""
+    """A byte that cannot be decoded: (offset in the file, line ends before it in its chunk, the byte)."""
 
 
 def _first_bad_byte(path: Path, encoding: str) -> tuple[int, int, int] | None:
-    """Return (offset, line, byte) of the first byte that is not in `encoding`, None if there is none to point at."""
+    """Return (offset, line, byte) of the first byte that is not in `encoding`; None if there is no such single byte."""
     line = 1
     try:
         for _, _, text in _decoded(path, encoding):
@@ -249,13 +249,13 @@ def _first_bad_byte(path: Path, encoding: str) -> tuple[int, int, int] | None:
     except _BadByte as error:
         offset, n_lines_before, byte = error.args
         return offset, line + n_lines_before, byte
-    except (UnicodeError, OSError):  # UTF-16 without its mark has no first bad byte
+    except (UnicodeError, OSError):  # UTF-16 without a byte order mark has no first bad byte
         return None
     return None
 
 
 def _is_utf_8_before(path: Path, offset: int) -> bool:
-    """Return whether the bytes before `offset`, which decode as UTF-8, hold more of it than ASCII has."""
+    """Return whether the text before `offset` is UTF-8 with enough characters beyond ASCII to rule out chance."""
     with open(path, "rb") as file:
         return _begins_as_utf_8(file.read(min(offset, _CHUNK_BYTES)))
 
@@ -271,8 +271,8 @@ def _decodes(path: Path, encoding: str) -> bool:
 
 
 def _holds_hangul(path: Path) -> bool:
-    """Return whether the whole file decodes as cp949 and Hangul comes out."""
-    try:  # a list, for the whole file has to be decoded
+    """Return whether the whole file decodes as cp949 and then has Hangul syllables."""
+    try:  # a list, because the whole file must be decoded
         return any([re.search("[가-힣]", text) is not None for _, _, text in _decoded(path, "cp949")])
     except (UnicodeError, OSError):
         return False

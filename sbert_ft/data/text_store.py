@@ -1,10 +1,10 @@
-"""The distinct texts of a data set as flat bytes, each under a number that fits into an array.
+"""Store the distinct texts of a data set as flat bytes, each under a number.
 
-Millions of Python strings cost more memory than what they say, and the same sentence often stands in many pairs.
-So each distinct text is kept once, as UTF-8 among the bytes of all others, and a pair is two numbers. A finished
-store costs 8 bytes a text and the text's own bytes, which lie in a memory-mapped file once they are many. While it
-is built, a dictionary of hashes finds equal texts again: 100 to 130 bytes more for each distinct text, 2 GB for 20
-million, given back at the end.
+Millions of Python strings need more memory than their characters, and the same sentence often is in many pairs. So
+each distinct text is kept once, as UTF-8 in one block of bytes, and a pair is two numbers. A finished store costs 8
+bytes per text plus the text's own bytes, which are in a memory-mapped file when they are many. While it is built, a
+dictionary of hashes finds equal texts: 100 to 130 bytes more for each distinct text, 2 GB for 20 million, freed at the
+end.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from numpy.typing import NDArray
 
 from sbert_ft.errors import InputError, OutputError, quoted
 
-MEMORY_BYTES = 64 << 20  # of texts that are kept in memory; what is more goes to a file, as often as so much is there
-_KEY_BITS = (1 << 60) - 1  # Python's integers of up to 60 bits take 16 bytes less than a whole hash
+MEMORY_BYTES = 64 << 20  # of texts kept in memory; whenever there are this many, they are written to a file
+_KEY_BITS = (1 << 60) - 1  # a Python integer of up to 60 bits takes 16 bytes less than a whole hash
 
 
 class TextStore:
-    """Texts that are read by number, as from a list, and decoded when they are asked for."""
+    """Texts that are read by number, as from a list, and decoded when they are read."""
 
     def __init__(self, content: bytes | mmap.mmap, offsets: NDArray[np.int64]) -> None:
-        """Take over the bytes of all texts, end to end; a `TextStoreBuilder` makes them.
+        """Create a store from the bytes of all texts; use `TextStoreBuilder` to make them.
 
         Args:
-            content: UTF-8.
-            offsets: Where each text begins, and the end: shape (N + 1,), int64.
+            content: The texts in UTF-8, one after the other.
+            offsets: Beginning of each text, then the end of the last one: shape (N + 1,), int64.
         """
         self._content = content
         self._offsets = offsets
@@ -53,11 +53,11 @@ class TextStore:
         return self._content[int(self._offsets[place]) : int(self._offsets[place + 1])].decode()
 
     def __reduce__(self) -> tuple[type[TextStore], tuple[bytes, NDArray[np.int64]]]:
-        # A mapping cannot be pickled; the workers of a data loader get a copy of the bytes.
+        # A memory map cannot be pickled; the workers of a data loader get a copy of the bytes.
         return TextStore, (self._content[:], self._offsets)
 
     def slice(self, start: int, stop: int) -> list[str]:
-        """Return the texts from `start` to before `stop`, as a list's slice does; quicker than one by one."""
+        """Return the texts from `start` to before `stop`, as a slice of a list does; faster than one by one."""
         start, stop, _ = slice(start, stop).indices(len(self))
         if stop <= start:
             return []
@@ -68,7 +68,7 @@ class TextStore:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the texts and of where each ends; equal for the same texts in the same order."""
+        """Digest of the texts and their boundaries; equal for the same texts in the same order."""
         digest = hashlib.sha256(self._content)
         digest.update(self._offsets.astype("<i8", copy=False).data)
         return digest.hexdigest()
@@ -78,18 +78,18 @@ class TextStoreBuilder:
     """Collects texts, each distinct one once, for a `TextStore`."""
 
     def __init__(self, folder: Path | None = None, *, memory_bytes: int = MEMORY_BYTES) -> None:
-        """Begin without any text.
+        """Create a builder without texts.
 
         Args:
-            folder: Where the bytes go once they are many, to a file without a name, which vanishes with the store
-                however the process ends; None for the system's folder of temporary files.
-            memory_bytes: From how many bytes on they go there.
+            folder: Where the bytes are written when they are many, to a file without a name that disappears with the
+                store, however the process ends; None for the system's folder of temporary files.
+            memory_bytes: Number of bytes in memory from which on they are written there.
         """
         self._folder = folder
         self._memory_bytes = memory_bytes
         self._file: IO[bytes] | None = None
         self._n_written = 0
-        self._tail = bytearray()  # what follows upon the bytes of the file
+        self._tail = bytearray()  # the bytes after those in the file
         self._offsets = array("q", [0])
         self._index_of: dict[int, int] = {}
 
@@ -97,21 +97,21 @@ class TextStoreBuilder:
         return len(self._offsets) - 1
 
     def add(self, text: str) -> int:
-        """Return the number of this text: that of an equal one if there was one, otherwise the next, from 0.
+        """Return the number of this text: that of an equal text if there is one, otherwise the next, from 0.
 
         Raises:
-            InputError: It holds a lone surrogate, which UTF-8 cannot.
-            OutputError: The disk has no room.
+            InputError: It has a lone surrogate, which UTF-8 cannot encode.
+            OutputError: The bytes cannot be written, for example because the disk is full.
         """
         try:
             encoded = text.encode()
         except UnicodeEncodeError as error:
             surrogate = quoted(text[error.start])
             raise InputError(
-                f"a text holds the lone surrogate {surrogate} at character {error.start}, which no UTF-8 text can",
+                f"a text holds the lone surrogate {surrogate} at character {error.start}, which UTF-8 cannot encode",
                 "decode the source again",
             ) from None
-        # Texts of one hash take the keys that follow it, so each is compared with all that it might be equal to.
+        # Texts with the same hash use the next keys, so a text is compared with every text that may be equal to it.
         key = hash(text) & _KEY_BITS
         while (index := self._index_of.get(key)) is not None:
             if self._encoded(index) == encoded:
@@ -125,10 +125,10 @@ class TextStoreBuilder:
         return index
 
     def finish(self) -> TextStore:
-        """Return the store of all texts that were added; the builder takes no more.
+        """Return the store of all texts that were added; no more can be added after this.
 
         Raises:
-            OutputError: The disk has no room.
+            OutputError: The bytes cannot be written, for example because the disk is full.
         """
         self._index_of.clear()
         offsets = np.frombuffer(memoryview(self._offsets).toreadonly(), np.int64)
@@ -150,19 +150,19 @@ class TextStoreBuilder:
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
-                weakref.finalize(self, self._file.close)  # where an error elsewhere keeps `finish` from it
+                weakref.finalize(self, self._file.close)  # for the case that an error prevents `finish`
             self._file.seek(self._n_written)
             self._file.write(self._tail)
             self._file.flush()
         except OSError as error:
             if self._file is not None:
-                with suppress(OSError):  # what could not be written is tried once more
+                with suppress(OSError):  # closing tries once more to write the rest
                     self._file.close()
             folder = quoted(self._folder or tempfile.gettempdir(), limit=400)
             size = self._offsets[-1] >> 20
             raise OutputError(
-                f"{folder}: {size:,} MB of texts cannot be kept there: {error.strerror or error}",
-                "make room, or name another folder",
+                f"{folder}: {size:,} MB of texts cannot be written there: {error.strerror or error}",
+                "free some space, or name another folder",
             ) from error
         self._n_written += len(self._tail)
         self._tail.clear()

@@ -1,8 +1,8 @@
-"""A table's rows with more columns, such as scores, in any of the formats, streaming.
+"""Write a table's rows with more columns, such as scores, in any of the formats, as a stream.
 
-Texts must come out as they went in, or a score stands beside a text that nobody scored. The writers here
-therefore check what a format cannot hold (a tab in a tab file, a key that no column has) instead of dropping it, and
-JSON lines are not written anew but get the values added at their end.
+Texts must be written exactly as they were read, or a score would be beside a text that was not scored. So the writers
+check for what a format cannot hold (a tab in a tab file, a key without a column) instead of dropping it, and JSON
+lines are copied, with the values added at their end.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class NewColumn:
     """A column to add.
 
     Attributes:
-        name: None of those in the table.
-        type: float32, in files of text as the shortest decimals that give the same float32 back; bool, in files of
-            text as true and false; or text, exactly.
+        name: Different from the names in the table.
+        type: float32, in text files as the shortest decimals that give the same float32 back; bool, in text files as
+            true and false; or text, unchanged.
     """
 
     name: str
@@ -51,18 +51,18 @@ class NewColumn:
 def write_table_with_columns(
     table: Table, target: Path, columns: Sequence[NewColumn], values: Iterator[Values], *, kind: Kind | None = None
 ) -> None:
-    """Write the table's rows, in order and one at a time, with more columns; `values` has those of a row at a time.
+    """Write the table's rows in order with more columns, one row at a time; `values` yields the new values of each row.
 
-    The file is of `kind`, else of what the target's suffix says, else of the table's own kind. Texts go out exactly,
-    cells that look like formulas or numbers among them. JSON objects keep their spelling and every key; numbers of
-    JSON and Parquet in cells are in Python's spelling, lists in JSON's, null is an empty cell. A file of the table's
-    own kind keeps its delimiter, quoting and encoding, another is in UTF-8; a line feed ends lines. Lines without
-    columns become the column "text". The caller names a temporary file and moves it once it is whole.
+    The format is `kind`, else that of the target's suffix, else the table's own. Texts are written unchanged, even
+    cells that look like formulas or numbers. JSON objects keep their spelling and every key; numbers from JSON and
+    Parquet are written in cells in Python's spelling, lists in JSON's, null as an empty cell. A file of the table's
+    own format keeps its delimiter, quoting and encoding, another is in UTF-8; lines end with a line feed. Lines
+    without columns become the column "text". The caller passes a temporary file and moves it when it is complete.
 
     Raises:
-        DataError: There is a column of such a name already, a row cannot be read, or not be written in this format, or
-            there are more or fewer rows than values.
-        OutputError: The target cannot be written, or a value is no finite float32.
+        DataError: A new column's name exists already, a row cannot be read or cannot be written in this format, or
+            the numbers of rows and values differ.
+        OutputError: The target cannot be written, or a value is not a finite float32.
     """
     target_kind = _target_kind(table, target, kind)
     names = [column.name for column in columns]
@@ -70,7 +70,7 @@ def write_table_with_columns(
     if taken is not None:
         raise fault(table.path, f"has a column {quoted(taken)} already", hint="give the new one another name")
     if os.path.exists(target) and os.path.samefile(table.path, target):
-        raise OutputError(f"{quoted(target, limit=400)}: is the file that is read", "write to another")
+        raise OutputError(f"{quoted(target, limit=400)}: is the file that is read", "write to another file")
     encoding = table.format.encoding if target_kind == table.format.kind else "utf-8"
     try:
         if target_kind == "parquet":
@@ -87,12 +87,12 @@ def write_table_with_columns(
 
 
 def _target_kind(table: Table, target: Path, kind: Kind | None) -> Kind:
-    """Return the format to write; a table read from a .txt keeps its own in a .txt."""
+    """Return the format to write; a table of cells that is written to a .txt keeps its own format."""
     found = kind or KIND_OF_SUFFIX.get(target.suffix.lower(), table.format.kind)
     if found == "lines" and table.format.kind in ("csv", "tsv"):
         return table.format.kind
     if found == "lines":
-        problem = "a file of one text a line has no place for a column"
+        problem = "a file of one text per line has no place for a column"
         raise OutputError(f"{quoted(target, limit=400)}: {problem}", "write to .csv, .tsv, .jsonl or .parquet")
     return found
 
@@ -112,7 +112,7 @@ def _finite(values: Iterator[Values]) -> Iterator[Values]:
 def _with_values(
     table: Table, rows: Iterable[Row], values: Iterator[Values], in_json: bool
 ) -> Iterator[tuple[Row, list[str]]]:
-    """Yield each row with its values: shortest decimals, true and false, and texts, which JSON has in quotes."""
+    """Yield each row with its values as text: shortest decimals, true and false, and texts (in quotes for JSON)."""
     n_rows = 0
     for row in rows:
         of_row = next(values, None)
@@ -135,7 +135,7 @@ def _other_number(table: Table, n_rows: int) -> DataError:
 
 
 def _whole_rows(table: Table) -> Iterator[Row]:
-    """Yield the table's rows where none has more than the columns know: a JSON object may."""
+    """Yield the table's rows; raise DataError where a JSON object has a key that is not among the columns."""
     if table.format.kind != "jsonl":
         yield from table
         return
@@ -143,16 +143,16 @@ def _whole_rows(table: Table) -> Iterator[Row]:
         extra = next((key for key in record.values if key not in table.format.columns), None)
         if extra is not None:
             problem = f"the key {quoted(extra)} is not in the first object, so there is no column for it"
-            raise fault(table.path, f"{problem}", record.line, hint="write to .jsonl")
+            raise fault(table.path, problem, record.line, hint="write to .jsonl")
         yield Row(record.line, tuple(record.values.get(key, Missing.MISSING) for key in table.format.columns))
 
 
 def _json_lines(table: Table, names: Sequence[str], values: Iterator[Values]) -> Iterator[str]:
-    """Yield objects; those read from JSON lines are kept to the letter."""
+    """Yield one JSON object per line; those read from JSON lines are copied exactly."""
     keys = [json.dumps(name, ensure_ascii=False) for name in names]
     if table.format.kind == "jsonl":
         records = formats.json_records(table.path, table.format.encoding)
-        # A row's values are here its line, whether it needs a comma and the first new key that it has already.
+        # Here the values of a row are its text, whether it has keys, and the first new key that it already has.
         rows = (Row(r.line, (r.raw, bool(r.values), next((n for n in names if n in r.values), None))) for r in records)
     else:
         rows = (Row(row.line, (_json_object(table, row), True, None)) for row in table)
@@ -169,14 +169,14 @@ def _json_object(table: Table, row: Row) -> str:
     try:
         return json.dumps(values, ensure_ascii=False, allow_nan=False, default=_as_text)
     except (TypeError, ValueError) as error:
-        problem = f"cannot be written as JSON: {quoted(error)}; write to .parquet"
-        raise fault(table.path, problem, row.line, "row") from None
+        problem = f"cannot be written as JSON: {quoted(error)}"
+        raise fault(table.path, problem, row.line, "row", hint="write to .parquet") from None
 
 
 def _as_text(value: object) -> str:
-    """Return the text of a value that JSON does not know, such as a date."""
+    """Return the text of a value that JSON has no type for, such as a date."""
     if isinstance(value, bytes):
-        raise TypeError("bytes are no text")
+        raise TypeError("bytes are not text")
     return str(value)
 
 
@@ -191,7 +191,7 @@ def _cells(table: Table, row: Row) -> list[str]:
         elif isinstance(value, (bool, dict, list)):
             cell = json.dumps(value, ensure_ascii=False, default=str)
         elif isinstance(value, bytes):
-            raise fault(table.path, "holds bytes, which are no text", row.line, "row", hint="write to .parquet")
+            raise fault(table.path, "holds bytes, which are not text", row.line, "row", hint="write to .parquet")
         else:
             cell = str(value)
         if "\0" in cell:
@@ -201,7 +201,7 @@ def _cells(table: Table, row: Row) -> list[str]:
 
 
 def _cell_rows(table: Table, names: Sequence[str], values: Iterator[Values]) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, cells) of the header and of each row, the new columns among them."""
+    """Yield (line, cells) of the header and of each row, including the new columns."""
     yield 1, [*_columns(table), *names]
     for row, cells in _with_values(table, _whole_rows(table), values, in_json=False):
         yield row.line, [*_cells(table, row), *cells]
@@ -214,14 +214,14 @@ def _csv_lines(table: Table, names: Sequence[str], values: Iterator[Values]) -> 
 
 
 def _tsv_lines(table: Table, names: Sequence[str], values: Iterator[Values]) -> Iterator[str]:
-    """Yield lines whose quotes are characters like others, or all cells in quotes where the table's own are.
+    """Yield lines without quoting, or with all cells in quotes where the table's own cells are quoted.
 
-    Quotes round the cells of the header tell a reader that the file is of the second kind.
+    Quotes around the cells of the header tell a reader that the cells are quoted.
     """
     quoting = table.format.kind == "tsv" and table.format.quoting
     for line, cells in _cell_rows(table, names, values):
         if not quoting and any("\t" in cell or "\n" in cell for cell in cells):
-            raise fault(table.path, "a tab or line end in a cell cannot stand in a .tsv", line, hint="write to .csv")
+            raise fault(table.path, "a tab or line end in a cell cannot be in a .tsv", line, hint="write to .csv")
         yield (formats.joined_cells(cells, "\t", always=True) if quoting else "\t".join(cells)) + "\n"
 
 
@@ -254,7 +254,7 @@ def _write_parquet(table: Table, target: Path, columns: Sequence[NewColumn], val
 
 
 def _arrow_schema(table: Table) -> pyarrow.Schema:
-    """Return the types of the table's columns: strings for cells and lines, for JSON those of the first rows."""
+    """Return the types of the table's columns: strings for cells and lines; for JSON, those in the first rows."""
     import pyarrow
 
     if table.format.kind == "parquet":

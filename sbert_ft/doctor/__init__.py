@@ -1,1 +1,1 @@
-"""Is this folder fit for these texts?"""
+"""Check whether a model folder is complete and suits given texts."""

@@ -1,4 +1,4 @@
-"""One line of what the doctor says, and how an error becomes one."""
+"""The result of one check of the doctor, and how an error becomes one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What was looked at.
-        status: ``FAIL`` where the model cannot be loaded or is of no use for the texts, ``WARN`` where it should be
-            looked into.
+        name: What was checked.
+        status: ``FAIL`` where the model cannot be loaded or is of no use for the texts, ``WARN`` where the user should
+            look into it.
         found: What was found, without control characters.
         hint: What to do; empty where the status is ``OK``.
     """
@@ -31,13 +31,13 @@ class Check:
 
 
 def finding(name: str, status: Status, found: str, hint: str = "") -> Check:
-    """Return the check with control characters of the folder's names and texts made visible."""
+    """Return a check in whose texts control characters, such as those of file names, are escaped."""
     visible = [quoted(text, limit=len(text) + 1)[1:-1] for text in (found, hint)]
     return Check(name, status, *visible)
 
 
 def failure(name: str, error: SbertFtError | OSError, hint: str) -> Check:
-    """Return a FAIL with the error's parts; `hint` serves where the error has no hint."""
+    """Return a FAIL with the error's parts; `hint` is used where the error has no hint."""
     if isinstance(error, OSError):
         place = f"{quoted(error.filename, limit=400)} cannot be read: " if error.filename else ""
         return finding(name, "FAIL", f"{place}{error.strerror or error}", hint)
@@ -46,7 +46,7 @@ def failure(name: str, error: SbertFtError | OSError, hint: str) -> Check:
 
 
 def attempt(checks: list[Check], name: str, hint: str, read: Callable[[], _T]) -> _T | None:
-    """Return what `read` does, or None, with its fault added to `checks`."""
+    """Return the result of `read`; where it raises an SbertFtError or OSError, add a FAIL to `checks`."""
     try:
         return read()
     except (SbertFtError, OSError) as error:
@@ -55,7 +55,7 @@ def attempt(checks: list[Check], name: str, hint: str, read: Callable[[], _T]) -
 
 
 def listed(names: Iterable[str], limit: int = 16) -> str:
-    """Return the first names and how many more there are."""
+    """Return the first names, separated by commas, and the number of the others; "none" where there are none."""
     every = list(names)
     more = f" and {len(every) - limit} more" if len(every) > limit else ""
     return (", ".join(every[:limit]) or "none") + more

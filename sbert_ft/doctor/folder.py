@@ -1,10 +1,9 @@
-"""Is this folder fit for these texts? A list of checks, each with what was found and how to hint it.
+"""Check a model folder, and texts under it: each check says what was found and how to fix it.
 
-Loading a model stops at its first fault, and much that harms (a casing rule that takes Hangul apart,
-texts that are cut) is no fault of the folder at all. `examine` calls what loading calls, piece by
-piece, and goes on after a fault wherever the next piece can still be looked at. Of the weights it
-reads headers alone, so that a large model takes no longer than a small one, unless it is asked to
-go deep.
+Loading a model stops at the first error, and some problems (a casing rule that decomposes Hangul, texts that are
+truncated) are not errors of the folder at all. `examine` calls the same functions as loading, one by one, and goes on
+after an error wherever the next part can still be checked. It reads only the headers of the weights, so a large model
+takes no longer than a small one, unless `deep` is set.
 """
 
 from __future__ import annotations
@@ -52,31 +51,31 @@ _SETTINGS = (
     *("modules.json", "config_sentence_transformers.json", "sbert_ft.json"),
 )
 _PAPERS = re.compile(r"readme|licen[cs]e|\.git", re.IGNORECASE)
-_ONE_MODEL = "use config.json and weights of one and the same model"
-_OTHER_CONFIG = "copy the config.json that belongs to the weights, or take a model of a supported kind"
+_ONE_MODEL = "use config.json and weights of the same model"
+_OTHER_CONFIG = "copy the config.json that belongs to the weights, or use a model of a supported kind"
 _COPY_AGAIN = "copy or download the weights again"
 
 
 def is_classifier(source: ModelFolder) -> bool:
-    """Return whether a folder says that it holds a classifier, ours or a stock one, or has the head of one of ours."""
+    """Return whether a folder's settings describe a classifier, ours or a stock one, or it has a head file of ours."""
     is_said = "classifier" in source.own or architecture_of_classifier(source.config) is not None
     return is_said or os.path.lexists(source.path / HEAD_FILE)
 
 
 def is_sentence_encoder(source: ModelFolder) -> bool:
-    """Return whether the encoder gives vectors of texts: all folders do but those of stock classifiers."""
+    """Return whether the folder can encode texts: all folders except those of stock classifiers."""
     return architecture_of_classifier(source.config) is None
 
 
 def describe_classifier(source: ModelFolder, plan: EncoderPlan) -> Check:
-    """Return what the folder says of its classifier, whose head has been read.
+    """Return the check of a folder's classifier: its settings and the size of its head, which is read.
 
     Args:
         source: The folder.
         plan: Of its encoder.
 
     Raises:
-        SbertFtError: There is no head, or one that does not fit what the folder says of it.
+        SbertFtError: The head is missing, or does not fit the folder's settings.
     """
     found = find_classifier(source)
     settings = found.settings
@@ -92,7 +91,7 @@ def describe_classifier(source: ModelFolder, plan: EncoderPlan) -> Check:
     said = [f"kind {settings.kind}", _classes(found), f"{settings.pooling} pooling"]
     said.append(f"head of {n_weights:,} weights in {found.weights.files[0].name}")
     if settings.temperature is not None:
-        said.append(f"calibrated by a temperature of {settings.temperature:.3g}")
+        said.append(f"calibrated with temperature {settings.temperature:.3g}")
     if settings.kind == "joined":
         said.append("both texts of a pair share max_seq_length")
     return finding("classifier", "OK", ", ".join(said) + (_KIND_UNKNOWN if found.hint else ""))
@@ -113,19 +112,19 @@ def examine(
     deep: bool = False,
     texts_a_row: Literal[1, 2] = 1,
 ) -> tuple[Check, ...]:
-    """Return the checks of a model folder, and of texts under it, in the order in which to read them.
+    """Return the checks of a model folder, and of texts under it, in reading order.
 
     Args:
         folder: Of any layout that `ConnectionBert.from_pretrained` reads.
-        texts: Read once, with the memory of one window; None to look at the folder alone.
-        max_seq_length: Tokens that a text may have, special ones included, in place of the folder's.
-        deep: Whether the tensors are read as well, with their checksums, and the model is run on a few texts; takes
-            the memory of the model. Where there is a GPU it is run there in any case.
-        texts_a_row: 2 where `texts` are the sides of pairs after each other: a classifier of kind joined takes the
-            two as one sequence.
+        texts: Read once, with the memory of one window; None to check only the folder.
+        max_seq_length: Maximum number of tokens in a text, special tokens included; None for the folder's setting.
+        deep: Whether to read the tensors too, with their checksums, and to run the model on a few texts; needs the
+            memory of the model. Where there is a GPU the model is run there in any case.
+        texts_a_row: 2 where `texts` are both sides of each pair in turn: a classifier of kind joined reads the two as
+            one sequence.
 
     Raises:
-        SbertFtError: What `texts` itself raises while it is read; never for the folder.
+        SbertFtError: Only what `texts` itself raises while it is read; never because of the folder.
     """
     try:
         path = find_folder(folder)
@@ -139,7 +138,7 @@ def examine(
     attempt(files, "files", "make the folder readable", lambda: files.append(_files(source, weights)))
     checks = [*files, *faults]
     if not faults:
-        attempt(checks, "unused", "copy the folder's JSON files once more", lambda: checks.extend(_unused(source)))
+        attempt(checks, "unused", "copy the folder's JSON files again", lambda: checks.extend(_unused(source)))
     if plan is not None:
         checks.append(_describe_plan(plan))
     if not _has(faults, "modules") and not _has(faults, "config"):
@@ -148,12 +147,12 @@ def examine(
         if is_classifier(source) and plan is not None and weights is not None:
             checks.append(_classifier(source, plan))
     if source.own:
-        hint = "fit the threshold anew with fit_threshold, or take sbert_ft.json from where the model comes from"
+        hint = "fit the threshold again with fit_threshold, or copy sbert_ft.json again from the model's source"
         attempt(checks, "decision", hint, lambda: checks.append(_describe_decision(source)))
     checks += of_weights
     if weights is not None:
         checks += _weights(weights, plan, source, deep)
-    hint = "copy the tokenizer's files from where the weights come from"
+    hint = "copy the tokenizer files that belong to the weights"
     n_rows = int(plan.config.vocab_size) if plan is not None else None
     tokenizer = attempt(checks, "tokenizer", hint, lambda: _tokenizer(source, n_rows))
     if tokenizer is not None:
@@ -166,7 +165,7 @@ def examine(
     if plan is not None:
         checks.append(_length(source, plan, tokenizer.n_special + 1 if tokenizer else 3, max_seq_length))
         checks += _device(source, deep, broken=any(check.status == "FAIL" for check in checks))
-    # With a vocabulary of other weights, what it makes of the texts says nothing.
+    # With the vocabulary of other weights, the tokens of the texts mean nothing.
     fits = all(check.status != "FAIL" for check in checks if check.name == "vocabulary")
     if tokenizer is not None and texts is not None and fits:
         limits = _limits(source, plan, max_seq_length)
@@ -180,49 +179,51 @@ def _has(checks: Iterable[Check], name: str) -> bool:
 
 
 def _read_source(path: Path) -> tuple[ModelFolder, list[Check]]:
-    """Return what the folder says as far as it can be read, and the faults of config.json and of the other files."""
+    """Return as much of the folder as can be read, and the failures of config.json and of the other JSON files."""
     try:
         return read_folder(path), []
     except (SbertFtError, OSError) as error:
-        whole = failure("modules", error, "copy the folder's JSON files once more, or take a model without it")
+        whole = failure("modules", error, "copy the folder's JSON files again, or use a model without this part")
     old = path / "0_Transformer"
     encoder_path = old if old.is_dir() and not (path / "config.json").exists() else path
     faults: list[Check] = []
     hint = "copy the config.json that belongs to the weights"
     config = attempt(faults, "config", hint, lambda: read_json(encoder_path / "config.json"))
     if faults and "has no config.json" in whole.found:
-        faults = [Check("config", "FAIL", whole.found, hint)]  # this sentence lists what is there instead
+        faults = [Check("config", "FAIL", whole.found, hint)]  # this message lists the files that are there instead
     elif whole.found not in [fault.found for fault in faults]:
         faults.append(whole)
     return ModelFolder(path, encoder_path, config or {}), faults
 
 
 def _describe_decision(source: ModelFolder) -> Check:
-    """Return what sbert_ft.json says of when two texts belong together."""
+    """Return the check of the threshold and calibration that sbert_ft.json stores."""
     decision = OwnSettings.of(source).decision
     if decision is None:
         return Check("decision", "OK", "sbert_ft.json stores no threshold")
     curve = "no calibration" if decision.calibration is None else f"{decision.calibration.kind} calibration"
-    return Check("decision", "OK", f"texts match from a {decision.similarity} of {decision.describe()}, {curve}")
+    return Check(
+        "decision", "OK", f"texts match where their {decision.similarity} is at least {decision.describe()}, {curve}"
+    )
 
 
 def _unused(source: ModelFolder) -> list[Check]:
-    """Return what would change the vectors elsewhere and is not used here."""
+    """Return a warning for each part of the folder that is not used here but changes the vectors in other programs."""
     hint = "compare the vectors with those of the program that the folder was made for"
     return [finding("unused", "WARN", note, hint) for note in unused_parts(source)]
 
 
 def _classifier(source: ModelFolder, plan: EncoderPlan) -> Check:
-    """Return what there is to say of the classifier; without its head a stock folder still gives an encoder."""
+    """Return the check of the classifier; only a warning for a stock folder, whose encoder loads without the head."""
     try:
         return describe_classifier(source, plan)
     except (SbertFtError, OSError) as error:
-        fault = failure("classifier", error, "copy the whole folder again from where the model comes from")
+        fault = failure("classifier", error, "copy the whole folder again from the model's source")
         return replace(fault, status="FAIL" if "classifier" in source.own else "WARN")
 
 
 def _takes_joined_pairs(source: ModelFolder) -> bool:
-    """Return whether the folder says that it holds a classifier of pairs joined to one sequence."""
+    """Return whether sbert_ft.json describes a classifier that reads a pair as one sequence."""
     own = source.own.get("classifier")
     return isinstance(own, dict) and own.get("kind") == "joined"
 
@@ -233,7 +234,7 @@ def _plan(source: ModelFolder, weights: WeightFiles | None) -> EncoderPlan:
 
 
 def _files(source: ModelFolder, weights: WeightFiles | None) -> Check:
-    """Return which files are used, and which are there and are not."""
+    """Return the check that lists the files that are used and those that are ignored."""
     folder = source.encoder_path
     there = sorted(os.listdir(folder))
     used = [name for name in _SETTINGS if (folder / name).exists() or (source.path / name).exists()]
@@ -254,16 +255,18 @@ def _describe_plan(plan: EncoderPlan) -> Check:
 
 
 def _describe_modules(source: ModelFolder) -> Check:
-    said = [f"{source.pooling} pooling", "vectors of length 1" if source.normalize else "vectors as they come"]
-    said.append(f"compared by {source.similarity}")
+    said = [f"{source.pooling} pooling", "vectors of length 1" if source.normalize else "vectors not normalized"]
+    said.append(f"similarity {source.similarity}")
     if source.prompts:
         said.append(f"prompts {listed(source.prompts)} (by default {source.default_prompt_name or 'none'})")
-    layout = "no modules.json, so as usual" if source.layout == "transformers" else "sentence-transformers folder"
+    layout = (
+        "no modules.json, so the usual settings" if source.layout == "transformers" else "sentence-transformers folder"
+    )
     return finding("modules", "OK", f"{layout}: {', '.join(said)}")
 
 
 def _weights(weights: WeightFiles, plan: EncoderPlan | None, source: ModelFolder, deep: bool) -> list[Check]:
-    """Return what the headers say, how they fit the config and, if asked for, what the tensors hold."""
+    """Return the checks of the weights' headers, of their match with the config and, if `deep`, of the values."""
     n_bytes = sum(file.stat().st_size for file in weights.files)
     dtypes = Counter(info.dtype for info in weights.tensors.values())
     files = weights.files[0].name if len(weights.files) == 1 else f"{len(weights.files)} shards"
@@ -283,36 +286,40 @@ def _weights(weights: WeightFiles, plan: EncoderPlan | None, source: ModelFolder
 
 
 def _needed_tensors(weights: WeightFiles, match: NameMatch) -> Check:
-    """Return whether the tensors that the encoder needs are of a type that it takes; names and shapes fit."""
+    """Return the check of the needed tensors' types; their names and shapes have been checked before."""
     for key in _needed(match).values():
         name = weights.tensors[key].dtype
         dtype = getattr(torch, name)
         if not dtype.is_floating_point or dtype.itemsize < 2:
             said = f"{quoted(weights.files[0].name)}: the tensor {quoted(key)} is {name}, expected floating point"
-            return finding("tensors", "FAIL", said, "use the original weights; quantised ones are not supported")
+            return finding("tensors", "FAIL", said, "use the original weights; quantized ones are not supported")
     return finding("tensors", "OK", f"{len(match.names)} of {len(match.names)} are there and fit config.json")
 
 
 def _needed(match: NameMatch) -> dict[str, str]:
-    """Return name and key of each tensor that is read at loading; a pooler is kept to be saved again."""
+    """Return name and key of each tensor that loading reads, including a pooler, which is kept for saving."""
     return match.names | {key: key for key in match.heads if "pooler." in key}
 
 
 def _key_names(match: NameMatch, heads_unused: bool) -> Check:
-    """Return what was taken off the names, and what is left over."""
-    said = [f"prefix {listed(map(quoted, match.prefixes), 3)} taken off" if match.prefixes else "no prefix"]
+    """Return the check of the tensors' names: prefixes that were removed and tensors that are not used."""
+    said = [f"prefix {listed(map(quoted, match.prefixes), 3)} removed" if match.prefixes else "no prefix"]
     if match.heads:
-        said.append(f"{len(match.heads)} of heads or pooler {'left out' if heads_unused else 'beside the encoder'}")
+        said.append(
+            f"{len(match.heads)} tensors of heads or pooler {'left out' if heads_unused else 'beside the encoder'}"
+        )
     if not match.unknown:
         return finding("names", "OK", ", ".join(said))
-    said.append(f"{len(match.unknown)} that the encoder has no use for: {listed(map(quoted, match.unknown), 3)}")
-    return finding("names", "WARN", ", ".join(said), "make sure that weights and config.json are of one model")
+    said.append(
+        f"{len(match.unknown)} tensors that the encoder does not use: {listed(map(quoted, match.unknown), 3)}"
+    )
+    return finding("names", "WARN", ", ".join(said), "make sure that weights and config.json belong to one model")
 
 
 def _values(weights: WeightFiles, match: NameMatch) -> Check:
-    """Return what the tensors hold; reading them raises at a wrong checksum, at NaN and at infinity."""
+    """Return the check of the tensors' values; reading them raises on a wrong checksum, NaN or infinity."""
     tensors = read_tensors(weights, _needed(match))
-    # Biases may be zero, and RoBERTa's kind, which has no token types, comes with a zero table of them.
+    # Biases may be zero, and so may the token type table of RoBERTa models, which do not use token types.
     matrices = [name for name, tensor in tensors.items() if tensor.dim() > 1 and "token_type" not in name]
     zero = [name for name in matrices if not tensors[name].any()]
     if not zero:
@@ -320,34 +327,34 @@ def _values(weights: WeightFiles, match: NameMatch) -> Check:
     said = f"{len(zero)} of {len(matrices)} matrices hold nothing but zeros: {listed(map(quoted, zero), 3)}"
     status: Status = "FAIL" if len(zero) == len(matrices) else "WARN"
     return finding(
-        "values", status, f"{weights.files[0].name}: {said}", "use weights that were trained and saved whole"
+        "values", status, f"{weights.files[0].name}: {said}", "use weights that were trained and saved completely"
     )
 
 
 def _device(source: ModelFolder, deep: bool, broken: bool) -> list[Check]:
-    """Return where the model would run, and which layouts it runs rightly there, as a load finds out."""
+    """Return the checks of the device, and of the layouts with which the model gives correct results there."""
     device = choose_device()
-    types = " and ".join(half_precisions(device)) or "no type of 16 bits, so float32"
-    checks = [finding("device", "OK", f"{describe_device(device)}, multiplies {types}")]
+    types = " and ".join(half_precisions(device)) or "none, so float32"
+    checks = [finding("device", "OK", f"{describe_device(device)}, half precision: {types}")]
     if broken:
-        checks.append(finding("layouts", "OK", "not tried, for the folder cannot be loaded as it is"))
+        checks.append(finding("layouts", "OK", "not tried, because the folder cannot be loaded"))
     elif device.type == "cpu" and not deep:
-        checks.append(finding("layouts", "OK", "found out when the model is loaded; --deep loads it"))
+        checks.append(finding("layouts", "OK", "checked when the model is loaded; --deep loads it"))
     else:
-        attempt(checks, "layouts", "load it on another device", lambda: checks.append(_layouts(source, device)))
+        attempt(checks, "layouts", "load the model on another device", lambda: checks.append(_layouts(source, device)))
     return checks
 
 
 def _layouts(source: ModelFolder, device: torch.device) -> Check:
     bert = ConnectionBert.from_pretrained(source.path, device)
     precision = str(bert.compute_dtype).removeprefix("torch.")
-    said = f"run on {device} in {precision}: {', '.join(bert.probe.layouts)} come right"
-    refused = [f"{layout} not ({reason})" for layout, reason in bert.probe.refused.items()]
+    said = f"run on {device} in {precision}: {', '.join(bert.probe.layouts)} correct"
+    refused = [f"{layout} not used ({reason})" for layout, reason in bert.probe.refused.items()]
     return finding("layouts", "OK", "; ".join([said, *refused]))
 
 
 def _tokenizer(source: ModelFolder, n_rows: int | None) -> TextTokenizer:
-    """Return the folder's tokenizer; a config.json that cannot be read counts as BERT's."""
+    """Return the folder's tokenizer; without a readable config.json the model type is taken to be BERT."""
     tokenizer = TextTokenizer.from_pretrained(source.encoder_path, str(source.config.get("model_type", "bert")), n_rows)
     if source.lower_case_first:
         tokenizer.lower_case_first()
@@ -355,26 +362,26 @@ def _tokenizer(source: ModelFolder, n_rows: int | None) -> TextTokenizer:
 
 
 def _limits(source: ModelFolder, plan: EncoderPlan | None, asked: int | None) -> TextLimits:
-    """Return how long texts may be: as asked for, else as the folder says, but never beyond the positions."""
+    """Return the limits of texts: the requested length, else the folder's, but at most the number of positions."""
     n_positions = plan.max_tokens if plan is not None else None
     lengths = [length for length in (asked or source.max_seq_length, n_positions) if length is not None]
     return TextLimits(min(lengths, default=None), n_positions, source.prompts.get(source.default_prompt_name or "", ""))
 
 
 def _length(source: ModelFolder, plan: EncoderPlan, least: int, asked: int | None) -> Check:
-    """Return whether the encoder has positions for texts as long as they may be."""
+    """Return the check that the encoder has positions for texts of the maximum length."""
     said, n_positions = source.max_seq_length, plan.max_tokens
     if asked is not None:
         hint = f"give a whole number from {least} to {n_positions}"
         if not least <= asked <= n_positions:
-            found = f"max_seq_length is to be {asked}, the encoder has positions for {n_positions} tokens"
+            found = f"max_seq_length {asked} was requested, but the encoder has positions for {n_positions} tokens"
             return finding("length", "FAIL", found, hint)
-        return finding("length", "OK", f"max_seq_length {asked}, as asked for; positions for {n_positions} tokens")
+        return finding("length", "OK", f"max_seq_length {asked}, as requested; positions for {n_positions} tokens")
     if said is None:
         return finding("length", "OK", f"positions for {n_positions} tokens; the folder sets no other max_seq_length")
     if said <= n_positions:
         return finding("length", "OK", f"max_seq_length {said}; positions for {n_positions} tokens")
     old = (source.encoder_path / "sentence_bert_config.json").exists()
     place = "max_seq_length in sentence_bert_config.json" if old else "model_max_length in tokenizer_config.json"
-    found = f"max_seq_length {said}, but the encoder has positions for {n_positions} tokens; {n_positions} counts"
+    found = f"max_seq_length {said}, but the encoder has positions for {n_positions} tokens; {n_positions} is used"
     return finding("length", "WARN", found, f"set {place} to {n_positions}")

@@ -1,8 +1,8 @@
-"""Does a vocabulary suit its encoder and the texts?
+"""Check whether a vocabulary suits its encoder and the texts.
 
-A wrong vocabulary, or a right one under a wrong casing rule, breaks no code: the words turn into
-[UNK] and the vectors mean little. What shows it is read from the vocabulary itself and from the
-tokens of real texts. Texts are tokenised by windows and only counted, so memory is that of a window.
+A wrong vocabulary, or the right one with a wrong casing rule, raises no error: words become [UNK] and the vectors mean
+little. The checks look at the vocabulary itself and at the tokens of real texts. Texts are tokenized in windows and
+only counted, so memory is that of one window.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 from sbert_ft.tokenization.vocabulary import casing_of_vocabulary, holds_accents, holds_hangul, read_vocab
 
-# Shares of the tokens that are unknown, and of the texts that are cut, from which on they are worth a word.
+# Shares of unknown tokens and of truncated texts from which on a check is not OK.
 _UNKNOWN_WARN, _UNKNOWN_FAIL, _CUT_WARN = 0.005, 0.2, 0.01
 _HANGUL = re.compile("[가-힣ᄀ-ᇿ]")
 _OTHER_VOCABULARY = "take the vocabulary that belongs to the weights"
@@ -31,13 +31,13 @@ _OTHER_VOCABULARY = "take the vocabulary that belongs to the weights"
 
 @dataclass(frozen=True)
 class TextLimits:
-    """How long a text may be, in tokens, special ones included; None where the folder is too broken to tell.
+    """Maximum lengths of a text in tokens, special ones included; None where the folder cannot be read.
 
     Attributes:
-        max_seq_length: Longer texts are cut.
-        n_positions: What max_seq_length can be raised to.
+        max_seq_length: Longer texts are truncated.
+        n_positions: Upper limit of max_seq_length.
         prompt: Put before every text.
-        joined: Whether two texts after each other are one sequence.
+        joined: Whether two consecutive texts are one sequence.
     """
 
     max_seq_length: int | None
@@ -47,13 +47,13 @@ class TextLimits:
 
     @property
     def unit(self) -> str:
-        """What goes into the encoder as one sequence."""
+        """What the encoder reads as one sequence: "text" or "pair"."""
         return "pair" if self.joined else "text"
 
 
 @dataclass
 class _TextCount:
-    """What was met in the texts; grows while they are read."""
+    """Counts of the texts and their tokens; updated while they are read."""
 
     n_texts: int = 0
     n_empty: int = 0
@@ -63,7 +63,7 @@ class _TextCount:
     first_empty: int | None = None
     first_unknown: tuple[int, str] | None = None
     lengths: Counter[int] = field(default_factory=Counter)  # tokens of a sequence, special ones and prompt included
-    half: list[int] = field(default_factory=list)  # tokens of a first side whose second is in the next window
+    half: list[int] = field(default_factory=list)  # length of a first side whose second side is in the next window
 
 
 def vocabulary_checks(tokenizer: TextTokenizer, n_rows: int | None, folder: Path) -> list[Check]:
@@ -71,11 +71,11 @@ def vocabulary_checks(tokenizer: TextTokenizer, n_rows: int | None, folder: Path
 
     Args:
         tokenizer: As read from `folder`.
-        n_rows: Rows of the embedding table, None where they are not known.
-        folder: Where the tokenizer's files lie.
+        n_rows: Rows of the embedding table; None where unknown.
+        folder: Where the tokenizer's files are.
 
     Raises:
-        ModelFolderError: A file changed while it was looked at.
+        ModelFolderError: A file changed while it was read.
     """
     specials, token = tokenizer.specials, tokenizer.backend.id_to_token
     before, after = (" ".join(str(token(i)) for i in ids) or "nothing" for ids in (specials.before, specials.after))
@@ -84,7 +84,7 @@ def vocabulary_checks(tokenizer: TextTokenizer, n_rows: int | None, folder: Path
     if specials.before and specials.after:
         of_specials = finding("special tokens", "OK", said)
     else:
-        of_specials = finding("special tokens", "WARN", said, "take the tokenizer's files that belong to the weights")
+        of_specials = finding("special tokens", "WARN", said, "use the tokenizer files that belong to the weights")
     from_list = not (folder / "tokenizer.json").exists() and (folder / "vocab.txt").exists()
     repeats = read_vocab(folder / "vocab.txt")[1] if tokenizer.notes and from_list else ()
     conflicts = [note for note in tokenizer.notes if note not in repeats]
@@ -92,23 +92,23 @@ def vocabulary_checks(tokenizer: TextTokenizer, n_rows: int | None, folder: Path
 
 
 def _size(n_tokens: int, n_rows: int | None, folder: Path, repeats: Iterable[str]) -> Check:
-    """Return whether every token has a row in the embedding table."""
+    """Return the check that every token has a row in the embedding table."""
     repeats = tuple(repeats)
     sizes = f"{n_tokens:,} tokens" + (f" for {n_rows:,} embedding rows" if n_rows else "")
     said = "; ".join([sizes, *repeats])
     if n_rows is not None and n_tokens > n_rows:
         files = listed(name for name in ("tokenizer.json", "vocab.txt", "vocab.json") if (folder / name).exists())
         return finding(
-            "vocabulary", "FAIL", f"{files}: {sizes}, so that {n_tokens - n_rows:,} have none", _OTHER_VOCABULARY
+            "vocabulary", "FAIL", f"{files}: {sizes}, so {n_tokens - n_rows:,} tokens have no row", _OTHER_VOCABULARY
         )
     if n_tokens + 1 == n_rows:
-        said += "; one short: a lost line would shift all tokens that follow it"
+        said += "; one short: if a line is missing, all tokens after it are shifted"
         return finding("vocabulary", "WARN", said, _OTHER_VOCABULARY)
     return finding("vocabulary", "WARN", said, _OTHER_VOCABULARY) if repeats else finding("vocabulary", "OK", said)
 
 
 def _casing(tokenizer: TextTokenizer, folder: Path, conflicts: Iterable[str]) -> Check:
-    """Return the casing rule in force, where it comes from, and whether it fits the vocabulary."""
+    """Return the check of the casing rule: what it is, where it comes from, and whether it fits the vocabulary."""
     casing = tokenizer.casing
     if casing is None:
         return finding("casing", "OK", "the tokenizer's own (not BERT's rule)")
@@ -116,29 +116,29 @@ def _casing(tokenizer: TextTokenizer, folder: Path, conflicts: Iterable[str]) ->
     conflicts = tuple(conflicts)
     said = [casing.describe(), *harms, *conflicts]
     if harms or conflicts:
-        return finding("casing", "WARN", "; ".join(said), hint or "write one and the same rule into both files")
+        return finding("casing", "WARN", "; ".join(said), hint or "write the same rule into both files")
     if casing.source == "vocabulary":
-        where = "does not tell" if (folder / "tokenizer_config.json").exists() else "is absent"
+        where = "does not say" if (folder / "tokenizer_config.json").exists() else "is absent"
         said.append(f"tokenizer_config.json {where}, so the rule is taken from the vocabulary")
         if not casing.do_lower_case or not casing.strip_accents:
-            said.append("other tools would lower-case and strip accents; saving with sbert_ft writes the rule down")
+            said.append("other tools would lower-case and strip accents; saving with sbert_ft stores the rule")
     return finding("casing", "OK", "; ".join(said))
 
 
 def _harm_of_casing(tokenizer: TextTokenizer, vocab: Mapping[str, int]) -> tuple[list[str], str]:
-    """Return how the rule in force harms this vocabulary, and which settings hint it; empty where it fits."""
+    """Return how the current rule conflicts with this vocabulary, and which settings fix it; empty where it fits."""
     casing = tokenizer.casing
     if casing is None:
         return [], ""
     shown, harms, settings = casing_of_vocabulary(vocab), [], []
     if casing.do_lower_case and not shown.do_lower_case:
-        harms.append("text is lower-cased, but the vocabulary is that of cased text")
+        harms.append("text is lower-cased, but the vocabulary was made from cased text")
         settings.append("do_lower_case false")
     if shown.do_lower_case and not casing.do_lower_case:
         harms.append("text keeps its case, but the vocabulary is all lower case: words with a capital are unknown")
         settings.append("do_lower_case true")
     if casing.strip_accents and holds_accents(vocab):
-        held = "Hangul syllables, which this takes apart" if holds_hangul(vocab) else "letters with accents"
+        held = "Hangul syllables, which this decomposes" if holds_hangul(vocab) else "letters with accents"
         harms.append(f"accents are stripped, but the vocabulary holds {held}")
         settings.append("strip_accents false")
     place = casing.source if casing.source == "sentence_bert_config.json" else "tokenizer_config.json"
@@ -147,12 +147,12 @@ def _harm_of_casing(tokenizer: TextTokenizer, vocab: Mapping[str, int]) -> tuple
 
 
 def text_checks(tokenizer: TextTokenizer, texts: Iterable[str], limits: TextLimits) -> list[Check]:
-    """Return how many texts there are, what of them is unknown, how long they are, and what is cut.
+    """Return the checks of texts: how many there are, unknown tokens, lengths and truncation.
 
     Args:
         tokenizer: The folder's.
-        texts: Read once; what their source raises goes through.
-        limits: What counts as too long.
+        texts: Read once; errors that their source raises are not caught.
+        limits: From which length on texts are too long.
     """
     prompt = "" if limits.joined else limits.prompt
     n_around = tokenizer.n_pair_special if limits.joined else tokenizer.n_special
@@ -163,14 +163,14 @@ def text_checks(tokenizer: TextTokenizer, texts: Iterable[str], limits: TextLimi
             bodies = _count_window(tokenizer, window, count)
             _count_lengths(bodies.lengths, n_around, limits.joined, count)
         except InputError as error:
-            return [failure("texts", error, "hint the text")]
+            return [failure("texts", error, "fix the text")]
     if not count.n_texts:
         return [finding("texts", "FAIL", "no texts", "give a file with at least one text")]
     checks = [finding("texts", "OK", f"{count.n_texts:,}")]
     if count.n_empty:
         first = f"the first at position {count.first_empty}"
         said = f"{count.n_empty:,} of {count.n_texts:,} texts have no token, {first}; all of them get the same vector"
-        checks.append(finding("empty texts", "WARN", said, "take them out"))
+        checks.append(finding("empty texts", "WARN", said, "remove them"))
     else:
         checks.append(finding("empty texts", "OK", "none"))
     checks += [_unknown(tokenizer, count), _lengths(count, bool(prompt), limits.unit)]
@@ -180,7 +180,7 @@ def text_checks(tokenizer: TextTokenizer, texts: Iterable[str], limits: TextLimi
 
 
 def _count_window(tokenizer: TextTokenizer, window: list[str], count: _TextCount) -> TextTokens:
-    """Return the tokens of a window's texts, all but their lengths being counted."""
+    """Return the tokens of a window's texts; count everything but their lengths."""
     bodies = tokenizer.tokenize(window, count.n_texts)
     empty = np.flatnonzero(bodies.lengths == 0)
     if len(empty) and count.first_empty is None:
@@ -202,10 +202,10 @@ def _count_lengths(own: NDArray[np.int64], n_around: int, joined: bool, count: _
     """Count the sequences by length.
 
     Args:
-        own: Shape (N,): tokens of each text of a window, special ones left out.
-        n_around: Special ones of a sequence, and the prompt's.
-        joined: Whether two texts after each other are one; the last of an odd number waits for the next window.
-        count: What is filled.
+        own: Number of tokens of each text of a window, without special ones, shape (N,).
+        n_around: Number of special tokens of a sequence, plus those of the prompt.
+        joined: Whether two consecutive texts are one sequence; the last of an odd number waits for the next window.
+        count: Updated in place.
     """
     if joined:
         own = np.concatenate([np.array(count.half, np.int64), own])
@@ -217,7 +217,7 @@ def _count_lengths(own: NDArray[np.int64], n_around: int, joined: bool, count: _
 
 
 def _unknown(tokenizer: TextTokenizer, count: _TextCount) -> Check:
-    """Return the share of the texts' own tokens that the vocabulary does not have."""
+    """Return the check of the share of unknown tokens among the texts' own tokens."""
     share = count.n_unknown / count.n_tokens if count.n_tokens else 0.0
     said = f"{_percent(count.n_unknown, count.n_tokens)} of {count.n_tokens:,} tokens are unknown"
     if share < _UNKNOWN_WARN:
@@ -243,7 +243,7 @@ def _lengths(count: _TextCount, with_prompt: bool, unit: str) -> Check:
 
 
 def _cut(count: _TextCount, limit: int, limits: TextLimits) -> Check:
-    """Return the share of the texts, or joined pairs, that are longer than `limit` tokens."""
+    """Return the check of the share of texts, or joined pairs, that are longer than `limit` tokens."""
     name = f"cut {limits.unit}s"
     n_long = sum(n for length, n in count.lengths.items() if length > limit)
     n_all = count.lengths.total()
@@ -256,7 +256,7 @@ def _cut(count: _TextCount, limit: int, limits: TextLimits) -> Check:
 
 
 def _percentile(lengths: Counter[int], part: float) -> int:
-    """Return the smallest length that at least this part of the texts do not exceed."""
+    """Return the smallest length such that at least this part of the texts is not longer."""
     needed, n_below = part * lengths.total(), 0
     for length in sorted(lengths):
         n_below += lengths[length]

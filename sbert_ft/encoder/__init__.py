@@ -1,1 +1,1 @@
-"""Stock encoders, and what runs them fast."""
+"""Stock encoders of transformers, and the code that runs them fast."""

@@ -1,14 +1,15 @@
-"""Attention for packed batches, handed to the stock encoders through transformers' registry.
+"""Attention for packed batches, passed to the stock encoders through transformers' registry.
 
-A stock encoder takes four-dimensional masks, so rows need nothing special. Runs do: attention has
-to be told where the texts of a row lie. `packed_attention` is registered under one name, gets the
-runs as a keyword argument of the forward, and computes what the stock function computes: on a CPU
-in half precision and in training by plain matrix products over blocks that stay in the cache (see
-`benchmarks/attention.py`), otherwise by kernels of torch. In half precision, runs of like lengths
-are brought to one width that softmax has no remainder of, with filler that nobody looks at.
+A stock encoder accepts four-dimensional masks, so the layout ``rows`` needs nothing special. The layout
+``runs`` does: attention must know where the texts of a row begin and end. `packed_attention` is
+registered under one name, gets the runs as a keyword argument of the forward, and computes what the
+stock function computes. On a CPU, in half precision and in training, it uses plain matrix products over
+blocks that stay in the cache (see `benchmarks/attention.py`); otherwise it uses kernels of torch. On a
+CPU in half precision, texts are padded to a multiple of the width that softmax processes at a time; the
+padding is masked.
 
-Not every encoder passes such an argument on, and some do other things with positions or masks.
-`probe` finds out by running one: what does not equal the padded model is not used.
+Not every encoder passes such an argument on, and some use positions or masks in another way. `probe`
+finds out by running the encoder: a layout whose results differ from the padded model is not used.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 
 ATTENTION_NAME = "sbert_ft_packed"
 
-# Elements of a score matrix worked on at a time on a CPU: 2 to 4 MB, so that softmax and the
-# second product find it in the cache.
+# Elements of a score matrix that are processed at a time on a CPU: 2 to 4 MB, so that softmax and
+# the second product find them in the cache.
 BLOCK_ELEMENTS = 1 << 20
 
-# Numbers that softmax takes at a time in half precision: what is left of a row that is no multiple
-# of this costs as much as the rest of the row, and more where its weights are next to nothing.
+# Numbers that softmax processes at a time in half precision. If a row is not a multiple of this, its
+# remainder costs as much as the rest of the row, and more where its weights are close to 0.
 SOFTMAX_TOKENS = 32
 
 # Largest difference in float32 that a packed layout may show against the padded model, relative
@@ -45,10 +46,10 @@ PROBE_TOLERANCE = 5e-5
 
 @dataclass(frozen=True)
 class Runs:
-    """Where the texts of a one-row batch lie.
+    """Where the texts of a one-row batch begin and end.
 
     Attributes:
-        shapes: (texts, tokens of each) of every run, in order.
+        shapes: (number of texts, tokens of each) of every run, in order.
         boundaries: Where each text begins, and the end: shape (N + 1,), int64, on the batch's device.
     """
 
@@ -67,24 +68,25 @@ class Runs:
 
     @cached_property
     def boundaries_int32(self) -> Tensor:
-        """The boundaries as the kernel for varying lengths wants them, made once for all layers."""
+        """The boundaries as int32, which the kernel for varying lengths needs; made once for all layers."""
         return self.boundaries.to(torch.int32)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """The texts of a one-row batch, each brought to the next multiple of `SOFTMAX_TOKENS` tokens.
+    """The texts of a one-row batch, each padded to the next multiple of `SOFTMAX_TOKENS` tokens.
 
-    Three texts of 40, 33 and 30 tokens become a block of two with 64 tokens each and one of 32.
+    Three texts of 40, 33 and 30 tokens become one block of two texts with 64 tokens each, and one block of
+    one text with 32 tokens.
 
     Attributes:
-        shapes: (texts, tokens of each with filler) of every block, in the order of the texts.
-        sources: The token that each cell of the blocks takes, shape (cells of all blocks,), int64;
-            filler takes its text's last one.
-        filled: True at cells that are no filler, shape (cells of all blocks,), bool.
+        shapes: (number of texts, tokens of each with padding) of every block, in the order of the texts.
+        sources: The index of the token in each cell of the blocks, shape (cells of all blocks,), int64; a
+            padding cell repeats the last token of its text.
+        filled: True at cells that are not padding, shape (cells of all blocks,), bool.
         begins: The cell at which each token's text begins, shape (T,), int64.
-        widths: Tokens of each token's text with filler, shape (T,), int64.
-        within: Place of each token in its text, shape (T,), int64.
+        widths: Tokens of each token's text with padding, shape (T,), int64.
+        within: Index of each token in its text, shape (T,), int64.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -111,16 +113,16 @@ class Blocks:
         return cls(shapes, *map(torch.from_numpy, (sources, cells < own, *by_token)))
 
     def places(self, n_heads: int) -> Tensor:
-        """Return where each token and head lies in blocks of shape (texts, H, tokens of each): shape (T * H,)."""
+        """Return the index of each token and head in blocks of shape (texts, H, tokens of each): shape (T * H,)."""
         of_text = self.begins * n_heads + self.within
         return (of_text[:, None] + self.widths[:, None] * torch.arange(n_heads)).flatten()
 
 
 def register_attention() -> None:
-    """Make `packed_attention` known to transformers under `ATTENTION_NAME`; harmless to repeat.
+    """Register `packed_attention` with transformers under `ATTENTION_NAME`; a second call changes nothing.
 
-    The mask of the stock ``sdpa`` is registered with it: a name without an entry there would get
-    no mask at all, and an ordinary padded call would look at padding without a word.
+    The mask of the stock ``sdpa`` is registered with it. Without it an ordinary padded call would get no
+    mask, and would attend to padding without a warning.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -150,8 +152,8 @@ def packed_attention(
         attention_mask: Shape (R or 1, 1, C or 1, C), additive or bool, or None.
         scaling: Factor on the scores, by default 1 / sqrt(D / H).
         dropout: Probability with which a weight is dropped; 0 outside of training.
-        packed_runs: Where the texts lie, in the layout ``runs``; no mask goes with it.
-        stock: What the encoder passes to its own functions.
+        packed_runs: Where the texts begin and end, in the layout ``runs``, which has no mask.
+        stock: Other arguments that the encoder passes to its attention functions.
 
     Returns:
         Shape (R, C, H, D / H), and None for the weights, which are not kept.
@@ -159,7 +161,7 @@ def packed_attention(
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
     if stock.get("position_bias") is not None or stock.get("is_causal"):
-        raise ValueError("packed attention knows neither position biases nor causal masks")
+        raise ValueError("packed attention supports neither position biases nor causal masks")
     if packed_runs is not None:
         on_cpu, in_half = query.device.type == "cpu", query.dtype in (torch.bfloat16, torch.float16)
         if on_cpu and in_half and dropout == 0 and not _needs_gradient(query, key, value):
@@ -174,10 +176,10 @@ def packed_attention(
 def _attend_rows(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float
 ) -> Tensor:
-    """Return the attention, shape (R, H, C, D / H), by the kernel that is fastest for device, type and purpose.
+    """Return the attention, shape (R, H, C, D / H), by the fastest kernel for the device, the type and training or not.
 
-    On a CPU: in half precision blocks win everywhere (1.2 times at 16 tokens, about 2 times from 128 on); in
-    float32 torch's flash kernel is as fast at 16 and faster above, but its gradient is very slow.
+    On a CPU: in half precision blocks are always faster (1.2 times at 16 tokens, about 2 times from 128 on); in
+    float32 torch's flash kernel is as fast at 16 tokens and faster above, but its gradient is very slow.
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
@@ -196,7 +198,7 @@ def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
     rows = max(1, BLOCK_ELEMENTS // per_row)
     if rows >= query.shape[0]:
         return _attend(query, key, value, mask, dropout)
-    # split, not slices: the gradient of a slice fills a whole buffer with zeros
+    # split instead of slices: the gradient of a slice fills a whole buffer with zeros
     n_blocks = -(-query.shape[0] // rows)
     masks = (mask,) * n_blocks if mask is None or mask.shape[0] == 1 else mask.split(rows)
     parts = zip(query.split(rows), key.split(rows), value.split(rows), masks, strict=True)
@@ -219,14 +221,14 @@ def _attend_in_runs(query: Tensor, key: Tensor, value: Tensor, scaling: float, d
     per_run = (tensor[0].split(sizes, dim=1) for tensor in (query, key, value))
     outputs = []
     for (n, length), q, k, v in zip(runs.shapes, *per_run, strict=True):
-        # (H, n * length, d) -> (n, H, length, d): the tokens of a text are apart by a fixed stride
+        # (H, n * length, d) -> (n, H, length, d): a view, since the texts of a run have equal lengths
         q, k, v = (part.unflatten(1, (n, length)).transpose(0, 1) for part in (q, k, v))
         outputs.append(_attend_rows(q, k, v, None, scaling, dropout).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]
 
 
 def _attend_by_width(query: Tensor, key: Tensor, value: Tensor, scaling: float, blocks: Blocks) -> Tensor:
-    """Return the attention of a one-row batch, shape (1, T, H, D / H), without a gradient, some texts at a time."""
+    """Return the attention of a one-row batch, shape (1, T, H, D / H), some texts at a time, without gradients."""
     n_heads, _, size = query.shape[1:]
     flat = [tensor[0].transpose(0, 1).reshape(-1, size) for tensor in (query, key, value)]  # (T * H, d)
     attended = query.new_empty(len(blocks.sources) * n_heads, size)
@@ -237,7 +239,7 @@ def _attend_by_width(query: Tensor, key: Tensor, value: Tensor, scaling: float, 
         for first in range(0, n_texts, most):
             n = min(most, n_texts - first)
             start, stop = stop, stop + n * width
-            # one gather brings texts to their width and heads side by side, as the products need them
+            # one gather pads the texts and puts their heads side by side, as the products need them
             sources = (blocks.sources[start:stop].view(n, 1, width) * n_heads + heads).flatten()
             q, k, v = (tensor.index_select(0, sources).view(-1, width, size) for tensor in flat)
             hidden = additive_mask(blocks.filled[start:stop], query.dtype).view(n, 1, 1, width)
@@ -251,7 +253,7 @@ def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float, ru
     """Return the attention of a one-row batch by torch's kernel for varying lengths (CUDA, half precision)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    # The kernel's own factor is 1 / sqrt(d), and not every version lets it be set.
+    # The kernel's own factor is 1 / sqrt(d), and not every version of torch can change it.
     if (factor := scaling * query.shape[-1] ** 0.5) != 1.0:
         query = query * factor
     longest = max(length for _, length in runs.shapes)
@@ -261,17 +263,17 @@ def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float, ru
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return 0 where `mask` is True and the type's least number elsewhere, for every stock attention."""
+    """Return 0 where `mask` is True and the type's lowest number elsewhere; all stock attentions accept this mask."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Which layouts give the padded model's numbers, and why the others do not.
+    """Which layouts give the same results as the padded model, and why the others are refused.
 
     Attributes:
-        layouts: Those admitted; ``padded`` is always one of them.
-        refused: Reason by layout.
+        layouts: The accepted layouts; ``padded`` is always one of them.
+        refused: The reason for each refused layout.
     """
 
     layouts: tuple[Layout, ...]
@@ -287,16 +289,16 @@ def probe(
     tolerance: float = PROBE_TOLERANCE,
     device: torch.device | None = None,
 ) -> ProbeResult:
-    """Run a few texts padded and in each packed layout, and compare every token's activation.
+    """Return which packed layouts give the padded activations for a few texts, compared token by token.
 
     Args:
-        forward: Runs the encoder on a batch: (R, C, D).
-        vocab_size: Token ids are drawn from this vocabulary.
-        max_tokens: Longest text that the encoder takes; one text has that many, up to 160, so that
-            an attention window shows.
-        pack_options: What `pack` needs besides texts and layout.
-        layouts: Candidates.
-        tolerance: Largest difference, relative to the largest activation.
+        forward: Runs the encoder on a batch and returns the activations, shape (R, C, D).
+        vocab_size: Size of the vocabulary from which token ids are drawn.
+        max_tokens: Tokens of the longest text that the encoder accepts. One text has this length, but at most
+            160 tokens, so that the effect of an attention window shows.
+        pack_options: Other arguments of `pack`: all but the texts, the layout and the device.
+        layouts: The layouts to try.
+        tolerance: Largest accepted difference, relative to the largest activation.
         device: Where `forward` runs; None for the CPU.
     """
     longest = min(max_tokens, 160)

@@ -1,10 +1,10 @@
-"""Which texts share a forward, and in which layout: the plans that `packing.py` carries out.
+"""Choose which texts share a forward, and in which layout; `packing.py` then builds the batches.
 
-Longest texts first, so that equal lengths meet and what does not fit into memory shows at once;
-but short ones mixed, where they fill rows well: every forward then has the same shape, for which
-memory and compiled kernels are there already (a third faster, see `benchmarks/LOG.md`).
-Among the layouts that an encoder runs rightly, the one that is expected to cost least is taken;
-its costs are counted in elements of a score matrix and were fitted to `benchmarks/layout.py`.
+The longest texts come first, so that texts of equal length are together and a lack of memory shows at
+once. Short texts are mixed instead where they fill rows well: every forward then has about the same
+shape, so memory and compiled kernels are used again (a third faster, see `benchmarks/LOG.md`).
+Among the layouts that an encoder runs correctly, the one with the lowest expected cost is chosen. Costs
+are in elements of a score matrix and were fitted to `benchmarks/layout.py`.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from numpy.typing import NDArray
 
 from sbert_ft.encoder.packing import ROW_TOKENS, Layout, best_fit, row_width
 
-# Of one more run: some ten small operations a layer, however short its texts are.
+# Cost of one more run: about ten small operations in each layer, however short its texts are.
 RUN_OVERHEAD = 160_000
-# Of one token of filler, by the square of the hidden width: the linear layers run on it too.
+# Cost of one padding token, as a factor of the squared hidden width: the linear layers run on it too.
 FILLER_COST = 0.08
-# Share of the cells of rows that texts of mixed lengths must fill to be planned for them.
+# Texts of mixed lengths share batches only if they fill at least this share of the cells of their rows.
 WELL_FILLED = 0.9
 
 
 def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, padded: bool = False) -> list[NDArray[np.int64]]:
-    """Return batches of texts, longest first, that hold at most `token_budget` tokens each.
+    """Return batches of texts, longest first, with at most `token_budget` tokens each.
 
-    Longest first, so that what does not fit into memory shows at once, and equal lengths meet.
-    A text longer than the budget gets a batch to itself.
+    The longest come first so that a lack of memory shows at once, and texts of equal length are together. A
+    text longer than the budget gets its own batch.
 
     Args:
         lengths: Tokens of each text, shape (N,).
-        token_budget: Tokens a batch, at least 1; with `padded`, filler counts too.
-        padded: Whether every text will take as much room as the longest of its batch.
+        token_budget: Largest number of tokens in a batch, at least 1; with `padded`, padding counts too.
+        padded: Whether every text will be padded to the longest of its batch.
     """
     order = np.argsort(-lengths, kind="stable")
     if len(order) == 0:
@@ -57,7 +57,7 @@ def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, padded: bool 
 def plan_forwards(
     lengths: NDArray[np.int64], token_budget: int, device_type: str, admitted: Sequence[Layout]
 ) -> list[NDArray[np.int64]]:
-    """Return the batches of many texts: short ones mixed where they fill rows well, the others by length.
+    """Return the batches of many texts: short texts mixed where they fill rows well, the others by length.
 
     Args:
         lengths: Tokens of each text, shape (N,).
@@ -73,7 +73,7 @@ def plan_forwards(
     if fill < WELL_FILLED or n_rows * ROW_TOKENS < token_budget:
         return plan_batches(lengths, token_budget)
     long = np.flatnonzero(lengths > ROW_TOKENS)
-    # a fixed shuffle, for the caller's order may be by length
+    # shuffled with a fixed seed, since the caller's order may be by length
     mixed = np.random.default_rng(0).permutation(short)
     ends = np.cumsum(lengths[mixed])
     n_batches = -(-int(ends[-1]) // max(1, int(token_budget * fill)))
@@ -85,17 +85,17 @@ def plan_forwards(
 def choose_layout(
     lengths: NDArray[np.int64], n_heads: int, hidden_size: int, device_type: str, admitted: Sequence[Layout]
 ) -> Layout:
-    """Return the layout in which a forward over texts of these lengths is expected to be fastest.
+    """Return the layout that is expected to be fastest for a forward over texts of these lengths.
 
-    On a CPU runs compute the fewest scores and no filler, but pay for each distinct length. On a
-    GPU one kernel takes runs of any lengths, where it can be had at all.
+    On a CPU ``runs`` computes the fewest scores and no padding, but has a cost for each distinct length. On a
+    GPU one kernel computes runs of any lengths, so ``runs`` is chosen wherever it is available.
 
     Args:
         lengths: Tokens of each text, shape (N,).
         n_heads: H of the encoder.
         hidden_size: D of the encoder.
         device_type: Such as ``cpu`` or ``cuda``.
-        admitted: The layouts to choose from; ``padded`` is taken where there is no other.
+        admitted: The layouts to choose from; ``padded`` is returned if there is no other.
     """
     if "runs" not in admitted:
         return "rows" if "rows" in admitted else "padded"

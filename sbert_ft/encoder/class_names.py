@@ -1,4 +1,4 @@
-"""The classes of a classifier: labels of any type with a stable order, kept with their type and named for others."""
+"""The classes of a classifier: checked labels that keep their type and order, and their conversion to class indices."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _N_NAMED = 5
 
 
 def typed_classes(classes: Sequence[object]) -> tuple[object, ...]:
-    """Return labels as Python's str, int, float or bool, checked to be classes; their order stays.
+    """Return the classes as Python's str, int, float or bool, checked and in the given order.
 
     Args:
-        classes: At least two different labels, all words or all numbers (yes and no count as numbers).
+        classes: At least two different labels, all words or all numbers (True and False count as numbers).
 
     Raises:
-        InputError: They are not.
+        InputError: The labels are not valid classes.
     """
     if isinstance(classes, (str, bytes)) or not hasattr(classes, "__iter__") or getattr(classes, "ndim", 1) == 0:
         raise InputError(f"classes is {quoted(classes)}, expected a list of labels")
@@ -34,40 +34,40 @@ def typed_classes(classes: Sequence[object]) -> tuple[object, ...]:
 
 
 def fault_of_classes(labels: Sequence[object]) -> str | None:
-    """Return what keeps these labels from being classes, None where nothing does."""
+    """Return why these labels are not valid classes; None if they are."""
     wrong = next((label for label in labels if not isinstance(label, (str, int, float))), None)
     if wrong is not None or any(label is None for label in labels):
         return f"the class {quoted(wrong)} is of type {type(wrong).__name__}"
     if len(labels) < 2:
         found = ", ".join(quoted(label) for label in labels) or "none"
-        return f"a classifier needs at least two classes, and there are fewer: {found}"
+        return f"a classifier needs at least two classes, but there are fewer: {found}"
     words = [label for label in labels if isinstance(label, str)]
     if words and len(words) < len(labels):
         number = next(label for label in labels if not isinstance(label, str))
-        return f"classes are of two types, such as the word {quoted(words[0])} and the number {number}"
+        return f"the classes are of two types, such as the word {quoted(words[0])} and the number {number}"
     for label in words:
         if "\0" in label or not _is_unicode(label):
-            return f"the class {quoted(label)} holds a character that no file of names can"
+            return f"the class {quoted(label)} contains a character that cannot be saved"
     infinite = next((label for label in labels if isinstance(label, float) and not math.isfinite(label)), None)
     if infinite is not None:
-        return f"the class {infinite} is no finite number"
+        return f"the class {infinite} is not a finite number"
     if len(set(labels)) < len(labels):
         counts = Counter(labels)
         twice = next(label for label in labels if counts[label] > 1)
-        return f"the class {quoted(twice)} stands twice"
+        return f"the class {quoted(twice)} appears twice"
     return None
 
 
 def typed_array(classes: Sequence[object]) -> NDArray[Any]:
-    """Return the classes as an array, shape (K,), of their own type."""
+    """Return the classes as an array of their type, shape (K,)."""
     return np.array(classes)
 
 
 def codes_of_labels(labels: Iterable[object], classes: Sequence[object]) -> NDArray[np.int64]:
-    """Return the number of each label's class, -1 where it is none: shape (N,), int64.
+    """Return the index of each label's class, -1 for a label that is not a class: shape (N,), int64.
 
     Raises:
-        InputError: Labels are words where classes are numbers, or the reverse.
+        InputError: A label is a word and the classes are numbers, or the reverse.
     """
     numbers = {label: code for code, label in enumerate(classes)}
     are_words = isinstance(classes[0], str)

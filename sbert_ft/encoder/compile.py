@@ -1,11 +1,11 @@
-"""An encoder compiled for this processor: torch's ahead-of-time inductor, with the weights packed into the code.
+"""Compile an encoder for this processor with torch's ahead-of-time inductor; the weights are part of the code.
 
-The eager encoder copies a bias into each product's output before it multiplies, and writes GELU, residual and layer
-norm through memory once more each. Compiled, oneDNN multiplies by weights that were laid out for it once, adds the bias
-and applies GELU while the product is in the cache. In float32 that is oneDNN in place of MKL, too.
+The eager encoder copies a bias into the output of each product before it multiplies, and writes the results of GELU,
+residual and layer norm to memory separately. In compiled code, oneDNN multiplies by weights that are stored once in the
+layout it needs, and adds the bias and applies GELU while the product is in the cache. In float32 it also replaces MKL.
 
-The cost: some 15 to 45 seconds and a C++ compiler the first time, kept on disk (`compile_cache.py`), and weights that
-are frozen: who changes a parameter has an eager encoder again. Nothing is compiled unless it is asked for.
+The cost: 15 to 45 seconds and a C++ compiler the first time (the code is kept on disk, see `compile_cache.py`), and
+frozen weights: after a change of a parameter the eager encoder runs again. Nothing is compiled unless requested.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ from sbert_ft.errors import ResourceError, quoted
 
 logger = logging.getLogger(__name__)
 
-# Largest difference to the eager encoder, relative to the largest activation. In float32 the order of
-# sums differs (1e-6 seen); bfloat16 keeps 8 bits of each number, and a fused operation rounds once
-# where the eager one rounds two or three times (0.9 % seen after 6 layers).
+# Largest accepted difference from the eager encoder, relative to the largest activation. In float32 the
+# order of sums differs (1e-6 measured); bfloat16 keeps 8 bits of each number, and a fused operation rounds
+# once where the eager one rounds two or three times (0.9 % measured after 6 layers).
 TOLERANCES = {torch.float32: 5e-5, torch.bfloat16: 0.05}
 
-# The number of tokens that the weights are laid out for; any other number runs as well.
+# The layout of the weights is optimised for this number of tokens; the code runs any other number too.
 _EXAMPLE_TOKENS = 4096
 _WHERE_COMPILED_CODE_GOES = "TORCHINDUCTOR_CACHE_DIR"
-# That environment variable is the process's.
+# That environment variable belongs to the whole process, so only one thread compiles at a time.
 _COMPILING = ForkSafeLock()
 
 
 class CompiledEncoder:
-    """Runs the packed batches of one encoder, with the weights that it had when it was compiled.
+    """The compiled code of one encoder, which runs packed batches with the weights from the time of compilation.
 
     Attributes:
-        seconds: What compiling took, 0 where the code was on disk.
-        is_on: Whether it still runs; False for good once the weights have changed.
+        seconds: How long compiling took; 0 if the code was on disk.
+        is_on: Whether it is still used; False for good after the weights have changed or a forward has failed.
     """
 
     def __init__(self, source: EncoderToCompile, package: Callable[..., Tensor], seconds: float, state: object) -> None:
-        """Put code and encoder together.
+        """Combine the code with its encoder.
 
         Args:
             source: What was compiled.
             package: The code.
             seconds: See the class.
-            state: The weights' `weights_state` before they were compiled.
+            state: The `weights_state` of the encoder before it was compiled.
         """
         self._source = source
         self._package: Callable[..., Tensor] | None = package
@@ -69,13 +69,13 @@ class CompiledEncoder:
         self.is_on = True
 
     def run(self, batch: PackedBatch, dtype: torch.dtype) -> Tensor | None:
-        """Return the activation of every token of a batch, shape (R, C, D), or None where it has to be eager.
+        """Return the activation of every token of a batch, shape (R, C, D); None if the eager encoder has to run it.
 
-        Eager are padded batches, and all once the weights have changed, which is said once.
+        The eager encoder runs padded batches, and every batch after the weights have changed, which is logged once.
 
         Args:
             batch: In any layout.
-            dtype: In which inference is to compute.
+            dtype: The type in which inference computes.
         """
         package = self._package
         if package is None or batch.layout == "padded":
@@ -86,28 +86,28 @@ class CompiledEncoder:
         try:
             with torch.inference_mode():
                 inputs = self._source.inputs(batch)
-                # One at a time: a package holds one set of buffers, and each forward has all threads.
+                # One forward at a time: a package has one set of buffers, and each forward uses all threads.
                 with self._turn:
                     return package(*inputs).view(*batch.token_ids.shape, -1)
-        except RuntimeError as error:  # the eager encoder fails as well, and says why, where it is memory that lacks
+        except RuntimeError as error:  # if memory is short, the eager encoder fails too and raises the clearer error
             self._switch_off(f"it failed ({quoted(error, limit=200)[1:-1]})")
             return None
 
     def _switch_off(self, reason: str) -> None:
         if self.is_on:
-            logger.warning("the compiled encoder is not used any more: %s; call compile() again", reason)
+            logger.warning("the compiled encoder is no longer used: %s; call compile() again", reason)
         self.is_on, self._package = False, None
 
 
 def load_compiled(source: EncoderToCompile, folder: Path) -> CompiledEncoder:
-    """Return the compiled encoder from `folder`, compiled first where it is not there or damaged.
+    """Return the compiled encoder from `folder`; compile it first if it is not there or is damaged.
 
     Args:
         source: What is compiled.
-        folder: A `private_folder`.
+        folder: A folder from `private_folder`.
 
     Raises:
-        ResourceError: There is no C++ compiler, or compiling or loading failed; the sentence says why.
+        ResourceError: There is no C++ compiler, or compiling or loading failed; the message says why.
         OutputError: The folder cannot be written to.
     """
     compile_graph.register()
@@ -133,9 +133,10 @@ def load_compiled(source: EncoderToCompile, folder: Path) -> CompiledEncoder:
 def largest_difference(
     source: EncoderToCompile, compiled: CompiledEncoder, eager: Callable[[PackedBatch], Tensor]
 ) -> float:
-    """Return how far compiled activations are from eager ones, relative to the largest; infinite where they fail.
+    """Return the largest difference of compiled and eager activations, relative to the largest eager one.
 
-    Texts of several lengths are run in rows and in runs.
+    Texts of several lengths are run in the layouts ``rows`` and ``runs``. The difference is infinite if the compiled
+    encoder fails or gives NaN.
     """
     longest = min(source.max_tokens, 160)
     lengths = np.minimum([longest, 9, 3, 9, longest // 2 + 1], longest)
@@ -154,7 +155,7 @@ def largest_difference(
 
 
 def _compile(source: EncoderToCompile, path: Path, place: Path) -> None:
-    """Write the package of an encoder; what the compiler writes on the way goes to `place`."""
+    """Write the package of an encoder to `path`, and the compiler's temporary files to `place`."""
     from torch._inductor import aoti_compile_and_package
     from torch.export import Dim, export
 
@@ -170,8 +171,8 @@ def _compile(source: EncoderToCompile, path: Path, place: Path) -> None:
             program = export(graph, source.inputs(batch), dynamic_shapes=dynamic, strict=False)
             aoti_compile_and_package(
                 program, package_path=str(path), inductor_configs=dict(SETTINGS)
-            )  # it writes into it
-        except Exception as error:  # of whichever of torch's layers: nothing goes on, a sentence says what failed
+            )  # torch writes into the dict, so it is a copy
+        except Exception as error:  # any part of torch may raise; re-raised as one error that says what failed
             raise _failure("the encoder could not be compiled", error) from error
         finally:
             os.environ.pop(_WHERE_COMPILED_CODE_GOES)
@@ -183,12 +184,13 @@ def _check_compiler() -> None:
     name = os.environ.get("CXX") or "g++"
     if shutil.which(name) is None:
         raise ResourceError(
-            f"compile() needs a C++ compiler, and there is no {quoted(name)}: install one (Debian, Ubuntu: apt install "
-            "g++) or name it in the environment variable CXX; everything works without compile(), only slower"
+            f"compile() needs a C++ compiler, and there is no {quoted(name)}",
+            "install one (Debian, Ubuntu: apt install g++) or name it in the environment variable CXX; everything "
+            "works without compile(), only slower",
         )
 
 
 def _failure(what: str, error: Exception) -> ResourceError:
     lines = [line for line in str(error).splitlines() if line.strip()] or [""]
     reason = quoted(f"{type(error).__name__}: {lines[0]}", limit=300)[1:-1]
-    return ResourceError(f"{what}: {reason}; everything works without compile(), only slower")
+    return ResourceError(f"{what}: {reason}", "everything works without compile(), only slower")

@@ -1,7 +1,7 @@
-"""Where compiled encoders are kept on disk: files of native code, trusted only where nobody else can have written them.
+"""Keep compiled encoders on disk: files of native code, loaded only from a folder that nobody else can write to.
 
-A package is loaded if it lies in a folder of the user's own, is named after everything that it was compiled from and
-for, and has the digest written down beside it. Whatever else is found there is compiled anew.
+A package is loaded if it is in a folder that belongs to the user, its name is the digest of everything that it was
+compiled from and for, and its content has the digest in the file beside it. Otherwise the encoder is compiled again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from sbert_ft.arguments import path_argument
 from sbert_ft.errors import InputError, OutputError, quoted
 
-# Packages kept; an encoder that is tuned again and again would fill the disk otherwise.
+# Number of packages that are kept; otherwise an encoder that is trained many times would fill the disk.
 KEPT_PACKAGES = 8
 
 _ENVIRONMENT = "SBERT_FT_CACHE"
@@ -29,71 +29,75 @@ def default_cache_dir() -> Path:
     """Return the folder for compiled encoders: below SBERT_FT_CACHE, or XDG_CACHE_HOME, or ~/.cache.
 
     Raises:
-        OutputError: There is no home folder to look in.
+        OutputError: There is no home folder.
     """
     if named := os.environ.get(_ENVIRONMENT):
         return Path(named) / "compiled"
-    # a relative path is to be ignored, says the XDG base directory specification
+    # the XDG base directory specification says to ignore a relative path
     base = os.environ.get("XDG_CACHE_HOME", "")
     try:
         return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "sbert_ft" / "compiled"
     except RuntimeError as error:
-        raise OutputError(f"there is no home folder for compiled code: say cache_dir, or set {_ENVIRONMENT}") from error
+        raise OutputError(
+            "there is no home folder for compiled code",
+            f"pass cache_dir, or set the environment variable {_ENVIRONMENT}",
+        ) from error
 
 
 def private_folder(cache_dir: str | Path | None, model_folder: Path) -> Path:
-    """Return a folder that belongs to the user and that nobody else can write to, made where it is absent.
+    """Return a folder that belongs to the user and that nobody else can write to; create it if it is absent.
 
     Args:
         cache_dir: The folder; None for `default_cache_dir`.
-        model_folder: Where the model came from, which is no place for code that is run.
+        model_folder: The folder of the model, in which no code to run may be kept.
 
     Raises:
-        InputError: The folder is another's, or others may write to it or put another in its place, or it lies in the
-            model's folder.
-        OutputError: It cannot be made.
+        InputError: The folder belongs to another user, others may write to it or replace it, or it is in the model's
+            folder.
+        OutputError: The folder cannot be created.
     """
     folder = default_cache_dir() if cache_dir is None else path_argument(cache_dir, "cache_dir")
     name = quoted(folder, limit=400)
     try:
         folder = folder.resolve()
-        # before it is made, so that what is refused leaves nothing behind
+        # checked before the folder is created, so that a refused one leaves nothing behind
         if folder.is_relative_to(model_folder.resolve()):
             raise InputError(
-                f"cache_dir {name} lies in the model's folder: code kept there would be trusted", "name another"
+                f"cache_dir {name} is in the model's folder, and no code from there may be run", "name another folder"
             )
         above = next((place for place in folder.parents if place.is_dir() and _is_open_to_others(place)), None)
         if above is not None:
             raise InputError(
-                f"cache_dir {name} lies in {quoted(above, limit=400)}, where others may put another folder in its "
-                "place: name one in a folder that is yours alone"
+                f"cache_dir {name} is in {quoted(above, limit=400)}, where others may put another folder in its place",
+                "name a folder inside of one that only you can write to",
             )
-        for place in reversed([folder, *folder.parents]):  # the parents, too, are the user's alone
+        for place in reversed([folder, *folder.parents]):  # new parents are private to the user, too
             place.mkdir(mode=0o700, exist_ok=True)
         seen = folder.stat()
     except InputError:
         raise
-    except (OSError, RuntimeError, ValueError) as error:  # the last is a NUL in the name
+    except (OSError, RuntimeError, ValueError) as error:  # ValueError: a NUL in the name
         raise OutputError(f"{name}: compiled code cannot be kept there: {error}") from error
     if hasattr(os, "getuid") and (seen.st_uid != os.getuid() or seen.st_mode & 0o022):
         raise InputError(
-            f"cache_dir {name} is not yours alone to write to, so code found there could be anybody's: name another "
-            "folder, or make it private with chmod 700"
+            f"cache_dir {name} belongs to another user, or others can write to it, so code found there cannot be "
+            "trusted",
+            "name another folder, or make it private with chmod 700",
         )
     return folder
 
 
 def _is_open_to_others(folder: Path) -> bool:
-    """Return whether somebody else than the user and root could rename what is in a folder.
+    """Return whether anybody other than the user and root could rename what is in a folder.
 
-    The group that bears the user's name has no other member, by the custom of the systems that make one for each user.
+    A group with the user's name is taken to have no other member: some systems create such a group for each user.
     """
     if not hasattr(os, "getuid"):
         return False
     seen = folder.stat()
     if seen.st_uid not in (0, os.getuid()):
         return True
-    if seen.st_mode & stat.S_ISVTX:  # as in /tmp: only its owner renames a folder
+    if seen.st_mode & stat.S_ISVTX:  # as in /tmp: only the owner of a folder can rename it
         return False
     return bool(seen.st_mode & 0o002) or bool(seen.st_mode & 0o020 and not _is_private_group(seen.st_gid))
 
@@ -110,7 +114,7 @@ def _is_private_group(gid: int) -> bool:
 
 @dataclass(frozen=True)
 class Package:
-    """The file of one compiled encoder, and its digest beside it.
+    """The file of one compiled encoder, with a file beside it that holds its digest.
 
     Attributes:
         path: The package; it may be absent.
@@ -120,7 +124,7 @@ class Package:
 
     @classmethod
     def of(cls, folder: Path, facts: dict[str, object]) -> Package:
-        """Return the package in `folder` that was compiled from and for all these facts."""
+        """Return the package in `folder` for these facts, which say what it was compiled from and for."""
         key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
         return cls(folder / f"{key}.pt2")
 
@@ -129,7 +133,7 @@ class Package:
         return self.path.with_suffix(".sha256")
 
     def is_whole(self) -> bool:
-        """Return whether the file is there, the user's own, and as it was written."""
+        """Return whether the file is there, belongs to the user, and has the digest that was written with it."""
         try:
             seen = self.path.lstat()
             written = self._digest_path.read_text(encoding="ascii").strip()
@@ -140,20 +144,20 @@ class Package:
             return False
         if whole:
             with suppress(OSError):
-                os.utime(self.path)  # used just now: the last to be removed
+                os.utime(self.path)  # the last use decides which packages are removed first
         return whole
 
     def write(self, make: Callable[[Path, Path], None]) -> None:
-        """Let `make` write the package, and put it in place when it is whole.
+        """Let `make` write the package to a temporary file, and move it into place when it is complete.
 
         Args:
-            make: Takes the file to write, and an empty private folder for whatever it needs on the way.
+            make: Called with the path to write, and an empty private folder for temporary files.
 
         Raises:
             OutputError: The folder cannot be written to.
         """
         try:
-            # mode 0700, removed whatever happens
+            # mode 0700; removed also when an error is raised
             with tempfile.TemporaryDirectory(dir=self.path.parent, prefix="compiling-") as place:
                 fresh = Path(place, "encoder.pt2")
                 make(fresh, Path(place))

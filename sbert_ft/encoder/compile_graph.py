@@ -1,9 +1,9 @@
-"""What is compiled of an encoder: a function of tensors alone, and everything that its code depends on.
+"""The part of an encoder that is compiled, as a function of only tensors, and all that the compiled code depends on.
 
-The look-up of words stays outside, so that their table, often half of a model, is neither in the package nor in memory
-twice. From there on the copy computes what the inference copy does (`mixed_precision.py`): float32
-embeddings, layers in one type (layer norms among them, whose weights the inference copy leaves in float32), attention
-by one operator of torch's, so that one graph serves every layout and every number of tokens.
+The lookup of word embeddings is not compiled, so that their table, often half of a model, is neither in the package nor
+in memory twice. The rest computes the same as the inference copy (`mixed_precision.py`): float32 embeddings, and layers
+in one type (including the layer norms, whose weights the inference copy keeps in float32). Attention is one custom
+operator of torch, so that one graph serves every layout and every number of tokens.
 """
 
 from __future__ import annotations
@@ -37,41 +37,41 @@ _OPERATOR = "sbert_ft::packed_attention"
 _INFERENCE = nn.Identity().eval()
 
 
-# Of torch's inductor.
+# Settings of torch's inductor.
 SETTINGS: Mapping[str, object] = MappingProxyType(
     {
-        "freezing": True,  # weights are constants, laid out for the processor when they are compiled
-        "cpp.dynamic_threads": True,  # as many threads as torch has when it runs
-        "compile_threads": 1,  # no pool of processes that stays behind
+        "freezing": True,  # weights are constants, stored in the processor's layout at compile time
+        "cpp.dynamic_threads": True,  # as many threads as torch has when the code runs
+        "compile_threads": 1,  # no pool of processes that keeps running
     }
 )
-# Changes whenever what is compiled changes, so that older packages are left alone.
+# To be raised whenever the compiled function changes, so that older packages are not used.
 _FORMAT = 1
 _EMBEDDINGS = "embeddings"
 
 
 @cache
 def register() -> None:
-    """Make the operator known to torch, and the attention that calls it to transformers."""
+    """Register the operator with torch, and the attention function that calls it with transformers."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     operator = torch.library.custom_op(_OPERATOR, attend, mutates_args=(), device_types="cpu")
     operator.register_fake(_shape_of_result)
     AttentionInterface.register(ATTENTION_NAME, _stock_signature)
-    # the layout takes the mask's place; a mask of ones over all tokens would be made and thrown away
+    # the layout replaces the mask; transformers would make a mask of ones over all tokens that nothing uses
     AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
 
 
 def layout_tensors(batch: PackedBatch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return what `attend` needs to know of a batch in the layout ``rows`` or ``runs``.
+    """Return the layout of a batch (``rows`` or ``runs``) as two tensors for `attend`.
 
     Args:
-        batch: Its (R, C) cells are one row of R * C tokens to the compiled layers.
-        dtype: In which the layers compute.
+        batch: The compiled layers see its (R, C) cells as one row of R * C tokens.
+        dtype: The type in which the layers compute.
 
     Returns:
-        ``plan``, shape (n, 2), int64: the layout's number, then R and C, or (texts, tokens of each) of every run; and
-        the mask, added to scores, shape (R * C * C,), of which runs have none.
+        ``plan``, shape (n, 2), int64: the layout's number, then R and C, or (number of texts, tokens of each) of every
+        run; and the mask that is added to the scores, shape (R * C * C,). For ``runs`` it is a dummy of shape (2,).
     """
     if batch.layout == "runs":
         return torch.tensor([(_RUNS, 0), *batch.run_shapes]), torch.zeros(2, dtype=dtype)
@@ -104,7 +104,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: Tensor, mask: Tensor
 
 @lru_cache(maxsize=4)
 def _runs(shapes: tuple[tuple[int, int], ...]) -> Runs:
-    """Return the runs of these shapes; kept, for every layer asks for the same."""
+    """Return the runs of these shapes; cached, since every layer needs the same."""
     lengths = np.repeat([length for _, length in shapes], [n for n, _ in shapes])
     return Runs(shapes, torch.from_numpy(offsets_of(lengths)))
 
@@ -126,9 +126,9 @@ def _stock_signature(
     packed_mask: Tensor,
     **stock: Any,
 ) -> tuple[Tensor, None]:
-    """Return what the stock attention functions return, by the operator."""
+    """Return the operator's attention, with the arguments and results of transformers' attention functions."""
     if stock.get("position_bias") is not None or stock.get("is_causal"):
-        raise ValueError("packed attention knows neither position biases nor causal masks")
+        raise ValueError("packed attention supports neither position biases nor causal masks")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     operator = torch.ops.sbert_ft.packed_attention
     return operator(query, key, value, packed_plan, packed_mask, float(scaling)), None
@@ -140,15 +140,15 @@ def _no_mask(*positional: Any, **named: Any) -> None:
 
 @dataclass(frozen=True)
 class EncoderToCompile:
-    """What is compiled.
+    """An encoder to compile, and how it is to be run.
 
     Attributes:
-        encoder: The stock encoder, float32, on the CPU; it stays as it is.
-        dtype: In which its layers compute: float32 or bfloat16.
+        encoder: The stock encoder, float32, on the CPU; it is not changed.
+        dtype: The type in which its layers compute: float32 or bfloat16.
         takes_token_types: Whether its forward has an argument for token types.
         max_tokens: Tokens of the longest text that it has positions for.
-        pack_options: What `pack` needs besides texts and layout.
-        version: Of this library.
+        pack_options: Other arguments of `pack`: all but the texts, the layout and the device.
+        version: The version of this library.
     """
 
     encoder: PreTrainedModel
@@ -173,7 +173,7 @@ class EncoderToCompile:
         }
 
     def inputs(self, batch: PackedBatch) -> tuple[Tensor, ...]:
-        """Return the arguments of the compiled graph: word vectors (1, R * C, E), positions, token types, layout."""
+        """Return the compiled graph's arguments: word embeddings (1, R * C, E), positions, token types, plan, mask."""
         words = self.encoder.get_input_embeddings()(batch.token_ids.view(1, -1))
         plan, mask = layout_tensors(batch, self.dtype)
         return words, batch.position_ids.view(1, -1), batch.token_types.view(1, -1), plan, mask
@@ -183,7 +183,7 @@ class EncoderToCompile:
         return _Graph(_twin(self), self.takes_token_types).eval()
 
     def example(self, lengths: NDArray[np.int64], layout: Layout) -> PackedBatch:
-        """Return a batch of texts of these lengths, of tokens drawn from the upper half of the vocabulary."""
+        """Return a batch of texts of these lengths, with random tokens from the upper half of the vocabulary."""
         n_words = int(_words(self.encoder).shape[0])
         ids = np.random.default_rng(0).integers(n_words // 2, n_words, int(lengths.sum())).astype(np.int32)
         ids[ids == self.pack_options.get("padding_id", 0)] = n_words // 3
@@ -191,7 +191,7 @@ class EncoderToCompile:
 
 
 class _Graph(nn.Module):
-    """The encoder after the look-up of its words, as a function of tensors alone."""
+    """The encoder after the lookup of word embeddings, as a function of only tensors."""
 
     def __init__(self, encoder: PreTrainedModel, takes_token_types: bool) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class _Graph(nn.Module):
 
 
 class _Cast(nn.Module):
-    """A module with its output in another type."""
+    """A module whose output is converted to another type."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class _Cast(nn.Module):
 
 
 def _twin(source: EncoderToCompile) -> PreTrainedModel:
-    """Return a copy with float32 embeddings (shared) and layers in `dtype`."""
+    """Return a copy of the encoder with its float32 embeddings (shared) and layers in `dtype`."""
     encoder = source.encoder
     shared = {id(parameter) for parameter in encoder.get_submodule(_EMBEDDINGS).parameters()}
     parameters: dict[int, Any] = {}
@@ -232,7 +232,7 @@ def _twin(source: EncoderToCompile) -> PreTrainedModel:
         value = value if id(parameter) in shared else value.to(source.dtype)
         parameters[id(parameter)] = nn.Parameter(value, requires_grad=False)
     twin: PreTrainedModel = copy.deepcopy(encoder, parameters).eval()
-    # the table of words stays out of the package: it is looked up before
+    # the table of word embeddings is not in the package: the lookup is done before
     width = int(_words(encoder).shape[1])
     twin.set_input_embeddings(nn.Embedding(1, width).requires_grad_(False))
     setattr(twin, _EMBEDDINGS, _Cast(twin.get_submodule(_EMBEDDINGS), source.dtype))
@@ -241,14 +241,14 @@ def _twin(source: EncoderToCompile) -> PreTrainedModel:
 
 
 def _words(encoder: PreTrainedModel) -> Tensor:
-    """Return the table of word vectors, shape (words, E)."""
+    """Return the table of word embeddings, shape (vocabulary, E)."""
     table = encoder.get_input_embeddings().weight
     assert isinstance(table, Tensor)
     return table
 
 
 def _digest_of_weights(encoder: PreTrainedModel) -> str:
-    """Return the digest of all parameters but the table of words, which is not compiled."""
+    """Return the digest of all parameters except the table of word embeddings, which is not compiled."""
     words = _words(encoder)
     digest = hashlib.sha256()
     for name, parameter in encoder.named_parameters():
@@ -259,7 +259,7 @@ def _digest_of_weights(encoder: PreTrainedModel) -> str:
 
 
 def _processor() -> list[str]:
-    """Return what the code of one processor has to find in another: its instructions, as far as they can be known."""
+    """Return what another processor must have too to run the same code: system and instruction set, as far as known."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0] if lines else "")

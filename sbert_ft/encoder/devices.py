@@ -1,4 +1,4 @@
-"""Which device and which precision: chosen by what the hardware multiplies fast, said in one line."""
+"""Choose the device and the precision by what the hardware multiplies fast, and describe them in one line."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sbert_ft.errors import InputError, ResourceError, quoted
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bfloat16", "float16")
 
-# oneDNN instruction-set limits (its environment variable) under which bfloat16 is emulated
+# Values of oneDNN's environment variable for the instruction set with which bfloat16 is emulated.
 _NARROW_ISAS = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
-# In the messages of torch, of CUDA's libraries for products and for networks, of oneDNN and of C++.
+# Words in out-of-memory messages of torch, cuBLAS, cuDNN, oneDNN and C++.
 _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -33,11 +33,11 @@ _OUT_OF_MEMORY = (
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """Return the device asked for, or else the first of CUDA, Apple's MPS and the CPU that is there.
+    """Return the requested device; for None the first available one of CUDA, Apple's MPS and the CPU.
 
     Raises:
-        InputError: No device has this name.
-        ResourceError: The device is not there.
+        InputError: No supported device has this name.
+        ResourceError: The device is not available.
     """
     if device is None:
         if torch.cuda.is_available():
@@ -46,11 +46,11 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{quoted(device)} is no device: expected cpu, cuda, cuda:1 or mps") from error
+        raise InputError(f"{quoted(device)} is not a device: expected cpu, cuda, cuda:1 or mps") from error
     if chosen.type == "cuda":
         n_cards = torch.cuda.device_count()
         if not torch.cuda.is_available() or (chosen.index or 0) >= n_cards:
-            raise ResourceError(f"device {chosen} is not there: torch {torch.__version__} sees {n_cards} CUDA cards")
+            raise ResourceError(f"device {chosen} is not there: torch {torch.__version__} finds {n_cards} CUDA devices")
         return torch.device("cuda", torch.cuda.current_device() if chosen.index is None else chosen.index)
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ResourceError(f"device mps is not there: torch {torch.__version__} finds no Apple graphics card")
@@ -60,7 +60,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """Return the device with the card's name and memory, in GiB, or the CPU's threads."""
+    """Return the device as text, with the GPU's name and memory in GiB, or the CPU's threads and capability."""
     if device.type == "cuda":
         card = torch.cuda.get_device_properties(device)
         return f"{device} ({card.name}, {card.total_memory / 2**30:.1f} GiB)"
@@ -70,7 +70,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Return whether the hardware itself multiplies bfloat16: CUDA from Ampere on, AMX, AVX512-BF16.
+    """Return whether the hardware multiplies bfloat16: CUDA from Ampere on, or a CPU with AMX or AVX512-BF16.
 
     Elsewhere bfloat16 is emulated and slower than float32.
     """
@@ -85,7 +85,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def half_precisions(device: torch.device) -> tuple[str, ...]:
-    """Return the types of 16 bits that the hardware itself multiplies, by name; none where float32 is fastest."""
+    """Return the names of the 16-bit types that the hardware multiplies; empty where float32 is fastest."""
     found = ["bfloat16"] if multiplies_bfloat16(device) else []
     if device.type == "mps" or (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)):
         found.append("float16")
@@ -93,7 +93,7 @@ def half_precisions(device: torch.device) -> tuple[str, ...]:
 
 
 def _cpu_flags() -> set[str]:
-    """Return the processor's capabilities by name; empty where neither torch nor the kernel tells."""
+    """Return the names of the processor's capabilities; empty if neither torch nor the system reports them."""
     if hasattr(torch.cpu, "get_capabilities"):  # from torch 2.12 on
         return {name for name, has in torch.cpu.get_capabilities().items() if has is True}
     cpuinfo = Path("/proc/cpuinfo")
@@ -102,7 +102,7 @@ def _cpu_flags() -> set[str]:
 
 
 def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the type in which the encoder computes; weights are kept in float32 beside it.
+    """Return the type in which the encoder computes; the weights are also kept in float32.
 
     Raises:
         InputError: No precision has this name.
@@ -122,17 +122,17 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def host_memory(n: int, device: torch.device) -> Tensor:
-    """Return room for `n` int64 numbers on the CPU, not set to anything, for `to_device` to send to `device`.
+    """Return an uninitialised int64 tensor on the CPU, shape (n,), which `to_device` can copy to `device`.
 
-    For a CUDA device it is page-locked, which torch keeps and hands out again: only from such memory can a copy go on
-    while the CPU does something else.
+    For a CUDA device the memory is page-locked: only from such memory can a copy run while the CPU continues. Torch
+    keeps page-locked memory and uses it again.
     """
     check_usable_here(device)
     return torch.empty(n, dtype=torch.int64, pin_memory=device.type == "cuda")
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the CPU on `device`, without waiting for the device where that is a CUDA one."""
+    """Return a copy of a CPU tensor on `device`, without waiting for a CUDA device; for a CPU the tensor itself."""
     if device.type != "cuda":
         return tensor.to(device)
     check_usable_here(device)
@@ -140,29 +140,29 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def check_usable_here(device: torch.device) -> None:
-    """Make sure that this process can use `device`: one that was forked from a process that used CUDA cannot.
+    """Check that this process can use `device`.
 
     Raises:
-        ResourceError: It cannot.
+        ResourceError: The process was forked from a process that had used CUDA, so it cannot use a CUDA device.
     """
     if device.type == "cuda" and torch.cuda._is_in_bad_fork():
         raise ResourceError(
-            f"{device} cannot be used in a forked process once the parent has used it",
-            "start processes with multiprocessing's method 'spawn', or load the model in the child alone",
+            f"{device} cannot be used in a forked process after the parent process has used it",
+            "start processes with multiprocessing's method 'spawn', or load the model only in the child process",
         )
 
 
 def token_budget(device: torch.device) -> int:
-    """Return how many tokens a forward should hold at most for speed: what keeps the device busy.
+    """Return the largest number of tokens in a forward that still helps speed: enough to keep the device busy.
 
-    On a CPU the memory of a larger forward goes back to the system each time, and comes page by page
-    again (see `benchmarks/LOG.md`).
+    On a CPU the memory of a larger forward is returned to the system each time, and must then be allocated
+    again page by page (see `benchmarks/LOG.md`).
     """
     return {"cpu": 2048, "mps": 16_384}.get(device.type, 65_536)
 
 
 def memory_bytes() -> int:
-    """Return this machine's memory, or a terabyte where the system does not tell."""
+    """Return this machine's memory in bytes; 1 TiB if the system does not report it."""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 2**40

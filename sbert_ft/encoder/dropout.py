@@ -1,10 +1,10 @@
-"""Dropout with independent masks, drawn four at a time.
+"""Dropout whose mask elements are drawn four at a time on a CPU, and are still independent.
 
-On a CPU drawing the masks one by one is a fifth of a training step. Here a 64-bit draw holds four masks of 16 bits
-each, which takes a fifth of the time (see `benchmarks/LOG.md`); the masks are as independent as before, and the rate is
-the nearest multiple of 2**-16. The draws are numpy's SFC64, twice as fast as torch's generator, which gives each layer
-and step a seed of 62 bits: its state alone says what will be dropped. Elsewhere torch's own kernel is used: the same
-function, drawn from that device's generator.
+On a CPU drawing the mask elements one by one takes a fifth of a training step. Here one 64-bit draw gives four elements
+of 16 bits each, which takes a fifth of the time (see `benchmarks/LOG.md`). The elements are still independent, and the
+rate is rounded to a multiple of 2**-16. The draws come from numpy's SFC64, which is twice as fast as torch's generator.
+Torch's generator gives each layer and step a seed of 62 bits, so its state determines what will be dropped. On other
+devices torch's own kernel is used: the same function, drawn from that device's generator.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _RATE = "attention_dropout"
 
 
 def dropout(activation: Tensor, rate: float) -> Tensor:
-    """Return `activation` with each element zeroed with probability `rate`, the others scaled up in return.
+    """Return `activation` with each element zeroed with probability `rate`, and the others scaled up by 1 / (1 - rate).
 
-    Srivastava et al. 2014, section 10 (inverted: scaled in training, not in use).
+    Srivastava et al. 2014, section 10 (inverted dropout: scaled in training, not in inference).
 
     Args:
-        activation: Any shape, floating.
+        activation: Any shape, floating point.
         rate: From 0 to 1.
     """
     n_zeroed = round(rate * _LEVELS)
@@ -42,7 +42,7 @@ def dropout(activation: Tensor, rate: float) -> Tensor:
 
 
 class FastDropout(nn.Dropout):
-    """`nn.Dropout` by `dropout` above."""
+    """`nn.Dropout` that uses the function `dropout` of this module."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `input` with dropout while training, unchanged otherwise."""
@@ -50,7 +50,7 @@ class FastDropout(nn.Dropout):
 
 
 def use_fast_dropout(module: nn.Module) -> None:
-    """Put `FastDropout` in the place of every plain `nn.Dropout` within `module`; rates stay."""
+    """Replace every plain `nn.Dropout` in `module` by a `FastDropout` with the same rate."""
     for parent in module.modules():
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
@@ -59,15 +59,15 @@ def use_fast_dropout(module: nn.Module) -> None:
 
 @contextmanager
 def dropout_set_to(module: nn.Module, rate: float | None) -> Iterator[None]:
-    """Let every dropout layer within `module`, those on attention weights included, have this rate for a while.
+    """Set every dropout rate in `module` to `rate` within the context, also that of attention weights.
 
     Args:
-        module: Any. Where its config left a dropout layer out (ModernBERT's after attention), there stays none.
-        rate: From 0 to 1; None to leave each as it is.
+        module: Any module. Where its config omits a dropout layer (ModernBERT's after attention), none is added.
+        rate: From 0 to 1; None to change nothing.
     """
     places: list[tuple[nn.Module, str]]
     places = [(layer, "p") for layer in module.modules() if isinstance(layer, nn.Dropout)]
-    # ModernBERT keeps the rate of attention weights as a bare number
+    # ModernBERT stores the rate of attention weights as a number, not as a layer
     places += [(layer, _RATE) for layer in module.modules() if isinstance(getattr(layer, _RATE, None), (int, float))]
     before = [getattr(layer, name) for layer, name in places]
     try:

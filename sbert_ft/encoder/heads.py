@@ -1,8 +1,8 @@
-"""What a classifier puts on an encoder: from one or two vectors a row to a logit for each class.
+"""Classification heads: from one or two vectors of a row to a logit for each class.
 
-One text, or two joined to one, have the stock head of the encoder's kind, so that the folder is a stock one for
-everybody; which layers and names that is, a table says. Two towers have Sentence-BERT's softmax classifier. A head is
-small: computed in float32 whatever the encoder computes in, with a calibration folded into its last layer.
+A single text, or two texts joined into one sequence, use the stock head of the encoder's kind, so that other libraries
+can load the folder; the table `STOCK_HEADS` has its layers and their names. Two towers use Sentence-BERT's softmax
+classifier. A head is small: it always computes in float32, and a calibration is folded into its last layer.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from sbert_ft.encoder.dropout import FastDropout
 from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import InputError, ModelFolderError, quoted
 
-# Keys of config.json with the dropout before the last layer; the first that is set counts.
+# Keys of config.json with the dropout before the last layer; the first one that is set is used.
 USUAL_DROPOUT: Final = ("classifier_dropout", "hidden_dropout_prob")
 
 
 ClassifierKind = Literal["towers", "joined", "single"]
 HeadPooling = Literal["mean", "cls", "max", "pooler"]
-# By features, how many vectors wide the head's input is.
+# Width of the head's input for each choice of features, in vectors.
 _WIDTHS: Final[Mapping[str, int]] = {"uv": 2, "difference": 1, "uv_difference": 3, "uv_difference_product": 4}
 
 
 @dataclass(frozen=True)
 class StockHead:
-    """The head that transformers puts on a kind of encoder to classify: dense layer, activation, last layer.
+    """The classification head that transformers has for a kind of encoder: dense layer, activation, last layer.
 
     Attributes:
-        architecture: transformers' class.
-        prefix: Of the encoder's names in the weights.
+        architecture: The class in transformers.
+        prefix: The prefix of the encoder's tensor names in the weights.
         dense: Name of the dense layer in the weights.
-        output: Name of the last layer.
+        output: Name of the last layer in the weights.
         dense_in_encoder: Whether the dense layer is the encoder's own pooler, saved under the encoder's prefix.
-        pooler: Name of the pretrained pooler that a new dense layer begins as; None where it begins random.
-        activation: After the dense layer, in transformers' words.
-        activation_key: Key of config.json that names another activation; None for none.
-        dropout_keys: Keys of config.json with the dropout before the last layer; the first that is set counts.
-        first_dropout: Key of config.json with the dropout before the dense layer, "" for the same as before the last
-            one, None for no dropout there.
-        saved_dropout: Key of config.json that is the head's alone and is written; None where there is none.
+        pooler: Name of the pretrained pooler whose weights a new dense layer gets; None for random weights.
+        activation: The activation after the dense layer, by transformers' name.
+        activation_key: Key of config.json that names another activation; None if there is no such key.
+        dropout_keys: Keys of config.json with the dropout before the last layer; the first one that is set is used.
+        first_dropout: Key of config.json with the dropout before the dense layer; "" for the same as before the last
+            layer; None for no dropout there.
+        saved_dropout: Key of config.json that only the head uses and that is saved; None if there is none.
     """
 
     architecture: str
@@ -119,17 +119,17 @@ STOCK_HEADS: Final[Mapping[str, StockHead]] = {
 
 @dataclass(frozen=True)
 class HeadPlan:
-    """Which head is built.
+    """The settings of a head that can be built.
 
     Attributes:
-        kind: What stands in a row: two texts apart (towers), two texts joined to one, or a single text.
+        kind: What a row has: two texts encoded apart (towers), two texts joined into one sequence, or a single text.
         pooling: How tokens become a vector; ``pooler`` for the stock head of the encoder's kind.
-        features: Towers: what the last layer sees of the two vectors.
+        features: Only for towers: which features of the two vectors the last layer gets.
         width: Width of a vector, D.
         dropout: Probability of the dropout before the last layer.
         initializer_range: Standard deviation of new weights.
-        stock: The stock head's table entry where `pooling` is ``pooler``, otherwise None.
-        activation: After the dense layer of a stock head.
+        stock: The stock head's entry in `STOCK_HEADS` if `pooling` is ``pooler``, otherwise None.
+        activation: The activation after the dense layer of a stock head.
         first_dropout: Probability of the dropout before the dense layer of a stock head.
     """
 
@@ -145,12 +145,12 @@ class HeadPlan:
 
     @property
     def token_pooling(self) -> PoolingMode:
-        """How the batch pools: a stock head reads the first token."""
+        """How the batch is pooled: ``cls`` for a stock head, which reads the first token."""
         return "cls" if self.pooling == "pooler" else self.pooling
 
     @property
     def n_columns(self) -> int:
-        """Vectors of a row: two for towers."""
+        """Number of vectors of a row: 2 for towers, otherwise 1."""
         return 2 if self.kind == "towers" else 1
 
 
@@ -162,20 +162,20 @@ def plan_head(
     dropout: float | None,
     folder_pooling: PoolingMode,
 ) -> HeadPlan:
-    """Return the head for an encoder.
+    """Return the settings of the head for an encoder.
 
     Args:
         config: The encoder's settings.
         kind: See `HeadPlan`.
-        pooling: See `HeadPlan`. None for ``pooler`` where the kind has one text a row and a stock head that is
-            known here, and for the folder's elsewhere.
+        pooling: See `HeadPlan`. None for ``pooler`` if the kind is not towers and `STOCK_HEADS` has the encoder's
+            kind, otherwise for `folder_pooling`.
         features: See `HeadPlan`.
-        dropout: See `HeadPlan`; None for what the settings say.
-        folder_pooling: How the folder says that tokens become a vector.
+        dropout: See `HeadPlan`; None for the value in `config`.
+        folder_pooling: The pooling of the model folder.
 
     Raises:
-        InputError: An unknown word, a dropout that is none, or a pooling that this kind does not have.
-        ModelFolderError: The settings have a dropout or an activation that is none.
+        InputError: An unknown word, an invalid dropout, or a pooling that this kind does not support.
+        ModelFolderError: The dropout or the activation in `config` is not valid.
     """
     _check_word("kind", kind, get_args(ClassifierKind))
     _check_word("features", features, get_args(Features))
@@ -187,8 +187,8 @@ def plan_head(
         raise InputError("pooling 'pooler' is for the kinds joined and single; expected mean, cls or max for towers")
     if pooling == "pooler" and stock is None:
         raise InputError(
-            f"pooling 'pooler': the stock head of {quoted(config.model_type)} encoders is not run here",
-            "take pooling 'mean', 'cls' or 'max'",
+            f"pooling 'pooler': the stock head of {quoted(config.model_type)} encoders is not supported",
+            "choose pooling 'mean', 'cls' or 'max'",
         )
     if dropout is None:
         keys = USUAL_DROPOUT if stock is None else stock.dropout_keys
@@ -212,7 +212,7 @@ def plan_head(
 
 
 def _rate(config: PreTrainedConfig, key: str) -> float:
-    """Return the dropout that the settings have under a key."""
+    """Return the dropout that `config` has under `key`, checked."""
     rate = getattr(config, key)
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
         raise ModelFolderError(f"config.json: {key} is {quoted(rate)}, expected a probability from 0 to below 1")
@@ -220,37 +220,37 @@ def _rate(config: PreTrainedConfig, key: str) -> float:
 
 
 def check_truncation(truncation: str) -> None:
-    """Refuse a word that says of no text of a pair that it is cut.
+    """Check that `truncation` is one of the supported ways to cut a pair.
 
     Raises:
-        InputError: It is none of the three.
+        InputError: It is not.
     """
     _check_word("truncation", truncation, get_args(Truncation))
 
 
 class ClassificationHead(nn.Module):
-    """From pooled vectors to logits.
+    """A classification head, which computes logits from pooled vectors.
 
     With the stock head of an encoder's kind: dropout (some kinds), dense layer, activation, dropout, last layer.
     Otherwise dropout and a last layer over the vector, or over the features of two vectors u and v: Sentence-BERT's
     softmax(W (u, v, |u - v|)) (Reimers and Gurevych 2019, section 3, classification objective).
 
     Attributes:
-        plan: Which head it is.
+        plan: The settings.
         n_outputs: Number of logits a row, K.
-        dense: The stock head's dense layer, otherwise None.
+        dense: The stock head's dense layer; None for another head.
         output: The last layer.
     """
 
     dense: nn.Linear | None
 
     def __init__(self, plan: HeadPlan, n_outputs: int, seed: int = 42) -> None:
-        """Make a head with random weights and biases of zero; the generators of torch stay as they are.
+        """Create a head with random weights and zero biases; torch's global generators do not change.
 
         Args:
-            plan: Which head.
+            plan: The settings.
             n_outputs: Number of logits a row, K.
-            seed: Of the weights.
+            seed: Seed of the random weights.
         """
         super().__init__()
         self.plan = plan
@@ -258,7 +258,7 @@ class ClassificationHead(nn.Module):
         self.first_dropout = FastDropout(plan.first_dropout)
         self.dropout = FastDropout(plan.dropout)
         width = plan.width * (_WIDTHS[plan.features] if plan.kind == "towers" else 1)
-        # made without memory, for a layer would draw its weights from torch's own generator
+        # created on the meta device, since a layer would draw its weights from torch's global generator
         self.dense = None if plan.stock is None else nn.Linear(plan.width, plan.width, device="meta")
         self.output = nn.Linear(width, n_outputs, device="meta")
         self.to_empty(device="cpu")
@@ -271,7 +271,7 @@ class ClassificationHead(nn.Module):
         self.eval()
 
     def forward(self, columns: Sequence[Tensor]) -> Tensor:
-        """Return the logits of B rows: shape (B, K), float32, with gradients as torch is set.
+        """Return the logits of B rows: shape (B, K), float32, with gradients if torch records them.
 
         Args:
             columns: Pooled vectors, shape (B, D) each: two for towers, one otherwise.
@@ -289,7 +289,7 @@ class ClassificationHead(nn.Module):
 
     @torch.no_grad()
     def logits(self, columns: Sequence[Tensor]) -> Tensor:
-        """Return the logits as `forward` does, without dropout and gradients, whatever mode the head is in."""
+        """Return the logits as `forward` does, but always without dropout and gradients."""
         training = self.training
         self.eval()
         try:
@@ -299,7 +299,7 @@ class ClassificationHead(nn.Module):
 
     @torch.no_grad()
     def begin_as(self, pooler: Mapping[str, Tensor]) -> bool:
-        """Copy a pretrained pooler into the dense layer; return whether there was one for it.
+        """Copy a pretrained pooler into the dense layer; return whether there was one that fits.
 
         Args:
             pooler: The pooler's tensors by name, as in `ConnectionBert.pooler`.
@@ -337,5 +337,5 @@ def _check_word(name: str, word: object, words: tuple[str, ...]) -> None:
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Return the classes' probabilities, shape (N, K), or the score of one output, shape (N, 1), from logits."""
+    """Return the probabilities of the classes, shape (N, K); for one output its sigmoid, shape (N, 1)."""
     return logits.sigmoid() if logits.shape[-1] == 1 else F.softmax(logits, dim=-1)

@@ -1,13 +1,13 @@
-"""An encoder's layers in half precision beside their float32 weights, for inference and for training.
+"""A copy of an encoder's layers in half precision, beside the float32 weights, for inference and for training.
 
-The float32 weights are what is trained and saved. The layers' matrices are multiplied in a copy of half the size, made
-once instead of cast anew by every forward as autocast does; activations between the layers are in half precision too.
-The embeddings are not copied: looking up rows costs the same in float32, their table is often half of a model, and
-sums of gradients over thousands of tokens would lose what half precision cannot hold. For the same reason a CPU, whose
-kernel takes activations and weights of different types, is given the layer norms' float32 weights themselves.
+The float32 weights are the ones that are trained and saved. The layers run on a copy of half the size. It is made once,
+while autocast casts the weights again in every forward; activations between the layers are in half precision too.
+The embeddings are not copied: the lookup costs the same in float32, their table is often half of a model, and sums of
+gradients over thousands of tokens would be too inexact in half precision. For the same reason the copy on a CPU uses
+the float32 weights of the layer norms: the CPU kernel accepts activations and weights of different types.
 
-In training the copy takes the gradients, which are led on to the float32 weights after each backward pass; after each
-optimizer step the copy is written anew (the float32 "master weights" of Micikevicius et al. 2018, section 3.1).
+In training the copy gets the gradients, which are added to those of the float32 weights after each backward pass. After
+each optimizer step the copy is updated (the float32 "master weights" of Micikevicius et al. 2018, section 3.1).
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ _EMBEDDINGS = "embeddings"
 
 
 class CastEmbeddings(nn.Module):
-    """The embeddings of an encoder with the very same float32 weights, and their output in another type."""
+    """The embeddings of an encoder, with the same float32 weights (shared), and their output in another type."""
 
     def __init__(self, embeddings: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         same: dict[int, Any] = {id(parameter): parameter for parameter in embeddings.parameters()}
-        # In a tuple, for an encoder's type is that of the first weight that its modules hold.
+        # In a tuple, so that it is not a submodule: an encoder's type is that of its first weight.
         self._embeddings = (copy.deepcopy(embeddings, same),)
         self._dtype = dtype
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """Return what the embeddings return, shape (R, C, D), in the type of the layers."""
+        """Return the embeddings' output, shape (R, C, D), in the type of the layers."""
         embedded: Tensor = self._embeddings[0](*inputs, **named)
         return embedded.to(self._dtype)
 
     def train(self, mode: bool = True) -> CastEmbeddings:
-        """Switch dropout on or off, as every module does; that of the original stays."""
+        """Switch dropout on or off, as in every module; the original embeddings do not change."""
         self._embeddings[0].train(mode)
         return super().train(mode)
 
 
 class HalfCopy:
-    """A copy of an encoder whose layers are in half precision, and how it is held level with the original.
+    """A copy of an encoder with layers in half precision, and the methods that keep it in step with the original.
 
     Attributes:
-        module: Runs as the original does, with the same weights in its embeddings.
-        dtype: Of its matrices and its output.
+        module: The copy; it runs as the original does, and shares the weights of the embeddings.
+        dtype: The type of its matrices and its output.
     """
 
     def __init__(self, encoder: PreTrainedModel, dtype: torch.dtype, *, trained: bool = False) -> None:
-        """Copy the layers, without ever holding a second copy in float32.
+        """Copy the layers, without a second copy in float32.
 
         Args:
-            encoder: float32.
-            dtype: Of the copy.
-            trained: Whether the copy gets gradients wherever the original does.
+            encoder: The original, float32.
+            dtype: The type of the copy.
+            trained: Whether the copy gets gradients where the original does.
         """
         self.dtype = dtype
         pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
@@ -85,22 +85,22 @@ class HalfCopy:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Write the copy anew from the original's weights."""
+        """Update the copy from the original's weights."""
         if self._trained:
             originals, copies = zip(*self._trained, strict=True)
-            torch._foreach_copy_(copies, originals)  # one launch on a GPU, not one for each parameter
+            torch._foreach_copy_(copies, originals)  # one kernel launch on a GPU instead of one for each parameter
 
     @torch.no_grad()
     def lead_gradients_on(self) -> None:
-        """Add the copy's gradients to the original's, in float32, and take them away from the copy."""
+        """Add the copy's gradients to the original's, in float32, and remove them from the copy."""
         for original, copied in self._trained:
-            if copied.grad is not None and original.grad is not None:  # of an earlier part of the batch
+            if copied.grad is not None and original.grad is not None:  # from an earlier part of the batch
                 original.grad.add_(copied.grad)
                 copied.grad = None
         first = [(original, copied.grad) for original, copied in self._trained if copied.grad is not None]
         if not first:
             return
-        # kept, for a CPU gives out memory that is freed and taken anew page by page, which takes longer
+        # these buffers are kept: on a CPU, memory that is freed and allocated again comes page by page, which is slower
         kept = [self._kept_for(original) for original, _ in first]
         torch._foreach_copy_(kept, [gradient for _, gradient in first])
         for (original, _), gradient in zip(first, kept, strict=True):
@@ -113,16 +113,16 @@ class HalfCopy:
         return self._kept[id(original)]
 
     def drop_gradients(self) -> None:
-        """Forget the copy's gradients, as after a backward pass that did not come to its end."""
+        """Remove the copy's gradients, for example after a backward pass that failed."""
         for _, copied in self._trained:
             copied.grad = None
 
 
 def can_be_trained_in_half(encoder: PreTrainedModel) -> bool:
-    """Return whether all lookup tables of an encoder are in its embeddings.
+    """Return whether an encoder can be trained on a `HalfCopy`: whether all its lookup tables are in its embeddings.
 
-    MPNet and DeBERTa look up a bias for each pair of positions within their layers; sums of so many gradients need
-    float32, which autocast gives them.
+    MPNet and DeBERTa look up a bias for each pair of positions in their layers. The sums of so many gradients need
+    float32, which autocast uses for them.
     """
     embeddings = getattr(encoder, _EMBEDDINGS, None)
     if not isinstance(embeddings, nn.Module):
@@ -132,14 +132,18 @@ def can_be_trained_in_half(encoder: PreTrainedModel) -> bool:
 
 
 class StepCounter:
-    """Counts the steps of all optimizers from `start` on."""
+    """Counts the steps of all optimizers of the process, beginning with `start`.
+
+    Attributes:
+        n_steps: Steps so far.
+    """
 
     def __init__(self) -> None:
         self.n_steps = 0
         self._started = False
 
     def start(self) -> None:
-        """Begin to count; once is enough, again changes nothing."""
+        """Begin to count; a second call changes nothing."""
         if not self._started:
             register_optimizer_step_post_hook(self._count)
             self._started = True
@@ -148,11 +152,11 @@ class StepCounter:
         self.n_steps += 1
 
 
-# One for the process, like the hook itself; nothing is registered before the first model is built.
+# One for the process, like torch's hook; nothing is registered before the first model is built.
 STEPS = StepCounter()
 
 
 def weights_state(module: nn.Module) -> object:
-    """Return what is another value once the module's parameters have been written, moved or replaced."""
+    """Return a value that changes when the module's parameters are written, moved or replaced."""
     versions = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in module.parameters()]
     return (STEPS.n_steps, versions)

@@ -1,15 +1,15 @@
-"""Lay many short texts into few full rows, and find each text's vector again.
+"""Pack many short texts into few full rows, and get the vector of each text from the output.
 
-A batch of texts padded to a rectangle spends half of the work on filler. Here the texts of a batch
-are laid end to end instead, in one of three layouts that share one type, `PackedBatch`:
+With a batch of texts padded to a rectangle, half of the work is spent on padding. Here the texts of a
+batch are put end to end instead. There are three layouts, which share one type, `PackedBatch`:
 
-- ``rows``: several texts to a row of C tokens; a mask lets a token see its own text alone;
-- ``runs``: one single row, longest texts first; texts of equal length lie side by side, so that
-  attention works on views of them without any mask and without a wasted product;
-- ``padded``: one text a row, for the encoders that cannot be packed.
+- ``rows``: several texts in a row of C tokens; a mask lets a token attend only to its own text;
+- ``runs``: a single row, longest texts first; texts of equal length are side by side, so that
+  attention works on views of them without a mask and without wasted products;
+- ``padded``: one text in each row, for encoders that cannot be packed.
 
-The cost is an index per token. A batch is filled in one piece of host memory, goes to its device in
-one copy, and has its mask made there. Letters used for shapes all over this package:
+The cost is an index for each token. A batch is built in one block of host memory, goes to its device in
+one copy, and its mask is made there. Letters for shapes in the whole project:
 
 ====  ==========================    ====  ==========================
 R     rows of a batch               B     pairs
@@ -37,18 +37,18 @@ PoolingMode = Literal["mean", "cls", "max"]
 POOLING_MODES: tuple[PoolingMode, ...] = ("mean", "cls", "max")
 
 ROW_TOKENS = 64
-# Rows are widened by so many tokens at a time: few shapes, so that memory and compiled kernels are
-# used again, and no remainder for softmax (see `benchmarks/LOG.md`).
+# Rows are widened by this many tokens at a time. So there are few shapes, memory and compiled kernels are
+# used again, and softmax has no remainder (see `benchmarks/LOG.md`).
 ROW_STEP = 32
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """N texts laid out in R rows of C tokens, and where each of them lies.
+    """N texts in R rows of C tokens, and the place of each text.
 
-    All tensors are int64 and lie on the same device. Five texts of 3, 2, 4, 1 and 2 tokens,
-    a0 a1 a2 | b0 b1 | c0 c1 c2 c3 | d0 | e0 e1, become with rows of 6 tokens (longest first, each
-    into the fullest row that still takes it)::
+    All tensors are int64 and on the same device. Five texts of 3, 2, 4, 1 and 2 tokens,
+    a0 a1 a2 | b0 b1 | c0 c1 c2 c3 | d0 | e0 e1, are packed into rows of 6 tokens like this (longest
+    first, each into the fullest row that still has space for it)::
 
         token_ids      c0 c1 c2 c3 b0 b1      position_ids   0 1 2 3 0 1
                        a0 a1 a2 e0 e1 d0                     0 1 2 0 1 0
@@ -62,18 +62,18 @@ class PackedBatch:
 
     Attributes:
         layout: ``rows``, ``runs`` or ``padded``.
-        token_ids: Shape (R, C); what no text covers holds the padding token.
-        position_ids: Shape (R, C); begins again with each text.
+        token_ids: Shape (R, C); cells without a text have the padding token.
+        position_ids: Shape (R, C); positions start again in each text.
         token_types: Shape (R, C).
-        owners: Shape (R, C): the caller's index of the text that covers a cell, -1 where none does.
-        cells: Shape (T,): the place in the flattened rows of each token, text after text in
-            the caller's order. This alone brings the order back.
+        owners: Shape (R, C): the caller's index of the text in each cell, -1 where there is none.
+        cells: Shape (T,): the index of each token in the flattened rows, text after text in the caller's
+            order. No other index is needed to restore that order.
         starts: Shape (N,): where each text begins in `cells`.
-        boundaries: Shape (N + 1,): where each text begins in the order in which they were laid, end to end, and the
-            end; in the layout ``runs`` these are places in its one row.
+        boundaries: Shape (N + 1,): where each text begins if the texts are put end to end in packed order, and the
+            end; in the layout ``runs`` these are indices into its single row.
         lengths: Tokens of each text, in the caller's order.
-        order: The caller's indices of the texts in the order in which they were laid.
-        run_shapes: ``runs``: (texts, tokens of each) of every run, in order; otherwise empty.
+        order: The caller's indices of the texts in packed order.
+        run_shapes: For ``runs``: (number of texts, tokens of each) of every run, in order; otherwise empty.
     """
 
     layout: Layout
@@ -93,20 +93,20 @@ class PackedBatch:
 
     @property
     def n_tokens(self) -> int:
-        """Real tokens, T."""
+        """Number of real tokens, T."""
         return self.cells.numel()
 
     @property
     def device(self) -> torch.device:
-        """Where the batch lies, and where what is computed from it has to."""
+        """The device of the batch; the encoder must be on the same one."""
         return self.token_ids.device
 
     @property
     def mask(self) -> Tensor | None:
-        """Where a token may look, bool, made on the batch's device at each call.
+        """The attention mask, bool, True where a token may attend; made on the batch's device at each access.
 
-        ``rows``: shape (R, 1, C, C); filler sees filler, for a row of it without any True would give NaN. ``padded``:
-        shape (R, C), True at real tokens. ``runs``: None, no token has a neighbour to hide.
+        ``rows``: shape (R, 1, C, C); padding attends to padding, since a row without any True would give NaN.
+        ``padded``: shape (R, C), True at real tokens. ``runs``: None, attention needs no mask.
         """
         if self.layout == "runs":
             return None
@@ -115,15 +115,15 @@ class PackedBatch:
         return self.owners[:, None, :, None] == self.owners[:, None, None, :]
 
     def pool(self, hidden: Tensor, mode: PoolingMode = "mean") -> Tensor:
-        """Return one vector a text, in the caller's order.
+        """Return one vector for each text, in the caller's order.
 
         Args:
-            hidden: The encoder's output on this batch, shape (R, C, D), any floating type.
+            hidden: The encoder's output for this batch, shape (R, C, D), any floating-point type.
             mode: ``mean`` of all the text's tokens (Sentence-BERT, section 3), its first token
                 (``cls``), or the ``max`` of each feature.
 
         Returns:
-            Shape (N, D), float32 whatever `hidden` is in.
+            Shape (N, D), float32 for any type of `hidden`.
         """
         flat = hidden.flatten(0, 1)
         if mode == "cls":
@@ -132,7 +132,7 @@ class PackedBatch:
         return torch.nn.functional.embedding_bag(self.cells, flat.float(), self.starts, mode=mode)
 
     def token_vectors(self, hidden: Tensor) -> list[Tensor]:
-        """Return each text's tokens, shape (tokens, D) each, float32, in the caller's order."""
+        """Return the vectors of each text's tokens, shape (tokens, D) each, float32, in the caller's order."""
         flat = hidden.flatten(0, 1).index_select(0, self.cells).float()
         return list(flat.split(list(self.lengths)))
 
@@ -146,15 +146,15 @@ def pack(
     padding_id: int = 0,
     first_position: int = 0,
 ) -> PackedBatch:
-    """Lay `texts` out in the given layout; on a GPU nothing waits for the copy.
+    """Return `texts` as a batch in the given layout, without waiting for the copy to a CUDA device.
 
     Args:
         texts: N texts, each of at least one token.
         layout: See `PackedBatch`.
-        device: Where the batch is to lie; None for the CPU.
+        device: The device of the batch; None for the CPU.
         row_tokens: C of the layout ``rows``, raised to what the longest text needs (see `row_width`).
-        padding_id: The token that fills what no text covers.
-        first_position: The position of a text's first token (RoBERTa's kind counts from
+        padding_id: The token in cells without a text.
+        first_position: The position of a text's first token (RoBERTa and similar kinds count from
             padding id + 1).
 
     Raises:
@@ -216,10 +216,10 @@ def pack(
 
 
 def _positions(texts: TextTokens, within: NDArray[np.int64], first_position: int) -> NDArray[np.int64]:
-    """Return the position of each token, shape (T,), from its place in its text.
+    """Return the position of each token, shape (T,), from its index in its text.
 
-    RoBERTa's kind gives a padding token that stands in the text itself ("a <pad> b") the position
-    before the first, and does not count it; the stock embedding does so when it makes positions.
+    If a text itself contains the padding token ("a <pad> b"), RoBERTa and similar kinds give that token the
+    position before the first and do not count it, as their stock embeddings do when they make positions.
     """
     padding = texts.token_ids == first_position - 1
     if first_position == 0 or not padding.any():
@@ -230,17 +230,17 @@ def _positions(texts: TextTokens, within: NDArray[np.int64], first_position: int
 
 
 def row_width(longest: int, row_tokens: int = ROW_TOKENS) -> int:
-    """Return C of the layout ``rows`` for a longest text of so many tokens: `row_tokens` or more by `ROW_STEP`."""
+    """Return C of the layout ``rows`` for a longest text of `longest` tokens: `row_tokens` plus steps of `ROW_STEP`."""
     return row_tokens + -(-max(0, longest - row_tokens) // ROW_STEP) * ROW_STEP
 
 
 def best_fit(
     lengths: NDArray[np.int64], order: NDArray[np.int64], width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Return each text's row and column, and the number of rows: best-fit decreasing bin packing.
+    """Return each text's row and column, and the number of rows, by best-fit bin packing in the given order.
 
-    `free` holds the rows by their free cells, and `sizes` has a bit for each size that is there, so
-    the fullest row that still takes a text is found without a search.
+    `free` has the rows by their number of free cells, and `sizes` has a bit for each number that exists, so
+    the fullest row with space for a text is found without a search.
     """
     row = np.empty(len(lengths), np.int64)
     column = np.empty(len(lengths), np.int64)

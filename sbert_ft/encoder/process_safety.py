@@ -1,9 +1,9 @@
-"""What a model needs to outlive a fork, and to be copied: locks, threads, and nothing that only this process can use.
+"""Make a model usable after a fork and in a copy: locks, threads, and state that belongs to one process.
 
-A fork copies memory but of all threads only the one that calls it. Three things then wait forever in the child: OpenMP
-for the pool of threads that torch computes with, the Rust tokenizer for its own, and whoever wants a lock that another
-thread held. So a forked child computes with one thread, tokenises with one, and finds every lock open. A process that
-is to compute with more threads is spawned.
+A fork copies the memory of a process, but only the thread that calls it. Without the code here the child could wait
+forever in three places: OpenMP for torch's pool of threads, the Rust tokenizer for its own threads, and any code for a
+lock that another thread held. So a forked child computes with one thread, tokenises with one thread, and has every lock
+open. To compute with more threads, spawn the process instead.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import torch
 from sbert_ft.encoder.attention import register_attention
 from sbert_ft.encoder.mixed_precision import STEPS
 
-# Read by the Rust tokenizer at each call.
+# The Rust tokenizer reads this environment variable at each call.
 _TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
 
 
 class ForkSafeLock:
-    """A lock that is open in a forked child, whoever held it, and that a copy or another process has anew."""
+    """A lock that is open in a forked child, even if a thread of the parent held it; a copy gets a new lock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -42,15 +42,15 @@ class ForkSafeLock:
         return ForkSafeLock, ()
 
     def open_anew(self) -> None:
-        """Be a lock that nobody holds."""
+        """Replace the inner lock by a new one, which is open."""
         self._lock = threading.Lock()
 
 
 class Forks:
-    """Makes forked children of this process fit to compute, from `start` on.
+    """Prepares each forked child of this process to compute, once `start` has been called.
 
     Attributes:
-        locks: All that are to be open in a child.
+        locks: The locks that are opened in a child.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Forks:
         self._started = False
 
     def start(self) -> None:
-        """Begin to look after forks; once is enough, again changes nothing."""
+        """Register the hook that runs in forked children; a second call changes nothing."""
         if not self._started and hasattr(os, "register_at_fork"):  # there are no forks on Windows
             os.register_at_fork(after_in_child=self._in_child)
             self._started = True
@@ -70,27 +70,27 @@ class Forks:
             lock.open_anew()
 
 
-# One for the process, like the hook itself; nothing is registered before the first model is built.
+# One for the process, like the hook of `os`; nothing is registered before the first model is built.
 FORKS = Forks()
 
 
 def prepare_process() -> None:
-    """Do once what this process needs to run a model: attention known to transformers, steps and forks looked after."""
+    """Prepare this process to run a model: register attention, count optimizer steps, handle forks."""
     register_attention()
     STEPS.start()
     FORKS.start()
 
 
 def state_to_copy(module: torch.nn.Module) -> dict[str, Any]:
-    """Return what a copy of a `ConnectionBert` is made of, here or in another process: all but what is made anew.
+    """Return the state of a `ConnectionBert` for a copy in this or another process, without what belongs to this one.
 
-    A half-precision copy is made when it is first needed; compiled code and the place where a training run keeps
-    its copy belong to this process.
+    The half-precision copy is left out because it is made when first needed; compiled code and the copy that a
+    training run uses belong to this process.
     """
     return {**module.__dict__, "_half": None, "compiled": None, "trained_copy": None}
 
 
 def set_state(module: torch.nn.Module, state: dict[str, Any]) -> None:
-    """Make a copy of what `state_to_copy` gave; this process may be another."""
+    """Restore a copy from the result of `state_to_copy`, and prepare this process, which may be another one."""
     torch.nn.Module.__setstate__(module, state)
     prepare_process()

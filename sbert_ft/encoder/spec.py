@@ -1,7 +1,7 @@
-"""The stock encoders of transformers: which kinds, from which settings, with which tensors.
+"""Build the stock encoders of transformers: the supported kinds, their settings and the tensors they need.
 
-A config.json is read by a list of known keys and checked before anything is built; the encoder is
-first built without memory, so that its shapes can be held against the header of the weights.
+Only known keys of a config.json are read, and they are checked before anything is built. The encoder is
+first built without memory, so that its shapes can be compared with the header of the weights.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ KINDS = (
     "modernbert",
     "deberta-v2",
 )
-# What computes the same under several names.
+# Kinds that compute the same as another kind.
 _FAMILIES = {"xlm-roberta": "roberta", "camembert": "roberta"}
 # These count positions from the padding id + 1.
 OFFSET_KINDS = ("roberta", "xlm-roberta", "camembert", "mpnet")
@@ -52,7 +52,7 @@ _FIXED_SETTINGS: Mapping[str, tuple[object, ...]] = {
     "is_encoder_decoder": (False,),
     "quantization_config": (),
 }
-# What the config class takes without listing it as a field of its own, and its type.
+# Settings that the config class accepts but does not list as fields, and their types.
 _UNLISTED_SETTINGS: Mapping[str, Mapping[str, type]] = {
     "deberta-v2": {
         "share_att_key": bool,
@@ -66,8 +66,8 @@ _UNLISTED_SETTINGS: Mapping[str, Mapping[str, type]] = {
     },
     "modernbert": {"global_attn_every_n_layers": int, "global_rope_theta": float, "local_rope_theta": float},
 }
-# Largest accepted value by key; the least is 1. Token ids and positions are 32-bit numbers, and a
-# layer is a Python object, of which this many can be waited for.
+# Largest accepted value by key; the smallest is 1. Token ids and positions are 32-bit numbers. A layer is
+# a Python object, and 1000 of them can still be built in acceptable time.
 _COUNTS: Mapping[str, int] = {
     **dict.fromkeys(("vocab_size", "max_position_embeddings"), 2**31 - 1),
     **dict.fromkeys(("num_hidden_layers", "n_layers", "num_hidden_groups", "inner_group_num"), 1000),
@@ -90,13 +90,13 @@ _POSITIVE = ("layer_norm_eps", "norm_eps", "initializer_range", "global_rope_the
 
 @dataclass(frozen=True)
 class EncoderPlan:
-    """An encoder that can be built: its settings, and the tensors that it needs.
+    """The checked settings of an encoder, and the tensors that it needs.
 
     Attributes:
         config: Checked settings.
         model_class: The stock class.
-        shapes: Shape by parameter name.
-        base_prefix: The prefix that heads put before the encoder's names, such as ``bert``.
+        shapes: The shape of each tensor, by name.
+        base_prefix: The prefix of the encoder's tensor names in a model with a head, such as ``bert``.
     """
 
     config: PreTrainedConfig
@@ -105,7 +105,7 @@ class EncoderPlan:
 
     @property
     def base_prefix(self) -> str:
-        """The prefix that heads put before the encoder's names, such as ``bert``."""
+        """The prefix of the encoder's tensor names in a model with a head, such as ``bert``."""
         return str(self.model_class.base_model_prefix)
 
     @property
@@ -122,7 +122,7 @@ class EncoderPlan:
         """Return the encoder in float32 on the CPU, in evaluation mode.
 
         Args:
-            state: Every tensor that the encoder needs, by name; None for random weights.
+            state: All tensors that the encoder needs, by name; None for random weights.
         """
         options: dict[str, Any] = _without_pooler(self.model_class)
         if state is None:
@@ -140,28 +140,32 @@ class EncoderPlan:
 
 
 def plan_encoder(raw: Mapping[str, Any], source: Path, n_tensors: int | None = None) -> EncoderPlan:
-    """Return the encoder that a config.json describes, without taking memory for it.
+    """Return the plan of the encoder that a config.json describes, without allocating its weights.
 
     Args:
         raw: The content of config.json.
         source: The file, for messages.
-        n_tensors: Tensors in the weights; a config with more layers than that is refused at once.
+        n_tensors: Number of tensors in the weights; a config with more layers than that (and more than 64) is refused
+            before it is built.
 
     Raises:
-        ModelFolderError: A kind, key or value that is not supported or makes no sense.
+        ModelFolderError: A kind, key or value is not supported or not valid.
     """
     config = _checked_config(raw, source)
     if n_tensors is not None and config.num_hidden_layers > max(n_tensors, 64):
         raise ModelFolderError(
             f"{shown(source)}: num_hidden_layers is {config.num_hidden_layers:,}, but the weights hold {n_tensors:,} "
-            "tensors; this config.json belongs to other weights"
+            "tensors",
+            "this config.json belongs to other weights",
         )
     model_class: type[PreTrainedModel] = MODEL_MAPPING[type(config)]  # type: ignore[assignment]
     try:
         with torch.device("meta"):
             skeleton = model_class(config, **_without_pooler(model_class))
     except (RuntimeError, ValueError, TypeError, KeyError, OverflowError, AssertionError, ZeroDivisionError) as error:
-        raise ModelFolderError(f"{shown(source)} describes no encoder that can be built: {_one_line(error)}") from error
+        raise ModelFolderError(
+            f"{shown(source)} describes an encoder that cannot be built: {_one_line(error)}"
+        ) from error
     buffers = {name for name, _ in skeleton.named_buffers()}
     shapes = {name: tuple(t.shape) for name, t in skeleton.state_dict().items() if name not in buffers}
     return EncoderPlan(config, model_class, shapes)
@@ -169,7 +173,7 @@ def plan_encoder(raw: Mapping[str, Any], source: Path, n_tensors: int | None = N
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers from drawing a bar and a table about what was checked here already."""
+    """Silence transformers' progress bar and loading report within the context: the tensors are checked already."""
     level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -182,27 +186,27 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def _without_pooler(model_class: type[PreTrainedModel]) -> dict[str, Any]:
-    # The stock pooler reads the first token of a row; we pool by text.
+    # The stock pooler reads the first token of a row; here pooling is by text.
     takes = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if takes else {}
 
 
 def _checked_config(raw: Mapping[str, Any], source: Path) -> PreTrainedConfig:
-    kind = raw.get("model_type", "bert")  # configs of 2018 do not say
+    kind = raw.get("model_type", "bert")  # configs from 2018 have no model_type
     if kind not in KINDS:
         raise ModelFolderError(
-            f"{shown(source)}: model_type is {quoted(kind)}, which is no encoder supported here; "
+            f"{shown(source)}: model_type is {quoted(kind)}, which is not a supported encoder; "
             f"expected one of {', '.join(KINDS)}"
         )
     for key, accepted in _FIXED_SETTINGS.items():
         value = raw.get(key)
         if value is not None and value not in accepted:
-            expected = f"only {accepted[0]!r} is supported" if accepted else "quantised weights are not supported"
+            expected = f"only {accepted[0]!r} is supported" if accepted else "quantized weights are not supported"
             raise ModelFolderError(f"{shown(source)}: {key} is {quoted(value)}; {expected}")
     config_class = CONFIG_MAPPING[kind]
     unlisted = _UNLISTED_SETTINGS.get(kind, {})
     known = {*config_class().to_dict(), *config_class.attribute_map, *unlisted}
-    # transformers' own keys that steer its loading say nothing about the model and are left out
+    # keys that only control how transformers loads a model say nothing about the model itself
     ignored = {"model_type", "dtype", "torch_dtype", "transformers_version", "architectures", "id2label", "label2id"}
     ignored |= {"output_hidden_states", "output_attentions", "return_dict", "chunk_size_feed_forward", "problem_type"}
     settings = {k: v for k, v in raw.items() if k in known and k not in ignored and not k.startswith("_")}
@@ -216,14 +220,14 @@ def _checked_config(raw: Mapping[str, Any], source: Path) -> PreTrainedConfig:
         with _quiet_transformers():
             config = config_class(**settings)
     except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ModelFolderError(f"{shown(source)} is no valid {kind} configuration: {_one_line(error)}") from error
+        raise ModelFolderError(f"{shown(source)} is not a valid {kind} configuration: {_one_line(error)}") from error
     _check_together(config, source)
     _warn_of_other_kind(raw, config, source)
     return config
 
 
 def _fault_of(key: str, value: object, kind: str) -> str | None:
-    """Return what was expected of `key` where `value` is wrong; types beyond that the config class checks."""
+    """Return what was expected for `key` if `value` is wrong, else None; the config class checks the other types."""
     if key in _COUNTS:
         least, most = int((key, kind) != ("type_vocab_size", "deberta-v2")), _COUNTS[key]
         right = isinstance(value, int) and _is_of(value, int) and least <= value <= most
@@ -241,21 +245,21 @@ def _fault_of(key: str, value: object, kind: str) -> str | None:
 
 
 def _is_of(value: object, kind: type) -> bool:
-    """Return whether `value` is of this JSON type: true is no number, a whole number is also a float."""
+    """Return whether `value` is of this JSON type: true is not a number, a whole number is also a float."""
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _check_together(config: PreTrainedConfig, source: Path) -> None:
-    """Refuse values that do not fit each other.
+    """Check that the values fit each other.
 
     Raises:
-        ModelFolderError: Naming the key.
+        ModelFolderError: They do not; the message names the key.
     """
     if config.hidden_size % config.num_attention_heads:
         raise ModelFolderError(
-            f"{shown(source)}: hidden_size {config.hidden_size} is no multiple of num_attention_heads "
+            f"{shown(source)}: hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
             f"{config.num_attention_heads}"
         )
     padding = config.pad_token_id
@@ -265,20 +269,22 @@ def _check_together(config: PreTrainedConfig, source: Path) -> None:
             f"{config.vocab_size}"
         )
     if config.model_type in OFFSET_KINDS and (padding is None or config.max_position_embeddings <= padding + 3):
-        raise ModelFolderError(f"{shown(source)}: max_position_embeddings leaves no room after pad_token_id {padding}")
+        raise ModelFolderError(
+            f"{shown(source)}: max_position_embeddings leaves no positions for a text after pad_token_id {padding}"
+        )
 
 
 def _warn_of_other_kind(raw: Mapping[str, Any], config: PreTrainedConfig, source: Path) -> None:
-    """Say that config.json names a class of another kind, whose weights may have the same names and shapes."""
+    """Warn if config.json names a class of another kind, whose weights may have the same names and shapes."""
     named = raw.get("architectures")
     first = named[0] if isinstance(named, list) and named else None
     if not isinstance(first, str):
         return
-    classes = {kind.replace("-", ""): kind for kind in KINDS}  # as transformers' classes begin, in small letters
+    classes = {kind.replace("-", ""): kind for kind in KINDS}  # how the names of transformers' classes begin, lowered
     other = next((kind for name, kind in classes.items() if first.lower().startswith(name)), config.model_type)
     if _FAMILIES.get(other, other) != _FAMILIES.get(config.model_type, config.model_type):
         logger.warning(
-            "%s: model_type is %s, but architectures names %s, of the kind %s; model_type counts",
+            "%s: model_type is %s, but architectures names %s, which is of the kind %s; model_type is used",
             shown(source),
             config.model_type,
             quoted(first),

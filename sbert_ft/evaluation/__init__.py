@@ -1,1 +1,1 @@
-"""Scores and labels to numbers, numbers to a decision, and all of it to a report."""
+"""Compute metrics from scores and labels, fit thresholds and calibrations, and evaluate a run."""

@@ -1,8 +1,8 @@
-"""How far a metric wanders when other pairs are drawn: the bootstrap (Efron and Tibshirani 1993, chapters 6 and 13).
+"""Bootstrap intervals of metrics (Efron and Tibshirani 1993, chapters 6 and 13).
 
-A resample of n pairs, drawn with replacement, is held as counts: how often each pair was drawn. Every metric here is a
-function of counts, so the pairs are sorted once, and a resample then costs a few cumulative sums instead of a sort of
-its own: time grows with resamples times pairs, memory with neither. Letters: B resamples, N pairs, U distinct scores.
+A resample of n pairs, drawn with replacement, is stored as counts: how often each pair was drawn. Every metric here is
+a function of counts, so the pairs are sorted once, and each resample costs a few cumulative sums instead of a sort.
+Time grows with resamples times pairs, memory with neither. Letters: B resamples, N pairs, U distinct scores.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-# Counts of shape (B, N) to the metric of each resample, shape (B,): NaN where it is undefined.
+# Maps counts, shape (B, N), to the metric of each resample, shape (B,): NaN where it is undefined.
 Statistic = Callable[[Floats], Floats]
 
-# Counts held at once: a few arrays of so many numbers stay within the cache of a processor.
+# Counts in memory at once: a few arrays of this many numbers fit into the cache of a processor.
 _CELLS = 2**20
-# Of squares of numbers whose mean square is about 1; what is below is rounding, not spread.
+# For numbers whose mean square is about 1: a variance below this is rounding.
 _NO_SPREAD = 1e-12
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Pairs of equal score as one group, groups in rising order.
+    """Pairs grouped by equal score, groups in rising order.
 
     Attributes:
         values: Shape (U,), float64: the distinct scores.
@@ -50,13 +50,13 @@ class Groups:
         return cls(values, of_pair, order, starts)
 
     def sums(self, weights: Floats) -> Floats:
-        """Return the sum of each group, shape (B, U), of one number a pair, shape (B, N)."""
+        """Return the sum over each group, shape (B, U), of weights with one number per pair, shape (B, N)."""
         sums: Floats = np.add.reduceat(weights[:, self.order], self.starts, axis=1)
         return sums
 
 
 def resamples(n_pairs: int, n_resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield counts, shape (B, N) float64, some resamples at a time; the same seed gives the same."""
+    """Yield counts, shape (B, N) float64, some resamples at a time; the same seed gives the same counts."""
     random = np.random.default_rng(seed)
     at_once = max(1, _CELLS // n_pairs)
     for begin in range(0, n_resamples, at_once):
@@ -67,15 +67,15 @@ def resamples(n_pairs: int, n_resamples: int, seed: int) -> Iterator[Floats]:
 
 
 def cell_resamples(n_in_cell: NDArray[np.int64], n_resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield counts of cells, shape (B, U) float64, where pairs of a cell are alike; the same seed gives the same.
+    """Yield counts of cells of equal pairs, shape (B, U) float64; the same seed gives the same counts.
 
-    How many of the drawn pairs fall into each cell follows the multinomial distribution, so it is drawn at once: time
-    and memory then do not grow with the pairs.
+    The number of drawn pairs in each cell follows the multinomial distribution and is drawn directly, so time and
+    memory do not grow with the number of pairs.
 
     Args:
-        n_in_cell: Shape (U,): how many pairs each cell has.
-        n_resamples: How many in all.
-        seed: Of the resamples.
+        n_in_cell: Shape (U,): number of pairs in each cell.
+        n_resamples: Total number of resamples.
+        seed: Seed of the resamples.
     """
     random = np.random.default_rng(seed)
     n_pairs = int(n_in_cell.sum())
@@ -95,9 +95,9 @@ def bootstrap(statistics: Mapping[str, Statistic], n_pairs: int, n_resamples: in
 
 
 def percentile_interval(values: Floats, confidence: float) -> tuple[float, float] | None:
-    """Return the ends between which the middle share `confidence` of the values lies, None where most are NaN.
+    """Return the interval that contains the middle share `confidence` of the values, None if most are NaN.
 
-    The percentile interval of section 13.3. Undefined values are left out.
+    This is the percentile interval of section 13.3. Undefined values (NaN) are left out.
     """
     defined = values[~np.isnan(values)]
     if 2 * len(defined) < len(values) or not len(defined):
@@ -129,8 +129,8 @@ def pearson_statistic(predicted: Floats, gold: Floats) -> Statistic:
 def spearman_statistic(predicted: Floats, gold: Floats) -> Statistic:
     """Return Spearman's correlation as a function of counts: Pearson's of the ranks **within the resample**.
 
-    Of equal scores each has the mean of their ranks: with c of them in the resample, and s scores up to and including
-    them, that is s - (c - 1) / 2.
+    Equal scores have the mean of their ranks: with c of them in the resample, and s scores up to and including them,
+    this is s - (c - 1) / 2.
     """
     groups = Groups.of(predicted), Groups.of(gold)
 
@@ -149,9 +149,10 @@ def spearman_statistic(predicted: Floats, gold: Floats) -> Statistic:
 
 
 def average_precision_statistic(predicted: Floats, matches: Flags) -> Statistic:
-    """Return average precision as a function of counts: the sum over falling thresholds of precision times recall won.
+    """Return average precision as a function of counts: the sum of precision times the gain in recall.
 
-    As in scikit-learn, without interpolation; equal scores are one threshold. Undefined where one class is absent.
+    The sum is over falling thresholds, as in scikit-learn, without interpolation; equal scores are one threshold.
+    Undefined if one class is absent.
     """
     groups = Groups.of(-predicted)
 
@@ -168,8 +169,8 @@ def average_precision_statistic(predicted: Floats, matches: Flags) -> Statistic:
 def roc_auc_statistic(predicted: Floats, matches: Flags) -> Statistic:
     """Return the area under the ROC curve as a function of counts.
 
-    That is the share of (matching, other) combinations in which the matching pair scores higher, ties by half (Mann
-    and Whitney 1947). Undefined where one class is absent.
+    This is the share of (matching, other) combinations in which the matching pair scores higher; ties count half
+    (Mann and Whitney 1947). Undefined if one class is absent.
     """
     groups = Groups.of(predicted)
 

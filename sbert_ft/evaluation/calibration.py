@@ -1,9 +1,9 @@
-"""Choose the cosine from which pairs belong together, and how likely each cosine makes it, on labelled pairs.
+"""Fit a threshold and a calibration for scores on labelled pairs, and a temperature for logits of classes.
 
-Every place between two neighbouring scores is tried as a threshold, at once: with pairs in falling order, what a
-threshold accepts is a cumulative sum. How far the choice would wander with other pairs is found by choosing anew in
-each bootstrap resample. The decision is stored with the model and must be judged on other pairs than these. N stands
-for the number of pairs, U for that of distinct scores, B for resamples.
+Every midpoint between neighbouring scores is tried as a threshold, all at once: with pairs in falling order, the
+accepted pairs are cumulative sums. The interval of the threshold comes from fitting it again in each bootstrap
+resample. The decision is stored with the model and must be evaluated on other pairs than these. Letters: N pairs or
+rows, U distinct scores, B resamples, K classes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Fewer leave isotonic regression, which has as many parameters as it likes, too much freedom (Niculescu-Mizil and
-# Caruana 2005, section 5: Platt's sigmoid is the better one below about 1,000).
+# With fewer pairs isotonic regression overfits, as its number of parameters is not limited (Niculescu-Mizil and
+# Caruana 2005, section 5: Platt's sigmoid is better below about 1,000).
 _LEAST_ISOTONIC = 1000
 
 
-# Rows that are nearly all right, or as often wrong as chance has it, would have a temperature near 0 or of infinity.
+# Without these limits the temperature could go to 0 (nearly all rows are right) or to infinity (right only by chance).
 _LOWEST, _HIGHEST = 0.05, 20.0
 _LEAST_ROWS = 10
 
@@ -45,21 +45,21 @@ def fit_threshold(
     calibration: CalibrationKind = "auto",
     match_from: float | None = None,
 ) -> Decision:
-    """Return the decision that fits the model to labelled pairs; it is also stored as `model.decision`.
+    """Return a decision (threshold and calibration) fitted on labelled pairs; it is also stored as `model.decision`.
 
     Args:
-        model: Scores the pairs, with its threads, precision and prompt as it will be used.
-        dev: Pairs that it was not trained on, with yes/no labels or graded scores.
+        model: Scores the pairs, with the threads, precision and prompt with which it will be used.
+        dev: Pairs that the model was not trained on, with yes/no labels or graded scores.
         target: ``f1`` for the best F1; ``precision>=0.95`` for the best recall with at least this precision;
             ``recall>=0.9`` for the best precision with at least this recall.
-        calibration: From cosine to probability: ``isotonic``, ``platt``, ``none``, or ``auto`` for isotonic from
-            1,000 pairs on.
-        match_from: Graded scores: a pair belongs together from this one on, in the file's scale; None for the middle
-            of the scale.
+        calibration: From cosine to probability: ``isotonic``, ``platt``, ``none``, or ``auto`` for isotonic with at
+            least 1,000 pairs, otherwise platt.
+        match_from: For graded scores: a pair is a match if its score is at least this, in the file's scale; None for
+            the middle of the scale.
 
     Raises:
         InputError: The pairs have no labels or only one class, all scores are equal, the target cannot be reached, or
-            an argument is none of those above.
+            an argument is not valid.
     """
     from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.models.siamese import SiameseBert
@@ -74,7 +74,7 @@ def fit_threshold(
     _check(settings)
     matches = dev.matches(match_from)
     if matches is None:
-        raise InputError(f"{quoted(dev.source, limit=400)} has no labels: a threshold is fitted on pairs of both kinds")
+        raise InputError(f"{quoted(dev.source, limit=400)} has no labels: a threshold needs matching and other pairs")
     scale = None if dev.scale is None else (dev.scale.low, dev.scale.high)
     fitted_on = {"source": dev.source, "sha256": dev.sha256}
     decision = fit_decision(model.score(dev.pairs()), matches, settings, fitted_on, scale=scale)
@@ -96,14 +96,14 @@ def fit_decision(
     Args:
         scores: Shape (N,): cosines.
         matches: Shape (N,), bool: whether the pairs belong together.
-        settings: Target, calibration, number of resamples and confidence; of graded pairs, from where on they match.
-        fitted_on: source and sha256 of the pairs. Of a path only the last part is kept: the model may be shared.
+        settings: Target, calibration, number of resamples and confidence; for graded pairs also `match_from`.
+        fitted_on: source and sha256 of the pairs. Only the last part of a path is stored: the model may be shared.
         scale: Lowest and highest gold score of graded pairs.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Raises:
-        InputError: There is only one class, all scores are equal or some are no cosines, or the pairs do not let the
-            target be reached (the message names what can be).
+        InputError: There is only one class, all scores are equal, some are not cosines, or no threshold reaches the
+            target (the message says what can be reached).
     """
     target, least = _check(settings)
     cosines = _checked_scores(scores, matches, fitted_on["source"])
@@ -144,13 +144,13 @@ def fit_decision(
 def fit_calibration(scores: Floats, matches: Flags, kind: CalibrationKind) -> Calibration | None:
     """Return the curve from cosine to probability; None for the kind none.
 
-    Probabilities keep off 0 and 1 by Platt's smoothed targets (1999, section 2.2): with N+ pairs that match and N-
-    others, those are 1 / (N- + 2) and (N+ + 1) / (N+ + 2), between which isotonic regression is held, too.
+    Platt's smoothed targets (1999, section 2.2) keep probabilities away from 0 and 1: with N+ pairs that match and N-
+    others, they are 1 / (N- + 2) and (N+ + 1) / (N+ + 2). Isotonic regression is limited to the same range.
 
     Args:
         scores: Shape (N,): cosines, not all equal.
         matches: Shape (N,): both True and False occur.
-        kind: isotonic, platt, none, or auto for isotonic from 1,000 pairs on.
+        kind: isotonic, platt, none, or auto for isotonic with at least 1,000 pairs, otherwise platt.
     """
     if kind == "none":
         return None
@@ -163,12 +163,12 @@ def fit_calibration(scores: Floats, matches: Flags, kind: CalibrationKind) -> Ca
         calibration = _fit_platt(scores, np.where(matches, most, least))
         is_flat = calibration.slope == 0
     if is_flat:
-        logger.warning("scores are not higher where pairs belong together: all pairs get the same probability")
+        logger.warning("matching pairs do not score higher than others: all pairs get the same probability")
     return calibration
 
 
 def same_data(decision: Decision, dataset: ConnectionDataset) -> bool:
-    """Return whether a decision was fitted on these very pairs, so that they cannot judge it."""
+    """Return whether a decision was fitted on these same pairs, so that they cannot be used to evaluate it."""
     same: bool = decision.fitted_on.sha256 == dataset.sha256
     return same
 
@@ -177,18 +177,18 @@ def _fit_isotonic(scores: Floats, matches: Flags, least: float, most: float) -> 
     from sklearn.isotonic import IsotonicRegression
 
     fitted = IsotonicRegression(y_min=least, y_max=most, out_of_bounds="clip").fit(scores, matches.astype(np.float64))
-    y = np.maximum.accumulate(fitted.y_thresholds_)  # rounding may let it fall
+    y = np.maximum.accumulate(fitted.y_thresholds_)  # by rounding it may decrease
     return Calibration("isotonic", x=tuple(fitted.X_thresholds_.tolist()), y=tuple(y.tolist()))
 
 
 def _fit_platt(scores: Floats, targets: Floats) -> Calibration:
-    """Return the sigmoid that fits soft targets best, level where it would fall."""
+    """Return the sigmoid that fits soft targets best, constant if it would decrease."""
     from sklearn.linear_model import LogisticRegression
 
     mean, spread = scores.mean(), scores.std()
     standardised = ((scores - mean) / spread)[:, None]
-    # A target of 0.9 is a pair that matches, weighing 0.9, and one that does not, weighing 0.1. The targets keep the
-    # slope finite even where scores separate the classes, so that no penalty is needed.
+    # A target of 0.9 becomes a matching pair of weight 0.9 and another pair of weight 0.1. The targets keep the slope
+    # finite even if scores separate the classes, so that no penalty is needed.
     regression = LogisticRegression(C=1e10, tol=1e-8, max_iter=1000)
     regression.fit(
         np.concatenate([standardised, standardised]),
@@ -203,7 +203,7 @@ def _fit_platt(scores: Floats, targets: Floats) -> Calibration:
 
 
 def _check(settings: EvaluationSettings) -> tuple[Literal["f1", "precision", "recall"], float]:
-    """Return what the threshold is chosen for, and the least value asked for."""
+    """Return the target of the threshold and the required minimum."""
     target = parse_target(settings.threshold_target)
     if target is None:
         raise InputError(f"the threshold's target is {quoted(settings.threshold_target)}, expected {TARGETS}")
@@ -212,41 +212,41 @@ def _check(settings: EvaluationSettings) -> tuple[Literal["f1", "precision", "re
 
 
 def _checked_scores(scores: NDArray[np.floating], matches: Flags, source: str) -> Floats:
-    """Return the scores in float64, or refuse those that no threshold can be chosen by."""
+    """Return the scores in float64; raise InputError if no threshold can be fitted on them."""
     cosines = np.asarray(scores, dtype=np.float64)
     shown = quoted(source, limit=400)
     if matches.dtype != np.bool_ or matches.shape != cosines.shape or cosines.ndim != 1:
-        raise InputError(f"expected one score and one bool a pair, found shapes {cosines.shape} and {matches.shape}")
-    n_wrong = int((~(np.abs(cosines) <= 1)).sum())  # holds for NaN, too
+        raise InputError(f"expected one score and one bool per pair, found shapes {cosines.shape} and {matches.shape}")
+    n_wrong = int((~(np.abs(cosines) <= 1)).sum())  # counts NaN, too
     if n_wrong:
-        raise InputError(f"{n_wrong} of {len(cosines)} scores of {shown} are no cosines, from -1 to 1")
+        raise InputError(f"{n_wrong} of {len(cosines)} scores of {shown} are not cosines (from -1 to 1)")
     n_matches = int(matches.sum())
     if n_matches in (0, len(matches)):
         found = f"{len(matches)} pairs, of which {n_matches or 'none'} match{'' if n_matches else 'es'}"
-        raise InputError(f"{shown} has {found}: a threshold is fitted on pairs that match and others")
+        raise InputError(f"{shown} has {found}: a threshold needs matching and other pairs")
     if cosines.min() == cosines.max():
-        raise InputError(f"all scores of {shown} are {cosines[0]:.4f}: no threshold can tell pairs apart by them")
+        raise InputError(f"all scores of {shown} are {cosines[0]:.4f}: no threshold can separate them")
     return cosines
 
 
 def _thresholds(falling: Floats) -> Floats:
     """Return, for each of the distinct scores, shape (U,), the threshold that accepts it and all higher ones.
 
-    It lies midway to the next lower one, for the lowest midway to -1.
+    It is midway between this score and the next lower one; for the lowest, midway between it and -1.
     """
     below = np.append(falling[1:], -1.0)
     middle = (falling + below) / 2
-    thresholds: Floats = np.where(middle > below, middle, falling)  # neighbouring numbers have no middle
+    thresholds: Floats = np.where(middle > below, middle, falling)  # there is no number between adjacent floats
     return thresholds
 
 
 def _choose(
     n_matching: Floats, n_other: Floats, target: Literal["f1", "precision", "recall"], least: float
 ) -> NDArray[np.int64]:
-    """Return the lowest accepted one of the falling scores, shape (B,); -1 where nothing reaches the target.
+    """Return the index of the lowest accepted score, scores falling, shape (B,); -1 if no threshold reaches the target.
 
     Args:
-        n_matching: Shape (B, U): pairs of each score that belong together.
+        n_matching: Shape (B, U): matching pairs of each score.
         n_other: Shape (B, U): the others.
         target: f1 for the highest F1; precision for the highest recall with a precision of at least `least`; recall
             for the highest precision with a recall of at least `least`.
@@ -256,7 +256,7 @@ def _choose(
     n_matches = tp[:, -1:]
     has_both = (n_matches > 0) & (fp[:, -1:] > 0)
     precision, recall = tp / np.maximum(tp + fp, 1), tp / np.maximum(n_matches, 1)
-    second = np.zeros_like(tp)  # of several best the first one, which is the highest threshold
+    second = np.zeros_like(tp)  # of several best ones the first: the highest threshold
     if target == "f1":
         first = 2 * tp / np.maximum(tp + fp + n_matches, 1)
     elif target == "precision":
@@ -273,11 +273,11 @@ def _unreachable(target: str, n_matching: Floats, n_all: Floats, thresholds: Flo
     """Return the error that names the best precision that the scores allow."""
     tp, n_accepted = n_matching.cumsum(), n_all.cumsum()
     precision = tp / n_accepted
-    place = len(precision) - 1 - int(precision[::-1].argmax())  # of equal ones that with the highest recall
+    place = len(precision) - 1 - int(precision[::-1].argmax())  # among ties the one with the highest recall
     recall = tp[place] / tp[-1]
-    best = f"{precision[place]:.4f}, from {thresholds[place]:.4f} on, with a recall of {recall:.4f}"
+    best = f"{precision[place]:.4f}, at a threshold of {thresholds[place]:.4f}, with a recall of {recall:.4f}"
     where = quoted(source, limit=400)
-    return InputError(f"no threshold reaches {target} on {where}: the highest precision is {best}", "ask for less")
+    return InputError(f"no threshold reaches {target} on {where}: the highest precision is {best}", "lower the target")
 
 
 def _last_part(source: str) -> str:
@@ -285,16 +285,16 @@ def _last_part(source: str) -> str:
 
 
 def fit_temperature(logits: NDArray[np.floating], gold: NDArray[np.int64]) -> float:
-    """Return the temperature at which the rows' own classes are likeliest, from 0.05 to 20.
+    """Return the temperature, from 0.05 to 20, with the lowest log loss on these rows.
 
-    Where the rows cannot tell (see `temperature_fault`) it is 1, which changes nothing, and a warning says why.
+    If none can be fitted (see `temperature_fault`) it is 1, which changes nothing, and a warning says why.
 
     Args:
         logits: Shape (N, K).
         gold: Codes, shape (N,).
 
     Raises:
-        InputError: Shapes do not fit, a logit is not finite, or a code is none of 0..K-1.
+        InputError: Shapes do not match, a logit is not finite, or a code is not in 0..K-1.
     """
     from scipy.optimize import minimize_scalar
 
@@ -319,8 +319,8 @@ def fit_temperature(logits: NDArray[np.floating], gold: NDArray[np.int64]) -> fl
 def temperature_fault(logits: NDArray[np.floating], gold: NDArray[np.int64]) -> str | None:
     """Return why no temperature can be fitted on these rows, or None.
 
-    Where every row is right, the likeliest temperature is the lowest one there is, which would make a model surer than
-    so few rows can know it to be.
+    If every row is classified correctly, the best temperature is the lowest one allowed, and the model would become
+    overconfident.
 
     Args:
         logits: Shape (N, K).
@@ -333,11 +333,11 @@ def temperature_fault(logits: NDArray[np.floating], gold: NDArray[np.int64]) -> 
         return "all rows are of one class"
     if (logits == logits[:, :1]).all():
         return "all classes of each row are equally likely"
-    return "all rows are right" if (logits.argmax(axis=1) == gold).all() else None
+    return "all rows are classified correctly" if (logits.argmax(axis=1) == gold).all() else None
 
 
 def softmax(logits: NDArray[np.floating]) -> Floats:
-    """Return probabilities, shape (N, K) float64, each row adding up to 1.
+    """Return probabilities, shape (N, K) float64; each row sums to 1.
 
     Args:
         logits: Shape (N, K).
@@ -348,16 +348,16 @@ def softmax(logits: NDArray[np.floating]) -> Floats:
 
 
 def log_loss(probabilities: NDArray[np.floating], gold: NDArray[np.int64]) -> float:
-    """Return the mean of minus the logarithm of the probability of each row's own class; lower is better.
+    """Return the mean negative logarithm of the probability of each row's gold class; lower is better.
 
-    Probabilities are kept off 0 by the rounding of float64, as in scikit-learn.
+    Probabilities are clipped at the machine epsilon of float64, as in scikit-learn.
 
     Args:
         probabilities: Shape (N, K), N at least 1.
         gold: Codes, shape (N,).
 
     Raises:
-        InputError: There is no row, shapes do not fit, a probability is not finite, or a code is none of 0..K-1.
+        InputError: There is no row, shapes do not match, a probability is not finite, or a code is not in 0..K-1.
     """
     _check_table(probabilities, gold, "probabilities")
     of_gold = probabilities[np.arange(len(gold)), gold].astype(np.float64)
@@ -365,18 +365,18 @@ def log_loss(probabilities: NDArray[np.floating], gold: NDArray[np.int64]) -> fl
 
 
 def expected_calibration_error(probabilities: NDArray[np.floating], gold: NDArray[np.int64], n_bins: int = 15) -> float:
-    """Return how far the probability of the predicted class is from the share of right rows; 0 is best.
+    """Return the expected calibration error of the predicted classes; 0 is best.
 
-    Rows are put into bins of equal width by the probability of their likeliest class; the distance of mean probability
-    and accuracy in each counts by its rows (Guo et al. 2017, eq. 3).
+    Rows are put into bins of equal width by the probability of their predicted class. The result is the mean of
+    |mean probability - accuracy| over the bins, weighted by their rows (Guo et al. 2017, eq. 3).
 
     Args:
         probabilities: Shape (N, K), N at least 1.
         gold: Codes, shape (N,).
-        n_bins: From 0 to 1.
+        n_bins: Number of bins between 0 and 1.
 
     Raises:
-        InputError: There is no row, shapes do not fit, a probability is not finite, or a code is none of 0..K-1.
+        InputError: There is no row, shapes do not match, a probability is not finite, or a code is not in 0..K-1.
     """
     _check_table(probabilities, gold, "probabilities")
     top = probabilities.max(axis=1).astype(np.float64)

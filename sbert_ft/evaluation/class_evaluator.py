@@ -1,9 +1,8 @@
-"""What the rows of a data set say of a classifier, and of what it has to beat.
+"""Evaluate a classifier on the rows of a data set, and compare it with baselines.
 
-A share of right rows means nothing by itself: where nine rows of ten are of one class, nine of ten are right without
-reading. So a classifier stands beside the class that is commonest in training, and one of pairs beside what the cosine
-of the encoder it began from tells of the classes. N stands for the number of rows, K for that of classes; a code is
-the number of a class, from 0.
+Accuracy means nothing by itself: if nine of ten rows are of one class, predicting it always gives 0.9. So a classifier
+is compared with the most frequent class of the training rows, and a classifier of pairs also with a regression on the
+cosine of the untrained encoder. Letters: N rows, K classes; a code is the number of a class, from 0.
 """
 
 from __future__ import annotations
@@ -52,21 +51,21 @@ _NO_BASELINES: Mapping[str, Codes] = MappingProxyType({})
 
 logger = logging.getLogger(__name__)
 DEFAULT_METRIC = "macro_f1"
-# Training pairs that the cosine's regression is fitted on: one feature needs no more.
+# Training pairs for the regression on the cosine: one feature needs no more.
 _N_FOR_COSINE = 4000
 _SELF = "the classifier before training"
 
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """The rows of a data set that judge a classifier.
+    """The rows of a data set that a classifier is evaluated on.
 
     Attributes:
-        name: dev, test, or what else they are for.
-        dataset: Where they come from: rows of one text or two.
+        name: dev, test, or another name.
+        dataset: Their data set: rows of one or two texts.
         gold: The class of each row, shape (N,).
-        class_names: The K classes by their number.
-        note: What must be known of the rows; None for nothing.
+        class_names: The K classes in the order of their codes.
+        note: A remark on the rows; None if there is none.
     """
 
     name: str
@@ -80,25 +79,25 @@ class EvaluationRows:
 
     @property
     def lines(self) -> NDArray[np.int64]:
-        """Where each row stands in its source, shape (N,)."""
+        """The line of each row in its source, shape (N,)."""
         return self.dataset.lines
 
     def texts(self) -> Iterator[str | tuple[str, ...]]:
-        """Yield each row as a classifier takes it: its text, or its two."""
+        """Yield each row as classifiers accept it: its text, or its two texts."""
         rows = self.dataset.rows_of_texts()
         return (row[0] for row in rows) if self.dataset.n_texts == 1 else rows
 
 
 def evaluation_rows(name: str, dataset: ConnectionDataset, class_names: tuple[str, ...]) -> EvaluationRows:
-    """Return the rows of a data set as those that judge.
+    """Return the rows of a data set for evaluation.
 
     Args:
-        name: dev, test, or what else they are for.
+        name: dev, test, or another name.
         dataset: Rows with labels.
-        class_names: The classes of the model, by their number.
+        class_names: The classes of the model, in the order of their codes.
 
     Raises:
-        InputError: A label is none of the classes, or there are no labels.
+        InputError: A label is not one of the classes, or there are no labels.
     """
     gold = dataset.class_codes(class_names)
     absent = np.flatnonzero(np.bincount(gold, minlength=len(class_names)) == 0)
@@ -107,10 +106,10 @@ def evaluation_rows(name: str, dataset: ConnectionDataset, class_names: tuple[st
 
 
 def logits_of(model: ClassifierModel, rows: EvaluationRows) -> NDArray[np.float32]:
-    """Return the model's logits of each row, shape (N, K); over-long texts are cut without a word.
+    """Return the model's logits of each row, shape (N, K); too long texts are truncated without a warning.
 
     Raises:
-        InputError: The rows have more or fewer texts than the model takes.
+        InputError: The rows have more or fewer texts than the model needs.
     """
     return np.concatenate(list(_logit_stream(model, rows)))
 
@@ -118,7 +117,7 @@ def logits_of(model: ClassifierModel, rows: EvaluationRows) -> NDArray[np.float3
 def logits_unless(
     model: ClassifierModel, rows: EvaluationRows, stopped: Callable[[], bool]
 ) -> NDArray[np.float32] | None:
-    """Return what `logits_of` does, or None as soon as `stopped`, asked every some thousand rows, is True."""
+    """Return the same as `logits_of`, or None once `stopped` returns True; it is called every few thousand rows."""
     parts = []
     for logits in _logit_stream(model, rows):
         parts.append(logits)
@@ -128,14 +127,14 @@ def logits_unless(
 
 
 def predicted_codes(logits: NDArray[np.floating], rows: EvaluationRows) -> Codes:
-    """Return the likeliest class of each row, shape (N,); of equally likely ones the first.
+    """Return the code of the most probable class of each row, shape (N,); of ties the first.
 
     Args:
         logits: Shape (N, K).
-        rows: Whose logits they are.
+        rows: The rows of these logits.
 
     Raises:
-        InputError: There is not one logit a row and class, or some are NaN or infinite.
+        InputError: There is not one logit per row and class, or some are NaN or infinite.
     """
     expected = len(rows), len(rows.class_names)
     if logits.shape != expected:
@@ -145,17 +144,18 @@ def predicted_codes(logits: NDArray[np.floating], rows: EvaluationRows) -> Codes
         where = f"{len(wrong):,} of {len(rows):,} rows of {quoted(rows.dataset.source, limit=400)}"
         raise InputError(
             f"the model's logits of {where} are NaN or infinite, first in line {rows.lines[wrong[0]]}: its weights are "
-            "damaged, or training has run away (lower the learning rate)"
+            "damaged, or training has diverged",
+            "lower the learning rate",
         )
     codes: Codes = logits.argmax(axis=1).astype(np.int64)
     return codes
 
 
 def class_metric_of(name: str, logits: NDArray[np.floating], rows: EvaluationRows) -> float | None:
-    """Return one metric of the logits, shape (N, K); None where it is undefined, as with logits that are no numbers.
+    """Return one metric of the logits, shape (N, K); None if it is undefined or a logit is not finite.
 
     Raises:
-        InputError: The name is none of CLASS_METRIC_NAMES.
+        InputError: The name is not in CLASS_METRIC_NAMES.
     """
     if not np.isfinite(logits).all():
         return None
@@ -163,45 +163,47 @@ def class_metric_of(name: str, logits: NDArray[np.floating], rows: EvaluationRow
 
 
 def majority_codes(train_codes: Codes, n_classes: int, n: int) -> Codes:
-    """Return the commonest class of the training rows `n` times; of equally common ones the first.
+    """Return the most frequent class of the training rows `n` times; of ties the first.
 
     Args:
         train_codes: Classes of the training rows, shape (M,).
         n_classes: K.
-        n: How many rows are predicted.
+        n: Number of rows to predict.
     """
-    commonest = int(np.bincount(train_codes, minlength=n_classes).argmax())
-    return np.full(n, commonest, np.int64)
+    most_frequent = int(np.bincount(train_codes, minlength=n_classes).argmax())
+    return np.full(n, most_frequent, np.int64)
 
 
 def cosine_baseline(cosines_train: NDArray[np.floating], codes_train: Codes, cosines: NDArray[np.floating]) -> Codes:
-    """Return the classes that a cosine alone tells, shape (N,): multinomial logistic regression on it and its square.
+    """Return classes predicted only from a cosine, shape (N,): multinomial logistic regression on it and its square.
 
-    The square lets a class lie between two others. Classes that training rows do not have are never predicted.
+    The square allows a class between two others. Classes that no training row has are never predicted.
 
     Args:
         cosines_train: Of the training pairs, shape (M,), M at least 1.
         codes_train: Their classes, shape (M,).
-        cosines: Of the pairs that are predicted, shape (N,).
+        cosines: Of the pairs to predict, shape (N,).
 
     Raises:
-        InputError: Shapes differ, or a cosine is no number.
+        InputError: Shapes differ, or a cosine is not finite.
     """
     if cosines_train.ndim != 1 or cosines_train.shape != codes_train.shape or not len(codes_train):
-        raise InputError(f"there are {cosines_train.size} cosines and {codes_train.size} classes, expected one each")
+        raise InputError(
+            f"there are {cosines_train.size} cosines and {codes_train.size} classes, expected one class per cosine"
+        )
     if not (np.isfinite(cosines_train).all() and np.isfinite(cosines).all()):
-        raise InputError("a cosine is NaN or infinite: no class can be told by it")
+        raise InputError("a cosine is NaN or infinite: no class can be predicted from it")
     classes = np.unique(codes_train)
     if len(classes) == 1:
         return np.full(len(cosines), classes[0], np.int64)
     from sklearn.linear_model import LogisticRegression
 
-    known, asked = (np.stack([x, x * x], axis=1) for x in (c.astype(np.float64) for c in (cosines_train, cosines)))
+    known, new = (np.stack([x, x * x], axis=1) for x in (c.astype(np.float64) for c in (cosines_train, cosines)))
     mean, spread = known.mean(axis=0), known.std(axis=0)
     spread = np.where(spread > 0, spread, 1.0)
-    # A weak penalty: it only keeps the coefficients finite where the cosine separates classes altogether.
+    # A weak penalty, only to keep the coefficients finite if the cosine separates the classes completely.
     regression = LogisticRegression(C=100.0, max_iter=1000).fit((known - mean) / spread, codes_train)
-    codes: Codes = regression.predict((asked - mean) / spread).astype(np.int64) if len(asked) else np.zeros(0, np.int64)
+    codes: Codes = regression.predict((new - mean) / spread).astype(np.int64) if len(new) else np.zeros(0, np.int64)
     return codes
 
 
@@ -213,13 +215,13 @@ def evaluate_classes(
     settings: EvaluationSettings,
     baselines: Mapping[str, Codes] = _NO_BASELINES,
 ) -> dict[str, Any]:
-    """Return one split of metrics.json: what the rows say of a classifier, and of what it is held against.
+    """Return one split of metrics.json: the results of a classifier, and of the baselines it is compared with.
 
     Args:
-        rows: See there.
-        before: What was predicted before, or by another model, shape (N,); None where there is nothing to compare with.
-        before_is: What `before` is, such as MAJORITY_BASELINE; None where there is none.
-        after_logits: Of the model that is judged, shape (N, K), calibrated where it is.
+        rows: The rows, from `evaluation_rows`.
+        before: Predictions before training or of another predictor, shape (N,); None if there is nothing to compare.
+        before_is: What `before` is, such as MAJORITY_BASELINE; None if there is none.
+        after_logits: Of the evaluated model, shape (N, K), calibrated if the model is.
         settings: Number of resamples and confidence of the intervals.
         baselines: Further predictions by name, shape (N,) each.
 
@@ -259,11 +261,11 @@ def evaluate_classes(
 
 
 def class_alarms(results: Mapping[str, Mapping[str, Any]], metric: str) -> list[str]:
-    """Return what must be said first: a classifier that is worse than before, or has not learned its classes.
+    """Return warnings: the classifier is worse than before or a baseline, or never predicts some classes.
 
     Args:
         results: By name of the split, as `evaluate_classes` returns them.
-        metric: By which the run is chosen.
+        metric: The metric that chooses the best step.
     """
     found = []
     for name, result in results.items():
@@ -276,14 +278,14 @@ def class_alarms(results: Mapping[str, Mapping[str, Any]], metric: str) -> list[
 
 
 def _never_predicted(name: str, result: Mapping[str, Any]) -> list[str]:
-    """Return the sentence on classes that occur and are never predicted, none where there are none."""
+    """Return a warning about classes that occur but are never predicted; empty if there are none."""
     missed = [entry["name"] for entry in result["per_class"] if entry["n"] and not entry["n_predicted"]]
     predicted = [entry["name"] for entry in result["per_class"] if entry["n_predicted"]]
     if not missed:
         return []
-    advice = "train longer, change the learning rate, or set class_weight to balanced where classes are rare"
+    advice = "train longer, change the learning rate, or set class_weight to balanced if some classes are rare"
     if len(predicted) == 1:
-        return [f"the tuned model calls all {result['n']:,} rows of {name} {quoted(predicted[0])}; {advice}"]
+        return [f"the tuned model predicts {quoted(predicted[0])} for all {result['n']:,} rows of {name}; {advice}"]
     n_rows = sum(entry["n"] for entry in result["per_class"] if entry["name"] in set(missed))
     rows = f"{n_rows:,} of {result['n']:,} rows"
     return [f"the tuned model never predicts {_listed(missed)} on {name}, {rows}; {advice}"]
@@ -296,7 +298,7 @@ def _no_better_than_majority(name: str, result: Mapping[str, Any], metric: str) 
         differences = result["baseline_differences"].get(MAJORITY_BASELINE)
     if differences is None:
         return []
-    # The majority class has no Matthews' correlation.
+    # Matthews' correlation of the majority class is undefined.
     named = metric if differences[metric]["value"] is not None else "accuracy"
     change, low, high = (differences[named][part] for part in ("value", "low", "high"))
     if change is None or (change > 0 and (low is None or low > 0)):
@@ -307,7 +309,7 @@ def _no_better_than_majority(name: str, result: Mapping[str, Any], metric: str) 
 
 
 def _worse_than_cosine(name: str, result: Mapping[str, Any], metric: str) -> list[str]:
-    """Return the sentence on a classifier that does clearly worse than its own encoder did without training."""
+    """Return a warning if the classifier is clearly worse than its encoder's cosine was without training."""
     change, low, high = (
         result["baseline_differences"].get(COSINE_BASELINE, {}).get(metric, {}).get(part)
         for part in ("value", "low", "high")
@@ -322,8 +324,8 @@ def _worse_than_cosine(name: str, result: Mapping[str, Any], metric: str) -> lis
 
 def _logit_stream(model: ClassifierModel, rows: EvaluationRows) -> Iterator[NDArray[np.float32]]:
     if rows.dataset.n_texts != model.n_texts:
-        has, takes = ("one text" if n == 1 else f"{n} texts" for n in (rows.dataset.n_texts, model.n_texts))
-        raise InputError(f"a row of {quoted(rows.dataset.source, limit=400)} has {has}, but the model takes {takes}")
+        has, needs = ("one text" if n == 1 else f"{n} texts" for n in (rows.dataset.n_texts, model.n_texts))
+        raise InputError(f"a row of {quoted(rows.dataset.source, limit=400)} has {has}, but the model needs {needs}")
     return model.logits_stream(rows.texts(), on_truncate="ignore", check_finite=False)
 
 
@@ -340,12 +342,12 @@ def _as_json(scores: Mapping[str, Score]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class BaselineCodes:
-    """What there is to compare a tuned classifier with, by the name of the rows.
+    """The predictions that a tuned classifier is compared with.
 
     Attributes:
-        codes: Shape (n,) each.
-        is_: What said so, in words.
-        baselines: Of each split, other answers by what gave them.
+        codes: Name of the split -> codes. Shape (n,) each.
+        is_: The predictor of `codes`, in words.
+        baselines: Name of the split -> name of another predictor -> codes.
     """
 
     codes: Mapping[str, Codes] = field(default_factory=dict)
@@ -355,14 +357,14 @@ class BaselineCodes:
 
 @dataclass(frozen=True)
 class ClassEvaluator:
-    """The rows that judge a classifier by their classes.
+    """Evaluates a classifier of classes on dev and test rows.
 
     Attributes:
-        sets: What is evaluated on, by name: dev, test.
-        train: The training rows, of which the most frequent class is known.
-        metric: By which the best step is chosen, where there are dev rows.
-        settings: How the result is judged.
-        seed: Of the training pairs that the cosine's regression is fitted on.
+        sets: The rows to evaluate on by name: dev, test.
+        train: The training rows, for the baselines.
+        metric: The metric that chooses the best step; None without dev rows.
+        settings: How the result is evaluated.
+        seed: Seed of the choice of training pairs for the regression on the cosine.
         has_own_head: Whether the classifier came with a head for these classes.
     """
 
@@ -380,13 +382,13 @@ class ClassEvaluator:
         """Return the evaluator of a run.
 
         Args:
-            splits: Its data sets by name, train among them.
+            splits: The run's data sets by name, train among them.
             model: With a head for the classes of the training rows.
-            settings: Of the run.
-            has_own_head: Whether the head was there before the run.
+            settings: The run's settings.
+            has_own_head: Whether the classifier had this head before the run.
 
         Raises:
-            InputError: A row is of a class that no training row has, or the metric is none of classes.
+            InputError: A row is of a class that no training row has, or the metric is not one for classes.
         """
         rows = {name: evaluation_rows(name, dataset, names_of_classes(model)) for name, dataset in splits.items()}
         train = rows.pop("train")
@@ -395,11 +397,11 @@ class ClassEvaluator:
             metric = settings.training.metric or DEFAULT_METRIC
             if metric not in CLASS_METRIC_NAMES:
                 names = ", ".join(CLASS_METRIC_NAMES)
-                raise InputError(f"training.metric is {metric}, and classes are judged by one of {names}")
+                raise InputError(f"training.metric is {metric}; a classifier needs one of {names}")
         return cls(rows, train, metric, settings.evaluation, settings.training.seed, has_own_head)
 
     def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, float | None] | None:
-        """Return the metrics of the classifier on dev, or None as soon as `stopped` is True."""
+        """Return the metrics of the classifier on dev, or None once `stopped` returns True."""
         assert isinstance(model, ClassifierModel) and self.metric is not None
         rows = self.sets["dev"]
         logits = logits_unless(model, rows, stopped)
@@ -410,7 +412,7 @@ class ClassEvaluator:
         }
 
     def evaluate_baseline(self, model: TrainableModel) -> BaselineCodes:
-        """Return what there is to compare with before training."""
+        """Return the predictions to compare with, made before training."""
         assert isinstance(model, ClassifierModel)
         n_classes = len(self.train.class_names)
         majority = {
@@ -440,11 +442,11 @@ class ClassEvaluator:
         }
 
     def evaluate_final(self, model: TrainableModel, before: BaselineCodes) -> EvaluationResult:
-        """Return what is found; the temperature is folded into the head, and a decision stored.
+        """Return the results; the temperature is folded into the head, and the decision is stored in the model.
 
         Args:
             model: The tuned classifier.
-            before: What there is to compare with.
+            before: The predictions to compare with.
         """
         assert isinstance(model, ClassifierModel)
         logits = {name: logits_of(model, rows) for name, rows in self.sets.items()}
@@ -460,7 +462,7 @@ class ClassEvaluator:
         }
         found = class_alarms(results, self.metric or DEFAULT_METRIC)
         if not self.sets:
-            found.append("nothing judged the tuned classifier: give data.dev or data.dev_share, and data.test")
+            found.append("the tuned classifier was not evaluated: set data.dev or data.dev_share, and data.test")
         model.decision = self._decision(logits)
         every = {"train": self.train, **self.sets}
         facts = {
@@ -513,7 +515,7 @@ class ClassEvaluator:
         )
 
     def _mistakes(self, splits: tuple[ClassSplit, ...]) -> tuple[Mistake, ...]:
-        """Return the most confident mistakes, of test where there is one."""
+        """Return the most confident mistakes on test, or on dev if there is no test."""
         named = {split.name: split for split in splits}
         name = next((name for name in ("test", "dev") if name in named), None)
         if name is None:
@@ -523,5 +525,5 @@ class ClassEvaluator:
 
 
 def names_of_classes(model: ClassifierModel) -> tuple[str, ...]:
-    """Return what data sets call the classes of a model, in its order; none for one output."""
+    """Return a model's classes as data sets name them, in the model's order; empty for one output."""
     return tuple(map(class_name, model.classes_.tolist())) if model.n_outputs > 1 else ()

@@ -1,9 +1,9 @@
-"""How good are these classes: accuracy, macro F1 and Matthews' correlation, with intervals, or the reason why not.
+"""Metrics of predicted classes: accuracy, macro F1 and Matthews' correlation, with bootstrap intervals.
 
-All of them follow from how often each class was predicted for each gold class. Rows of the same gold and the same
-prediction are one cell, and a bootstrap resample draws the counts of the cells (`resampling.cell_resamples`), so an
-interval costs the same for a thousand rows as for a million, and no table of classes by classes is held for each
-resample. What is undefined is None with a reason, as in `metrics`. Letters: N rows, K classes, U cells that occur, B
+All of them follow from how often each class was predicted for each gold class. Rows with the same gold and the same
+prediction are one cell, and a bootstrap resample draws the counts of the cells (`bootstrap.cell_resamples`), so an
+interval costs the same for a thousand rows as for a million, and no table of classes by classes is stored for each
+resample. An undefined metric is None with a reason, as in `metrics`. Letters: N rows, K classes, U cells that occur, B
 resamples; a code is the number of a class, from 0.
 """
 
@@ -23,19 +23,19 @@ from sbert_ft.evaluation.metrics import Score
 
 Codes = NDArray[np.int64]
 
-# What the best step of a run can be chosen by.
+# The metrics that can choose the best step of a run.
 CLASS_METRIC_NAMES: Final = ("accuracy", "macro_f1", "mcc")
 _LEAST_ROWS = 3
-# F1 of every class in every resample that are held at once: a quarter of a gigabyte.
+# F1 values (classes times resamples) in memory at once: a quarter of a gigabyte.
 _MOST_HELD = 2**25
 
 
 @dataclass(frozen=True)
 class _Totals:
-    """What resamples count, class by class.
+    """Counts of the resamples for each class.
 
     Attributes:
-        right: Rows of the class that were predicted as such, shape (B, K).
+        right: Rows of the class that were predicted as it, shape (B, K).
         gold: Rows of the class, shape (B, K).
         predicted: Rows predicted as the class, shape (B, K).
     """
@@ -49,7 +49,7 @@ class _Totals:
         return divided(self.right.sum(axis=1), self.gold.sum(axis=1))
 
     def f1(self) -> Floats:
-        """Return F1 of each class, shape (B, K); NaN where it neither occurs nor is predicted."""
+        """Return F1 of each class, shape (B, K); NaN if the class neither occurs nor is predicted."""
         return divided(2 * self.right, self.gold + self.predicted)
 
     def macro_f1(self) -> Floats:
@@ -58,7 +58,7 @@ class _Totals:
         return divided(np.nan_to_num(f1).sum(axis=1), (~np.isnan(f1)).sum(axis=1))
 
     def mcc(self) -> Floats:
-        """Return Matthews' correlation of K classes, shape (B,); NaN where the gold or the predictions are one class.
+        """Return Matthews' correlation of K classes, shape (B,); NaN if gold or predictions are one class.
 
         It is R_K of Gorodkin (2004), "Comparing two K-category assignments by a K-category correlation coefficient".
         """
@@ -78,11 +78,11 @@ _OF_TOTALS: Mapping[str, Callable[[_Totals], Floats]] = {
 
 @dataclass(frozen=True)
 class _Cells:
-    """Rows of the same codes as one cell.
+    """Rows with the same codes, counted as one cell.
 
     Attributes:
-        n: How many rows each has, shape (U,).
-        columns: The codes of each, one array of shape (U,) for each of the sequences that were counted together.
+        n: Number of rows in each cell, shape (U,).
+        columns: The codes of each cell, one array of shape (U,) for each sequence.
         n_classes: K.
     """
 
@@ -100,10 +100,10 @@ class _Cells:
         return cls(n.astype(np.int64), tuple(codes[first] for codes in sequences), n_classes)
 
     def totals(self, predicted: int = 1) -> Callable[[Floats], _Totals]:
-        """Return what counts of the cells, shape (B, U), come to, class by class.
+        """Return a function from counts of the cells, shape (B, U), to the totals of each class.
 
         Args:
-            predicted: Which column has the predictions; the first one has the gold.
+            predicted: Index of the column with the predictions; column 0 has the gold.
         """
         sides = [self.columns[0], self.columns[predicted]]
         is_right = sides[0] == sides[1]
@@ -129,17 +129,17 @@ def class_metrics(
     """Return accuracy, macro_f1 and mcc.
 
     macro_f1 is the mean over the classes that occur in the gold or are predicted, as in scikit-learn; mcc is undefined
-    where either is one class only.
+    if either has only one class.
 
     Args:
         predicted: Shape (N,), int64.
         gold: Shape (N,), int64.
         n_classes: K.
         settings: Number of resamples and confidence of the intervals.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Raises:
-        InputError: Shapes differ, or a code is none of 0..K-1.
+        InputError: Shapes differ, or a code is not in 0..K-1.
     """
     _check(n_classes, predicted=predicted, gold=gold)
     return _with_intervals(_values(predicted, gold, n_classes), (gold, predicted), n_classes, settings, seed)
@@ -156,10 +156,10 @@ def class_differences(
         gold: Shape (N,), int64.
         n_classes: K.
         settings: Number of resamples and confidence of the intervals.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Raises:
-        InputError: Shapes differ, or a code is none of 0..K-1.
+        InputError: Shapes differ, or a code is not in 0..K-1.
     """
     _check(n_classes, before=before, after=after, gold=gold)
     values = {}
@@ -175,7 +175,7 @@ def class_differences(
 
 
 def class_metric_value(name: str, predicted: Codes, gold: Codes, n_classes: int) -> float | None:
-    """Return one metric without an interval; None where it is undefined.
+    """Return one metric without an interval; None if it is undefined.
 
     Args:
         name: One of CLASS_METRIC_NAMES.
@@ -184,7 +184,7 @@ def class_metric_value(name: str, predicted: Codes, gold: Codes, n_classes: int)
         n_classes: K.
 
     Raises:
-        InputError: The name is unknown, shapes differ, or a code is none of 0..K-1.
+        InputError: The name is unknown, shapes differ, or a code is not in 0..K-1.
     """
     if name not in CLASS_METRIC_NAMES:
         raise InputError(f"the metric is {quoted(name)}, expected one of {', '.join(CLASS_METRIC_NAMES)}")
@@ -195,20 +195,20 @@ def class_metric_value(name: str, predicted: Codes, gold: Codes, n_classes: int)
 def per_class(
     predicted: Codes, gold: Codes, class_names: Sequence[str], settings: EvaluationSettings, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Return one entry a class, in their order: name, n, n_predicted, precision, recall, f1.
+    """Return one entry per class, in their order: name, n, n_predicted, precision, recall, f1.
 
-    n counts the rows of the class, n_predicted those predicted as such. Precision is None where nothing is predicted as
-    the class, recall where it does not occur, and the value of f1 (a `Score` as JSON) where neither does.
+    n counts the rows of the class, n_predicted the rows predicted as the class. Precision is None if n_predicted is 0,
+    recall if n is 0, and the value of f1 (a `Score` as JSON) if both are 0.
 
     Args:
         predicted: Shape (N,), int64.
         gold: Shape (N,), int64.
         class_names: K names.
-        settings: Number of resamples (fewer where the classes are many) and confidence of the intervals.
-        seed: Of the resamples.
+        settings: Number of resamples (fewer if there are many classes) and confidence of the intervals.
+        seed: Seed of the resamples.
 
     Raises:
-        InputError: Shapes differ, or a code is none of 0..K-1.
+        InputError: Shapes differ, or a code is not in 0..K-1.
     """
     n_classes = len(class_names)
     _check(n_classes, predicted=predicted, gold=gold)
@@ -244,7 +244,7 @@ def confusion(predicted: Codes, gold: Codes, n_classes: int) -> NDArray[np.int64
         n_classes: K.
 
     Raises:
-        InputError: Shapes differ, or a code is none of 0..K-1.
+        InputError: Shapes differ, or a code is not in 0..K-1.
     """
     _check(n_classes, predicted=predicted, gold=gold)
     counts = np.bincount(gold * n_classes + predicted, minlength=n_classes * n_classes)
@@ -274,10 +274,10 @@ def _with_intervals(
 
     Args:
         values: Without intervals.
-        sequences: The gold and the predictions of one model, or of two where values are the second minus the first.
+        sequences: The gold and the predictions of one model, or of two if the values are the second minus the first.
         n_classes: K.
         settings: Number of resamples and confidence of the intervals.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
     """
     resampled: dict[str, list[Floats]] = {name: [] for name, score in values.items() if score.value is not None}
     if not resampled:
@@ -304,14 +304,14 @@ def _f1_score(value: float, resampled: Floats, confidence: float) -> Score:
 
 
 def _check(n_classes: int, **sequences: Codes) -> None:
-    """Refuse what is not one code a row in each of the sequences."""
+    """Raise InputError unless each sequence has one code per row."""
     shapes = {codes.shape for codes in sequences.values()}
     for name, codes in sequences.items():
         if codes.ndim != 1 or not np.issubdtype(codes.dtype, np.integer):
-            raise InputError(f"{name}: shape {codes.shape} of {codes.dtype}, expected one whole number a row")
+            raise InputError(f"{name}: shape {codes.shape} of {codes.dtype}, expected one whole number per row")
         if len(codes) and not 0 <= codes.min() <= codes.max() < n_classes:
             wrong = codes.min() if codes.min() < 0 else codes.max()
             raise InputError(f"{name}: there is a class number {wrong}, expected 0 to {n_classes - 1}")
     if len(shapes) > 1:
         found = ", ".join(f"{name} has {len(codes)}" for name, codes in sequences.items())
-        raise InputError(f"{found}: expected one class number a row in each")
+        raise InputError(f"{found}: expected one class number per row in each")

@@ -1,10 +1,10 @@
-"""How good are these scores: numbers by scipy and scikit-learn, each with an interval, or none with the reason.
+"""Metrics of scores by scipy and scikit-learn, each with a bootstrap interval.
 
-Graded pairs are judged by correlation, labelled ones (they match, or not) by how well scores rank them and, where
-there is a threshold, by the decisions. What is undefined (one class only, all scores equal, fewer than three pairs) is
-None with a reason, never NaN, and says so without a warning. Intervals are percentile bootstrap intervals (Efron and
-Tibshirani 1993, section 13.3) over pairs; a difference of two models is taken within each resample. They follow from
-the seed. N stands for the number of pairs.
+Graded pairs are evaluated by correlation, labelled pairs (match or not) by ranking metrics and, with a threshold, by
+the decisions. An undefined metric (one class only, all scores equal, fewer than three pairs) is None with a reason,
+never NaN, and no warning is raised. Intervals are percentile bootstrap intervals (Efron and Tibshirani 1993, section
+13.3) over pairs; the difference of two models is computed within each resample. They are determined by the seed. N
+stands for the number of pairs.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from sbert_ft.evaluation.bootstrap import (
 )
 
 Numbers = NDArray[np.floating] | Sequence[float]
-# Which gold a metric is held against: graded scores, or labels that say whether a pair matches.
+# The gold that a metric needs: graded scores, or labels that say whether a pair matches.
 GoldKind = Literal["graded", "labels"]
 
-# What the best step of a run can be chosen by. Those that need a threshold are not among them: it is chosen afterwards.
+# The metrics that can choose the best step of a run. Metrics that need a threshold cannot: it is chosen afterwards.
 METRIC_NAMES: Mapping[str, GoldKind] = MappingProxyType(
     {"spearman": "graded", "pearson": "graded", "average_precision": "labels", "roc_auc": "labels"}
 )
 _LEAST_PAIRS = 3
-# As in scipy: what deviates from its mean by less than this share of it deviates by rounding.
+# As in scipy: a deviation from the mean of less than this share of the mean is rounding.
 _ROUNDING = 1e-13
 
 
@@ -50,10 +50,10 @@ class Score:
     """A metric, or the reason why it has no value.
 
     Attributes:
-        value: None where it is undefined.
-        low: Lower end of the interval; None where there is none.
+        value: None if undefined.
+        low: Lower end of the interval; None if there is none.
         high: Upper end.
-        reason: Why there is no value, or no interval; None where there are both.
+        reason: Why there is no value or no interval; None if there are both.
     """
 
     value: float | None
@@ -62,12 +62,12 @@ class Score:
     reason: str | None = None
 
     def to_json(self) -> dict[str, float | str | None]:
-        """Return the four fields, as JSON has them."""
+        """Return the four fields as JSON."""
         return {"value": self.value, "low": self.low, "high": self.high, "reason": self.reason}
 
     @classmethod
     def of_resamples(cls, value: float, resampled: Floats, confidence: float) -> Score:
-        """Return the value with the interval of its resamples, shape (B,), NaN where it is undefined in one."""
+        """Return the value with the interval of its resamples, shape (B,), NaN for undefined ones."""
         interval = percentile_interval(resampled, confidence)
         if interval is not None:
             return cls(value, *interval)
@@ -77,7 +77,7 @@ class Score:
 
 @dataclass(frozen=True)
 class _Metric:
-    """A value or a reason, and the metric of any resample."""
+    """A value or a reason, and a function for the metric of any resample."""
 
     value: float | None
     reason: str | None = None
@@ -85,7 +85,7 @@ class _Metric:
 
 
 def default_metric(label_kind: str) -> str | None:
-    """Return the metric that a run is chosen by, None where pairs have neither scores nor yes/no labels.
+    """Return the metric that chooses the best step, None if pairs have neither scores nor yes/no labels.
 
     Args:
         label_kind: As in `ConnectionDataset.label_kind`: score, binary, none or classes.
@@ -96,7 +96,7 @@ def default_metric(label_kind: str) -> str | None:
 def metric_value(
     name: str, predicted: Numbers, gold: Numbers | None = None, matches: Flags | None = None
 ) -> float | None:
-    """Return one metric without an interval; None where it is undefined.
+    """Return one metric without an interval; None if it is undefined.
 
     Args:
         name: One of METRIC_NAMES.
@@ -115,7 +115,7 @@ def metric_value(
             raise InputError(f"the metric {name} needs graded scores, and the pairs have none")
         return _graded(predicted, gold)[name].value
     if matches is None:
-        raise InputError(f"the metric {name} needs pairs that match and others, and the pairs have no labels")
+        raise InputError(f"the metric {name} needs labels (match or not), and the pairs have none")
     return _labelled(predicted, matches, None)[name].value
 
 
@@ -126,7 +126,7 @@ def graded_metrics(predicted: Numbers, gold: Numbers, settings: EvaluationSettin
         predicted: Shape (N,): the model's scores.
         gold: Shape (N,): in any scale.
         settings: Number of resamples and confidence of the intervals.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Raises:
         InputError: Shapes differ, or the gold is not finite.
@@ -143,11 +143,11 @@ def label_metrics(
         predicted: Shape (N,): the model's scores.
         matches: Shape (N,), bool: whether the pairs belong together.
         settings: Number of resamples and confidence of the intervals.
-        threshold: From this score on a pair is said to match. The intervals take it as given.
-        seed: Of the resamples.
+        threshold: A pair is predicted to match if its score is at least this. The intervals treat it as fixed.
+        seed: Seed of the resamples.
 
     Raises:
-        InputError: Shapes differ, or `matches` are no booleans.
+        InputError: Shapes differ, or `matches` are not booleans.
     """
     return _with_intervals(_labelled(predicted, matches, threshold), len(predicted), settings, seed)
 
@@ -169,8 +169,8 @@ def paired_differences(
         gold_or_matches: Shape (N,): booleans for the metrics of `label_metrics`, numbers for those of
             `graded_metrics`.
         settings: Number of resamples and confidence of the intervals.
-        seed: Of the resamples.
-        thresholds: Of the one and of the other model, for the metrics of decisions.
+        seed: Seed of the resamples.
+        thresholds: Of the model before and the model after, for the metrics of decisions.
 
     Raises:
         InputError: As in `graded_metrics` and `label_metrics`.
@@ -227,14 +227,14 @@ def _graded(predicted: Numbers, gold: Numbers) -> dict[str, _Metric]:
     metrics = {"spearman": _Metric(_clipped(spearmanr(x, y).statistic), None, spearman_statistic(x, y))}
     u, v = _standardised(x), _standardised(y)
     if u is None or v is None:
-        metrics["pearson"] = _Metric(None, f"all {'scores' if u is None else 'gold scores'} are equal but for rounding")
+        metrics["pearson"] = _Metric(None, f"all {'scores' if u is None else 'gold scores'} are equal up to rounding")
     else:
         metrics["pearson"] = _Metric(_clipped(pearsonr(u, v).statistic), None, pearson_statistic(u, v))
     return metrics
 
 
 def _labelled(predicted: Numbers, matches: Flags, threshold: float | None) -> dict[str, _Metric]:
-    """Return average_precision and roc_auc, and what follows from a threshold."""
+    """Return average_precision and roc_auc, and with a threshold the metrics of decisions."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     x, y = _as_floats(predicted, "predicted"), np.asarray(matches)
@@ -284,16 +284,16 @@ def _as_floats(values: Numbers, name: str) -> Floats:
     try:
         floats = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name} are no numbers: {quoted(error)}") from error
+        raise InputError(f"{name} are not numbers: {quoted(error)}") from error
     if floats.ndim != 1:
-        raise InputError(f"{name} have {floats.ndim} dimensions, expected one number a pair")
+        raise InputError(f"{name} have {floats.ndim} dimensions, expected one number per pair")
     return floats
 
 
 def _check_lengths(predicted: Floats, known: NDArray[np.generic]) -> None:
     if known.shape != predicted.shape:
         raise InputError(
-            f"there are {predicted.size} scores but {known.size} known values; expected one a pair of each"
+            f"there are {predicted.size} scores but {known.size} known values; expected one of each per pair"
         )
 
 
@@ -312,7 +312,7 @@ def _is_constant(values: Floats) -> bool:
 
 
 def _standardised(values: Floats) -> Floats | None:
-    """Return the values with mean 0 and mean square 1, None where they differ by rounding alone."""
+    """Return the values with mean 0 and mean square 1, None if they differ only by rounding."""
     scaled = values / np.abs(values).max()  # so that no square of a huge or tiny number over- or underflows
     mean = scaled.mean()
     centred = scaled - mean

@@ -1,9 +1,9 @@
-"""Which pairs judge a model, and what they say of one model and of another.
+"""Evaluate a model on pairs, and compare it with the model before training.
 
-Any data set can judge: graded scores and yes/no labels as they are; triplets as a pair that matches and one that does
-not; pairs known only to match beside as many chance pairs, each first text with the second text of another row. Chance
-pairs also show a collapse: an encoder that puts all texts in one place scores them as high as those that belong
-together, and no ranking on a small set needs to notice.
+Any data set can be used: graded scores and yes/no labels as they are; triplets as one pair that matches and one that
+does not; pairs known to match together with as many random pairs (a first text with the second text of another row).
+Random pairs also show a collapse: an encoder that maps all texts to nearly the same vector scores them as high as
+matching pairs, and a ranking metric on a small set may not show this.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sbert_ft.models.siamese import SiameseBert, chosen_prompt
 from sbert_ft.models.similarity import cosine
 
 MAX_CHANCE_PAIRS = 2000
-# Chance pairs of a sound encoder are far below; a raw BERT with mean pooling reaches some 0.6 to 0.8.
+# Random pairs of a good encoder are far below; those of a raw BERT with mean pooling are at about 0.6 to 0.8.
 COLLAPSED_COSINE = 0.9
 
 
@@ -40,17 +40,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationPairs:
-    """The pairs of a data set that judge, as numbers of its distinct texts.
+    """The evaluation pairs of a data set, as numbers of its distinct texts.
 
     Attributes:
-        name: dev, test, or what else they are for.
-        dataset: Where they come from.
-        sides: The two texts of each pair, shape (n, 2); shape (n, 1) where single texts have scores.
-        lines: Where each stands in its source, shape (n,).
+        name: dev, test, or another name.
+        dataset: Their data set.
+        sides: The two texts of each pair, shape (n, 2); shape (n, 1) if single texts have scores.
+        lines: Line of each pair in its source, shape (n,).
         gold: Graded scores in the file's scale, or 0 and 1; shape (n,).
-        matches: Whether each belongs together, shape (n,).
-        scale: Lowest and highest graded score; None where the gold is yes or no.
-        note: How the pairs were made, where they are not simply those of the data set.
+        matches: Whether each pair matches, shape (n,).
+        scale: Lowest and highest graded score; None if the gold is yes or no.
+        note: How the pairs were made, if they are not simply those of the data set.
     """
 
     name: str
@@ -67,11 +67,11 @@ class EvaluationPairs:
 
     @property
     def default_metric(self) -> str:
-        """The metric that a run is chosen by: spearman for graded scores, average_precision for yes or no."""
+        """The metric that chooses the best step: spearman for graded scores, average_precision for yes or no."""
         return "average_precision" if self.scale is None else "spearman"
 
     def texts(self) -> Iterator[tuple[str, ...]]:
-        """Return the texts of each pair, one pair at a time."""
+        """Yield the texts of each pair."""
         return map(self.texts_of, range(len(self)))
 
     def texts_of(self, place: int) -> tuple[str, ...]:
@@ -83,10 +83,10 @@ def evaluation_pairs(name: str, dataset: ConnectionDataset, match_from: float | 
     """Return the pairs of a data set to evaluate on.
 
     Args:
-        name: dev, test, or what else they are for.
+        name: dev, test, or another name.
         dataset: Pairs or triplets.
-        match_from: Graded scores: from where on a pair belongs together; None for the middle of the scale.
-        seed: Of chance pairs.
+        match_from: For graded scores: a pair matches if its score is at least this; None for the middle of the scale.
+        seed: Seed of the random pairs.
 
     Raises:
         InputError: The labels are classes, or `match_from` is not on the scale.
@@ -98,11 +98,11 @@ def evaluation_pairs(name: str, dataset: ConnectionDataset, match_from: float | 
         return EvaluationPairs(name, dataset, rows[:, :2], lines, labels, matches, scale)
     if dataset.n_texts == 3:
         others, other_lines = rows[:, [0, 2]], lines
-        note = f"{len(rows):,} anchors with their positives (match) and with their negatives (do not)"
+        note = f"{len(rows):,} anchors with their positives (match) and their negatives (no match)"
     else:
         others, places = chance_pairs(rows, len(rows), seed)
         other_lines = lines[places]
-        note = f"{len(rows):,} pairs known to match, and {len(others):,} of their first texts with the second of others"
+        note = f"{len(rows):,} pairs known to match, and {len(others):,} random pairs of their first and second texts"
     known = np.repeat([True, False], [len(rows), len(others)])
     return EvaluationPairs(
         name,
@@ -119,12 +119,12 @@ def evaluation_pairs(name: str, dataset: ConnectionDataset, match_from: float | 
 def chance_pairs(rows: NDArray[np.int64], n_most: int, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return first texts with second texts of other rows, shape (n, 2), and the rows of the first ones, shape (n,).
 
-    A pair that stands among the rows, in either order, or has the same text twice, is left out.
+    Pairs that are among the rows, in either order, or have the same text twice are left out.
 
     Args:
         rows: Numbers of each row's texts, shape (N, k).
-        n_most: How many at most.
-        seed: Of the choice.
+        n_most: Maximum number of pairs.
+        seed: Seed of the choice.
     """
     order = np.random.default_rng(seed).permutation(len(rows))
     places, others = order, np.roll(order, 1)
@@ -137,9 +137,9 @@ def chance_pairs(rows: NDArray[np.int64], n_most: int, seed: int = 0) -> tuple[N
 
 
 def score_pairs(model: SiameseBert | ClassifierModel, pairs: EvaluationPairs) -> NDArray[np.float32]:
-    """Return the model's score of each pair, shape (n,); over-long texts are cut without a word.
+    """Return the model's score of each pair, shape (n,); too long texts are truncated without a warning.
 
-    That is the cosine, or the probability of a classifier with one output.
+    The score is the cosine, or the probability of a classifier with one output.
     """
     return np.concatenate(list(_score_stream(model, pairs)))
 
@@ -147,7 +147,7 @@ def score_pairs(model: SiameseBert | ClassifierModel, pairs: EvaluationPairs) ->
 def score_unless(
     model: SiameseBert | ClassifierModel, pairs: EvaluationPairs, stopped: Callable[[], bool]
 ) -> NDArray[np.float32] | None:
-    """Return what `score_pairs` does, or None as soon as `stopped`, asked every some thousand pairs, is True."""
+    """Return the same as `score_pairs`, or None once `stopped` returns True; it is called every few thousand pairs."""
     parts = []
     for scores in _score_stream(model, pairs):
         parts.append(scores)
@@ -164,7 +164,7 @@ def _score_stream(model: SiameseBert | ClassifierModel, pairs: EvaluationPairs) 
             yield (0.5 * (1.0 + np.tanh(0.5 * logits[:, 0].astype(np.float64)))).astype(np.float32)  # the sigmoid
         return
     prompt = chosen_prompt(model.prompts, model.default_prompt_name, None, None)
-    # scores that are no numbers are judged as well: a metric is null then, and says why
+    # scores that are not finite are evaluated too: the metric is then null with a reason
     settings = EmbedSettings(
         model.pooling, model.max_seq_length, on_truncate="ignore", prompt=prompt, check_finite=False
     )
@@ -174,7 +174,7 @@ def _score_stream(model: SiameseBert | ClassifierModel, pairs: EvaluationPairs) 
 
 
 def chance_cosine(model: SiameseBert, dataset: ConnectionDataset, seed: int = 0) -> float | None:
-    """Return the mean cosine of chance pairs; None where there are too few to make some, or it is no number."""
+    """Return the mean cosine of random pairs; None if fewer than two can be made, or if it is not finite."""
     sides, _ = chance_pairs(dataset.text_rows, MAX_CHANCE_PAIRS, seed)
     if len(sides) < 2:
         return None
@@ -185,16 +185,16 @@ def chance_cosine(model: SiameseBert, dataset: ConnectionDataset, seed: int = 0)
 
 
 def metric_of(name: str, scores: NDArray[np.float32], pairs: EvaluationPairs) -> float | None:
-    """Return one metric of the scores, shape (n,); None where it is undefined.
+    """Return one metric of the scores, shape (n,); None if it is undefined.
 
     Raises:
-        InputError: The pairs have no scores for a metric that needs them.
+        InputError: The metric needs graded scores, and the pairs have none.
     """
     return metric_value(name, scores, None if pairs.scale is None else pairs.gold, pairs.matches)
 
 
 def try_decision(scores: NDArray[np.float32], pairs: EvaluationPairs, settings: EvaluationSettings) -> Decision | str:
-    """Return the decision that the pairs allow, or the sentence that says why they allow none."""
+    """Return the decision fitted on the pairs, or a sentence that says why none can be fitted."""
     fitted_on = {"source": pairs.dataset.source, "sha256": pairs.dataset.sha256}
     try:
         return fit_decision(scores, pairs.matches, settings, fitted_on, scale=pairs.scale)
@@ -205,10 +205,10 @@ def try_decision(scores: NDArray[np.float32], pairs: EvaluationPairs, settings: 
 def metrics_of(
     scores: NDArray[np.float32], pairs: EvaluationPairs, settings: EvaluationSettings, decision: Decision | None
 ) -> dict[str, Score]:
-    """Return every metric of the scores that the pairs' gold allows, with intervals.
+    """Return every metric that the pairs' gold allows, with intervals.
 
-    Graded pairs have spearman and pearson; all have average_precision and roc_auc, and with a decision what its yes
-    and no are worth.
+    Graded pairs have spearman and pearson; all have average_precision and roc_auc, and with a decision also the metrics
+    of its threshold.
     """
     graded = {} if pairs.scale is None else graded_metrics(scores, pairs.gold, settings)
     threshold = None if decision is None else decision.threshold
@@ -222,12 +222,12 @@ def evaluate_pairs(
     settings: EvaluationSettings,
     decisions: tuple[Decision | None, Decision | None] = (None, None),
 ) -> dict[str, Any]:
-    """Return one split of metrics.json: what the pairs say of the model before, of the one after, and of the two.
+    """Return one split of metrics.json: metrics of the model before, of the model after, and their differences.
 
     Args:
-        pairs: See there.
-        before: Scores of the base (or other) model, shape (n,); None where there is none to compare with.
-        after: Scores of the model that is judged, shape (n,).
+        pairs: The pairs, from `evaluation_pairs`.
+        before: Scores of the base (or another) model, shape (n,); None if there is none to compare with.
+        after: Scores of the evaluated model, shape (n,).
         settings: Number of resamples and confidence of the intervals.
         decisions: Of the model before and of the one after.
     """
@@ -250,12 +250,12 @@ def evaluate_pairs(
 
 
 def alarms(results: Mapping[str, Mapping[str, Any]], metric: str, collapse: Mapping[str, float | None]) -> list[str]:
-    """Return what must be said first: a model that is worse than before, or has collapsed.
+    """Return warnings: the model is worse than before, or has collapsed.
 
     Args:
         results: By name of the split, as `evaluate_pairs` returns them.
-        metric: By which the splits are compared; those that do not have it are judged by what they have.
-        collapse: Mean cosine of chance pairs, ``before`` and ``after``.
+        metric: The metric to compare by; for a split without it, the split's first metric.
+        collapse: Mean cosine of random pairs, ``before`` and ``after``.
     """
     found = []
     for name, result in results.items():
@@ -267,38 +267,36 @@ def alarms(results: Mapping[str, Mapping[str, Any]], metric: str, collapse: Mapp
     if after is not None and after >= COLLAPSED_COSINE:
         was = "" if before is None else f" (before: {before:.2f})"
         new = before is None or before < COLLAPSED_COSINE
-        how = (
-            "has collapsed and hardly tells texts apart" if new else "hardly tells texts apart, nor did the base model"
-        )
+        how = "has collapsed and hardly tells texts apart" if new else "hardly tells texts apart, like the base model"
         found.append(
-            f"the tuned model {how}: pairs of texts put together by chance have a mean cosine of {after:.2f}{was}; "
-            "lower the learning rate, or take an objective that pushes texts apart"
+            f"the tuned model {how}: random pairs of texts have a mean cosine of {after:.2f}{was}; "
+            "lower the learning rate, or use an objective that pushes texts apart"
         )
     return found
 
 
 def _worsening(name: str, metric: str, result: Mapping[str, Any]) -> str | None:
-    """Return what is worse than before by one metric of a split; None where it is not."""
+    """Return a warning if one metric of a split is lower than before, else None."""
     before, after, difference = (result[part][metric] for part in ("before", "after", "difference"))
     if before["value"] is not None and after["value"] is None:
-        return f"the tuned model has no {metric} on {name} ({after['reason']}), and the base model has"
+        return f"the tuned model has no {metric} on {name} ({after['reason']}), but the base model has"
     change, low, high = (difference[part] for part in ("value", "low", "high"))
     if change is None or change >= 0:
         return None
     if high is None:
         return f"the tuned model scores lower on {name}: {metric} changed by {change:+.4f} ({difference['reason']})"
-    how = "is worse" if high < 0 else "scores lower, within what chance can do,"
+    how = "is worse" if high < 0 else "scores lower, maybe by chance,"
     interval = f"interval {low:+.4f} to {high:+.4f}"
     return f"the tuned model {how} on {name}: {metric} changed by {change:+.4f} ({interval})"
 
 
 def split_scores(pairs: EvaluationPairs, before: NDArray[np.float32] | None, after: NDArray[np.float32]) -> SplitScores:
-    """Return what a report shows of these pairs."""
+    """Return the scores of these pairs for a report."""
     return SplitScores(pairs.name, pairs.dataset.source, before, after, pairs.gold, pairs.matches, pairs.scale)
 
 
 def same_gold_kind(metric: str, pairs: EvaluationPairs) -> None:
-    """Refuse a metric of graded scores for pairs that are yes or no.
+    """Raise InputError if the metric needs graded scores and the pairs have yes/no labels.
 
     Raises:
         InputError: The pairs have no graded scores.
@@ -306,8 +304,8 @@ def same_gold_kind(metric: str, pairs: EvaluationPairs) -> None:
     if metric in ("spearman", "pearson") and pairs.scale is None:
         raise InputError(
             f"training.metric is {metric}, which needs graded scores, but {quoted(pairs.dataset.source, limit=400)} "
-            "has yes or no",
-            "take average_precision or roc_auc",
+            "has yes/no labels",
+            "use average_precision or roc_auc",
         )
 
 
@@ -317,11 +315,11 @@ def _as_json(scores: Mapping[str, Score]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PairScores:
-    """What a model makes of the pairs that judge.
+    """A model's scores of the evaluation pairs.
 
     Attributes:
-        scores: By the name of the pairs, shape (n,) each; nothing where it was not asked.
-        chance: Mean cosine of texts put together by chance; None where there are too few, or for a classifier.
+        scores: Name of the split -> scores, shape (n,) each; empty if the model did not score them.
+        chance: Mean cosine of random pairs of texts; None if there are too few texts, or for a classifier.
     """
 
     scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -330,14 +328,14 @@ class PairScores:
 
 @dataclass(frozen=True)
 class PairEvaluator:
-    """The pairs that judge a model by their scores.
+    """Evaluates a model on dev and test pairs by its scores.
 
     Attributes:
-        sets: What is evaluated on, by name: dev, test.
-        metric: By which the best step is chosen, where there are dev pairs.
-        settings: How the result is judged.
-        chance: The data set whose texts are put together by chance.
-        scale: Lowest and highest score of the training pairs; None where they are yes or no.
+        sets: The pairs to evaluate on by name: dev, test.
+        metric: The metric that chooses the best step; None without dev pairs.
+        settings: How the result is evaluated.
+        chance: The data set for random pairs of texts.
+        scale: Lowest and highest score of the training pairs; None if they have no graded scores.
     """
 
     sets: Mapping[str, EvaluationPairs]
@@ -351,8 +349,8 @@ class PairEvaluator:
         """Return the evaluator of a run.
 
         Args:
-            splits: Its data sets by name, train among them.
-            settings: Of the run.
+            splits: The run's data sets by name, train among them.
+            settings: The run's settings.
 
         Raises:
             InputError: The metric needs other labels than the dev pairs have.
@@ -372,19 +370,20 @@ class PairEvaluator:
         return cls(sets, metric, settings.evaluation, chance, scale)
 
     def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, float | None] | None:
-        """Return the metrics of the model on dev, or None as soon as `stopped` is True."""
+        """Return the metrics of the model on dev, or None once `stopped` returns True."""
         pairs = self.sets["dev"]
         assert self.metric is not None
-        customary = ("average_precision",) if pairs.scale is None else ("spearman", "pearson")
+        usual = ("average_precision",) if pairs.scale is None else ("spearman", "pearson")
         scores = score_unless(model, pairs, stopped)
         if scores is None:
             return None
-        return {name: metric_of(name, scores, pairs) for name in dict.fromkeys((self.metric, *customary))}
+        return {name: metric_of(name, scores, pairs) for name in dict.fromkeys((self.metric, *usual))}
 
     def evaluate_baseline(self, model: TrainableModel) -> PairScores:
-        """Return what there is to compare with before training: cosines of the base model's encoder.
+        """Return the scores before training: the cosines of the base model's encoder.
 
-        A new head knows nothing, so a classifier is held against its encoder's cosine; over single texts there is none.
+        A new head is not trained yet, so a classifier is compared with its encoder's cosine; for single texts there is
+        none.
         """
         if isinstance(model, ClassifierModel):
             if model.n_texts == 1:
@@ -394,16 +393,16 @@ class PairEvaluator:
         return self.ask(model)
 
     def ask(self, model: TrainableModel) -> PairScores:
-        """Return what the model, as it is, makes of the pairs."""
+        """Return the current model's scores of all pairs."""
         scores = {name: score_pairs(model, pairs) for name, pairs in self.sets.items()}
         return PairScores(scores, None if isinstance(model, ClassifierModel) else chance_cosine(model, self.chance))
 
     def evaluate_final(self, model: TrainableModel, before: PairScores) -> EvaluationResult:
-        """Return what is found; decision and score scale are stored in the model.
+        """Return the results; decision and score scale are stored in the model.
 
         Args:
-            model: The tuned one.
-            before: Of the base model.
+            model: The tuned model.
+            before: Scores of the base model.
         """
         after = self.ask(model)
         is_classifier = isinstance(model, ClassifierModel)
@@ -420,7 +419,7 @@ class PairEvaluator:
         collapse = {"before": before.chance, "after": after.chance}
         found = alarms(results, self.metric or "spearman", collapse)
         if not self.sets:
-            found.append("nothing judged the tuned model: give data.dev or data.dev_share, and data.test")
+            found.append("the tuned model was not evaluated: set data.dev or data.dev_share, and data.test")
         model.score_scale = self.scale or ((0.0, 1.0) if is_classifier else (-1.0, 1.0))
         model.decision = decision
         return EvaluationResult(
@@ -437,21 +436,21 @@ class PairEvaluator:
     def _decide(
         self, before: PairScores, after: PairScores, is_classifier: bool
     ) -> tuple[Decision | None, Decision | None]:
-        """Return the decisions of the base and of the tuned model, both chosen on the dev pairs."""
+        """Return the decisions of the base and of the tuned model, both fitted on the dev pairs."""
         if "dev" not in self.sets:
             return None, None
-        pairs, bare = self.sets["dev"], replace(self.settings, calibration="none")
-        decision = try_decision(after.scores["dev"], pairs, bare if is_classifier else self.settings)
+        pairs, uncalibrated = self.sets["dev"], replace(self.settings, calibration="none")
+        decision = try_decision(after.scores["dev"], pairs, uncalibrated if is_classifier else self.settings)
         if isinstance(decision, str):
             logger.warning("no threshold is stored: %s", decision)
             return None, None
         if is_classifier:
             decision = as_probability(decision)
-        base = try_decision(before.scores["dev"], pairs, bare) if "dev" in before.scores else None
+        base = try_decision(before.scores["dev"], pairs, uncalibrated) if "dev" in before.scores else None
         return base if isinstance(base, Decision) else None, decision
 
     def _worst(self, before: PairScores, after: PairScores) -> tuple[WorstPair, ...]:
-        """Return the pairs that the tuned model puts farthest from their place, of test where there is one."""
+        """Return the tuned model's worst pairs on test, or on dev if there is no test."""
         name = next((name for name in ("test", "dev") if name in self.sets), None)
         if name is None:
             return ()

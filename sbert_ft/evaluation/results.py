@@ -1,8 +1,8 @@
-"""What a report is made of, and which rows are the worst.
+"""The results of an evaluation that a report shows, and the choice of the worst rows.
 
-A score and a gold score are on scales of their own (a loss that only ranks leaves no meaning in the cosine itself), so
-a pair's error is the distance between two places: where the model put the pair among the others, and where it belongs.
-A classifier's worst rows are the wrong ones of which it was surest.
+Scores and gold scores are on different scales (after training with a ranking loss, the cosine itself has no absolute
+meaning), so a pair's error is a difference of ranks: its rank by the model's score and its rank by gold. A
+classifier's worst rows are the mistakes with the highest predicted probability.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-# What a classifier has to beat, as results and reports call it.
+# The baselines of a classifier, as results and reports name them.
 MAJORITY_BASELINE: Final = "the majority class"
 
 
@@ -26,15 +26,15 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class SplitScores:
-    """The scores of the pairs that judge a model.
+    """The scores of the evaluation pairs.
 
     Attributes:
         name: dev or test.
         source: The file.
-        before: The base model's cosines; None where it was not run. Shape: (n,).
+        before: The base model's cosines; None if it was not run. Shape: (n,).
         after: The tuned model's cosines. Shape: (n,).
         gold: Graded scores in the file's scale, or labels 0 and 1. Shape: (n,).
-        matches: Whether a pair belongs together; None where gold says it (labels) or nobody (scores). Shape: (n,).
+        matches: Whether a pair matches; None if gold are labels, or if it is unknown (scores). Shape: (n,).
         scale: Lowest and highest graded score; None for labels.
     """
 
@@ -48,7 +48,7 @@ class SplitScores:
 
     @property
     def labels(self) -> NDArray[np.bool_] | None:
-        """Return whether each pair belongs together, None where that is not known. Shape: (n,)."""
+        """Return whether each pair matches, None if that is unknown. Shape: (n,)."""
         if self.matches is not None or self.scale is not None:
             return self.matches
         known: NDArray[np.bool_] = self.gold > 0.5
@@ -57,17 +57,17 @@ class SplitScores:
 
 @dataclass(frozen=True)
 class WorstPair:
-    """A pair that the model put far from its place.
+    """A pair with a large error.
 
     Attributes:
         split: dev or test.
         line: Its line in the file.
-        text1: The one text.
-        text2: The other.
+        text1: The first text.
+        text2: The second text.
         gold: Its graded score or label.
-        before: The base model's cosine; None where it was not run.
+        before: The base model's cosine; None if it was not run.
         after: The tuned model's cosine.
-        error: Above 0 where the model scores the pair too high, as a rule from -1 to 1; see `errors_of_place`.
+        error: Above 0 if the model scores the pair too high, usually from -1 to 1; see `errors_of_place`.
     """
 
     split: str
@@ -82,16 +82,16 @@ class WorstPair:
 
 @dataclass(frozen=True)
 class ClassSplit:
-    """What a classifier says of the rows that judge it.
+    """The predictions of a classifier for the evaluation rows.
 
     Attributes:
         name: dev or test.
         source: The file.
         class_names: Shape: (K,).
         gold: The number of each row's class. Shape: (n,), int64.
-        before: What it is compared with, as class numbers; None where there is nothing. Shape: (n,), int64.
-        before_is: What `before` comes from, such as "the majority class"; None where there is nothing.
-        probabilities: Of each class by the tuned model. Shape: (n, K), float32.
+        before: Predictions to compare with, as class numbers; None if there are none. Shape: (n,), int64.
+        before_is: The predictor of `before`, such as "the majority class"; None if there is none.
+        probabilities: Probability of each class by the tuned model. Shape: (n, K), float32.
     """
 
     name: str
@@ -104,23 +104,23 @@ class ClassSplit:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """Return the number of each row's likeliest class, the first of equal ones. Shape: (n,)."""
+        """Return the number of each row's most probable class, of ties the first. Shape: (n,)."""
         codes: NDArray[np.int64] = self.probabilities.argmax(axis=1).astype(np.int64)
         return codes
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A row that a classifier puts into a wrong class.
+    """A row that is classified wrongly.
 
     Attributes:
         split: dev or test.
         line: Its line in the file.
         texts: Its one or two texts.
-        gold: The name of its class.
-        predicted: The name of the class that the model takes it for.
-        probability: Of the predicted class.
-        gold_probability: Of its class.
+        gold: The name of its true class.
+        predicted: The name of the predicted class.
+        probability: Probability of the predicted class.
+        gold_probability: Probability of the true class.
     """
 
     split: str
@@ -139,17 +139,17 @@ def worst_pairs(
     lines: Sequence[int] | NDArray[np.int64],
     n: int = 50,
 ) -> tuple[WorstPair, ...]:
-    """Return the `n` pairs whose error is largest, worst first; equal ones in the order of the file.
+    """Return the `n` pairs with the largest absolute errors, worst first; ties in the order of the file.
 
     Args:
         split: The scores of the pairs.
-        texts1: The one text of each pair.
-        texts2: The other.
-        lines: Where each stands in its file.
-        n: How many; fewer where there are fewer pairs.
+        texts1: The first text of each pair.
+        texts2: The second text of each pair.
+        lines: Line of each pair in its file.
+        n: How many; fewer if there are fewer pairs.
     """
     assert len(texts1) == len(texts2) == len(lines) == len(split.after) == len(split.gold)
-    # Rounded, so that the order of equal errors is not left to the last bit.
+    # Rounded, so that the order of equal errors does not depend on the last bit.
     errors = errors_of_place(split).round(12)
     order = np.lexsort((np.arange(len(errors)), _distance_from_wrong_side(split), -np.abs(errors)))[:n]
     return tuple(
@@ -170,19 +170,19 @@ def worst_pairs(
 def confident_mistakes(
     split: ClassSplit, texts: Sequence[tuple[str, ...]], lines: Sequence[int] | NDArray[np.int64], n: int = 50
 ) -> tuple[Mistake, ...]:
-    """Return the `n` wrong rows of whose class the model was surest, surest first; equal ones in the order of the file.
+    """Return the `n` mistakes with the highest predicted probability, highest first; ties in the order of the file.
 
     Args:
-        split: What the model says of the rows.
+        split: The predictions for the rows.
         texts: The one or two texts of each row.
-        lines: Where each stands in its file.
-        n: How many; fewer where fewer rows are wrong.
+        lines: Line of each row in its file.
+        n: How many; fewer if there are fewer mistakes.
     """
     assert len(texts) == len(lines) == len(split.gold) == len(split.probabilities)
     predicted = split.predicted
     wrong = np.flatnonzero(predicted != split.gold)
-    # Rounded, so that the order of equal probabilities is not left to the last bit.
-    sureness = split.probabilities[wrong, predicted[wrong]].astype(np.float64).round(6)
+    # Rounded, so that the order of equal probabilities does not depend on the last bit.
+    confidence = split.probabilities[wrong, predicted[wrong]].astype(np.float64).round(6)
     return tuple(
         Mistake(
             split=split.name,
@@ -193,17 +193,17 @@ def confident_mistakes(
             probability=float(split.probabilities[i, predicted[i]]),
             gold_probability=float(split.probabilities[i, split.gold[i]]),
         )
-        for i in wrong[np.argsort(-sureness, kind="stable")][:n].tolist()
+        for i in wrong[np.argsort(-confidence, kind="stable")][:n].tolist()
     )
 
 
 def errors_of_place(split: SplitScores) -> NDArray[np.float64]:
-    """Return how far each score is from its place, above 0 where it is too high. Shape: (n,).
+    """Return the rank error of each score, above 0 if the score is too high. Shape: (n,).
 
-    Graded pairs: the place of a pair is the share of pairs with a lower value (equal ones count half); the error is its
-    place by the model's score minus its place by gold. Labels: for a match, minus the share of the other pairs that
-    score higher than it; for a non-match, the share of matches that score lower (their mean is what ROC AUC lacks
-    to 1). With one label only there is no such share: the score itself minus the label.
+    Graded pairs: the rank of a pair is the share of pairs with a lower value (ties count half); the error is its rank
+    by the model's score minus its rank by gold. Labels: for a match, minus the share of non-matches that score higher;
+    for a non-match, the share of matches that score lower (the mean of these shares is 1 - ROC AUC). If all pairs have
+    the same label there is no such share: the error is the score minus the label.
     """
     scores = split.after.astype(np.float64)
     if split.scale is not None:
@@ -218,7 +218,7 @@ def errors_of_place(split: SplitScores) -> NDArray[np.float64]:
 
 
 def _distance_from_wrong_side(split: SplitScores) -> NDArray[np.float64]:
-    """Return an order for labels that are told apart entirely, where no error is left: nearest the other side first."""
+    """Return a second sort key for labels: the signed distance to the middle between the classes, nearest first."""
     scores, labels = split.after.astype(np.float64), split.labels
     if split.scale is not None or labels is None or labels.all() or not labels.any():
         return np.zeros(len(scores))
@@ -232,7 +232,7 @@ def _places(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _share_below(ordered: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the share of `ordered` below each value, equal ones by half. Shape: (m,), (n,), returns (n,)."""
+    """Return the share of `ordered` below each value; ties count half. Shape: (m,), (n,), returns (n,)."""
     left, right = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
     shares: NDArray[np.float64] = (left + right) / (2 * len(ordered))
     return shares

@@ -1,1 +1,1 @@
-"""Bytes and JSON of strangers, and files that are whole or not there."""
+"""Strict reading of untrusted files and JSON, and atomic writing of files and folders."""

@@ -1,9 +1,9 @@
-"""Write files and folders so that a crash, a kill or a full disk leaves the old or the new, never a part.
+"""Write files and folders so that a crash, a kill or a full disk leaves the old or the new content, never a part.
 
-Content goes to a temporary name beside its place, is synced to the disk, and takes its place by one rename, after
-which the folder is synced too. A folder that replaces another needs two renames; between them the old one stands
-under `backup_of` its name, where a reader finds it. Temporary names begin with `PREFIX`, so that what a killed process
-leaves is known and can be removed. The cost is waiting for the disk once a file.
+Content is written to a temporary name beside its target, synced to the disk, and renamed to the target; then the
+folder is synced too. A folder that replaces another needs two renames; between them the old one is at `backup_of` its
+name, where a reader finds it. Temporary names begin with `PREFIX`, so that leftovers of a killed process can be
+recognised and removed. The cost is one wait for the disk per file.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ _PREFIX = ".sbert-ft-model-"
 _ABANDONED = re.compile(re.escape(_PREFIX) + "[0-9a-f]{16}")
 _LOCK = "lock"
 _ENTRANCES = ("config.json", "modules.json")
-"""Files by which a folder is read; the first of them goes first and comes last."""
+"""Files that a reader of a folder opens first; the first of them is moved away first and put in place last."""
 _FOLDERS_CANNOT_BE_SYNCED = (errno.EINVAL, errno.ENOTSUP)  # some network file systems
 
 
 logger = logging.getLogger(__name__)
 PREFIX = ".sbert-ft-"
+"""How every temporary name begins."""
 
 
 @contextmanager
 def staged_beside(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside `target`, whose parent exists; it is gone when the block has ended.
+    """Context with an empty folder beside `target`, whose parent exists; it is removed when the block ends.
 
-    What processes that no longer run have left beside it is removed.
+    Leftovers of processes that no longer run are removed from the parent.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: The folder cannot be made.
     """
     _remove_abandoned(target.parent)
     place, lock = _locked_place(target.parent)
@@ -63,16 +64,16 @@ def staged_beside(target: Path) -> Iterator[Path]:
 
 
 def put_in_place(staging: Path, target: Path, obsolete: Sequence[str]) -> None:
-    """Move all files of `staging` to `target`, on the disk when this returns.
+    """Move all files of `staging` to `target`; they are synced to the disk when this returns.
 
     Args:
-        staging: What `staged_beside` gave, filled.
-        target: A folder, or nothing.
-        obsolete: Files of ours, from the folder on, that must not stay where `staging` does not have them.
+        staging: The folder from `staged_beside`, with the files.
+        target: A folder, or a path that does not exist.
+        obsolete: Files of sbert_ft, relative to the folder, to remove if `staging` does not have them.
 
     Raises:
-        OutputError: A folder stands where a file is to go, or the other way round; nothing was changed.
-        OSError: A file cannot be moved; all that was there is there again.
+        OutputError: There is a folder in the place of a file, or the other way round; nothing was changed.
+        OSError: A file cannot be moved; the folder is restored to what it was.
     """
     names = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
     for name in names:
@@ -97,7 +98,7 @@ def put_in_place(staging: Path, target: Path, obsolete: Sequence[str]) -> None:
             if (staging / name).exists():
                 (target / name).mkdir(exist_ok=True)
             else:
-                with suppress(OSError):  # not there, or with files that are not ours
+                with suppress(OSError):  # not there, or has files of others
                     (target / name).rmdir()
         for name in sorted(names, key=_rank, reverse=True):
             if name == _ENTRANCES[0]:
@@ -106,29 +107,29 @@ def put_in_place(staging: Path, target: Path, obsolete: Sequence[str]) -> None:
         sync_folder(target)
     except BaseException:
         for source, place in reversed(moved):
-            source.parent.mkdir(exist_ok=True)  # an inner folder that was empty has gone
+            source.parent.mkdir(exist_ok=True)  # an empty inner folder was removed
             os.rename(place, source)
         for name in inner:
-            with suppress(OSError):  # which it does to an empty one only
+            with suppress(OSError):  # rmdir only removes an empty one
                 (target / name).rmdir()
         raise
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing; their names are on the disk when this returns.
+    """Make a folder and its missing parents; their names are synced to the disk when this returns.
 
     Raises:
-        OSError: One cannot be made.
+        OSError: A folder cannot be made.
     """
     missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
-        with suppress(PermissionError):  # somebody may make folders in one that he may not read
+        with suppress(PermissionError):  # a user may have write but no read permission
             sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in `folder` to the disk, where the system can."""
+    """Sync the names in `folder` to the disk, if the system can."""
     if os.name == "nt":
         return  # a folder cannot be opened there; a rename is in the journal
     descriptor = os.open(folder, os.O_RDONLY)
@@ -146,18 +147,18 @@ def _rank(name: str) -> tuple[int, str]:
 
 
 def _check_places(target: Path, names: Sequence[str], inner: Sequence[str]) -> None:
-    """Refuse, before anything is moved, a folder in the place of a file, and a file or link in that of a folder."""
+    """Refuse, before anything is moved, a folder in the place of a file, or a file or link in that of a folder."""
     for name in names:
         if (target / name).is_dir() and not (target / name).is_symlink():
             raise OutputError(f"{shown(target / name)} is a folder; expected a file of a model, or nothing")
     for name in inner:
         place = target / name
-        if place.is_symlink() or (place.exists() and not place.is_dir()):  # behind a link is another folder
+        if place.is_symlink() or (place.exists() and not place.is_dir()):  # a link leads to another folder
             raise OutputError(f"{shown(place)} is a file or a link; expected a folder of a model, or nothing")
 
 
 def _take_away(target: Path, replaced: Path, names: Sequence[str], moved: list[tuple[Path, Path]]) -> None:
-    """Move these of the files that are there to `replaced`, the first of them for certain before the others."""
+    """Move those of the named files that exist to `replaced`; `_ENTRANCES` first, and synced before the others."""
     replaced.mkdir()
     for name in names:
         if os.path.lexists(target / name):
@@ -179,7 +180,7 @@ def _sync_all(target: Path, inner: Sequence[str]) -> None:
 
 
 def _locked_place(parent: Path) -> tuple[Path, int | None]:
-    """Return a new folder, and the descriptor that holds the lock in it; None on Windows, which has no such locks."""
+    """Return a new folder, and the descriptor that holds its lock (None on Windows, which has no such locks)."""
     while True:
         place = parent / f"{_PREFIX}{secrets.token_hex(8)}"  # not from a generator whose state a run depends on
         place.mkdir(0o700)
@@ -188,20 +189,20 @@ def _locked_place(parent: Path) -> tuple[Path, int | None]:
         try:
             lock = os.open(place / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         except FileNotFoundError:
-            continue  # taken for abandoned, in the moment before there was a lock
+            continue  # another process removed it as abandoned, before there was a lock
         except BaseException:
             place.rmdir()
             raise
-        # where the file system has no locks, nobody gets this one and takes the folder for abandoned
+        # if the file system has no locks, no process can get this one and remove the folder as abandoned
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.lexists(place / _LOCK):
             return place, lock
-        os.close(lock)  # taken for abandoned, in the moment before the lock was held
+        os.close(lock)  # another process removed it as abandoned, before the lock was held
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove what killed processes left in `parent`; whatever cannot be removed stays."""
+    """Remove what killed processes left in `parent`; what cannot be removed stays."""
     if sys.platform == "win32":
         return
     try:
@@ -213,7 +214,7 @@ def _remove_abandoned(parent: Path) -> None:
             try:
                 lock = os.open(place / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             except FileNotFoundError:
-                place.rmdir()  # which it does to an empty one only
+                place.rmdir()  # only removes an empty one
                 continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,7 +224,7 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _remove(place: Path) -> None:
-    """Remove a temporary folder; what cannot be removed keeps its lock file, by which a later process finds it."""
+    """Remove a temporary folder; if that fails, its lock file stays, so that a later process can remove it."""
     for name in ("model", "replaced"):
         if (place / name).exists():
             shutil.rmtree(place / name)
@@ -233,19 +234,19 @@ def _remove(place: Path) -> None:
 
 @contextmanager
 def replaced_when_whole(target: Path) -> Iterator[Path]:
-    """Give an empty file beside the target to write; it becomes the target when the block ends without an error.
+    """Context with an empty file beside the target; it replaces the target when the block ends without an error.
 
-    Otherwise, and when a signal is raised, it is removed and the target is what it was. Only a kill that cannot be
-    caught leaves it behind, as `.NAME.PROCESS.tmp`.
+    After an error or a raised signal it is removed and the target is unchanged. Only a kill that cannot be caught
+    leaves it behind, as `.NAME.PROCESS.tmp`.
 
     Raises:
-        OutputError: The folder cannot be written to, or the result not be brought to the disk.
+        OutputError: The folder cannot be written to, or the result cannot be synced to the disk.
     """
-    # cut, for a name may be as long as a file system takes
+    # cut, because the name may already have the maximum length of the file system
     temporary = target.with_name(f".{target.name[:48]}.{os.getpid()}.tmp")
     try:
         with refusals_of(target):
-            temporary.unlink(missing_ok=True)  # left by a killed process that had our number
+            temporary.unlink(missing_ok=True)  # left by a killed process with the same number
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         with refusals_of(target):
@@ -257,7 +258,7 @@ def replaced_when_whole(target: Path) -> Iterator[Path]:
         raise OutputError(error.problem.replace(_shown(temporary.name), _shown(target.name)), error.hint) from error
     finally:
         temporary.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder cannot be opened
+    if hasattr(os, "O_DIRECTORY"):  # other systems cannot open a folder
         with refusals_of(target):
             _bring_to_disk(target.parent, os.O_RDONLY | os.O_DIRECTORY)
 
@@ -272,7 +273,7 @@ def _bring_to_disk(path: Path, flags: int = os.O_RDWR) -> None:
 
 @contextmanager
 def refusals_of(path: Path) -> Iterator[None]:
-    """Turn what the system refuses inside into an `OutputError` that names the path."""
+    """Turn an `OSError` in the block into an `OutputError` that names the path."""
     try:
         yield
     except OSError as error:
@@ -283,12 +284,9 @@ def _shown(name: str) -> str:
     return quoted(name, limit=400)[1:-1]
 
 
-"""How every temporary name begins."""
-
-
 @contextmanager
 def faults_named(path: Path) -> Iterator[None]:
-    """Turn what the system says while `path` is written into an `OutputError` that names it and the cause."""
+    """Turn an error from writing `path` in the block into an `OutputError` that names it and the cause."""
     try:
         yield
     except (OSError, SafetensorError) as error:  # the second is how safetensors reports a full disk
@@ -297,15 +295,15 @@ def faults_named(path: Path) -> Iterator[None]:
 
 
 def json_bytes(value: object) -> bytes:
-    """Return `value` as indented JSON in UTF-8; floats read back as they were, bit by bit.
+    """Return `value` as indented JSON in UTF-8; floats are read back exactly.
 
     Raises:
-        ValueError: NaN or infinity, which JSON does not have (write null), or a circle.
+        ValueError: NaN or infinity, which JSON does not have (write null), or a circular reference.
         TypeError: A value of a type that JSON does not have.
     """
     try:
         return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which only an escape can express
+    except UnicodeEncodeError:  # a lone surrogate, which needs an escape
         return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
@@ -315,10 +313,10 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, on the disk when this returns; a file there is replaced, a link too.
+    """Write `data` to `path`, synced to the disk when this returns; an existing file or link is replaced.
 
     Raises:
-        OutputError: It cannot be written; what was there is untouched, and nothing else is left.
+        OutputError: It cannot be written; what was there is unchanged, and no temporary file is left.
     """
     with faults_named(path):
         temporary = _temporary_name(path.parent)
@@ -333,7 +331,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write `data`, synced, to the file `path` that must not exist; what fails half-way is the caller's to remove."""
+    """Write `data`, synced, to the new file `path`; after an error the caller has to remove it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o666)  # the umask applies, as for any file
     try:
@@ -344,7 +342,7 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of `data`, however many calls the system wants for it."""
+    """Write all of `data`, in as many system calls as necessary."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
@@ -352,10 +350,10 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
-    """Give an empty folder to fill; when the block ends it is synced and takes the place of `target`.
+    """Context with an empty folder to fill; when the block ends it is synced and replaces `target`.
 
     Raises:
-        OutputError: It cannot be written or put in place; what was at `target` is there as before.
+        OutputError: It cannot be written or put in place; `target` is what it was before.
     """
     with faults_named(target):
         staging = _temporary_name(target.parent)
@@ -372,17 +370,17 @@ def staged_folder(target: Path) -> Iterator[Path]:
 
 
 def backup_of(target: Path) -> Path:
-    """Return where the folder `target` stands while a new one takes its place."""
+    """Return the path of the old folder `target` while a new one replaces it."""
     return target.with_name(f"{target.name}.old")
 
 
 def discard(path: Path) -> None:
-    """Remove a file, link or folder; a folder is gone from its name at once, and nothing behind a link is touched.
+    """Remove a file, link or folder; a folder is renamed before it is deleted, and a link's target is not touched.
 
-    What cannot be deleted then is left under a temporary name with a warning: the run need not end for it.
+    If the renamed folder cannot be deleted, it stays under its temporary name with a warning, so that a run continues.
 
     Raises:
-        OSError: The name cannot be freed.
+        OSError: The file or link cannot be removed, or the folder cannot be renamed.
     """
     if path.is_symlink() or not path.is_dir():
         os.unlink(path)
@@ -393,12 +391,12 @@ def discard(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Remove what a killed process left in `folder` under our temporary names; return how many there were.
+    """Remove what killed processes left in `folder` under temporary names; return the number of leftovers.
 
-    Only for who holds the folder's lock: the names may be another process's, still at work.
+    Only for the holder of the folder's lock: without it, the files may belong to a process that still runs.
 
     Raises:
-        OutputError: The folder cannot be read, or a leftover not be removed.
+        OutputError: The folder cannot be read, or a leftover cannot be removed.
     """
     with faults_named(folder):
         leftovers = [folder / name for name in os.listdir(folder) if name.startswith(PREFIX)]
@@ -411,10 +409,10 @@ def remove_leftovers(folder: Path) -> int:
 
 
 def probe_writing(folder: Path) -> None:
-    """Write, sync and remove a small file in `folder`, to know now and not after hours.
+    """Write, sync and remove a small file in `folder`, to detect errors now and not hours later.
 
     Raises:
-        OutputError: It cannot be done.
+        OutputError: The file cannot be written, synced or removed.
     """
     with faults_named(folder):
         temporary = _temporary_name(folder)
@@ -426,19 +424,19 @@ def probe_writing(folder: Path) -> None:
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
-    """Return a descriptor of `path`, which is a regular file and no link; a pipe does not block.
+    """Return a descriptor of `path`, which must be a regular file and not a link; opening a pipe does not block.
 
     Raises:
-        OSError: It cannot be opened, or is something else.
+        OSError: It cannot be opened, or is not a regular file.
     """
     safe = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    if os.path.islink(path):  # said in words, and where the system has no O_NOFOLLOW
+    if os.path.islink(path):  # a clear message, also on systems without O_NOFOLLOW
         raise OSError(errno.ELOOP, "it is a link; expected a file", str(path))
     descriptor = os.open(path, flags | safe, 0o666)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def _temporary_name(folder: Path) -> Path:
@@ -454,7 +452,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _put_in_place(staging: Path, target: Path) -> None:
-    """Rename `staging` to `target`; what is there stays under `backup_of` its name."""
+    """Rename `staging` to `target`; an existing `target` is renamed to `backup_of` it."""
     backup = backup_of(target)
     if not os.path.lexists(target):
         os.rename(staging, target)

@@ -1,8 +1,8 @@
-"""One process a folder: a lock that says who holds it and that ends with its holder.
+"""A lock that lets only one process use a folder, names its holder, and ends with that process.
 
-The system's own lock (`flock`) on the file `.lock` is given back by the kernel however a process ends, so it is never
-stale; the file's content only tells people who holds it. Where there is no such lock (Windows, some network file
-systems) the file itself is the lock, and it is stale once the process that it names is gone from the same computer.
+The kernel releases the system's lock (`flock`) on the file `.lock` however a process ends, so it is never stale; the
+content of the file only says who holds it. On systems without such locks (Windows, some network file systems) the file
+itself is the lock; it is stale when the process that it names no longer runs on the same computer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MAX_OWNER_BYTES = 4096
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder`, which exists, while the block runs.
+    """Hold the lock of the existing folder `folder` while the block runs.
 
     Raises:
         RunFolderError: Another process holds it; the message names it.
@@ -49,7 +49,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):  # the folder may be gone
-            os.unlink(path)  # before the lock is, so that who gets it next sees that the file is another
+            os.unlink(path)  # before the lock is released, so that its next holder notices that the file was removed
         os.close(descriptor)
 
 
@@ -57,18 +57,19 @@ def locked(folder: Path) -> Iterator[None]:
 def locked_by_name(path: Path) -> Iterator[None]:
     """Hold the file `path` itself while the block runs, for systems without locks.
 
-    Two processes that find the same stale file in the same moment can both take it over; `flock` has no such gap.
+    Two processes that find the same stale file at the same moment can both take it over; `flock` does not have this
+    problem.
 
     Raises:
-        RunFolderError: Another process holds it, or may.
-        OutputError: It cannot be written.
+        RunFolderError: Another process holds it, or may hold it.
+        OutputError: The file cannot be written.
     """
     whole = path.with_name(f"{PREFIX}{secrets.token_hex(8)}")
     with faults_named(path):
         try:
             write_new(whole, _this_process())
             try:
-                os.link(whole, path)  # appears with its content, or not at all where the name is taken
+                os.link(whole, path)  # appears with its content, or fails if the name exists
             except FileExistsError:
                 if not _is_stale(path):
                     raise _in_use(path) from None
@@ -84,7 +85,7 @@ def locked_by_name(path: Path) -> Iterator[None]:
 
 
 def _flocked(path: Path) -> int | None:
-    """Return a descriptor that holds the lock of the file at `path`, or None where the system has no locks."""
+    """Return a descriptor that holds the lock of the file at `path`, or None if the system has no locks."""
     while True:
         with faults_named(path):
             descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
@@ -106,7 +107,7 @@ def _flocked(path: Path) -> int | None:
 
 
 def _try_flock(descriptor: int) -> bool | None:
-    """Return whether the lock could be had, None where the file system has none."""
+    """Return whether the lock was acquired, None if the file system has no locks."""
     if sys.platform == "win32":
         return None
     try:
@@ -133,7 +134,7 @@ def _this_process() -> bytes:
 
 
 def _owner(path: Path) -> dict[str, Any] | None:
-    """Return what the lock file says, {} where it says nothing that can be read, None where it is empty or gone."""
+    """Return the content of the lock file, {} if it cannot be read, None if it is empty or missing."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             data = file.read(_MAX_OWNER_BYTES)
@@ -146,13 +147,13 @@ def _owner(path: Path) -> dict[str, Any] | None:
 
 
 def _is_stale(path: Path) -> bool:
-    """Return whether the process that a lock file names is gone for certain."""
+    """Return whether the process that a lock file names has certainly ended."""
     owner = _owner(path)
     if owner is None:
         return True  # left by an attempt to lock it; a lock appears with its content
     pid, host = owner.get("pid"), owner.get("host")
     if type(pid) is not int or not 0 < pid < 2**31 or host != socket.gethostname() or os.name == "nt":
-        return False  # on Windows, asking for a process by a signal would end it
+        return False  # on Windows, os.kill would end the process
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,9 +1,8 @@
-"""Open the files of a model folder without trusting them, and read those that are JSON.
+"""Open untrusted files of a model folder, and read those that are JSON.
 
-A folder comes from anywhere: a name may lead to a FIFO, to a link into nowhere or to the web page
-that a failed download left. Files are opened so that nothing blocks, JSON is read strictly (one
-object, UTF-8, no key twice, no NaN) up to a size, and every fault is a `ModelFolderError` that
-names file and cause. The cost is one pass over the text.
+A folder can come from anywhere: a file may be a FIFO, a broken link, or the web page that a failed download left.
+Files are opened so that nothing blocks, JSON is read strictly (one object, UTF-8, no key twice, no NaN) up to a size,
+and every fault is a `ModelFolderError` that names file and cause. The cost is one pass over the text.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from typing import Any, BinaryIO
 from sbert_ft.errors import ModelFolderError, quoted, shown
 
 _DEEPEST = 64  # levels; a tokenizer.json has about ten
-_MAX_DIGITS = 4300  # Python's own limit, which its oldest supported releases lack
+_MAX_DIGITS = 4300  # Python's own limit, which the oldest supported releases do not have
 _FOUND = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Return `path` opened for reading bytes, which is a regular file or a link to one.
+    """Return `path`, a regular file or a link to one, opened for reading bytes.
 
     Raises:
         ModelFolderError: The file is missing, not a regular file or may not be read.
     """
     try:
-        # Without O_NONBLOCK, opening a FIFO waits for its writer for ever.
+        # Without O_NONBLOCK, opening a FIFO waits for its writer forever.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         descriptor = os.open(path, flags)
     except FileNotFoundError:
@@ -50,7 +49,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def foreign_content(head: bytes) -> str | None:
-    """Return what a file that begins with `head` (64 bytes do) is instead of content, or None."""
+    """Return what is wrong if `head` (64 bytes suffice) begins no content (empty, git-lfs pointer, HTML), or None."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if not head:
         return "is empty (0 bytes); copy or download it again"
@@ -72,7 +71,7 @@ def parse_json(data: bytes, source: str, kind: type = dict) -> Any:
     """Return the one JSON value in `data`, of the type `kind`; `source` names it in messages.
 
     Raises:
-        ModelFolderError: Not UTF-8, not JSON, not of the kind, nested too deeply, or a key stands twice.
+        ModelFolderError: It is not UTF-8, not JSON, not of the kind, nested too deeply, or has a key twice.
     """
     try:
         value = json.loads(
@@ -128,7 +127,7 @@ def _small_file(path: Path, max_bytes: int) -> bytes:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return `pairs` as a dict, or refuse a key that stands twice (two readers could take two values)."""
+    """Return `pairs` as a dict, or refuse a key that is there twice (readers could choose different values)."""
     items = dict(pairs)
     if len(items) < len(pairs):
         repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
@@ -137,7 +136,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _finite(word: str) -> float:
-    """Refuse a number too large for a float, which Python would read as infinity."""
+    """Return `word` as a float; refuse a number too large for one, which Python would read as infinity."""
     number = float(word)
     if not math.isfinite(number):
         raise ValueError(f"the number {quoted(word)} is too large")
@@ -145,14 +144,14 @@ def _finite(word: str) -> float:
 
 
 def _short(digits: str) -> int:
-    """Refuse a whole number of thousands of digits, which would take minutes."""
+    """Return `digits` as an int; refuse thousands of digits, whose conversion would take minutes."""
     if len(digits) > _MAX_DIGITS:
         raise ValueError(f"a number of {len(digits):,} digits is too large")
     return int(digits)
 
 
 def _no_number(word: str) -> float:
-    """Refuse NaN and Infinity, which are not JSON and would pass range checks."""
+    """Refuse NaN and Infinity, which are not JSON and could pass range checks."""
     raise ValueError(f"{word} is not a JSON number")
 
 
@@ -161,15 +160,15 @@ def listing(folder: Path) -> str:
     try:
         names = sorted(os.listdir(folder))
     except (OSError, ValueError) as error:
-        return f"no folder that can be read ({getattr(error, 'strerror', None) or error})"
+        return f"not a folder that can be read ({getattr(error, 'strerror', None) or error})"
     return ", ".join(map(quoted, names[:12])) + (f" and {len(names) - 12} more" if names[12:] else "") or "nothing"
 
 
 def is_deeper(value: object, levels: int) -> bool:
-    """Return whether there are more than so many levels of lists and objects in `value`, found without recursion.
+    """Return whether `value` has more than `levels` levels of lists and objects; without recursion.
 
-    JSON is read down to the last levels of Python's stack, and whoever then shows, compares or writes the value from a
-    little deeper would exhaust it.
+    JSON may be read down to the last levels of Python's stack; showing, comparing or writing the value from a deeper
+    call would then exhaust the stack.
     """
     level = [value]
     for _ in range(levels):
@@ -187,11 +186,11 @@ def _inside(value: object) -> list[object]:
 
 @dataclass(frozen=True)
 class JsonObject:
-    """An object, and where it stands.
+    """A JSON object with its place in a file, for checked access to its values.
 
     Attributes:
-        content: What JSON holds there; anything but an object is refused.
-        path: Keys that lead there, such as ``decision.fitted_on``.
+        content: The JSON value; anything but an object is refused.
+        path: Keys that lead to it, such as ``decision.fitted_on``.
         file: The file.
     """
 
@@ -204,28 +203,28 @@ class JsonObject:
             raise ModelFolderError(f"{shown(self.file)}: {self.path} is {quoted(self.content)}, expected an object")
 
     def fault(self, key: str, expected: str, hint: str = "") -> ModelFolderError:
-        """Return the error for the value of a key."""
+        """Return the error for a wrong value of a key."""
         name, found = f"{self.path}.{quoted(key)[1:-1]}", quoted(self.content.get(key))
         return ModelFolderError(f"{shown(self.file)}: {name} is {found}, expected {expected}", hint)
 
     def refuse_all_but(self, names: Collection[str]) -> None:
-        """Refuse keys that are not among the names.
+        """Refuse keys that are not in `names`.
 
         Raises:
-            ModelFolderError: There is one.
+            ModelFolderError: There is such a key.
         """
         unknown = next((key for key in self.content if key not in names), None)
         if unknown is not None:
             raise ModelFolderError(
-                f"{shown(self.file)}: {self.path} has a key {quoted(unknown)}, expected {', '.join(names)}; "
-                "a newer version of sbert_ft may have written it"
+                f"{shown(self.file)}: {self.path} has a key {quoted(unknown)}, expected {', '.join(names)}",
+                "a newer version of sbert_ft may have written it",
             )
 
     def value(self, key: str) -> Any:
-        """Return the value of a key that must be there.
+        """Return the value of a required key.
 
         Raises:
-            ModelFolderError: It is not.
+            ModelFolderError: The key is missing.
         """
         if key not in self.content:
             raise ModelFolderError(f"{shown(self.file)}: {self.path} has no {quoted(key)[1:-1]}", "copy the file again")
@@ -235,15 +234,15 @@ class JsonObject:
         """Return the object that is the value of a key.
 
         Raises:
-            ModelFolderError: The value is none.
+            ModelFolderError: The value is not an object.
         """
         return JsonObject(self.value(key), f"{self.path}.{key}", self.file)
 
     def number(self, key: str, low: float, high: float) -> float:
-        """Return a number from `low` to `high`.
+        """Return the value of a key, a number from `low` to `high`.
 
         Raises:
-            ModelFolderError: The value is none.
+            ModelFolderError: The value is not such a number.
         """
         number = _number(self.value(key))
         if number is None or not low <= number <= high:
@@ -251,7 +250,7 @@ class JsonObject:
         return number
 
     def number_or_none(self, key: str, low: float, high: float) -> float | None:
-        """Return a number from `low` to `high`, None for null.
+        """Return the value of a key, a number from `low` to `high`, or None for null.
 
         Raises:
             ModelFolderError: The value is neither.
@@ -259,10 +258,10 @@ class JsonObject:
         return None if self.value(key) is None else self.number(key, low, high)
 
     def numbers(self, key: str, low: float, high: float) -> tuple[float, ...]:
-        """Return a list of numbers from `low` to `high`, at least one.
+        """Return the value of a key, a list of at least one number from `low` to `high`.
 
         Raises:
-            ModelFolderError: The value is none.
+            ModelFolderError: The value is not such a list.
         """
         value = self.value(key)
         found = [_number(item) for item in value] if isinstance(value, list) else []
@@ -272,10 +271,10 @@ class JsonObject:
         return numbers
 
     def whole(self, key: str) -> int:
-        """Return a whole number of 0 or more.
+        """Return the value of a key, a whole number of 0 or more.
 
         Raises:
-            ModelFolderError: The value is none.
+            ModelFolderError: The value is not such a number.
         """
         value = self.value(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -283,10 +282,10 @@ class JsonObject:
         return value
 
     def text(self, key: str) -> str:
-        """Return a text.
+        """Return the value of a key, a text.
 
         Raises:
-            ModelFolderError: The value is none.
+            ModelFolderError: The value is not a text.
         """
         value = self.value(key)
         if not isinstance(value, str):
@@ -294,10 +293,10 @@ class JsonObject:
         return value
 
     def word(self, key: str, words: Collection[str]) -> str:
-        """Return one of the words.
+        """Return the value of a key, one of the words.
 
         Raises:
-            ModelFolderError: The value is none of them.
+            ModelFolderError: The value is not one of them.
         """
         value = self.value(key)
         if not isinstance(value, str) or value not in words:
@@ -305,10 +304,10 @@ class JsonObject:
         return value
 
     def scale(self, key: str) -> tuple[float, float]:
-        """Return the lowest and the highest score of a scale.
+        """Return the value of a key, the lowest and the highest score of a scale.
 
         Raises:
-            ModelFolderError: The value is no list of two finite numbers that rise.
+            ModelFolderError: The value is not a list of two finite numbers, the lower first.
         """
         value = self.value(key)
         low, high = map(_number, value) if isinstance(value, list) and len(value) == 2 else (None, None)

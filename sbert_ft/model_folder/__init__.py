@@ -1,1 +1,1 @@
-"""A model's folder, read and written."""
+"""Read and write a model's folder."""

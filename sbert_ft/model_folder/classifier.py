@@ -1,9 +1,9 @@
-"""A classifier's folder, read: what it says of its classes, and the tensors of its head.
+"""Read a classifier's folder: what it says about its classes, and the tensors of its head.
 
-Two kinds of folders hold a classifier. Stock ones (BertForSequenceClassification and the like, a CrossEncoder of
-sentence-transformers): the head's tensors stand among the encoder's, the classes in config.json. And ours: either
-that with `sbert_ft.json` beside it, or a sentence encoder with `head.safetensors` and `sbert_ft.json`. A head is read
-whole or not at all: what is missing is an error, never random.
+Two kinds of folders have a classifier. In a stock one (BertForSequenceClassification and the like, a CrossEncoder of
+sentence-transformers) the head's tensors are stored with the encoder's, and the classes in config.json. Ours is either
+a stock one with `sbert_ft.json` beside it, or a sentence encoder with `head.safetensors` and `sbert_ft.json`. A head is
+read completely or not at all: a missing tensor is an error and is never filled at random.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ logger = logging.getLogger(__name__)
 _MOST_TEMPERATURE = 1e6
 _N_NAMED = 5
 _UNKNOWN_KIND = (
-    "; the folder does not say whether it takes texts or pairs and was taken as kind='{kind}': pass kind= to "
-    "from_pretrained for another"
+    "; the folder does not say whether it is for texts or pairs and was loaded as kind='{kind}': pass kind= to "
+    "from_pretrained to change this"
 )
 
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """What sbert_ft.json says of a classifier.
+    """A classifier's settings in sbert_ft.json.
 
     Attributes:
         kind: towers, joined or single.
-        pooling: How a sequence's tokens become its vector.
-        features: Towers: what the head sees of the two vectors.
-        truncation: Joined: which text of too long a pair is cut.
+        pooling: How a sequence's token vectors become one vector.
+        features: For towers: what the head gets from the two vectors.
+        truncation: For joined: which text of a pair that is too long is cut.
         classes: The labels in the order of the logits, with their types; None for one output.
-        temperature: What the logits were divided by, already done; None for nothing.
-        head_dropout: Probability of the dropout before the last layer; None for what config.json says.
+        temperature: What the logits were divided by, already part of the head's tensors; None for nothing.
+        head_dropout: Probability of the dropout before the last layer; None for that of config.json.
     """
 
     kind: ClassifierKind
@@ -59,17 +59,17 @@ class ClassifierSettings:
 
     @property
     def n_outputs(self) -> int:
-        """Number of logits a row, K."""
+        """Number of logits of a row, K."""
         return 1 if self.classes is None else len(self.classes)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON has them."""
+        """Return the settings as a JSON object."""
         classes = None if self.classes is None else list(self.classes)
         return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"classes": classes}
 
     @classmethod
     def from_json(cls, content: object, file: Path) -> ClassifierSettings:
-        """Return the settings that JSON holds; the file is that of the messages.
+        """Return the settings of a JSON value; `file` is named in messages.
 
         Raises:
             ModelFolderError: A key is missing, unknown or of a wrong type or range.
@@ -98,14 +98,14 @@ class ClassifierSettings:
 
 @dataclass(frozen=True)
 class FoundClassifier:
-    """A folder's classifier, found but with no tensor read.
+    """A folder's classifier, before any tensor is read.
 
     Attributes:
         source: The folder.
-        settings: Its classifier.
-        stock: Where a stock folder keeps its head; None where the head lies in a file of its own.
-        weights: The files that hold the head's tensors.
-        hint: Ends a message about wrong rows where the folder does not say which it takes.
+        settings: The classifier's settings.
+        stock: Where a stock folder stores its head; None where the head has a file of its own.
+        weights: The files with the head's tensors.
+        hint: The end of a message about wrong rows, where the folder does not say which kind it is for; else empty.
     """
 
     source: ModelFolder
@@ -116,10 +116,10 @@ class FoundClassifier:
 
 
 def has_classifier(folder: Path) -> bool:
-    """Return whether a folder holds a classifier, ours or a stock one; only its JSON files are read.
+    """Return whether a folder has a classifier, ours or a stock one; only its JSON files are read.
 
     Raises:
-        ModelFolderError: It is no model folder, or one that is damaged.
+        ModelFolderError: It is not a model folder, or is damaged.
     """
     source = read_folder(folder)
     return "classifier" in source.own or architecture_of_classifier(source.config) is not None
@@ -130,29 +130,29 @@ def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> 
 
     Args:
         source: The folder.
-        kind: What a row is; None for what the folder says.
+        kind: What a row is: a value of `ClassifierKind`; None for what the folder says.
 
     Raises:
-        ModelFolderError: There is none, or one of a kind that is not supported, or it is damaged.
-        InputError: The kind is none that the folder can be.
+        ModelFolderError: There is no classifier, or it is not supported or damaged.
+        InputError: The kind is unknown, or the folder's classifier is of another.
     """
     if kind is not None and kind not in get_args(ClassifierKind):
         raise InputError(f"kind is {quoted(kind)}, expected one of {', '.join(get_args(ClassifierKind))}")
     if "classifier" not in source.own:
         if os.path.lexists(source.path / HEAD_FILE):
             raise ModelFolderError(
-                f"{shown(source.path)} has a classifier's {HEAD_FILE}, but no sbert_ft.json that says what it is",
+                f"{shown(source.path)} has a classifier's {HEAD_FILE}, but no sbert_ft.json that describes it",
                 "copy the whole folder again",
             )
         return _foreign(source, kind)
     settings = ClassifierSettings.from_json(source.own["classifier"], source.path / "sbert_ft.json")
     if kind not in (None, settings.kind):
-        raise InputError(f"{shown(source.path)} holds a classifier of the kind {settings.kind}, not {kind}")
+        raise InputError(f"{shown(source.path)} has a classifier of the kind {settings.kind}, not {kind}")
     if settings.pooling != "pooler":
         if not os.path.lexists(source.path / HEAD_FILE):
             raise ModelFolderError(
-                f"{shown(source.path)} has no {HEAD_FILE}, in which its sbert_ft.json says that the classifier's head "
-                "lies",
+                f"{shown(source.path)} has no {HEAD_FILE}, but its sbert_ft.json says that the classifier's head is in "
+                "this file",
                 "copy the whole folder again",
             )
         return FoundClassifier(source, settings, None, find_tensors(source.path / HEAD_FILE))
@@ -164,16 +164,16 @@ def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> 
         raise ModelFolderError(
             f"{shown(source.encoder_path / 'config.json')}: id2label names the classes {_listed(names)}, but "
             f"sbert_ft.json names {_listed(ours)}",
-            "copy both files of one and the same model",
+            "copy both files from the same model",
         )
     return FoundClassifier(source, settings, stock, find_weights(source.encoder_path))
 
 
 def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
-    """Fill a head with the folder's tensors.
+    """Copy the folder's tensors into a head.
 
     Raises:
-        ModelFolderError: A tensor is missing, of another shape, or damaged.
+        ModelFolderError: A tensor is missing, has another shape, or is damaged.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     if found.stock is not None:
@@ -183,7 +183,7 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
     if match.missing:
         are_missing = "is missing" if len(match.missing) == 1 else "are missing"
         raise _no_head(
-            found.source, found.settings.kind, f"of the head's tensors {_listed(match.missing)} {are_missing}"
+            found.source, found.settings.kind, f"of the head's tensors, {_listed(match.missing)} {are_missing}"
         )
     if match.ambiguous:
         name, first, second = match.ambiguous[0]
@@ -191,13 +191,13 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
     if match.wrong_shape:
         name, shape, actual = match.wrong_shape[0]
         raise ModelFolderError(
-            f"{where}: the head's {name} is {_dims(actual)}, but {_dims(shape)} by what the folder says of its "
-            f"{head.n_outputs} outputs",
-            "use the settings and the weights of one and the same model",
+            f"{where}: the head's {name} is {_dims(actual)}, but {_dims(shape)} is expected for the {head.n_outputs} "
+            "outputs that the folder describes",
+            "use the settings and the weights of the same model",
         )
     if found.stock is None and (others := [*match.unknown, *match.heads]):
         logger.warning(
-            "%s holds more than the head needs, such as %s; it is not used",
+            "%s has tensors that the head does not need, such as %s; they are not used",
             shown(found.weights.files[0]),
             _listed(others),
         )
@@ -208,7 +208,7 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
 
 
 def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifier:
-    """Return the classifier of a stock folder without a file of ours."""
+    """Return the classifier of a stock folder, which has no classifier's settings of ours."""
     config, file = source.config, source.encoder_path / "config.json"
     if architecture_of_classifier(config) is None:
         found = config.get("architectures")
@@ -230,12 +230,12 @@ def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifie
     if len(shape) != 2 or n_outputs != len(names) or not names:
         raise ModelFolderError(
             f"{shown(file)}: the head's {output} is {_dims(shape)}, but id2label names {len(names)} classes",
-            "use the config.json and the weights of one and the same model",
+            "use the config.json and the weights of the same model",
         )
     _refuse_several_labels(config, file, len(names))
     if len(names) == 1 and (config.get("problem_type") == "regression" or _activation(source).endswith(".Identity")):
         logger.warning(
-            "%s gives one output that its makers use as it is; here scores are its sigmoid, in the same order",
+            "%s describes one output that is meant to be used as it is; here scores are its sigmoid, in the same order",
             shown(file),
         )
     if len(names) > 1 and (fault := fault_of_classes(names)) is not None:
@@ -259,13 +259,13 @@ def _stock_head(source: ModelFolder) -> StockHead:
     if stock is None:
         raise ModelFolderError(
             f"{shown(source.encoder_path / 'config.json')}: the classifier's head of model_type {quoted(model_type)} "
-            f"is not run here; expected one of {', '.join(STOCK_HEADS)}"
+            f"is not supported; expected one of {', '.join(STOCK_HEADS)}"
         )
     return stock
 
 
 def _names_of(config: Mapping[str, Any], folder: Path) -> list[str] | None:
-    """Return the classes' names of a config.json in the order of their numbers; None where it names none."""
+    """Return the class names of a config.json in the order of their numbers; None where it has none."""
     file = shown(folder / "config.json")
     names, n_labels = config.get("id2label"), config.get("num_labels")
     if names is None:
@@ -301,15 +301,15 @@ def _activation(source: ModelFolder) -> str:
 
 
 def stock_name(stock: StockHead, name: str) -> str:
-    """Return the name in a stock file, without the encoder's prefix, of a tensor of the head."""
+    """Return the name of a head's tensor in a stock file, without the encoder's prefix."""
     layer, _, end = name.rpartition(".")
     return f"{stock.dense if layer == 'dense' else stock.output}.{end}"
 
 
 def _no_head(source: ModelFolder, kind: ClassifierKind, found: str) -> ModelFolderError:
     return ModelFolderError(
-        f"{shown(source.path)} holds no classifier: {found}. A classifier's head is never random; to train a new one, "
-        f"make BertClassifier(ConnectionBert.from_pretrained(folder), {kind!r}) and call fit"
+        f"{shown(source.path)} holds no classifier: {found}. A loaded head is never random",
+        f"to train a new one, make BertClassifier(ConnectionBert.from_pretrained(folder), {kind!r}) and call fit",
     )
 
 

@@ -1,8 +1,8 @@
-"""From a cosine, or a classifier's probability, to a decision, as it is kept with a model.
+"""Decide whether pairs match, by the threshold and the calibration that are stored with a model.
 
-Which cosine means "these belong together" differs from model to model, so it is fitted on labelled pairs (see
-`evaluation.decision`) and stored in `sbert_ft.json`. Here it is only applied, in numpy: a threshold, and a curve from
-cosine to probability that never falls. What a folder says of it is checked key by key.
+Which cosine means "these belong together" differs from model to model, so a threshold is fitted on labelled pairs (see
+`evaluation.calibration`) and stored in `sbert_ft.json`. This module only applies it, in numpy: a threshold on a cosine
+or a classifier's probability, and a curve from cosine to probability that never falls. The JSON is checked key by key.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from sbert_ft.files.strict_json import JsonObject
 
 Floats = NDArray[np.floating]
 
-# What a threshold can be chosen for, in words and as `parse_target` takes it.
+# What a threshold can be chosen for, for messages; `parse_target` reads it.
 TARGETS = "f1, or precision>=X or recall>=X with X above 0 and at most 1, such as precision>=0.95"
 _TARGET = re.compile(r"f1|(precision|recall)>=(1(?:\.0+)?|0?\.[0-9]*[1-9][0-9]*)")
 Similarity = Literal["cosine", "probability"]
-# The least value of each; the most is 1.
+# The lowest value of each; the highest is 1.
 _LEAST: Mapping[str, float] = {"cosine": -1.0, "probability": 0.0}
-_NO_DECISION = "the model has no stored threshold: fit one to it with fit_threshold on labelled pairs"
-# Scores of gold, and the steepness of a sigmoid, beyond which a number is a slip or an attack.
+_NO_DECISION = "the model has no stored threshold: fit one with fit_threshold on labelled pairs"
+# A gold score, or a slope or intercept of a sigmoid, beyond this is a mistake or an attack.
 _MOST = 1e15
 
 
@@ -40,7 +40,7 @@ class Calibration:
     """A rising curve from cosine to probability.
 
     Attributes:
-        kind: isotonic (straight lines between points; level beyond the first and the last) or platt (a sigmoid).
+        kind: isotonic (straight lines between points, constant outside of them) or platt (a sigmoid).
         x: Isotonic: cosines, strictly rising, at least one.
         y: Isotonic: the probability at each of them, never falling.
         slope: Platt: the probability is 1 / (1 + exp(-(slope * cosine + intercept))); 0 or more.
@@ -72,13 +72,13 @@ class Calibration:
             scores = scores.clip(x[0], x[-1])
             left = np.clip(np.searchsorted(x, scores, side="right") - 1, 0, len(x) - 2)
             share = (scores - x[left]) / (x[left + 1] - x[left])
-            # rounding must not lift a line above its end: the curve would fall there
+            # rounding must not raise a value above the end of its line: the curve would fall there
             probabilities = np.minimum(y[left] + share * (y[left + 1] - y[left]), y[left + 1])
         result: NDArray[np.float32] = probabilities.astype(np.float32)
         return result
 
     def to_json(self) -> dict[str, Any]:
-        """Return the curve as JSON has it: what its kind needs."""
+        """Return the curve as a JSON object, with the values that its kind needs."""
         if self.kind == "platt":
             return {"kind": self.kind, "slope": self.slope, "intercept": self.intercept}
         return {"kind": self.kind, "x": list(self.x), "y": list(self.y)}
@@ -90,7 +90,7 @@ class FittedOn:
 
     Attributes:
         source: Their file's name, without its folders.
-        sha256: Of their content, as in `ConnectionDataset.sha256`.
+        sha256: SHA-256 of their content, as in `ConnectionDataset.sha256`.
         n: Number of pairs.
         n_matches: How many of them belong together.
     """
@@ -103,18 +103,18 @@ class FittedOn:
 
 @dataclass(frozen=True)
 class Decision:
-    """A threshold on the cosine (or probability), and what is known of it.
+    """A threshold on the cosine (or probability), and how it was fitted.
 
     Attributes:
-        threshold: A pair matches from this value on.
-        target: What it was chosen for: f1, or the like of precision>=0.95 and recall>=0.9.
-        fitted_on: The pairs.
-        low: Lower end of the threshold's interval; None where resamples did not give one.
-        high: Upper end.
-        confidence: Of the interval, 0 to 1.
+        threshold: A pair with this value or a higher one matches.
+        target: What it was chosen for: f1, or for example precision>=0.95 or recall>=0.9.
+        fitted_on: The pairs that it was fitted on.
+        low: Lower end of the threshold's confidence interval; None where resamples did not give one.
+        high: Upper end, likewise.
+        confidence: Confidence level of the interval, 0 to 1.
         reached: precision, recall and f1 of the threshold on these pairs.
-        calibration: From cosine to probability; None for none.
-        match_from: Gold score from which on a pair was taken to match; None where the gold is yes or no.
+        calibration: The curve from cosine to probability; None where none was fitted.
+        match_from: In fitting, pairs with this gold score or a higher one match; None where the gold is yes or no.
         scale: Lowest and highest gold score of the scale; None where the gold is yes or no.
         similarity: What is compared with the threshold: the cosine of two vectors, or a classifier's probability.
     """
@@ -151,14 +151,14 @@ class Decision:
         return stored_calibration(self).probability(scores)
 
     def describe(self) -> str:
-        """Return "0.7312 (95 % interval 0.7012 to 0.7621, chosen for f1 on 1,500 pairs)"."""
+        """Return it in words: "0.7312 (95 % interval 0.7012 to 0.7621, chosen for f1 on 1,500 pairs)"."""
         interval = ""
         if self.low is not None and self.high is not None:
             interval = f"{100 * self.confidence:g} % interval {self.low:.4f} to {self.high:.4f}, "
         return f"{self.threshold:.4f} ({interval}chosen for {self.target} on {self.fitted_on.n:,} pairs)"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the decision as JSON has it."""
+        """Return the decision as a JSON object."""
         content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {
             **content,
@@ -170,7 +170,7 @@ class Decision:
 
     @classmethod
     def from_json(cls, content: object, file: Path) -> Decision:
-        """Return the decision that JSON holds; the file is that of the messages.
+        """Return the decision of a JSON value; `file` is named in messages.
 
         Raises:
             ModelFolderError: A key is missing, unknown or of a wrong type or range.
@@ -185,7 +185,7 @@ class Decision:
         least = _LEAST[similarity]
         low, high = json.number_or_none("low", least, 1.0), json.number_or_none("high", least, 1.0)
         if (low is None) != (high is None) or (low is not None and high is not None and low > high):
-            raise json.fault("low", "the lower end of an interval whose upper one is high, or null for both")
+            raise json.fault("low", "a number up to high, the upper end of the interval, or null for both")
         if parse_target(json.text("target")) is None:
             raise json.fault("target", TARGETS)
         return cls(
@@ -204,7 +204,7 @@ class Decision:
 
 
 def parse_target(text: str) -> tuple[Literal["f1", "precision", "recall"], float] | None:
-    """Return what a threshold is chosen for and the least value asked for, 0 for f1; None where the text is none."""
+    """Return the metric of a target and its required value, 0 for f1; None where the text is not a target."""
     found = _TARGET.fullmatch(text)
     if found is None:
         return None
@@ -214,15 +214,15 @@ def parse_target(text: str) -> tuple[Literal["f1", "precision", "recall"], float
 
 
 def chosen_threshold(decision: Decision | None, threshold: float | None, similarity: Similarity = "cosine") -> float:
-    """Return the given threshold, for None that of the decision.
+    """Return the given threshold, or the decision's if it is None.
 
     Args:
-        decision: The model's.
-        threshold: In its place.
-        similarity: What is compared with it.
+        decision: The model's, or None.
+        threshold: Used in place of the decision's.
+        similarity: What is compared with the threshold.
 
     Raises:
-        InputError: There is neither, or it is no such number.
+        InputError: There is neither, or the threshold is not a number in the range of `similarity`.
     """
     if threshold is None:
         if decision is None:
@@ -235,15 +235,15 @@ def chosen_threshold(decision: Decision | None, threshold: float | None, similar
 
 
 def stored_calibration(decision: Decision | None) -> Calibration:
-    """Return the curve of a decision.
+    """Return the calibration of a decision.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no decision, or it has no calibration.
     """
     if decision is None:
-        raise InputError(f"{_NO_DECISION}; it also stores how likely each cosine makes a match")
+        raise InputError(f"{_NO_DECISION}; this also fits the probability for each cosine")
     if decision.calibration is None:
-        raise InputError("the model's threshold was stored without a calibration", "fit both anew with fit_threshold")
+        raise InputError("the model's threshold was stored without a calibration", "fit both again with fit_threshold")
     return decision.calibration
 
 
@@ -253,7 +253,7 @@ def reaches(scores: Floats, threshold: float) -> NDArray[np.bool_]:
     Raises:
         InputError: A score is NaN or infinite.
     """
-    # in float64, for a threshold between two float32 neighbours is none itself
+    # in float64, because the threshold may lie between two neighbouring float32 numbers
     reached: NDArray[np.bool_] = _finite(scores).astype(np.float64) >= threshold
     return reached
 
@@ -261,7 +261,7 @@ def reaches(scores: Floats, threshold: float) -> NDArray[np.bool_]:
 def _finite(scores: Floats) -> Floats:
     n_infinite = int((~np.isfinite(scores)).sum())
     if n_infinite:
-        raise InputError(f"{n_infinite} of {scores.size} scores are NaN or infinite: no pair can be decided by them")
+        raise InputError(f"{n_infinite} of {scores.size} scores are NaN or infinite, expected finite numbers")
     return scores
 
 

@@ -1,10 +1,10 @@
-"""A model folder on disk: which layouts exist, and what each file in it says.
+"""Read the JSON files of a model folder: which layouts exist, and what each file says.
 
 Three layouts are read: the bare trio (config.json, weights, vocab.txt), a folder of
 sentence-transformers up to 5.3 (pooling as booleans, length in sentence_bert_config.json), and one
 of 5.4 to 6.2 (pooling as a word, length in tokenizer_config.json). Our own is the second with
-`sbert_ft.json` beside it. The folder is data: its strings are looked up in tables, and none of
-them becomes an import or a file name outside of it. What is not run here is refused by name.
+`sbert_ft.json` beside it. The folder is not trusted: its strings are looked up in tables, and none of
+them becomes an import or a file name outside of it. A module that is not supported is refused by name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 SIMILARITIES: tuple[Similarity, ...] = ("cosine", "dot", "euclidean", "manhattan")
 
-# The names that versions 2 to 6 of sentence-transformers have given to what we run.
+# The names that versions 2 to 6 of sentence-transformers have given to the supported modules.
 _MODULES: Mapping[str, str] = {
     "sentence_transformers.models.Transformer": "Transformer",
     "sentence_transformers.models.BERT": "Transformer",
@@ -56,7 +56,7 @@ _CONFIGS_OF_OLD = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-# tokenizer_config.json says "no limit" with a number of thirty digits
+# tokenizer_config.json writes "no limit" as a number of thirty digits
 _NO_LIMIT = 10**6
 
 
@@ -65,20 +65,20 @@ HEAD_FILE = "head.safetensors"
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a model folder says, checked but with no tensor read.
+    """What the JSON files of a model folder say, checked; no tensor is read.
 
     Attributes:
         path: The folder.
-        encoder_path: Where the encoder's own files lie: `path` itself, or a folder in it.
+        encoder_path: The folder of the encoder's own files: `path` itself, or a folder in it.
         config: The content of config.json.
         layout: ``transformers`` (the bare trio) or ``sentence-transformers``.
-        pooling: How token vectors become one.
-        normalize: Whether vectors are brought to length 1.
-        max_seq_length: Tokens a text may have, where the folder says so.
-        lower_case_first: The old ``do_lower_case`` of sentence-transformers: before tokenising.
+        pooling: How token vectors become one vector.
+        normalize: Whether vectors are scaled to length 1.
+        max_seq_length: Tokens a text may have; None where the folder does not say.
+        lower_case_first: The old ``do_lower_case`` of sentence-transformers: lower-case before tokenising.
         similarity: How the model's vectors are compared.
         prompts: Texts to put before an input, by name.
-        default_prompt_name: The one that is used where none is named.
+        default_prompt_name: The prompt used where none is named; None for no prompt.
         own: The content of sbert_ft.json; empty where there is none.
     """
 
@@ -100,11 +100,12 @@ def find_folder(folder: str | Path) -> Path:
     """Return the folder's path.
 
     Raises:
-        ModelFolderError: It is not there, or no folder; a name of the Hub is no folder either.
-        InputError: It is no path, or an empty one.
+        ModelFolderError: It is empty, does not exist or is not a folder; names of the Hugging Face Hub are not looked
+            up.
+        InputError: It is not a path.
     """
     if folder == "":
-        raise ModelFolderError("'' is not a model folder: expected a path; for the current folder write '.'")
+        raise ModelFolderError("'' is not a model folder: expected a path", "for the current folder write '.'")
     path = path_argument(folder, "folder")
     try:
         path = path.expanduser()
@@ -114,9 +115,9 @@ def find_folder(folder: str | Path) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, a loop, a NUL, no such user's home
         cause = getattr(error, "strerror", None) or error
         raise ModelFolderError(f"{quoted(folder)} cannot be a model folder: {cause}") from error
-    hint = "; names of the Hugging Face Hub are not looked up, download the model first" if found == "nothing" else ""
+    hint = "names of the Hugging Face Hub are not looked up, download the model first" if found == "nothing" else ""
     raise ModelFolderError(
-        f"{quoted(folder)} is not a model folder: expected a folder with config.json, found {found}{hint}"
+        f"{quoted(folder)} is not a model folder: expected a folder with config.json, found {found}", hint
     )
 
 
@@ -124,7 +125,7 @@ def read_folder(folder: str | Path) -> ModelFolder:
     """Return what the folder's JSON files say.
 
     Raises:
-        ModelFolderError: A file is missing or damaged, or asks for what is not supported.
+        ModelFolderError: A file is missing or damaged, or sets something that is not supported.
     """
     path = find_folder(folder)
     modules = _read_modules(path)
@@ -165,31 +166,31 @@ def read_folder(folder: str | Path) -> ModelFolder:
 
 
 def architecture_of_classifier(config: Mapping[str, Any]) -> str | None:
-    """Return the class that a config.json names where it is one of transformers' classifiers of sequences."""
+    """Return the class named in a config.json if it is a sequence classifier of transformers, else None."""
     named = config.get("architectures")
     first = named[0] if isinstance(named, list) and named else None
     return first if isinstance(first, str) and first.endswith("ForSequenceClassification") else None
 
 
 def warn_of_classifier(source: ModelFolder) -> None:
-    """Say of a stock classifier's folder that its encoder is none for sentences."""
+    """Log a warning for a stock classifier's folder: its encoder was not trained for sentence vectors."""
     architecture = architecture_of_classifier(source.config)
     if architecture is not None:
         logger.warning(
-            "%s is a classifier (%s): its tokens were not trained to be pooled to vectors; BertClassifier reads it",
+            "%s is a classifier (%s): its token vectors were not trained to be pooled; BertClassifier loads it",
             shown(source.path),
             architecture,
         )
 
 
 def unused_parts(source: ModelFolder) -> tuple[str, ...]:
-    """Return what a folder holds that would change its vectors elsewhere and is not used here, a sentence each.
+    """Return what is not used of a folder but changes its vectors in other libraries, one sentence each.
 
     Raises:
         ModelFolderError: A file with settings is damaged.
     """
     notes = [
-        f"{shown(file)} names code of its own in auto_map; it is never run, transformers' stock classes are taken"
+        f"{shown(file)} names code of its own in auto_map; it is never run, transformers' stock classes are used"
         for file in (source.encoder_path / "config.json", source.encoder_path / "tokenizer_config.json")
         if _read_if_there(file).get("auto_map") is not None
     ]
@@ -197,16 +198,16 @@ def unused_parts(source: ModelFolder) -> tuple[str, ...]:
     if source.layout == "transformers" and any(_read_prompts(source.path, _read_if_there(file))[0].values()):
         notes.append(
             f"{shown(file)} has prompts, which are not used in a folder without modules.json; copy that file too, or "
-            "give prompt="
+            "pass prompt="
         )
     return tuple(notes)
 
 
 def _read_modules(path: Path) -> dict[str, Path]:
-    """Return where each module of modules.json lies; empty without the file.
+    """Return the folder of each module in modules.json; empty without that file.
 
     Raises:
-        ModelFolderError: A module that is not run here, a wrong order, or a path that leaves the folder.
+        ModelFolderError: A module that is not supported, a wrong order, or a path that leaves the folder.
     """
     file = path / "modules.json"
     if not os.path.lexists(file):
@@ -220,13 +221,13 @@ def _read_modules(path: Path) -> dict[str, Path]:
             or not isinstance(entry.get("path"), str)
         ):
             raise ModelFolderError(
-                f"{shown(file)}: every entry needs a type and a path in words, found {quoted(entry)}"
+                f"{shown(file)}: every entry needs a type and a path as texts, found {quoted(entry)}"
             )
         name = _MODULES.get(entry["type"])
         if name is None:
             raise ModelFolderError(
-                f"{shown(file)} asks for the module {quoted(entry['type'])}, which is not run here (Transformer, "
-                "Pooling and Normalize of sentence-transformers are); without it the vectors would be others"
+                f"{shown(file)} names the module {quoted(entry['type'])}, which is not supported (only Transformer, "
+                "Pooling and Normalize of sentence-transformers are); without it the vectors would be different"
             )
         if name in modules:
             raise ModelFolderError(f"{shown(file)} has two modules {name}: expected one")
@@ -252,18 +253,17 @@ def _read_pooling(place: Path, prompts: Mapping[str, str]) -> PoolingMode:
     flags = {name: value for name, value in settings.items() if name.startswith("pooling_mode_")}
     if wrong := next((name for name, value in flags.items() if not isinstance(value, bool)), None):
         raise ModelFolderError(f"{shown(file)}: {wrong} is {quoted(flags[wrong])}, expected true or false")
-    asked: list[object] = [name for name, value in flags.items() if value]
+    requested: list[object] = [name for name, value in flags.items() if value]
     if "pooling_mode" in settings:
         word = settings["pooling_mode"]
-        asked = word if isinstance(word, list) else [word]
-    if not asked:
+        requested = word if isinstance(word, list) else [word]
+    if not requested:
         return "mean"
-    modes = {_POOLING_FLAGS.get(str(name), str(name)) for name in asked}
+    modes = {_POOLING_FLAGS.get(str(name), str(name)) for name in requested}
     mode = next((m for m in _POOLING_FLAGS.values() if {m} == modes), None)
     if mode is None:
         raise ModelFolderError(
-            f"{shown(file)} asks for the pooling {', '.join(quoted(a) for a in asked)}; one of mean, cls and max is "
-            "supported"
+            f"{shown(file)} sets the pooling {', '.join(map(quoted, requested))}, expected one of mean, cls and max"
         )
     return mode
 
@@ -276,10 +276,10 @@ def _read_prompts(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, st
         raise ModelFolderError(f"{file}: prompts are {quoted(prompts)}, expected texts by name")
     for name, prompt in prompts.items():
         if not _is_unicode(name) or not _is_unicode(prompt):
-            raise ModelFolderError(f"{file}: the prompt {quoted(name)} holds a lone surrogate, which no text can")
+            raise ModelFolderError(f"{file}: the prompt {quoted(name)} has a lone surrogate, which UTF-8 cannot encode")
     if default is not None and not (isinstance(default, str) and default in prompts):
         raise ModelFolderError(
-            f"{file}: default_prompt_name {quoted(default)} is none of the prompts "
+            f"{file}: default_prompt_name {quoted(default)} is not one of the prompts "
             f"{', '.join(map(quoted, prompts)) or '(there are none)'}"
         )
     return prompts, default

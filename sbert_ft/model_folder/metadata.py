@@ -1,7 +1,7 @@
-"""What only we know of a model, as `sbert_ft.json` in its folder keeps it: decision, scale of its gold, head.
+"""The settings of a model that only sbert_ft uses, in `sbert_ft.json`: its decision, score scale and head.
 
-Other tools do not look at the file, and a folder without it is a whole model. Keys that are not read here are kept as
-they are, so that saving a model again loses nothing.
+Other libraries do not read the file, and a folder without it is a complete model. Keys that are not read here are kept
+as they are, so that saving a model again loses nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from sbert_ft.files.strict_json import JsonObject
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.model_folder.layout import ModelFolder
 
-# Of a cosine: what holds where a model was not trained on graded scores.
+# The range of a cosine, for a model that was not trained on graded scores.
 COSINE_SCALE = (-1.0, 1.0)
 FORMAT = 1
-"""Of the files that are written; older ones are read, newer ones are not."""
+"""The format of the files that are written; older ones are read, newer ones are refused."""
 _READ = ("decision", "score_scale", "format", "classifier")
 
 
@@ -26,10 +26,10 @@ class OwnSettings:
     """The content of sbert_ft.json.
 
     Attributes:
-        decision: From which cosine on pairs belong together; None where that was not fitted.
-        score_scale: Lowest and highest score of the gold that the model was trained on.
-        others: The other keys, without the format that the writer adds.
-        classifier: What the file says of a classifier's head, not yet checked; None where there is none.
+        decision: The threshold from which pairs belong together; None where none was fitted.
+        score_scale: Lowest and highest gold score of the scale that the model was trained on.
+        others: The other keys, without the format, which the writer adds.
+        classifier: The settings of a classifier, not yet checked; None where there are none.
     """
 
     decision: Decision | None
@@ -39,10 +39,10 @@ class OwnSettings:
 
     @classmethod
     def of(cls, source: ModelFolder) -> OwnSettings:
-        """Return what a folder's file says.
+        """Return the settings of a folder's file.
 
         Raises:
-            ModelFolderError: What it says of decision or scale is not what it should be.
+            ModelFolderError: The format, decision, scale or classifier in it is not valid.
         """
         file = source.path / "sbert_ft.json"
         json = JsonObject(source.own, "settings", file)
@@ -55,7 +55,7 @@ class OwnSettings:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of the file, without decision or classifier where there is none."""
+        """Return the content of the file; a missing decision or classifier is left out."""
         decision = {} if self.decision is None else {"decision": self.decision.to_json()}
         classifier = {} if self.classifier is None else {"classifier": dict(self.classifier)}
         return {"score_scale": list(self.score_scale), **self.others, **classifier, **decision}

@@ -1,11 +1,11 @@
-"""Load the tensors of a .bin that torch.save wrote, without trusting the file.
+"""Load the tensors of a .bin that torch.save wrote, or of a safetensors file, without trusting the file.
 
-Both of torch's formats hold a pickle. torch reads it with `weights_only=True`, which builds tensors
-and containers and refuses the rest; there is no second try without it. Before torch sees them, the
-pickle must name nothing but what a state dict needs (torch itself would let a pickle ask for any
-amount of memory), and a zip's records must be stored as they are, lie within the file and, when
-data is read, have the right checksum, which torch does not look at. The cost is that one pass.
-Shapes alone are read with no data and no memory for it: storages live on the meta device.
+Both formats of torch contain a pickle. torch reads it with `weights_only=True`, which builds tensors
+and containers and refuses everything else; a refused file is not read without it. Before torch reads
+the file, the pickle must name nothing but what a state dict needs (torch itself would let a pickle
+request any amount of memory), and a zip's records must be uncompressed, lie within the file and, when
+data is read, have the right checksum, which torch does not check. The cost is one pass over the file.
+To read only the shapes, no data is loaded and no memory used for it: storages are on the meta device.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from sbert_ft.model_folder.tensor_names import TensorInfo, check_is_float
 _OLDEST_TORCH = "2.10"
 _MAX_PICKLE_BYTES = 16 * 2**20  # unpickled, it takes up to 25 times that; an encoder needs 0.1 MB
 _MAX_DIRECTORY_BYTES = 16 * 2**20
-_FOLDER_MARK = 0x10  # torch takes such a record for empty and returns memory that nothing was read into
+_FOLDER_MARK = 0x10  # torch treats such a record as empty and returns memory that nothing was read into
 _NEWEST_PROTOCOL = 3
 _N_LEGACY_PICKLES = 5  # magic number, version, system, the value, its storages' keys
-# "module name" of all that a state dict is made of. torch's own list stands behind this one, and is
-# wider: a call of bytearray(2**40) or of a tensor class takes memory that no file holds.
+# "module name" of all that a state dict is made of. torch checks its own list after this one, but it is
+# wider: a call of bytearray(2**40) or of a tensor class takes more memory than any file has.
 _NEEDED = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_\w+|torch\._tensor _rebuild_from_type_v2"
     r"|torch\.nn\.parameter Parameter|torch(\.storage)? \w+Storage|torch (Tensor|Size)|torch [a-z]\w*"
     r"|torch\.serialization _get_layout"
 )
-# What torch.load and zipfile raise on damaged and hostile files, found by flipping and cutting them.
+# What torch.load and zipfile raise on damaged and hostile files, found by flipping bytes of files and cutting them.
 _DAMAGE = (
     RuntimeError,
     pickle.UnpicklingError,
@@ -74,7 +74,7 @@ _DAMAGE = (
 _MAX_HEADER_BYTES = 16 * 2**20
 _MAX_DIMS = 16
 _PIECE_ELEMENTS = 2**20  # converted at a time
-# The format's names of dtypes: torch's name and bytes an element.
+# By the name of a dtype in safetensors: its name in torch, and the bytes of an element.
 _DTYPES = {
     "F64": ("float64", 8),
     "F32": ("float32", 4),
@@ -100,7 +100,7 @@ def load_bin(path: Path, *, shapes_only: bool) -> dict[str, torch.Tensor]:
     """Return the tensors in `path` by name: on the CPU, or without data on the meta device.
 
     Raises:
-        ModelFolderError: Damage, a pickle that asks for more than tensors, or something else than a
+        ModelFolderError: The file is damaged, its pickle names more than tensors need, or it is not a
             dict of dense tensors.
     """
     if TorchVersion(torch.__version__) < _OLDEST_TORCH:
@@ -119,7 +119,7 @@ def load_bin(path: Path, *, shapes_only: bool) -> dict[str, torch.Tensor]:
             file.seek(0)
             _check_pickles(file, path, n_bytes, _N_LEGACY_PICKLES)
         file.seek(0)
-        # skip_data serves the format before zip, which reads data even for the meta device.
+        # skip_data is for the format before zip, for which torch reads data even for the meta device.
         without_data = torch.serialization.skip_data() if shapes_only else nullcontext()
         try:
             with without_data:
@@ -132,20 +132,20 @@ def load_bin(path: Path, *, shapes_only: bool) -> dict[str, torch.Tensor]:
 def _foreign_to_torch(head: bytes) -> str | None:
     """Return what a file named .bin is instead of one that torch.save wrote, or None."""
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
-        return "is a safetensors file under a wrong name; name it model.safetensors"
+        return "is a safetensors file under a wrong name; rename it to model.safetensors"
     if head[257:262] == b"ustar":
-        return "is a tar archive, at best of torch's very first versions; load it there and save it again"
+        return "is a tar archive, perhaps of one of torch's first versions; load it there and save it again"
     return foreign_content(head[:64])
 
 
 def _check_zip(file: BinaryIO, path: Path, n_bytes: int, *, with_data: bool) -> None:
-    """Refuse archives that are not plain records side by side; verify the checksums of what is read next."""
+    """Refuse zips that are not uncompressed records one after another; check the checksums of what is read next."""
     if not _has_plain_directory(file, n_bytes):
-        raise damaged(path, n_bytes, "the list of records at the end of the zip archive is not there")
+        raise damaged(path, n_bytes, "the list of records at the end of the zip archive is missing")
     try:
         with zipfile.ZipFile(file) as archive:
             records = archive.infolist()
-            names = [record.filename.lower() for record in records]  # torch finds records in any case
+            names = [record.filename.lower() for record in records]  # torch ignores case in them
             if any(record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1 for record in records):
                 raise ModelFolderError(f"{shown(path)} holds compressed or encrypted records; torch.save writes none")
             if any(record.external_attr & _FOLDER_MARK for record in records):
@@ -162,15 +162,15 @@ def _check_zip(file: BinaryIO, path: Path, n_bytes: int, *, with_data: bool) -> 
                 )
             if with_data and (broken := archive.testzip()) is not None:
                 raise damaged(path, n_bytes, f"the checksum of its record {quoted(broken)} is wrong")
-            _check_pickles(io.BytesIO(archive.read(pickles[0])), path, n_bytes, 1)  # read() holds its checksum too
+            _check_pickles(io.BytesIO(archive.read(pickles[0])), path, n_bytes, 1)  # read() checks its checksum too
     except _DAMAGE as error:
         raise damaged(path, n_bytes, quoted(error)) from None
 
 
 def _has_plain_directory(file: BinaryIO, n_bytes: int) -> bool:
-    """Return whether the zip's directory is where every reader looks for it, and not oversized.
+    """Return whether the zip's directory is at the end of the file and not too large.
 
-    Readers differ in how they search for a directory that does not end the file, and could see
+    Readers differ in how they search for a directory that is not at the end, and could find
     other records than those checked here.
     """
     file.seek(max(0, n_bytes - 98))
@@ -188,7 +188,7 @@ def _has_plain_directory(file: BinaryIO, n_bytes: int) -> bool:
 
 
 def _check_pickles(file: IO[bytes], path: Path, n_bytes: int, n_pickles: int) -> None:
-    """Refuse pickles that name more than a state dict needs; they are looked through, not run."""
+    """Refuse pickles that name more than a state dict needs; they are parsed, not run."""
     texts: list[str] = []
     protocol = 0
     try:
@@ -198,7 +198,7 @@ def _check_pickles(file: IO[bytes], path: Path, n_bytes: int, n_pickles: int) ->
                     name = " ".join(texts) if opcode.name == "STACK_GLOBAL" else str(argument)
                     if name == "torch._utils _rebuild_qtensor":
                         raise ModelFolderError(
-                            f"{shown(path)} holds quantised tensors, which are not supported",
+                            f"{shown(path)} holds quantized tensors, which are not supported",
                             "use the original weights",
                         )
                     if not _NEEDED.fullmatch(name):
@@ -210,10 +210,10 @@ def _check_pickles(file: IO[bytes], path: Path, n_bytes: int, n_pickles: int) ->
                 if (position or 0) > _MAX_PICKLE_BYTES:
                     raise ModelFolderError(f"{shown(path)} has a pickle of more than {_MAX_PICKLE_BYTES} bytes")
     except _DAMAGE as error:
-        raise damaged(path, n_bytes, f"its pickle cannot be followed ({quoted(error)})") from None
+        raise damaged(path, n_bytes, f"its pickle cannot be parsed ({quoted(error)})") from None
     if protocol > _NEWEST_PROTOCOL:
         raise ModelFolderError(
-            f"{shown(path)} is written with pickle protocol {protocol}, of which torch reads no safe subset",
+            f"{shown(path)} is written with pickle protocol {protocol}, which torch cannot read safely",
             "save it again with torch.save and its default protocol",
         )
 
@@ -221,14 +221,14 @@ def _check_pickles(file: IO[bytes], path: Path, n_bytes: int, n_pickles: int) ->
 def _refused_call(path: Path, name: str) -> ModelFolderError:
     """Return the error for a pickle that names a function or class which weights do not need."""
     return ModelFolderError(
-        f"{shown(path)} asks to call {quoted(name)}, which a file of weights has no need of; "
-        "nothing was run. Do not use this file unless you know why it does so",
-        "ask for a safetensors file",
+        f"{shown(path)} asks to call {quoted(name)}, which a file of weights does not need; "
+        "nothing was run. Do not use this file unless you know why it does this",
+        "get the weights as a safetensors file",
     )
 
 
 def _refusal(path: Path, n_bytes: int, error: BaseException) -> ModelFolderError:
-    """Return the sentence for what torch.load raised, without its advice to load the file unsafely."""
+    """Return the error for what torch.load raised, without torch's advice to load the file unsafely."""
     message = str(error)
     if refused := re.search(r"GLOBAL (\S+)", message):
         return _refused_call(path, refused[1])
@@ -239,7 +239,7 @@ def _refusal(path: Path, n_bytes: int, error: BaseException) -> ModelFolderError
 
 
 def _dense_tensors(loaded: Any, path: Path, n_bytes: int, device: str) -> dict[str, torch.Tensor]:
-    """Return what was loaded if it is a dict of dense tensors whose data the file holds."""
+    """Return what was loaded if it is a dict of dense tensors whose data is in the file."""
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
@@ -253,7 +253,7 @@ def _dense_tensors(loaded: Any, path: Path, n_bytes: int, device: str) -> dict[s
         if type(value) not in (torch.Tensor, torch.nn.Parameter):
             raise ModelFolderError(f"{where} found a value of type {type(value).__name__}; expected a tensor")
         if value.layout != torch.strided or value.is_quantized or value.is_nested:
-            raise ModelFolderError(f"{where} a sparse, nested or quantised tensor; expected a dense one of floats")
+            raise ModelFolderError(f"{where} a sparse, nested or quantized tensor; expected a dense one of floats")
         held = value.untyped_storage().nbytes()
         if value.device.type != device or max(held, value.numel() * value.itemsize) > n_bytes:
             raise ModelFolderError(f"{where} the file of {n_bytes} bytes does not hold the data of this tensor")
@@ -262,28 +262,28 @@ def _dense_tensors(loaded: Any, path: Path, n_bytes: int, device: str) -> dict[s
 
 @dataclass(frozen=True)
 class _Stored:
-    """A tensor of a file: what the header says of it, and the byte of the file at which its data begins."""
+    """A tensor of a file: its shape and dtype by the header, and the byte of the file at which its data begins."""
 
     info: TensorInfo
     start: int
 
 
 def safetensors_header(path: Path) -> dict[str, TensorInfo]:
-    """Return the tensors of a safetensors file whose header is sound and fits the file's size.
+    """Return the shape and dtype of each tensor of a safetensors file; only its header is read and checked.
 
     Raises:
-        ModelFolderError: Another kind of file, a damaged or an oversized one.
+        ModelFolderError: The file is of another kind or damaged, or its header is too large.
     """
     with open_file(path) as file:
         return {key: stored.info for key, stored in _stored_tensors(file, path).items()}
 
 
 def load_safetensors(path: Path, keys: Collection[str], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Yield those of `keys` that a file holds, with their tensors as `dtype`, each in memory of its own.
+    """Yield those of `keys` that a file has, with their tensors as `dtype`, each in memory of its own.
 
     Raises:
-        ModelFolderError: As `safetensors_header`, integer or quantised weights, or a file that was cut while it was
-            read.
+        ModelFolderError: As in `safetensors_header`; also integer or quantized weights, or a file that was cut while
+            it was read.
     """
     with open_file(path) as file:
         for key, stored in _stored_tensors(file, path).items():
@@ -322,20 +322,22 @@ def _read_into(flat: Tensor, file: BinaryIO, path: Path) -> None:
 
 
 def _stored_tensors(file: BinaryIO, path: Path) -> dict[str, _Stored]:
-    """Return the tensors of an open file, by key, in the order of its header."""
+    """Return the tensors of an open safetensors file by key, in the order of its header."""
     n_bytes = os.fstat(file.fileno()).st_size
     head = file.read(64)
     if head[8:9] != b"{":
         zipped = head.startswith(b"PK\x03\x04") or re.match(rb"\x80[\x02-\x05]", head)
-        mend = "name it pytorch_model.bin if you trust it" if path.name == "model.safetensors" else "copy it again"
-        other = f"is a pickle file of torch under a wrong name; {mend}"
+        advice = (
+            "rename it to pytorch_model.bin if you trust it" if path.name == "model.safetensors" else "copy it again"
+        )
+        other = f"is a pickle file of torch under a wrong name; {advice}"
         if foreign := other if zipped else foreign_content(head):
             raise ModelFolderError(f"{shown(path)} {foreign}")
     n_header = int.from_bytes(head[:8], "little")
     if n_header > n_bytes - 8:
         raise damaged(path, n_bytes, f"its header promises at least {8 + n_header}")
     if n_header > _MAX_HEADER_BYTES:
-        raise ModelFolderError(f"{shown(path)} has a header of {n_header} bytes; at most {_MAX_HEADER_BYTES}")
+        raise ModelFolderError(f"{shown(path)} has a header of {n_header} bytes; expected at most {_MAX_HEADER_BYTES}")
     file.seek(8)
     data = file.read(n_header)
     try:
@@ -365,7 +367,7 @@ def _stored_tensors(file: BinaryIO, path: Path) -> dict[str, _Stored]:
 
 
 def _header_entry(entry: object) -> tuple[TensorInfo, tuple[int, int]]:
-    """Return what a header says of one tensor, and the span of its bytes; ValueError says what is wrong."""
+    """Return the tensor of a header's entry and the span of its bytes; a ValueError says what is wrong with it."""
     if not isinstance(entry, dict):
         raise ValueError("expected an object with dtype, shape and data_offsets")
     name, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
@@ -380,5 +382,5 @@ def _header_entry(entry: object) -> tuple[TensorInfo, tuple[int, int]]:
 
 
 def _are_sizes(value: object) -> TypeGuard[list[int]]:
-    """Return whether `value` is a short list of numbers that sizes in a file can be."""
+    """Return whether `value` is a short list of whole numbers that can be sizes in a file."""
     return isinstance(value, list) and len(value) <= _MAX_DIMS and all(type(n) is int and 0 <= n < 2**63 for n in value)

@@ -2,8 +2,8 @@
 
 The same encoder is saved under many names: wrapped (`module.`, `_orig_mod.`), inside a larger model
 (`bert.`, `0.auto_model.`), from TensorFlow (`gamma`, `beta`), with heads beside it. Prefixes are
-stripped one by one until the rest is an expected name; what is left over is sorted into heads and
-unknown names. Pure functions on names and shapes; the cost is one pass over the names.
+stripped one by one until the rest is an expected name; other names are sorted into heads and
+unknown ones. Pure functions on names and shapes; the cost is one pass over the names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from sbert_ft.errors import ModelFolderError, quoted, shown
 
 _WRAPPERS = ("module.", "model.", "_orig_mod.", "0.auto_model.", "auto_model.", "0.model.")
-_MAX_STRIPPED = 8  # wrappers in one name; more is an attack on time
+_MAX_STRIPPED = 8  # wrappers in one name; more could only be meant to cost time
 _OLD_ENDINGS = ((".gamma", ".weight"), (".beta", ".bias"))
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 _HEADS = (
@@ -35,7 +35,7 @@ _HEADS = (
     "pooler.",
 )
 _LAYER = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d{1,9})\.")
-# Name ending, axis, and the key of config.json that sets that axis; the first that fits counts.
+# Name ending, axis, and the key of config.json that sets that axis; the first match is used.
 _CONFIG_KEYS = (
     ("word_embeddings.weight", 0, "vocab_size"),
     ("position_embeddings.weight", 0, "max_position_embeddings"),
@@ -51,23 +51,23 @@ _N_NAMED = 3  # names listed in a message before the count
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a file's header says of a tensor: `shape`, and `dtype` in torch's words ("float32")."""
+    """A tensor's shape and dtype by a file's header; the dtype has torch's name ("float32")."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
 def check_is_float(dtype: str, key: str, path: Path) -> None:
-    """Refuse a tensor of weights that are not plain floating-point numbers.
+    """Refuse a tensor whose values are not plain floating-point numbers.
 
     Raises:
-        ModelFolderError: Integer or quantised weights.
+        ModelFolderError: Integer or quantized weights.
     """
     if dtype not in _FLOATS:
         raise ModelFolderError(
             f"{shown(path)}: the tensor {quoted(key)} is {dtype}; expected one of {', '.join(_FLOATS)}. "
-            "Quantised weights are not supported",
-            "use the original ones",
+            "Quantized weights are not supported",
+            "use the original weights",
         )
 
 
@@ -80,15 +80,15 @@ class NameMatch:
     heads: tuple[str, ...]
     """The file's keys that belong to a head or an unused pooler."""
     unknown: tuple[str, ...]
-    """The file's keys that belong to nothing known."""
+    """The file's keys that match no known name."""
     missing: tuple[str, ...]
     """Expected names that the file does not have."""
     wrong_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     """Expected name, expected shape, the file's shape."""
     prefixes: tuple[str, ...]
-    """The prefixes stripped from matched keys, chains in one piece ("module.bert.")."""
+    """The prefixes stripped from matched keys, several of one key as one string ("module.bert.")."""
     ambiguous: tuple[tuple[str, str, str], ...] = ()
-    """Expected name and two of the file's keys that both claim it."""
+    """Expected name and two of the file's keys that both match it."""
 
 
 def match_names(
@@ -137,10 +137,10 @@ def match_names(
 def check_match(match: NameMatch, folder: Path) -> None:
     """Refuse weights that do not fill the encoder exactly, with all faults in one message.
 
-    Other unknown tensors are no fault; the caller tells the user.
+    Other unknown tensors are accepted; the caller reports them.
 
     Raises:
-        ModelFolderError: Tensors are missing, of another shape or there twice, or layers are left over.
+        ModelFolderError: Tensors are missing, have another shape or are there twice, or there are more layers.
     """
     faults = [
         f"{quoted(first)} and {quoted(second)} both claim to be {quoted(name)}"
@@ -158,15 +158,15 @@ def check_match(match: NameMatch, folder: Path) -> None:
         faults.append(f"the weights hold layers beyond the {n_layers} of num_hidden_layers, {_some(extra)}")
     if faults:
         raise ModelFolderError(
-            f"The weights in {shown(folder)} do not fit its config.json: {'; '.join(faults)}. "
-            "Use the config.json and the weights of one and the same model"
+            f"The weights in {shown(folder)} do not fit its config.json: {'; '.join(faults)}",
+            "use the config.json and the weights of the same model",
         )
 
 
 def _split_prefix(key: str, wrappers: tuple[str, ...], expected: Mapping[str, object]) -> tuple[str, str]:
-    """Return the wrappers before `key` and the name after them, with an old ending made new.
+    """Return the wrappers at the start of `key` and the name after them, with an old ending replaced by the new one.
 
-    An expected name ends the stripping, so that one which begins like a wrapper stays whole.
+    Stripping stops at an expected name, so that one which begins like a wrapper stays whole.
     """
     start = 0
     for _ in range(_MAX_STRIPPED + 1):
@@ -184,7 +184,7 @@ def _split_prefix(key: str, wrappers: tuple[str, ...], expected: Mapping[str, ob
 
 
 def _shape_fault(name: str, expected: tuple[int, ...], actual: tuple[int, ...]) -> str:
-    """Return the sentence for one tensor of another shape, with the config key where it is obvious."""
+    """Return the message for one tensor of another shape, with the config key where it is known."""
     fault = f"{quoted(name)} is {_dims(actual)} in the weights, {_dims(expected)} by config.json"
     if len(expected) != len(actual) or not name.startswith(("embeddings.", "encoder.", "pooler.")):
         return fault
@@ -202,7 +202,7 @@ def _dims(shape: tuple[int, ...]) -> str:
 
 
 def _layer(name: str) -> int:
-    """Return the number of the encoder layer that `name` belongs to, -1 for none."""
+    """Return the number of the encoder layer that `name` belongs to, -1 if there is none."""
     layer = _LAYER.search(name)
     return int(layer[1]) if layer else -1
 

@@ -1,10 +1,10 @@
 """Find, inspect and read the weights of a model folder without trusting them.
 
-First the headers alone: which tensors, of which shape and dtype, held against the size of the
-file, so that a hostile folder is refused before memory is given to it. Then the tensors that are
-needed, each in memory of its own and never held twice. A safetensors header is parsed and bounded
-(`tensor_files.py`); a .bin is read by torch with `weights_only=True` and never without it,
-after its zip records are checked (stored as they are, within the file, with the right checksum).
+First only the headers are read: which tensors, of which shape and dtype, checked against the size of
+the file, so that a hostile folder is refused before memory is allocated for it. Then the tensors that
+are needed are read, each into memory of its own and never in two copies. A safetensors header is parsed
+up to a size (`tensor_files.py`); a .bin is read by torch with `weights_only=True` and never without it,
+after its zip records are checked (uncompressed, within the file, with the right checksum).
 The cost over plain loading is one pass over a .bin for the checksums.
 """
 
@@ -38,12 +38,12 @@ __all__ = [
     "read_tensors",
 ]
 
-# The memory that needed tensors take may exceed the file where they share storage (tied layers), not by more.
+# The needed tensors may take more memory than their files where they share storage (tied layers), at most by this.
 _MAX_SHARING = 16
 _N_LISTED = 12  # names of a folder in a message
 _Kind = Literal["safetensors", "bin"]
 _LAYOUTS: tuple[tuple[str, _Kind], ...] = (("model.safetensors", "safetensors"), ("pytorch_model.bin", "bin"))
-# Weights that we do not read, by how their file or folder names begin or end.
+# Weights that are not supported, by how their file or folder names begin or end.
 _OTHER_WEIGHTS = (
     (re.compile(r"^tf_model|\.h5$|\.ckpt"), "TensorFlow"),
     (re.compile(r"\.msgpack$"), "Flax"),
@@ -56,13 +56,13 @@ _OTHER_WEIGHTS = (
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The weights of a folder, as far as their headers tell."""
+    """The weights of a folder, by their headers."""
 
     kind: _Kind
     files: tuple[Path, ...]
     """One file, or the shards in the order of their names."""
     index: Path | None
-    """The *.index.json of shards."""
+    """The *.index.json of shards; None for one file."""
     tensors: Mapping[str, TensorInfo]
     """Every tensor of every file, by the file's key."""
 
@@ -70,11 +70,11 @@ class WeightFiles:
 def find_weights(folder: Path) -> WeightFiles:
     """Return the weights in `folder`; only their headers are read.
 
-    The first of model.safetensors, its shards, pytorch_model.bin, its shards counts. Where it is
-    broken, nothing else is tried: a damaged download must not turn into other weights.
+    The first of model.safetensors, its shards, pytorch_model.bin, its shards is used. If it is
+    broken, nothing else is tried: a damaged download must not be replaced by other weights.
 
     Raises:
-        ModelFolderError: No weights there, or weights that are damaged, hostile or of another kind.
+        ModelFolderError: There are no weights, or they are damaged, hostile or of another kind.
     """
     for name, kind in _LAYOUTS:
         path, index = folder / name, folder / f"{name}.index.json"
@@ -97,17 +97,17 @@ def find_tensors(file: Path) -> WeightFiles:
 def read_tensors(
     weights: WeightFiles, names: Mapping[str, str], dtype: torch.dtype = torch.float32
 ) -> dict[str, torch.Tensor]:
-    """Return the tensors that `names` asks for, as `dtype`, contiguous and in memory of their own.
+    """Return the tensors of `names`, as `dtype`, contiguous and in memory of their own.
 
-    No file stays open or mapped. Beyond the result it takes memory for what a .bin holds besides, or in another type.
+    No file stays open or mapped. A .bin takes more memory than the result: for its other tensors, or another dtype.
 
     Args:
         weights: What `find_weights` returned.
-        names: The name to return a tensor under, to the file's key.
+        names: The file's key by the name under which its tensor is returned.
         dtype: A floating-point dtype.
 
     Raises:
-        ModelFolderError: Damage, integer or quantised weights, NaN or infinity.
+        ModelFolderError: A file is damaged, or the weights are integer, quantized, NaN or infinite.
     """
     wanted: dict[str, list[str]] = {}
     for name, key in names.items():
@@ -117,7 +117,7 @@ def read_tensors(
     if n_bytes > _MAX_SHARING * n_file_bytes:
         raise ModelFolderError(
             f"{shown(weights.files[0].parent)}: the tensors take {n_bytes} bytes in memory but come from "
-            f"{n_file_bytes} bytes of files, which stored weights do not",
+            f"{n_file_bytes} bytes of files, expected at most {_MAX_SHARING} times as many",
             "use another copy of the model",
         )
     tensors: dict[str, torch.Tensor] = {}
@@ -129,12 +129,14 @@ def read_tensors(
             tensors[first] = tensor
             tensors |= {name: tensor.clone() for name in others}
     if absent := [name for name in names if name not in tensors]:
-        raise ModelFolderError(f"{shown(weights.files[0])} changed while it was read: {quoted(absent[0])} is gone")
+        raise ModelFolderError(
+            f"{shown(weights.files[0])} changed while it was read: {quoted(absent[0])} is missing now"
+        )
     return {name: tensors[name] for name in names}
 
 
 def _header(path: Path, kind: _Kind) -> dict[str, TensorInfo]:
-    """Return the tensors of one file, without reading their data."""
+    """Return the shape and dtype of each tensor of one file, without reading the data."""
     if kind == "safetensors":
         return safetensors_header(path)
     stored = load_bin(path, shapes_only=True)
@@ -142,24 +144,24 @@ def _header(path: Path, kind: _Kind) -> dict[str, TensorInfo]:
 
 
 def _load_bin(path: Path, keys: Collection[str], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield those of `keys` that one .bin holds, with their tensors as `dtype`, each in memory of its own."""
+    """Yield those of `keys` that one .bin has, with their tensors as `dtype`, each in memory of its own."""
     loaded = load_bin(path, shapes_only=False)
     n_sharing = Counter(tensor.untyped_storage().data_ptr() for tensor in loaded.values())
     for key in [key for key in loaded if key not in keys]:
         del loaded[key]
     for key in list(loaded):
-        tensor = loaded.pop(key)  # popped, so that a copy replaces it instead of adding to it
+        tensor = loaded.pop(key)  # popped, so that the original is freed after a copy
         check_is_float(_dtype_name(tensor.dtype), key, path)
         storage = tensor.untyped_storage()
-        alone = n_sharing[storage.data_ptr()] == 1 and storage.nbytes() == tensor.nbytes and tensor.is_contiguous()
-        yield key, tensor.to(dtype, copy=not alone, memory_format=torch.contiguous_format)
+        is_own = n_sharing[storage.data_ptr()] == 1 and storage.nbytes() == tensor.nbytes and tensor.is_contiguous()
+        yield key, tensor.to(dtype, copy=not is_own, memory_format=torch.contiguous_format)
 
 
 def _find_shards(index: Path, kind: _Kind) -> WeightFiles:
-    """Return the shards that an index names, all of them inside its folder and complete."""
+    """Return the shards that an index names, checked to be inside its folder and complete."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelFolderError(f"{shown(index)} has no 'weight_map' that gives each tensor its file")
+        raise ModelFolderError(f"{shown(index)} has no 'weight_map' from each tensor to its file")
     for key, name in weight_map.items():
         if not _is_plain_name(name):
             raise ModelFolderError(
@@ -196,12 +198,13 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def _check_finite(tensor: torch.Tensor, key: str, path: Path) -> None:
-    """Refuse weights with NaN or infinity, without a mask of their size."""
+    """Refuse weights with NaN or infinity; finite ones are checked without a mask of their size."""
     if tensor.numel() and not all(end.isfinite() for end in torch.aminmax(tensor)):
         n_bad = int((~tensor.isfinite()).sum())
         raise ModelFolderError(
             f"{shown(path)}: the tensor {quoted(key)} holds NaN or infinity ({n_bad} of {tensor.numel()} values as "
-            f"{_dtype_name(tensor.dtype)}); the model was damaged in training or saving, use an earlier copy"
+            f"{_dtype_name(tensor.dtype)})",
+            "the model was damaged in training or saving, use an earlier copy",
         )
 
 

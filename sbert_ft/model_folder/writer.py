@@ -1,9 +1,9 @@
-"""Write a model folder that everybody loads.
+"""Write a model folder that other libraries can load.
 
 The names are those that sentence-transformers has read since version 2 and that 6.2, transformers
-and the embedding servers still read; nothing in it names a class of ours. What only we know stands
-in `sbert_ft.json`. Files are written beside the target, and moved there as `staging` does it: no half
-folder passes for a whole, and no mixture of two for a model.
+and the embedding servers still read; nothing in it names a class of ours. What only sbert_ft uses is
+in `sbert_ft.json`. Files are written beside the target and then moved there (see `files.atomic`): an
+incomplete folder, or a mixture of two models, cannot be loaded as a model.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 _OWN = "sbert_ft.json"
-# What says how a folder is to be read, and would mislead beside the files of another layout.
+# Files that say how to read a folder, and would be wrong beside the files of another layout.
 _OF_A_LAYOUT = (
     "modules.json",
     "1_Pooling/config.json",
@@ -55,16 +55,16 @@ _IDENTITY, _SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.acti
 
 @dataclass(frozen=True)
 class SiameseSettings:
-    """What a sentence encoder's folder says beside the encoder.
+    """What a sentence encoder's folder stores besides the encoder.
 
     Attributes:
         pooling: One of ``mean``, ``cls``, ``max``.
-        normalize: Whether vectors are brought to length 1.
+        normalize: Whether vectors are scaled to length 1.
         max_seq_length: Tokens a text may have.
         similarity: How vectors are compared.
         prompts: Texts to put before an input, by name.
-        default_prompt_name: The one used where none is named.
-        own: What sbert_ft.json holds.
+        default_prompt_name: The prompt used where none is named; None for no prompt.
+        own: The content of sbert_ft.json.
     """
 
     pooling: PoolingMode
@@ -78,11 +78,11 @@ class SiameseSettings:
 
 @dataclass(frozen=True)
 class EncoderParts:
-    """What is written of an encoder.
+    """The parts of an encoder that are written.
 
     Attributes:
         encoder: The stock module.
-        pooler: The tensors of its pooler, by name, where there are any.
+        pooler: The tensors of its pooler, by name; empty where it has none.
         tokenizer: Its tokenizer.
     """
 
@@ -95,26 +95,26 @@ def save_siamese(parts: EncoderParts, settings: SiameseSettings, target: Path) -
     """Write an encoder and its settings as a folder of sentence-transformers.
 
     Raises:
-        OutputError: The folder cannot be written, or its place is taken by a file.
+        OutputError: The folder cannot be written, or the target is a file.
     """
     write_folder(target, lambda folder: write_sentence_encoder(parts, settings, folder))
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` write a model folder beside the target, and move it into place.
+    """Write a model folder by `write` beside the target, and move it into place.
 
-    A new one appears at once; in one that is there, our files are replaced, what another layout of ours left is
-    removed, and files that are not ours stay. Whoever reads it meanwhile finds no model there, and never a mixture.
+    A new folder appears in one step. In an existing one our files are replaced, files of another layout of ours are
+    removed, and other files stay; a process that reads it meanwhile finds no model, and never a mixture of two.
 
     Args:
         target: The folder.
-        write: Writes all files to the folder that it is given.
+        write: Writes all files to the folder that it is called with.
 
     Raises:
-        OutputError: The folder cannot be written, or its place is taken by a file.
+        OutputError: The folder cannot be written, or the target is a file.
     """
     try:
-        target = target.resolve()  # through a link, so that files are staged where they will be
+        target = target.resolve()  # follows links, so that files are staged beside the real folder
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name, a loop of links
         raise OutputError(f"{quoted(target)} cannot be a folder to write the model to: {error}") from error
     try:
@@ -130,7 +130,7 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_sentence_encoder(parts: EncoderParts, settings: SiameseSettings, folder: Path) -> None:
-    """Write all files of a sentence encoder to a folder that is empty."""
+    """Write all files of a sentence encoder to an empty folder."""
     write_weights(encoder_config(parts.encoder), {**encoder_tensors(parts.encoder), **parts.pooler}, folder)
     parts.tokenizer.save_pretrained(folder, settings.max_seq_length)
     width = int(parts.encoder.config.hidden_size)
@@ -155,9 +155,9 @@ def write_sentence_encoder(parts: EncoderParts, settings: SiameseSettings, folde
         },
     )
     if settings.normalize:
-        # git and archives lose an empty folder
+        # git and archives do not keep an empty folder
         _write_json(folder / "2_Normalize" / "config.json", {})
-    # casing is the tokenizer's; this key would lower-case before it
+    # the tokenizer sets the casing; this key would lower-case before it
     _write_json(
         folder / "sentence_bert_config.json", {"max_seq_length": settings.max_seq_length, "do_lower_case": False}
     )
@@ -193,28 +193,28 @@ def encoder_config(encoder: PreTrainedModel) -> dict[str, Any]:
 
 
 def encoder_tensors(encoder: PreTrainedModel) -> dict[str, Tensor]:
-    """Return an encoder's weights by names that have no prefix."""
+    """Return an encoder's weights by name, without a prefix."""
     buffers = {name for name, _ in encoder.named_buffers()}
     return {name: tensor for name, tensor in encoder.state_dict().items() if name not in buffers}
 
 
 def write_weights(config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write config.json and model.safetensors, float32."""
+    """Write config.json and, in float32, model.safetensors."""
     _write_json(folder / "config.json", config)
     write_tensors(tensors, folder / "model.safetensors")
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file, float32, beside the config.json."""
+    """Write a safetensors file in float32, beside the config.json and with its permissions."""
     kept = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
     save_file(kept, str(file), metadata={"format": "pt"})
-    shutil.copymode(file.with_name("config.json"), file)  # safetensors lets nobody else read it
+    shutil.copymode(file.with_name("config.json"), file)  # safetensors gives permissions only to the owner
 
 
 def _write_json(path: Path, content: object) -> None:
     try:
         data = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError:  # half a character that was read from an escape, and goes back as one
+    except UnicodeEncodeError:  # a lone surrogate, which was read from an escape and is written as one
         data = json.dumps(content, indent=2, allow_nan=False).encode()
     path.write_bytes(data + b"\n")
 
@@ -231,7 +231,7 @@ def _decision_section(decision: Decision | None) -> str:
     if decision is None:
         return ""
     values = ", ".join(f"{name} {value:.3f}" for name, value in decision.reached.items())
-    reached = f" On these it reaches {values}." if values else ""
+    reached = f" On these pairs it reaches {values}." if values else ""
     likely = "" if decision.calibration is None else "likely = model.predict_proba(pairs)  # probabilities\n"
     return f"""
 Two texts belong together where their cosine is at least {decision.describe()}.{reached}
@@ -284,17 +284,17 @@ def save_classifier(
     head: ClassificationHead,
     target: Path,
 ) -> None:
-    """Write a classifier's folder; it is staged and moved as a sentence encoder's is.
+    """Write a classifier's folder, in the same way as `write_folder`.
 
     Args:
         parts: The encoder and its tokenizer.
-        encoder: What a sentence encoder's folder says; its `own` holds the classifier's settings too.
-        settings: The classifier's.
-        head: Its head.
+        encoder: The settings of a sentence encoder's folder; `encoder.own` has the classifier's settings too.
+        settings: The classifier's settings.
+        head: The classifier's head.
         target: The folder.
 
     Raises:
-        OutputError: The folder cannot be written, or its place is taken by a file.
+        OutputError: The folder cannot be written, or the target is a file.
     """
 
     def write(folder: Path) -> None:
@@ -339,7 +339,7 @@ def _stock_config(parts: EncoderParts, settings: ClassifierSettings, stock: Stoc
     if stock.saved_dropout is not None and settings.head_dropout is not None:
         config[stock.saved_dropout] = settings.head_dropout
     if settings.classes is not None:
-        # none for one output: transformers then takes a sigmoid, and "regression" would leave it out
+        # not set for one output: transformers then applies a sigmoid, which "regression" would leave out
         config["problem_type"] = "single_label_classification"
     if settings.kind == "joined":
         activation = _SIGMOID if settings.classes is None else _IDENTITY
@@ -349,21 +349,21 @@ def _stock_config(parts: EncoderParts, settings: ClassifierSettings, stock: Stoc
 
 def _what_it_does(settings: ClassifierSettings) -> str:
     rows = {
-        "towers": "pairs of texts, each encoded alone",
+        "towers": "pairs of texts, each text encoded separately",
         "joined": "pairs of texts, joined to one sequence",
         "single": "texts",
     }[settings.kind]
     if settings.classes is None:
-        return f"It gives {rows} a graded score."
+        return f"It predicts a graded score for {rows}."
     names = [escaped_markdown(quoted(label)) for label in settings.classes]
     more = f" and {len(names) - _N_NAMED} more" if names[_N_NAMED:] else ""
-    return f"It gives {rows} one of {len(names)} classes: {', '.join(names[:_N_NAMED])}{more}."
+    return f"It predicts one of {len(names)} classes ({', '.join(names[:_N_NAMED])}{more}) for {rows}."
 
 
 def _classifier_decision_section(decision: Decision | None) -> str:
     if decision is None:
         return ""
-    return f"\n`model.match(rows)` says yes from the probability {decision.describe()} on.\n"
+    return f"\n`model.match(rows)` is true where the probability is at least {decision.describe()}.\n"
 
 
 def _classifier_card(
@@ -403,7 +403,7 @@ predicted = model.predict(rows)
 
 def _for_others(settings: ClassifierSettings, is_stock: bool) -> str:
     if not is_stock:
-        return """Other libraries open the encoder alone, without the classifier's head:
+        return """Other libraries load only the encoder, without the classifier's head:
 
 ```python
 from sentence_transformers import SentenceTransformer

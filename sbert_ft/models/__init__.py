@@ -1,1 +1,1 @@
-"""What users hold: encoders, sentence encoders and classifiers."""
+"""The models that users load: encoders, sentence encoders and classifiers."""

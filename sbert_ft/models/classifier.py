@@ -1,8 +1,8 @@
 """`ClassifierModel`: an encoder with a head that gives each row of one or two texts a class, or a graded score.
 
-Three arrangements share it. Towers: both texts apart in one packed batch, the head over their two vectors
-(Sentence-BERT, section 3). Joined: [CLS] a [SEP] b [SEP] as one sequence (the cross-encoder of Sentence-BERT's Table
-2). Single: one text. Names are those of scikit-learn.
+It has three kinds. Towers: both texts are encoded apart in one packed batch, and the head gets their two vectors
+(Sentence-BERT, section 3). Joined: [CLS] a [SEP] b [SEP] is one sequence (the cross-encoder of Sentence-BERT's Table
+2). Single: a row is one text. Names are those of scikit-learn.
 """
 
 from __future__ import annotations
@@ -42,26 +42,27 @@ from sbert_ft.models.inference import EmbedCount, EmbedSettings, OnTruncate, Row
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 
-# Of a sigmoid: what holds where a classifier with one output was not trained on another scale.
+# The range of a sigmoid, which a classifier with one output uses if it was not trained on another scale.
 SIGMOID_SCALE = (0.0, 1.0)
 _Self = TypeVar("_Self", bound="ClassifierModel")
 
 
 class ClassifierModel(nn.Module):
-    """A classifier of texts or of pairs of texts, or with one output a regressor.
+    """A classifier of texts or of pairs of texts; with one output, a regressor.
 
     Attributes:
         bert: Tokenizer and encoder.
         kind: ``towers``, ``joined`` or ``single``.
         pooling: How a sequence's tokens become its vector; ``pooler`` for the stock head of the encoder's kind.
-        features: Towers: what the head sees of the two vectors.
-        truncation: Joined: which text of too long a pair is cut.
+        features: For towers: which features of the two vectors the head gets.
+        truncation: For joined: which text of a too long pair is cut.
         head_dropout: Probability of the dropout before the head's last layer, in training.
-        class_weight: ``balanced`` where training weighs classes by their number of rows.
-        head: What is put on the vectors; None before `start_head`.
-        decision: From which probability on a row matches; None where that was not fitted.
-        score_scale: One output: lowest and highest score of what it was trained on.
-        temperature: What the logits were divided by in calibration (done already, see `calibrate`); None for nothing.
+        class_weight: ``balanced`` if training weighs classes by their number of rows.
+        head: The head, which computes logits from vectors; None before `start_head`.
+        decision: The probability from which on a row matches; None if it was not fitted.
+        score_scale: For one output: lowest and highest score of the training data.
+        temperature: The temperature that calibration has divided the logits by (it is already part of the head, see
+            `calibrate`); None if there was no calibration.
     """
 
     head: ClassificationHead | None
@@ -80,24 +81,24 @@ class ClassifierModel(nn.Module):
         class_weight: Literal["balanced"] | None = None,
         max_seq_length: int | None = None,
     ) -> None:
-        """Prepare an encoder for a head, which `start_head` makes.
+        """Create a classifier without a head; `start_head` adds one.
 
         Args:
-            bert: Tokenizer and encoder; what its folder says of pooling and length counts.
-            kind: See above.
-            pooling: See above. None for ``pooler`` with one sequence a row where the encoder's kind has a stock head
-                that is known here, and for the folder's otherwise.
-            features: See above: ``uv`` for (u, v), ``difference`` for |u-v|, ``uv_difference`` for (u, v, |u-v|),
+            bert: Tokenizer and encoder; the pooling and length of its folder are the defaults.
+            kind: See the class.
+            pooling: See the class. None for ``pooler`` if the kind is not towers and `heads.STOCK_HEADS` has the
+                encoder's kind, otherwise for the folder's pooling.
+            features: See the class: ``uv`` for (u, v), ``difference`` for |u-v|, ``uv_difference`` for (u, v, |u-v|),
                 ``uv_difference_product`` for (u, v, |u-v|, u*v).
-            truncation: See above. Other libraries cut longest first, so only then their numbers are the same for
-                pairs that are too long.
-            head_dropout: See above; None for what config.json says.
-            class_weight: See above.
-            max_seq_length: Tokens a sequence may have, special ones included, in place of the folder's.
+            truncation: See the class. Other libraries use longest_first, so only with it their results are the same
+                for pairs that are too long.
+            head_dropout: See the class; None for the value in config.json.
+            class_weight: See the class.
+            max_seq_length: Most tokens of a sequence, special ones included, in place of the folder's.
 
         Raises:
-            InputError: A word that is none of these, or a length that the encoder has no positions for.
-            ModelFolderError: Joined: the tokenizer makes no pairs.
+            InputError: An unknown word, or a length that the encoder has no positions for.
+            ModelFolderError: The kind is joined, but the tokenizer cannot make pairs.
         """
         super().__init__()
         check_truncation(truncation)
@@ -132,21 +133,21 @@ class ClassifierModel(nn.Module):
         *,
         kind: ClassifierKind | None = None,
     ) -> _Self:
-        """Return the classifier of a local folder: one of ours, or a stock ...ForSequenceClassification.
+        """Return the classifier of a local folder: saved by this library, or a stock ...ForSequenceClassification.
 
         Args:
-            folder: As in `ConnectionBert.from_pretrained`, with a head.
-            device: As there.
-            precision: As there; the head computes in float32 always.
-            max_seq_length: Tokens a sequence may have, in place of the folder's.
-            kind: Stock folders do not say whether they take pairs. None for ``joined`` where the folder was saved by
-                sentence-transformers' CrossEncoder, and ``single`` elsewhere.
+            folder: A folder as in `ConnectionBert.from_pretrained`, with a head.
+            device: As in `ConnectionBert.from_pretrained`.
+            precision: As in `ConnectionBert.from_pretrained`; the head always computes in float32.
+            max_seq_length: Most tokens of a sequence, in place of the folder's.
+            kind: For stock folders, which do not say whether they are for pairs. None for ``joined`` if the folder was
+                saved by sentence-transformers' CrossEncoder, and for ``single`` otherwise.
 
         Raises:
-            ModelFolderError: As in `ConnectionBert.from_pretrained`; also where there is no head, or one that does
-                not fit what the folder says of it. A head is never random.
-            InputError: An argument names nothing known, or not what the folder holds.
-            ResourceError: The device is not there.
+            ModelFolderError: As in `ConnectionBert.from_pretrained`; also if there is no head, or one that does not
+                fit the folder's settings. A head is never replaced by a random one.
+            InputError: An argument is not a known value, or contradicts the folder.
+            ResourceError: The device is not available.
         """
         found = find_classifier(read_folder(folder), kind)
         settings = found.settings
@@ -172,17 +173,17 @@ class ClassifierModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.bert.device
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """The tokenizer: batched, in Rust."""
+        """The tokenizer, which works in Rust on many texts at a time."""
         return self.bert.tokenizer
 
     @property
     def max_seq_length(self) -> int:
-        """Tokens a sequence (joined: both texts together) may have, special ones included."""
+        """Most tokens of a sequence (for joined: both texts together), special ones included."""
         return self._max_seq_length
 
     @max_seq_length.setter
@@ -194,12 +195,12 @@ class ClassifierModel(nn.Module):
 
     @property
     def n_texts(self) -> int:
-        """Texts of a row: 1 for the kind single, 2 for the others."""
+        """Number of texts of a row: 1 for the kind single, 2 for the others."""
         return 1 if self.kind == "single" else 2
 
     @property
     def n_outputs(self) -> int:
-        """Logits of a row, K; 1 for a graded score.
+        """Number of logits of a row, K; 1 for a graded score.
 
         Raises:
             InputError: There is no head yet.
@@ -208,7 +209,7 @@ class ClassifierModel(nn.Module):
 
     @property
     def classes_(self) -> NDArray[Any]:
-        """The classes in the order of their logits: shape (K,), of the labels' own type.
+        """The classes in the order of their logits: shape (K,), of the labels' type.
 
         Raises:
             InputError: There is no head yet, or it has one output and no classes.
@@ -217,18 +218,18 @@ class ClassifierModel(nn.Module):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes as words, in the order of their logits; none for one output."""
+        """The classes as strings, in the order of their logits; empty for one output."""
         self._fitted_head()
         return tuple(map(str, self._classes or ()))
 
     @property
     def is_stock(self) -> bool:
-        """Whether `save_pretrained` writes a stock folder, which others open as a classifier."""
+        """Whether `save_pretrained` writes a stock folder, which other libraries load as a classifier."""
         return self._plan.stock is not None
 
     @property
     def trained(self) -> nn.Module:
-        """What training changes: the encoder's and the head's very own parameters, as ``encoder.*`` and ``head.*``.
+        """The module with the trained parameters (shared, not copied), named ``encoder.*`` and ``head.*``.
 
         Raises:
             InputError: There is no head yet.
@@ -236,14 +237,14 @@ class ClassifierModel(nn.Module):
         return nn.ModuleDict({"encoder": self.bert.encoder, "head": self._fitted_head()})
 
     def start_head(self, classes: Sequence[object] | None, seed: int = 42) -> None:
-        """Put a new head on: random, but for a pretrained pooler; what was calibrated before is forgotten.
+        """Replace the head by a new one with random weights (or those of a pretrained pooler); reset the calibration.
 
         Args:
             classes: At least two different labels, all words or all numbers; None for one output, a graded score.
-            seed: Of the random weights.
+            seed: Seed of the random weights.
 
         Raises:
-            InputError: Labels that are no classes.
+            InputError: The labels are not valid classes.
         """
         self._classes = None if classes is None else typed_classes(classes)
         head = ClassificationHead(self._plan, 1 if self._classes is None else len(self._classes), seed)
@@ -252,18 +253,18 @@ class ClassifierModel(nn.Module):
         self.decision, self.score_scale, self.temperature = None, SIGMOID_SCALE, None
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Return the pooled vectors of a packed batch, shape (N, D), float32, with gradients as torch is set.
+        """Return the pooled vectors of a packed batch, shape (N, D), float32, with gradients if torch records them.
 
-        The head, which takes them by columns, is the caller's to apply: ``model.head(columns)``.
+        The head is not applied; the caller does this with one tensor for each text of a row: ``model.head(columns)``.
         """
         return batch.pool(self.bert(batch), self._plan.token_pooling)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that `from_pretrained` reads.
 
-        Joined and single with the stock head: one that transformers' AutoModelForSequenceClassification, its
-        text-classification pipeline and sentence-transformers' CrossEncoder read too. Otherwise a folder of a
-        sentence encoder, which sentence-transformers reads, with the head beside it.
+        With a stock head (joined or single) it can also be loaded by transformers' AutoModelForSequenceClassification,
+        its text-classification pipeline and sentence-transformers' CrossEncoder. Otherwise it is a folder of a sentence
+        encoder, which sentence-transformers can load, with the head in it.
 
         Raises:
             InputError: There is no head yet.
@@ -294,13 +295,13 @@ class ClassifierModel(nn.Module):
 
     def _fitted_head(self) -> ClassificationHead:
         if self.head is None:
-            raise InputError("the classifier is not fitted yet: call fit, or start_head for a random head")
+            raise InputError("the classifier is not fitted yet", "call fit, or start_head for a random head")
         return self.head
 
     def _known_classes(self) -> tuple[object, ...]:
         self._fitted_head()
         if self._classes is None:
-            raise InputError("the classifier has one output and no classes: predict gives the graded scores")
+            raise InputError("the classifier has one output and no classes", "use predict, which gives graded scores")
         return self._classes
 
     def logits_stream(
@@ -317,19 +318,19 @@ class ClassifierModel(nn.Module):
         Args:
             rows: Texts (kind single) or pairs of texts.
             batch_size: Bounds memory as in `SiameseBert.encode`; how rows are batched does not change a logit.
-            on_truncate: What to do with sequences longer than `max_seq_length`: cut them and ``warn`` with their
-                number, raise an ``error``, cut and ``ignore``, or ``chunk``: the mean of the logits over windows
-                that overlap by a quarter (towers: the mean of the vectors).
-            count: Filled with what was met on the way.
-            check_finite: Refuse logits that are NaN or infinite; without it they are given out as they are.
+            on_truncate: What to do with sequences longer than `max_seq_length`: ``warn`` cuts them and logs how many,
+                ``error`` raises an error, ``ignore`` only cuts them, ``chunk`` takes the mean of the logits over
+                windows that overlap by a quarter (for towers: the mean of the vectors).
+            count: Filled with counts of the texts and tokens while the rows are read.
+            check_finite: Raise an error for logits that are NaN or infinite; False to yield them unchecked.
 
         Yields:
             Shape (rows of the window, K), float32.
 
         Raises:
-            InputError: A row is none of this kind, or its logits are not finite, with its position; or there is no
+            InputError: A row does not fit the kind, or its logits are not finite, with its position; or there is no
                 head yet.
-            ResourceError: One sequence alone does not fit into memory.
+            ResourceError: A single sequence does not fit into memory.
         """
         settings = EmbedSettings(
             self._plan.token_pooling, self.max_seq_length, batch_size, on_truncate, check_finite=check_finite
@@ -339,9 +340,9 @@ class ClassifierModel(nn.Module):
             yield logits.numpy()
 
     def predict(self, X: Iterable[Any], batch_size: int = 32, *, on_truncate: OnTruncate = "warn") -> NDArray[Any]:
-        """Return the likeliest class of each row: shape (n,), of the type of `classes_`.
+        """Return the most probable class of each row: shape (n,), of the type of `classes_`.
 
-        With one output the score of each row, float32, on `score_scale`.
+        With one output, return the score of each row, float32, on `score_scale`.
 
         Args:
             X: Texts (kind single) or pairs of texts: a list, array, Series, frame of two columns or generator.
@@ -362,36 +363,36 @@ class ClassifierModel(nn.Module):
     def predict_proba(
         self, X: Iterable[Any], batch_size: int = 32, *, on_truncate: OnTruncate = "warn"
     ) -> NDArray[np.float32]:
-        """Return the probability of each class for each row: shape (n, K), float32, rows that sum to 1.
+        """Return the probability of each class for each row: shape (n, K), float32; each row sums to 1.
 
         Raises:
-            InputError: There are no classes but one output, or as in `logits_stream`.
+            InputError: The classifier has one output and no classes, or as in `logits_stream`.
         """
         self._known_classes()
         return self._probabilities(self._logits(X, batch_size, on_truncate))
 
     def score(self, X: Iterable[Any], y: Iterable[Any], batch_size: int = 32) -> float:
-        """Return the share of rows whose likeliest class is that of `y`, 0 to 1.
+        """Return the accuracy: the share of rows whose most probable class is the label in `y`, 0 to 1.
 
-        With one output Spearman's correlation of the scores with those of `y`, -1 to 1.
+        With one output, return Spearman's correlation of the scores with those in `y`, -1 to 1.
 
         Raises:
-            InputError: `y` has another length than `X`, or labels of another type than `classes_`; a correlation
-                that is not defined; or as in `logits_stream`.
+            InputError: `y` has another length than `X`, or labels of another type than `classes_`; there are no rows;
+                the correlation is not defined; or as in `logits_stream`.
         """
         logits = self._logits(X, batch_size, "warn")
         if isinstance(y, (str, bytes)) or not hasattr(y, "__iter__") or getattr(y, "ndim", 1) != 1:
-            raise InputError(f"y is of type {type(y).__name__}, expected a list of labels, one a row")
+            raise InputError(f"y is of type {type(y).__name__}, expected a list with one label for each row")
         gold = list(y)
         if len(gold) != len(logits):
-            raise InputError(f"X has {len(logits):,} rows and y has {len(gold):,} labels; expected as many")
+            raise InputError(f"X has {len(logits):,} rows, but y has {len(gold):,} labels; expected one for each row")
         if not gold:
             raise InputError("X has no rows: there is nothing to score")
         if self._classes is not None:
             return float((codes_of_labels(gold, self._classes) == logits.argmax(1)).mean())
         scores, wanted = self._probabilities(logits)[:, 0], _numbers(gold)
         if np.ptp(scores) == 0 or np.ptp(wanted) == 0:
-            raise InputError("Spearman's correlation is not defined: the scores or those of y are all the same")
+            raise InputError("Spearman's correlation is not defined: the scores, or those in y, are all the same")
         return float(spearmanr(scores, wanted).statistic)
 
     def connection_scores(
@@ -402,7 +403,7 @@ class ClassifierModel(nn.Module):
         on_truncate: OnTruncate = "warn",
         count: EmbedCount | None = None,
     ) -> NDArray[np.float32]:
-        """Return what `match` compares: the probability of the second of two classes, or the sigmoid of one output.
+        """Return what `match` compares with the threshold: the second class's probability, or one output's sigmoid.
 
         Returns:
             Shape (n,), float32, 0 to 1.
@@ -412,8 +413,8 @@ class ClassifierModel(nn.Module):
         """
         if self.n_outputs > 2:
             raise InputError(
-                f"the classifier has {self.n_outputs} classes: whether a row matches is defined for two classes, or "
-                "for one output",
+                f"the classifier has {self.n_outputs} classes, but a match is defined only for two classes or one "
+                "output",
                 "use predict",
             )
         return self._probabilities(self._logits(rows, batch_size, on_truncate, count))[:, -1]
@@ -426,12 +427,12 @@ class ClassifierModel(nn.Module):
         threshold: float | None = None,
         on_truncate: OnTruncate = "warn",
     ) -> NDArray[np.bool_]:
-        """Return whether each row is of the second of two classes, or its score is high enough: shape (n,), bool.
+        """Return whether each row's probability of the second class, or its score, reaches the threshold: (n,), bool.
 
         Args:
             X: As in `predict`.
             batch_size: See `logits_stream`.
-            threshold: The probability from which on rows match, in place of the stored one.
+            threshold: The lowest probability of a match, in place of the stored one.
             on_truncate: See `logits_stream`.
 
         Raises:
@@ -442,12 +443,12 @@ class ClassifierModel(nn.Module):
         return reaches(self.connection_scores(X, batch_size, on_truncate=on_truncate), chosen)
 
     def calibrate(self, temperature: float, bias: float = 0.0) -> None:
-        """Fold a calibration into the head: logits are divided by `temperature`, and `bias` added.
+        """Fold a calibration into the head: logits are divided by `temperature`, then `bias` is added.
 
-        Guo et al. 2017, section 4.2; no prediction changes by a temperature.
+        Guo et al. 2017, section 4.2; a temperature does not change the predicted classes.
 
         Raises:
-            InputError: The temperature is no number above 0, or the bias none.
+            InputError: The temperature is not a finite number above 0, or the bias is not a finite number.
         """
         for name, value in (("temperature", temperature), ("bias", bias)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -458,10 +459,10 @@ class ClassifierModel(nn.Module):
         self.temperature = temperature * (1.0 if self.temperature is None else self.temperature)
 
     def as_sentence_encoder(self) -> SiameseBert:
-        """Return the encoder with pooling, for vectors and cosines: the very same weights, no copy."""
+        """Return a sentence encoder for vectors and cosines; it shares the weights."""
         pooling: PoolingMode | None = None if self.pooling == "pooler" else self.pooling
         model = SiameseBert(self.bert, pooling)
-        if self.kind != "joined":  # the length of a pair says nothing of a text
+        if self.kind != "joined":  # the length of a pair says nothing about the length of a text
             model.max_seq_length = self.max_seq_length
         model.decision = None
         return model
@@ -482,7 +483,7 @@ def _numbers(gold: list[Any]) -> NDArray[np.float64]:
     try:
         return np.asarray(gold, np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"y holds something that is no number, such as {quoted(gold[0])}: {error}") from error
+        raise InputError(f"y holds something that is not a number: {error}") from error
 
 
 # What can be trained: a sentence encoder, or a classifier.

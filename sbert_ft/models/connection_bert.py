@@ -1,10 +1,11 @@
-"""`ConnectionBert`: a model folder to a tokenizer and the one encoder that all towers share.
+"""`ConnectionBert`: the tokenizer and the encoder of a model folder; both texts of a pair share the encoder.
 
-The encoder is the stock one of transformers, in float32, and stays so: it is what is trained and
+The encoder is transformers' stock one and always stays in float32: it is the one that is trained and
 saved. Where the hardware multiplies bfloat16, inference runs on a copy of the layers in that type
-(`mixed_precision.py`), made when it is first needed and again when the weights have changed (an optimizer
-stepped, or torch's version counters tell; who writes through ``parameter.data`` must load the model
-again). It costs half of the layers' memory once more; in return nothing is ever saved rounded.
+(`mixed_precision.py`). The copy is made when it is first needed, and again when the weights have changed:
+when an optimizer has stepped or torch's version counters have changed. After writing through
+``parameter.data``, load the model again. The copy costs another half of the layers' memory; the saved
+weights are never rounded.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
-# On the device itself, kernels round to half precision, so the probe there only looks for faults.
+# On the device, kernels round to half precision, so there the probe can only find large errors.
 _HALF_TOLERANCE = 0.05
 
 
 def read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokenizer:
-    """Return the folder's tokenizer, held against the embedding table.
+    """Return the folder's tokenizer, checked against the embedding table.
 
     Raises:
-        ModelFolderError: Missing, damaged, or with more tokens than the table has rows.
+        ModelFolderError: The tokenizer is missing or damaged, or has more tokens than the table has rows.
     """
     n_rows = int(plan.config.vocab_size)
     tokenizer = TextTokenizer.from_pretrained(source.encoder_path, plan.config.model_type, n_rows)
@@ -64,12 +65,12 @@ def read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokeni
         raise ModelFolderError(
             f"{shown(file)}: the vocabulary has {n_tokens:,} tokens, but vocab_size in config.json gives the "
             f"embedding table {n_rows:,} rows",
-            "take the vocabulary that belongs to these weights",
+            "use the vocabulary that belongs to these weights",
         )
     if n_tokens == n_rows - 1:
         logger.warning(
-            "%s: the vocabulary is one token short of the embedding table (%d of %d); a lost line would shift all "
-            "that follow it",
+            "%s: the vocabulary is one token short of the embedding table (%d of %d); if a line was lost, all tokens "
+            "after it have wrong vectors",
             shown(source.encoder_path),
             n_tokens,
             n_rows,
@@ -82,7 +83,7 @@ def read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokeni
 
 
 def check_room(tokenizer: TextTokenizer, source: ModelFolder, plan: EncoderPlan) -> None:
-    """Refuse a tokenizer whose special tokens leave no room for a text.
+    """Check that the tokenizer's special tokens leave space for the tokens of a text.
 
     Raises:
         ModelFolderError: They fill the folder's max_seq_length, or all positions.
@@ -92,24 +93,24 @@ def check_room(tokenizer: TextTokenizer, source: ModelFolder, plan: EncoderPlan)
         raise ModelFolderError(
             f"{shown(source.encoder_path)}: the tokenizer puts {tokenizer.n_special} special tokens around a text, but "
             f"a text may have {longest} tokens in all",
-            "take the tokenizer that belongs to these weights",
+            "use the tokenizer that belongs to these weights",
         )
 
 
 class ConnectionBert(nn.Module):
-    """A tokenizer and a stock encoder, which runs packed batches.
+    """A tokenizer and a stock encoder that runs packed batches.
 
     Attributes:
         encoder: The stock module of transformers, float32.
         tokenizer: The folder's tokenizer.
         plan: The encoder's settings and limits.
-        source: The folder as it was read: pooling, length, prompts and the like.
-        pooler: The tensors of the stock pooler, where the folder had one; kept for saving and heads,
-            not run, since it reads a row's first token.
+        source: The folder as it was read: pooling, length, prompts and so on.
+        pooler: The tensors of the stock pooler if the folder had one. They are kept for saving and for heads, and
+            are not run, since the stock pooler reads a row's first token.
         compute_dtype: The type in which inference computes.
-        probe: Which layouts the encoder was seen to run rightly.
-        compiled: Runs inference while it is on; None until somebody asked for it (see `connection_bert.py`).
-        trained_copy: What `forward` runs while it is trained in half precision (see `trained_in`), otherwise None.
+        probe: Which layouts the encoder runs correctly, as found by trying them.
+        compiled: The compiled encoder, which runs inference while its `is_on` is True; None before `compile_encoder`.
+        trained_copy: The copy that `forward` runs during training in half precision (see `trained_in`), otherwise None.
     """
 
     encoder: PreTrainedModel
@@ -123,7 +124,12 @@ class ConnectionBert(nn.Module):
         source: ModelFolder,
         pooler: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Put the parts together on the CPU and find out which layouts they run."""
+        """Combine the parts on the CPU, and find out which layouts the encoder runs correctly.
+
+        Raises:
+            ModelFolderError: The encoder does not run.
+            ResourceError: There is not enough memory to try the encoder.
+        """
         super().__init__()
         self.pooler = dict(pooler or {})
         self.encoder = encoder
@@ -145,18 +151,19 @@ class ConnectionBert(nn.Module):
         """Return the model of a local folder.
 
         Args:
-            folder: Holds config.json, the weights (pytorch_model.bin, model.safetensors or shards)
-                and the tokenizer's files; also a folder of sentence-transformers.
-            device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or None for the first that is there of
+            folder: A folder with config.json, the weights (pytorch_model.bin, model.safetensors or shards)
+                and the tokenizer's files, or a folder of sentence-transformers.
+            device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or None for the first available one of
                 CUDA, MPS and CPU.
-            precision: In which inference computes: ``float32``, ``bfloat16``, ``float16``, or
-                ``auto`` for bfloat16 where the hardware multiplies it. Results are float32 always.
+            precision: The type in which inference computes: ``float32``, ``bfloat16``, ``float16``, or
+                ``auto`` for bfloat16 where the hardware multiplies it and float32 elsewhere. Pooled vectors are
+                always float32.
 
         Raises:
-            ModelFolderError: The folder is incomplete, damaged, hostile or of a kind not supported;
-                a missing tensor is an error, never a random one.
-            InputError: An argument names nothing known.
-            ResourceError: The device is not there.
+            ModelFolderError: The folder is incomplete, damaged, hostile or of an unsupported kind. A missing
+                tensor is an error; it is never replaced by random numbers.
+            InputError: The device or the precision is not a known one.
+            ResourceError: The device is not available.
         """
         target = choose_device(device)
         dtype = choose_precision(precision, target)
@@ -166,8 +173,8 @@ class ConnectionBert(nn.Module):
         match = match_names(weights.tensors, plan.shapes, plan.base_prefix)
         check_match(match, source.encoder_path)
         if unknown := match.unknown:
-            said = "%s: tensors that the encoder has no use for: %d, such as %s"
-            logger.warning(said, shown(source.encoder_path), len(unknown), quoted(unknown[0]))
+            message = "%s: tensors that the encoder does not use: %d, such as %s"
+            logger.warning(message, shown(source.encoder_path), len(unknown), quoted(unknown[0]))
         tokenizer = read_checked_tokenizer(source, plan)
         encoder = plan.build(read_tensors(weights, match.names))
         poolers = {key[key.rindex("pooler.") :]: key for key in match.heads if "pooler." in key}
@@ -185,14 +192,15 @@ class ConnectionBert(nn.Module):
         """Return a model with **random** weights, for training from scratch.
 
         Args:
-            folder: Holds config.json and the tokenizer's files; weights in it are not looked at.
+            folder: A folder with config.json and the tokenizer's files; weights in it are not read.
             device: As in `from_pretrained`.
             precision: As in `from_pretrained`.
-            seed: Of the initialisation, which the config's ``initializer_range`` scales.
+            seed: Seed of the initial weights, whose scale is ``initializer_range`` of config.json.
 
         Raises:
             ModelFolderError: As in `from_pretrained`.
-            ResourceError: The weights would not fit into memory.
+            InputError: As in `from_pretrained`.
+            ResourceError: The weights would not fit into memory, or as in `from_pretrained`.
         """
         target = choose_device(device)
         dtype = choose_precision(precision, target)
@@ -226,7 +234,7 @@ class ConnectionBert(nn.Module):
         return self.plan.max_tokens
 
     def describe(self) -> str:
-        """Return device, precision, layouts and whether inference is compiled in one line."""
+        """Return a line with the kind of encoder, device, precision and layouts, and whether inference is compiled."""
         precision, layouts = str(self.compute_dtype).removeprefix("torch."), ", ".join(self.probe.layouts)
         layouts += ", compiled" if self.compiled is not None and self.compiled.is_on else ""
         return f"{self.plan.config.model_type} on {describe_device(self.device)}, {precision}, layouts {layouts}"
@@ -239,7 +247,7 @@ class ConnectionBert(nn.Module):
             layout: One of ``probe.layouts``; None to choose by lengths and device.
 
         Raises:
-            InputError: The encoder does not run this layout rightly.
+            InputError: The encoder does not run this layout correctly.
             ResourceError: This process cannot use the device.
         """
         device = self.device
@@ -247,16 +255,16 @@ class ConnectionBert(nn.Module):
             heads = int(self.plan.config.num_attention_heads)
             layout = choose_layout(texts.lengths, heads, self.hidden_size, device.type, self.probe.layouts)
         elif layout not in self.probe.layouts:
-            raise InputError(f"layout {layout} is not run rightly by this encoder: {self.probe.refused.get(layout)}")
+            raise InputError(f"this encoder does not run layout {layout} correctly: {self.probe.refused.get(layout)}")
         return pack(texts, layout, device=device, **self.pack_options)
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Return the activation of every token, shape (R, C, D), with gradients as torch is set.
+        """Return the activation of every token, shape (R, C, D), with gradients if torch records them.
 
-        The float32 weights are used, under autocast where that is on; within `trained_in` their copy.
+        It uses the float32 weights, under autocast if that is on; within `trained_in` it may use their copy.
 
         Args:
-            batch: Of `pack`, on the model's device.
+            batch: A batch from `pack`, on the model's device.
         """
         if self.trained_copy is None:
             return self._run(self.encoder, batch)
@@ -267,17 +275,18 @@ class ConnectionBert(nn.Module):
 
     @contextmanager
     def trained_in(self, dtype: torch.dtype | None) -> Iterator[None]:
-        """Let `forward` run a copy of the layers in bfloat16, whose gradients `HalfCopy.lead_gradients_on` hands on.
+        """Let `forward` run a bfloat16 copy of the layers within the context.
 
-        Nothing changes for float32, float16 (its gradients need a scaler) and where `can_be_trained_in_half` says no.
+        The copy gets the gradients; `HalfCopy.lead_gradients_on` adds them to the float32 weights. Nothing changes for
+        float32, for float16 (its gradients need a scaler) and for an encoder without `can_be_trained_in_half`.
 
         Args:
-            dtype: In which type the encoder is trained; None for float32.
+            dtype: The type in which the encoder is trained; None for float32.
         """
         if dtype == torch.bfloat16 and can_be_trained_in_half(self.encoder):
             self._half, self.trained_copy = None, HalfCopy(self.encoder, dtype, trained=True)
         elif dtype == torch.bfloat16:
-            logger.info("%s is trained under autocast, not on a bfloat16 copy", self.plan.config.model_type)
+            logger.info("%s is trained under autocast, not with a bfloat16 copy", self.plan.config.model_type)
         try:
             yield
         finally:
@@ -291,12 +300,14 @@ class ConnectionBert(nn.Module):
 
     @property
     def pack_options(self) -> dict[str, int]:
-        """What `packing.pack` needs besides texts and layout."""
+        """The arguments of `packing.pack` that depend on the model: the padding token and the first position."""
         return {"padding_id": self.tokenizer.specials.padding_id, "first_position": self.plan.first_position}
 
     def _run(self, encoder: PreTrainedModel, batch: PackedBatch) -> Tensor:
         if batch.device != self.device:
-            raise InputError(f"the batch lies on {batch.device}, the model on {self.device}: pack it with model.pack")
+            raise InputError(
+                f"the batch is on {batch.device}, but the model is on {self.device}", "pack it with model.pack"
+            )
         inputs: dict[str, Any] = {"input_ids": batch.token_ids}
         mask = batch.mask
         if batch.layout == "padded":
@@ -320,7 +331,7 @@ class ConnectionBert(nn.Module):
         return int(getattr(self.plan.config, "type_vocab_size", 0) or 0) > 0
 
     def _inference_encoder(self) -> PreTrainedModel:
-        """Return the float32 encoder, or its copy in half precision as the weights now are; in evaluation mode."""
+        """Return the float32 encoder, or an up-to-date copy in half precision; in evaluation mode."""
         if self.compute_dtype == torch.float32:
             return self.encoder.eval() if self.encoder.training else self.encoder
         with self._half_lock:
@@ -332,14 +343,14 @@ class ConnectionBert(nn.Module):
             return self._half[1].module.eval()  # type: ignore[no-any-return]
 
     def _settle(self, device: torch.device, dtype: torch.dtype) -> ConnectionBert:
-        """Move to the device, set the precision, and look once whether the kernels there run."""
+        """Move to the device, set the precision, and try once whether the kernels there work; return the model."""
         self.to(device)
         self.compute_dtype = dtype
         if device.type != "cpu":
             in_half = dtype != torch.float32
             refused: dict[Layout, str] = {}
             if not in_half and "runs" in self.probe.layouts:
-                refused["runs"] = "a GPU's kernel for texts of varying lengths takes half precision alone"
+                refused["runs"] = "the GPU's kernel for texts of varying lengths supports only half precision"
             there = attention.probe(
                 self.infer,
                 *self._probe_limits,
@@ -357,23 +368,24 @@ class ConnectionBert(nn.Module):
         return int(self.plan.config.vocab_size), self.max_tokens
 
     def _admit_layouts(self) -> ProbeResult:
-        """Try the packed layouts in float32 on the CPU; what fails is padded, said once.
+        """Return which layouts the encoder runs correctly in float32 on the CPU; log if there is only ``padded``.
 
         Raises:
-            ModelFolderError: The encoder does not even run padded.
+            ModelFolderError: The encoder does not run with padding either.
+            ResourceError: There is not enough memory to try it.
         """
         refused: dict[Layout, str] = {}
         layouts: tuple[Layout, ...] = ("rows", "runs")
         if getattr(self.encoder, "_supports_attention_backend", False):
             self.encoder.set_attn_implementation(attention.ATTENTION_NAME)
         else:
-            layouts, refused = ("rows",), {"runs": "the encoder takes no attention function of ours"}
+            layouts, refused = ("rows",), {"runs": "the encoder does not accept a custom attention function"}
         try:
             seen = attention.probe(self.forward, *self._probe_limits, self.pack_options, layouts=layouts)
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 raise ResourceError(
-                    f"{shown(self.source.encoder_path)}: no memory is left to try the encoder"
+                    f"{shown(self.source.encoder_path)}: there is not enough memory to try the encoder"
                 ) from error
             raise ModelFolderError(
                 f"{shown(self.source.encoder_path / 'config.json')} describes an encoder that does not run: "
@@ -382,7 +394,7 @@ class ConnectionBert(nn.Module):
         result = ProbeResult(seen.layouts, {**refused, **seen.refused})
         if result.layouts == ("padded",):
             kind, reason = self.plan.config.model_type, result.refused["rows"]
-            logger.warning("%s is padded, not packed: packed rows %s", kind, reason)
+            logger.warning("%s is run padded, not packed: layout rows was refused: %s", kind, reason)
         return result
 
 
@@ -395,23 +407,24 @@ _Model = TypeVar("_Model", bound=_WithEncoder)
 
 
 def compile_encoder(model: _Model, cache_dir: str | Path | None = None) -> _Model:
-    """Compile the encoder for inference on this processor, and return the model itself.
+    """Compile the encoder for inference on this processor, and return the same model.
 
-    Everything that the model computes without gradients runs faster from then on, with equal results within rounding;
-    training, saving and the parameters stay as they are. It takes 15 to 45 seconds the first time, and one or two
-    seconds from then on, for the code is kept on disk. The code holds the weights as they are now: when these
-    change, the model computes without it, says so once, and wants `compile` called again.
+    Afterwards everything that the model computes without gradients runs faster, and the results are equal within
+    rounding. Training, saving and the parameters do not change. The first time takes 15 to 45 seconds, later ones one
+    or two seconds, because the code is kept on disk. The code contains the current weights: when they change, the model
+    runs without the code, logs this once, and `compile` must be called again.
 
-    Takes the place of `torch.nn.Module.compile`, which compiles the forward of training when it is first called.
+    As the models' method `compile` it replaces `torch.nn.Module.compile`, which compiles the training forward when that
+    is first called.
 
     Args:
-        model: Its encoder is compiled.
-        cache_dir: Where compiled code is kept: a folder that nobody else can write to. None for ``~/.cache/sbert_ft``,
-            or where the environment variables XDG_CACHE_HOME or SBERT_FT_CACHE say.
+        model: The model whose encoder is compiled.
+        cache_dir: The folder for compiled code, which nobody else can write to. None for ``~/.cache/sbert_ft``, or for
+            the place given by the environment variables XDG_CACHE_HOME or SBERT_FT_CACHE.
 
     Raises:
-        InputError: The model is on no CPU, its precision is float16, its kind of encoder cannot be compiled, or
-            `cache_dir` is not the user's own.
+        InputError: The model is not on a CPU, its precision is float16, its kind of encoder cannot be compiled, or
+            `cache_dir` is not private to the user.
         OutputError: `cache_dir` cannot be written to.
         ResourceError: There is no C++ compiler, or it failed.
     """
@@ -419,11 +432,11 @@ def compile_encoder(model: _Model, cache_dir: str | Path | None = None) -> _Mode
     kind, precision = bert.plan.config.model_type, str(bert.compute_dtype).removeprefix("torch.")
     remedy = "everything works without compile()"
     if bert.device.type != "cpu":
-        raise InputError(f"compile() is for a CPU, and the model is on {bert.device}; {remedy}")
+        raise InputError(f"compile() is only for a CPU, but the model is on {bert.device}", remedy)
     if bert.compute_dtype not in TOLERANCES:
-        raise InputError(f"compile() is for float32 and bfloat16, and the precision is {precision}; {remedy}")
+        raise InputError(f"compile() is only for float32 and bfloat16, but the precision is {precision}", remedy)
     if not {"rows", "runs"} <= set(bert.probe.layouts) or not hasattr(bert.encoder, "embeddings"):
-        raise InputError(f"compile() is for encoders that run packed rows and runs, and {kind} does not; {remedy}")
+        raise InputError(f"compile() is only for encoders that run packed rows and runs, which {kind} does not", remedy)
     source = EncoderToCompile(
         encoder=bert.encoder,
         dtype=bert.compute_dtype,
@@ -439,5 +452,7 @@ def compile_encoder(model: _Model, cache_dir: str | Path | None = None) -> _Mode
         bert.compiled = compiled
         logger.info("%s", bert.describe())
     else:
-        logger.warning("compiled, %s differs by %.1e from what it computes otherwise: not used", kind, difference)
+        logger.warning(
+            "the compiled %s encoder is not used: its results differ by %.1e from the eager encoder's", kind, difference
+        )
     return model

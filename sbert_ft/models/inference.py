@@ -1,10 +1,10 @@
-"""From any number of texts to vectors, a window at a time.
+"""Compute vectors or logits of any number of texts or pairs, one window at a time.
 
-A window of some thousand texts is tokenised in one call, planned into batches of equal work with
-the longest texts first, and leaves in the caller's order. So a million texts need the memory of
-one window. When memory runs out, the token budget is halved and the rest of the window planned
-anew: nothing that was computed is lost. On a GPU the next window is tokenised by a thread
-meanwhile, and nothing waits for the card but the check, or the copy, at a window's end.
+A window has some thousand texts. It is tokenised in one call, split into batches of equal work (see
+`batching.py`), and returned in the caller's order, so a million texts need the memory of one window. When
+memory runs out, the token budget is halved and the rest of the window is planned again; computed vectors
+are kept. On a GPU a thread tokenises the next window at the same time, and the CPU waits for the device
+only at a window's end, for a check or a copy.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ OnTruncate = Literal["warn", "error", "ignore", "chunk"]
 Window = TypeVar("Window")
 
 WINDOW_TEXTS = 8192
-# Long texts close a window early: their tokens take some thirty times the memory of the text.
+# A window with more characters than this is full too: tokens need about thirty times the memory of the text.
 WINDOW_CHARACTERS = 8_000_000
-# Neighbouring windows of a text share this part of them (`on_truncate="chunk"`).
+# The share by which neighbouring windows of one text overlap (`on_truncate="chunk"`).
 CHUNK_OVERLAP = 0.25
 
 
@@ -51,13 +51,14 @@ class EmbedSettings:
 
     Attributes:
         pooling: See `PackedBatch.pool`.
-        max_seq_length: Tokens a text may have, special ones included.
-        batch_size: A forward holds at most the tokens of so many texts of full length.
-        on_truncate: What to do with longer texts: cut them and ``warn`` with their number, raise
-            an ``error``, cut and ``ignore``, or ``chunk``: the mean over overlapping windows.
+        max_seq_length: Most tokens of a text, special ones included.
+        batch_size: A forward has at most as many tokens as this number of texts of full length.
+        on_truncate: What to do with longer texts: ``warn`` cuts them and logs how many, ``error`` raises an error,
+            ``ignore`` only cuts them, ``chunk`` takes the mean over overlapping windows.
         prompt: Put before every text.
-        check_finite: Refuse vectors that hold NaN or an infinite number; without it they are given out as they are.
-        device: Where vectors are given out; None for the model's device. A GPU is waited for once a window either way.
+        check_finite: Raise an error for vectors with NaN or infinite numbers; False to return them unchecked.
+        device: The device of the returned vectors; None for the model's device. The check, or the copy to the CPU,
+            waits for a GPU once for each window.
     """
 
     pooling: PoolingMode
@@ -77,7 +78,7 @@ class EmbedSettings:
         """Check the values.
 
         Raises:
-            InputError: Not positive, or none of the words.
+            InputError: A number is not positive, or a word is not one of the supported ones.
         """
         word_argument(self.pooling, "pooling", get_args(PoolingMode))
         object.__setattr__(self, "batch_size", whole_number(self.batch_size, "batch_size", 1))
@@ -86,15 +87,15 @@ class EmbedSettings:
 
 @dataclass
 class EmbedCount:
-    """What was met on the way; grows while a stream is read.
+    """Counts of the texts and tokens read so far; they grow while a stream is read.
 
     Attributes:
-        n_texts: Texts so far.
-        n_long: Of these, longer than ``max_seq_length``.
-        longest: Tokens of the longest, special ones included.
-        n_tokens: Tokens computed, special ones included.
+        n_texts: Texts so far (joined pairs: pairs).
+        n_long: How many of these are longer than ``max_seq_length``.
+        longest: Tokens of the longest one, special ones included.
+        n_tokens: Tokens that went through the encoder, special ones included.
         n_own_tokens: The texts' own tokens, without special ones and before any cut.
-        n_unknown: Of these, the ones that the vocabulary does not have.
+        n_unknown: How many of the own tokens are not in the vocabulary.
     """
 
     n_texts: int = 0
@@ -106,17 +107,17 @@ class EmbedCount:
 
     @property
     def unknown_share(self) -> float:
-        """Share of the texts' own tokens that are unknown, 0 to 1; 0 where there is none."""
+        """Share of the texts' own tokens that are unknown, 0 to 1; 0 if there are no tokens."""
         return self.n_unknown / self.n_own_tokens if self.n_own_tokens else 0.0
 
 
 def window_is_full(n_texts: int, n_characters: int) -> bool:
-    """Return whether a window of so many texts, with so many characters in all, takes no more."""
+    """Return whether a window with this many texts, and this many characters in all, is full."""
     return n_texts >= WINDOW_TEXTS or n_characters > WINDOW_CHARACTERS
 
 
 def windows_of(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Return the texts in lists of at most `WINDOW_TEXTS`, fewer where they are long."""
+    """Yield the texts in lists of at most `WINDOW_TEXTS`, fewer where they are long."""
     window: list[str] = []
     characters = 0
     for text in texts:
@@ -136,22 +137,24 @@ def embed(
     count: EmbedCount,
     name: Callable[[int], str] = text_at,
 ) -> Iterator[Tensor]:
-    """Yield the vectors of the texts, window by window, in order; what was cut is counted, not said.
+    """Yield the vectors of the texts, window by window, in order.
+
+    Truncated texts are counted in `count`; nothing is logged here.
 
     Args:
         model: Tokenizer and encoder.
-        texts: Any iterable; read once, a window ahead of the vectors.
-        settings: See there.
+        texts: Any iterable; read once, a window ahead of the vectors on a GPU.
+        settings: How texts become vectors.
         count: Filled while the texts are read.
-        name: How the text with this number is named in a message.
+        name: Returns the name of a text, given its position, for messages.
 
     Yields:
-        Shape (texts of the window, D), float32, on the model's device.
+        Shape (texts of the window, D), float32, on `settings.device`, by default the model's.
 
     Raises:
-        InputError: A text is no string, or too long where that is an error, or its vector is not finite; with its
+        InputError: A text is not a string, or is too long with ``error``, or its vector is not finite; with its
             position.
-        ResourceError: One text alone does not fit into memory.
+        ResourceError: A single text does not fit into memory.
     """
 
     def prepare(window: list[str]) -> Sequences:
@@ -170,11 +173,11 @@ def embed(
 
 @dataclass(frozen=True)
 class Sequences:
-    """What goes through the encoder for a window of texts or pairs.
+    """The token sequences of a window of texts or pairs that go through the encoder.
 
     Attributes:
-        framed: With their special tokens.
-        n_parts: Where long ones are taken in several parts: how many of `framed` are of each, shape (N,).
+        framed: The sequences with their special tokens.
+        n_parts: With ``chunk``: how many sequences in `framed` each text or pair has, shape (N,); otherwise None.
     """
 
     framed: TextTokens
@@ -188,7 +191,7 @@ def tokenized_texts(
     count: EmbedCount,
     name: Callable[[int], str],
 ) -> Sequences:
-    """Return a window's texts as what goes through the encoder, each by itself; arguments and errors as in `embed`."""
+    """Return the token sequences of a window's texts; arguments and errors as in `embed`."""
     check_texts(texts, count.n_texts, name)
     prompted = [settings.prompt + text for text in texts] if settings.prompt else texts
     bodies = model.tokenizer.tokenize(prompted, count.n_texts)
@@ -206,21 +209,22 @@ def computed(
     count: EmbedCount,
     head: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[Window, Tensor]]:
-    """Yield each window and what was computed of it, in order.
+    """Yield each window with its vectors, or with the output of `head` for them, in order.
 
-    On a CPU a window is read when the one before has been handed out. Elsewhere the next one is read and prepared, by a
-    thread, while the device computes.
+    On a CPU a window is read after the one before was yielded. On other devices the next window is read, and prepared
+    by a thread, while the device computes.
 
     Args:
         model: The encoder.
-        windows: Read by the thread of the caller.
-        prepare: Tokenises a window; called for one at a time.
-        settings: See there.
-        count: Its `n_tokens` is filled.
-        head: From vectors to what is wanted of them, such as logits; None for the vectors themselves.
+        windows: Read in the caller's thread.
+        prepare: Tokenises a window; called for one window at a time.
+        settings: How texts become vectors.
+        count: Its `n_tokens` is updated.
+        head: Computes the output from vectors, such as logits; None to yield the vectors.
 
     Yields:
-        Shape (texts or pairs of the window, D or what `head` gives), float32, on the model's device, not waited for.
+        Shape (texts or pairs of the window, D or the width of `head`'s output), float32, on the model's device, without
+        waiting for the device.
 
     Raises:
         ResourceError: As in `run_forwards`.
@@ -240,9 +244,9 @@ def computed(
 
 
 def _one_ahead(windows: Iterable[Window], prepare: Callable[[Window], Sequences]) -> Iterator[tuple[Window, Sequences]]:
-    """Yield the windows prepared, the next one by a thread while the caller works on this one."""
+    """Yield each window, prepared; a thread prepares the next one while the caller works on this one."""
     this: tuple[Window, Sequences] | None = None
-    with ThreadPoolExecutor(1, "sbert_ft-tokenizer") as thread:  # which starts with the second window
+    with ThreadPoolExecutor(1, "sbert_ft-tokenizer") as thread:  # the thread starts with the second window
         for window in windows:
             if this is None:
                 this = window, prepare(window)
@@ -259,7 +263,7 @@ def mean_over_parts(values: Tensor, n_parts: NDArray[np.int64]) -> Tensor:
 
     Args:
         values: Shape (parts, D), text after text.
-        n_parts: Shape (N,): parts of each text, at least one.
+        n_parts: Number of parts of each text, at least 1: shape (N,).
 
     Returns:
         Shape (N, D), float32.
@@ -271,11 +275,11 @@ def mean_over_parts(values: Tensor, n_parts: NDArray[np.int64]) -> Tensor:
 
 
 def warn_of_cuts(count: EmbedCount, settings: EmbedSettings, unit: str = "texts") -> None:
-    """Say once, where ``warn`` was asked for, how many texts (or pairs, where these are joined) were cut."""
+    """Log how many texts (for joined pairs: pairs) were cut, if `on_truncate` is ``warn`` and there are any."""
     if count.n_long and settings.on_truncate == "warn":
         logger.warning(
             "%d of %d %s are longer than %d tokens (the longest has %d) and were cut; "
-            "raise max_seq_length or take on_truncate='chunk'",
+            "raise max_seq_length or use on_truncate='chunk'",
             count.n_long,
             count.n_texts,
             unit,
@@ -292,24 +296,24 @@ def count_window(
     count: EmbedCount,
     name: Callable[[int], str],
 ) -> None:
-    """Add a window to the count.
+    """Add a window to `count`, and check the lengths of its sequences.
 
     Args:
-        model: Of the tokenizer.
+        model: The model with the tokenizer.
         bodies: The texts of the window, without special tokens.
-        lengths: Shape (N,): tokens of each sequence that goes into the encoder, before any cut.
-        settings: Whether one that is too long is an error.
-        count: What is filled.
-        name: How the sequence with this number is named in a message.
+        lengths: Tokens of each sequence of the encoder, before any cut: shape (N,).
+        settings: Says the longest allowed sequence, and whether a longer one is an error.
+        count: Updated.
+        name: Returns the name of a sequence, given its position, for messages.
 
     Raises:
-        InputError: A sequence has no token at all, or is too long where that is an error.
+        InputError: A sequence has no token at all, or is too long with ``error``.
     """
-    if not lengths.all():  # only where the tokenizer puts nothing around a text
+    if not lengths.all():  # only with a tokenizer that adds no special tokens
         first = int(np.flatnonzero(lengths == 0)[0])
         raise InputError(
-            f"{name(count.n_texts + first)} has no tokens, and this model's tokenizer puts none around a text: leave "
-            "it out"
+            f"{name(count.n_texts + first)} has no tokens, and this model's tokenizer adds no special tokens",
+            "leave it out",
         )
     too_long = np.flatnonzero(lengths > settings.max_seq_length)
     if len(too_long) and settings.on_truncate == "error":
@@ -317,7 +321,7 @@ def count_window(
         raise InputError(
             f"{name(count.n_texts + first)} has {int(lengths[first])} tokens, but max_seq_length is "
             f"{settings.max_seq_length}",
-            "raise it, or take on_truncate='chunk' or 'warn'",
+            "raise it, or use on_truncate='chunk' or 'warn'",
         )
     count.n_texts += len(lengths)
     count.n_own_tokens += len(bodies.token_ids)
@@ -327,14 +331,14 @@ def count_window(
 
 
 def refuse_not_finite(values: Tensor, what: str, name: Callable[[int], str], first: int, model: ConnectionBert) -> None:
-    """Raise an error where a vector, or the logits of a row, are no finite numbers.
+    """Raise an error if a vector, or the logits of a row, contain NaN or an infinite number.
 
     Args:
         values: Shape (N, any).
-        what: They are called in the message.
-        name: How the sequence with this number is named in a message.
-        first: Number of the first of them.
-        model: That computed them.
+        what: The name of the values in the message.
+        name: Returns the name of a sequence, given its position, for messages.
+        first: Position of the first row of `values`.
+        model: The model that computed the values.
 
     Raises:
         InputError: Some are NaN or infinite; with the first position, and what to do.
@@ -342,7 +346,7 @@ def refuse_not_finite(values: Tensor, what: str, name: Callable[[int], str], fir
     if values.isfinite().all():
         return
     wrong = np.flatnonzero(~values.isfinite().all(1).cpu().numpy())
-    advice = "its weights are damaged, or training has run away; load other weights"
+    advice = "its weights are damaged, or its training diverged; load other weights"
     if model.compute_dtype == torch.float16:
         advice = "float16 holds no number beyond 65,504; load the model with precision='float32' or 'bfloat16'"
     elif not all(parameter.isfinite().all() for parameter in model.encoder.parameters()):
@@ -352,22 +356,22 @@ def refuse_not_finite(values: Tensor, what: str, name: Callable[[int], str], fir
 
 
 def run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode, budget: int) -> tuple[Tensor, int]:
-    """Return the pooled vectors, shape (N, D), float32, and the token budget that has fitted.
+    """Return the pooled vectors, shape (N, D), float32, and the token budget that fitted into memory.
 
     Args:
         model: The encoder.
         framed: N texts, at least one, with their special tokens.
         pooling: See `PackedBatch.pool`.
-        budget: Tokens that a forward may hold; halved each time that memory runs out.
+        budget: Most tokens of a forward; after an out-of-memory error, half of the tokens of the failed forward.
 
     Raises:
-        ResourceError: One text alone does not fit into memory.
+        ResourceError: A single text does not fit into memory.
     """
     lengths = framed.lengths
     device, layouts = model.device, model.probe.layouts
     todo = plan_forwards(lengths, budget, device.type, layouts)
     vectors = torch.empty(len(framed), model.hidden_size, device=device)
-    # sent once for all forwards
+    # copied to the device once for all forwards
     places, n_placed = to_device(torch.from_numpy(np.concatenate(todo)), device), 0
     with torch.inference_mode():
         while todo:
@@ -388,9 +392,9 @@ def run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode
                 del todo[0]
                 n_placed += len(texts)
                 continue
-            # outside of the handler: its exception would keep the failed forward's tensors alive
+            # outside of the except block: there the exception would keep the failed forward's tensors in memory
             budget = max(1, int(lengths[texts].sum()) // 2)
-            logger.warning("out of memory on %s: going on with batches of at most %d tokens", device, budget)
+            logger.warning("out of memory on %s: continuing with batches of at most %d tokens", device, budget)
             _free_memory(device)
             rest: NDArray[np.int64] = np.concatenate(todo)
             todo = [rest[part] for part in plan_forwards(lengths[rest], budget, device.type, layouts)]
@@ -406,16 +410,16 @@ def _free_memory(device: torch.device) -> None:
 
 
 def ordered_texts(inputs: Iterable[str]) -> Iterable[str]:
-    """Return what can be read in order; an array or Series as a list.
+    """Return an iterable of the texts in order; an array or Series becomes a list.
 
     Raises:
-        InputError: A type that has no order of texts, or more than one column.
+        InputError: The type is not an ordered collection of texts, or has more than one dimension.
     """
     if isinstance(inputs, (str, bytes, dict, set, frozenset)) or not hasattr(inputs, "__iter__"):
         raise InputError(f"inputs is of type {type(inputs).__name__}, expected a list of texts")
     n_dimensions = getattr(inputs, "ndim", 1)
     if n_dimensions != 1:
-        raise InputError(f"inputs has {n_dimensions} dimensions, expected one text each: choose a column")
+        raise InputError(f"inputs has {n_dimensions} dimensions, expected 1", "choose a column")
     if hasattr(inputs, "tolist"):
         listed: list[str] = inputs.tolist()
         return listed
@@ -423,14 +427,14 @@ def ordered_texts(inputs: Iterable[str]) -> Iterable[str]:
 
 
 def windows_of_pairs(pairs: Iterable[tuple[str, str]], hint: str = "") -> Iterator[tuple[list[str], NDArray[np.int64]]]:
-    """Return the pairs in windows, each as its distinct texts and the rows of both sides, shape (2, B).
+    """Yield the pairs in windows: the distinct texts of each, and the indices of both sides into them, shape (2, B).
 
     Args:
         pairs: Any iterable; read once.
-        hint: Ends the message about something that is no pair.
+        hint: The end of the message about something that is not a pair.
 
     Raises:
-        InputError: Something that is no pair of strings, with its position.
+        InputError: Something is not a pair of strings; with its position.
     """
     unordered = isinstance(pairs, (str, bytes, dict, set, frozenset)) or getattr(pairs, "ndim", 1) == 0
     if unordered or not hasattr(pairs, "__iter__"):
@@ -467,14 +471,17 @@ def embed_pairs(
     count: EmbedCount,
     hint: str = "",
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the vectors of both sides, window by window, in order; equal texts are computed once a window.
+    """Yield the vectors of both sides, window by window, in order; equal texts of a window are computed once.
+
+    Arguments as in `embed` and `windows_of_pairs`.
 
     Yields:
-        Twice shape (pairs of the window, D), float32, on the model's device.
+        Two tensors of shape (pairs of the window, D), float32, on the model's device.
 
     Raises:
-        InputError: Something that is no pair of strings, or too long; with the pair's position.
-        ResourceError: One text alone does not fit into memory.
+        InputError: Something is not a pair of strings, a text is too long with ``error``, or its vector is not finite;
+            with the pair's position.
+        ResourceError: A single text does not fit into memory.
     """
     n_read = 0
 
@@ -495,7 +502,7 @@ def embed_pairs(
 
 
 def pair_of(rows: NDArray[np.int64], first_text: int, first_pair: int, text: int) -> str:
-    """Return how a window's text is named in a message: by the first of the window's pairs that has it."""
+    """Return the name of a window's text for a message: by the position of the window's first pair that has it."""
     pair = first_pair + int(np.flatnonzero((rows == text - first_text).any(0))[0])
     return f"a text of the pair at position {pair}"
 
@@ -505,9 +512,9 @@ class RowReading:
     """How rows become logits.
 
     Attributes:
-        settings: As for vectors.
-        truncation: Joined pairs: which text is cut.
-        hint: Ends the message about a row that is none of the classifier's kind.
+        settings: How texts become vectors.
+        truncation: For joined pairs: which text of a too long pair is cut.
+        hint: The end of the message about a row that does not fit the classifier's kind.
     """
 
     settings: EmbedSettings
@@ -518,22 +525,22 @@ class RowReading:
 def classify(
     model: ConnectionBert, head: ClassificationHead, rows: Iterable[Any], reading: RowReading, count: EmbedCount
 ) -> Iterator[Tensor]:
-    """Yield the logits of the rows, window by window, in order; what was cut is said at the end.
+    """Yield the logits of the rows, window by window, in order; log at the end how many texts or pairs were cut.
 
     Args:
         model: Tokenizer and encoder.
-        head: What is put on its vectors; it tells what a row is.
-        rows: Texts or pairs, as the head's kind has them; read once, a window ahead of the logits.
-        reading: See there.
+        head: The classification head; its kind says what a row is.
+        rows: Texts or pairs, depending on the head's kind; read once, a window ahead of the logits on a GPU.
+        reading: How rows become logits.
         count: Filled while the rows are read.
 
     Yields:
-        Shape (rows of the window, K), float32, on the CPU; the copy is the one wait for a GPU.
+        Shape (rows of the window, K), float32, on the CPU; a GPU is waited for only by this copy.
 
     Raises:
-        InputError: A row is none of this kind, or too long where that is an error, or its logits are not finite; with
-            its position.
-        ResourceError: One sequence alone does not fit into memory.
+        InputError: A row does not fit the head's kind, or is too long with ``error``, or its logits are not finite;
+            with its position.
+        ResourceError: A single sequence does not fit into memory.
     """
     n_done = 0
     for on_device in _classify(model, head, rows, reading, count):
@@ -559,7 +566,7 @@ def _classify(
         if kind == "joined":
             yield from _of_joined(model, head, pairs, reading, count, hint)
         else:
-            # a vector that is not finite shows in its row's logits
+            # `classify` checks the logits: they are not finite if a vector is not
             for columns in embed_pairs(model, pairs, replace(reading.settings, check_finite=False), count, hint):
                 yield head.logits(columns)
 
@@ -567,7 +574,7 @@ def _classify(
 def _of_texts(
     model: ConnectionBert, head: ClassificationHead, texts: Iterable[str], reading: RowReading, count: EmbedCount
 ) -> Iterator[Tensor]:
-    """Yield the logits of single texts; each distinct one of a window is computed once."""
+    """Yield the logits of single texts; each distinct text of a window is computed once."""
     tokenizer, settings = model.tokenizer, reading.settings
 
     def distinct(window: list[str]) -> tuple[list[str], NDArray[np.int64]]:
@@ -587,10 +594,10 @@ def _of_texts(
 
 
 def _checked_windows(texts: Iterable[str], hint: str) -> Iterator[list[str]]:
-    """Yield the texts in windows.
+    """Yield the texts in windows, checked.
 
     Raises:
-        InputError: One is no string that can be encoded; with its position.
+        InputError: A text is not a string that can be encoded; with its position.
     """
     n_done = 0
     for window in windows_of(texts):
@@ -632,7 +639,7 @@ def _of_joined(
 
 
 def _as_pairs(rows: Iterable[Any]) -> Iterable[tuple[str, str]]:
-    """Return what can be read pair by pair; a frame or array of two columns by its rows."""
+    """Return an iterable of pairs; for a data frame its rows."""
     if getattr(rows, "ndim", 1) == 2 and hasattr(rows, "to_numpy"):
         by_row: Iterable[tuple[str, str]] = rows.to_numpy(dtype=object)
         return by_row

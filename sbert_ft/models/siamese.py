@@ -1,8 +1,8 @@
-"""`SiameseBert`: one encoder for both texts of a pair, one vector a text, a cosine between them.
+"""`SiameseBert`: a sentence encoder, which gives each text a vector, and each pair of texts a cosine.
 
 The Sentence-BERT model (Reimers and Gurevych 2019, section 3): mean pooling over the tokens'
-activations, compared by cosine. Both sides of all pairs go through the shared encoder in one
-packed forward. Names, defaults and types are those of sentence-transformers.
+activations, compared by cosine. Both sides of all pairs go through the shared encoder in the same
+packed forwards. Names, defaults and types are those of sentence-transformers.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def chosen_prompt(prompts: Mapping[str, str], default: str | None, name: str | N
     """Return the text to put before each input.
 
     Args:
-        prompts: The model's, by name.
-        default: Name of the one that is used where none is named.
-        name: The one that is asked for.
-        prompt: A text in place of a named one.
+        prompts: The model's prompts, by name.
+        default: Name of the prompt for the case that `name` is None.
+        name: Name of the requested prompt.
+        prompt: A text in place of a named prompt.
 
     Raises:
-        InputError: There is no prompt of this name, or it is no text.
+        InputError: There is no prompt of this name, or `prompt` is not a string.
     """
     if prompt is not None:
         return instance_argument(str, prompt, "prompt")
@@ -76,10 +76,10 @@ def chosen_prompt(prompts: Mapping[str, str], default: str | None, name: str | N
 
 
 def chosen_width(truncate_dim: int | None, most: int) -> int:
-    """Return how many features of a vector are kept, `most` for None.
+    """Return how many features of a vector are kept; `most` for None.
 
     Raises:
-        InputError: The number is none from 1 to `most`.
+        InputError: `truncate_dim` is not a whole number from 1 to `most`.
     """
     if truncate_dim is None:
         return most
@@ -91,9 +91,9 @@ class ResultForm:
     """The form in which vectors are returned.
 
     Attributes:
-        single: One vector, for a text that was given alone.
-        as_numpy: An array, unless `as_tensor` holds; a list of tensors where neither does.
-        as_tensor: One tensor on the model's device.
+        single: Return one vector, for a single text.
+        as_numpy: Return an array, unless `as_tensor` is True; if both are False, a list of tensors.
+        as_tensor: Return one tensor on the model's device.
     """
 
     single: bool
@@ -103,13 +103,13 @@ class ResultForm:
     def gathered(
         self, parts: Iterable[Tensor], empty: Tensor, n_texts: int | None, show_progress_bar: bool | None
     ) -> NDArray[np.float32] | Tensor | list[Tensor]:
-        """Return all parts in this form; where their number is known, no vector is ever held twice.
+        """Return all parts in this form; if `n_texts` is known, no vector is in memory twice.
 
         Args:
-            parts: Each of shape (texts of the part, d).
-            empty: Shape (0, d): what no part at all amounts to.
-            n_texts: How many there will be; None where that is not known.
-            show_progress_bar: None for a bar where logging is at INFO or DEBUG.
+            parts: Vectors, each of shape (texts of the part, d).
+            empty: The result for no texts, shape (0, d), on the model's device.
+            n_texts: The number of texts; None if it is not known.
+            show_progress_bar: Whether to show a bar; None for a bar if logging is at INFO or DEBUG.
         """
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
@@ -138,14 +138,14 @@ class ResultForm:
 def around_encoder(
     encoder: PreTrainedModel, save: Callable[[str], None], target: device, similarity: Similarity
 ) -> SentenceTransformer:
-    """Return a `SentenceTransformer` whose encoder is the given one, so that training one trains the other.
+    """Return a `SentenceTransformer` that shares the given encoder, so that training one trains the other.
 
-    That class is made from a folder, so one is written to a temporary place; the encoder read from it is then replaced.
+    That class loads a folder, so the model is saved to a temporary folder; the encoder read from it is then replaced.
 
     Args:
         encoder: The stock module.
-        save: Writes the model's folder to the path that it is given.
-        target: Where the encoder's weights are.
+        save: Writes the model's folder to a given path.
+        target: The device of the encoder's weights.
         similarity: How vectors are compared.
     """
     from sentence_transformers import SentenceTransformer
@@ -159,18 +159,18 @@ def around_encoder(
 
 
 class SiameseBert(nn.Module):
-    """A sentence encoder.
+    """A sentence encoder: vectors of texts, similarities of vectors, and scores of pairs.
 
     Attributes:
         bert: Tokenizer and encoder.
         pooling: How a text's tokens become its vector.
-        normalize: Whether vectors are brought to length 1.
-        similarity_fn_name: How `similarity` compares.
+        normalize: Whether vectors are scaled to length 1.
+        similarity_fn_name: How `similarity` compares vectors.
         prompts: Texts to put before an input, by name.
-        default_prompt_name: The one used where none is named.
-        decision: From which cosine on a pair matches, and how likely each cosine makes it; None
-            where that was not fitted. It holds for the weights and settings that it was fitted to.
-        score_scale: Lowest and highest gold score of what it was trained on, (-1, 1) where unknown.
+        default_prompt_name: Name of the prompt that is used if none is given.
+        decision: The cosine threshold from which on a pair matches, and the calibration from cosine to probability;
+            None if it was not fitted. It is valid for the weights and settings that it was fitted to.
+        score_scale: Lowest and highest gold score of the training data; (-1, 1) if unknown.
     """
 
     decision: Decision | None
@@ -179,12 +179,12 @@ class SiameseBert(nn.Module):
     def __init__(
         self, bert: ConnectionBert, pooling: PoolingMode | None = None, max_seq_length: int | None = None
     ) -> None:
-        """Put pooling on an encoder.
+        """Create a sentence encoder from an encoder.
 
         Args:
-            bert: Tokenizer and encoder; what its folder says of pooling and length counts.
+            bert: Tokenizer and encoder; the pooling and length of its folder are the defaults.
             pooling: ``mean``, ``cls`` or ``max``, in place of the folder's.
-            max_seq_length: Tokens a text may have, special ones included, in place of the folder's.
+            max_seq_length: Most tokens of a text, special ones included, in place of the folder's.
 
         Raises:
             InputError: A length that the encoder has no positions for, or an unknown pooling.
@@ -201,9 +201,9 @@ class SiameseBert(nn.Module):
         self._max_seq_length = min(source.max_seq_length or bert.max_tokens, bert.max_tokens)
         if max_seq_length is not None:
             self.max_seq_length = max_seq_length
-        EmbedSettings(self.pooling, self.max_seq_length)  # refuses an unknown pooling
+        EmbedSettings(self.pooling, self.max_seq_length)  # raises an error for an unknown pooling
         own = OwnSettings.of(source)
-        # another pooling gives other cosines, and a classifier's decision is none about them
+        # another pooling gives other cosines, and a classifier's decision is not about cosines
         cosine_kept = self.pooling == source.pooling and own.classifier is None
         self.decision = own.decision if cosine_kept else None
         self.score_scale = own.score_scale if own.classifier is None else COSINE_SCALE
@@ -222,17 +222,17 @@ class SiameseBert(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.bert.device
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """The tokenizer: batched, in Rust."""
+        """The tokenizer, which works in Rust on many texts at a time."""
         return self.bert.tokenizer
 
     @property
     def max_seq_length(self) -> int:
-        """Tokens a text may have, special ones included; longer ones are treated by ``on_truncate``."""
+        """Most tokens of a text, special ones included; ``on_truncate`` says what happens to longer texts."""
         return self._max_seq_length
 
     @max_seq_length.setter
@@ -245,10 +245,10 @@ class SiameseBert(nn.Module):
         return self.bert.hidden_size
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Return the vectors of a packed batch, shape (N, d), float32, with gradients as torch is set.
+        """Return the vectors of a packed batch, shape (N, d), float32, with gradients if torch records them.
 
         Args:
-            batch: Of ``bert.pack``, on the model's device.
+            batch: A batch from ``bert.pack``, on the model's device.
         """
         batch = instance_argument(PackedBatch, batch, "batch")
         vectors = batch.pool(self.bert(batch), self.pooling)
@@ -267,12 +267,13 @@ class SiameseBert(nn.Module):
         count: EmbedCount | None = None,
         device: str | torch.device | None = None,
     ) -> Iterator[Tensor]:
-        """Yield the vectors of any iterable, some thousand texts at a time, with bounded memory.
+        """Yield the vectors of any iterable of texts, some thousand at a time, with bounded memory.
 
-        Arguments and errors as in `encode`; `count` is filled with what was met on the way.
+        Other arguments, and errors, as in `encode`.
 
         Args:
-            device: Where they are yielded, such as ``cpu``; None for the model's device.
+            count: Filled with counts of the texts and tokens while the texts are read.
+            device: The device of the yielded vectors, such as ``cpu``; None for the model's device.
 
         Yields:
             Shape (texts of the window, d), float32.
@@ -336,26 +337,26 @@ class SiameseBert(nn.Module):
 
         Args:
             inputs: A text, or a list, array, Series or generator of texts.
-            prompt_name: Puts this one of `prompts` before every text.
-            prompt: Put before every text, in place of a named one.
-            batch_size: Bounds memory as in a padded batch: a forward holds at most the tokens of
-                so many texts of full length. How they are batched does not change a vector.
-            show_progress_bar: None for a bar where logging is at INFO or DEBUG.
+            prompt_name: Name of the prompt in `prompts` that is put before every text.
+            prompt: A text that is put before every text, in place of a named prompt.
+            batch_size: Bounds memory as in a padded batch: a forward has at most as many tokens as this number of
+                texts of full length. How texts are batched does not change a vector.
+            show_progress_bar: Whether to show a bar; None for a bar if logging is at INFO or DEBUG.
             convert_to_numpy: Return an array; otherwise a list of tensors.
             convert_to_tensor: Return one tensor on the model's device.
-            normalize_embeddings: Bring vectors to length 1.
-            truncate_dim: Keep so many features of each vector.
-            on_truncate: What to do with texts longer than `max_seq_length`: cut them and ``warn``
-                with their number, raise an ``error``, cut and ``ignore``, or ``chunk``: the mean
-                over windows that overlap by a quarter.
+            normalize_embeddings: Scale vectors to length 1.
+            truncate_dim: Number of features of each vector to keep; None for all.
+            on_truncate: What to do with texts longer than `max_seq_length`: ``warn`` cuts them and logs how many,
+                ``error`` raises an error, ``ignore`` only cuts them, ``chunk`` takes the mean over windows that
+                overlap by a quarter.
 
         Returns:
-            Shape (d,) for a text, (n, d) for others, (0, d) for an empty list; float32.
+            Shape (d,) for one text, (n, d) for several, (0, d) for an empty list; float32.
 
         Raises:
-            InputError: A text is no string, None or NaN, or its vector is not finite (with its position), or a wrong
-                argument.
-            ResourceError: One text alone does not fit into memory.
+            InputError: A text is not a string (such as None or NaN) or its vector is not finite, with its position;
+                or an argument is not valid.
+            ResourceError: A single text does not fit into memory.
         """
         texts = [inputs] if isinstance(inputs, str) else ordered_texts(inputs)
         n_texts = len(texts) if isinstance(texts, Sequence) else None
@@ -374,11 +375,11 @@ class SiameseBert(nn.Module):
         return form.gathered(stream, torch.zeros(0, width, device=self.device), n_texts, show_progress_bar)
 
     def similarity(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
-        """Return how alike all vectors of one set are to all of the other: shape (n, m), float32."""
+        """Return the similarity of each vector of one set with each of the other: shape (n, m), float32."""
         return compare(embeddings1, embeddings2, self.similarity_fn_name, pairwise=False)
 
     def similarity_pairwise(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
-        """Return how alike the vectors of two sets are row by row: shape (n,), float32."""
+        """Return the similarity of the vectors of two sets row by row: shape (n,), float32."""
         return compare(embeddings1, embeddings2, self.similarity_fn_name, pairwise=True)
 
     def score(self, pairs: Pairs, batch_size: int = 32, *, on_truncate: OnTruncate = "warn") -> NDArray[np.float32]:
@@ -390,7 +391,7 @@ class SiameseBert(nn.Module):
             on_truncate: See `encode`.
 
         Raises:
-            InputError: Something is no pair of strings; with its position.
+            InputError: Something is not a pair of strings; with its position.
         """
         parts = list(self.score_stream(pairs, batch_size, on_truncate=on_truncate))
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
@@ -400,7 +401,7 @@ class SiameseBert(nn.Module):
     ) -> Iterator[NDArray[np.float32]]:
         """Yield the cosines of any iterable of pairs, some thousand at a time, with bounded memory.
 
-        A text that stands several times among them is computed once.
+        A text that appears several times in these some thousand pairs is computed once.
         """
         count = EmbedCount() if count is None else instance_argument(EmbedCount, count, "count")
         prompt = chosen_prompt(self.prompts, self.default_prompt_name, None, None)
@@ -417,7 +418,7 @@ class SiameseBert(nn.Module):
         Args:
             pairs: Pairs of texts; any iterable.
             batch_size: See `encode`.
-            threshold: The cosine from which on pairs match, in place of the stored one.
+            threshold: The lowest cosine of a match, in place of the stored one.
             on_truncate: See `encode`.
 
         Raises:
@@ -429,7 +430,7 @@ class SiameseBert(nn.Module):
     def predict_proba(
         self, pairs: Pairs, batch_size: int = 32, *, on_truncate: OnTruncate = "warn"
     ) -> NDArray[np.float32]:
-        """Return the probability that each pair belongs together, by the stored calibration: shape (n,).
+        """Return the probability that each pair belongs together, from the stored calibration: shape (n,).
 
         Raises:
             InputError: There is no calibration, or as in `score`.
@@ -438,7 +439,7 @@ class SiameseBert(nn.Module):
         return calibration.probability(self.score(pairs, batch_size, on_truncate=on_truncate))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that sentence-transformers 2 to 6, transformers and embedding servers load.
+        """Write a folder that sentence-transformers 2 to 6, transformers and embedding servers can load.
 
         Raises:
             OutputError: The folder cannot be written.
@@ -456,5 +457,5 @@ class SiameseBert(nn.Module):
         save_siamese(parts, settings, path_argument(folder, "folder"))
 
     def as_sentence_transformer(self) -> SentenceTransformer:
-        """Return the model as a `SentenceTransformer` with this encoder, made of a folder that is written for it."""
+        """Return a `SentenceTransformer` that shares this encoder; a temporary folder is written to make it."""
         return around_encoder(self.bert.encoder, self.save_pretrained, self.device, self.similarity_fn_name)

@@ -1,1 +1,1 @@
-"""Results to one page that a person can send on."""
+"""Write the results of a run as one report page, as Markdown and as a table."""

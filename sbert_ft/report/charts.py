@@ -1,7 +1,7 @@
-"""The charts of a run: its loss, its learning rate, its metric on dev, and the scores before and after with intervals.
+"""The charts of a report, such as loss, metric on dev, score histograms, intervals and the confusion matrix.
 
-Each is a pure function from numbers to one SVG element. Thousands of steps are averaged in groups: a phone has some
-300 points in a row to show them with.
+Each chart is a pure function from numbers to one SVG element. Thousands of steps are averaged in groups, because a
+phone is only about 300 points wide.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ Scores = NDArray[np.float32]
 
 
 _MOST_POINTS: Final = 300
-_SMOOTH_FROM: Final = 20  # points; fewer are seen one by one
-# With more classes a chart has twice the width: cells stay large enough for their counts.
+_SMOOTH_FROM: Final = 20  # points; fewer need no running mean
+# With more classes a chart is twice as wide, so that the cells are large enough for their counts.
 _MOST_NARROW: Final = 5
 _SMALL: Final = 5.6  # width of a letter of 10 units
 _TOP: Final = 40
@@ -51,7 +51,7 @@ _TOP: Final = 40
 
 @dataclass(frozen=True)
 class ScoreWords:
-    """What scores, the two labels and the rows are called."""
+    """The words for scores, the two labels and the rows."""
 
     score: str = "cosine"
     no: str = "no match"
@@ -69,11 +69,11 @@ def histogram_charts(
     """Return a histogram of the scores by label for each entry of `scores`, all on the same axes.
 
     Args:
-        name: Makes the charts' ids their own.
-        scores: What the panel is called -> scores. Shape: (n,). The threshold belongs to the last one.
+        name: Makes the charts' ids unique.
+        scores: Title of the chart -> scores. Shape: (n,). The threshold belongs to the last one.
         matches: Whether a pair belongs together. Shape: (n,).
         threshold: Marked by a line; None for none.
-        words: What scores and labels are called.
+        words: The words for scores, labels and rows.
     """
     axis = score_axis(*scores.values(), word=words.score)
     edges = np.linspace(axis.low, axis.high, _N_BINS + 1)
@@ -87,7 +87,7 @@ def histogram_charts(
     for i, (title, pair) in enumerate(shares.items()):
         marked = threshold if i == len(shares) - 1 else None
         legend = labels if marked is None else (*labels, LegendEntry(f"threshold {marked:.4f}", "mark"))
-        # Both panels keep room for the longer legend, so that their plots are of one size.
+        # Both charts leave space for the longer legend, so that their plots have the same size.
         frame = Frame(axis, y_axis, legend, 270, least_rows=1 if threshold is None else 2)
         marks = [_steps_area(frame, edges, 100 * pair[k], "no" if k == 0 else "yes") for k in (0, 1)]
         if marked is not None and axis.low <= marked <= axis.high:
@@ -101,7 +101,7 @@ def histogram_charts(
 
 
 def score_axis(*scores: Scores, word: str = "cosine") -> Axis:
-    """Return the axis for all of these scores, from the lowest to the highest. Shape: (n,) each."""
+    """Return one axis for all these scores, from the lowest to the highest. Shape: (n,) each."""
     found = np.concatenate([values[np.isfinite(values)] for values in scores])
     if not len(found):
         return round_axis(word, 0.0, 1.0)
@@ -124,24 +124,24 @@ def _steps_area(frame: Frame, edges: NDArray[np.float64], heights: NDArray[np.fl
 
 def _middle(scores: Scores) -> str:
     if not len(scores):
-        return "none"
+        return "no scores"
     low, middle, high = np.quantile(scores, [0.1, 0.5, 0.9])
-    return f"half of them above {middle:.3f}, four fifths between {low:.3f} and {high:.3f}"
+    return f"median {middle:.3f}, 80 % between {low:.3f} and {high:.3f}"
 
 
 def scatter_charts(
     name: str, scores: Mapping[str, Scores], gold: NDArray[np.float64], scale: tuple[float, float], word: str = "cosine"
 ) -> list[str]:
-    """Return the scores against gold for each entry of `scores`, all on the same axes.
+    """Return a chart of scores against gold for each entry of `scores`, all on the same axes.
 
-    Up to 2,000 pairs are dots; more are counted in cells, whose colour is the stronger the more pairs they hold.
+    Up to 2,000 pairs are drawn as dots. More are counted in cells: the more pairs, the stronger the colour.
 
     Args:
-        name: Makes the charts' ids their own.
-        scores: What the panel is called -> scores. Shape: (n,).
-        gold: The score that people gave. Shape: (n,).
+        name: Makes the charts' ids unique.
+        scores: Title of the chart -> scores. Shape: (n,).
+        gold: The graded gold scores. Shape: (n,).
         scale: Lowest and highest gold score.
-        word: What the scores are.
+        word: What the scores are, such as cosine.
     """
     y_axis = score_axis(*scores.values(), word=word)
     x_axis = round_axis("gold score", *scale, n_ticks=6, exact=True)
@@ -152,7 +152,7 @@ def scatter_charts(
         whole = np.isfinite(values) & np.isfinite(gold)
         x, y = frame.to_x(gold[whole]), frame.to_y(values[whole].astype(np.float64))
         marks = _dots(x, y, style) if len(x) <= _MOST_DOTS else _cells(frame, x, y, style)
-        how = "one dot a pair" if len(x) <= _MOST_DOTS else "the more pairs a cell holds, the stronger its colour"
+        how = "one dot per pair" if len(x) <= _MOST_DOTS else "the more pairs a cell holds, the stronger its colour"
         charts.append(
             frame.svg(f"{name}-{i}", title, f"{capitalised(word)} against gold, {len(x):,} pairs; {how}.", marks)
         )
@@ -160,13 +160,13 @@ def scatter_charts(
 
 
 def _dots(x: NDArray[np.float64], y: NDArray[np.float64], style: str) -> list[str]:
-    # A line of no length with round ends is a dot, in half the letters of a circle.
+    # A line of length 0 with round ends is a dot, and needs half the characters of a circle element.
     dots = "".join(f'<path d="M{a:g} {b:g}h0"/>' for a, b in zip(x.tolist(), y.tolist(), strict=True))
     return [f'<g class="dots {style}">{dots}</g>']
 
 
 def _cells(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64], style: str) -> list[str]:
-    """Return the plot's cells that hold a pair, in five shades by the logarithm of the number."""
+    """Return the plot's non-empty cells, in five shades by the logarithm of the number of pairs."""
     x_edges = np.linspace(frame.left, frame.right, _CELLS[0] + 1)
     y_edges = np.linspace(frame.top, frame.bottom, _CELLS[1] + 1)
     counts = np.histogram2d(x, y, (x_edges, y_edges))[0]
@@ -183,15 +183,15 @@ def _cells(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64], style: 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """How well probabilities hold: by ten equal bins.
+    """The calibration of probabilities, in ten bins of equal width.
 
     Attributes:
-        predicted: Mean probability in each bin that holds a pair. Shape: (m,).
-        observed: Share of matches there. Shape: (m,).
-        n: Pairs there. Shape: (m,).
-        bins: Which of the ten. Shape: (m,).
+        predicted: Mean probability in each non-empty bin. Shape: (m,).
+        observed: Share of matches in each of these bins. Shape: (m,).
+        n: Number of pairs in each. Shape: (m,).
+        bins: Number of each bin, 0 to 9. Shape: (m,).
         brier: Mean squared difference of probability and label.
-        error: Mean over the pairs of their bin's |predicted - observed| (the expected calibration error).
+        error: Mean over the pairs of |predicted - observed| of their bin (the expected calibration error).
     """
 
     predicted: NDArray[np.float64]
@@ -203,14 +203,14 @@ class Calibrated:
 
 
 def calibrated(probabilities: Scores, matches: NDArray[np.bool_]) -> Calibrated:
-    """Return how well probabilities hold. Shape: (n,) each, n > 0."""
+    """Return the calibration of probabilities. Shape: (n,) each, n > 0."""
     p, y = probabilities.astype(np.float64), matches.astype(np.float64)
     bins = np.clip((p * 10).astype(np.int64), 0, 9)
     n = np.bincount(bins, minlength=10)
-    held = np.flatnonzero(n)
-    predicted, observed = (np.bincount(bins, weights, minlength=10)[held] / n[held] for weights in (p, y))
-    error = float((n[held] * np.abs(predicted - observed)).sum() / len(p))
-    return Calibrated(predicted, observed, n[held], held, float(np.mean((p - y) ** 2)), error)
+    filled = np.flatnonzero(n)
+    predicted, observed = (np.bincount(bins, weights, minlength=10)[filled] / n[filled] for weights in (p, y))
+    error = float((n[filled] * np.abs(predicted - observed)).sum() / len(p))
+    return Calibrated(predicted, observed, n[filled], filled, float(np.mean((p - y) ** 2)), error)
 
 
 def reliability_chart(
@@ -219,13 +219,13 @@ def reliability_chart(
     """Return the share of matches against the probability, with 95 % Wilson intervals and the number of pairs.
 
     Args:
-        name: Makes the chart's ids its own.
-        title: What is shown.
+        name: Makes the chart's ids unique.
+        title: Title of the chart.
         found: The bins.
-        observed_is: What the share is of.
-        rows: What is counted.
+        observed_is: What the observed share is, for the axis.
+        rows: The word for what is counted, such as pairs.
     """
-    legend = (LegendEntry("as it should be", "before"), LegendEntry("bin with its interval", "after", "dot"))
+    legend = (LegendEntry("perfectly calibrated", "before"), LegendEntry("bin with its interval", "after", "dot"))
     unit = round_axis("", 0.0, 1.0, n_ticks=6)
     x_axis, y_axis = (Axis(label, 0.0, 1.0, unit.ticks) for label in ("probability", observed_is))
     frame = Frame(x_axis, y_axis, legend, foot=20)
@@ -243,7 +243,7 @@ def reliability_chart(
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of n trials (Wilson 1927), which does not leave 0 to 1."""
+    """Return the 95 % interval of a share of n trials (Wilson 1927); it stays within 0 to 1."""
     z2 = _Z**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
@@ -261,7 +261,7 @@ def short_count(n: int) -> str:
 def precision_recall_points(
     scores: Scores, matches: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return (recall, precision) of every threshold, recall falling to 0. Shape: (n,); both labels must occur."""
+    """Return (recall, precision) at every threshold, recall falling to 0. Shape: (n,); both labels must occur."""
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(matches, scores)
@@ -275,14 +275,14 @@ def precision_recall_chart(
     matches: NDArray[np.bool_],
     reached: tuple[float, float] | None,
 ) -> str:
-    """Return precision against recall as steps, as average precision counts it.
+    """Return a chart of precision against recall, drawn as steps, as average precision sums them.
 
     Args:
-        name: Makes the chart's ids its own.
-        title: What is shown.
+        name: Makes the chart's ids unique.
+        title: Title of the chart.
         scores: "before" or "after" -> scores. Shape: (n,).
         matches: Both labels must occur. Shape: (n,).
-        reached: (recall, precision) at the threshold; None where there is none.
+        reached: (recall, precision) at the threshold; None if there is none.
     """
     ticks = round_axis("", 0.0, 1.0, n_ticks=6).ticks
     share = float(matches.mean())
@@ -294,7 +294,7 @@ def precision_recall_chart(
         recall, precision = thinned(*precision_recall_points(values, matches))
         x, y = frame.to_x(np.repeat(recall, 2)[1:]), frame.to_y(np.repeat(precision, 2)[:-1])
         marks.append(path(x, y, f"line {label}"))
-    description = f"Without a model precision is {share:.3f}"
+    description = f"By chance precision is {share:.3f}"
     if reached is not None:
         marks.append(circle(float(frame.to_x(reached[0])), float(frame.to_y(reached[1])), 5.5, "mark"))
         description += f"; at the threshold recall is {reached[0]:.3f} and precision {reached[1]:.3f}"
@@ -302,7 +302,7 @@ def precision_recall_chart(
 
 
 def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the points that show: of each of 300 columns the first, lowest, highest and last. Shape: (n,) each."""
+    """Return only visible points: the first, lowest, highest and last of each of 300 columns. Shape: (n,) each."""
     columns = np.floor(x * 300).astype(np.int64)
     kept: list[int] = []
     starts = np.flatnonzero(np.append(True, np.diff(columns) != 0))
@@ -314,7 +314,7 @@ def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.
 
 @dataclass(frozen=True)
 class IntervalRow:
-    """One measure before and after: (value, low, high), the ends None where there is no interval."""
+    """One measure before and after: (value, low, high); low and high are None if there is no interval."""
 
     label: str
     before: tuple[float, float | None, float | None] | None
@@ -322,17 +322,17 @@ class IntervalRow:
 
 
 def loss_chart(name: str, steps: NDArray[np.float64], losses: NDArray[np.float64]) -> str:
-    """Return the loss by step: each value faint, and over many of them their running mean.
+    """Return a chart of the loss by step: values in a faint line, and with many values their running mean.
 
     Args:
-        name: Makes the chart's ids its own.
+        name: Makes the chart's ids unique.
         steps: Shape: (n,), ascending.
         losses: Shape: (n,), finite.
     """
     x, y = grouped(steps, losses)
     many = len(x) >= _SMOOTH_FROM
     legend = (
-        LegendEntry("as logged" if len(x) == len(steps) else "mean of a few lines", "faint"),
+        LegendEntry("as logged" if len(x) == len(steps) else "mean of a few steps", "faint"),
         LegendEntry("running mean", "after"),
     )
     frame = Frame(_step_axis(steps), round_axis("loss", float(y.min()), float(y.max())), legend if many else ())
@@ -345,7 +345,7 @@ def loss_chart(name: str, steps: NDArray[np.float64], losses: NDArray[np.float64
 
 
 def learning_rate_chart(name: str, steps: NDArray[np.float64], rates: NDArray[np.float64]) -> str:
-    """Return the learning rate by step. Shape: steps, rates (n,)."""
+    """Return a chart of the learning rate by step. Shape: steps, rates (n,)."""
     x, y = grouped(steps, rates)
     frame = Frame(_step_axis(steps), round_axis("learning rate", 0.0, float(y.max())))
     peak = float(steps[int(np.argmax(rates))])
@@ -361,20 +361,20 @@ def metric_chart(
     before: float | None,
     before_is: str = "before",
 ) -> str:
-    """Return a metric at each evaluation, with the best step marked and the base model's value as a level line.
+    """Return a chart of a metric at each evaluation: the best step is marked, the base model's value is a level line.
 
     Args:
-        name: Makes the chart's ids its own.
-        label: What the metric is called.
+        name: Makes the chart's ids unique.
+        label: Display name of the metric.
         points: (step, value) of each evaluation, ascending, at least one.
-        best_step: The step that was kept; None where nobody says.
-        before: The base model's value; None where it was not evaluated.
-        before_is: What the level line is called.
+        best_step: The step that was kept; None if unknown.
+        before: The base model's value; None if it was not evaluated.
+        before_is: Name of the level line.
     """
     steps, values = np.array(points, dtype=np.float64).T
     shown = values if before is None else np.append(values, before)
     best = [value for step, value in points if step == best_step]
-    legend = [LegendEntry("while training", "after")]
+    legend = [LegendEntry("during training", "after")]
     legend += [LegendEntry(before_is, "before")] if before is not None else []
     legend += [LegendEntry(f"best: step {best_step:,.0f}", "mark", "dot")] if best and best_step is not None else []
     frame = Frame(_step_axis(steps), round_axis(label, float(shown.min()), float(shown.max())), tuple(legend))
@@ -396,17 +396,17 @@ def metric_chart(
 def interval_chart(
     name: str, title: str, rows: Sequence[IntervalRow], names: tuple[str, str] = ("before", "after")
 ) -> str:
-    """Return each measure as two dots with their intervals, before above after, on one axis.
+    """Return a chart of measures, each as two dots with intervals, before above after, on one axis.
 
     Args:
-        name: Makes the chart's ids its own.
-        title: What is shown.
+        name: Makes the chart's ids unique.
+        title: Title of the chart.
         rows: At least one.
-        names: What the two are called.
+        names: Names of the two in the legend.
     """
     found = [value for row in rows for value in (*(row.before or ()), *row.after) if value is not None]
     paired = any(row.before is not None for row in rows)
-    # Differences of a few hundredths are what is looked for, so the axis begins where the values do.
+    # Differences of a few hundredths must be visible, so the axis does not begin at 0.
     axis = round_axis("value, with its interval", min(found), max(found), n_ticks=6)
     legend = (
         *((LegendEntry(names[0], "before hollow", "dot"),) if paired else ()),
@@ -435,7 +435,7 @@ def interval_chart(
 
 
 def _wide(frame: Frame, value: float) -> float:
-    """Return a coordinate on an axis that uses the whole width, as there are no numbers on the left."""
+    """Return the x coordinate on an axis of the full width: there are no numbers on the left."""
     share = (value - frame.x.low) / (frame.x.high - frame.x.low)
     return round(24 + share * (WIDTH - 48), 1)
 
@@ -458,7 +458,7 @@ def _step_axis(steps: NDArray[np.float64]) -> Axis:
 
 
 def grouped(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return at most 300 points, each the mean of as many neighbours as it takes. Shape: x, y (n,), returns (m,)."""
+    """Return at most 300 points, each the mean of equally many neighbours. Shape: x, y (n,), returns (m,)."""
     size = -(-len(x) // _MOST_POINTS)
     if size <= 1:
         return x, y
@@ -468,7 +468,7 @@ def grouped(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.
 
 
 def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean of each value and its neighbours, a fifteenth of them all, fewer at the ends. Shape: (n,)."""
+    """Return the running mean over about a fifteenth of all values, over fewer at the ends. Shape: (n,)."""
     half = max(1, len(values) // 30)
     at = np.arange(len(values))
     low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
@@ -478,7 +478,7 @@ def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def confusion_width(n_classes: int) -> int:
-    """Return the chart's width in its units."""
+    """Return the width of a confusion chart, in SVG units."""
     return WIDTH if n_classes <= _MOST_NARROW else 2 * WIDTH
 
 
@@ -486,9 +486,9 @@ def confusion_chart(name: str, title: str, class_names: Sequence[str], counts: N
     """Return the heat map of a confusion matrix.
 
     Args:
-        name: Makes the chart's ids its own.
-        title: What is shown.
-        class_names: Shape: (K,), at most some twenty.
+        name: Makes the chart's ids unique.
+        title: Title of the chart.
+        class_names: Shape: (K,), at most about twenty.
         counts: Rows of the true class, columns of the predicted one. Shape: (K, K).
     """
     n = len(class_names)
@@ -513,7 +513,7 @@ def confusion_chart(name: str, title: str, class_names: Sequence[str], counts: N
         for j in range(n):
             x = left + j * cell
             parts += _cell(x, y, (cell, height), int(counts[i, j]), float(shares[i, j]))
-    # Drawn last, so that no neighbour covers a line.
+    # Drawn last, so that no other cell covers the frames.
     corners = ((left + i * cell, _TOP + i * height) for i in range(n))
     parts += [rectangle(x, y, cell, height, "heat-right") for x, y in corners]
     description = " ".join(_row_in_words(i, class_names, counts) for i in range(n))
@@ -521,7 +521,7 @@ def confusion_chart(name: str, title: str, class_names: Sequence[str], counts: N
 
 
 def _cell(x: float, y: float, size: tuple[float, float], count: int, share: float) -> list[str]:
-    """Return a cell: its colour, its count, and where there is room its share."""
+    """Return a cell: its colour, its count, and its share if it fits."""
     width, height = size
     place = f'x="{number(x)}" y="{number(y)}" width="{number(width)}" height="{number(height)}"'
     parts = [f'<rect class="heat" fill-opacity="{share:.2f}" {place}/>']
@@ -535,7 +535,7 @@ def _cell(x: float, y: float, size: tuple[float, float], count: int, share: floa
 
 
 def _width(label: str) -> float:
-    """Return about how wide a label is: the least room that it fits."""
+    """Return the approximate width of a label: the smallest width that it fits."""
     low, high = 0.0, 2 * CHAR * len(label)
     while high - low > 1:
         middle = (low + high) / 2
@@ -546,10 +546,10 @@ def _width(label: str) -> float:
 def _row_in_words(i: int, class_names: Sequence[str], counts: NDArray[np.int64]) -> str:
     total, others = int(counts[i].sum()), counts[i].copy()
     if not total:
-        return f"{class_names[i]}: no row."
+        return f"{class_names[i]}: no rows."
     others[i] = 0
     said = f"{class_names[i]}: {int(counts[i, i]):,} of {total:,} right"
     if not others.any():
         return f"{said}."
     worst = int(others.argmax())
-    return f"{said}, {int(others[worst]):,} taken for {class_names[worst]}."
+    return f"{said}, {int(others[worst]):,} predicted as {class_names[worst]}."

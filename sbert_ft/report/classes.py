@@ -1,8 +1,7 @@
-"""What a classifier does with each class: how well it is found, what it is taken for, how often it occurs.
+"""Tables and sentences about each class of a classifier: scores, confusions and number of rows.
 
-With few classes the tables show all of them; with many, those that go wrong: nobody reads a thousand rows, and
-metrics.json has them. Everything is read from metrics.json, whose splits hold a confusion matrix with rows of the true
-class and columns of the predicted one.
+With few classes the tables show all of them, with many only the worst (metrics.json has all). Everything is read from
+metrics.json, whose splits hold a confusion matrix: rows are true classes, columns predicted ones.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _N_CONFUSIONS: Final = 10
 
 
 class Confusion(NamedTuple):
-    """A class that is taken for another: in how many rows, and of how many that are of it."""
+    """A class predicted as another: `n` rows, of the `of` rows of that class."""
 
     gold: str
     predicted: str
@@ -33,12 +32,12 @@ class Confusion(NamedTuple):
 
 
 def class_names(of: Json) -> tuple[str, ...]:
-    """Return the classes of a split, none where nothing was judged by classes."""
+    """Return the class names of a split, empty if it was not evaluated by classes."""
     return tuple(map(str, inner(of, "classes") or ()))
 
 
 def confusion_counts(of: Json) -> NDArray[np.int64] | None:
-    """Return the confusion matrix of a split, shape (K, K), a row for each true class; None where there is none."""
+    """Return the confusion matrix of a split, shape (K, K), a row for each true class; None if there is none."""
     n, rows = len(class_names(of)), inner(of, "confusion")
     if not n or rows is None:
         return None
@@ -48,7 +47,7 @@ def confusion_counts(of: Json) -> NDArray[np.int64] | None:
 
 
 def confusions(of: Json, n_most: int = _N_CONFUSIONS) -> list[Confusion]:
-    """Return the commonest confusions of a split, most rows first; equal ones in the order of the classes."""
+    """Return the most frequent confusions of a split, most rows first; ties in the order of the classes."""
     counts, names = confusion_counts(of), class_names(of)
     if counts is None:
         return []
@@ -60,7 +59,7 @@ def confusions(of: Json, n_most: int = _N_CONFUSIONS) -> list[Confusion]:
 
 
 def per_class_grid(report: Report, name: str, of: Json) -> Grid | None:
-    """Return precision, recall and F1 of each class; of many classes, those with the lowest F1."""
+    """Return precision, recall and F1 of each class; if there are many, only the classes with the lowest F1."""
     entries = list(inner(of, "per_class") or ())
     if not entries:
         return None
@@ -83,7 +82,7 @@ def _f1_first(entry: Json) -> tuple[bool, float]:
 
 
 def confusion_grid(name: str, of: Json) -> Grid | None:
-    """Return the confusion matrix as a table; of many classes, the commonest confusions; None where there is none."""
+    """Return the confusion matrix as a table, or for many classes the most frequent confusions; None without either."""
     counts, names = confusion_counts(of), class_names(of)
     if counts is None:
         return None
@@ -95,13 +94,13 @@ def confusion_grid(name: str, of: Json) -> Grid | None:
     found = confusions(of)
     if not found:
         return None
-    header = ("True class", "Taken for", "Rows", "Of the class")
+    header = ("True class", "Predicted as", "Rows", "Share of the class")
     rows = tuple((Cell(c.gold), Cell(c.predicted), Cell(f"{c.n:,}"), Cell(percent(c.n / c.of))) for c in found)
-    return Grid(f"The commonest confusions on {name}", header, rows)
+    return Grid(f"The most frequent confusions on {name}", header, rows)
 
 
 def confusion_notes(report: Report, name: str, of: Json) -> Iterator[str]:
-    """Yield what goes wrong most often, and why there may be no matrix."""
+    """Yield the most frequent confusion, and why there may be no matrix."""
     counts, names = confusion_counts(of), class_names(of)
     if counts is None:
         return
@@ -109,14 +108,14 @@ def confusion_notes(report: Report, name: str, of: Json) -> Iterator[str]:
         yield f"A matrix of {len(names):,} classes would be unreadable here; metrics.json has it."
     found = confusions(of, 1)
     if not found:
-        yield f"No {report.row_word} of {name} is put into a wrong class."
+        yield f"Every {report.row_word} of {name} is classified correctly."
     for worst in found:
         share = f"{worst.n:,} of {counted(worst.of, report.row_word)}, {percent(worst.n / worst.of)}"
-        yield f"Most often on {name}, “{worst.gold}” is taken for “{worst.predicted}”: {share}."
+        yield f"Most often on {name}, “{worst.gold}” is predicted as “{worst.predicted}”: {share}."
 
 
 def balance_grid(report: Report) -> Grid | None:
-    """Return how many rows each class has in each file, None where nobody counted; of many classes, the rarest."""
+    """Return the rows of each class in each file, None if not counted; if there are many, only the rarest classes."""
     by_split = {str(name): counts for name, counts in (inner(report.metrics, "classes") or {}).items() if counts}
     if not by_split:
         return None
@@ -136,50 +135,50 @@ def _share_cell(counts: Json, name: str) -> Cell:
 
 
 def balance_note(report: Report) -> str:
-    """Return how uneven the classes are in the first file, which is that of training."""
+    """Return how uneven the classes are in the first file, the training file."""
     by_split = inner(report.metrics, "classes") or {}
     name = next((name for name, of in by_split.items() if of), None)
     counts = {str(key): int(n) for key, n in (by_split.get(name) or {}).items()}
     if not counts:
-        return "Nobody counted the rows of each class."
+        return "The rows of each class were not counted."
     rarest, commonest = min(counts, key=lambda key: counts[key]), max(counts, key=lambda key: counts[key])
     all_of_them = "Both" if len(counts) == 2 else f"All {len(counts):,}"
     if counts[rarest] == counts[commonest]:
-        return f"{all_of_them} classes have equally many {report.row_word}s in {name}."
+        return f"{all_of_them} classes have the same number of {report.row_word}s in {name}."
     if not counts[rarest]:
         n_absent = sum(n == 0 for n in counts.values())
         return f"{n_absent:,} of {len(counts):,} classes have no {report.row_word} in {name}."
     ratio = counts[commonest] / counts[rarest]
     if ratio < 1.05:
-        return f"{all_of_them} classes have nearly equally many {report.row_word}s in {name}."
+        return f"{all_of_them} classes have nearly the same number of {report.row_word}s in {name}."
     often = f"{ratio:.1f}" if ratio < 10 else f"{ratio:,.0f}"
     return f"In {name}, “{commonest}” has {often} times as many {report.row_word}s as “{rarest}”."
 
 
 def mistakes_note(report: Report) -> str:
-    """Return which rows the list of mistakes holds."""
+    """Return a sentence that says which rows the list of mistakes has."""
     split = next(
         (split for split in report.classes if report.mistakes and split.name == report.mistakes[0].split), None
     )
-    whole = "The file mistakes.csv holds them with whole texts."
-    how = f"The wrong {report.row_word}s of whose class the model was surest, surest first. {whole}"
+    whole = "The file mistakes.csv has them with full texts."
+    how = f"Shown are the mistakes with the highest predicted probability, highest first. {whole}"
     if split is None:
         return how
     n_wrong = int((split.predicted != split.gold).sum())
     rows = counted(len(split.gold), report.row_word)
-    return f"{n_wrong:,} of {rows} of {split.name} are put into a wrong class. {how}"
+    return f"{n_wrong:,} of {rows} of {split.name} are classified wrongly. {how}"
 
 
 def no_mistakes(report: Report) -> str:
-    """Return why there is no list of mistakes."""
+    """Return a sentence that says why there is no list of mistakes."""
     if not report.classes:
-        return f"No {report.row_word}s were judged, so there are no mistakes to show."
+        return f"No {report.row_word}s were evaluated, so there are no mistakes to show."
     names = " and ".join(split.name for split in report.classes)
-    return f"Every {report.row_word} of {names} is put into its class."
+    return f"Every {report.row_word} of {names} is classified correctly."
 
 
 def judged_by_class(report: Report) -> Iterator[tuple[int, str, Json]]:
-    """Yield number, name and content of each split that was judged by classes, test first."""
+    """Yield number, name and results of each split that was evaluated by classes, test first."""
     for i, (name, of) in enumerate(judged_splits(report).items()):
         if class_names(of):
             yield i, name, of

@@ -1,4 +1,4 @@
-"""."""
+"""The data that a report is made of."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from sbert_ft.model_folder.decision import Decision
 
 @dataclass(frozen=True)
 class Report:
-    """All that a report says.
+    """The content of a report.
 
-    A classifier's has `classes` and `mistakes`, and neither `splits` nor `worst`.
+    The report of a classifier of classes has `classes` and `mistakes`, but no `splits` and no `worst`.
 
     Attributes:
-        title: Its heading.
-        settings: The resolved configuration, as JSON has it.
+        title: The heading.
+        settings: The resolved configuration, as JSON.
         metrics: The content of metrics.json.
         ledgers: train, dev or test -> `Ledger.to_json()`.
         log: The lines of metrics.jsonl.
-        splits: What the charts show.
-        worst: Pairs, worst first.
-        decision: Threshold and calibration; None where there are none.
-        classes: What the charts of a classifier show.
-        mistakes: Wrong rows, those of which the classifier was surest first.
+        splits: Scored pairs for the charts.
+        worst: The worst pairs, worst first.
+        decision: Threshold and calibration; None if there are none.
+        classes: Classified rows for the charts of a classifier.
+        mistakes: Wrongly classified rows, highest predicted probability first.
     """
 
     title: str
@@ -41,18 +41,18 @@ class Report:
 
     @property
     def is_classifier(self) -> bool:
-        """Return whether the model puts rows into classes."""
+        """Return whether the model classifies rows."""
         return bool(self.classes) or self.metrics.get("classes") is not None
 
     @property
     def row_word(self) -> str:
-        """Return what a row of the data is: a pair, or a text."""
+        """Return the word for a row of the data: pair or text."""
         model = self.settings.get("model")
         return "text" if isinstance(model, Mapping) and model.get("kind") == "single" else "pair"
 
     @property
     def score_word(self) -> str:
-        """Return what the model's scores are: cosine, or of a classifier with one output, score."""
+        """Return the word for the model's scores: cosine, or score for a classifier with one output."""
         model = self.settings.get("model")
         kind = model.get("kind", "siamese") if isinstance(model, Mapping) else "siamese"
         return "cosine" if kind == "siamese" and not self.is_classifier else "score"

@@ -1,7 +1,7 @@
-"""The facts of a report as sentences and small tables, the same for the page and for the short text.
+"""The sentences and small tables of a report, shared by the HTML page and the Markdown text.
 
-Whatever a run did not have (a dev set, a base model's scores, a threshold, a metric that is defined) becomes a sentence
-that says so. Everything is read from the report alone, so equal reports give equal words.
+If a run lacks something (a dev set, scores of the base model, a threshold, a defined metric), a sentence says so.
+Everything is read from the `Report` only, so equal reports give equal text.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MAIN_METRICS: Final = ("spearman", "average_precision", "pearson", "roc_auc", "
 
 
 class Cell(NamedTuple):
-    """A value in a table, and what is said of it in smaller letters, such as its interval."""
+    """A value in a table, with a note in smaller letters, such as its interval."""
 
     value: str
     note: str = ""
@@ -45,9 +45,9 @@ class Grid:
     """A table: the first cell of each row names the row.
 
     Attributes:
-        caption: What it holds; empty where a heading says so.
-        header: Names of the columns; none for a list of facts with two columns.
-        rows: Cells, as many as columns.
+        caption: What the table contains; empty if a heading says so.
+        header: Names of the columns; empty for a list of facts with two columns.
+        rows: The cells of each row, one per column.
     """
 
     caption: str
@@ -57,7 +57,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the model is better than before, and why one says so."""
+    """Whether the model is better than before, and the numbers that show it."""
 
     kind: VerdictKind
     headline: str
@@ -65,46 +65,48 @@ class Verdict:
 
 
 def fact(name: str, value: str, note: str = "") -> tuple[Cell, ...]:
-    """Return a row of a list of facts."""
+    """Return one row of a list of facts."""
     return Cell(name), Cell(value, note)
 
 
 def inner(content: object, *keys: str) -> Any:
-    """Return what stands under these keys of nested JSON, None where one is not there."""
+    """Return the value under these keys of nested JSON, None if a key is missing."""
     for key in keys:
         content = content.get(key) if isinstance(content, Mapping) else None
     return content
 
 
 def judged_splits(report: Report) -> Mapping[str, Json]:
-    """Return what metrics.json says of each split, test first: nothing was chosen by it."""
+    """Return the results of each split in metrics.json, test first: nothing was chosen on it."""
     splits = inner(report.metrics, "splits") or {}
     return {name: splits[name] for name in sorted(splits, key=lambda name: (name != "test", name))}
 
 
 def main_metric(report: Report, of: Json) -> str | None:
-    """Return the metric that a split is judged by: the one that chose the best step, if it is there."""
+    """Return the metric used for the verdict: the one that chose the best step, if the split has it."""
     names = (inner(report.metrics, "best", "metric"), *_MAIN_METRICS, *(inner(of, "after") or {}))
     after = inner(of, "after") or {}
     return next((name for name in names if isinstance(name, str) and name in after), None)
 
 
 def verdict(report: Report) -> Verdict:
-    """Return whether the model is better, by the interval of the difference: on test, or else on dev."""
+    """Return whether the model is better: by the interval of the difference on test, or on dev without a test."""
     splits = judged_splits(report)
     found = [(name, of, metric) for name, of in splits.items() if (metric := main_metric(report, of)) is not None]
     found.sort(key=lambda each: inner(each[1], "difference", each[2], "value") is None)
     if not found:
-        return Verdict("unknown", "Not judged", f"{not_judged(report)}, so nothing says how good this model is.")
+        return Verdict("unknown", "Not evaluated", f"{not_judged(report)}, so it is not known how good this model is.")
     name, of, metric = found[0]
     before_is = inner(of, "before_is")
-    judged = _judged_classes if report.is_classifier else _judged
-    kind, sentence = judged(f"on {name} ({counted(int(inner(of, 'n') or 0), report.row_word)})", of, metric)
+    evaluated = _judged_classes if report.is_classifier else _judged
+    kind, sentence = evaluated(f"on {name} ({counted(int(inner(of, 'n') or 0), report.row_word)})", of, metric)
     if len(found) > 1:
         other, of, metric = found[1]
         sentence += f" {_in_short(other, of, metric)}"
     elif found[0][0] == "dev" and kind != "unknown":
-        sentence += " Dev also chose the best step, which flatters the model a little; a test file would not."
+        sentence += (
+            " The best step was also chosen on dev, so the result is a little too good; a test file avoids this."
+        )
     than = _THAN.get(kind, "")
     headline = _HEADLINES[kind] if before_is is None or not than else f"{_HEADLINES[kind]} {than} {before_is}"
     if kind in ("better", "unclear") and (clearly := _better_without_training(*found[0])) is not None:
@@ -114,50 +116,50 @@ def verdict(report: Report) -> Verdict:
 
 
 def _better_without_training(name: str, of: Json, metric: str) -> tuple[str, str] | None:
-    """Return what else, that needs no training, is clearly better than a classifier, and a sentence on it."""
+    """Return a baseline without training that is clearly better than the classifier, and a sentence about it."""
     for who, differences in (inner(of, "baseline_differences") or {}).items():
         difference, theirs = inner(differences, metric), inner(of, "baselines", who, metric)
         high = inner(difference, "high")
         if high is not None and high < 0 and inner(theirs, "value") is not None:
             label, value = inside_sentence(metric_label(metric)), decimals(theirs["value"])
             change = _said(difference, signed=True)
-            return who, f"But {who} reaches a {label} of {value} on {name}, from which the model differs by {change}."
+            return who, f"But {who} has a {label} of {value} on {name}; the model differs from it by {change}."
     return None
 
 
 def not_judged(report: Report) -> str:
-    """Return that there was nothing to judge the model by, without a full stop."""
+    """Return the clause, without a full stop, that there were no rows to evaluate the model on."""
     return (
         f"there were neither dev nor test {report.row_word}s with {'' if report.is_classifier else 'scores or '}labels"
     )
 
 
 def _judged_classes(where: str, of: Json, metric: str) -> tuple[VerdictKind, str]:
-    """Return the verdict on a classifier, which had no classes before: it is held against another predictor."""
+    """Return the verdict on a classifier, compared with another predictor: a new head has no scores before training."""
     label, before_is = inside_sentence(metric_label(metric)), inner(of, "before_is")
     after, before, difference = (inner(of, part, metric) for part in ("after", "before", "difference"))
     if inner(after, "value") is None:
-        return "unknown", f"{where} the {label} is undefined ({inner(after, 'reason') or 'no reason is on record'})."
+        return "unknown", f"{where} the {label} is undefined ({inner(after, 'reason') or 'no reason was recorded'})."
     said = f"{where} the {label} is {_said(after)}"
     if before is None:
         return "unknown", f"{said}; there is nothing to compare it with."
     if inner(before, "value") is None:
-        why = inner(before, "reason") or "no reason is on record"
+        why = inner(before, "reason") or "no reason was recorded"
         return "unknown", f"{said}; that of {before_is} is undefined ({why})."
     said += f", that of {before_is} {decimals(before['value'])}"
     low, high = inner(difference, "low"), inner(difference, "high")
     if low is None or high is None:
-        return "unclear", f"{said}; there is no interval to hold the difference against."
+        return "unclear", f"{said}; the difference has no interval, so it may be chance."
     kind: VerdictKind = "better" if low > 0 else "worse" if high < 0 else "unclear"
-    held = ", an interval that holds zero" if kind == "unclear" else ""
-    return kind, f"{said}: a difference of {_said(difference, signed=True)}{held}."
+    contains_zero = ", an interval that contains zero" if kind == "unclear" else ""
+    return kind, f"{said}: a difference of {_said(difference, signed=True)}{contains_zero}."
 
 
 def _judged(where: str, of: Json, metric: str) -> tuple[VerdictKind, str]:
     label, after = inside_sentence(metric_label(metric)), inner(of, "after", metric)
     before, difference = inner(of, "before", metric), inner(of, "difference", metric)
     if inner(after, "value") is None:
-        return "unknown", f"{where} the {label} is undefined ({inner(after, 'reason') or 'no reason is on record'})."
+        return "unknown", f"{where} the {label} is undefined ({inner(after, 'reason') or 'no reason was recorded'})."
     if inner(before, "value") is None:
         why = inner(before, "reason") or "the base model was not scored on these pairs"
         return "unknown", f"{where} the {label} is {_said(after)}; there is nothing to compare it with ({why})."
@@ -165,11 +167,11 @@ def _judged(where: str, of: Json, metric: str) -> tuple[VerdictKind, str]:
     span = f"the {label} went from {decimals(before['value'])} to {decimals(after['value'])}"
     low, high = inner(difference, "low"), inner(difference, "high")
     if low is None or high is None:
-        return "unclear", f"{where} {span}, by {change}; there is no interval to hold that against."
+        return "unclear", f"{where} {span}, by {change}; the change has no interval, so it may be chance."
     if low > 0 or high < 0:
         verb = "rose" if low > 0 else "fell"
         return ("better" if low > 0 else "worse"), f"{where} {span.replace('went', verb)}, by {change}."
-    return "unclear", f"{where} {span}, by {change}: an interval that holds zero."
+    return "unclear", f"{where} {span}, by {change}, an interval that contains zero."
 
 
 def _said(score: object, *, signed: bool = False) -> str:
@@ -186,7 +188,7 @@ def _in_short(name: str, of: Json, metric: str) -> str:
 
 
 def score_cell(score: object, *, signed: bool = False) -> Cell:
-    """Return a metric with its interval, or a dash with the reason why it has no value."""
+    """Return a metric with its interval, or a dash with the reason if it has no value."""
     value, reason = inner(score, "value"), inner(score, "reason")
     if value is None:
         return Cell("–", f"undefined: {reason}" if reason else "not known")
@@ -195,7 +197,7 @@ def score_cell(score: object, *, signed: bool = False) -> Cell:
 
 
 def score_grids(report: Report) -> Iterator[Grid]:
-    """Yield for each split its measures before and after."""
+    """Yield a table for each split with its measures before and after."""
     for name, of in judged_splits(report).items():
         n = counted(int(inner(of, "n") or 0), report.row_word)
         caption = f"{name}: {n} of {inner(of, 'source') or 'an unnamed source'}"
@@ -216,7 +218,7 @@ def score_grids(report: Report) -> Iterator[Grid]:
 
 
 def _predictors_grid(caption: str, of: Json) -> Grid:
-    """Return a classifier's measures below those of what it is held against, a row each."""
+    """Return a table with one row per predictor: the baselines, this classifier, and the differences."""
     names = tuple(inner(of, "after") or {})
     before_is, before = inner(of, "before_is"), inner(of, "before") or {}
     others = {str(name): scores for name, scores in (inner(of, "baselines") or {}).items() if name != before_is}
@@ -231,18 +233,18 @@ def _predictors_grid(caption: str, of: Json) -> Grid:
         if changes:
             cells = (score_cell(inner(changes, name), signed=True) for name in names)
             rows.append((Cell("Difference", f"from {who}"), *cells))
-    return Grid(caption, ("Who predicts", *map(metric_label, names)), tuple(rows))
+    return Grid(caption, ("Predictor", *map(metric_label, names)), tuple(rows))
 
 
 def split_notes(report: Report) -> Iterator[str]:
-    """Yield how the rows of a split were made, where they are not simply those of its file."""
+    """Yield a note on how the rows of a split were made, if they are not simply the rows of its file."""
     for name, of in judged_splits(report).items():
         if note := inner(of, "note"):
             yield f"The {report.row_word}s of {name}: {note}."
 
 
 def interval_note(report: Report) -> str:
-    """Return what the brackets mean."""
+    """Return a sentence that explains the brackets."""
     confidence = inner(report.settings, "evaluation", "confidence") or 0.95
     samples = inner(report.settings, "evaluation", "bootstrap_samples")
     of = f" of {plain_number(samples)} resamples" if samples else ""
@@ -255,19 +257,21 @@ def interval_note(report: Report) -> str:
         )
         return f"{meaning} {nothing}, so there is no difference to show."
     if report.is_classifier:
-        return f"{meaning} That of a difference is paired: both on the same resampled {report.row_word}s."
+        return f"{meaning} The interval of a difference is paired: both on the same resampled {report.row_word}s."
     before_is = next((is_ for split in judged_splits(report).values() if (is_ := inner(split, "before_is"))), None)
     both = "both models" if before_is is None else "both"
-    paired = f"{meaning} That of a difference is paired: {both} on the same resampled pairs."
+    paired = f"{meaning} The interval of a difference is paired: {both} on the same resampled pairs."
     if before_is is not None:
         paired = f"Before: {before_is}. After: this model. {paired}"
     if any(inner(split, "before", "f1") for split in judged_splits(report).values()):
-        paired += f" F1 and what follows it: {'each model' if before_is is None else 'each'} by a threshold of its own."
+        paired += (
+            f" F1 and the measures after it: {'each model' if before_is is None else 'each'} with its own threshold."
+        )
     return paired
 
 
 def ledger_facts(ledger: Json) -> Grid:
-    """Return what a data file is and how many of its rows are kept."""
+    """Return a data file's name, format, sha256 and numbers of rows."""
     kept, total = inner(ledger, "n_kept"), inner(ledger, "n_rows")
     rows = (
         fact("File", str(inner(ledger, "source"))),
@@ -279,7 +283,7 @@ def ledger_facts(ledger: Json) -> Grid:
 
 
 def ledger_findings(ledger: Json) -> Grid | None:
-    """Return what was found in a file's rows, None where there was nothing."""
+    """Return the findings in a file's rows, None if there are none."""
     rows = []
     for finding in inner(ledger, "findings") or ():
         first, count = inner(finding, "first") or (), int(inner(finding, "count") or 0)
@@ -287,35 +291,38 @@ def ledger_findings(ledger: Json) -> Grid | None:
         dropped = "left out" if inner(finding, "dropped") else "kept"
         kind = str(inner(finding, "kind")).replace("_", " ")
         rows.append((Cell(kind, str(inner(finding, "sentence"))), Cell(f"{count:,}"), Cell(dropped), Cell(lines)))
-    return Grid("Findings", ("Finding", "Rows", "They are", "First lines"), tuple(rows)) if rows else None
+    return Grid("Findings", ("Finding", "Rows", "Status", "First lines"), tuple(rows)) if rows else None
 
 
 def evaluations(report: Report) -> Sequence[Json]:
-    """Return the evaluations on dev by step, each step once: a resumed run logs the last word."""
+    """Return the evaluations on dev by step; of a step logged twice (after a resume) the last line counts."""
     lines = [line for line in report.log if line.get("kind") == "eval" and line.get("split", "dev") == "dev"]
     return [line for _, line in sorted({int(line["step"]): line for line in lines}.items())]
 
 
 def train_lines(report: Report) -> Sequence[Json]:
-    """Return the logged steps in their order, each once."""
+    """Return the logged training steps in order; of a step logged twice the last line counts."""
     lines = {int(line["step"]): line for line in report.log if line.get("kind") == "train"}
     return [line for _, line in sorted(lines.items())]
 
 
 def worst_note(report: Report) -> str:
-    """Return what the error of a pair is, and on which scales the scores are."""
+    """Return sentences that define the error of a pair and the scales of the scores."""
     if any(split.scale is not None for split in report.splits):
         rows = f"{report.row_word}s"
         how = f"Error: the share of {rows} that score lower than this one, minus the share with a lower gold score."
     else:
-        how = "Error: for a match, minus the share of non-matches that score higher; for a non-match, of matches lower."
-    above = "the model finds the texts too alike" if report.row_word == "pair" else "the score is too high"
+        how = (
+            "Error: for a match, minus the share of non-matches that score higher; for a non-match, the share of "
+            "matches that score lower."
+        )
+    above = "the model finds the texts too similar" if report.row_word == "pair" else "the score is too high"
     scales = "".join(f" {sentence}" for sentence in _scales(report))
-    return f"{how} Above zero {above}.{scales} The file worst_pairs.csv holds them with whole texts."
+    return f"{how} Above zero, {above}.{scales} The file worst_pairs.csv has them with full texts."
 
 
 def _scales(report: Report) -> Iterator[str]:
-    """Yield on which scales gold, before and after are, where these are not all the same."""
+    """Yield the scales of gold, before and after, if they differ."""
     scale = next((split.scale for split in report.splits if split.scale is not None), None)
     if report.score_word == "score" and scale is not None:
         yield f"Gold is on the file's scale, {scale[0]:g} to {scale[1]:g}; after is the model's output, 0 to 1."

@@ -1,4 +1,4 @@
-"""Which charts a report shows, each with a sentence below it; where there is nothing to draw, the sentence alone."""
+"""The charts of a report, each with a sentence below it; only the sentence if there is nothing to draw."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _MOST_ROWS: Final = 20
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, what it is called and what it shows.
+    """A chart with its title and caption.
 
     Attributes:
         title: In a few words.
-        svg: The chart; empty where there is nothing to draw.
-        caption: What to see in it, or why there is none.
+        svg: The chart; empty if there is nothing to draw.
+        caption: What the chart shows, or why there is none.
     """
 
     title: str
@@ -53,7 +53,7 @@ class Figure:
 
 
 def interval_figure(number: int, name: str, of: Json) -> Figure | None:
-    """Return a split's measures with their intervals, None where none has a value; `number` makes its ids its own."""
+    """Return a chart of a split's measures with intervals, None if none has a value; `number` makes its ids unique."""
     rows = []
     for metric, score in (inner(of, "after") or {}).items():
         after, before = triple(score), triple(inner(of, "before", metric))
@@ -61,19 +61,19 @@ def interval_figure(number: int, name: str, of: Json) -> Figure | None:
             rows.append(IntervalRow(metric_label(metric), before, after))
     if not rows:
         return None
-    # Of a classifier there was none before: another predictor stands there.
+    # A new classifier has no scores before training: a baseline takes their place.
     names = ("before", "after") if "before_is" not in of else (_predictor(of), "this model")
     chart = interval_chart(f"intervals-{number}", f"Measures on {name}", rows, names)
-    return Figure(f"The same on {name}, drawn", chart, "Dots are values, lines their intervals.")
+    return Figure(f"The measures on {name}", chart, "Dots are values, lines their intervals.")
 
 
 def _predictor(of: Json) -> str:
-    """Return what a legend calls that which the model is held against."""
+    """Return the legend's name for the predictor that the model is compared with."""
     return fitting(str(inner(of, "before_is") or "before"), 0.8 * WIDTH)
 
 
 def triple(score: object) -> tuple[float, float | None, float | None] | None:
-    """Return value, low and high of a metric, None where it has no value."""
+    """Return value, low and high of a metric, None if it has no finite value."""
     value, low, high = (inner(score, key) for key in ("value", "low", "high"))
     return None if value is None or not math.isfinite(value) else (float(value), low, high)
 
@@ -94,7 +94,7 @@ def run_figures(report: Report) -> Iterator[Figure]:
 
 
 def _logged(report: Report, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return steps and finite values that the log has under a key. Shape: (n,) each."""
+    """Return the steps and finite values of a key in the log. Shape: (n,) each."""
     found = [(float(line["step"]), float(line[key])) for line in train_lines(report) if line.get(key) is not None]
     points = np.array([point for point in found if math.isfinite(point[1])], dtype=np.float64).reshape(-1, 2)
     return points[:, 0], points[:, 1]
@@ -110,7 +110,7 @@ def _metric_figure(report: Report) -> Figure:
     chosen = inner(report.metrics, "best", "metric") or main_metric(report, dev)
     name = chosen if counts.get(chosen or "") else next((metric for metric, n in counts.items() if n), None)
     if name is None:
-        return Figure("Metric on dev", "", "Nothing was evaluated while training, so there is no curve of a metric.")
+        return Figure("Metric on dev", "", "There was no evaluation during training, so there is no curve of a metric.")
     values = [(float(line["step"]), inner(line, "metrics", name)) for line in lines]
     points = [(step, float(value)) for step, value in values if value is not None and math.isfinite(value)]
     best = inner(report.metrics, "best", "step")
@@ -120,17 +120,17 @@ def _metric_figure(report: Report) -> Figure:
     label = metric_label(name)
     chart = metric_chart("metric", label, points, best, None if before is None else before[0], _predictor(dev))
     kept = "" if best is None else f" The model of step {best:,} was kept."
-    return Figure(f"{label} on dev", chart, f"{counted(len(points), 'evaluation')} while training.{kept}")
+    return Figure(f"{label} on dev", chart, f"{counted(len(points), 'evaluation')} during training.{kept}")
 
 
 def split_figures(number: int, split: SplitScores, decision: Decision | None, word: str = "cosine") -> Iterator[Figure]:
     """Yield the charts of a split's scores: by label or against gold, precision and recall, reliability.
 
     Args:
-        number: Makes the ids of these charts their own.
+        number: Makes the ids of these charts unique.
         split: The scores.
-        decision: Threshold and calibration; None where there are none.
-        word: What the scores are.
+        decision: Threshold and calibration; None if there are none.
+        word: What the scores are, such as cosine.
     """
     whole = np.isfinite(split.after) if split.before is None else np.isfinite(split.after) & np.isfinite(split.before)
     if not whole.any():
@@ -162,13 +162,17 @@ def _score_figures(number: int, split: SplitScores, decision: Decision | None, w
     labels = split.labels
     if split.scale is not None:
         what = "Each dot is a pair" if len(split.after) <= 2000 else "The stronger a cell's colour, the more pairs"
-        caption = f"{what}: {word} against gold. A good model rises from left to right without much spread."
+        caption = (
+            f"{what}: {word} against gold. With a good model the scores rise from left to right with little spread."
+        )
         charts = scatter_charts(f"scatter-{number}", scores, split.gold, split.scale, word)
     elif labels is None:
-        yield Figure("Scores", "", f"The pairs of {split.name} have no labels, so their scores cannot be told apart.")
+        yield Figure(
+            "Scores", "", f"The pairs of {split.name} have no labels, so their scores cannot be shown by label."
+        )
         return
     else:
-        caption = "How the scores of each label are spread, in shares. The less the two overlap, the better."
+        caption = "The distribution of the scores of each label, in shares. The less the two overlap, the better."
         threshold = None if decision is None else decision.threshold
         charts = histogram_charts(f"histogram-{number}", scores, labels, threshold, ScoreWords(word))
     for title, chart in zip(scores, charts, strict=True):
@@ -182,7 +186,7 @@ def _decision_figures(number: int, split: SplitScores, decision: Decision | None
     title = f"Precision and recall on {split.name}"
     if labels.all() or not labels.any():
         which = "Every pair" if labels.all() else "No pair"
-        yield Figure(title, "", f"{which} of {split.name} matches, so precision against recall says nothing.")
+        yield Figure(title, "", f"{which} of {split.name} matches, so a precision-recall curve has no meaning.")
         return
     done = None if decision is None else reached(split, decision)
     scores = {} if split.before is None else {"before": split.before}
@@ -193,16 +197,17 @@ def _decision_figures(number: int, split: SplitScores, decision: Decision | None
     if done is not None and done.calibration is not None:
         title = f"Probabilities on {split.name}"
         chart = reliability_chart(f"reliability-{number}", title, done.calibration)
-        fitted = " They were fitted on these very pairs, which flatters them." if split.name == "dev" else ""
-        caption = (
-            f"Of pairs said to match with 70 %, 70 % should. Calibration error {decimals(done.calibration.error)}."
+        fitted = (
+            " They were fitted on these same pairs, so they look better than they are." if split.name == "dev" else ""
         )
+        error = decimals(done.calibration.error)
+        caption = f"Of the pairs with a probability of 70 %, 70 % should match. Calibration error {error}."
         yield Figure(title, chart, caption + fitted)
 
 
 def precision_caption(done: Reached | None) -> str:
-    """Return what precision against recall shows, with the point of the threshold where there is one."""
-    base = "Right among those said to match, against found among all that do."
+    """Return the caption of a precision-recall chart, with the values at the threshold if there is one."""
+    base = "Precision: the share of predicted matches that are right. Recall: the share of matches that are found."
     if done is None or done.precision is None or done.recall is None:
         return base
     at = f"{inside_sentence('Precision')} {decimals(done.precision)} and recall {decimals(done.recall)}"
@@ -210,23 +215,25 @@ def precision_caption(done: Reached | None) -> str:
 
 
 def confusion_figure(number: int, name: str, of: Json) -> Figure | None:
-    """Return the confusion matrix of a split as a picture; None where there is none, or of too many classes."""
+    """Return a chart of a split's confusion matrix; None if there is none, or if it has too many classes."""
     counts, names = confusion_counts(of), class_names(of)
     if counts is None or len(names) > MOST_IN_MATRIX:
         return None
     title = f"Confusion matrix on {name}"
     chart = confusion_chart(f"confusion-{number}", title, names, counts)
-    caption = "Each row's colour is its share of the true class: a good model has its colour on the framed diagonal."
+    caption = (
+        "The colour is the share of the true class: with a good model the framed diagonal has the strongest colour."
+    )
     return Figure(title, chart, caption)
 
 
 def is_wide(of: Json) -> bool:
-    """Return whether the picture of a split's confusion matrix needs the width of the page."""
+    """Return whether the chart of a split's confusion matrix needs the full width of the page."""
     return confusion_width(len(class_names(of))) > WIDTH
 
 
 def class_f1_figure(number: int, name: str, of: Json) -> Figure | None:
-    """Return F1 of each class with its interval; None where no class has one, or there are too many."""
+    """Return a chart of the F1 of each class with its interval; None if no class has an F1, or there are too many."""
     entries = inner(of, "per_class") or ()
     found = [(str(entry["name"]), triple(entry["f1"])) for entry in entries]
     rows = [IntervalRow(label, None, value) for label, value in found if value is not None]
@@ -234,16 +241,18 @@ def class_f1_figure(number: int, name: str, of: Json) -> Figure | None:
         return None
     title = f"F1 of each class on {name}"
     chart = interval_chart(f"class-f1-{number}", title, rows, ("before", "this model"))
-    return Figure(title, chart, "Dots are values, lines their intervals: the fewer rows a class has, the longer.")
+    return Figure(
+        title, chart, "Dots are values, lines their intervals: the fewer rows a class has, the longer the line."
+    )
 
 
 def class_split_figures(number: int, split: ClassSplit, report: Report) -> Iterator[Figure]:
-    """Yield the charts of a split's probabilities: do they hold, and of two classes, do they tell them apart.
+    """Yield the charts of a split's probabilities: reliability, and for two classes histogram and precision-recall.
 
     Args:
-        number: Makes the ids of these charts their own.
-        split: What the model says of the rows.
-        report: For its decision and its words.
+        number: Makes the ids of these charts unique.
+        split: The probabilities of the rows.
+        report: Its decision and its word for rows are used.
     """
     whole = np.isfinite(split.probabilities).all()
     if not len(split.gold) or not whole:
@@ -253,8 +262,12 @@ def class_split_figures(number: int, split: ClassSplit, report: Report) -> Itera
     found = calibrated(split.probabilities.max(axis=1), split.predicted == split.gold)
     chart = reliability_chart(f"reliability-{number}", title, found, "share that is right", f"{report.row_word}s")
     fitted = inner(report.metrics, "calibration") is not None and split.name == "dev"
-    caption = f"By the probability of the predicted class: of {report.row_word}s with 70 %, 70 % should be right."
-    yield Figure(title, chart, caption + (" The temperature was fitted on them, which flatters it." if fitted else ""))
+    caption = f"Of the {report.row_word}s whose predicted class has a probability of 70 %, 70 % should be right."
+    yield Figure(
+        title,
+        chart,
+        caption + (" The temperature was fitted on them, so this looks better than it is." if fitted else ""),
+    )
     if len(split.class_names) == 2:
         yield from _two_class_figures(number, split, report)
 
@@ -269,7 +282,7 @@ def _two_class_figures(number: int, split: ClassSplit, report: Report) -> Iterat
     threshold = None if decision is None else decision.threshold
     title = f"Probability of {quoted_name(yes)} on {split.name}"
     chart = histogram_charts(f"histogram-{number}", {title: scores.after}, labels, threshold, words)[0]
-    caption = "How the probabilities of each class are spread, in shares. The less the two overlap, the better."
+    caption = "The distribution of the probabilities of each class, in shares. The less the two overlap, the better."
     yield Figure(title, chart, caption)
     title = f"Precision and recall of {quoted_name(yes)} on {split.name}"
     if labels.all() or not labels.any():
@@ -277,8 +290,8 @@ def _two_class_figures(number: int, split: ClassSplit, report: Report) -> Iterat
         yield Figure(
             title,
             "",
-            f"{which} {report.row_word} of {split.name} is labelled {quoted_name(yes)}, so precision against recall "
-            "says nothing.",
+            f"{which} {report.row_word} of {split.name} is labelled {quoted_name(yes)}, so a precision-recall "
+            "curve has no meaning.",
         )
         return
     done = None if decision is None else reached(scores, decision)

@@ -1,7 +1,7 @@
-"""Words and numbers of a report: texts made harmless and visible, numbers as people read them.
+"""Format the texts and numbers of a report: hidden characters become visible, numbers become readable.
 
-A text from a data file can hold anything: terminal escapes, letters that turn the direction of what follows, halves of
-characters that no encoding takes. Such characters are shown as escapes; everything else, of any script, stays as it is.
+A text from a data file can contain anything: terminal escapes, marks that change the direction of the text after them,
+halves of surrogate pairs that no encoding accepts. Such characters are shown as escapes; all others stay unchanged.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import re
 import unicodedata
 from typing import Final
 
-# Controls, marks that change direction, joints without width, line ends of other systems, halves of a surrogate pair,
-# tags, and what is no character. The joiners U+200C and U+200D stay: Persian and many emoji are spelled with them.
+# Control characters, direction marks, zero-width characters, other line ends, halves of a surrogate pair, tags and
+# noncharacters. The joiners U+200C and U+200D stay: Persian and many emoji are spelled with them.
 HIDDEN: Final = re.compile(
     "["
     r"\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"
     r"\ud800-\udfff\U000e0000-\U000e007f"
     "]"
 )
-# What no file of text can hold.
+# Cannot be stored in a text file.
 UNWRITABLE: Final = re.compile(r"[\x00\ud800-\udfff]")
 _NAMED: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _ZERO_WIDTH_JOINER: Final = "\u200d"
@@ -36,7 +36,7 @@ _METRICS: Final = {
 
 
 def escape_of(character: str) -> str:
-    r"""Return how a hidden character is shown, such as \n, \x1b or \u202e."""
+    r"""Return the escape of a hidden character, such as \n, \x1b or \u202e."""
     code = ord(character)
     if character in _NAMED:
         return _NAMED[character]
@@ -44,15 +44,15 @@ def escape_of(character: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Return the text in one line with what cannot be seen shown as escapes; the result can be encoded."""
+    """Return the text in one line with hidden characters as escapes; the result can be encoded."""
     return HIDDEN.sub(lambda found: escape_of(found[0]), text)
 
 
 def shortened(text: str, limit: int) -> str:
-    """Return the text, cut with an ellipsis where it has more than `limit` characters.
+    """Return the text, cut with an ellipsis if it has more than `limit` characters.
 
-    The cut is not put inside a letter with its accents or an emoji of several parts, unless that is longer than some
-    twenty characters.
+    A letter with its accents or an emoji of several parts is not cut, unless it is longer than about twenty
+    characters.
     """
     if len(text) <= limit:
         return text
@@ -63,30 +63,30 @@ def shortened(text: str, limit: int) -> str:
 
 
 def _continues(character: str) -> bool:
-    """Return whether the character belongs to the one before."""
+    """Return whether the character is part of the one before it."""
     joined = character == _ZERO_WIDTH_JOINER or _VARIATION.match(character) is not None
     return joined or unicodedata.combining(character) != 0 or "\U0001f3fb" <= character <= "\U0001f3ff"
 
 
 def metric_label(name: str) -> str:
-    """Return what a metric is called."""
+    """Return the display name of a metric."""
     return _METRICS.get(name, name.replace("_", " ").capitalize())
 
 
 def inside_sentence(label: str) -> str:
-    """Return a label with a small first letter, where it is a common word."""
+    """Return a label with a lowercase first letter, unless it is a name such as Spearman or F1."""
     return (
         label if label.split()[0] in ("Spearman", "Pearson", "Matthews", "ROC", "F1") else label[:1].lower() + label[1:]
     )
 
 
 def capitalised(text: str) -> str:
-    """Return the text with a capital letter to begin with, the rest as it is."""
+    """Return the text with a capital first letter, the rest unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def decimals(value: float, *, signed: bool = False) -> str:
-    """Return a value with four decimals, a true minus, and for differences a plus."""
+    """Return a value with four decimals and a minus sign (U+2212); `signed` adds a plus, for differences."""
     digits = f"{value:+.4f}" if signed else f"{value:.4f}"
     if float(digits) == 0:
         return "0.0000"
@@ -94,7 +94,7 @@ def decimals(value: float, *, signed: bool = False) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as "12.3 %", one that is neither none nor all never as 0 or 100."""
+    """Return a share as "12.3 %"; only exactly 0 and 1 become 0 % and 100 %."""
     if 0 < share < 0.001:
         return "below 0.1 %"
     if 0.999 < share < 1:
@@ -103,14 +103,14 @@ def percent(share: float) -> str:
 
 
 def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
-    """Return "[0.8312, 0.8690]", or nothing where there is no interval."""
+    """Return "[0.8312, 0.8690]", or an empty string if there is no interval."""
     if low is None or high is None:
         return ""
     return f"[{decimals(low, signed=signed)}, {decimals(high, signed=signed)}]"
 
 
 def plain_number(value: object) -> str:
-    """Return a value of JSON as people write it: whole numbers with separators, true as yes."""
+    """Return a JSON value as readable text: integers with separators, true as yes, null as not set."""
     if value is None:
         return "not set"
     if isinstance(value, bool):
@@ -135,7 +135,7 @@ def duration(seconds: float) -> str:
 
 
 def short_digest(digest: object) -> str:
-    """Return the first twelve characters of a digest, enough to tell files apart."""
+    """Return the first twelve characters of a digest, enough to distinguish files."""
     return str(digest)[:12]
 
 

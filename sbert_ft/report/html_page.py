@@ -1,7 +1,7 @@
-"""The report as one HTML page that needs nothing else: no link, no script, no font, no picture from outside.
+"""The report as one self-contained HTML page: no links, scripts, fonts or pictures from outside.
 
-Texts of the data are escaped once, when they become markup; a policy in the page's head forbids it to run or
-load anything besides. Every chart is SVG in the page. The same report gives the same bytes.
+Texts from the data are escaped once, when they become markup; a content security policy in the page's head also
+forbids scripts and external resources. Every chart is inline SVG. The same report gives the same bytes.
 """
 
 from __future__ import annotations
@@ -62,16 +62,15 @@ from sbert_ft.report.formatting import (
 from sbert_ft.report.style import STYLE
 from sbert_ft.report.training import training_grid
 
-_CELL_LIMIT: Final = 2000  # of any text from outside: no finding, path or setting needs more
+_CELL_LIMIT: Final = 2000  # characters of any text: no finding, path or setting needs more
 
-
-TEXT_LIMIT = 240
+TEXT_LIMIT = 240  # characters of a text that the table of worst pairs shows
 _SIGNS = {"better": "▲", "worse": "▼", "unclear": "◆", "unknown": "◇"}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def escaped(text: str, limit: int = _CELL_LIMIT) -> str:
-    """Return a text as markup: what is special escaped, what cannot be seen shown and set apart."""
+    """Return a text as markup: special characters escaped, hidden characters shown in a style of their own."""
     shown, at = [], 0
     text = shortened(text, limit)
     for found in HIDDEN.finditer(text):
@@ -95,7 +94,7 @@ def paragraph(sentence: str, style: str = "") -> str:
 
 
 def table(grid: Grid, style: str) -> str:
-    """Return a grid as a table; one without header is a list of facts."""
+    """Return a grid as an HTML table; a grid without a header is a list of facts."""
     parts = [f'<table class="{style}">']
     if grid.caption:
         parts.append(f'<caption dir="auto">{escaped(grid.caption)}</caption>')
@@ -117,13 +116,13 @@ def _cell(cell: Cell) -> str:
 
 
 def figure(shown: Figure) -> str:
-    """Return a chart with what it is called and shows."""
+    """Return a chart with its title and caption."""
     caption = f"<figcaption><b>{escaped(shown.title)}.</b> {escaped(shown.caption)}</figcaption>"
     return f"<figure>{shown.svg}{caption}</figure>"
 
 
 def figures(shown: Iterable[Figure], style: str = "charts") -> Iterator[str]:
-    """Yield the charts side by side, after the sentences of those that there are none of."""
+    """Yield the charts side by side, after the sentences of figures without a chart."""
     found = list(shown)
     yield from (paragraph(each.caption, "note") for each in found if not each.svg)
     drawn = [figure(each) for each in found if each.svg]
@@ -132,16 +131,13 @@ def figures(shown: Iterable[Figure], style: str = "charts") -> Iterator[str]:
 
 
 def scrolling(content: str, label: str, style: str = "scroll") -> str:
-    """Return what may be wider than the page in a box of its own, which the keyboard can scroll too."""
+    """Return the content in a box that scrolls, also by keyboard, if it is wider than the page."""
     name = html.escape(visible(shortened(label, 200)))
     return f'<div class="{style}" role="region" aria-label="{name}" tabindex="0">{content}</div>'
 
 
-"""Characters of a text that the table of worst pairs shows."""
-
-
 def html_report(report: Report) -> str:
-    """Return the page."""
+    """Return the HTML page."""
     sections = (
         _scores(report),
         *([_classes(report)] if report.is_classifier else []),
@@ -199,7 +195,7 @@ def _scores(report: Report) -> Iterator[str]:
         parts = [paragraph(f"{capitalised(not_judged(report))}, so nothing was measured.")]
     else:
         parts += [paragraph(note, "note") for note in (*split_notes(report), interval_note(report))]
-    heading = "Scores, and what they are held against" if report.is_classifier else "Scores before and after"
+    heading = "Scores and baselines" if report.is_classifier else "Scores before and after"
     return section("scores", heading, parts)
 
 
@@ -221,7 +217,7 @@ def _classes(report: Report) -> Iterator[str]:
 
 
 def _confusion(number: int, name: str, of: Json) -> Iterator[str]:
-    """Yield the confusion matrix of a split, as a picture and as a table."""
+    """Yield the confusion matrix of a split, as a chart and as a table."""
     drawn, grid = confusion_figure(number, name, of), confusion_grid(name, of)
     counts = "" if grid is None else scrolling(table(grid, "numbers counts"), grid.caption)
     if drawn is None:
@@ -267,7 +263,7 @@ def _probability_charts(report: Report) -> Iterator[str]:
         parts.append(f"<h3>{escaped(split.name)}: {counted(len(split.gold), report.row_word)}</h3>")
         parts += figures(class_split_figures(i, split, report))
     if not parts:
-        parts = [paragraph(f"No {report.row_word}s were judged, so there are no charts of probabilities.")]
+        parts = [paragraph(f"No {report.row_word}s were evaluated, so there are no charts of probabilities.")]
     return section("charts", f"Probabilities, {report.row_word} by {report.row_word}", parts)
 
 
@@ -276,17 +272,23 @@ def _ledgers(report: Report) -> Iterator[str]:
     for name, ledger in report.ledgers.items():
         parts.append(f"<h3>{escaped(name)}</h3>{table(ledger_facts(ledger), 'facts')}")
         grid = ledger_findings(ledger)
-        parts.append(paragraph("Nothing odd was found in its rows.") if grid is None else table(grid, "numbers found"))
+        parts.append(
+            paragraph("Nothing unusual was found in its rows.") if grid is None else table(grid, "numbers found")
+        )
         notes = "".join(f'<li dir="auto">{escaped(str(note))}</li>' for note in inner(ledger, "notes") or ())
         if notes:
             parts.append(f"<ul>{notes}</ul>")
-    return section("ledger", "Every row of the data", parts or [paragraph("No data file is on record.")])
+    return section("ledger", "Data files", parts or [paragraph("No data file was recorded.")])
 
 
 def _worst(report: Report) -> Iterator[str]:
     heading = f"Worst {report.row_word}s"
     if not report.worst:
-        return section("worst", heading, [paragraph(f"No {report.row_word}s were scored, so none is the worst.")])
+        return section(
+            "worst",
+            heading,
+            [paragraph(f"No {report.row_word}s were scored, so there are no worst {report.row_word}s.")],
+        )
     parts = [paragraph(worst_note(report))]
     for name in dict.fromkeys(pair.split for pair in report.worst):
         pairs = [pair for pair in report.worst if pair.split == name]
@@ -329,13 +331,13 @@ def _cards(
     rows: Sequence[tuple[int, Sequence[str], Sequence[str]]],
     n_words: int = 0,
 ) -> str:
-    """Return a table of texts; on a phone its rows are laid out as cards, so the roles of a table are said aloud.
+    """Return a table of texts; on a phone its rows become cards, so ARIA roles keep it a table for screen readers.
 
     Args:
-        caption: What it holds.
-        names: Of the columns after line and texts.
+        caption: What the table contains.
+        names: Names of the columns after line and texts.
         rows: Line, texts and values.
-        n_words: How many of those columns hold words; the others hold numbers.
+        n_words: The first so many of these columns hold words, the others numbers.
     """
     styles = ["word"] * n_words + ["number"] * (len(names) - n_words)
     columns = zip(

@@ -1,6 +1,6 @@
-"""The report in short, as Markdown whose tables GitHub and most editors show.
+"""A short version of the report in Markdown, with tables that GitHub and most editors show.
 
-Texts of the data cannot start markup: what Markdown or HTML would read as such is escaped.
+Texts from the data cannot become markup: what Markdown or HTML would read as markup is escaped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from sbert_ft.report.facts import (
 from sbert_ft.report.formatting import capitalised, counted, decimals, metric_label, plain_number, shortened, visible
 from sbert_ft.report.training import training_grid
 
-# Two numbers in brackets are an interval, which needs no escapes where nothing behind it makes them a link.
+# Two numbers in brackets are an interval, which needs no escapes unless the text after it would make it a link.
 _INTERVAL = re.compile(r"\\\[([+−]?\d\.\d{4}, [+−]?\d\.\d{4})\\\](?![(:\\])")
 _LIST_MARK = re.compile(r"^(\d{1,9})([.)])|^([-+=])")
 _N_WORST = 10
@@ -50,13 +50,13 @@ _CELL_LIMIT = 1000
 
 
 def markdown_report(report: Report) -> str:
-    """Return the text."""
+    """Return the Markdown text."""
     found, table = verdict(report), "mistakes.csv" if report.is_classifier else "worst_pairs.csv"
     parts = [
         f"# {literal(report.title)}",
         f"**{literal(found.headline)}:** {literal(found.sentence)}",
         *_warnings(report),
-        "## Scores, and what they are held against" if report.is_classifier else "## Scores before and after",
+        "## Scores and baselines" if report.is_classifier else "## Scores before and after",
         *_scores(report),
         *_classes(report),
         "## Decision",
@@ -64,22 +64,22 @@ def markdown_report(report: Report) -> str:
         "## Training",
         _table(training_grid(report)),
         *_curve(report),
-        "## Every row of the data",
+        "## Data files",
         *_ledgers(report),
         "## Most confident mistakes" if report.is_classifier else f"## Worst {report.row_word}s",
         *(_mistakes(report) if report.is_classifier else _worst(report)),
-        f"The charts, the settings and more {report.row_word}s stand in `report.html`, the whole texts in `{table}`.",
+        f"The charts, the settings and more {report.row_word}s are in `report.html`, the full texts in `{table}`.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def literal(text: str, limit: int = _CELL_LIMIT) -> str:
-    """Return a text that Markdown shows as it is, in one line."""
+    """Return a text in one line, escaped so that Markdown shows it unchanged."""
     return _INTERVAL.sub(r"[\1]", escaped_markdown(visible(shortened(text, limit))))
 
 
 def _items(texts: Sequence[str]) -> str:
-    """Return a list, whose items do not begin lists of their own."""
+    """Return a list; list marks at the start of an item are escaped."""
     marked = (_LIST_MARK.sub(lambda found: f"{found[1] or ''}\\{found[2] or found[3]}", literal(t)) for t in texts)
     return "\n".join(f"- {item}" for item in marked)
 
@@ -121,7 +121,7 @@ def _scores(report: Report) -> Iterator[str]:
 
 
 def _classes(report: Report) -> Iterator[str]:
-    """Yield the classes of a classifier one by one, what they are taken for, and how many rows they have."""
+    """Yield the scores, confusions and number of rows of each class of a classifier."""
     if not report.is_classifier:
         return
     yield "## Class by class"
@@ -146,7 +146,7 @@ def _decision(report: Report) -> Iterator[str]:
 
 
 def _curve(report: Report) -> Iterator[str]:
-    """Yield the evaluations on dev, at most twenty of them evenly spaced with the best among them."""
+    """Yield the evaluations on dev: at most twenty, evenly spaced, and the best one."""
     lines = evaluations(report)
     names = list(dict.fromkeys(name for line in lines for name in line.get("metrics") or {}))
     if not names:
@@ -159,19 +159,19 @@ def _curve(report: Report) -> Iterator[str]:
         values = [inner(line, "metrics", name) for name in names]
         cells = [Cell("–" if value is None else decimals(float(value))) for value in values]
         rows.append((Cell(f"{line['step']:,}", "best" if line["step"] == best else ""), *cells))
-    yield _table(Grid("On dev while training", ("Step", *map(metric_label, names)), tuple(rows)))
+    yield _table(Grid("On dev during training", ("Step", *map(metric_label, names)), tuple(rows)))
 
 
 def _ledgers(report: Report) -> Iterator[str]:
     if not report.ledgers:
-        yield "No data file is on record."
+        yield "No data file was recorded."
     for name, ledger in report.ledgers.items():
         kept, total = plain_number(inner(ledger, "n_kept")), plain_number(inner(ledger, "n_rows"))
         described = f"{inner(ledger, 'source')}: {kept} of {total} rows kept ({inner(ledger, 'format')})"
         lines = [f"**{literal(name)}**: {literal(described)}"]
         grid = ledger_findings(ledger)
         if grid is None:
-            lines.append("Nothing odd was found in its rows.")
+            lines.append("Nothing unusual was found in its rows.")
         else:
             rows = tuple((Cell(f"{first.value}: {first.note}"), *rest) for first, *rest in grid.rows)
             lines.append(_table(replace(grid, rows=rows)))
@@ -181,7 +181,7 @@ def _ledgers(report: Report) -> Iterator[str]:
 
 def _worst(report: Report) -> Iterator[str]:
     if not report.worst:
-        yield f"No {report.row_word}s were scored, so none is the worst."
+        yield f"No {report.row_word}s were scored, so there are no worst {report.row_word}s."
         return
     pairs, n_texts = report.worst[:_N_WORST], 1 if report.row_word == "text" else 2
     header = (report.row_word.capitalize(), "Texts", "Gold", "Before", "After", "Error")

@@ -1,7 +1,8 @@
-"""The style sheet of the page: one column on a phone, dark where the reader likes it dark, nothing cut in print.
+"""The style sheet of the page: one column on a phone, dark mode if the reader prefers it, nothing cut off in print.
 
-Colours are told apart by who sees red and green alike (blue against vermilion), and never alone: what is old or does
-not match is dashed as well. Letters have a contrast of 4.5 to 1 or more on their ground, in both schemes.
+Colours can be distinguished by readers with red-green colour blindness (blue and vermilion) and are never the only
+sign: lines of "before" and "no match" are also dashed. Text has a contrast of at least 4.5 to 1 in both colour
+schemes.
 """
 
 from __future__ import annotations

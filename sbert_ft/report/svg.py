@@ -1,8 +1,8 @@
-"""The frame of a chart: axes with round ticks, a legend, a title that is read aloud, all of it one SVG element.
+"""The frame of a chart as one SVG element: axes with round ticks, a legend, and a title for screen readers.
 
-A chart is drawn in units of which about 360 fill a phone's width, so its letters stay readable there, and its colours
-are classes of the page's style sheet, so that dark mode and print can change them. Coordinates are rounded to a tenth
-of a unit: less cannot be seen, and equal input gives an equal file.
+A chart is 360 units wide, about the width of a phone, so its text is readable there. Colours are classes of the page's
+style sheet, so that dark mode and print can change them. Coordinates are rounded to a tenth of a unit: smaller
+differences are not visible, and equal input gives an equal file.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from sbert_ft.report.formatting import shortened, visible
 
 WIDTH: Final = 360
 HEIGHT: Final = 250
-CHAR: Final = 6.6  # width of a letter of 12 units, a little more than most have
-_ROW: Final = 17  # of the legend
+CHAR: Final = 6.6  # width of a character at font size 12, a little more than the average
+_ROW: Final = 17  # height of a row of the legend
 _RIGHT: Final = 12
 _BOTTOM: Final = 40
 
@@ -34,9 +34,9 @@ class LegendEntry:
     """One entry of a legend.
 
     Attributes:
-        label: What is said.
-        style: The class of the mark, such as after, before, yes, no or mark.
-        swatch: What the mark looks like.
+        label: The text.
+        style: The CSS class of the mark, such as after, before, yes, no or mark.
+        swatch: The shape of the mark.
     """
 
     label: str
@@ -46,12 +46,12 @@ class LegendEntry:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: what it measures, from where to where, and its round numbers.
+    """One axis: its label, its range and its ticks.
 
     Attributes:
         label: What is measured.
-        low: Where it begins.
-        high: Where it ends, above `low`.
+        low: Lower end.
+        high: Upper end, above `low`.
         ticks: Round numbers from `low` to `high`, evenly spaced.
     """
 
@@ -61,7 +61,7 @@ class Axis:
     ticks: tuple[float, ...]
 
     def tick_texts(self) -> tuple[str, ...]:
-        """Return the ticks as they are printed, all with as many decimals as the spacing needs."""
+        """Return the ticks as text, all with as many decimals as their spacing needs."""
         step = self.ticks[1] - self.ticks[0] if len(self.ticks) > 1 else 1.0
         power = math.floor(math.log10(step) + 1e-9)
         if power < -3 or power > 6:
@@ -81,7 +81,7 @@ def round_axis(label: str, low: float, high: float, *, n_ticks: int = 5, exact: 
     Args:
         label: What is measured.
         low: The smallest value.
-        high: The largest; an axis of one value is widened around it.
+        high: The largest; if both are equal, the axis is widened around them.
         n_ticks: About how many.
         exact: End the axis at low and high, rather than at the next ticks beyond.
     """
@@ -100,15 +100,15 @@ def round_axis(label: str, low: float, high: float, *, n_ticks: int = 5, exact: 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a chart's plot lies in its SVG, and the way from values to coordinates.
+    """The position of a chart's plot in its SVG, and the mapping from values to coordinates.
 
     Attributes:
         x: The axis along the bottom.
-        y: The axis on the left; its label stands above the plot, level, because turned letters read badly.
+        y: The axis on the left; its label is above the plot, because rotated text is hard to read.
         legend: Entries in one or two rows below that label.
-        height: Of all but the foot.
-        foot: Room below, for a row of numbers under the horizontal axis.
-        least_rows: Room for so many rows of legend, so that the plots of two charts are of one size.
+        height: Height without the foot.
+        foot: Space below, for a row of numbers under the horizontal axis.
+        least_rows: Space for at least so many rows of legend, so that the plots of two charts have the same size.
     """
 
     x: Axis
@@ -120,31 +120,31 @@ class Frame:
 
     @property
     def left(self) -> float:
-        """Return where the plot begins: after the longest number of the vertical axis."""
+        """Return the plot's left edge, after the longest number of the vertical axis."""
         return 10 + CHAR * max((len(text) for text in self.y.tick_texts()), default=0)
 
     @property
     def right(self) -> float:
-        """Return where the plot ends."""
+        """Return the plot's right edge."""
         return WIDTH - _RIGHT
 
     @property
     def top(self) -> float:
-        """Return where the plot begins, below label and legend."""
+        """Return the plot's top edge, below label and legend."""
         return 28 + _ROW * max(self.least_rows, len(_legend_rows(self.legend)))
 
     @property
     def bottom(self) -> float:
-        """Return where the plot ends, above the numbers."""
+        """Return the plot's bottom edge, above the numbers."""
         return self.height - _BOTTOM
 
     def to_x(self, values: NDArray[np.float64] | float) -> NDArray[np.float64]:
-        """Return the horizontal coordinates of values, those beyond the axis at its ends. Shape: as `values`."""
+        """Return the horizontal coordinates of values, clipped to the axis. Shape: as `values`."""
         share = (np.asarray(values, dtype=np.float64) - self.x.low) / (self.x.high - self.x.low)
         return np.round(self.left + np.clip(share, 0, 1) * (self.right - self.left), 1)
 
     def to_y(self, values: NDArray[np.float64] | float) -> NDArray[np.float64]:
-        """Return the vertical coordinates of values, those beyond the axis at its ends. Shape: as `values`."""
+        """Return the vertical coordinates of values, clipped to the axis. Shape: as `values`."""
         share = (np.asarray(values, dtype=np.float64) - self.y.low) / (self.y.high - self.y.low)
         return np.round(self.bottom - np.clip(share, 0, 1) * (self.bottom - self.top), 1)
 
@@ -157,7 +157,7 @@ class Frame:
         """Return the chart: grid and numbers below, marks in their order, legend above.
 
         Args:
-            name: Makes the ids of this chart its own on a page; letters, digits and hyphens.
+            name: Makes the ids of this chart unique on a page; letters, digits and hyphens.
             title: What is shown, in a few words.
             description: What there is to see, for who cannot see it.
             marks: SVG elements.
@@ -185,7 +185,7 @@ class Frame:
         return parts
 
     def legend_marks(self) -> list[str]:
-        """Return the legend's marks and words."""
+        """Return the legend's marks and labels."""
         parts = []
         for row, entries in enumerate(_legend_rows(self.legend)):
             y, x = 24 + _ROW * row, 2.0
@@ -201,7 +201,7 @@ def _entry_width(entry: LegendEntry) -> float:
 
 
 def _legend_rows(legend: Sequence[LegendEntry]) -> list[list[LegendEntry]]:
-    """Return the entries in rows as wide as the chart."""
+    """Return the entries in rows that fit the width of the chart."""
     rows: list[list[LegendEntry]] = []
     for entry in legend:
         if not rows or sum(map(_entry_width, [*rows[-1], entry])) > WIDTH:
@@ -230,7 +230,7 @@ def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
 
 
 def path(x: NDArray[np.float64], y: NDArray[np.float64], style: str, closed: bool = False) -> str:
-    """Return a line through coordinates, or the area that it encloses. Shape: x, y (n,)."""
+    """Return a line through coordinates, closed to an area if `closed`. Shape: x, y (n,)."""
     points = "L".join(f"{number(a)} {number(b)}" for a, b in zip(x.tolist(), y.tolist(), strict=True))
     return f'<path class="{style}" d="M{points}{"Z" if closed else ""}"/>'
 
@@ -253,7 +253,7 @@ def text(x: float, y: float, content: str, anchor: str = "start", style: str = "
 
 
 def fitting(content: str, room: float, char: float = CHAR) -> str:
-    """Return a text, cut with an ellipsis where it is wider than `room`; letters of East Asia count twice."""
+    """Return a text, cut with an ellipsis if it is wider than `room`; wide East Asian characters count twice."""
     widths = np.cumsum([0.0, *(char * (2 if unicodedata.east_asian_width(c) in "WF" else 1) for c in visible(content))])
     if widths[-1] <= room:
         return visible(content)

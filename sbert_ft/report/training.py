@@ -1,4 +1,4 @@
-"""What was trained on what, as a list of facts: model, data, settings that matter, versions, device and time."""
+"""The training section of a report: model, data, important settings, versions, device and time."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _WHAT: Final[Mapping[str, str]] = {
 
 
 def training_grid(report: Report) -> Grid:
-    """Return what was trained on what, with the settings that matter, versions, device and time."""
+    """Return the facts of the training: model, data, important settings, versions, device and time."""
     facts = (_model_facts, _data_facts, _length_facts, _loop_facts, _run_facts)
     rows = [row for found in facts for row in found(report)]
-    return Grid("What was trained on what", (), tuple(rows))
+    return Grid("Model, data and settings", (), tuple(rows))
 
 
 def _model_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     model = inner(report.settings, "model") or {}
     kind = model.get("kind", "siamese")
     what = "" if kind == "siamese" else _WHAT.get(kind, str(kind))
-    yield fact("Model", str(inner(model, "path") or "not said"), what)
-    parts = ["random weights to begin with"] if model.get("init") == "random" else []
+    yield fact("Model", str(inner(model, "path") or "not recorded"), what)
+    parts = ["starts from random weights"] if model.get("init") == "random" else []
     if model.get("max_seq_length") is not None:
         texts = "pairs" if kind == "joined" else "texts"
         parts.append(f"{texts} of at most {plain_number(model['max_seq_length'])} tokens")
@@ -51,7 +51,7 @@ def _model_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     if model.get("freeze_layers"):
         parts.append(f"lowest {counted(int(model['freeze_layers']), 'layer')} frozen")
     if parts:
-        yield fact("Set for the model", ", ".join(parts))
+        yield fact("Model settings", ", ".join(parts))
 
 
 def _data_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
@@ -62,13 +62,13 @@ def _data_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
 
 
 def _length_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
-    """Yield how much of the training texts the model did not see, or did not know."""
+    """Yield the shares of truncated training texts and of unknown tokens."""
     lengths = inner(report.metrics, "lengths")
     if (cut := inner(lengths, "cut_share")) is not None:
         texts = "pairs" if inner(report.settings, "model", "kind") == "joined" else "texts"
         n_rows = inner(lengths, "n_cut_rows")
         where = "" if n_rows is None else f"in {counted(int(n_rows), 'row')}"
-        yield fact("Cut, as too long", f"{percent(cut)} of the training {texts}", where)
+        yield fact("Truncated, as too long", f"{percent(cut)} of the training {texts}", where)
     if (unknown := inner(lengths, "unknown_share")) is not None:
         yield fact("Not in the vocabulary ([UNK])", f"{percent(unknown)} of the training tokens")
 
@@ -81,9 +81,9 @@ def _loop_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
         yield fact("Objective", " + ".join(_objective(each) for each in listed))
     if not training:
         return
-    batch = f"{plain_number(training.get('batch_size'))} a batch"
+    batch = f"{plain_number(training.get('batch_size'))} per batch"
     if (training.get("accumulation_steps") or 1) > 1:
-        batch += f", {plain_number(training['accumulation_steps'])} batches a step"
+        batch += f", {plain_number(training['accumulation_steps'])} batches per step"
     yield fact(f"{report.row_word.capitalize()}s", batch)
     rate = f"{plain_number(training.get('learning_rate'))} at the peak, {training.get('schedule', 'linear')}"
     warmup = training.get("warmup_steps")
@@ -93,7 +93,7 @@ def _loop_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     yield fact("Learning rate", f"{rate}, warm-up over {warm}")
     decay, norm = training.get("weight_decay"), training.get("max_grad_norm")
     yield fact("Weight decay, gradient norm", f"{plain_number(decay)}, at most {plain_number(norm)}")
-    yield fact("Seed", str(training.get("seed", "not said")))
+    yield fact("Seed", str(training.get("seed", "not recorded")))
 
 
 def _objective(objective: object) -> str:
@@ -110,30 +110,31 @@ def _run_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     metrics = report.metrics
     length = [f"{plain_number(inner(metrics, 'steps') or 0)} steps"]
     if (epochs := inner(report.settings, "training", "epochs")) is not None:
-        length.append(f"{counted(int(epochs), 'epoch')} asked for")
+        length.append(f"{counted(int(epochs), 'epoch')} requested")
     if inner(metrics, "stopped_early"):
-        length.append("stopped early, as dev got no better")
+        length.append("stopped early: dev did not improve")
     yield fact("Length", ", ".join(length))
     if (best := inner(metrics, "best")) and inner(best, "step") is not None:
         value = inner(best, "value")
         by = f"{inside_sentence(metric_label(str(inner(best, 'metric'))))}"
-        held = f" {decimals(value)}" if value is not None else ""
-        yield fact("Kept", f"step {plain_number(best['step'])}, the best by {by}{held}")
+        at_best = f" {decimals(value)}" if value is not None else ""
+        yield fact("Kept", f"step {plain_number(best['step'])}, the best by {by}{at_best}")
     if (seconds := inner(metrics, "seconds")) is not None:
         rates = [float(line["pairs_per_second"]) for line in report.log if line.get("pairs_per_second")]
-        pace = f"{statistics.median(rates):,.0f} {report.row_word}s a second" if rates else ""
+        pace = f"{statistics.median(rates):,.0f} {report.row_word}s per second" if rates else ""
         yield fact("Time", duration(float(seconds)), pace)
     yield fact(
-        "Device", f"{inner(metrics, 'device') or 'not said'}, {inner(metrics, 'precision') or 'precision not said'}"
+        "Device",
+        f"{inner(metrics, 'device') or 'not recorded'}, {inner(metrics, 'precision') or 'precision not recorded'}",
     )
     if versions := inner(metrics, "versions"):
         yield fact("Versions", ", ".join(f"{name} {number}" for name, number in versions.items()))
     collapse = inner(metrics, "collapse") or {}
-    if any(value is not None for value in collapse.values()):  # a classifier has no vectors that could collapse
+    if any(value is not None for value in collapse.values()):  # classifiers have no collapse values
         said = [f"{key.replace('_', ' ')} {_rounded(value)}" for key, value in collapse.items()]
-        yield fact("Mean cosine of texts put together by chance", ", ".join(said), "near 1 would be a collapse")
+        yield fact("Mean cosine of random pairs of texts", ", ".join(said), "near 1, the model has collapsed")
     if plan := inner(metrics, "plan"):
-        yield fact("As planned", "; ".join(map(str, plan)))
+        yield fact("Plan", "; ".join(map(str, plan)))
 
 
 def _rounded(value: object) -> str:

@@ -1,7 +1,7 @@
-"""The report of a run: a page for a colleague, the same in short, and the worst rows as a table.
+"""Write the report of a run: an HTML page, a short Markdown version, and a table of the worst rows.
 
-`write_report` writes report.html, report.md and worst_pairs.csv, or mistakes.csv of a classifier; docs/report.md says
-what each part means. Each file is whole or not there, and the same report gives the same bytes.
+`write_report` writes report.html, report.md and worst_pairs.csv (mistakes.csv for a classifier); docs/report.md
+explains each part. Files are written atomically, and the same report gives the same bytes.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _COLUMNS = ("split", "line", "text1", "text2", "gold", "before", "after", "error
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write report.html, report.md and worst_pairs.csv, or a classifier's mistakes.csv, to a folder that exists.
+    """Write report.html, report.md and worst_pairs.csv (mistakes.csv for a classifier) to an existing folder.
 
     Raises:
-        OutputError: A file cannot be written; one that was there before is untouched.
+        OutputError: A file cannot be written; an existing file is then left unchanged.
     """
     if report.is_classifier:
         write_bytes(folder / "mistakes.csv", mistakes_csv(report.mistakes, report.row_word).encode())
@@ -58,20 +58,20 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def csv_of(pairs: Sequence[WorstPair]) -> str:
-    """Return the pairs as CSV in UTF-8 with whole, exact texts, a line feed after each record.
+    """Return the pairs as CSV with full, exact texts and a line feed after each record.
 
-    Nothing is put before a text that a spreadsheet would take for a formula: it would no longer be the text. What no
-    CSV file can hold, a NUL character or half a surrogate pair, is written as an escape.
+    A text that a spreadsheet would read as a formula is not prefixed, so that the text stays exact. A NUL character
+    or half a surrogate pair cannot be stored in a CSV file and is written as an escape.
     """
     return _csv(_rows(pairs))
 
 
 def mistakes_csv(mistakes: Sequence[Mistake], row_word: str = "pair") -> str:
-    """Return a classifier's mistakes as CSV, as `csv_of` does; a row that is a text has no column text2.
+    """Return a classifier's mistakes as CSV, written as in `csv_of`; rows of single texts have no column text2.
 
     Args:
-        mistakes: Whose texts are as many as a row has.
-        row_word: What a row is, pair or text.
+        mistakes: Each with as many texts as a row has.
+        row_word: What a row is: pair or text.
     """
     texts = ("text1",) if row_word == "text" else ("text1", "text2")
     return _csv(_mistake_rows(mistakes, texts))
@@ -102,5 +102,5 @@ def _mistake_rows(mistakes: Sequence[Mistake], texts: Sequence[str]) -> Iterator
 
 
 def _float32(value: float) -> str:
-    """Return the shortest decimals that give the same float32 back, which is what a score is."""
+    """Return the shortest decimal number that gives the same float32; scores are float32."""
     return str(np.float32(value))

@@ -1,9 +1,9 @@
-"""What a tokenizer's files may ask for, held before the Rust side does any of it.
+"""Check a tokenizer's files before the Rust tokenizers library builds anything from them, and call that library.
 
 A tokenizer.json is a small program: regular expressions, replacements that make text longer, words of any length. Some
-take for ever or all memory on a harmless text, and one that drops tokens at random gives other vectors on every call.
-So is a vocabulary of millions of lines for an embedding table of a few thousand rows. All of that is found by looking
-at the files' sizes and at the JSON, before anything is built from it.
+take unlimited time or memory on a harmless text; one that drops tokens at random gives other vectors on every call; a
+vocabulary of millions of lines does not belong to an embedding table of a few thousand rows. All of this is found from
+the files' sizes and the JSON alone.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from tokenizers import Encoding, Tokenizer
 
 from sbert_ft.errors import ModelFolderError, SbertFtError, quoted, shown
 
-# Held in memory, a vocabulary takes some fifteen times its file.
+# In memory, a vocabulary takes about fifteen times the size of its file.
 MAX_VOCAB_BYTES = 64 * 2**20
-_MAX_LINES = 2**21  # of a vocabulary whose embedding table is not known
+_MAX_LINES = 2**21  # for a vocabulary whose embedding table is not known
 _BYTES_A_ROW, _SPARE_BYTES, _SPARE_LINES = 256, 16 * 2**20, 1024
 _MAX_TOKEN_BYTES = 2**16
 _MAX_STEPS = 64  # normalizers or pre-tokenizers in a row
-_MAX_GROWTH = 256  # characters that normalizers make of one
-_MAX_WORD = 1000  # WordPiece takes the square of a word's length, and more
-_MAX_REPEATS = 3  # unbounded repetitions in a row; each is one more power of the text's length
+_MAX_GROWTH = 256  # characters that normalizers may make of one
+_MAX_WORD = 1000  # WordPiece's time grows with the square of a word's length, or faster
+_MAX_REPEATS = 3  # unbounded repetitions in a row; each adds one power of the text's length to the time
 _REFERENCE = re.compile(r"\\[1-9]|\\[kg][<'{]|\(\?(?:[&R(0-9]|P[=>])")
 _ESCAPE = re.compile(r"\\[pPx]\{[^}]*\}|\\.", re.DOTALL)
 _CHARACTER_CLASS = re.compile(r"\[\^?\]?[^\]]*\]")
@@ -35,42 +35,42 @@ _REPEATED_GROUP = re.compile(r"\)(?:[*+]|\{\d*,\d*\}|\{\d+\})")
 _UNBOUNDED = re.compile(r"[*+]|\{\d*,\}")
 
 
-_PANIC = "PanicException"  # of pyo3_runtime, a module that cannot be imported
+_PANIC = "PanicException"  # compared by name: its module, pyo3_runtime, cannot be imported
 
 
 def most_bytes(n_rows: int | None) -> int:
-    """Return how large a file of a vocabulary may be for an embedding table of so many rows."""
+    """Return the most bytes that a vocabulary file may have for an embedding table of `n_rows` rows (None: unknown)."""
     return MAX_VOCAB_BYTES if n_rows is None else min(MAX_VOCAB_BYTES, _SPARE_BYTES + _BYTES_A_ROW * n_rows)
 
 
 def check_lines(path: Path, data: bytes, n_rows: int | None) -> None:
-    """Refuse a vocabulary of far more lines than rows, or with a line that is no token, before it is taken apart.
+    """Refuse a vocabulary with far more lines than rows, or with a line too long for a token, before it is parsed.
 
     Raises:
-        ModelFolderError: Naming the file and what there is too much of.
+        ModelFolderError: With the file and what there is too much of.
     """
     n_lines = data.count(b"\n")
     most = _MAX_LINES if n_rows is None else 2 * n_rows + _SPARE_LINES
     if n_lines > most:
         table = "" if n_rows is None else f"; the embedding table has {n_rows:,} rows"
         raise ModelFolderError(
-            f"{shown(path)} has {n_lines:,} lines, at most {most:,} are read{table}",
-            "take the vocabulary that belongs to these weights",
+            f"{shown(path)} has {n_lines:,} lines, expected at most {most:,}{table}",
+            "use the vocabulary that belongs to these weights",
         )
     if len(data) > _MAX_TOKEN_BYTES:
         lengths = [len(line) for line in data.split(b"\n")]
         if max(lengths) > _MAX_TOKEN_BYTES:
             line = 1 + next(i for i, length in enumerate(lengths) if length > _MAX_TOKEN_BYTES)
             raise ModelFolderError(
-                f"{shown(path)}, line {line}, has {lengths[line - 1]:,} bytes, which is no token", "restore the file"
+                f"{shown(path)}, line {line}, has {lengths[line - 1]:,} bytes, too many for a token", "restore the file"
             )
 
 
 def check_content(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse a tokenizer.json that may take for ever or all memory, or gives other tokens on every call.
+    """Refuse a tokenizer.json that may take unlimited time or memory, or gives other tokens on every call.
 
     Raises:
-        ModelFolderError: Naming the file, the key and what is wrong with it.
+        ModelFolderError: With the file, the key and what is wrong with it.
     """
     for key in ("normalizer", "pre_tokenizer", "post_processor"):
         steps = list(_steps(content.get(key)))
@@ -79,8 +79,8 @@ def check_content(path: Path, content: Mapping[str, Any]) -> None:
         for regex in filter(None, map(_regex_of, steps)):
             if (danger := _danger_of(regex)) is not None:
                 raise ModelFolderError(
-                    f"{shown(path)}: {key} has the regular expression {quoted(regex)}, which may take for ever on a "
-                    f"text ({danger})",
+                    f"{shown(path)}: {key} has the regular expression {quoted(regex)}, which may run for ever on "
+                    f"some texts ({danger})",
                     "use a tokenizer without it",
                 )
     growth = 1.0
@@ -88,7 +88,7 @@ def check_content(path: Path, content: Mapping[str, Any]) -> None:
         growth *= _growth_of(step)
     if growth > _MAX_GROWTH:
         raise ModelFolderError(
-            f"{shown(path)}: normalizer may make {growth:,.0f} characters of one, expected at most {_MAX_GROWTH}",
+            f"{shown(path)}: normalizer may turn one character into {growth:,.0f}, expected at most {_MAX_GROWTH}",
             "use a tokenizer without such replacements",
         )
     model = content.get("model")
@@ -100,7 +100,7 @@ def _check_model(path: Path, model: Mapping[str, Any]) -> None:
     if model.get("dropout") not in (None, 0):
         raise ModelFolderError(
             f"{shown(path)}: model.dropout is {quoted(model['dropout'])}, which drops tokens at random, so that a text "
-            "has another vector on every call",
+            "gets a different vector on every call",
             "set it to null",
         )
     longest = model.get("max_input_chars_per_word")
@@ -108,15 +108,18 @@ def _check_model(path: Path, model: Mapping[str, Any]) -> None:
         raise ModelFolderError(
             f"{shown(path)}: model.max_input_chars_per_word is {longest}, expected at most {_MAX_WORD}: a long word "
             "would take hours",
-            "set it to 100, as BERT has it",
+            "set it to 100, the value of BERT",
         )
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         if isinstance(model.get(key), str) and len(model[key]) > _MAX_WORD:
-            raise ModelFolderError(f"{shown(path)}: model.{key} has {len(model[key])} characters", "use a whole file")
+            raise ModelFolderError(
+                f"{shown(path)}: model.{key} has {len(model[key])} characters, expected at most {_MAX_WORD}",
+                "copy the file again",
+            )
 
 
 def _steps(part: object) -> Iterator[Mapping[str, Any]]:
-    """Yield what a part of a tokenizer.json does, one after the other, out of sequences in sequences."""
+    """Yield a part of a tokenizer.json and, in order, all steps nested in it."""
     if isinstance(part, dict):
         yield part
         for key in ("normalizers", "pretokenizers", "processors"):
@@ -132,10 +135,10 @@ def _regex_of(step: Mapping[str, Any]) -> str | None:
 
 
 def _danger_of(regex: str) -> str | None:
-    """Return what makes a regular expression slow on some text, None where nothing is known to.
+    """Return why a regular expression may be slow on some text, None where no reason is found.
 
-    A group that repeats may match one text in exponentially many ways; n repetitions in a row take the n-th power of
-    the text's length.
+    A group that repeats may match one text in exponentially many ways; the time of n repetitions in a row grows with
+    the n-th power of the text's length.
     """
     if _REFERENCE.search(regex):
         return "it refers back to a group"
@@ -148,20 +151,20 @@ def _danger_of(regex: str) -> str | None:
 
 
 def _growth_of(step: Mapping[str, Any]) -> float:
-    """Return how many characters a normalizer makes of one at most."""
+    """Return the most characters that a normalizer makes of one character."""
     if step.get("type") == "Prepend":
         return 1.0 + len(str(step.get("prepend", "")))
     if step.get("type") != "Replace":
         return 1.0
     pattern, n_new = step.get("pattern"), len(str(step.get("content", "")))
     text = pattern.get("String") if isinstance(pattern, dict) else None
-    # a regular expression may match between any two characters, and what is put there is added
+    # a regular expression may match the empty text between any two characters and add the replacement there
     return max(1.0, n_new / len(text)) if isinstance(text, str) and text else 1.0 + n_new
 
 
 @contextmanager
 def rust_faults(problem: str) -> Iterator[None]:
-    """Turn whatever a call of the Rust side raises into a `ModelFolderError` that begins with `problem`."""
+    """Turn an exception of the Rust library into a `ModelFolderError` whose message begins with `problem`."""
     try:
         yield
     except (SbertFtError, MemoryError):
@@ -173,20 +176,20 @@ def rust_faults(problem: str) -> Iterator[None]:
 
 
 def encode(backend: Tokenizer, text: str, pair: str | None = None, *, add_special_tokens: bool = True) -> Encoding:
-    """Return what the tokenizer makes of a text, or of a pair.
+    """Return the tokenizer's encoding of a text, or of a pair of texts.
 
     Raises:
-        ModelFolderError: It fails.
+        ModelFolderError: The tokenizer fails.
     """
     with rust_faults("tokenizer.json describes a tokenizer that does not run"):
         return backend.encode(text, pair, add_special_tokens=add_special_tokens)
 
 
 def encode_bodies(backend: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
-    """Return what the tokenizer makes of each text, without special tokens.
+    """Return the tokenizer's encoding of each text, without special tokens.
 
     Raises:
-        ModelFolderError: It fails at one of them.
+        ModelFolderError: The tokenizer fails on one of them.
     """
-    with rust_faults("the model's tokenizer cannot take one of the texts"):
+    with rust_faults("the model's tokenizer fails on one of the texts"):
         return backend.encode_batch_fast(list(texts), add_special_tokens=False)

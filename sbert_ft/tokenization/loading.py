@@ -1,8 +1,8 @@
-"""From a folder's tokenizer files to a Rust tokenizer, with what they say of casing put in force.
+"""Read a folder's tokenizer files into a Rust tokenizer, with the casing that they set.
 
-What a `tokenizer_config.json` says explicitly wins, as it does in transformers; what nobody says is
-read from the vocabulary (see `vocabulary.py`). Nothing is taken from a class name but how
-transformers would read the folder, so that both tokenise alike.
+What `tokenizer_config.json` sets explicitly wins, as in transformers; what no file sets is read from the vocabulary
+(see `vocabulary.py`). A tokenizer's class name only tells how transformers would read the folder, so that both give
+the same tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 CASING_FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
-# transformers takes these from tokenizer.json alone; other classes read casing from tokenizer_config.json
+# for these classes transformers reads casing only from tokenizer.json; for others from tokenizer_config.json
 BACKEND_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
@@ -41,8 +41,8 @@ class TokenizerFiles:
         backend: The Rust tokenizer, without truncation and padding.
         casing: The rule for WordPiece over a BERT vocabulary, None for other kinds.
         special_tokens: Token by role, such as ``pad_token``.
-        notes: What the user should know, a sentence each.
-        token_types: Whether an encoder is told by token types which text of a pair is the second.
+        notes: What the user should know, one sentence each.
+        token_types: Whether the encoder gets token types, which mark the second text of a pair.
     """
 
     backend: Tokenizer
@@ -56,9 +56,9 @@ def read_tokenizer(folder: Path, model_type: str, n_rows: int | None = None) -> 
     """Return the tokenizer of a model folder.
 
     Args:
-        folder: Holds vocab.txt or tokenizer.json, and perhaps tokenizer_config.json.
+        folder: Has vocab.txt or tokenizer.json, and may have tokenizer_config.json.
         model_type: As in config.json; decides how a vocabulary without tokenizer.json is read.
-        n_rows: Rows of the embedding table, where they are known; a far larger vocabulary is refused unread.
+        n_rows: Rows of the embedding table, None if not known; a far larger vocabulary is refused before it is parsed.
 
     Raises:
         ModelFolderError: A file is missing, damaged, or lacks a special token.
@@ -72,9 +72,9 @@ def read_tokenizer(folder: Path, model_type: str, n_rows: int | None = None) -> 
 
 
 def _token_types(settings: Mapping[str, Any]) -> bool:
-    """Return whether transformers would hand the token types of a pair on to the encoder, as far as is said.
+    """Return whether transformers would pass the token types of a pair to the encoder, by tokenizer_config.json.
 
-    A folder of class TokenizersBackend was written by a transformers that hands on none unless they are named.
+    A folder of class TokenizersBackend was written by a version of transformers that passes none unless they are named.
     """
     names = settings.get("model_input_names")
     if isinstance(names, list):
@@ -104,25 +104,25 @@ def _read_backend(folder: Path, model_type: str, settings: Mapping[str, Any], n_
 
 
 def _decide_casing(vocab: Mapping[str, int], settings: Mapping[str, Any], otherwise: Casing) -> Casing:
-    """Return the rule `otherwise` with what is explicit in tokenizer_config.json put over it."""
-    said = {flag: settings[flag] for flag in CASING_FLAGS if settings.get(flag) is not None}
-    if not said:
+    """Return the rule `otherwise`, with what tokenizer_config.json sets explicitly in its place."""
+    given = {flag: settings[flag] for flag in CASING_FLAGS if settings.get(flag) is not None}
+    if not given:
         return otherwise
-    lower = said.get("do_lower_case", otherwise.do_lower_case)
-    # BERT strips accents where it lower-cases, if nothing is said; Hangul must not be taken apart.
-    strips = lower and not holds_hangul(vocab) if "do_lower_case" in said else otherwise.strip_accents
-    strip = said.get("strip_accents", strips)
+    lower = given.get("do_lower_case", otherwise.do_lower_case)
+    # Without a setting, BERT strips accents where it lower-cases; Hangul syllables must not be taken apart by that.
+    strips = lower and not holds_hangul(vocab) if "do_lower_case" in given else otherwise.strip_accents
+    strip = given.get("strip_accents", strips)
     return Casing(
         lower,
         strip,
-        said.get("tokenize_chinese_chars", otherwise.tokenize_chinese_chars),
+        given.get("tokenize_chinese_chars", otherwise.tokenize_chinese_chars),
         otherwise.compose and not strip,
-        "tokenizer_config.json" if "do_lower_case" in said else otherwise.source,
+        "tokenizer_config.json" if "do_lower_case" in given else otherwise.source,
     )
 
 
 def normalizer_of(casing: Casing, *, clean_text: bool = True) -> normalizers.Normalizer:
-    """Return the Rust normalizer of a casing rule; it drops controls where it cleans text, as BERT's does."""
+    """Return the Rust normalizer of a casing rule; with `clean_text` it drops control characters, as BERT's does."""
     bert = normalizers.BertNormalizer(
         clean_text=clean_text,
         handle_chinese_chars=casing.tokenize_chinese_chars,
@@ -140,7 +140,7 @@ def _build_wordpiece(
             raise ModelFolderError(
                 f"{shown(path)} lacks the special token {quoted(special[role])} ({role}): expected it in a BERT "
                 "vocabulary",
-                "take the vocabulary that belongs to these weights, or name the token in special_tokens_map.json",
+                "use the vocabulary that belongs to these weights, or name the token in special_tokens_map.json",
             )
     backend = Tokenizer(models.WordPiece(vocab, unk_token=special["unk_token"], max_input_chars_per_word=100))
     backend.normalizer = normalizer_of(casing)
@@ -160,10 +160,10 @@ def _build_wordpiece(
 def _wordpiece_from_json(
     path: Path, content: dict[str, Any], settings: Mapping[str, Any], special: Mapping[str, str]
 ) -> TokenizerFiles:
-    """Return a WordPiece tokenizer.json with its casing, set right where tokenizer_config.json overrides it."""
+    """Return the tokenizer of a WordPiece tokenizer.json, with the casing of tokenizer_config.json where that wins."""
     backend = _from_content(path, content)
     unknown = content["model"].get("unk_token")
-    if unknown not in content["model"].get("vocab", {}):  # known only when the first unknown word comes
+    if unknown not in content["model"].get("vocab", {}):  # the Rust library notices it only at the first unknown word
         raise ModelFolderError(f"{shown(path)} lacks its own token for unknown words, {quoted(unknown)}")
     written = _written_casing(content.get("normalizer"))
     if written is None:
@@ -175,8 +175,8 @@ def _wordpiece_from_json(
     notes: tuple[str, ...] = ()
     differ = [flag for flag in CASING_FLAGS if getattr(by_settings, flag) != getattr(written, flag)]
     if differ:
-        counts = "tokenizer_config.json" if reads_settings else "tokenizer.json"
-        notes = (f"tokenizer_config.json and tokenizer.json disagree on {', '.join(differ)}: {counts} counts",)
+        used = "tokenizer_config.json" if reads_settings else "tokenizer.json"
+        notes = (f"tokenizer_config.json and tokenizer.json disagree on {', '.join(differ)}: {used} is used",)
     if holds_hangul(vocab) and not casing.strip_accents:
         casing = replace(casing, compose=True)
     if replace(casing, source=written.source) != written:
@@ -198,7 +198,7 @@ def _written_casing(normalizer: Any) -> Casing | None:
 
 
 def _normalizers_in(normalizer: Any) -> list[dict[str, Any]]:
-    """Return the normalizers of a sequence, or the one that there is, or none."""
+    """Return the normalizers of a sequence, or the single one, or an empty list."""
     inner = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
     return [part for part in inner if isinstance(part, dict)] if isinstance(inner, list) else []
 
@@ -209,7 +209,7 @@ def _model_kind(content: dict[str, Any]) -> str | None:
 
 
 def _from_content(path: Path, content: dict[str, Any]) -> Tokenizer:
-    with rust_faults(f"{shown(path)} is no tokenizer that the tokenizers library reads"):
+    with rust_faults(f"{shown(path)} is not a tokenizer that the tokenizers library can read"):
         backend = Tokenizer.from_str(json.dumps(content))
     _check_ids(path, backend.get_vocab())
     processor = backend.post_processor
@@ -217,7 +217,7 @@ def _from_content(path: Path, content: dict[str, Any]) -> Tokenizer:
     if undefined is not None:
         raise ModelFolderError(
             f"{shown(path)}: the template of post_processor puts the token {quoted(undefined)} around texts, but its "
-            "special_tokens do not say what that is",
+            "special_tokens do not define it",
             "copy the file again",
         )
     backend.no_truncation()
@@ -226,7 +226,7 @@ def _from_content(path: Path, content: dict[str, Any]) -> Tokenizer:
 
 
 def _check_ids(path: Path, vocab: Mapping[str, int]) -> None:
-    """Refuse ids that are no rows of an embedding table, or the row of two tokens, of which saving would lose one."""
+    """Refuse ids too large for an embedding table, and an id of two tokens, one of which saving would lose."""
     if max(vocab.values(), default=0) >= 2**31:
         raise ModelFolderError(f"{shown(path)} has token ids of 2^31 and more, which no embedding table has rows for")
     token_of = {id_: token for token, id_ in vocab.items()}
@@ -234,12 +234,12 @@ def _check_ids(path: Path, vocab: Mapping[str, int]) -> None:
         first, id_ = next((token, id_) for token, id_ in vocab.items() if token_of[id_] != token)
         raise ModelFolderError(
             f"{shown(path)} gives {quoted(first)} and {quoted(token_of[id_])} the same id {id_}",
-            "take the vocabulary that belongs to these weights",
+            "use the vocabulary that belongs to these weights",
         )
 
 
 def _undefined_token(processor: Mapping[str, Any]) -> str | None:
-    """Return a token that a template uses and does not define, at which the Rust side would panic; or None."""
+    """Return a token that a template uses but does not define, or None; the Rust library would panic on it."""
     parts = [_undefined_token(part) for part in processor.get("processors", ())]
     forms = [*processor.get("single", ()), *processor.get("pair", ())] if "special_tokens" in processor else []
     used = [piece["SpecialToken"]["id"] for piece in forms if "SpecialToken" in piece]
@@ -264,7 +264,7 @@ def _convert(folder: Path, n_rows: int | None) -> Tokenizer:
     missing = [token for token in ("<s>", "</s>", "<unk>", "<pad>") if token not in vocab]
     if missing or not all(left and right for left, right in merges):
         raise ModelFolderError(
-            f"{shown(folder)}: vocab.json and merges.txt are no RoBERTa vocabulary (missing: {missing})"
+            f"{shown(folder)}: vocab.json and merges.txt are not a RoBERTa vocabulary (missing: {missing})"
         )
     with rust_faults(f"{shown(folder)}: vocab.json and merges.txt do not fit each other"):
         backend = Tokenizer(models.BPE(vocab, merges))
@@ -281,7 +281,7 @@ def _read_optional(path: Path) -> dict[str, Any]:
 
 
 def _special_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return token by role: tokenizer_config.json, then special_tokens_map.json, then BERT's own."""
+    """Return the token of each role: of tokenizer_config.json, else of special_tokens_map.json, else BERT's."""
     mapped = _read_optional(folder / "special_tokens_map.json")
     tokens = {}
     for role, default in SPECIAL_TOKENS.items():

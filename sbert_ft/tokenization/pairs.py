@@ -1,8 +1,8 @@
-"""Two texts to one sequence, [CLS] a [SEP] b [SEP]: which of them is cut, and how all is laid end to end.
+"""Join two texts to one sequence, [CLS] a [SEP] b [SEP]: which text is cut, and how the pieces are put together.
 
-Texts are tokenised alone, each once, however many pairs it stands in; pairs are made of their ids in numpy, for each
-batch anew. So nothing of a pair is stored, and a text that comes in a thousand pairs costs its own tokens alone. Cuts
-fall where the Rust tokenizer's truncation makes them, for a folder is used by others too.
+Each text is tokenised once and by itself, however many pairs it is part of; pairs are built from its ids in numpy, anew
+for each batch. So no pair is stored, and a text in a thousand pairs is stored once. Texts are cut where the Rust
+tokenizer's truncation cuts them, because other libraries use the same folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Pieces:
         return len(self.begins)
 
     def copy_to(self, target: NDArray[np.int32], places: NDArray[np.int64]) -> None:
-        """Write each piece into `target` from its place on; places has shape (N,), int64."""
+        """Write each piece into `target`, beginning at its place; `places` has shape (N,), int64."""
         offsets = offsets_of(self.lengths)
         nth = np.arange(offsets[-1])
         source = nth + np.repeat(self.begins - offsets[:-1], self.lengths)
@@ -49,7 +49,7 @@ def room_of_pair(max_tokens: int, specials: PairSpecials, at_least: int) -> int:
 
     Args:
         max_tokens: Tokens of a pair in all.
-        specials: The ones that are no text's.
+        specials: The special tokens of a pair.
         at_least: Tokens that must be left for the texts.
 
     Raises:
@@ -59,7 +59,7 @@ def room_of_pair(max_tokens: int, specials: PairSpecials, at_least: int) -> int:
     if room < at_least:
         raise InputError(
             f"max_seq_length is {quoted(max_tokens)}, expected a whole number of at least "
-            f"{specials.n_special + at_least} for two texts joined to one, {specials.n_special} of them special tokens"
+            f"{specials.n_special + at_least} for two texts in one sequence with {specials.n_special} special tokens"
         )
     return room
 
@@ -69,13 +69,13 @@ def kept_lengths(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many tokens each text of a pair keeps, so that both together have at most `room`.
 
-    ``longest_first`` takes from the longer text (of two equal ones from the first) until both are equal, then from
-    both; it cuts where the tokenizers library's strategy of that name does. ``only_first`` and ``only_second`` cut
-    that text, down to nothing; where the other alone is too long, its end goes as well.
+    ``longest_first`` cuts the longer text (the first, if they are equally long) until both are equal, then both; it
+    cuts where the tokenizers library's strategy of that name does. ``only_first`` and ``only_second`` cut that text,
+    down to no tokens; if the other text is still too long for the room, its end is cut as well.
 
     Args:
         first: Tokens of the first texts, whole: shape (N,), int64.
-        second: Tokens of the second texts, likewise.
+        second: Tokens of the second texts, whole: shape (N,), int64.
         room: Tokens that both may have together, 0 or more.
         truncation: Which text is cut.
 
@@ -97,16 +97,18 @@ def kept_lengths(
 def overlapping_windows(
     lengths: NDArray[np.int64], room: NDArray[np.int64] | int, overlap: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return windows over texts, text after text: neighbours share `overlap` tokens, and the last is full too.
+    """Return overlapping windows over texts, text after text.
+
+    Neighbours share `overlap` tokens. The last window ends where the text does and is full too, so it may share more.
 
     Args:
         lengths: Tokens of each text: shape (N,), int64.
-        room: Tokens of a window, for all texts or by text, shape (N,).
-        overlap: Tokens that neighbours share; at least one token is new in each window.
+        room: Tokens of a window: one number for all texts, or one for each, shape (N,).
+        overlap: Tokens that neighbours share; each window has at least one new token.
 
     Returns:
         The text of each window, shape (W,); the token of the text at which it begins, shape (W,); the number of
-        windows by text, shape (N,), 1 or more. All int64.
+        windows of each text, shape (N,), 1 or more. All int64.
     """
     step = np.broadcast_to(np.maximum(1, room - overlap), lengths.shape)
     beyond = np.maximum(lengths - room, 0)  # tokens that the first window does not hold
@@ -119,9 +121,9 @@ def overlapping_windows(
 def pair_windows(
     first: TextTokens, second: TextTokens, room: int, overlap: int
 ) -> tuple[tuple[Pieces, Pieces], NDArray[np.int64]]:
-    """Return pairs as windows: the shorter text whole, and as much as fits of the longer one.
+    """Return pairs as windows, each with the whole shorter text and as much of the longer one as fits.
 
-    A shorter text of more than half the room is cut at its end to that; a pair that fits is one window.
+    A shorter text of more than half the room is cut at its end to half; a pair that fits is one window.
 
     Args:
         first: N texts without special tokens.
@@ -130,7 +132,8 @@ def pair_windows(
         overlap: Tokens of the longer text that neighbours share.
 
     Returns:
-        The pieces of the first texts and of the second by window, and the windows by pair, shape (N,), int64.
+        The pieces of the first and of the second text of each window, and the number of windows of each pair, shape
+        (N,), int64.
     """
     shorter = np.minimum(np.minimum(first.lengths, second.lengths), room // 2)
     longer = np.maximum(first.lengths, second.lengths)
@@ -146,11 +149,11 @@ def pair_windows(
 
 
 def lay_end_to_end(parts: Sequence[tuple[int, ...] | Pieces], n_texts: int) -> TextTokens:
-    """Return texts each of which is these parts one after the other.
+    """Return N texts, each made of these parts one after the other.
 
     Args:
-        parts: Token ids that stand in each text, or a piece for each of them.
-        n_texts: N.
+        parts: Token ids that are the same in every text, or one piece for each text.
+        n_texts: The number of texts, N.
     """
     lengths = np.zeros(n_texts, np.int64)
     for part in parts:
@@ -170,7 +173,7 @@ def lay_end_to_end(parts: Sequence[tuple[int, ...] | Pieces], n_texts: int) -> T
 
 
 def join_pieces(specials: PairSpecials, first: Pieces, second: Pieces) -> TextTokens:
-    """Return pairs with special tokens and token types; pair i is of the pieces ``first[i]`` and ``second[i]``."""
+    """Return pairs with special tokens and token types; pair i is made of ``first[i]`` and ``second[i]``."""
     parts = (specials.before, first, specials.between, second, specials.after)
     joined = lay_end_to_end(parts, len(first))
     if not any(specials.types):

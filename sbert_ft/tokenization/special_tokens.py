@@ -1,7 +1,7 @@
-"""What a tokenizer puts around a text and around a pair of them, found by encoding one.
+"""Find the special tokens that a tokenizer puts around a text and around a pair of texts, by encoding one.
 
-The files say it in a dozen ways (post-processors by template, by name, in a row); what comes out is one: ids before,
-between and after, and the token types that tell the second text from the first.
+Tokenizer files describe them in many ways (post-processors by template, by name, in sequence). The result always has
+one form: ids before, between and after, and the token types that tell the second text from the first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from sbert_ft.errors import ModelFolderError
 from sbert_ft.tokenization.backend import encode
 
-_N_TYPES = 256  # that a token type of TextTokens can be
+_N_TYPES = 256  # values of a token type in TextTokens, which are uint8
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Specials:
     Attributes:
         before: Ids before a text, such as that of [CLS].
         after: Ids after it, such as that of [SEP].
-        padding_id: Fills what no text covers.
-        unknown_id: Stands for what is not in the vocabulary; None where nothing is unknown.
+        padding_id: Fills positions without a token.
+        unknown_id: Stands for what is not in the vocabulary; None where the vocabulary has no such token.
     """
 
     before: tuple[int, ...]
@@ -56,19 +56,20 @@ class PairSpecials:
 
     @property
     def n_special(self) -> int:
-        """Tokens put around and between two texts."""
+        """Number of special tokens around and between two texts."""
         return len(self.before) + len(self.between) + len(self.after)
 
 
 def find_specials(backend: Tokenizer, special_tokens: Mapping[str, str]) -> Specials:
-    """Return what the tokenizer puts around a text, from encoding one with and without special tokens.
+    """Return the special tokens around a text, found by encoding one with and without them.
 
     Args:
         backend: The Rust tokenizer.
         special_tokens: Token by role, such as ``pad_token``.
 
     Raises:
-        ModelFolderError: It puts something between or into the words, or has no padding token.
+        ModelFolderError: Special tokens change the text's own tokens or are not in the vocabulary, or there is no
+            padding token.
     """
     vocab = backend.get_vocab()
     probe = _probe(backend)
@@ -81,20 +82,20 @@ def find_specials(backend: Tokenizer, special_tokens: Mapping[str, str]) -> Spec
     padding, unknown = (vocab.get(special_tokens[role]) for role in ("pad_token", "unk_token"))
     _check_known(whole, vocab)
     if padding is None:
-        raise ModelFolderError("the tokenizer has no padding token: name pad_token in tokenizer_config.json")
+        raise ModelFolderError("the tokenizer has no padding token", "set pad_token in tokenizer_config.json")
     return Specials(tuple(whole[:begin]), tuple(whole[begin + len(body) :]), padding, unknown)
 
 
 def find_pair_specials(backend: Tokenizer, n_special: int) -> PairSpecials:
-    """Return what the tokenizer puts around a pair, from encoding one.
+    """Return the special tokens around and between the texts of a pair, found by encoding one.
 
     Args:
         backend: The Rust tokenizer.
-        n_special: Tokens put around a text alone.
+        n_special: Number of special tokens around a single text.
 
     Raises:
-        ModelFolderError: A pair is not the one text after the other with special tokens around them, or has fewer of
-            these than a text alone.
+        ModelFolderError: A pair is not the first text and then the second with special tokens around them, or has fewer
+            special tokens than a single text.
     """
     probe = _probe(backend)
     body = encode(backend, probe, add_special_tokens=False).ids
@@ -110,9 +111,9 @@ def find_pair_specials(backend: Tokenizer, n_special: int) -> PairSpecials:
         and max(types) < _N_TYPES
     ):
         raise ModelFolderError(
-            "tokenizer.json makes something else of a pair than the first text and then the second, with special "
-            "tokens around them: not supported",
-            "give post_processor a pair such as [CLS] $A [SEP] $B [SEP]",
+            "tokenizer.json does not encode a pair as the first text and then the second with special tokens around "
+            "them: not supported",
+            "set the pair template of post_processor, for example to [CLS] $A [SEP] $B [SEP]",
         )
     _check_known(ids, backend.get_vocab())
     specials = PairSpecials(
@@ -121,30 +122,32 @@ def find_pair_specials(backend: Tokenizer, n_special: int) -> PairSpecials:
         after=tuple(ids[second[-1] + 1 :]),
         types=(*types[: first[0] + 1], *types[first[-1] + 1 : second[0] + 1], *types[second[-1] + 1 :]),
     )
-    if specials.n_special < n_special:  # what is cut to the room beside them would be too short for a pair
+    if specials.n_special < n_special:  # texts are cut to fit a single text's special tokens
         raise ModelFolderError(
-            f"tokenizer.json puts {specials.n_special} special tokens around a pair and {n_special} around a text "
-            "alone, expected as many or more: mend the pair of its post_processor"
+            f"tokenizer.json puts {specials.n_special} special tokens around a pair but {n_special} around a single "
+            "text, expected at least as many",
+            "fix the pair template of its post_processor",
         )
     return specials
 
 
 def pairs_have_types(backend: Tokenizer) -> bool:
-    """Return whether the tokenizer tells the texts of a pair by token types."""
+    """Return whether the tokenizer marks the second text of a pair by token types."""
     probe = _probe(backend)
     return any(encode(backend, probe, probe).type_ids)
 
 
 def _check_known(ids: Sequence[int], vocab: Mapping[str, int]) -> None:
-    """Refuse ids around a text that are beyond the vocabulary, and so perhaps beyond the embedding table."""
+    """Refuse special token ids above the vocabulary's highest id: the embedding table may have no row for them."""
     highest = max(vocab.values(), default=-1)
     if max(ids, default=0) > highest:
         raise ModelFolderError(
-            f"tokenizer.json puts the token id {max(ids)} around a text, but the highest of its vocabulary is "
-            f"{highest}: mend the ids in special_tokens of its post_processor"
+            f"tokenizer.json puts the token id {max(ids)} around a text, but the highest id of its vocabulary is "
+            f"{highest}",
+            "fix the ids in special_tokens of its post_processor",
         )
 
 
 def _probe(backend: Tokenizer) -> str:
-    """Return a text that has tokens, as far as there is one."""
+    """Return a text that has tokens, the first of a few candidates; if none has any, "a"."""
     return next((c for c in "ae가1.的" if encode(backend, c, add_special_tokens=False).ids), "a")

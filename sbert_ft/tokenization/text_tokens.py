@@ -1,4 +1,4 @@
-"""."""
+"""The token ids of many texts in one flat array, with the offset at which each text begins."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class TextTokens:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each text, shape (N,), int64."""
+        """Number of tokens of each text, shape (N,), int64."""
         return np.diff(self.offsets)
 
     def select(self, texts: NDArray[np.int64]) -> TextTokens:
         """Return the texts with these indices, in this order."""
-        lengths = self.offsets[texts + 1] - self.offsets[texts]  # of these alone: there may be millions
+        lengths = self.offsets[texts + 1] - self.offsets[texts]  # only of these: there may be millions of texts
         offsets = offsets_of(lengths)
         source = np.arange(offsets[-1]) + np.repeat(self.offsets[texts] - offsets[:-1], lengths)
         types = None if self.token_types is None else self.token_types[source]
@@ -40,7 +40,7 @@ class TextTokens:
 
 
 def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where pieces of these lengths begin when laid end to end, and the end: shape (N + 1,)."""
+    """Return where pieces of these lengths begin when laid end to end, and the end: shape (N + 1,), int64."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets

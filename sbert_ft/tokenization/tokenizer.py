@@ -1,9 +1,8 @@
-"""Texts to flat token ids, in calls of the Rust tokenizer for many texts each, and never cut in silence.
+"""Turn texts into flat token ids, many texts in each call of the Rust tokenizer.
 
-The tokenizer runs without truncation and without special tokens; both are put on afterwards in
-numpy. So it is known exactly how many tokens a text has, what was cut, and what is unknown, and
-an over-long text can be taken in overlapping windows, or joined to another one, without tokenising
-it again.
+The Rust tokenizer runs without truncation and without special tokens; texts are cut and special tokens added
+afterwards in numpy. So it is known exactly how many tokens a text has, what was cut, and what is unknown, and a long
+text can be split into overlapping windows, or joined to another text, without tokenising it again.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from sbert_ft.tokenization.vocabulary import Casing
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# by role, BERT's and RoBERTa's, where a folder names none that its vocabulary has
+# BERT's and RoBERTa's tokens by role, used where the vocabulary lacks the token that the folder names
 USUAL_TOKENS: Mapping[str, tuple[str, ...]] = {
     "unk_token": ("[UNK]", "<unk>"),
     "sep_token": ("[SEP]", "</s>"),
@@ -50,8 +49,8 @@ USUAL_TOKENS: Mapping[str, tuple[str, ...]] = {
     "mask_token": ("[MASK]", "<mask>"),
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# One call of the Rust tokenizer takes some thirty times the memory of its texts: it gets so many texts, or fewer long
-# ones, but always enough for every core to have some.
+# One call of the Rust tokenizer takes about thirty times the memory of its texts: it gets at most so many texts, or
+# fewer long ones, but always enough for every core to have some.
 _CHUNK_TEXTS, _CHUNK_CHARACTERS, _FEW_TEXTS = 2048, 500_000, 64
 
 
@@ -60,16 +59,16 @@ class TextTokenizer:
 
     Attributes:
         backend: The Rust tokenizer.
-        casing: The rule in force for a BERT vocabulary, None for other kinds.
-        specials: What is put around a text.
-        notes: What the user should know about the files, a sentence each.
+        casing: The casing rule in use for a BERT vocabulary, None for other kinds.
+        specials: The special tokens around a text.
+        notes: What the user should know about the files, one sentence each.
     """
 
     def __init__(self, files: TokenizerFiles) -> None:
-        """Take over the files' tokenizer and learn from it what it puts around a text.
+        """Use the tokenizer of `files`, and find the special tokens that it puts around a text.
 
         Raises:
-            ModelFolderError: It puts something between or into the words.
+            ModelFolderError: The special tokens are not supported; see `find_specials`.
         """
         self.backend = files.backend
         self.casing: Casing | None = files.casing
@@ -94,30 +93,30 @@ class TextTokenizer:
 
     @property
     def n_special(self) -> int:
-        """Tokens put around each text."""
+        """Number of special tokens around each text."""
         return len(self.specials.before) + len(self.specials.after)
 
     @cached_property
     def pair_specials(self) -> PairSpecials:
-        """What is put around and between the texts of a pair; see `find_pair_specials`.
+        """The special tokens around and between the texts of a pair; see `find_pair_specials`.
 
-        All types are 0 where the encoder has none.
+        All token types are 0 for an encoder that has none.
         """
         specials = find_pair_specials(self.backend, self.n_special)
         return specials if self._token_types else replace(specials, types=(0,) * len(specials.types))
 
     @property
     def n_pair_special(self) -> int:
-        """Tokens put around and between the two texts of a pair."""
+        """Number of special tokens around and between the two texts of a pair."""
         return self.pair_specials.n_special
 
     def drop_token_types(self) -> None:
-        """Join pairs without token types, for an encoder that has none; before the first pair is joined."""
+        """Join pairs without token types, for an encoder that has none. Call it before the first pair is joined."""
         assert "pair_specials" not in self.__dict__, "a pair was joined already"
         self._token_types = False
 
     def lower_case_first(self) -> None:
-        """Lower-case texts before all else, as an old setting of sentence-transformers asks for."""
+        """Lower-case texts before every other step, for the old ``do_lower_case`` setting of sentence-transformers."""
         if self.casing is not None and self.casing.do_lower_case:
             return
         if self.casing is not None:
@@ -133,10 +132,10 @@ class TextTokenizer:
 
         Args:
             texts: The texts.
-            first_position: Number of the first one, for messages.
+            first_position: Position of the first one, for messages.
 
         Raises:
-            InputError: A text is no string, or holds a lone surrogate.
+            InputError: A text is not a string, or contains a lone surrogate.
         """
         check_texts(texts, first_position)
         lengths: list[NDArray[np.int64]] = []
@@ -148,24 +147,24 @@ class TextTokenizer:
         return TextTokens(np.concatenate(flat), offsets_of(np.concatenate(lengths)))
 
     def frame(self, bodies: TextTokens, max_tokens: int) -> TextTokens:
-        """Return the texts with special tokens, each cut at its end to `max_tokens` in all."""
+        """Return the texts with special tokens, each cut at its end to at most `max_tokens` in all."""
         kept = np.minimum(bodies.lengths, max_tokens - self.n_special)
         return self._between_specials(Pieces(bodies.token_ids, bodies.offsets[:-1], kept))
 
     def bodies(self, framed: TextTokens) -> TextTokens:
-        """Return framed texts without their special tokens; the inverse of `frame`, but for what it cut."""
+        """Return framed texts without their special tokens; the inverse of `frame`, except for what it cut."""
         begins = framed.offsets[:-1] + len(self.specials.before)
         pieces = Pieces(framed.token_ids, begins, framed.lengths - self.n_special)
         return lay_end_to_end([pieces], len(framed))
 
     def frame_windows(self, bodies: TextTokens, max_tokens: int, overlap: int) -> tuple[TextTokens, NDArray[np.int64]]:
-        """Return each text as windows of at most `max_tokens`, and the windows a text has.
+        """Return each text as windows of at most `max_tokens`, and the number of windows of each text.
 
         Neighbours share `overlap` tokens; the last window ends where the text does and is full, so
-        that no window is a scrap.
+        that a long text has no window of a few tokens.
 
         Returns:
-            The windows, text after text, and their number by text, shape (N,), int64.
+            The windows, text after text, and the number of windows of each text, shape (N,), int64.
         """
         room = max_tokens - self.n_special
         lengths = bodies.lengths
@@ -179,17 +178,17 @@ class TextTokenizer:
     def join(
         self, first: TextTokens, second: TextTokens, max_tokens: int, truncation: Truncation = "longest_first"
     ) -> TextTokens:
-        """Return pairs of texts as one sequence each, with special tokens and token types.
+        """Return each pair of texts as one sequence, with special tokens and token types.
 
         Args:
             first: N texts without special tokens.
             second: The other text of each.
-            max_tokens: Tokens a pair may have in all; texts lose their ends where it has more.
+            max_tokens: Tokens a pair may have in all; the texts of a longer pair are cut at their ends.
             truncation: Which text is cut; see `kept_lengths`.
 
         Raises:
             InputError: `max_tokens` leaves no room for the special tokens.
-            ModelFolderError: See `find_pair_specials`.
+            ModelFolderError: The tokenizer's pairs are not supported; see `find_pair_specials`.
         """
         room = room_of_pair(max_tokens, self.pair_specials, at_least=0)
         of_first, of_second = kept_lengths(first.lengths, second.lengths, room, truncation)
@@ -202,10 +201,10 @@ class TextTokenizer:
     def join_windows(
         self, first: TextTokens, second: TextTokens, max_tokens: int, overlap: int
     ) -> tuple[TextTokens, NDArray[np.int64]]:
-        """Return each pair as windows of at most `max_tokens`, and the windows a pair has.
+        """Return each pair as windows of at most `max_tokens`, and the number of windows of each pair.
 
-        Each window has the shorter text whole, cut at its end where it is longer than half the room, and of the
-        longer text as much as fits, in windows as `frame_windows` makes them. A pair that fits is one window.
+        Each window has the whole shorter text (cut at its end to half the room, if it is longer) and as much of the
+        longer text as fits, in windows as `frame_windows` makes them. A pair that fits is one window.
 
         Args:
             first: N texts without special tokens.
@@ -214,29 +213,29 @@ class TextTokenizer:
             overlap: Tokens of the longer text that neighbours share.
 
         Returns:
-            The windows, pair after pair, and their number by pair, shape (N,), int64.
+            The windows, pair after pair, and the number of windows of each pair, shape (N,), int64.
 
         Raises:
             InputError: `max_tokens` leaves no room for a token of each text.
-            ModelFolderError: See `find_pair_specials`.
+            ModelFolderError: The tokenizer's pairs are not supported; see `find_pair_specials`.
         """
         room = room_of_pair(max_tokens, self.pair_specials, at_least=2)
         pieces, counts = pair_windows(first, second, room, overlap)
         return join_pieces(self.pair_specials, *pieces), counts
 
     def count_unknown(self, bodies: TextTokens) -> int:
-        """Return how many tokens are unknown."""
+        """Return the number of unknown tokens."""
         return int((bodies.token_ids == self.specials.unknown_id).sum()) if self.specials.unknown_id is not None else 0
 
     def save_pretrained(self, folder: str | Path, max_tokens: int) -> None:
         """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and, for WordPiece, vocab.txt.
 
-        Casing is always written down. The class is named as PreTrainedTokenizerFast where text is
+        Casing is always written explicitly. The tokenizer class is PreTrainedTokenizerFast where text is
         composed first or pairs are not BERT's: transformers' BertTokenizer reads neither normalizer
         nor post-processor and would lose that.
         """
         target = Path(folder)
-        # written here: the Rust side reports a full disk as a bare Exception
+        # written by Python: the Rust library reports a full disk as a bare Exception
         (target / "tokenizer.json").write_text(self.backend.to_str(pretty=True), "utf-8")
         vocab = self.backend.get_vocab()
         special = {role: token for role, token in self._special_tokens.items() if token in vocab}
@@ -264,7 +263,7 @@ class TextTokenizer:
         (target / "tokenizer_config.json").write_text(text, "utf-8")
 
     def to_transformers(self, max_tokens: int) -> PreTrainedTokenizerBase:
-        """Return the same tokenizer as transformers' class, for libraries that want one."""
+        """Return the same tokenizer as a class of transformers, for libraries that need one."""
         from transformers import PreTrainedTokenizerFast
 
         vocab = self.backend.get_vocab()
@@ -276,21 +275,21 @@ class TextTokenizer:
         return tokenizer
 
     def _is_berts(self, casing: Casing) -> bool:
-        """Return whether transformers' BertTokenizer makes the same of texts and pairs."""
+        """Return whether transformers' BertTokenizer would encode texts and pairs in the same way."""
         try:
             between = self.pair_specials.between
-        except ModelFolderError:  # then there are no pairs to differ in
+        except ModelFolderError:  # pairs are not supported, so only texts are compared
             return not casing.compose
         return len(between) == 1 and not casing.compose
 
     def _input_names(self) -> list[str]:
-        """Return what transformers is to hand on to the encoder; what it does unless told goes by its version."""
+        """Return the inputs that transformers is to pass to the encoder; its default depends on its version."""
         types = ["token_type_ids"] if self._token_types and pairs_have_types(self.backend) else []
         return ["input_ids", *types, "attention_mask"]
 
 
 def _chunks_of(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the texts in lists that one call of the Rust tokenizer takes; one empty list where there is no text."""
+    """Yield the texts in lists, one for each call of the Rust tokenizer; the last list may be empty."""
     chunk: list[str] = []
     n_characters = 0
     for text in texts:
@@ -303,26 +302,26 @@ def _chunks_of(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def text_at(position: int) -> str:
-    """Return how a text is named in a message where nothing better is known."""
+    """Return the name of a text in messages, where no file and row are known."""
     return f"text at position {position}"
 
 
 def check_texts(texts: Sequence[object], first_position: int = 0, name: Callable[[int], str] = text_at) -> None:
-    """Refuse what is no text; the Rust tokenizer would take a tuple for a pair without a word.
+    """Refuse what is not a text; the Rust tokenizer would silently read a tuple as a pair.
 
     Raises:
-        InputError: Something is no string, or holds a lone surrogate; with its position.
+        InputError: An item is not a string, or contains a lone surrogate; with its position.
     """
     for position, text in enumerate(texts, first_position):
         if not isinstance(text, str):
             raise InputError(
                 f"{name(position)} is {quoted(text)} ({type(text).__name__}), expected a string",
-                "drop it or replace it",
+                "remove or replace it",
             )
-        # isascii is a flag of the string: the usual text costs nothing here
+        # isascii reads a flag of the string, so the check costs nothing for ASCII text
         if not text.isascii() and (surrogate := _SURROGATE.search(text)):
             raise InputError(
                 f"{name(position)} holds the lone surrogate {quoted(surrogate[0])} at character "
-                f"{surrogate.start()}, which no UTF-8 text can",
+                f"{surrogate.start()}, which UTF-8 cannot encode",
                 "decode the source again",
             )

@@ -1,14 +1,13 @@
-"""A WordPiece vocabulary, and the casing that it means.
+"""Read a WordPiece vocabulary, and find the casing that it was made for.
 
-A bare `vocab.txt` says nothing about casing, and every other tool then lower-cases and strips
-accents. To strip accents, text is decomposed, which takes Hangul syllables apart into jamo that no
-vocabulary holds: all Korean becomes [UNK] without a word. So the rule is read from the vocabulary:
+A bare `vocab.txt` does not state its casing, and other tools then lower-case text and strip accents. To strip accents,
+text is decomposed, which takes Hangul syllables apart into jamo that no vocabulary has: all Korean silently becomes
+[UNK]. So the rule is read from the vocabulary:
 
-- Hangul syllables or upper-case pieces in it: the text is left as it is (cased);
-- no upper-case piece, but all 26 lower-case Latin letters: it was lower-cased when it was learned,
-  so the text is lower-cased; accents are stripped unless the vocabulary has letters (é, が, 한) that
-  stripping would take away;
-- composed syllables in it: text is first composed to NFC, since decomposed Hangul looks the same.
+- upper-case pieces, or Hangul syllables without all 26 lower-case Latin letters: text is left as it is (cased);
+- otherwise the vocabulary was learned from lower-cased text, so text is lower-cased; accents are stripped unless the
+  vocabulary has letters (é, が, 한) that stripping would change;
+- Hangul syllables: text is first composed to NFC, since decomposed Hangul looks the same.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ class Casing:
 
     Attributes:
         do_lower_case: Text is lower-cased.
-        strip_accents: Text is decomposed and marks are dropped; takes Hangul apart.
-        tokenize_chinese_chars: Each Chinese character is a word.
-        compose: Text is brought to NFC first.
-        source: Which file said so, or ``vocabulary``.
+        strip_accents: Text is decomposed and its accents are dropped; this takes Hangul syllables apart.
+        tokenize_chinese_chars: Each Chinese character is a word of its own.
+        compose: Text is composed to NFC first.
+        source: The file that sets the rule, or ``vocabulary``.
     """
 
     do_lower_case: bool
@@ -42,24 +41,24 @@ class Casing:
     source: str
 
     def describe(self) -> str:
-        """Return the rule in words, for one line of a message."""
+        """Return the rule in words, for messages."""
         case = "lower-cased" if self.do_lower_case else "cased"
         accents = "accents stripped" if self.strip_accents else "accents kept"
         return f"{case}, {accents}{', composed to NFC' if self.compose else ''} (by {self.source})"
 
 
 def read_vocab(path: Path, n_rows: int | None = None) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Return token to id of a vocab.txt, and notes on what is odd in it.
+    """Return the id of each token of a vocab.txt, and notes on what is unusual in it.
 
-    One token a line, split at line feeds alone (a token may hold U+2028); a byte order mark and
+    The file has one token a line, split only at line feeds (a token may contain U+2028); a byte order mark and
     carriage returns at the ends of lines are dropped.
 
     Args:
         path: The file.
-        n_rows: Rows of the embedding table, where they are known: far more lines are refused before they are read.
+        n_rows: Rows of the embedding table, None if not known; far more lines are refused before they are parsed.
 
     Raises:
-        ModelFolderError: Not UTF-8, empty, a blank line inside, too large, or no vocabulary at all.
+        ModelFolderError: Not UTF-8, empty, a blank line inside, too large, or not a vocabulary.
     """
     with open_file(path) as file:
         data = file.read(MAX_VOCAB_BYTES + 1)
@@ -74,11 +73,13 @@ def read_vocab(path: Path, n_rows: int | None = None) -> tuple[dict[str, int], t
         line = data[: error.start].count(b"\n") + 1
         hint = ", it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise ModelFolderError(
-            f"{shown(path)}, line {line}, is not UTF-8 (byte {data[error.start]:#04x}{hint}): "
-            "save the vocabulary as UTF-8"
+            f"{shown(path)}, line {line}, is not UTF-8 (byte {data[error.start]:#04x}{hint})",
+            "save the vocabulary as UTF-8",
         ) from error
     if "\0" in text:
-        raise ModelFolderError(f"{shown(path)} holds NUL bytes, it looks like UTF-16: save the vocabulary as UTF-8")
+        raise ModelFolderError(
+            f"{shown(path)} contains NUL bytes, it looks like UTF-16", "save the vocabulary as UTF-8"
+        )
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()
@@ -86,8 +87,8 @@ def read_vocab(path: Path, n_rows: int | None = None) -> tuple[dict[str, int], t
         raise ModelFolderError(f"{shown(path)} is empty: expected a vocabulary with one token a line")
     if "" in lines:
         raise ModelFolderError(
-            f"{shown(path)}, line {lines.index('') + 1}, is blank: every line of a vocabulary is a token, and a lost "
-            "one shifts all that follow",
+            f"{shown(path)}, line {lines.index('') + 1}, is blank: every line of a vocabulary is a token, and a "
+            "missing one changes the ids of all that follow",
             "restore the file",
         )
     vocab = {token: line for line, token in enumerate(lines)}
@@ -95,7 +96,7 @@ def read_vocab(path: Path, n_rows: int | None = None) -> tuple[dict[str, int], t
         return vocab, ()
     repeated = next(token for line, token in enumerate(lines) if vocab[token] != line)
     return vocab, (
-        f"duplicate tokens in {path.name}: {len(lines) - len(vocab)}, such as {quoted(repeated)}; the last one counts",
+        f"duplicate tokens in {path.name}: {len(lines) - len(vocab)}, such as {quoted(repeated)}; the last one is used",
     )
 
 
@@ -105,7 +106,7 @@ def holds_hangul(vocab: Mapping[str, int]) -> bool:
 
 
 def holds_accents(vocab: Mapping[str, int]) -> bool:
-    """Return whether stripping accents would change any token: é, が or 한 in it, say."""
+    """Return whether stripping accents would change any token, for example one with é, が or 한."""
 
     def changes(token: str) -> bool:
         return any(unicodedata.category(c) == "Mn" for c in unicodedata.normalize("NFD", token)) or any(
@@ -116,12 +117,12 @@ def holds_accents(vocab: Mapping[str, int]) -> bool:
 
 
 def _holds_upper_case(vocab: Mapping[str, int]) -> bool:
-    # not str.isupper: ℝ is upper case and stays when text is lower-cased, so uncased vocabularies hold it
+    # not str.isupper: ℝ is upper case but lower-casing does not change it, so uncased vocabularies have it
     return any(token != token.lower() for token in vocab if not token.startswith("["))
 
 
 def casing_of_vocabulary(vocab: Mapping[str, int]) -> Casing:
-    """Return the rule that a vocabulary itself shows; see the head of this module."""
+    """Return the casing rule that a vocabulary implies, by the rules in this module's docstring."""
     hangul, upper = holds_hangul(vocab), _holds_upper_case(vocab)
     latin = all(letter in vocab for letter in "abcdefghijklmnopqrstuvwxyz")
     lower = not upper and (latin or not hangul)

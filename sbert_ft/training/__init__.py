@@ -1,1 +1,1 @@
-"""Objectives, checkpoints and the loop that fine-tunes."""
+"""Objectives, checkpoints and the training loop."""

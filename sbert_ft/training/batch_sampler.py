@@ -1,8 +1,8 @@
-"""Which rows share a batch, in which order: a matter of the seed and the epoch alone.
+"""Choose which rows share a batch, and in which order, from the seed and the epoch only.
 
-A run that is resumed, on whatever device, so meets the batches of the unbroken one, and nothing but two numbers need
-be stored. In-batch objectives take a row's texts for negatives of all other rows, so no text may stand in two rows of
-a batch, and a batch of one row teaches nothing; both are seen to here. The cost is a few microseconds a row.
+A resumed run therefore gets the same batches as an uninterrupted one, on any device, and only two numbers need to be
+stored. In-batch objectives use a row's texts as negatives for all other rows. So no text may occur in two rows of a
+batch, and a batch of one row teaches nothing: both are avoided here. The cost is a few microseconds per row.
 """
 
 from __future__ import annotations
@@ -15,36 +15,37 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-# A row's number and those of its texts. Tuples of numbers alone, which the garbage collector need not look at.
+# A row's number and the numbers of its texts. Tuples that hold only numbers: the garbage collector can skip them.
 Entry = tuple[int, ...]
 Waiting = dict[int, deque[Entry]]
 
-_CHUNK_ROWS = 8192  # as Python lists at a time
-_MAX_MOVES = 64  # between queues, a batch: what it costs at most to look for rows that hardly any fit
-_MAX_ASKED = 64  # batches asked to lend or to take in a row
+_CHUNK_ROWS = 8192  # converted to Python lists at a time
+_MAX_MOVES = 64  # of rows between queues, per batch: limits the cost of the search when hardly any row fits
+_MAX_ASKED = 64  # batches that are tried as the source of a second row, or as the new place, for a single row
 
 
 def epoch_batches(
     n_rows: int, batch_size: int, seed: int, epoch: int, *, text_rows: NDArray[np.int64] | None = None
 ) -> list[NDArray[np.int64]]:
-    """Return the rows of each batch of an epoch, in order; every row comes exactly once.
+    """Return the rows of each batch of an epoch, in order; every row occurs exactly once.
 
-    The order is numpy's ``default_rng([seed, epoch]).permutation``, the same on all platforms. With `text_rows` no
-    text stands in two rows of a batch: a row that would bring one in again waits for the next batch. The last batch
-    may be smaller, others only where `fitting_batch_size` says so or no row is left that fits. Above a batch size of
-    1, no batch has a single row if another can lend it one, or take it in where all have two: that one then has
-    three. A row stays alone only where there is no other, or where its texts stand in most of them.
+    The order is numpy's ``default_rng([seed, epoch]).permutation``, the same on all platforms. With `text_rows`, no
+    text occurs in two rows of a batch: a row that would repeat a text waits for a later batch. The last batch may be
+    smaller; other batches are smaller only if `fitting_batch_size` says so or no remaining row fits. For batch sizes
+    above 1, a batch of a single row gets a second row from a larger batch. If all others have two rows, the single
+    row is moved into one of them, which then has three. A row stays single only if there is no other row, or if its
+    texts occur in most of them.
 
     Args:
         n_rows: Rows of the data set.
-        batch_size: Rows a batch, at least 1.
+        batch_size: Rows per batch, at least 1.
         seed: At least 0.
         epoch: From 0.
-        text_rows: The numbers of each row's texts, shape (n_rows, k), for batches without a text twice. A row itself
+        text_rows: The numbers of each row's texts, shape (n_rows, k), for batches without repeated texts. One row
             may hold the same text twice.
 
     Returns:
-        Of each batch shape (rows,), int64.
+        One array per batch, shape (rows,), int64.
     """
     assert batch_size >= 1 and (text_rows is None or len(text_rows) == n_rows)
     order = np.random.default_rng([seed, epoch]).permutation(n_rows).astype(np.int64)
@@ -57,15 +58,15 @@ def epoch_batches(
 
 
 def fitting_batch_size(batch_size: int, text_rows: NDArray[np.int64]) -> int:
-    """Return the batch size with which all batches hold no text twice and are still about equal.
+    """Return the batch size with which no batch repeats a text and all batches are about equal in size.
 
-    A text that stands in 1,000 rows needs 1,000 batches, however large they are. Full batches at first would leave
-    only rows with this text for the end of the epoch, one a batch. So all of them are as small as the most frequent
-    text asks for: at least 2 rows.
+    A text that occurs in 1,000 rows needs 1,000 batches, however large they are. If the first batches were full, only
+    rows with this text would be left at the end of the epoch, one per batch. So all batches are made as small as the
+    most frequent text requires, with at least 2 rows.
 
     Args:
-        batch_size: The one asked for, which is returned where no text is that frequent.
-        text_rows: See `epoch_batches`.
+        batch_size: The requested size, which is returned if no text is that frequent.
+        text_rows: As in `epoch_batches`.
     """
     if not text_rows.size:
         return batch_size
@@ -78,10 +79,10 @@ def fitting_batch_size(batch_size: int, text_rows: NDArray[np.int64]) -> int:
 def _without_repeats(
     order: NDArray[np.int64], batch_size: int, text_rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], list[int]]:
-    """Return the rows batch by batch, and where each batch begins.
+    """Return the rows batch by batch, and the index at which each batch begins.
 
-    A row that does not fit waits in the queue of the text that is in its way. At most one row of a queue fits into
-    a batch, so that a batch looks at the heads of queues and not at all rows that wait.
+    A row that does not fit waits in the queue of the text that it would repeat. At most one row of a queue fits into
+    a batch, so only the heads of the queues are looked at, not all waiting rows.
     """
     chosen = array("q")
     bounds: list[int] = []
@@ -104,9 +105,9 @@ def _rows_with_texts(order: NDArray[np.int64], text_rows: NDArray[np.int64]) -> 
 
 
 def _take_waiting(waiting: Waiting, chosen: array[int], stop: int, present: set[int]) -> None:
-    """Fill a batch from the queues, the oldest first, with at most one row of each."""
+    """Fill a batch from the queues, the oldest first, with at most one row per queue."""
     n_moves = 0
-    # Of a batch's queues at most one a row gives it a row, three a row are closed by its texts, the others move rows.
+    # For each row of the batch, at most one queue supplies it and three are blocked by its texts; others move rows.
     for text in list(itertools.islice(waiting, 4 * (stop - len(chosen)) + _MAX_MOVES)):
         if len(chosen) == stop or n_moves == _MAX_MOVES:
             return
@@ -118,7 +119,7 @@ def _take_waiting(waiting: Waiting, chosen: array[int], stop: int, present: set[
 
 
 def _take_or_queue(entry: Entry, waiting: Waiting, chosen: array[int], present: set[int]) -> bool:
-    """Return whether the row was taken into the batch; otherwise it waits for the text that is in its way."""
+    """Return whether the row was added to the batch; if not, it waits in the queue of the text that it would repeat."""
     row, *texts = entry
     for text in texts:
         if text in present:
@@ -132,18 +133,18 @@ def _take_or_queue(entry: Entry, waiting: Waiting, chosen: array[int], present: 
 def _without_single_rows(
     batches: list[NDArray[np.int64]], text_rows: NDArray[np.int64] | None
 ) -> list[NDArray[np.int64]]:
-    """Return the batches where each of a single row was given a second one or joined to another, if any fits.
+    """Return the batches, where each single row got a second row or was moved to another batch, if any fits.
 
-    Those of more than two rows lend in turns, the last first, so that none gets much smaller than the others.
+    Batches of more than two rows give rows in turns, the last first, so that none gets much smaller than the others.
     """
     singles = [i for i, batch in enumerate(batches) if len(batch) == 1]
     lenders = deque(i for i, batch in enumerate(batches) if len(batch) > 2) if singles else deque()
     pairs = deque(i for i, batch in enumerate(batches) if len(batch) == 2) if singles else deque()
-    n_alone = 0
+    n_failed = 0
     for single in singles:
         helped = _lend(batches, single, lenders, pairs, text_rows) or _join(batches, single, lenders, pairs, text_rows)
-        n_alone = 0 if helped else n_alone + 1
-        if n_alone == _MAX_ASKED:  # one text stands in most rows, and the rest will fare no better
+        n_failed = 0 if helped else n_failed + 1
+        if n_failed == _MAX_ASKED:  # one text occurs in most rows: the other single rows will fail, too
             break
     return [batch for batch in batches if len(batch)]
 
@@ -155,7 +156,7 @@ def _lend(
     pairs: deque[int],
     text_rows: NDArray[np.int64] | None,
 ) -> bool:
-    """Return whether a batch of more than two rows gave one to the single row."""
+    """Return whether a row of a batch of more than two rows was moved to the single row."""
     row = batches[single]
     for _ in range(min(len(lenders), _MAX_ASKED)):
         lender = lenders.pop()
@@ -176,7 +177,7 @@ def _join(
     pairs: deque[int],
     text_rows: NDArray[np.int64] | None,
 ) -> bool:
-    """Return whether a batch of two rows took in the single row, whose batch is then empty."""
+    """Return whether the single row was moved into a batch of two rows; its own batch is then empty."""
     row = batches[single]
     for _ in range(min(len(pairs), _MAX_ASKED)):
         pair = pairs.pop()

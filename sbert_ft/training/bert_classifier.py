@@ -1,7 +1,7 @@
-"""`BertClassifier`: a classifier over two towers, a joined pair or one text, in scikit-learn's manners.
+"""`BertClassifier`: a classifier over two towers, a joined pair or one text, with scikit-learn's interface.
 
-All but `fit` is `ClassifierModel`'s. Fitting is a whole run (the loop, checkpoints, a report), which stands above the
-model, and so does this class.
+Everything except `fit` is inherited from `ClassifierModel`. Fitting is a whole run (loop, checkpoints, report), which
+belongs to a layer above the models, so this class is here.
 """
 
 from __future__ import annotations
@@ -51,37 +51,37 @@ class BertClassifier(ClassifierModel):
         output_dir: str | os.PathLike[str] | None = None,
         show_progress_bar: bool = False,
     ) -> BertClassifier:
-        """Train on rows and their labels, and return the classifier, which goes on from the weights that it has.
+        """Train on rows and their labels, starting from the current weights, and return the classifier.
 
-        A head is kept where it is for the same classes, in its own order; otherwise a new one begins. With dev rows the
-        best step is kept, probabilities are calibrated, and for two classes a threshold is stored.
+        An existing head is kept, in its own order, if it is for the same classes; otherwise a new head is created. With
+        dev rows, the best step is kept, probabilities are calibrated, and for two classes a threshold is stored.
 
         Args:
             X: Texts (kind single), or pairs of texts: a list, array, Series, or frame of two columns.
-            y: A label for each, all of one type: str, int, bool, or float; `classes_` are the different ones, sorted.
-                With binary_cross_entropy scores.
-            dev: Rows and labels to judge by.
-            dev_share: Share of the rows to set apart for that instead, with no text on both sides.
+            y: One label per row, all of one type: str, int, bool, or float; `classes_` are the distinct labels, sorted.
+                With binary_cross_entropy, scores.
+            dev: Rows and labels to evaluate on.
+            dev_share: Instead of `dev`, the share of the rows to hold out; no text is on both sides.
             objective: softmax, or binary_cross_entropy for one output, a score.
             training: The loop's settings.
-            evaluation: How the result is judged.
+            evaluation: How the result is evaluated.
             output_dir: The run's folder, with report and checkpoints; None for a temporary one that is removed.
-            show_progress_bar: Whether to show one on standard error.
+            show_progress_bar: Whether to show a progress bar on standard error.
 
         Raises:
             InputError: Rows and labels do not fit each other or the classifier.
             ConfigError: A setting is out of range.
-            DataError: A text is blank, or a label is none.
-            TrainingError: A loss is no finite number.
+            DataError: A text is blank, or a label is not valid.
+            TrainingError: A loss is not a finite number.
             OutputError: Something cannot be written.
             ResourceError: Memory ran out.
-            RunInterrupted: Ctrl-C, SIGTERM or SIGHUP. As after every error, the classifier is as it was.
+            RunInterrupted: Ctrl-C, SIGTERM or SIGHUP. As after every error, the classifier is unchanged.
         """
         if dev is not None and dev_share is not None:
             raise InputError("dev and dev_share are both given", "keep one of them")
         if training is not None:
             instance_argument(TrainingSettings, training, "training")
-        with put_back_on_failure(self, weights=False):  # the head, until training begins
+        with put_back_on_failure(self, weights=False):  # restores the head if preparation fails
             labels = _listed(y, "y")
             reading, names = Reading(), labels
             if objective == "softmax":
@@ -89,22 +89,22 @@ class BertClassifier(ClassifierModel):
                 reading = Reading(label_kind="classes", classes=tuple(map(class_name, classes)))
                 names = [class_name(label) for label in labels]
             train = self._dataset(X, names, reading)
-            judging = None
+            dev_data = None
             if dev is not None:
                 if not isinstance(dev, (tuple, list)) or len(dev) != 2:
                     raise InputError(f"dev is of type {type(dev).__name__}, expected two: the rows and their labels")
                 dev_labels = _listed(dev[1], "the labels of dev")
                 if objective == "softmax":
-                    reading = Reading(label_kind="classes")  # one that y has not shall be said, not left out
-                judging = self._dataset(dev[0], dev_labels, reading)
+                    reading = Reading(label_kind="classes")  # a class that is not in y is reported, not left out
+                dev_data = self._dataset(dev[0], dev_labels, reading)
             elif dev_share is not None:
-                train, judging = train.split(dev_share, (training or TrainingSettings()).seed)
+                train, dev_data = train.split(dev_share, (training or TrainingSettings()).seed)
             weight = self.class_weight if objective == "softmax" else None
             with _run_folder(output_dir) as folder:
                 fine_tune(
                     self,
                     train,
-                    dev=judging,
+                    dev=dev_data,
                     output_dir=folder,
                     objective=ObjectiveSettings(objective, class_weight=weight),
                     training=training,
@@ -114,18 +114,18 @@ class BertClassifier(ClassifierModel):
         return self
 
     def _take_classes(self, classes: list[Any], seed: int) -> list[Any]:
-        """Return the classes in the order of the head, which is a new one where it was for others.
+        """Return the classes in the order of the head; a head for other classes is replaced by a new one.
 
-        A head's order may be another than that of the labels: a configuration's, or another tool's.
+        The order of a head may differ from the sorted labels: it may come from a configuration or another tool.
         """
         if self._classes is not None:
             by_name = {class_name(label): label for label in classes}
             own = [class_name(label) for label in self._classes]
             if sorted(own) == sorted(by_name):
-                self._classes = tuple(by_name[name] for name in own)  # of the type of the labels now, 1 for "1"
+                self._classes = tuple(by_name[name] for name in own)  # with the type of these labels, 1 for "1"
                 return list(self._classes)
         if self.head is not None:
-            logger.warning("the classifier's head is for other classes than y has: a new one begins")
+            logger.warning("the classifier's head is for other classes than y has: a new head is created")
         self.start_head(classes, seed)
         return classes
 
@@ -138,10 +138,10 @@ class BertClassifier(ClassifierModel):
 
 @contextmanager
 def _run_folder(output_dir: str | os.PathLike[str] | None) -> Iterator[str | os.PathLike[str]]:
-    """Return the run's folder; without one a temporary one, which is removed.
+    """Return the run's folder; without `output_dir` a temporary folder, which is removed afterwards.
 
     Raises:
-        OutputError: There is no room for a temporary one.
+        OutputError: No temporary folder can be made.
     """
     if output_dir is not None:
         yield output_dir
@@ -151,17 +151,18 @@ def _run_folder(output_dir: str | os.PathLike[str] | None) -> Iterator[str | os.
     except OSError as error:
         raise OutputError(
             f"no temporary folder can be made for the run: {error.strerror or error}",
-            "give output_dir, or set TMPDIR to a folder with room",
+            "give output_dir, or set TMPDIR to a folder with free space",
         ) from error
     with temporary as path:
         yield Path(path) / "run"
 
 
 def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:
-    """Return the different labels, sorted, as plain Python values.
+    """Return the distinct labels, sorted, as plain Python values.
 
     Raises:
-        InputError: They are of several types, or of one that no label is, or there are fewer than two.
+        InputError: A label is missing, labels are of several types or of an unsupported type, or there are fewer than
+            two classes.
     """
     kinds = {type(label) for label in labels}
     for position, label in enumerate(labels):
@@ -169,13 +170,14 @@ def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:
             raise InputError(f"y has no label at position {position} ({label})", "leave the row out, or label it")
         if type(label) not in (str, int, float, bool):
             is_list = isinstance(label, (list, set, tuple))
-            several = "; several labels a row (multi-label classification) are not done" if is_list else ""
+            several = "; several labels a row (multi-label classification) are not supported" if is_list else ""
             found = f"{quoted(label)} ({type(label).__name__}) at position {position}"
             raise InputError(f"y holds {found}, expected labels that are all str, int, float or bool{several}")
     if len(kinds) > 1:
         found = " and ".join(sorted(kind.__name__ for kind in kinds))
         raise InputError(
-            f"y holds labels of different types, {found}: 1 and '1' could be one class or two", "make them one"
+            f"y holds labels of different types, {found}: 1 and '1' could be one class or two",
+            "convert them to one type",
         )
     classes = sorted(set(labels))
     if len(classes) < 2:
@@ -185,14 +187,14 @@ def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:
 
 
 def _rows_of_table(table: Any, n_texts: int) -> list[Any]:
-    """Return the rows of a frame or an array with a column for each text, missing texts as None.
+    """Return the rows of a DataFrame or array with one column per text; missing texts are None.
 
     Raises:
         InputError: It has more or fewer columns.
     """
     if table.shape[1] != n_texts:
         expected = "one, the text" if n_texts == 1 else "two, the texts of a pair"
-        raise InputError(f"X has {table.shape[1]} columns, expected {expected}", "choose them, as in frame[[...]]")
+        raise InputError(f"X has {table.shape[1]} columns, expected {expected}", "select them, as in frame[[...]]")
     if hasattr(table, "notna"):
         table = table.astype(object).where(table.notna(), None).to_numpy(dtype=object)
     rows: list[list[Any]] = table.tolist()
@@ -203,13 +205,13 @@ def _listed(values: Iterable[Any], name: str) -> list[Any]:
     """Return labels as a list of plain Python values.
 
     Raises:
-        InputError: They are no sequence, or a table.
+        InputError: They are not a sequence, or they are a table.
     """
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
         raise InputError(f"{name} is of type {type(values).__name__}, expected a list of labels, one a row")
     if getattr(values, "ndim", 1) != 1:
         raise InputError(
-            f"{name} has several columns, expected one label a row; multi-label classification is not done"
+            f"{name} has several columns, expected one label a row; multi-label classification is not supported"
         )
     array: NDArray[Any] | None = np.asarray(values) if hasattr(values, "dtype") else None
     listed: list[Any] = list(values) if array is None else array.tolist()

@@ -1,10 +1,10 @@
-"""A run's state on disk, whole or not at all.
+"""Save and load a run's state; a checkpoint on disk is either complete or absent.
 
 A checkpoint is a folder `step-00000120`: tensors as safetensors, everything else in state.json, and manifest.json with
-the size and sha256 of each file. It is filled under a temporary name, synced and renamed, so a kill at any moment
-leaves the checkpoints from before, or those and the new one. Which is newest is decided by the step in the name, never
-by a clock, and a checkpoint counts only if every byte is what the manifest says. There is no pickle. The cost is
-reading each file back once for its sha256.
+the size and sha256 of each file. It is written under a temporary name, synced and renamed. A kill at any moment
+therefore leaves the earlier checkpoints, with or without the new one. The newest checkpoint is the one with the highest
+step in its name; no clock is used. A checkpoint is valid only if all files match the manifest. Nothing is pickled. The
+cost is reading each file back once for its sha256.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ _CHUNK_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files were all what its manifest says when it was opened.
+    """A checkpoint whose files all matched its manifest when it was opened.
 
     Attributes:
         path: Its folder.
-        step: The optimizer steps behind it.
-        state: What was saved beside the tensors.
+        step: Optimizer steps made before it was saved.
+        state: The JSON values saved with the tensors.
         stems: Names of its groups of tensors, for `read_tensors`.
     """
 
@@ -67,7 +67,7 @@ class Checkpoint:
     stems: tuple[str, ...]
 
     def read_tensors(self, stem: str) -> dict[str, torch.Tensor]:
-        """Return the tensors saved as `stem`, on the CPU, in memory of their own, of the dtypes that they had.
+        """Return the tensors saved as `stem`: copies on the CPU, with their original dtypes.
 
         Raises:
             CheckpointError: There is no such group, or its file cannot be read.
@@ -88,26 +88,26 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, object]
 ) -> Path:
-    """Write a checkpoint and return its folder; when this returns, it is on the disk.
+    """Write a checkpoint and return its folder; the files are synced to disk before this returns.
 
-    A checkpoint of the same step is replaced; until the new one is on the disk the old one can be found.
+    A checkpoint of the same step is replaced; the old one can be read until the new one is on disk.
 
     Args:
-        folder: Where the run's checkpoints are; made if need be.
+        folder: Where the run's checkpoints are; created if it does not exist.
         step: The optimizer steps made, from 0.
-        tensors: Groups of tensors, each by a name of small letters, digits and `_`. They may be on any device, be
-            views and share memory; each is saved with what it shows.
-        state: Everything else, as JSON. Floats come back bit by bit.
+        tensors: Groups of tensors by name (lowercase letters, digits and `_`). They may be on any device, be views and
+            share memory; of a view, only its own values are saved.
+        state: Everything else, as JSON. Floats are restored bit by bit.
 
     Raises:
-        OutputError: It cannot be written; checkpoints that were there still are, and nothing else is left.
-        ValueError: A name, a step or a value that cannot be saved (NaN and infinity are not JSON: write null).
+        OutputError: It cannot be written; earlier checkpoints are kept, and no partial file is left.
+        ValueError: A name, a step or a value cannot be saved (NaN and infinity are not JSON: use null).
     """
     if not 0 <= step < 10**18 or not all(map(_STEM.fullmatch, tensors)):
-        raise ValueError(f"step {step} or one of the names {list(tensors)} cannot be that of a checkpoint")
+        raise ValueError(f"step {step} or one of the names {list(tensors)} is not valid for a checkpoint")
     state_bytes = json_bytes(dict(state))
     if len(state_bytes) > _MAX_STATE_BYTES:
-        raise ValueError(f"a state of {len(state_bytes)} bytes is more than will be read; save arrays as tensors")
+        raise ValueError(f"a state of {len(state_bytes)} bytes is above the limit for reading; save arrays as tensors")
     target = folder / _name(step)
     with faults_named(folder):
         make_folder(folder)
@@ -117,7 +117,7 @@ def save_checkpoint(
         for stem, group in tensors.items():
             file = staging / f"{stem}.safetensors"
             save_file(_as_stored(group), str(file))
-            shutil.copymode(staging / _STATE, file)  # safetensors lets nobody else read it
+            shutil.copymode(staging / _STATE, file)  # safetensors creates files that only their owner can read
         files = {name: _size_and_sha256(staging / name) for name in sorted(os.listdir(staging))}
         entries = {name: {"bytes": n_bytes, "sha256": digest} for name, (n_bytes, digest) in files.items()}
         write_new(staging / _MANIFEST, json_bytes({"format": FORMAT, "step": step, "files": entries}))
@@ -125,12 +125,12 @@ def save_checkpoint(
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the whole checkpoint of the highest step, or None where there never was one.
+    """Return the complete checkpoint of the highest step, or None if there are no checkpoints.
 
-    A damaged one is named in a warning and passed over.
+    A damaged checkpoint is logged as a warning and skipped.
 
     Raises:
-        CheckpointError: There are checkpoints, and every one is damaged; or the folder cannot be read.
+        CheckpointError: There are checkpoints, but all are damaged; or the folder cannot be read.
     """
     faults = []
     for path in _checkpoints(folder):
@@ -138,33 +138,33 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
             return read_checkpoint(path)
         except CheckpointError as error:
             faults.append(str(error))
-            logger.warning("%s; it is passed over", error)
+            logger.warning("%s; it is skipped", error)
     if not faults:
         return None
     raise CheckpointError(
-        f"{shown(folder)} holds no whole checkpoint: "
+        f"{shown(folder)} holds no complete checkpoint: "
         + "; ".join(faults[:5])
         + (" ..." if len(faults) > 5 else "")
         + ". "
-        "Bring one back from a copy, or begin the run anew with --overwrite"
+        "Restore one from a copy, or start the run again with --overwrite"
     )
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint in the folder `path`, every byte of it held against the manifest.
+    """Return the checkpoint in the folder `path`, after checking every byte against the manifest.
 
     Raises:
-        CheckpointError: It is not there, incomplete, damaged, or not a checkpoint that this version reads.
+        CheckpointError: It is missing, incomplete, damaged, or has a format that this version cannot read.
     """
     named = _STEP_NAME.fullmatch(path.name)
     try:
         if named is None or path.is_symlink() or not path.is_dir():
-            raise _damaged(path, "it is no folder called step- and a number")
+            raise _damaged(path, "it is not a folder named step- and a number")
         step = int(named[1])
         files = _manifest_files(_json_object(path / _MANIFEST, _MAX_MANIFEST_BYTES), step)
         for name, expected in files.items():
             found = os.lstat(path / name).st_size
-            if found != expected[0]:  # before reading what may be a file without end
+            if found != expected[0]:  # before reading: the file may be endless
                 raise ValueError(f"{name} has {found} bytes, the manifest says {expected[0]}")
             if _size_and_sha256(path / name) != expected:
                 raise ValueError(f"the sha256 of {name} is not the one in the manifest")
@@ -179,12 +179,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def remove_all_but(folder: Path, keep: Collection[int], before: int | None = None) -> None:
-    """Remove the checkpoints of all steps but those in `keep`, damaged ones too; other files stay.
+    """Remove the checkpoints of all steps except those in `keep`, damaged ones too; other files stay.
 
     Args:
         folder: Where the run's checkpoints are.
-        keep: Steps.
-        before: Those of this step and later ones stay too.
+        keep: The steps to keep.
+        before: Checkpoints of this step and later ones are kept, too; None to keep only `keep`.
 
     Raises:
         OutputError: One cannot be removed.
@@ -202,7 +202,7 @@ def remove_all_but(folder: Path, keep: Collection[int], before: int | None = Non
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """Return the steps that there are checkpoints of, damaged ones too; none where the folder cannot be read."""
+    """Return the steps that have a checkpoint, damaged ones too; empty if the folder cannot be read."""
     try:
         return sorted(_step(path) for path in _checkpoints(folder))
     except CheckpointError:
@@ -210,12 +210,12 @@ def checkpoint_steps(folder: Path) -> list[int]:
 
 
 def is_checkpoint_file(name: str) -> bool:
-    """Return whether a checkpoint has files of this name."""
+    """Return whether this is the name of a checkpoint's file."""
     return name in (_STATE, _MANIFEST) or (name.endswith(".safetensors") and bool(_STEM.fullmatch(name[:-12])))
 
 
 def is_checkpoint_name(name: str) -> bool:
-    """Return whether a checkpoint's folder can have this name."""
+    """Return whether this can be the name of a checkpoint's folder."""
     named = _STEP_NAME.fullmatch(name)
     return named is not None and name.removesuffix(".old") == _name(int(named[1]))
 
@@ -229,7 +229,7 @@ def _step(path: Path) -> int:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Return what has a checkpoint's name, the highest step first, of one step the newer first."""
+    """Return the paths named like a checkpoint, the highest step first; of one step, the newer first."""
     try:
         found = [folder / name for name in os.listdir(folder) if is_checkpoint_name(name)]
     except FileNotFoundError:
@@ -253,7 +253,7 @@ def _holds_only_others(path: Path) -> bool:
 
 
 def _settle(target: Path) -> None:
-    """Where a process was killed while it replaced `target`, keep one of the two: the new one if it is whole."""
+    """Finish a replacement of `target` that a kill interrupted: keep the new one if complete, else the old one."""
     backup = backup_of(target)
     if not os.path.lexists(backup) or not os.path.lexists(target):
         return
@@ -266,14 +266,14 @@ def _settle(target: Path) -> None:
 
 
 def _as_stored(group: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors as safetensors takes them: on the CPU, contiguous, none sharing memory with another."""
+    """Return the tensors as safetensors needs them: on the CPU, contiguous, without shared memory."""
     stored: dict[str, torch.Tensor] = {}
     storages: set[int] = set()
     for name, tensor in group.items():
         plain = tensor.detach().to("cpu").contiguous()
         storage = plain.untyped_storage()
         if storage.nbytes() != plain.nbytes or storage.data_ptr() in storages:
-            plain = plain.clone()  # only these: a copy of everything would double the memory
+            plain = plain.clone()  # only where needed: copying everything would double the memory
         storages.add(plain.untyped_storage().data_ptr())
         stored[name] = plain
     return stored
@@ -298,18 +298,18 @@ def _json_object(path: Path, max_bytes: int) -> dict[str, Any]:
 
 
 def _manifest_files(manifest: Mapping[str, Any], step: int) -> dict[str, tuple[int, str]]:
-    """Return size and sha256 of each file that a manifest names; ValueError says what is wrong with it."""
+    """Return size and sha256 of each file that a manifest names; a ValueError says what is wrong with it."""
     if type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
         raise ValueError(f"its format is {quoted(manifest.get('format'))}; this version reads {FORMAT}")
     if type(manifest.get("step")) is not int or manifest["step"] != step:
-        raise ValueError(f"the manifest is that of step {quoted(manifest.get('step'))}")
+        raise ValueError(f"the manifest is for step {quoted(manifest.get('step'))}")
     entries = manifest.get("files")
     if not isinstance(entries, dict) or _STATE not in entries:
         raise ValueError(f"the manifest names no {_STATE}")
     files: dict[str, tuple[int, str]] = {}
     for name, entry in entries.items():
         if not is_checkpoint_file(name) or name == _MANIFEST:
-            raise ValueError(f"the manifest names {quoted(name)}, which no checkpoint has")
+            raise ValueError(f"the manifest names {quoted(name)}, which is not a file of a checkpoint")
         n_bytes, digest = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
         if type(n_bytes) is not int or not isinstance(digest, str):
             raise ValueError(f"the manifest gives no size and sha256 of {name}")
@@ -323,21 +323,21 @@ def _damaged(path: Path, cause: str) -> CheckpointError:
 
 @dataclass
 class TrainerState:
-    """Where a run stands; grows while it runs.
+    """The state of the training loop, updated after each step.
 
     Attributes:
         step: Optimizer steps made.
-        epoch: The one under way, from 0.
-        step_in_epoch: Steps made of it.
-        passes: Over the rows, the one under way as a share.
-        micro_rows: Rows a forward, as memory has allowed.
+        epoch: The current epoch, from 0.
+        step_in_epoch: Steps made in the current epoch.
+        passes: Passes over the rows, with the current one as a fraction.
+        micro_rows: Rows per forward; reduced when memory runs out.
         best_step: Step of the best evaluation; None before the first one.
-        best_value: Its metric.
-        n_stale: Evaluations since then.
-        seconds: Spent in training, over all sittings.
-        losses: Of the steps since the last line of the log.
-        evaluation_due: Whether the run ended after a step before its evaluation was made.
-        stopped_early: Whether evaluations stopped getting better.
+        best_value: The metric of the best evaluation.
+        n_stale: Evaluations since the best one.
+        seconds: Training time over all sessions.
+        losses: Losses of the steps since the last line of the log.
+        evaluation_due: Whether the run ended after a step, but before the evaluation due there.
+        stopped_early: Whether training stopped because evaluations did not improve.
         saved_step: Step of the last checkpoint; None before the first one.
     """
 
@@ -357,21 +357,23 @@ class TrainerState:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], source: Path) -> TrainerState:
-        """Return the progress that a checkpoint's state holds.
+        """Return the trainer state from a checkpoint's JSON.
 
         Raises:
-            CheckpointError: It holds something else.
+            CheckpointError: A value is missing or has a wrong type.
         """
         fresh = asdict(cls())
         optional = {"best_step": int, "best_value": float, "saved_step": int}
         for name, usual in fresh.items():
             kind = optional.get(name, type(usual))
-            value = content.get(name, source)  # a value that no JSON holds, where there is none
+            value = content.get(name, source)  # if missing, a Path, which has no valid type
             fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool) == isinstance(
                 value, bool
             )
             if not fits and not (value is None and name in optional):
-                raise CheckpointError(f"{source}: state.json has no usable {quoted(name)}; begin anew with --overwrite")
+                raise CheckpointError(
+                    f"{source}: state.json has no usable {quoted(name)}; start again with --overwrite"
+                )
         return cls(**{name: content[name] for name in fresh})
 
 
@@ -382,14 +384,14 @@ def save_progress(
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler | None,
 ) -> None:
-    """Write the whole state of a run, then remove all checkpoints but this one, the last before it and the best.
+    """Write the whole state of a run, then remove all checkpoints except this one, the previous one and the best.
 
-    The last before it is there to fall back on, should this one be damaged.
+    The previous one is the fallback in case this one gets damaged.
 
     Raises:
-        OutputError: It cannot be written; what was there before still is.
+        OutputError: It cannot be written; earlier checkpoints are kept.
     """
-    state_of_optimizer = optimizer_tensors(optimizer, module)  # first: it brings the weights up to date
+    state_of_optimizer = optimizer_tensors(optimizer, module)  # first, because it brings the weights up to date
     tensors = {
         "weights": dict(module.state_dict()),
         "optimizer": state_of_optimizer,
@@ -408,12 +410,12 @@ def restore_progress(
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler | None,
 ) -> TrainerState:
-    """Put everything that `save_progress` wrote back in place, and return the progress.
+    """Restore everything that `save_progress` wrote, and return the trainer state.
 
-    What it had not yet removed when it was killed is removed.
+    Checkpoints that `save_progress` should have removed before it was killed are removed now.
 
     Raises:
-        CheckpointError: The checkpoint is of another model or optimizer.
+        CheckpointError: The checkpoint belongs to another model or optimizer.
         OutputError: An earlier checkpoint cannot be removed.
     """
     content = checkpoint.state.get("progress")
@@ -428,28 +430,29 @@ def restore_progress(
             scaler.load_state_dict(checkpoint.state["scaler"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{checkpoint.path} does not fit this run: {quoted(error, limit=200)}; it is of another model or setting"
+            f"{checkpoint.path} does not fit this run: {quoted(error, limit=200)}; it belongs to another model or "
+            "other settings"
         ) from error
     remove_all_but(checkpoint.path.parent, kept, before=checkpoint.step)
     return progress
 
 
 def restore_weights(checkpoint: Checkpoint, module: nn.Module) -> None:
-    """Put a checkpoint's weights into the encoder (and head), every one of them.
+    """Load all of a checkpoint's weights into the encoder (and head).
 
     Raises:
-        CheckpointError: They are of another model.
+        CheckpointError: They belong to another model.
     """
     try:
         module.load_state_dict(checkpoint.read_tensors("weights"), strict=True)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{checkpoint.path} holds another model's weights: {quoted(error, limit=200)}; begin anew with --overwrite"
+            f"{checkpoint.path} holds another model's weights: {quoted(error, limit=200)}; start again with --overwrite"
         ) from error
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:
-    """Return the states of the generators that dropout draws from, uint8."""
+    """Return the states of the random generators that dropout uses, uint8."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -459,7 +462,7 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Set the generators back; a run that goes on elsewhere begins with fresh ones of that device."""
+    """Restore the random generators; a run that moved to another type of device keeps that device's own state."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)

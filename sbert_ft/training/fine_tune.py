@@ -1,4 +1,4 @@
-"""`fine_tune`: a model, pairs and a folder to a better model, a threshold and a report."""
+"""`fine_tune`: train a model on pairs and write the tuned model, a threshold and a report to a folder."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _MODES: Mapping[str, Mode] = {"error": "new", "resume": "resume", "overwrite": "
 
 
 def starting_model(settings: RunSettings) -> TrainableModel:
-    """Return the model, on its device; a classifier has a head only where its folder holds one.
+    """Return the model that the settings name, on its device; a classifier has a head only if its folder holds one.
 
     Raises:
-        ModelFolderError: The folder is damaged, incomplete or of a kind not supported.
+        ModelFolderError: The folder is damaged, incomplete or of an unsupported kind.
         InputError: The settings do not fit the encoder.
-        ResourceError: The device is not there.
+        ResourceError: The device is not available.
     """
     wanted = settings.model
     precision: Precision = "float32" if settings.training.precision == "float32" else "auto"
@@ -63,7 +63,7 @@ def starting_model(settings: RunSettings) -> TrainableModel:
         if _goes_on(found, wanted):
             return found
         logger.warning(
-            "%s holds a classifier of another kind (%s): its encoder is taken, and a new head begins",
+            "%s holds a classifier of another kind (%s): its encoder is used, and a new head is created",
             quoted(wanted.path, limit=400),
             found.kind,
         )
@@ -74,12 +74,12 @@ def starting_model(settings: RunSettings) -> TrainableModel:
         bert = ConnectionBert.from_pretrained(wanted.path, device, precision)
     if wanted.kind != "siamese":
         return _classifier(bert, wanted)
-    assert wanted.pooling != "pooler", "refused with the settings"
+    assert wanted.pooling != "pooler", "rejected when the settings were checked"
     return SiameseBert(bert, wanted.pooling, wanted.max_seq_length)
 
 
 def _kind_of_others(wanted: ModelSettings) -> Literal["joined", "single"] | None:
-    """Return as what a stock folder of others is read, which does not say it; None for one of ours, which does."""
+    """Return the kind to read a stock classifier folder as, which does not state it; None for our own, which does."""
     if "classifier" in read_folder(wanted.path).own:
         return None
     return wanted.kind if wanted.kind == "joined" or wanted.kind == "single" else None
@@ -99,7 +99,7 @@ def _classifier(bert: ConnectionBert, wanted: ModelSettings) -> ClassifierModel:
 
 
 def _goes_on(found: ClassifierModel, wanted: ModelSettings) -> bool:
-    """Return whether a folder's classifier is the one that is wanted, so that training goes on with its head."""
+    """Return whether a folder's classifier matches the settings, so that training continues with its head."""
     same_features = wanted.kind != "towers" or found.features == wanted.features
     same_pooling = wanted.pooling in (None, found.pooling)
     same_dropout = wanted.head_dropout in (None, found.head_dropout)
@@ -119,23 +119,24 @@ def fine_tune(
     on_existing: str = "error",
     show_progress_bar: bool = False,
 ) -> FineTuneResult:
-    """Fine-tune a model on pairs and return what the run left behind; the model itself is the tuned one afterwards.
+    """Fine-tune a model in place on pairs, and return the run's folder and metrics.
 
-    Where that fails or is interrupted, the model is as it was; what was learnt is in the run's checkpoints.
+    If that fails or is interrupted, the model is left unchanged; the progress is in the run's checkpoints.
 
     Args:
         model: A sentence encoder or a classifier; its weights are trained in place. A classifier without a head for
-            the classes of `train` begins with a new one.
-        train: Pairs or triplets, for a classifier of kind single texts: a data set, the path of a file, or a DataFrame.
-        dev: Pairs by which the best step, the threshold and the calibration are chosen.
-        test: Pairs that only judge.
+            the classes of `train` gets a new one.
+        train: Pairs or triplets (single texts for a classifier of kind single): a data set, a file's path, or a
+            DataFrame.
+        dev: Pairs for choosing the best step, the threshold and the calibration.
+        test: Pairs used for the final evaluation only.
         output_dir: The run's folder: model/, report.html, metrics.json, checkpoints/ and more.
-        objective: By name (see `OBJECTIVES`), with settings, or several to be added; None for cosine, and softmax for
-            a classifier.
-        training: The loop's settings. Its device is not used: the model is on one.
-        evaluation: How the result is judged, and what the threshold is chosen for.
-        on_existing: Where the folder holds a run: ``error``, ``resume`` it, or ``overwrite`` it.
-        show_progress_bar: Whether to show one on standard error.
+        objective: A name (see `OBJECTIVES`), settings, or several whose losses are added; None for cosine, or for
+            softmax with a classifier.
+        training: The loop's settings. Its device is ignored: the model's own device is used.
+        evaluation: How the result is evaluated, and what the threshold is chosen for.
+        on_existing: What to do if the folder holds a run: ``error``, ``resume`` or ``overwrite``.
+        show_progress_bar: Whether to show a progress bar on standard error.
 
     Returns:
         The folder, and the content of metrics.json.
@@ -144,11 +145,11 @@ def fine_tune(
         InputError: Objective, pairs and settings do not fit each other.
         ConfigError: A setting is out of range; all faults in one message.
         DataError: A file cannot be read as pairs.
-        RunFolderError: The folder holds something else, is in use, or the run began otherwise.
-        TrainingError: A loss is no finite number.
+        RunFolderError: The folder holds something else or is in use, or its run was started differently.
+        TrainingError: A loss is not a finite number.
         OutputError: Something cannot be written.
         ResourceError: Memory ran out.
-        RunInterrupted: Ctrl-C, SIGTERM or SIGHUP; go on with ``on_existing="resume"``.
+        RunInterrupted: Ctrl-C, SIGTERM or SIGHUP; continue with ``on_existing="resume"``.
     """
     if not isinstance(model, (SiameseBert, ClassifierModel)):
         found = type(model).__name__
@@ -190,7 +191,7 @@ def fine_tune(
 def _objectives(
     objective: str | ObjectiveSettings | Sequence[str | ObjectiveSettings] | None, model: TrainableModel
 ) -> tuple[ObjectiveSettings, ...]:
-    """Return the objectives as settings; what is neither a name nor settings is refused with all other faults later."""
+    """Return the objectives as settings; a value that is neither a name nor settings is reported by later checks."""
     if objective is None:
         if isinstance(model, ClassifierModel):
             return (ObjectiveSettings(CLASSIFIER_OBJECTIVES[0], class_weight=model.class_weight),)
@@ -201,12 +202,12 @@ def _objectives(
 
 
 def _name_of_first(parts: tuple[Any, ...]) -> str:
-    """Return the first objective's name; what is none is refused with the settings, once the data are read."""
+    """Return the first objective's name, or "" if it is not settings, which is reported after the data are read."""
     return next((part.name for part in parts[:1] if isinstance(part, ObjectiveSettings)), "")
 
 
 def _model_settings(model: TrainableModel) -> ModelSettings:
-    """Return the settings that a model made in Python amounts to."""
+    """Return the settings that describe a model made in Python."""
     path = str(model.bert.source.path)
     if isinstance(model, SiameseBert):
         return ModelSettings(path=path, max_seq_length=model.max_seq_length, pooling=model.pooling)
@@ -222,7 +223,7 @@ def _model_settings(model: TrainableModel) -> ModelSettings:
 
 
 def _become(model: TrainableModel, result: FineTuneResult) -> None:
-    """Give the base model of a finished run what the run has saved: weights, decision and score scale."""
+    """Load what a finished run has saved into its base model: weights, decision and score scale."""
     kind = ClassifierModel if isinstance(model, ClassifierModel) else SiameseBert
     tuned: TrainableModel = kind.from_pretrained(result.model_dir, "cpu", "float32")
     if isinstance(model, ClassifierModel) and isinstance(tuned, ClassifierModel):
@@ -233,14 +234,14 @@ def _become(model: TrainableModel, result: FineTuneResult) -> None:
 
 
 def reading_for(objective: str, reading: Reading) -> Reading:
-    """Return how files are read for an objective: with classes for softmax, and else with scores."""
+    """Return how to read files for an objective: with classes for softmax, otherwise with scores."""
     if reading.label_kind is not None or reading.classes is not None:
         return reading
     return replace(reading, label_kind="classes") if objective == "softmax" else reading
 
 
 def reading_on_scale_of(train: ConnectionDataset, reading: Reading) -> Reading:
-    """Return how the other files are read: on the scale of the training pairs, however few scores they have."""
+    """Return how to read the other files: on the score scale of the training pairs, even if they have few scores."""
     if train.scale is None or reading.score_range is not None:
         return reading
     return replace(reading, score_range=(train.scale.low, train.scale.high))
@@ -250,8 +251,8 @@ def as_dataset(pairs: Any, reading: Reading | None = None) -> ConnectionDataset:
     """Return pairs as a data set.
 
     Args:
-        pairs: A data set, which is taken as it is, the path of a file, or a DataFrame.
-        reading: How files and DataFrames are read.
+        pairs: A data set, which is returned as it is, the path of a file, or a DataFrame.
+        reading: How to read files and DataFrames.
 
     Raises:
         InputError: They are neither a data set, a path nor a DataFrame.
@@ -270,12 +271,12 @@ def as_dataset(pairs: Any, reading: Reading | None = None) -> ConnectionDataset:
 
 
 def load_run(settings: RunSettings) -> PreparedRun:
-    """Return the run of a configuration: data read, model loaded, all found to fit; what was warned of is kept.
+    """Return the run of a configuration, with data and model loaded and checked; warnings are kept in it.
 
     Raises:
-        ModelFolderError: The model's folder is damaged, incomplete or of a kind not supported.
+        ModelFolderError: The model's folder is damaged, incomplete or of an unsupported kind.
         DataError: A file cannot be read as pairs.
-        InputError: The parts do not fit each other.
+        InputError: Objective, data, model and settings do not fit each other.
     """
     with warnings_kept() as warnings, memory_named(settings, "data and model were read"):
         run = _load_parts(settings)

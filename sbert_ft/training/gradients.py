@@ -1,12 +1,12 @@
-"""From one batch to gradients, with no more memory than a micro-batch needs.
+"""Compute the gradients of one batch with the memory of one micro-batch.
 
-A batch that fits goes through the encoder in one packed forward. A larger one is taken in parts: where
-the rows do not depend on each other, each part has its share of the loss. Where they do, the vectors
-of all parts are computed first without a graph, then the loss and its gradient in the vectors on the
-whole batch, then each part once more with a graph to lead that gradient on into the weights: gradient
-caching (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
-section 3.2). The gradient is that of the whole batch; the price is one more forward. Random states are
-set back for the second forward, so that dropout drops the same.
+A batch that fits into memory goes through the encoder in one packed forward. A larger one is split into parts. If the
+rows of a batch do not depend on each other, each part contributes its share of the loss. If they do, gradient caching
+is used (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", section 3.2): the
+vectors of all parts are computed without a graph, then the loss of the whole batch and its gradient with respect to
+the vectors, then each part again with a graph to backpropagate that gradient into the weights. The result is the
+gradient of the whole batch; the cost is one more forward. Random states are restored for the second forward, so that
+dropout drops the same values.
 
 Weights and their gradients are float32; only the encoder's forward is in half precision, on a copy of its layers or
 under autocast (see `ConnectionBert.trained_in`).
@@ -34,10 +34,10 @@ class BackwardSettings:
     """How a batch goes through the encoder.
 
     Attributes:
-        micro_rows: Rows a forward at most, at least 1; it changes memory, not the gradient.
-        autocast_dtype: In which the encoder computes, under autocast where no copy is trained; None for float32.
+        micro_rows: Maximum rows per forward, at least 1; it changes memory, not the gradient.
+        autocast_dtype: Type in which the encoder computes, under autocast unless a copy is trained; None for float32.
         layout: How texts are packed; None to choose by lengths and device.
-        loss_factor: Factor on the gradient, such as 1 / batches an optimizer step.
+        loss_factor: Factor on the gradient, such as 1 / (batches per optimizer step).
     """
 
     micro_rows: int
@@ -57,28 +57,28 @@ def backward(
 ) -> Tensor:
     """Return the loss of a batch, and add the gradient of loss * loss_factor to the parameters' ``grad``.
 
-    Whether dropout is on is the caller's choice (``model.train()``). After an exception, such as
-    memory running out, some parts' gradients may have been added; set them to zero before going on.
+    The caller switches dropout on or off (``model.train()``). After an exception, such as memory running out, some
+    parts' gradients may have been added already; set them to zero before continuing.
 
     Args:
-        model: The encoder, or classifier, whose head is called by the objective; float32.
+        model: The encoder, or a classifier, whose head is called by the objective; float32.
         objective: The loss.
-        tokens: The texts of the batch, column after column: n_rows first texts, n_rows second ones
-            and so on; of joined pairs there is one column.
+        tokens: The texts of the batch, column after column: n_rows first texts, n_rows second texts and so on; joined
+            pairs are one column.
         labels: Targets, shape (n_rows,), on the CPU; None without labels.
         n_rows: Rows of the batch, at least 1.
-        settings: See `BackwardSettings`.
-        scale: Puts a factor on what is led back, as ``GradScaler.scale`` does for float16.
+        settings: Micro-batch size, precision, layout and loss factor.
+        scale: Scales the loss before the backward pass, as ``GradScaler.scale`` does for float16.
 
     Returns:
-        A scalar on the model's device, float32, without a graph, without `scale` and loss_factor.
-        It is not waited for.
+        A scalar on the model's device, float32, without a graph, without `scale` and loss_factor. This function does
+        not wait for the device.
     """
     assert n_rows > 0 and len(tokens) % n_rows == 0, "texts must come in columns of n_rows"
     assert settings.micro_rows > 0
     labels = None if labels is None else to_device(labels, model.device)
     n_parts = -(-n_rows // settings.micro_rows)
-    # of even sizes, so that the largest is as small as can be
+    # of nearly equal sizes, so that the largest is as small as possible
     parts = np.array_split(np.arange(n_rows), n_parts)
     if n_parts > 1 and objective.coupled:
         return _backward_cached(model, objective, tokens, labels, parts, settings, scale)
@@ -95,14 +95,14 @@ def backward(
 
 
 def select_rows(tokens: TextTokens, n_rows: int, rows: NDArray[np.int64]) -> TextTokens:
-    """Return the texts of some rows, again column after column.
+    """Return the texts of the selected rows, again column after column.
 
-    Of three rows of two texts, a0 a1 a2 b0 b1 b2, the rows 2 and 0 are a2 a0 b2 b0.
+    For three rows of two texts, a0 a1 a2 b0 b1 b2, the rows 2 and 0 give a2 a0 b2 b0.
 
     Args:
         tokens: The texts of `n_rows` rows, column after column.
         n_rows: Rows in `tokens`.
-        rows: Which rows, and in which order, shape (rows,).
+        rows: The row numbers, in the wanted order, shape (rows,).
     """
     columns = np.arange(0, len(tokens), n_rows)
     return tokens.select((columns[:, None] + rows).ravel())
@@ -117,9 +117,9 @@ def _backward_cached(
     settings: BackwardSettings,
     scale: Callable[[Tensor], Tensor] | None,
 ) -> Tensor:
-    """Return the loss of a batch in parts whose rows depend on each other; see `backward`."""
+    """Return the loss of a batch whose rows depend on each other, by gradient caching; arguments as in `backward`."""
     n_rows = sum(len(rows) for rows in parts)
-    # packed once for both forwards; a token takes some 50 bytes of it, little beside what a forward keeps
+    # packed once for both forwards: some 50 bytes per token, little compared with what a forward keeps
     batches = [model.bert.pack(select_rows(tokens, n_rows, rows), settings.layout) for rows in parts]
     states, vectors = [], []
     with torch.no_grad():
@@ -131,7 +131,7 @@ def _backward_cached(
     loss = objective.loss([torch.cat(column) for column in zip(*by_part, strict=True)], labels)
     _lead_back(model, loss, settings, scale)
     for batch, state, leaf in zip(batches, states, leaves, strict=True):
-        # set back in order: the last forward leaves the generators as the first round did
+        # restored in order, so the last forward leaves the generators as the first pass did
         state.restore()
         torch.autograd.backward([_embed(model, batch, settings)], [leaf.grad])
         _lead_on(model)
@@ -142,7 +142,7 @@ def _embed(model: TrainableModel, batch: PackedBatch, settings: BackwardSettings
     """Return the vectors of a packed batch, shape (N, d), float32."""
     dtype = settings.autocast_dtype
     casts = dtype is not None and model.bert.trained_copy is None
-    # A context of its own for each forward: casts of weights that are kept from one without a graph have none.
+    # One context per forward: autocast caches cast weights, and those cached without a graph would have none here.
     with torch.autocast(batch.device.type, dtype=dtype, enabled=casts):
         vectors: Tensor = model(batch)
     return vectors
@@ -157,14 +157,14 @@ def _lead_back(
 
 
 def _lead_on(model: TrainableModel) -> None:
-    """Hand the gradients of a copy in half precision on to the float32 weights."""
+    """Add the gradients of the half-precision copy, if there is one, to the float32 weights."""
     if model.bert.trained_copy is not None:
         model.bert.trained_copy.lead_gradients_on()
 
 
 @dataclass(frozen=True)
 class _RandomState:
-    """The state of the generators that dropout draws from: the CPU's and the model's device's."""
+    """The states of the random generators that dropout uses: of the CPU and of the model's device."""
 
     cpu: Tensor
     device: torch.device

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP asked for once: finish the step, write a checkpoint, end. Asked for twice: end at once."""
+"""Handle Ctrl-C, SIGTERM and SIGHUP: the first ends the run after this step and a checkpoint, the second at once."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class _AtOnce(BaseException):
-    """A signal ends the run where the program stands; no `except Exception` on the way, as in logging, swallows it."""
+    """Raised to end the run at once; a BaseException, so that no `except Exception` (as in logging) swallows it."""
 
 
 class Interruption:
-    """Whether the run was asked to end.
+    """Records whether a signal requested the end of the run.
 
     Attributes:
-        signal_number: Of the signal, 0 while there was none.
-        deferring: While True a first signal is only noted, for the loop to end when its step is done; otherwise the
-            run ends where the program stands.
+        signal_number: Number of the signal received, 0 if none was.
+        deferring: If True, a first signal is only recorded, and the loop ends after the current step; otherwise the
+            run ends at once.
     """
 
     def __init__(self) -> None:
@@ -38,24 +38,27 @@ class Interruption:
         self.deferring = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal, or end at once where there is nothing to finish or it is the second one."""
+        """Record the signal; end at once if the signal is not deferred or is the second one."""
         again, self.signal_number = self.signal_number != 0, number
         if again or not self.deferring:
             raise _AtOnce
-        with suppress(RuntimeError):  # a stream that is being written to in this very moment takes nothing else
-            logger.warning("%s: finishing this step, then writing a checkpoint; once more ends at once", _name(number))
+        with suppress(RuntimeError):  # the stream may be in the middle of a write, which the handler interrupted
+            logger.warning(
+                "%s: finishing this step, then writing a checkpoint; a second signal ends the run at once",
+                _name(number),
+            )
 
     def end_if_asked(self, how: str) -> None:
-        """End the run where a signal was noted.
+        """End the run if a signal was recorded.
 
         Raises:
-            RunInterrupted: Always then.
+            RunInterrupted: A signal was recorded.
         """
         if self.signal_number:
             raise self.error(how)
 
     def error(self, how: str) -> RunInterrupted:
-        """Return the exception that ends the run."""
+        """Return the exception that ends the run; `how` says when it ended and how to continue."""
         return RunInterrupted(f"the run was ended by {_name(self.signal_number)} {how}", self.signal_number)
 
 
@@ -65,7 +68,7 @@ def _name(number: int) -> str:
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Handle the signals inside; outside of the main thread, where Python allows no handler, none is noted.
+    """Handle the signals in the block; outside the main thread Python allows no handlers, so none are installed.
 
     Raises:
         RunInterrupted: A signal ended the block at once.
@@ -74,14 +77,14 @@ def interruptible() -> Iterator[Interruption]:
     before = {}
     if threading.current_thread() is threading.main_thread():
         wanted = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
-        # One that is ignored stays so: that is how nohup and background jobs work. One that is no handler of Python's
-        # could not be put back.
+        # Ignored signals stay ignored, as nohup and background jobs need. A handler that was not set by Python (None)
+        # could not be restored.
         wanted = [number for number in wanted if signal.getsignal(number) not in (signal.SIG_IGN, None)]
         before = {number: signal.signal(number, interruption.handle) for number in wanted}
     try:
         yield interruption
     except _AtOnce:
-        how = "at once; it goes on from its last checkpoint with --resume, if it has one"
+        how = "at once; if it has a checkpoint, continue from the last one with --resume"
         raise interruption.error(how) from None
     finally:
         for number, handler in before.items():
@@ -90,7 +93,7 @@ def interruptible() -> Iterator[Interruption]:
 
 @contextmanager
 def memory_named(settings: RunSettings, while_what: str) -> Iterator[None]:
-    """Turn a want of memory into a sentence with the settings that would need less.
+    """Turn an out-of-memory error into a message that names the settings that reduce memory.
 
     Raises:
         ResourceError: Memory ran out in the block.
@@ -104,17 +107,17 @@ def memory_named(settings: RunSettings, while_what: str) -> Iterator[None]:
         longest = "the model's own" if length is None else str(length)
         raise ResourceError(
             f"out of memory while {while_what}: lower training.batch_size ({training.batch_size}) or "
-            f"model.max_seq_length ({longest}), set training.micro_batch_size or training.gradient_checkpointing, take "
+            f"model.max_seq_length ({longest}), set training.micro_batch_size or training.gradient_checkpointing, use "
             "a smaller model, or end other programs"
         ) from error
 
 
 @contextmanager
 def saved_named(watch: FolderWatch) -> Iterator[None]:
-    """Add to an error of writing from which step the run goes on, where there is a checkpoint.
+    """Add to a write error the step from which the run can be resumed, if there is a checkpoint.
 
     Raises:
-        OutputError: The block did, and the folder is still there.
+        OutputError: The block raised one, or the run's folder is gone.
     """
     try:
         yield
@@ -124,5 +127,5 @@ def saved_named(watch: FolderWatch) -> Iterator[None]:
         if not steps:
             raise
         raise OutputError(
-            f"{error}. What was saved up to step {max(steps):,} is still there: mend this, then go on with --resume"
+            f"{error}. What was saved up to step {max(steps):,} is still there: fix this, then continue with --resume"
         ) from error

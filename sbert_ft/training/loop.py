@@ -1,10 +1,10 @@
-"""The loop: batch, loss, gradient, step; read from top to bottom.
+"""The training loop: batch, loss, gradient, step.
 
-What is done every so many steps (a line in the log, an evaluation, a checkpoint) is done after a step, in this order,
-so that a checkpoint knows all that came before it. The order of rows follows from seed and epoch, dropout from the
-generators' saved state: a run that is interrupted anywhere and resumed takes the steps of the unbroken one, to the bit
-on a CPU. On a GPU some kernels add up gradients in no fixed order, so two runs differ by rounding, resumed or not. The
-device is waited for once a logging interval.
+Periodic work (a line in the log, an evaluation, a checkpoint) is done after a step, in this order, so that a checkpoint
+includes everything before it. The order of rows follows from seed and epoch, and dropout from the saved random states.
+So a run that is interrupted anywhere and resumed makes the same steps as an uninterrupted run, bit by bit on a CPU. On
+a GPU some kernels sum gradients in no fixed order, so two runs differ by rounding, resumed or not. The loop waits for
+the device once per logging interval.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from sbert_ft.training.tokenized_dataset import TokenizedConnections
 from sbert_ft.training.trainable_model import trained_module
 
 _N_NAMED_LINES = 8
-# A scaler begins at 2**16 and halves at each overflow; so many on end are no matter of scale.
+# A scaler starts at 2**16 and halves at each overflow; this many in sequence are not a problem of scale.
 _MAX_OVERFLOWS = 30
 
 
@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrainRecord(TypedDict):
-    """A line of the log about steps."""
+    """A line of the log about training steps."""
 
     kind: str
     step: int
@@ -68,11 +68,11 @@ class TrainRecord(TypedDict):
 
 
 class StepLogger:
-    """Collects losses and times, step by step; the sums are kept in the run's progress.
+    """Collects losses and times of steps for the log; losses and total time are kept in the trainer state.
 
     Args:
-        progress: Of the run.
-        scaled: Whether a scaler skips steps whose gradient overflows, and tries a smaller scale.
+        progress: The run's trainer state.
+        scaled: Whether a scaler is used, which skips steps whose gradient overflows and then tries a smaller scale.
     """
 
     def __init__(self, progress: TrainerState, scaled: bool) -> None:
@@ -86,15 +86,15 @@ class StepLogger:
         self.since = time.perf_counter()
 
     def add(self, group: list[NDArray[np.int64]], losses: list[Tensor], norm: Tensor) -> None:
-        """Note a step without waiting for its loss."""
+        """Record a step without waiting for its loss."""
         self.unseen.append((self.progress.step, group, torch.stack(losses), norm))
         self.n_rows += sum(map(len, group))
 
     def check(self, lines: NDArray[np.int64]) -> None:
-        """Read the losses of the steps not looked at yet.
+        """Read the losses of the steps since the last check; waits for the device.
 
         Raises:
-            TrainingError: One is no finite number, or the gradient's norm is none.
+            TrainingError: A loss or the norm of a gradient is not a finite number.
         """
         if not self.unseen:
             return
@@ -111,14 +111,15 @@ class StepLogger:
                 named += f" and {more} more" if (more := len(rows) - _N_NAMED_LINES) > 0 else ""
                 what = f"loss is {values[bad]}" if bad is not None else f"gradient's norm is {self.norm}"
                 raise TrainingError(
-                    f"the {what} in step {step} (lines {named} of the training data); look at these rows, lower "
-                    "training.learning_rate, or set training.precision to float32; what was saved is from before"
+                    f"the {what} in step {step} (lines {named} of the training data)",
+                    "check these rows, lower training.learning_rate, or set training.precision to float32; saved "
+                    "checkpoints are from before this step",
                 )
             self.progress.losses.append(sum(values) / len(values))
         self.unseen.clear()
 
     def record(self, rate: float) -> TrainRecord:
-        """Return the line for the log, and begin a new interval."""
+        """Return the line for the log, and start a new interval."""
         self.pause()
         losses, seconds = self.progress.losses, self.n_seconds
         record: TrainRecord = {
@@ -150,12 +151,12 @@ class StepLogger:
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """What is trained on.
+    """The training rows.
 
     Attributes:
         tokens: The rows' texts as tokens.
-        targets: What objectives get, shape (N,), float32: scores or numbers of classes; None without labels.
-        lines: Where each row stands in its source, shape (N,).
+        targets: Targets for the objective, shape (N,), float32: scores or class numbers; None without labels.
+        lines: The line of each row in its source, shape (N,).
     """
 
     tokens: TokenizedConnections
@@ -168,9 +169,9 @@ class Evaluation:
     """How the best step is found.
 
     Attributes:
-        evaluate: Returns the metrics of the model as it is; None where it was told to stop on the way.
-        metric: The one that counts; higher is better.
-        split: What it is measured on.
+        evaluate: Returns the metrics of the current model; None if a signal stopped the evaluation.
+        metric: The metric that decides; higher is better.
+        split: Name of the data that is evaluated on.
     """
 
     evaluate: Callable[[], Mapping[str, float | None] | None]
@@ -180,15 +181,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TrainingSession:
-    """What one call of `train` works with.
+    """The folder, log and interruption state for one call of `train`.
 
     Attributes:
-        watch: The run's folder, looked at before anything is written there.
-        log: Its open log.
-        interruption: Whether somebody asked the run to end.
-        scalars: TensorBoard's writer; one that writes nothing where it was not asked for.
-        resume_from: The checkpoint to go on from; None to begin.
-        progress_bar: Whether to show one.
+        watch: The run's folder, checked before anything is written there.
+        log: The run's open log.
+        interruption: Whether a signal requested the end of the run.
+        scalars: The TensorBoard writer; writes nothing if TensorBoard is off.
+        resume_from: The checkpoint to resume from; None to start from the first step.
+        progress_bar: Whether to show a progress bar.
     """
 
     watch: FolderWatch
@@ -208,22 +209,22 @@ def train(
     evaluation: Evaluation | None,
     session: TrainingSession,
 ) -> TrainerState:
-    """Train the model in place, and return how far that went; the best and the last step are in checkpoints.
+    """Train the model in place, and return the final trainer state; the best and the last step are in checkpoints.
 
     Args:
         model: float32 weights, on the device to train on.
-        rows: See `TrainingRows`.
+        rows: The training rows.
         objective: The loss.
         settings: The loop's settings.
-        plan: Steps, precision and memory, worked out from them.
-        evaluation: Made every so many steps; None for none.
-        session: Folder, log and the like.
+        plan: Steps, precision and memory, computed from the settings.
+        evaluation: How the best step is found; None for no evaluation.
+        session: Folder, log, signals and checkpoint to resume from.
 
     Raises:
-        TrainingError: A loss or gradient is no finite number; the message names the step and the rows.
-        ResourceError: One row alone does not fit into memory.
+        TrainingError: A loss or gradient is not a finite number; the message names the step and the rows.
+        ResourceError: A single row does not fit into memory.
         OutputError: A checkpoint cannot be written.
-        RunInterrupted: The run was asked to end, and has written a checkpoint.
+        RunInterrupted: A signal ended the run, after a checkpoint was written.
     """
     module, device = trained_module(model), model.device
     optimizer = Optimizer(module, settings)
@@ -240,7 +241,7 @@ def train(
         model.bert.trained_in(plan.autocast_dtype),
         _bar(plan, progress, session.progress_bar) as bar,
     ):
-        if progress.evaluation_due and evaluation is not None:  # the run was ended before it was made
+        if progress.evaluation_due and evaluation is not None:  # the run ended before this evaluation was made
             optimizer.settle()
             _evaluate(model, evaluation, progress, plan, session, is_noted=_is_noted(session.log, progress.step))
             _save(model, optimizer, scaler, progress, session)
@@ -297,7 +298,7 @@ def train(
                     progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
 
                 if is_last or progress.evaluation_due:
-                    optimizer.settle()  # after the same steps in a resumed run, so that the weights are the same
+                    optimizer.settle()  # at the same steps as in a resumed run, so that the weights are the same
                 if evaluation is not None and progress.evaluation_due and not session.interruption.signal_number:
                     step_logger.pause()
                     save_due |= _evaluate(model, evaluation, progress, plan, session)
@@ -310,7 +311,7 @@ def train(
                     step_logger.go_on()
                 if progress.stopped_early or ends_epoch:
                     break
-            else:  # no step of this epoch is left: the run went on with fewer of them, as it was allowed to
+            else:  # no steps left in this epoch: the run was resumed with fewer of them, by --allow-changes
                 progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
     model.eval()
     return progress
@@ -326,9 +327,9 @@ def _gradients(
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler | None,
 ) -> list[Tensor]:
-    """Fill the gradients with those of the mean loss of a group of batches, and return the batches' losses.
+    """Compute the gradients of the mean loss of a group of batches, and return the batches' losses.
 
-    Where memory runs out, the rows of a forward are halved and the step begins again, with the same dropout draws.
+    If memory runs out, the rows per forward are halved and the step is repeated with the same dropout masks.
     """
     while True:
         states = random_states(model.device)
@@ -352,7 +353,7 @@ def _gradients(
                     f"{model.device} beside a batch of {len(group[0])}",
                     "lower model.max_seq_length or training.batch_size, or set training.gradient_checkpointing",
                 ) from error
-        # outside of the handler: its exception would keep the failed forward's tensors alive
+        # outside the handler, whose exception would keep the failed forward's tensors alive
         progress.micro_rows = max(1, min(progress.micro_rows, max(map(len, group))) // 2)
         optimizer.zero_grad()
         if model.bert.trained_copy is not None:
@@ -376,11 +377,11 @@ def _evaluate(
     session: TrainingSession,
     is_noted: bool = False,
 ) -> bool:
-    """Measure the model, note it in the log, and return whether it is the best so far (and has to be kept)."""
-    measured = evaluation.evaluate()
-    if measured is None:
+    """Evaluate the model, log the result, and return whether it is the best so far and must be saved."""
+    metrics = evaluation.evaluate()
+    if metrics is None:
         return False
-    value = measured.get(evaluation.metric)
+    value = metrics.get(evaluation.metric)
     best = value is not None and (progress.best_value is None or value > progress.best_value)
     if best:
         progress.best_step, progress.best_value, progress.n_stale = progress.step, value, 0
@@ -394,13 +395,13 @@ def _evaluate(
         "step": progress.step,
         "epoch": round(progress.passes, 4),
         "split": evaluation.split,
-        "metrics": dict(measured),
+        "metrics": dict(metrics),
         "best": best,
     }
     if not is_noted:
         session.log.append(record)
         session.scalars.add(record)
-    shown = ", ".join(f"{name} {number:.4f}" for name, number in measured.items() if number is not None)
+    shown = ", ".join(f"{name} {number:.4f}" for name, number in metrics.items() if number is not None)
     logger.info("step %d: %s %s%s", progress.step, evaluation.split, shown, ", the best so far" if best else "")
     if progress.stopped_early:
         logger.info("stopped early: no better %s in %d evaluations", evaluation.metric, progress.n_stale)
@@ -414,15 +415,15 @@ def _save(
     progress: TrainerState,
     session: TrainingSession,
 ) -> None:
-    """Write a checkpoint, and end the run after it where that was asked for, by a signal that came meanwhile too."""
+    """Write a checkpoint; then end the run if a signal came before or meanwhile."""
     session.watch.check()
     session.log.sync()
     save_progress(RunFolder(session.watch.path).checkpoints_dir, progress, trained_module(model), optimizer, scaler)
-    session.interruption.end_if_asked(f"after step {progress.step:,}; go on with --resume")
+    session.interruption.end_if_asked(f"after step {progress.step:,}; continue with --resume")
 
 
 def _is_noted(log: RunLog, step: int) -> bool:
-    """Return whether an evaluation stands in the log that no checkpoint knows of, as after a kill between the two."""
+    """Return whether the log already has the evaluation of this step, as after a kill before the next checkpoint."""
     return any(record.get("kind") == "eval" and record.get("step") == step for record in read_log(log.path))
 
 

@@ -1,9 +1,8 @@
-"""Objectives: what is asked of the vectors of a batch, built by name and held against the data.
+"""Objectives: losses over the vectors of a batch, built by name and checked against the data.
 
-One packed forward gives the vectors of all texts of a batch; an objective turns them and the labels
-into one number, in float32. Several objectives may be added with weights. `OBJECTIVES` is the one
-table of what each takes, from which `build_objective` checks settings and `check_fits` checks data,
-both before anything is trained.
+One packed forward gives the vectors of all texts of a batch; an objective turns them and the labels into one number, in
+float32. Several objectives may be added with weights. The table `OBJECTIVES` says what rows and settings each one
+accepts: `build_objective` checks settings and `check_fits` checks data against it, before training starts.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from sbert_ft.errors import InputError, quoted
 
 LossMethod = Callable[[list[Tensor], Tensor | None], Tensor]
 
-# The loss classes keep a model for a forward of their own, which is not used here.
+# The loss classes hold a model for their own forward, which is not used here.
 _NO_MODEL: Any = None
 
 
@@ -40,19 +39,19 @@ _NUMBER_WORDS = {1: "one text", 2: "two texts", 3: "three texts"}
 
 @dataclass(frozen=True)
 class ObjectiveKind:
-    """One row of the table.
+    """One entry of `OBJECTIVES`.
 
     Attributes:
         summary: What the loss is, and its source.
-        takes: The rows that it takes, in words.
+        takes: The rows that it accepts, in words.
         n_texts: Texts that a row may have.
-        label_kinds: Labels that a row may have: none, binary (0 or 1) or score.
+        label_kinds: Labels that a row may have: none, binary (0 or 1), score or classes.
         make: Makes the loss from the settings named in `defaults`.
-        defaults: The settings that it takes, with the value of each where none is given.
+        defaults: The settings that it accepts, with their default values.
         coupled: Whether a row's loss depends on the other rows of its batch.
-        distinct_texts: Whether a text that stands twice in a batch would be taken for its own negative.
-        find_fault: Returns what is wrong with the labels, shape (rows,), as half a sentence; or None.
-        of_classifier: Whether it trains a classifier, whose head its loss is taken of: `make` gets a `HeadToTrain`.
+        distinct_texts: Whether a text that occurs twice in a batch would be used as its own negative.
+        find_fault: Returns what is wrong with the labels, shape (rows,), as the rest of a sentence; or None.
+        of_classifier: Whether it trains a classifier, with a loss on the head's logits: `make` gets a `HeadToTrain`.
     """
 
     summary: str
@@ -69,10 +68,10 @@ class ObjectiveKind:
 
 @dataclass(frozen=True)
 class HeadToTrain:
-    """What the loss of a classifier is made with.
+    """The head and the class weights that a classifier's loss needs.
 
     Attributes:
-        head: From the vectors of each column of texts, shape (B, D) each, to logits, shape (B, K).
+        head: Maps the vectors of each column of texts, shape (B, D) each, to logits, shape (B, K).
         class_weights: Factor on the loss of each class's rows, shape (K,), on the head's device; None for 1.
     """
 
@@ -81,19 +80,19 @@ class HeadToTrain:
 
 
 def find_no_order(labels: NDArray[np.float64]) -> str | None:
-    """Return why an objective that ranks rows learns nothing from these labels, or None."""
+    """Return why an objective that ranks rows cannot learn from these labels, or None if it can."""
     if len(labels) == 0 or (labels != labels[0]).any():
         return None
     return f"learns from which of two rows has the higher label, but all {len(labels):,} labels are {labels[0]:g}"
 
 
 def find_no_match(labels: NDArray[np.float64]) -> str | None:
-    """Return why an objective for matching rows cannot take these labels, or None."""
+    """Return why an objective for matching rows cannot use these labels, or None if it can."""
     n_other = int((labels != 1).sum())
     if n_other == 0:
         return None
     return (
-        f"takes rows known to match, but {n_other:,} of {len(labels):,} labels are 0: keep the matching rows alone "
+        f"takes rows known to match, but {n_other:,} of {len(labels):,} labels are 0: keep only the matching rows "
         'with data.label_values, such as {"1": 1}'
     )
 
@@ -122,19 +121,19 @@ def _angle(scale: float) -> LossMethod:
 
 
 def _contrastive(margin: float) -> LossMethod:
-    """Return the loss of sentence-transformers' ContrastiveLoss, which waits for the device to check its labels."""
+    """Return sentence-transformers' ContrastiveLoss, without its label check that waits for the device."""
 
     def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
         assert labels is not None
         distances = _cosine_distance(columns)
-        lacking = F.relu(margin - distances)
-        return 0.5 * (labels * distances.square() + (1 - labels) * lacking.square()).mean()
+        shortfall = F.relu(margin - distances)
+        return 0.5 * (labels * distances.square() + (1 - labels) * shortfall.square()).mean()
 
     return loss
 
 
 def _online_contrastive(margin: float) -> LossMethod:
-    """Return the loss of sentence-transformers' OnlineContrastiveLoss, whose selections wait for the device."""
+    """Return sentence-transformers' OnlineContrastiveLoss, without its selections that wait for the device."""
 
     def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
         assert labels is not None
@@ -142,7 +141,7 @@ def _online_contrastive(margin: float) -> LossMethod:
         matching, other = labels == 1, labels == 0
         farthest = distances.masked_fill(~matching, -math.inf).amax()
         nearest = distances.masked_fill(~other, math.inf).amin()
-        # a batch of one kind is measured by its own mean
+        # a batch of only one kind is compared with its own mean
         farthest = torch.where(matching.any(), farthest, distances.mean())
         nearest = torch.where(other.any(), nearest, distances.mean())
         pulled = torch.where(matching & (distances > nearest), distances, 0.0)
@@ -181,8 +180,8 @@ def _distance(left: Tensor, right: Tensor) -> Tensor:
 def _softmax(head: HeadToTrain) -> LossMethod:
     """Return the cross-entropy of a batch, the mean over its rows of (weighted) losses.
 
-    Not torch's mean of a weighted loss, which divides by the weights of the batch: a row's share would depend on the
-    others, and rows that a micro-batch holds could not be added up.
+    Torch's mean of a weighted loss is not used: it divides by the sum of the batch's weights, so a row's share would
+    depend on the other rows, and the losses of micro-batches could not be added.
     """
 
     def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
@@ -207,7 +206,7 @@ def _binary_cross_entropy(head: HeadToTrain) -> LossMethod:
 OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType(
     {
         "cosine": ObjectiveKind(
-            summary="Mean squared error between the cosine of two texts and their score, brought to 0..1 (or -1..1) "
+            summary="Mean squared error between the cosine of two texts and their score, scaled to 0..1 (or -1..1) "
             "(Reimers and Gurevych 2019, Sentence-BERT, section 3).",
             takes=_SCORED,
             n_texts=(2,),
@@ -238,8 +237,8 @@ OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType(
             find_fault=find_no_order,
         ),
         "contrastive": ObjectiveKind(
-            summary="Half the squared cosine distance of matching rows, and half the square of what others lack to "
-            "the margin (Hadsell et al. 2006).",
+            summary="Half the squared cosine distance of matching rows, and half the square of margin minus distance "
+            "(at least 0) of the others (Hadsell et al. 2006).",
             takes=_LABELLED,
             n_texts=(2,),
             label_kinds=("binary",),
@@ -247,8 +246,8 @@ OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType(
             defaults={"margin": 0.5},
         ),
         "online_contrastive": ObjectiveKind(
-            summary="contrastive, summed over a batch's hard rows alone: matching ones farther apart than the nearest "
-            "other, and others nearer than the farthest matching one (sentence-transformers).",
+            summary="contrastive, summed over only a batch's hard rows: matching rows farther apart than the nearest "
+            "other row, and other rows nearer than the farthest matching one (sentence-transformers).",
             takes=_LABELLED,
             n_texts=(2,),
             label_kinds=("binary",),
@@ -260,7 +259,7 @@ OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType(
             summary="Cross-entropy of finding a row's second text among all second (and third) texts of the batch by "
             "scale * cosine (Henderson et al. 2017; van den Oord et al. 2018); symmetric: and the first text from the "
             "second, both halved.",
-            takes="two texts known to match, and maybe a third that does not, without labels or with label 1 alone",
+            takes="two texts known to match, and optionally a third that does not, without labels or with only label 1",
             n_texts=(2, 3),
             label_kinds=("none", "binary"),
             make=_in_batch_negatives,
@@ -270,8 +269,8 @@ OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType(
             find_fault=find_no_match,
         ),
         "triplet": ObjectiveKind(
-            summary="What the third text lacks to being farther from the first, by the margin, than the second is, in "
-            "Euclidean distance (Sentence-BERT, section 3). Vectors of length 1 are at most 2 apart.",
+            summary="Distance of the first text to the second, minus its distance to the third, plus the margin (at "
+            "least 0), Euclidean (Sentence-BERT, section 3). Vectors of length 1 are at most 2 apart.",
             takes="three texts without labels",
             n_texts=(3,),
             label_kinds=("none",),
@@ -289,7 +288,7 @@ OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType(
             of_classifier=True,
         ),
         "binary_cross_entropy": ObjectiveKind(
-            summary="Cross-entropy between the score, brought to 0..1, and the sigmoid of the head's one logit: the "
+            summary="Cross-entropy between the score, scaled to 0..1, and the sigmoid of the head's one logit: the "
             "cross-encoder for graded pairs (Sentence-BERT, table 2).",
             takes="one or two texts and a score or a label 0 or 1",
             n_texts=(1, 2),
@@ -303,11 +302,11 @@ OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType(
 
 
 class LabelledTexts(Protocol):
-    """What `check_fits` asks of a data set; `ConnectionDataset` has it."""
+    """The parts of a data set that `check_fits` uses; `ConnectionDataset` has them."""
 
     @property
     def n_texts(self) -> int:
-        """Texts a row."""
+        """Texts per row."""
 
     @property
     def label_kind(self) -> str:
@@ -319,7 +318,7 @@ class LabelledTexts(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The labels in words, where they are classes."""
+        """Names of the classes, if the labels are classes."""
 
 
 @dataclass(frozen=True)
@@ -327,14 +326,13 @@ class Objective:
     """A loss over a batch, made by `build_objective`.
 
     Attributes:
-        name: As in the settings; several are joined by a plus.
-        settings: As given, with every default filled in.
+        name: The name in the settings; several are joined by a plus.
+        settings: The given settings, with all defaults filled in.
         n_texts: Texts that a row may have.
         label_kinds: Labels that a row may have: none, binary, score or classes.
-        coupled: Whether a row's loss depends on the other rows of its batch. Where it does not, the
-            loss is the mean over the rows.
+        coupled: Whether a row's loss depends on the other rows of its batch. If not, the loss is the mean over rows.
         distinct_texts: Whether a batch must hold no text twice.
-        methods: The loss of each of the settings.
+        methods: One loss function per entry of `settings`.
     """
 
     name: str
@@ -349,12 +347,12 @@ class Objective:
         """Return the weighted sum of the losses of a batch: a scalar, float32, under autocast too.
 
         Args:
-            embeddings: The vectors of each column of texts, shape (B, d) each, any floating type; of joined pairs
-                there is one column.
+            embeddings: The vectors of each column of texts, shape (B, d) each, any floating type; joined pairs are
+                one column.
             labels: Targets, shape (B,), any type, on the same device; None without labels.
 
         Raises:
-            InputError: Columns or labels that the objective does not take.
+            InputError: The objective does not accept this number of columns, or needs labels.
         """
         if len(embeddings) not in self.n_texts or (labels is None and "none" not in self.label_kinds):
             given = f"{len(embeddings)} columns of texts {'without' if labels is None else 'with'} labels"
@@ -374,13 +372,12 @@ def build_objective(settings: Sequence[ObjectiveSettings], head: HeadToTrain | N
     """Return the objective that adds the losses of these settings, each times its weight.
 
     Args:
-        settings: One or more.
-        head: Of the classifier that is trained; None for a sentence encoder.
+        settings: One or more objectives.
+        head: The head of the classifier to train; None for a sentence encoder.
 
     Raises:
-        InputError: An unknown name, a setting that its objective does not take or that is out of
-            range, objectives that no rows fit together, or that are not for what is trained; all faults in one
-            message.
+        InputError: A name is unknown, a setting is out of range or not one of its objective, no row fits all
+            objectives, or an objective is not for this kind of model. All faults are in one message.
     """
     if not settings:
         raise InputError(f"objective is empty, expected one or more of {_listed(OBJECTIVES)}")
@@ -407,10 +404,10 @@ def build_objective(settings: Sequence[ObjectiveSettings], head: HeadToTrain | N
 
 
 def _check_trained(settings: Sequence[ObjectiveSettings], head: HeadToTrain | None) -> None:
-    """Refuse objectives of a classifier for an encoder, and the reverse.
+    """Refuse classifier objectives for an encoder, and encoder objectives for a classifier.
 
     Raises:
-        InputError: One is not for what is trained.
+        InputError: An objective is not for this kind of model, or a classifier has several objectives.
     """
     for part in settings:
         if OBJECTIVES[part.name].of_classifier != (head is not None):
@@ -418,16 +415,16 @@ def _check_trained(settings: Sequence[ObjectiveSettings], head: HeadToTrain | No
             fitting = _listed(name for name, kind in OBJECTIVES.items() if kind.of_classifier == (head is not None))
             raise InputError(f"objective {part.name} is not for {trained}, which takes {fitting}")
     if head is not None and len(settings) > 1:
-        raise InputError(f"a classifier has one objective, found {_listed(part.name for part in settings)}")
+        raise InputError(f"a classifier can have only one objective, found {_listed(part.name for part in settings)}")
 
 
 def check_fits(objective: Objective, dataset: LabelledTexts) -> None:
-    """Make sure that the objective can learn from these rows.
+    """Check that the objective can learn from these rows.
 
-    Labels that are all alike are warned of: what only pulls texts together ends with all in one place.
+    If all labels are equal, a warning is logged: if texts are only pulled together, all end at one point.
 
     Raises:
-        InputError: It cannot; the message names what the data has and the objectives that would fit.
+        InputError: It cannot; the message says what rows the data has and which objectives would fit.
     """
     for part in objective.settings:
         fault = _misfit(part.name, dataset)
@@ -440,12 +437,12 @@ def check_fits(objective: Objective, dataset: LabelledTexts) -> None:
     if dataset.label_kind == "classes":
         name = quoted(dataset.class_names[int(labels[0])], limit=40)
         raise InputError(
-            f"all {len(labels):,} rows to train on are of the class {name}, and a classifier tells at least two apart",
-            "add rows of another class, or see what data.classes leaves out",
+            f"all {len(labels):,} training rows are of the class {name}, but a classifier needs at least two classes",
+            "add rows of another class, or check which classes data.classes leaves out",
         )
     better = "; in_batch_negatives is for such rows" if "in_batch_negatives" in fitting_objectives(dataset) else ""
     logger.warning(
-        "all %d labels are %g, which tells objective %s of no difference%s",
+        "all %d labels are %g: objective %s needs at least two different labels%s",
         len(labels),
         labels[0],
         objective.name,
@@ -458,7 +455,7 @@ def fitting_objectives(dataset: LabelledTexts, of_classifier: bool = False) -> t
 
     Args:
         dataset: The rows.
-        of_classifier: Whether those of classifiers are asked for, or those of sentence encoders.
+        of_classifier: True for objectives of classifiers, False for those of sentence encoders.
     """
     kinds = [name for name, kind in OBJECTIVES.items() if kind.of_classifier == of_classifier]
     return tuple(name for name in kinds if _misfit(name, dataset) is None)
@@ -481,8 +478,8 @@ def _advice(dataset: LabelledTexts, of_classifier: bool) -> str:
         return "name the column of labels with data.label_column"
     if of_classifier and dataset.label_kind in ("binary", "score"):
         return (
-            "read every different number as a class with data.label_kind classes (Reading(label_kind='classes')), or "
-            "take binary_cross_entropy for scores"
+            "read every distinct number as a class with data.label_kind classes (Reading(label_kind='classes')), or "
+            "use binary_cross_entropy for scores"
         )
     if not of_classifier and dataset.n_texts == 1:
         return "train a classifier of single texts with model.kind single, or name two columns with data.text_columns"
@@ -502,7 +499,7 @@ def _advice(dataset: LabelledTexts, of_classifier: bool) -> str:
 
 
 def _faults(settings: ObjectiveSettings) -> list[str]:
-    """Return a sentence for each fault of the settings, data not considered."""
+    """Return a sentence for each fault of the settings; data are not considered."""
     name = str(settings.name)
     kind = OBJECTIVES.get(name)
     if kind is None:
@@ -547,13 +544,13 @@ def _method(settings: ObjectiveSettings, head: HeadToTrain | None) -> LossMethod
 
 def _describe(settings: ObjectiveSettings) -> str:
     numbers = [(key, getattr(settings, key)) for key in ("scale", "margin")]
-    told = [f"{key} {value:g}" for key, value in numbers if value is not None]
+    options = [f"{key} {value:g}" for key, value in numbers if value is not None]
     if settings.symmetric:
-        told.append("symmetric")
+        options.append("symmetric")
     if settings.class_weight is not None:
-        told.append(f"class weights {settings.class_weight}")
+        options.append(f"class weights {settings.class_weight}")
     factor = "" if settings.weight == 1 else f"{settings.weight:g} * "
-    return f"{factor}{settings.name}{' (' + ', '.join(told) + ')' if told else ''}"
+    return f"{factor}{settings.name}{' (' + ', '.join(options) + ')' if options else ''}"
 
 
 def _takes(settings: Iterable[ObjectiveSettings]) -> str:

@@ -1,8 +1,8 @@
-"""What a step does to the weights: AdamW, and the rate as a function of the step.
+"""AdamW and the learning rate schedule.
 
-The rate is a pure function of the step, so a resumed run needs no state for it. The optimizer's moments are made
-before the first step, so that memory that is not there is missed at once, and they are named by parameter, so that a
-checkpoint is a table of tensors. A word table whose gradient is sparse is stepped by rows (see `embedding_rows`).
+The rate is a pure function of the step, so a resumed run needs no state for it. The optimizer's moments are allocated
+before the first step, so that a lack of memory shows at once. They are named by parameter, so that a checkpoint is a
+table of tensors. A word embedding table with sparse gradients is updated by rows (see `sparse_embedding`).
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from sbert_ft.training.sparse_embedding import EmbeddingRows, spread_rows, table
 
 
 class Optimizer:
-    """AdamW over the trained parameters (Loshchilov and Hutter 2019), its moments at zero.
+    """AdamW over the trained parameters (Loshchilov and Hutter 2019), with moments starting at zero.
 
-    Weights have decoupled decay; biases and norms, all that is one-dimensional, have none (as in BERT's own
-    optimizer). The fused step is four times as fast as the plain one on a CPU.
+    Weights have decoupled decay; one-dimensional parameters (biases and norms) have none, as in BERT's own optimizer.
+    The fused step is four times as fast as the plain one on a CPU.
 
     Attributes:
-        adamw: What makes the step.
-        dense: The trained parameters but for a table that is stepped by rows.
-        rows: That table; None where there is none.
+        adamw: The torch optimizer that makes the step.
+        dense: The trained parameters, without a table that is updated by rows.
+        rows: The table that is updated by rows; None if there is none.
     """
 
     def __init__(self, module: nn.Module, settings: TrainingSettings) -> None:
-        """Make the moments; see `EmbeddingRows` for those of a word table with sparse gradients."""
+        """Allocate the moments; those of a table with sparse gradients are in `EmbeddingRows`."""
         table = table_stepped_by_row(module)
         self.rows = None if table is None else EmbeddingRows(table)
         self.dense = [p for p in module.parameters() if p.requires_grad and p is not table]
@@ -56,15 +56,15 @@ class Optimizer:
             self.adamw.state[self.rows.weights] = {"step": torch.zeros((), dtype=torch.float32)}
 
     def prepare(self, token_ids: NDArray[np.int32]) -> None:
-        """Bring up to date what a forward over these tokens reads; to be called before each one that trains."""
+        """Update the embedding rows that a forward over these tokens reads; call it before each training forward."""
         if self.rows is not None:
             self.rows.prepare(token_ids)
 
     def clip_gradient(self, max_norm: float) -> Tensor:
-        """Scale the gradient down to a norm of at most `max_norm`, and return the norm that it had, a scalar.
+        """Scale the gradient down to a norm of at most `max_norm`, and return the norm before that, a scalar.
 
-        As `torch.nn.utils.clip_grad_norm_`, which takes no sparse gradients. On a CPU a gradient that is short enough
-        is not written.
+        Like `torch.nn.utils.clip_grad_norm_`, which does not accept sparse gradients. On a CPU, a gradient below the
+        limit is not rewritten.
         """
         gradients = [parameter.grad for parameter in self.dense if parameter.grad is not None]
         if self.rows is not None and (values := self.rows.sum_gradient()) is not None:
@@ -72,13 +72,13 @@ class Optimizer:
         norm = torch.nn.utils.get_total_norm(gradients)
         if norm.device.type != "cpu":
             torch.nn.utils.clip_grads_with_norm_(self.dense, max_norm, norm)
-        elif not (factor := max_norm / (float(norm) + 1e-6)) >= 1.0:  # or no number
+        elif not (factor := max_norm / (float(norm) + 1e-6)) >= 1.0:  # or NaN
             for gradient in gradients:
                 gradient.mul_(factor)
         return norm
 
     def step(self) -> None:
-        """Change the weights by the gradient."""
+        """Update the weights with the gradient."""
         if self.rows is None:
             self.adamw.step()
             return
@@ -91,13 +91,13 @@ class Optimizer:
             self.rows.pending *= 1.0 - group["lr"] * group["weight_decay"]
 
     def zero_grad(self) -> None:
-        """Forget the gradient."""
+        """Clear the gradient."""
         self.adamw.zero_grad(set_to_none=True)
         if self.rows is not None:
             self.rows.clear_gradient()
 
     def settle(self) -> None:
-        """Bring all weights up to date, before they are read by anything else than a prepared forward."""
+        """Bring all weights up to date; call it before anything other than a prepared forward reads them."""
         if self.rows is not None:
             self.rows.settle()
 
@@ -108,10 +108,10 @@ class Optimizer:
 
 
 def rate_factor(step: int, n_steps: int, settings: TrainingSettings) -> float:
-    """Return the share of the peak rate with which step number `step` (from 0) is taken.
+    """Return the learning rate of step number `step` (from 0) as a share of the peak rate, 0 to 1.
 
-    Linear from 0 over the warm-up, then as the schedule says; the same numbers as transformers' schedulers, whose
-    first step has the rate 0.
+    It rises linearly from 0 during warm-up, then follows the schedule; the same numbers as transformers' schedulers,
+    whose first step has the rate 0.
     """
     n_warmup = warmup_steps(n_steps, settings)
     if step < n_warmup:
@@ -125,7 +125,7 @@ def rate_factor(step: int, n_steps: int, settings: TrainingSettings) -> float:
 
 
 def warmup_steps(n_steps: int, settings: TrainingSettings) -> int:
-    """Return the number of steps in which the rate rises: none where there is one step, which would change nothing."""
+    """Return the number of warm-up steps: 0 for a run of one step, whose rate would otherwise be 0."""
     if n_steps == 1:
         return 0
     if settings.warmup_steps is not None:
@@ -140,10 +140,10 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tensor]:
-    """Return the optimizer's state, a tensor a name such as ``exp_avg:encoder.layer.0.output.dense.weight``.
+    """Return the optimizer's state as tensors, named like ``exp_avg:encoder.layer.0.output.dense.weight``.
 
-    With the weights as they are after this call it is all that the run needs to go on. Of a table that is stepped by
-    rows, the moments are those of the rows that ``rows:`` names, and all others have a decay yet to come, ``decay:``.
+    Together with the weights after this call, it is all that a run needs to continue. For a table that is updated by
+    rows, the moments are those of the rows in ``rows:``; ``decay:`` is the weight decay not yet applied to the others.
     """
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     tensors = {
@@ -159,12 +159,12 @@ def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tens
 
 
 def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put a saved state back, in place, on top of the weights that were saved with it.
+    """Restore a saved state in place; the weights saved with it must be restored before.
 
-    A run that was stepped by rows goes on where it is not, and the other way round.
+    A run that updated its table by rows can continue without that, and the other way round.
 
     Raises:
-        KeyError, ValueError: The state is of other parameters.
+        KeyError, ValueError: The state belongs to other parameters.
     """
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:

@@ -1,6 +1,6 @@
-"""A run before it starts: its pairs, its parts held against each other, and the plan.
+"""Prepare a run before it starts: its data, the checks that its parts fit each other, and the plan.
 
-Nothing is trained before objective, data and settings have been found to fit.
+Training starts only after objective, data and settings have passed these checks.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class RunData:
     """The pairs of a run.
 
     Attributes:
-        train: To train on.
-        dev: To choose the best step, threshold and calibration by; None for none.
-        test: To judge only; None for none.
+        train: The training pairs.
+        dev: Pairs for choosing the best step, threshold and calibration; may be None.
+        test: Pairs used for the final evaluation only; may be None.
     """
 
     train: ConnectionDataset
@@ -49,12 +49,12 @@ class RunData:
     test: ConnectionDataset | None = None
 
     def splits(self) -> dict[str, ConnectionDataset]:
-        """Return the data sets that there are, by name."""
+        """Return the data sets that are not None, by name."""
         named = {"train": self.train, "dev": self.dev, "test": self.test}
         return {name: dataset for name, dataset in named.items() if dataset is not None}
 
     def with_overlaps(self) -> RunData:
-        """Return the same pairs, with overlaps between them counted in the ledgers."""
+        """Return the same pairs, with overlaps between the splits counted in the ledger of the training pairs."""
         others = {name: dataset for name, dataset in self.splits().items() if name != "train"}
         return replace(self, train=self.train.with_overlaps(**others)) if others else self
 
@@ -65,8 +65,8 @@ class RunOptions:
 
     Attributes:
         mode: ``new``, ``resume`` or ``overwrite``.
-        allow_changes: Go on with other settings or data than the run began with.
-        progress_bar: Whether to show one.
+        allow_changes: Whether to resume with other settings or data than the run started with.
+        progress_bar: Whether to show a progress bar.
     """
 
     mode: Mode = "new"
@@ -76,12 +76,12 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class FineTuneResult:
-    """What a run left behind.
+    """The result of a run.
 
     Attributes:
         folder: The run's folder.
         metrics: The content of metrics.json.
-        was_finished: Whether the run had come to its end before; then nothing was done.
+        was_finished: Whether the run was already finished; then nothing was done.
     """
 
     folder: Path
@@ -90,26 +90,26 @@ class FineTuneResult:
 
     @property
     def model_dir(self) -> Path:
-        """The model's folder, to use and share."""
+        """The folder of the tuned model, to use and share."""
         return self.folder / "model"
 
     @property
     def report(self) -> Path:
-        """The report, one file to open in a browser or send on."""
+        """The report, a single HTML file."""
         return self.folder / "report.html"
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run whose parts have been found to fit each other.
+    """A run whose parts have been checked to fit each other.
 
     Attributes:
         model: The base model; a classifier has its head.
         data: The pairs.
-        settings: As given, resolved.
+        settings: The resolved settings.
         objective: The loss.
-        evaluator: How the result is judged, and the best step chosen.
-        warnings: What was warned of on the way here.
+        evaluator: Evaluates the result, and has the metric for choosing the best step.
+        warnings: Warnings logged during preparation.
     """
 
     model: TrainableModel
@@ -121,21 +121,21 @@ class PreparedRun:
 
     @property
     def metric(self) -> str | None:
-        """By which the best step is chosen, where there are dev pairs."""
+        """The metric for choosing the best step; None without dev pairs."""
         return self.evaluator.metric
 
 
 def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> PreparedRun:
-    """Return the run, checked as far as can be without training.
+    """Return the run, after all checks that need no training.
 
-    A classifier whose head is for other classes than those of the training rows begins with a new one.
+    A classifier whose head is for other classes than those of the training rows gets a new head.
 
     Raises:
         InputError: Objective, data, encoder and settings do not fit each other.
-        ResourceError: tensorboard is asked for and not installed.
+        ResourceError: training.tensorboard is set, but tensorboard is not installed.
     """
     is_classifier = isinstance(model, ClassifierModel)
-    # without the head at first: it is made for the classes, which the data must have
+    # without the head at first: it is made for the classes, which come from the checked data
     objective = build_objective(settings.objective, _no_head() if is_classifier else None)
     data = data.with_overlaps()
     _check_rows(model, data)
@@ -153,8 +153,8 @@ def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> Prep
             evaluator = PairEvaluator.of(data.splits(), settings)
     else:
         evaluator = PairEvaluator.of(data.splits(), settings)
-    asked = settings.training
-    if data.dev is None and (asked.metric or asked.early_stopping_patience or asked.eval_steps):
+    training = settings.training
+    if data.dev is None and (training.metric or training.early_stopping_patience or training.eval_steps):
         raise InputError(
             "training.metric, early_stopping_patience and eval_steps need pairs to evaluate on",
             "give data.dev or data.dev_share",
@@ -167,10 +167,10 @@ def _no_head() -> HeadToTrain:
 
 
 def _check_rows(model: TrainableModel, data: RunData) -> None:
-    """Refuse rows with more or fewer texts than the model takes.
+    """Check that the rows have as many texts as the model needs.
 
     Raises:
-        InputError: There are some.
+        InputError: They have more or fewer.
     """
     for name, dataset in data.splits().items():
         found = ("one text", "two texts", "three texts")[dataset.n_texts - 1]
@@ -179,26 +179,30 @@ def _check_rows(model: TrainableModel, data: RunData) -> None:
             wanted = ("one text", "two texts")[model.n_texts - 1]
             raise InputError(
                 f"{shown}: a row has {found}, and a classifier of kind {model.kind} takes {wanted}",
-                "name the columns with data.text_columns, or take another model.kind",
+                "name the columns with data.text_columns, or use another model.kind",
             )
-        if not isinstance(model, ClassifierModel) and dataset.n_texts == 1 and name != "train":  # see `check_fits`
-            raise InputError(f"{shown}: a row has {found}, and pairs judge a sentence encoder", "name two columns")
+        if (
+            not isinstance(model, ClassifierModel) and dataset.n_texts == 1 and name != "train"
+        ):  # `check_fits` checks train
+            raise InputError(
+                f"{shown}: a row has {found}, but a sentence encoder is evaluated on pairs", "name two columns"
+            )
 
 
 def _with_head(model: ClassifierModel, train: ConnectionDataset, settings: RunSettings) -> bool:
-    """Return whether the model had a head for the classes of the training rows; if not, it has a new one now."""
+    """Return whether the model had a head for the classes of the training rows; otherwise give it a new one."""
     classes = train.class_names if settings.objective[0].name == "softmax" else None
     if model.head is not None:
         # in the head's own order, which another tool may have chosen
         if sorted(names_of_classes(model)) == sorted(classes or ()):
             return True
-        logger.warning("the classifier's head is for other classes than the training rows have: a new one begins")
+        logger.warning("the classifier's head is for other classes than the training rows have: a new head is created")
     model.start_head(classes, settings.training.seed)
     return False
 
 
 def _check_something_is_trained(model: ClassifierModel, settings: RunSettings) -> None:
-    """Refuse a classifier of which nothing is left to train; a frozen encoder leaves the head.
+    """Check that some weights of the classifier are trained; with a frozen encoder, the head may be.
 
     Raises:
         InputError: Encoder and head are frozen.
@@ -212,7 +216,7 @@ def _check_something_is_trained(model: ClassifierModel, settings: RunSettings) -
 
 
 def _head_of(model: ClassifierModel, train: ConnectionDataset, settings: RunSettings) -> HeadToTrain:
-    """Return the head with the weights of its classes: n / (K * n_class), as in scikit-learn, where balanced."""
+    """Return the head with class weights: if balanced, n / (K * n_class), as in scikit-learn."""
     assert model.head is not None
     if settings.objective[0].class_weight is None:
         return HeadToTrain(model.head)
@@ -222,7 +226,7 @@ def _head_of(model: ClassifierModel, train: ConnectionDataset, settings: RunSett
 
 
 def training_targets(run: PreparedRun) -> NDArray[np.float32] | None:
-    """Return what the objective gets, shape (N,): numbers of classes, or scores, for one output always from 0 to 1."""
+    """Return the targets, shape (N,): class numbers, or scores (0 to 1 for a classifier), or None without labels."""
     train, model = run.data.train, run.model
     if not isinstance(model, ClassifierModel):
         return train.targets()
@@ -235,15 +239,15 @@ def training_targets(run: PreparedRun) -> NDArray[np.float32] | None:
 
 
 def joining_of(model: TrainableModel) -> Joining | None:
-    """Return how the model joins the two texts of a row; None where it takes each text alone."""
+    """Return how the model joins the two texts of a row; None if it encodes each text separately."""
     return Joining(model.truncation) if isinstance(model, ClassifierModel) and model.kind == "joined" else None
 
 
 def plan_run(run: PreparedRun, cache_dir: Path | None) -> tuple[RunPlan, TokenizedConnections]:
-    """Return what the run is going to do, and its tokens, which are kept in `cache_dir`.
+    """Return the plan of the run, and its tokens, which are cached in `cache_dir`.
 
     Raises:
-        InputError: An unknown precision.
+        InputError: The precision is unknown.
         OutputError: The tokens cannot be written.
     """
     model, settings = run.model, run.settings.training
@@ -253,7 +257,7 @@ def plan_run(run: PreparedRun, cache_dir: Path | None) -> tuple[RunPlan, Tokeniz
     text_rows = tokens.rows if run.objective.distinct_texts else None
     if text_rows is not None and (fitting := fitting_batch_size(settings.batch_size, text_rows)) < settings.batch_size:
         logger.warning(
-            "batches have %d rows instead of %d: one text stands in so many rows, and no batch may hold a text twice",
+            "batches have %d rows instead of %d: one text occurs in many rows, and no batch may hold a text twice",
             fitting,
             settings.batch_size,
         )

@@ -1,7 +1,7 @@
-"""What a run begins with, and whether one that goes on may: settings, data, weights and checkpoint held against it.
+"""Record what a run starts with, and check settings, data, weights and checkpoint when it is resumed.
 
-All is checked before anything is written, so that a run that is refused is as it was. What goes on with a warning only
-(a log that is gone, a configuration edited where nothing reads it) is said here too.
+All checks come before anything is written, so that a rejected run is left unchanged. Problems that do not stop the run
+(a missing log, an edited config.json that nothing reads) are logged as warnings here.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from sbert_ft.training.trainable_model import frozen_parameters, trained_module
 Weight = Literal["refuse", "warn", "free"]
 
 FREE_SETTINGS = ("output_dir", "training.logging_steps", "training.save_steps", "training.tensorboard")
-"""Settings that may differ, since they do not change what is computed; so may paths of what has a sha256."""
-# The same gradient, added up in another order; the device is compared by what it is.
+"""Settings that may differ, since they do not change results; so may paths of files that are compared by sha256."""
+# The same gradient, summed in another order; what the device is, is compared separately.
 WARNED_SETTINGS = ("training.device", "training.micro_batch_size")
 """Settings that may differ with a warning."""
 _ABSENT = "absent"
@@ -42,19 +42,19 @@ _SHOWN_DIGITS = 12
 
 
 logger = logging.getLogger(__name__)
-_N_CHECKPOINTS = 3  # the last, the one before or the best, and the one that is being written
+_N_CHECKPOINTS = 3  # the last, the one before or the best, and the one being written
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What makes a run the run that it is; every part is JSON.
+    """Everything that a run's results depend on, as JSON values; compared when the run is resumed.
 
     Attributes:
         settings: The resolved configuration.
         data: For each split its ``source`` (as given), ``sha256`` and ``n`` (rows).
-        model: Names of parts of the model the run began with (files, or ``weights``), each with its sha256.
-        versions: Of Python and the libraries, as `library_versions` returns.
-        device: The device and what it is.
+        model: Parts of the starting model (files, or ``weights``), each with its sha256.
+        versions: Versions of Python and the libraries, as `library_versions` returns them.
+        device: Description of the device.
     """
 
     settings: Mapping[str, Any]
@@ -70,16 +70,14 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, value: object, source: Path) -> Fingerprint:
-        """Return the fingerprint that `to_json` gave; `source` names it in messages.
+        """Return the fingerprint from the value that `to_json` returned; `source` is its file, for messages.
 
         Raises:
-            RunFolderError: The value is something else.
+            RunFolderError: The value is not a fingerprint.
         """
         names = tuple(cls.__dataclass_fields__)
         if not isinstance(value, dict) or set(value) != set(names):
-            raise RunFolderError(
-                f"{shown(source)} says nothing of what the run began with; expected {', '.join(names)}"
-            )
+            raise RunFolderError(f"{shown(source)} does not say what the run started with; expected {', '.join(names)}")
         for name in names:
             kind = str if name == "device" else dict
             if not isinstance(value[name], kind):
@@ -89,12 +87,13 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not what it was.
+    """One difference between two fingerprints.
 
     Attributes:
-        path: Where: the setting's path, or the section and the name in it.
-        sentence: What it was and what it is.
-        weight: Whether a run with it is another run (``refuse``), the same up to rounding (``warn``), or the same.
+        path: The setting's path, or the section and the name in it.
+        sentence: The old and the new value.
+        weight: ``refuse`` if results may change, ``warn`` if they may change by rounding, ``free`` if they stay the
+            same.
     """
 
     path: str
@@ -103,7 +102,7 @@ class Difference:
 
 
 def differences(saved: Fingerprint, now: Fingerprint) -> list[Difference]:
-    """Return all that differs between two fingerprints, section by section."""
+    """Return all differences between two fingerprints, section by section."""
     was, is_ = saved.to_json(), now.to_json()
     free = {*FREE_SETTINGS, *(f"data.{split}" for split in saved.data.keys() & now.data.keys())}
     if saved.model and now.model:
@@ -122,12 +121,12 @@ def differences(saved: Fingerprint, now: Fingerprint) -> list[Difference]:
 
 
 def check_unchanged(saved: Fingerprint, now: Fingerprint, *, allow_changes: bool = False) -> list[str]:
-    """Return warnings about what differs but may.
+    """Return a warning for each difference that is allowed.
 
     Args:
-        saved: What the run began with.
-        now: What it is to go on with.
-        allow_changes: Whether other settings, data or weights are warnings, too.
+        saved: What the run started with.
+        now: What it is resumed with.
+        allow_changes: Whether other settings, data or weights are only warned about, too.
 
     Raises:
         RunFolderError: Settings, data or weights differ; the message names every difference.
@@ -136,8 +135,8 @@ def check_unchanged(saved: Fingerprint, now: Fingerprint, *, allow_changes: bool
     refused = [difference.sentence for difference in found if difference.weight == "refuse"]
     if refused and not allow_changes:
         raise RunFolderError(
-            "the run began otherwise: " + "; ".join(refused) + ". Put this back, begin another run in another "
-            "output_dir, or go on nevertheless with --allow-changes"
+            "the run was started differently: " + "; ".join(refused) + ". Undo this, start another run in another "
+            "output_dir, or continue anyway with --allow-changes"
         )
     return [f"since the run began: {difference.sentence}" for difference in found if difference.weight != "free"]
 
@@ -146,7 +145,7 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     """Return the sha256 of tensors: their names, dtypes, shapes and bytes, in the order of the names.
 
     Args:
-        tensors: Such as a state dict, on any device.
+        tensors: Tensors by name, such as a state dict, on any device.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -157,7 +156,7 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
-    """Yield each value in nested JSON with its path, such as objective.0.name; empty containers are values."""
+    """Yield each value in nested JSON with its path, such as objective.0.name; empty containers count as values."""
     items: list[tuple[str, object]] = []
     if isinstance(value, dict):
         items = list(value.items())
@@ -170,7 +169,7 @@ def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
 
 
 def _same(old: object, new: object) -> bool:
-    return old == new and isinstance(old, bool) == isinstance(new, bool)  # 1 is 1.0, but it is not true
+    return old == new and isinstance(old, bool) == isinstance(new, bool)  # 1 equals 1.0, but not true
 
 
 def _weight(section: str, key: str, free: Collection[str]) -> Weight:
@@ -184,7 +183,7 @@ def _weight(section: str, key: str, free: Collection[str]) -> Weight:
 
 
 def _short(value: object) -> str:
-    """Return a value for a message; of a digest its state."""
+    """Return a value for a message; a digest is shortened to its first digits."""
     if value is _ABSENT:
         return _ABSENT
     if isinstance(value, str):
@@ -195,13 +194,13 @@ def _short(value: object) -> str:
 
 @dataclass(frozen=True)
 class ResumeState:
-    """Where a session begins.
+    """How a session starts: from scratch or from a checkpoint.
 
     Attributes:
-        now: What it begins with.
-        checkpoint: To go on from; None for the first step.
-        settings: What config.json is to hold; None where it holds that.
-        is_new: Whether later sittings are held against this one.
+        now: What the session starts with.
+        checkpoint: The checkpoint to resume from; None to start from the first step.
+        settings: What to write to config.json; None if it is already there.
+        is_new: Whether to write `now` as the fingerprint that later sessions are compared with.
     """
 
     now: Fingerprint
@@ -211,11 +210,11 @@ class ResumeState:
 
 
 def checked_resume_state(run: PreparedRun, folder: RunFolder, options: RunOptions) -> ResumeState:
-    """Return where the session begins; nothing is written.
+    """Return how the session starts; nothing is written.
 
     Raises:
-        RunFolderError: The run began otherwise, and that is not allowed; or nothing says how.
-        CheckpointError: No checkpoint is whole, or the newest is of another model.
+        RunFolderError: The run was started differently and changes are not allowed, or its fingerprint is missing.
+        CheckpointError: No checkpoint is complete, or the newest belongs to another model.
     """
     now = _fingerprint(run)
     settings: dict[str, Any] = now.to_json()["settings"]
@@ -223,24 +222,24 @@ def checked_resume_state(run: PreparedRun, folder: RunFolder, options: RunOption
         return ResumeState(now, None, settings, is_new=True)
     checkpoint = newest_checkpoint(folder.checkpoints_dir)
     if checkpoint is None and not folder.fingerprint_file.exists():
-        return ResumeState(now, None, settings, is_new=True)  # ended before it had written down what it begins with
-    saved = _held_against(now, folder, options)
+        return ResumeState(now, None, settings, is_new=True)  # the run ended before it wrote its fingerprint
+    saved = _checked_against(now, folder, options)
     _check_fits(run, checkpoint)
     _warn_of_gaps(run, folder, checkpoint)
-    if options.allow_changes or saved is None:  # what is allowed now is what the next session is held against
+    if options.allow_changes or saved is None:  # the next session is compared with the changed state
         return ResumeState(now, checkpoint, settings, is_new=True)
     if _content(folder.config_file) == saved.to_json()["settings"]:
         return ResumeState(now, checkpoint, None, is_new=False)
     logger.warning(
-        "%s was edited or damaged since the run began and is written anew; settings are changed in the CONFIG that the "
-        "command names",
+        "%s was edited or damaged since the run began and is written again; to change settings, edit the CONFIG that "
+        "the command names",
         shown(folder.config_file),
     )
     return ResumeState(now, checkpoint, saved.to_json()["settings"], is_new=False)
 
 
 def write_resume_state(state: ResumeState, folder: RunFolder) -> None:
-    """Write down what the run begins with, config.json first: it makes the folder a run.
+    """Write what the run starts with, config.json first: this file marks the folder as a run.
 
     Raises:
         OutputError: It cannot be written.
@@ -252,26 +251,26 @@ def write_resume_state(state: ResumeState, folder: RunFolder) -> None:
 
 
 def check_finished(run: PreparedRun, folder: RunFolder, options: RunOptions) -> dict[str, Any]:
-    """Return the metrics of a finished run, held against what it is asked to be.
+    """Return the metrics of a finished run, after checking that it was started with the same settings, data and model.
 
     Raises:
-        RunFolderError: It began otherwise, or its metrics cannot be read.
+        RunFolderError: The run was started differently, or its metrics cannot be read.
     """
-    _held_against(_fingerprint(run), folder, options)
+    _checked_against(_fingerprint(run), folder, options)
     content = _content(folder.metrics_file)
     if content is None:
         raise RunFolderError(
             f"{shown(folder.metrics_file)} is damaged, expected the results of the finished run",
-            "delete it, and --resume judges the model anew",
+            "delete it, then --resume evaluates the model again",
         )
     return content
 
 
 def warn_of_room(run: PreparedRun, folder: RunFolder, state: ResumeState) -> None:
-    """Say now, rather than after hours, that checkpoints and model may not find room on the disk."""
+    """Warn before training starts if there may be too little disk space for checkpoints and model."""
     module = trained_module(run.model)
     frozen = {id(parameter) for parameter in frozen_parameters(run.model.bert.encoder, run.settings.model)}
-    table = id(run.model.bert.encoder.get_input_embeddings().weight)  # of its moments only the rows that were read
+    table = id(run.model.bert.encoder.get_input_embeddings().weight)  # it has moments only for the rows that were read
     n_weights = sum(parameter.numel() for parameter in module.parameters())
     n_moments = sum(2 * p.numel() for p in module.parameters() if id(p) not in frozen and id(p) != table)
     needed = 4 * (_N_CHECKPOINTS * (n_weights + n_moments) + n_weights)
@@ -281,8 +280,8 @@ def warn_of_room(run: PreparedRun, folder: RunFolder, state: ResumeState) -> Non
         return
     if state.checkpoint is None and free < needed:
         logger.warning(
-            "%s has room for %s MiB, and checkpoints and model take some %s MiB: the run may end before it is "
-            "finished; make room, or give another output_dir",
+            "%s has %s MiB of free space, but checkpoints and model need about %s MiB: the run may fail before it is "
+            "finished; free some space, or give another output_dir",
             *(shown(folder.path), f"{free >> 20:,}", f"{needed >> 20:,}"),
         )
 
@@ -303,25 +302,24 @@ def _fingerprint(run: PreparedRun) -> Fingerprint:
     )
 
 
-def _held_against(now: Fingerprint, folder: RunFolder, options: RunOptions) -> Fingerprint | None:
-    """Return what the run began with, None where nothing says it and that is allowed; differences are warned of.
+def _checked_against(now: Fingerprint, folder: RunFolder, options: RunOptions) -> Fingerprint | None:
+    """Return what the run started with, or None if unknown and changes are allowed; log a warning per difference.
 
     Raises:
-        RunFolderError: Settings, data or weights differ, or nothing says what they were.
+        RunFolderError: Settings, data or weights differ, or the fingerprint is missing or damaged.
     """
     path = folder.fingerprint_file
     try:
         content = _content(path)
         if content is None:
-            raise RunFolderError(f"{shown(path)} is missing or damaged, which says what the run began with")
+            raise RunFolderError(f"{shown(path)}, which says what the run started with, is missing or damaged")
         saved = Fingerprint.from_json(content, path)
     except RunFolderError as error:
         if options.allow_changes:
-            logger.warning("%s: the run goes on without being held against it", error)
+            logger.warning("%s: the run continues without being checked against it", error)
             return None
         raise RunFolderError(
-            f"{error}. Bring it back from a copy, begin anew with --overwrite, or go on nevertheless with "
-            "--allow-changes"
+            f"{error}. Restore it from a copy, start again with --overwrite, or continue anyway with --allow-changes"
         ) from None
     for sentence in check_unchanged(saved, now, allow_changes=options.allow_changes):
         logger.warning("%s", sentence)
@@ -329,10 +327,10 @@ def _held_against(now: Fingerprint, folder: RunFolder, options: RunOptions) -> F
 
 
 def _check_fits(run: PreparedRun, checkpoint: Checkpoint | None) -> None:
-    """Refuse a checkpoint that could not be restored: with changes that are allowed, the model may be another one.
+    """Check that the checkpoint can be restored: with allowed changes, it may belong to another model.
 
     Raises:
-        CheckpointError: Its weights, its optimizer's state or its progress are none of this run.
+        CheckpointError: Its weights, optimizer state or trainer state do not fit this run.
     """
     if checkpoint is None:
         return
@@ -347,7 +345,7 @@ def _check_fits(run: PreparedRun, checkpoint: Checkpoint | None) -> None:
             raise CheckpointError(
                 f"{shown(checkpoint.path)} holds another model's weights: {quoted(name, limit=200)} is {was} there and "
                 f"{is_} in this run",
-                "put the change back, or begin anew with --overwrite",
+                "undo the change, or start again with --overwrite",
             )
     frozen = {id(parameter) for parameter in frozen_parameters(run.model.bert.encoder, run.settings.model)}
     optimizer = _shapes(checkpoint, "optimizer")
@@ -355,7 +353,8 @@ def _check_fits(run: PreparedRun, checkpoint: Checkpoint | None) -> None:
         if _is_trained(parameter, frozen) and not all(f"{key}:{name}" in optimizer for key in ("exp_avg", "step")):
             raise CheckpointError(
                 f"{shown(checkpoint.path)} has no state of the optimizer for {quoted(name, limit=200)}, which was "
-                "frozen when the run began; freeze it again, or begin anew with --overwrite"
+                "frozen when the run began",
+                "freeze it again, or start again with --overwrite",
             )
 
 
@@ -365,27 +364,27 @@ def _is_trained(parameter: nn.Parameter, frozen: set[int]) -> bool:
 
 def _shapes(checkpoint: Checkpoint, stem: str) -> dict[str, tuple[int, ...]]:
     if stem not in checkpoint.stems:
-        raise CheckpointError(f"{shown(checkpoint.path)} has no tensors {stem!r}; begin anew with --overwrite")
+        raise CheckpointError(f"{shown(checkpoint.path)} has no tensors {stem!r}", "start again with --overwrite")
     header = safetensors_header(checkpoint.path / f"{stem}.safetensors")
     return {name: info.shape for name, info in header.items()}
 
 
 def _warn_of_gaps(run: PreparedRun, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
-    """Say that steps come again for want of a checkpoint, or are no longer in the log."""
+    """Warn if steps are repeated because there is no checkpoint, or if steps are missing in the log."""
     steps = [record.get("step", 0) for record in read_log(folder.log_file) if record.get("kind") == "train"]
     if checkpoint is None:
         if steps:
-            logger.warning("%s holds no checkpoint: the run begins again with its first step", shown(folder.path))
+            logger.warning("%s holds no checkpoint: the run starts again from its first step", shown(folder.path))
         return
     if checkpoint.step >= run.settings.training.logging_steps and not any(step <= checkpoint.step for step in steps):
         logger.warning(
-            "%s has no line of the steps up to %d: the loss curve of the report begins after them",
+            "%s has no lines for the steps up to %d: the loss curve of the report begins after them",
             *(shown(folder.log_file), checkpoint.step),
         )
 
 
 def _content(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file, None where there is none that can be read."""
+    """Return the JSON object in a file, or None if it cannot be read."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

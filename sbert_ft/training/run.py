@@ -1,7 +1,7 @@
-"""A run in its folder, from its first step or its newest checkpoint to its report.
+"""Carry out a run in its folder, from its first step or its newest checkpoint to its report.
 
-The base model is judged first, on the same pairs as the tuned one will be. What ends a run early (a signal, a loss
-that is no number, a full disk) leaves the last checkpoint whole, and resuming begins there.
+The base model is evaluated first, on the same pairs as the tuned model later. If a run ends early (a signal, a NaN
+loss, a full disk), its last checkpoint stays complete, and the run can be resumed from it.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a run went.
+    """The plan and the outcome of training, for the final evaluation and the report.
 
     Attributes:
-        plan: What was going to be done.
-        tokens: Of the training rows.
+        plan: The plan of the run.
+        tokens: Tokens of the training rows.
         before: What the evaluator's `evaluate_baseline` returned before training.
-        progress: What was done.
-        ledgers: The account of every row.
+        progress: The final trainer state.
+        ledgers: The ledger of each split: counts of kept and left-out rows.
     """
 
     plan: RunPlan
@@ -62,13 +62,13 @@ class RunSummary:
 
 
 def finalize(run: PreparedRun, summary: RunSummary, watch: FolderWatch, warnings: WarningList) -> dict[str, Any]:
-    """Judge the tuned model, save it with its decision, write metrics.json and the report; return the metrics.
+    """Evaluate the tuned model, save it with its decision, write metrics.json and the report; return the metrics.
 
     Args:
-        run: Its model is the tuned one.
-        summary: How it came about.
-        watch: The run's folder, where all goes; looked at before anything is written there.
-        warnings: What was warned of.
+        run: The run, with the tuned model.
+        summary: Plan and outcome of its training.
+        watch: The run's folder, where everything is written; checked before each write.
+        warnings: The warnings logged so far.
 
     Raises:
         OutputError: Something cannot be written.
@@ -94,7 +94,7 @@ def finalize(run: PreparedRun, summary: RunSummary, watch: FolderWatch, warnings
         "splits": found.results,
         **found.facts,
         "lengths": _lengths(summary.tokens),
-        # those of the result, and of pairs that judge and were trained on, stand here even where logging is off
+        # alarms, and evaluation pairs that were trained on, are listed here even if logging is off
         "warnings": list(
             dict.fromkeys([*found.alarms, *_overlaps(run.data.train), *run.warnings, *warnings.sentences])
         ),
@@ -119,13 +119,13 @@ def finalize(run: PreparedRun, summary: RunSummary, watch: FolderWatch, warnings
 
 
 def _overlaps(train: ConnectionDataset) -> list[str]:
-    """Return which training pairs are among the pairs that judge, too."""
+    """Return a warning for each overlap of training pairs with the evaluation pairs."""
     source = quoted(train.source, limit=400)
     return [f"{source}: {found.sentence}" for found in train.ledger.findings if found.kind.startswith("overlap_")]
 
 
 def _lengths(tokens: TokenizedConnections) -> dict[str, Any]:
-    """Return how long the training rows are, and what was cut of them or is not in the vocabulary."""
+    """Return the lengths of the training rows, and the shares of truncated sequences and unknown tokens."""
     return {
         "n_sequences": tokens.n_sequences * len(tokens),
         "n_cut_rows": tokens.n_cut_rows,
@@ -143,12 +143,12 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
     """Carry out a run in its folder; the model is tuned in place.
 
     Raises:
-        RunFolderError: The folder holds something else, is in use, or the run began otherwise.
-        CheckpointError: No checkpoint is whole.
-        TrainingError: A loss is no finite number.
-        ResourceError: One row alone does not fit into memory.
+        RunFolderError: The folder holds something else or is in use, or its run was started differently.
+        CheckpointError: No checkpoint is complete.
+        TrainingError: A loss is not a finite number.
+        ResourceError: A single row does not fit into memory.
         OutputError: Something cannot be written.
-        RunInterrupted: The run was asked to end.
+        RunInterrupted: A signal ended the run.
     """
     _check_whose(RunFolder(Path(run.settings.output_dir)), options)
     _check_inputs_stay(run.settings, options)
@@ -183,17 +183,17 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
 
 
 def check_run_folder(settings: RunSettings, options: RunOptions) -> None:
-    """Find out now, rather than when all has been loaded, whether the folder is fit for the run.
+    """Check before data and model are loaded that the folder can be used for the run.
 
     Raises:
         RunFolderError: It holds something else, or is in use.
         OutputError: It cannot be written to.
-        ResourceError: tensorboard is asked for and not there.
+        ResourceError: training.tensorboard is set, but tensorboard is not installed.
     """
     check_tensorboard(settings.training.tensorboard)
     _check_whose(RunFolder(Path(settings.output_dir)), options)
     _check_inputs_stay(settings, options)
-    if options.mode != "overwrite":  # which would remove what is there before its successor can be had
+    if options.mode != "overwrite":  # which would remove the old run before the new one is known to work
         with open_run_folder(settings.output_dir, options.mode):
             pass
 
@@ -207,10 +207,11 @@ def _train(
     interruption: Interruption,
     progress_bar: bool,
 ) -> TrainerState:
-    """Set the encoder up for training, run the loop, and leave the encoder as an encoder is used."""
+    """Set the encoder up for training, run the loop, and return the model to eval mode."""
     settings, begin, folder = run.settings, 0 if checkpoint is None else checkpoint.step, RunFolder(watch.path)
     rows = TrainingRows(tokens, training_targets(run), run.data.train.lines)
-    devices = range(torch.cuda.device_count())  # a seed is set on all of them
+    devices = range(torch.cuda.device_count())  # the seed is set on all of them
+    watch.check()  # the base model was evaluated meanwhile
     with (
         RunLog(folder.log_file) as log,
         open_scalars(folder.tensorboard_dir, settings.training.tensorboard, begin) as scalars,
@@ -226,37 +227,39 @@ def _train(
         finally:
             interruption.deferring = False
             run.model.eval()
-        interruption.end_if_asked("after its last step; go on with --resume")
+        interruption.end_if_asked("after its last step; continue with --resume")
         return progress
 
 
 def _take_best(run: PreparedRun, progress: TrainerState, folder: RunFolder) -> None:
-    """Put the best step's weights into the model, or say that the last step's have to do."""
+    """Load the best step's weights into the model; if they are damaged, keep the last step's with a warning."""
     if progress.best_step is None or progress.best_step == progress.step:
         return
     try:
         best = read_checkpoint(folder.checkpoints_dir / f"step-{progress.best_step:08d}")
     except CheckpointError as error:
-        logger.warning("%s; it was the best step's, and the model is that of the last one, %d", error, progress.step)
+        logger.warning(
+            "%s; it was the best step, so the model of the last step, %d, is used instead", error, progress.step
+        )
         progress.best_step = progress.best_value = None
         return
     restore_weights(best, trained_module(run.model))
 
 
 def _evaluation(run: PreparedRun, interruption: Interruption) -> Evaluation | None:
-    """Return how the best step is found on the dev pairs, where there are any."""
+    """Return how the best step is found on the dev pairs; None without dev pairs."""
     if run.metric is None:
         return None
     return Evaluation(lambda: run.evaluator.evaluate(run.model, lambda: interruption.signal_number != 0), run.metric)
 
 
 def _check_whose(folder: RunFolder, options: RunOptions) -> None:
-    """Refuse a folder whose config.json is no run's, such as a model's: it would be replaced by one.
+    """Check that config.json, if there is one, is from a run and not from a model: the run would replace it.
 
     Raises:
-        RunFolderError: It is none.
+        RunFolderError: It is not from a run.
     """
-    # by os.path, to which a place that cannot be looked at is not there: opening the folder will say why
+    # os.path reports an unreadable place as missing; opening the folder will report the reason
     if options.mode == "new" or os.path.exists(folder.fingerprint_file) or not os.path.isfile(folder.config_file):
         return
     try:
@@ -266,15 +269,15 @@ def _check_whose(folder: RunFolder, options: RunOptions) -> None:
     if not isinstance(content, dict) or "output_dir" not in content:
         shown = quoted(folder.path, limit=400)
         raise RunFolderError(
-            f"the config.json in {shown} is not that of a run but of a model, maybe", "give another output_dir"
+            f"the config.json in {shown} is not from a run; it may belong to a model", "give another output_dir"
         )
 
 
 def _check_inputs_stay(settings: RunSettings, options: RunOptions) -> None:
-    """Refuse to overwrite a run by one that is made from it: its model or its data would be gone before their time.
+    """Check that overwriting a run does not remove the inputs of the new run.
 
     Raises:
-        RunFolderError: The model or a file of the data is what overwriting removes.
+        RunFolderError: Overwriting would remove the model or a data file.
     """
     if options.mode != "overwrite":
         return
@@ -293,7 +296,7 @@ def _check_inputs_stay(settings: RunSettings, options: RunOptions) -> None:
 
 
 def _write_ledgers(run: PreparedRun, tokens: TokenizedConnections, folder: RunFolder) -> dict[str, Any]:
-    """Write what became of every row, texts that are cut included, and return it."""
+    """Write the counts of kept, left-out and truncated rows per split, and return them."""
     model, ledgers = run.model, {}
     what = "a text" if tokens.joiner is None else "both texts together"
     for name, dataset in run.data.splits().items():

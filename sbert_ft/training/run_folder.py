@@ -1,8 +1,8 @@
-"""The folder of one run: what is in it, who may begin there, and that one process at a time does.
+"""The folder of one run: the paths in it, the checks before a run starts there, and the lock against a second process.
 
-Before a run begins, the folder is held against what is asked: a new run wants an empty place, a resumed one a run, and
-overwriting removes what a run writes and nothing else, by a list of names and through no link. A lock keeps a second
-process out, and a small file is written and synced now rather than after hours of training.
+A new run needs an empty or missing folder, a resumed run needs a folder with a run. Overwriting removes only the files
+that a run writes, by a list of names, and follows no links. A small file is written and synced first, so that a folder
+that cannot be written to is noticed before training.
 """
 
 from __future__ import annotations
@@ -41,77 +41,77 @@ _N_LISTED = 5
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where each thing of a run is. Nothing is made by asking.
+    """Paths of a run's files; nothing is created.
 
     Attributes:
-        path: The folder.
+        path: The run's folder.
     """
 
     path: Path
 
     @property
     def config_file(self) -> Path:
-        """Return the place of the resolved configuration; it is written first, and makes the folder a run."""
+        """Return the path of the resolved configuration; it is written first, and marks the folder as a run."""
         return self.path / _CONFIG
 
     @property
     def fingerprint_file(self) -> Path:
-        """Return the place of what a resumed run is held against."""
+        """Return the path of the fingerprint, which a resumed run is checked against."""
         return self.path / _FINGERPRINT
 
     @property
     def ledger_file(self) -> Path:
-        """Return the place of the account of every row."""
+        """Return the path of the counts of kept and left-out rows."""
         return self.path / "ledger.json"
 
     @property
     def log_file(self) -> Path:
-        """Return the place of the log that grows line by line."""
+        """Return the path of the log, one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
     def metrics_file(self) -> Path:
-        """Return the place of the results."""
+        """Return the path of the results."""
         return self.path / "metrics.json"
 
     @property
     def model_dir(self) -> Path:
-        """Return the place of the model to use and share."""
+        """Return the path of the tuned model's folder."""
         return self.path / "model"
 
     @property
     def checkpoints_dir(self) -> Path:
-        """Return the place of the run's state."""
+        """Return the path of the folder of checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def cache_dir(self) -> Path:
-        """Return the place of what can be made anew from the data."""
+        """Return the path of the cache, which can be rebuilt from the data."""
         return self.path / "cache"
 
     @property
     def tensorboard_dir(self) -> Path:
-        """Return the place of TensorBoard's event files."""
+        """Return the path of the folder of TensorBoard's event files."""
         return self.path / "tensorboard"
 
     @property
     def is_finished(self) -> bool:
-        """Return whether the run came to its end: results, both reports and the model are there."""
+        """Return whether the run is finished: results, both reports and the model exist."""
         return all((self.path / name).is_file() for name in (*_RESULTS, "model/sbert_ft.json"))
 
 
 @contextmanager
 def open_run_folder(path: str | os.PathLike[str], mode: Mode) -> Iterator[RunFolder]:
-    """Hold a run's folder, fit for the mode and writable, while the block runs.
+    """Check and lock a run's folder, and yield it; the lock is released after the block.
 
     Args:
-        path: The folder; for a new run it is made, and removed again where the block leaves it empty.
-        mode: ``new`` wants an empty or missing folder, ``resume`` one with a run; ``overwrite`` removes a run's files
-            (but not its cache, which goes by content), and leaves all others.
+        path: The folder. If missing, it is created, and removed again if the block leaves it empty.
+        mode: ``new`` needs an empty or missing folder, ``resume`` a folder with a run; ``overwrite`` removes a run's
+            files, but not its cache (which is found by content) and not other files.
 
     Raises:
-        RunFolderError: The folder is in use, or holds something else than the mode wants.
-        OutputError: The folder cannot be made or written to.
+        RunFolderError: The folder is in use, or its content does not fit the mode.
+        OutputError: The folder cannot be created or written to.
     """
     folder = RunFolder(Path(path))
     _check_place(folder.path)
@@ -131,7 +131,7 @@ def open_run_folder(path: str | os.PathLike[str], mode: Mode) -> Iterator[RunFol
     finally:
         if not was_there:
             with suppress(OSError):
-                folder.path.rmdir()  # which it does to an empty one only
+                folder.path.rmdir()  # fails, as wanted, unless the folder is empty
 
 
 def _check_place(path: Path) -> None:
@@ -143,7 +143,7 @@ def _check_place(path: Path) -> None:
     except (OSError, ValueError, RuntimeError) as error:  # no permission, a NUL in the name, a loop of links
         raise OutputError(f"{shown(path)} cannot be a run's folder: {quoted(error, limit=200)}") from None
     if is_link and not path.exists():
-        raise OutputError(f"{shown(path)} is a link to nowhere; expected a folder, or nothing")
+        raise OutputError(f"{shown(path)} is a broken link; expected a folder, or nothing")
     if taken:
         raise RunFolderError(f"{shown(path)} is a file; expected a folder, or nothing, for the run")
 
@@ -157,7 +157,7 @@ def _check_content(folder: RunFolder, mode: Mode) -> None:
     except OSError as error:
         raise OutputError(f"{shown(path)} cannot be read: {error.strerror or error}") from None
     if mode == "resume" and (_CONFIG not in names or not folder.config_file.is_file()):
-        raise RunFolderError(f"{shown(path)} holds no run to go on with: expected {_CONFIG} in it")
+        raise RunFolderError(f"{shown(path)} holds no run to resume: expected {_CONFIG} in it")
     names = [name for name in names if name != LOCK_NAME and not name.startswith(PREFIX)]
     if mode != "new" or not names:
         return
@@ -165,16 +165,16 @@ def _check_content(folder: RunFolder, mode: Mode) -> None:
     if _CONFIG in names:
         raise RunFolderError(
             f"{shown(path)} holds another run",
-            "go on with it by --resume, replace it by --overwrite, or give another output_dir",
+            "continue it with --resume, replace it with --overwrite, or give another output_dir",
         )
     raise RunFolderError(
         f"{shown(path)} is not empty ({listed})",
-        "give another output_dir, or --overwrite, which removes files of a run and leaves all others",
+        "give another output_dir, or use --overwrite, which removes the files of a run and keeps all others",
     )
 
 
 def _remove_leftovers(folder: RunFolder) -> None:
-    """Remove what a killed process left half-written; the lock says that none is at work."""
+    """Remove half-written files of a killed process; the lock ensures that no other process is writing."""
     remove_leftovers(folder.path)
     for place in (folder.checkpoints_dir, folder.cache_dir):
         if _is_real_folder(place):
@@ -182,7 +182,7 @@ def _remove_leftovers(folder: RunFolder) -> None:
 
 
 def _remove_run(folder: RunFolder) -> None:
-    """Remove what a run wrote; first the file that makes it one, so that a half removed run is not resumed."""
+    """Remove what a run wrote, config.json first, so that a half-removed run is not resumed."""
     for name in RUN_FILES:
         _remove_file(folder.path / name)
         if name == _CONFIG:
@@ -205,7 +205,7 @@ def _remove_run(folder: RunFolder) -> None:
 
 
 def _remove_files(place: Path, names: Sequence[str]) -> None:
-    """Remove these of a folder's files, and then each folder that is left empty."""
+    """Remove the named files of a folder, then each folder that is left empty."""
     if not _is_real_folder(place):
         return
     for name in names:
@@ -217,7 +217,7 @@ def _remove_files(place: Path, names: Sequence[str]) -> None:
 
 
 def _remove_file(path: Path) -> None:
-    """Remove a file, or a link but not what it leads to; a folder of this name is not ours."""
+    """Remove a file, or a link without its target; a folder of this name is not ours and is kept."""
     if path.is_symlink() or path.is_file():
         path.unlink()
 
@@ -233,7 +233,7 @@ def _is_real_folder(path: Path) -> bool:
 
 
 class FolderWatch:
-    """Compares a folder with what it was.
+    """Notices if a folder was removed or replaced during a run.
 
     Args:
         path: The folder, which exists.
@@ -247,24 +247,24 @@ class FolderWatch:
         self._found = os.stat(path)
 
     def check(self) -> None:
-        """Do nothing where the folder is the one that it was.
+        """Check that the folder is still the same one.
 
         Raises:
-            OutputError: It is gone, or another one stands in its place.
+            OutputError: It is gone, or another folder is in its place.
         """
         try:
             there = os.path.samestat(os.stat(self.path), self._found)
-            what = "another folder stands in its place"
+            what = "another folder is in its place"
         except OSError as error:
             there, what = False, (error.strerror or str(error))
         if not there:
             raise OutputError(
                 f"{shown(self.path)} was removed, moved or unmounted while the run wrote to it ({what}); nothing more "
-                "is written. Bring it back and go on with --resume, or begin anew"
+                "is written. Restore it and continue with --resume, or start again"
             )
 
     def close(self) -> None:
-        """Hold the folder no longer."""
+        """Stop watching the folder."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -272,7 +272,7 @@ class FolderWatch:
 
 @contextmanager
 def watched(path: Path) -> Iterator[FolderWatch]:
-    """Return what compares the folder `path`, which exists, with what it is now."""
+    """Yield a watch on the folder `path`, which must exist; it is closed after the block."""
     watch = FolderWatch(path)
     try:
         yield watch

@@ -1,8 +1,8 @@
-"""A run's log: one JSON object a line, appended while it runs, read back for the report.
+"""A run's log: one JSON object per line, appended during the run and read for the report.
 
-Each line is handed to the system at once, so that a killed process loses none, and brought to the disk when a
-checkpoint is. A resumed run first takes back the lines after its checkpoint: the steps come again, and the loss curve
-stays one curve. A line that a full disk or a kill cut off is dropped, never glued to the next.
+Each line is written to the operating system at once, so that a killed process loses none, and synced to disk with each
+checkpoint. A resumed run first removes the lines after its checkpoint: these steps are repeated, and the loss curve
+must not have them twice. A line that a full disk or a kill cut off is dropped, not joined with the next one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RunLog:
     """metrics.jsonl, open for appending; also a context manager that closes it.
 
     Args:
-        path: The file; it is made where there is none, and a last line that was cut off is dropped.
+        path: The file; it is created if missing, and an incomplete last line is dropped.
 
     Raises:
         OutputError: The file cannot be opened or written.
@@ -44,7 +44,7 @@ class RunLog:
         """Add one line; NaN and infinity become null.
 
         Raises:
-            OutputError: It cannot be written; the lines before it are whole.
+            OutputError: It cannot be written; the earlier lines stay complete.
         """
         line = json.dumps(_without_nan(record), allow_nan=False).encode() + b"\n"
         with faults_named(self.path):
@@ -56,19 +56,19 @@ class RunLog:
                 raise
 
     def sync(self) -> None:
-        """Bring all lines to the disk.
+        """Sync all lines to disk.
 
         Raises:
-            OutputError: The system cannot.
+            OutputError: Syncing failed.
         """
         with faults_named(self.path):
             os.fsync(self._descriptor)
 
     def truncate_after(self, step: int) -> int:
-        """Take back the lines of later steps than `step`, broken ones too; return how many.
+        """Remove the lines of steps after `step`, and broken lines; return how many.
 
         Raises:
-            OutputError: The file cannot be written anew; it is as it was.
+            OutputError: The file cannot be rewritten; it is unchanged.
             RunFolderError: It cannot be read.
         """
         kept, n_dropped = [], 0
@@ -85,7 +85,7 @@ class RunLog:
         return n_dropped
 
     def close(self) -> None:
-        """Close the file; without effect when it is closed."""
+        """Close the file; calling it again has no effect."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -113,19 +113,21 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a log, none where there is no file; broken lines are passed over with a warning.
+    """Return the records of a log, empty if there is no file; broken lines are skipped with a warning.
 
     Raises:
         RunFolderError: The file cannot be read.
     """
     numbered = list(enumerate(_lines(path), start=1))
     if broken := [number for number, (_, record) in numbered if record is None]:
-        logger.warning("%s: %d lines are no JSON objects and left out, first line %d", path, len(broken), broken[0])
+        logger.warning(
+            "%s: %d lines are not JSON objects and were skipped, first line %d", path, len(broken), broken[0]
+        )
     return [record for _, (_, record) in numbered if record is not None]
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-    """Yield each whole line with its object, None where it is none; the last counts only with its line feed."""
+    """Yield each complete line with its JSON object, None if it is not one; skip a last line without line feed."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             *lines, _ = file.read().split(b"\n")
@@ -141,7 +143,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
 
 
 def _end_of_last_line(descriptor: int) -> int:
-    """Return how many bytes there are up to and with the last line feed."""
+    """Return the number of bytes up to and including the last line feed."""
     end = os.fstat(descriptor).st_size
     while end:
         start = max(0, end - 4096)
@@ -154,7 +156,7 @@ def _end_of_last_line(descriptor: int) -> int:
 
 
 def _without_nan(value: object) -> object:
-    """Return `value` with null for what is no number: JSON has neither NaN nor infinity."""
+    """Return `value` with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -165,13 +167,13 @@ def _without_nan(value: object) -> object:
 
 
 class Scalars:
-    """Takes lines of the log; writes nothing where there is no writer."""
+    """Writes the numbers of log lines to TensorBoard; without a writer it does nothing."""
 
     def __init__(self, writer: Any = None) -> None:
         self._writer = writer
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Write every number of a line of the log, under its kind and name."""
+        """Write every float of a log line, under its kind and name."""
         if self._writer is None:
             return
         values = record["metrics"] if record["kind"] == "eval" else record
@@ -183,12 +185,12 @@ class Scalars:
 
 @contextmanager
 def open_scalars(folder: Path, wanted: bool, after_step: int = 0) -> Iterator[Scalars]:
-    """Give a writer of event files into `folder`, or one that writes nothing.
+    """Yield a writer of TensorBoard event files in `folder`, or one that writes nothing.
 
     Args:
-        folder: Made where it is wanted.
-        wanted: Whether it is.
-        after_step: Where the run begins or goes on; what older files say of later steps is taken back.
+        folder: The folder of event files; created if `wanted`.
+        wanted: Whether to write event files.
+        after_step: The step after which the run starts or resumes; later steps in older files are purged.
 
     Raises:
         ResourceError: tensorboard is not installed.
@@ -204,7 +206,7 @@ def open_scalars(folder: Path, wanted: bool, after_step: int = 0) -> Iterator[Sc
 
 
 def check_tensorboard(wanted: bool) -> None:
-    """Find out whether it is there, where it is wanted.
+    """Check that tensorboard is installed if `wanted`.
 
     Raises:
         ResourceError: tensorboard is not installed.
@@ -217,7 +219,7 @@ def check_tensorboard(wanted: bool) -> None:
 
 
 class WarningList(logging.Handler):
-    """A handler that keeps the sentences of warnings."""
+    """A logging handler that keeps the messages of warnings from the thread that created it."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -225,19 +227,19 @@ class WarningList(logging.Handler):
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the record's sentence."""
+        """Keep the record's message."""
         if record.thread == self._thread:
             self._sentences[record.getMessage()] = None
 
     @property
     def sentences(self) -> list[str]:
-        """The warnings so far, each once, in the order in which they first came."""
+        """The distinct warnings so far, in the order of their first occurrence."""
         return list(self._sentences)
 
 
 @contextmanager
 def warnings_kept() -> Iterator[WarningList]:
-    """Keep every warning of the package while the block runs; they are logged as ever."""
+    """Yield a list that collects the package's warnings during the block; they are still logged as usual."""
     kept = WarningList()
     ours = logging.getLogger("sbert_ft")
     ours.addHandler(kept)

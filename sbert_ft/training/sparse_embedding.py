@@ -1,13 +1,13 @@
-"""The word table's part of a step, at the cost of the rows that were ever read.
+"""AdamW for the word embedding table, at the cost of only the rows that were ever read.
 
 A batch reads a few hundred rows of a table that is half of a small encoder's weights and two thirds of a multilingual
-one's. Dense AdamW makes a gradient as large as the table and rewrites table and moments with it. But the moments of a
-row that was never read are zero, and all that AdamW does to such a row is the decay. So moments are kept for the rows
-that were read (they are *active*), side by side, and AdamW steps these alone; for all others the decay is kept back as
-one factor and multiplied in when a row is first read, or when the whole table is. The result is that of the dense step
-up to the order of rounding; the sum over a row's gradient and the global norm likewise.
+one's. Dense AdamW allocates a gradient as large as the table and rewrites the table and its moments. But the moments of
+a row that was never read are zero, and AdamW only applies weight decay to it. So moments are stored only for the rows
+that were read (the *active* rows), and AdamW updates only these. For all other rows the decay is accumulated in one
+factor, which is applied when a row is first read, or when the whole table is read. The result equals the dense step up
+to rounding; so do the sum of a row's gradient and the global norm.
 
-On a CPU alone: adding up a sparse gradient has to know how many rows it has, for which other devices would be waited.
+Only on a CPU: summing a sparse gradient needs its number of rows, and other devices would have to be waited for.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def word_gradients_by_row(encoder: PreTrainedModel, wanted: bool = True) -> Iterator[None]:
-    """Let the encoder's word table have sparse gradients while the block runs, wherever they can be stepped by rows.
+    """Give the encoder's word table sparse gradients during the block, if it can be updated by rows.
 
-    That is on a CPU, for a trained table that no other module shares and that its lookups leave as it is.
+    That is on a CPU, for a trained float32 table that no other module shares and that lookups do not change.
 
     Args:
-        encoder: On the device that it is trained on, what is frozen already frozen.
-        wanted: False to leave the gradient dense.
+        encoder: On its training device, with frozen parameters already frozen.
+        wanted: False to keep the gradient dense.
     """
     words = encoder.get_input_embeddings()
     if not wanted or not isinstance(words, nn.Embedding) or not _has_rows_of_its_own(encoder, words):
@@ -57,37 +57,37 @@ def _has_rows_of_its_own(encoder: nn.Module, words: nn.Embedding) -> bool:
 
 
 def table_stepped_by_row(module: nn.Module) -> Tensor | None:
-    """Return the trained table of the embedding whose gradient is sparse; None where there is none."""
+    """Return the trained embedding table with sparse gradients; None if there is none."""
     tables = [
         part.weight
         for part in module.modules()
         if isinstance(part, nn.Embedding) and part.sparse and part.weight.requires_grad
     ]
-    assert len(tables) <= 1, "one table can be stepped by rows"
+    assert len(tables) <= 1, "only one table can be updated by rows"
     return tables[0] if tables else None
 
 
 class EmbeddingRows:
-    """The active rows of a table: V rows of width D, of which A are active, numbered as they became so.
+    """The active rows of a table: of V rows of width D, A are active, in the order in which they became active.
 
-    Buffers for all V rows are taken at once, but memory that was never written takes none: it grows with the active
-    rows.
+    Buffers for all V rows are allocated at once, but the system provides memory only for the parts that are written, so
+    memory use grows with the active rows.
 
     Args:
         table: float32, shape (V, D), on the CPU.
 
     Attributes:
-        table: The weight that forwards read. Right for the rows of the last `prepare`, and all over after `settle`.
-        weights: The active rows' weights, shape (A, D): the truth, and what AdamW steps by its ``grad``.
-        exp_avg: AdamW's first moments of these, shape (A, D).
-        exp_avg_sq: Its second moments, shape (A, D).
-        pending: The decay that rows which are not active have not had yet, as a factor of at most 1.
+        table: The weight that forwards read. Up to date for the rows of the last `prepare`; all of it after `settle`.
+        weights: The current weights of the active rows, shape (A, D), which AdamW updates by their ``grad``.
+        exp_avg: AdamW's first moments of the active rows, shape (A, D).
+        exp_avg_sq: AdamW's second moments of the active rows, shape (A, D).
+        pending: The decay not yet applied to rows that are not active, as a factor of at most 1.
     """
 
     def __init__(self, table: Tensor) -> None:
         self.table = table
         self.pending = 1.0
-        self._slots = torch.full((len(table),), -1)  # where a row stands among the active ones
+        self._slots = torch.full((len(table),), -1)  # index of each row among the active ones, -1 if not active
         self._rows = torch.empty(len(table), dtype=torch.int64)
         self._buffers = [torch.empty(table.shape) for _ in range(4)]
         self._touched = torch.empty(0, dtype=torch.int64)  # slots whose gradient is not zero
@@ -101,10 +101,10 @@ class EmbeddingRows:
         return self._rows[: len(self.weights)]
 
     def prepare(self, token_ids: NDArray[np.int32]) -> None:
-        """Bring the rows that a forward is going to read up to date; those that are new become active.
+        """Update the rows of the table that a forward will read; rows read for the first time become active.
 
         Args:
-            token_ids: In any order, as often as they come, at least 1 of them.
+            token_ids: At least one, in any order; duplicates are allowed.
         """
         rows = torch.from_numpy(np.unique(token_ids).astype(np.int64))
         with torch.no_grad():
@@ -114,20 +114,20 @@ class EmbeddingRows:
             self.table.index_copy_(0, rows, self.weights[self._slots[rows]])
 
     def sum_gradient(self) -> Tensor | None:
-        """Return the gradient of the rows that were read, each once, shape (U, D), to be scaled in place before a step.
+        """Return the gradient of the distinct rows that were read, shape (U, D), which may be scaled in place.
 
-        None where nothing was led back. It is the sum over all backward passes since the last `clear_gradient`.
+        It is the sum over all backward passes since the last `clear_gradient`; None if there were none.
         """
         if self._values is None and self.table.grad is not None:
-            assert self.table.grad.is_sparse, "the table is read past its embedding"
+            assert self.table.grad.is_sparse, "the table is used outside its embedding"
             gradient = self.table.grad.coalesce()
             slots = self._slots[gradient.indices()[0]]
-            assert len(slots) == 0 or int(slots.min()) >= 0, "rows were read that nobody prepared"
+            assert len(slots) == 0 or int(slots.min()) >= 0, "rows were read without a call of prepare"
             self._read, self._values = slots, gradient.values()
         return self._values
 
     def hand_over_gradient(self) -> None:
-        """Give `weights` the gradient, zero in all rows that were not read; None where there is none."""
+        """Set the gradient of `weights`, zero in rows that were not read; None if there is no gradient."""
         values = self.sum_gradient()
         if values is None:
             self.weights.grad = None
@@ -137,11 +137,11 @@ class EmbeddingRows:
         self._touched, self.weights.grad = self._read, self._gradient
 
     def clear_gradient(self) -> None:
-        """Forget the gradient."""
+        """Clear the gradient."""
         self.table.grad = self._values = None
 
     def settle(self) -> None:
-        """Bring the whole table up to date. Where nothing was stepped since the last time, this changes nothing."""
+        """Bring the whole table up to date; this changes nothing if there was no step since the last call."""
         with torch.no_grad():
             if self.pending != 1.0:
                 self.table.mul_(self.pending)
@@ -149,12 +149,12 @@ class EmbeddingRows:
             self.write_back()
 
     def write_back(self) -> None:
-        """Bring the active rows of the table up to date; what the run goes on with is not changed by it."""
+        """Write the active rows to the table; the state that training continues with is not changed."""
         with torch.no_grad():
             self.table.index_copy_(0, self.active, self.weights)
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint holds besides the table: which rows are active, their moments, the pending decay."""
+        """Return what a checkpoint stores besides the table: the active rows, their moments, the pending decay."""
         return {
             "rows": self.active,
             "exp_avg": self.exp_avg,
@@ -163,14 +163,14 @@ class EmbeddingRows:
         }
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take up a state, in the table's memory and on top of the table's weights, which are to be restored already.
+        """Restore a saved state in place; the table's weights must be restored before.
 
         Args:
-            saved: As `state` returns it, or the moments of all rows, shape (V, D).
+            saved: As returned by `state`, or the moments of all rows, shape (V, D).
 
         Raises:
             KeyError: Something is missing.
-            ValueError: It is of another table.
+            ValueError: It belongs to another table.
         """
         if "rows" not in saved:
             rows = (saved["exp_avg"].ne(0) | saved["exp_avg_sq"].ne(0)).any(dim=1).nonzero().flatten()
@@ -192,7 +192,7 @@ class EmbeddingRows:
         self.pending = float(saved["decay"])
 
     def _activate(self, rows: Tensor, weights: Tensor) -> None:
-        """Number rows that are not active yet, with these weights, and with moments and gradient of zero."""
+        """Make rows active, with these weights, and with moments and gradient of zero."""
         begin = len(self.weights)
         end = begin + len(rows)
         self._rows[begin:end] = rows
@@ -204,16 +204,16 @@ class EmbeddingRows:
 
     def _grow(self, n_active: int) -> None:
         weights, self.exp_avg, self.exp_avg_sq, self._gradient = (buffer[:n_active] for buffer in self._buffers)
-        self.weights.grad = None  # it has to have the shape of the weights
-        self.weights.data = weights  # the same tensor to the optimizer, whose parameters it is one of
+        self.weights.grad = None  # a gradient must have the shape of its weights
+        self.weights.data = weights  # keeps the tensor object that the optimizer has as a parameter
 
 
 def check_rows(saved: Mapping[str, Tensor], table: Tensor) -> None:
-    """Hold a saved state of rows against a table before a row of it is written.
+    """Check that a saved state of rows fits a table, before any row is written.
 
     Raises:
         KeyError: Something is missing.
-        ValueError: It is of another table, or its rows are none of it.
+        ValueError: It belongs to another table, or its rows are not rows of this table.
     """
     rows, shape = saved["rows"], (len(saved["rows"]), table.shape[1])
     if rows.dtype != torch.int64 or rows.ndim != 1 or saved["decay"].numel() != 1:
@@ -223,13 +223,13 @@ def check_rows(saved: Mapping[str, Tensor], table: Tensor) -> None:
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(table):
         raise ValueError(f"its rows are not those of a table of {len(table)}")
     if len(rows.unique()) != len(rows):
-        raise ValueError("a row is there twice")
+        raise ValueError("a row occurs twice")
 
 
 def spread_rows(saved: Mapping[str, Tensor], table: Tensor) -> dict[str, Tensor]:
-    """Return the moments of all rows, each (V, D), of a state of rows, and give the others of the table their decay.
+    """Return the dense moments, shape (V, D) each, for a state of rows, and apply the pending decay to the other rows.
 
-    This is how a run goes on where tables are stepped as a whole. `table`: the weights as the checkpoint holds them.
+    This lets a run continue where tables are updated as a whole. `table`: the weights from the checkpoint.
 
     Raises:
         KeyError, ValueError: As in `check_rows`.

@@ -1,7 +1,7 @@
-"""The rows of a data set as tokens: each row two or three numbers of texts, or one sequence of two texts joined.
+"""The rows of a data set as tokens: a row is the numbers of its one to three texts, or two texts joined into one.
 
-Each distinct text is tokenised once and kept (see `token_cache`); a row is the numbers of its texts, 8 bytes each.
-Joined rows are made of the same texts, batch by batch, so that they cost no memory and no tokenising of their own.
+Each distinct text is tokenised once and kept, in memory or in a cache file; a row is the numbers of its texts, 8 bytes
+each. Joined rows are built from the same tokens batch by batch, so they need no extra memory and no extra tokenising.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 
 _TOKEN = np.dtype("<i4")
-_SLICE_TEXTS = 256  # taken from the data set at a time
+_SLICE_TEXTS = 256  # read from the data set at a time
 _LARGEST_JSON = 1 << 16
 
 
 PERCENTILES = (50, 90, 99, 100)
-N_SHOWN = 5  # first rows with a cut text
+N_SHOWN = 5  # rows with a truncated text that are listed
 
 
 class TextRows(Protocol):
-    """What is asked of a data set here; `ConnectionDataset` has it."""
+    """The parts of a data set that are used here; `ConnectionDataset` has them."""
 
     @property
     def n_distinct(self) -> int:
-        """Distinct texts."""
+        """Number of distinct texts."""
 
     @property
     def text_rows(self) -> NDArray[np.int64]:
@@ -59,20 +59,20 @@ class TextRows(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Digest that is different wherever the distinct texts are, or their order."""
+        """Digest that changes if the distinct texts or their order change."""
 
     def distinct_texts(self, start: int, stop: int) -> list[str]:
-        """Return the distinct texts from number `start` to before `stop`."""
+        """Return the distinct texts number `start` to `stop` - 1."""
 
 
 @dataclass(frozen=True)
 class TextNumbers:
-    """The distinct texts of a data set as numbers.
+    """The distinct texts of a data set as token ids.
 
     Attributes:
-        token_ids: The texts with special tokens, cut, end to end: shape (T,), int32.
-        lengths: Tokens of each before it was cut, special ones included: shape (N,), int32.
-        unknown: Of these, the ones that the vocabulary does not have: shape (N,), int32.
+        token_ids: The truncated texts with special tokens, one after another: shape (T,), int32.
+        lengths: Tokens of each text before truncation, special tokens included: shape (N,), int32.
+        unknown: Unknown tokens among them: shape (N,), int32.
     """
 
     token_ids: NDArray[np.int32]
@@ -81,16 +81,16 @@ class TextNumbers:
 
 
 def text_numbers(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int, folder: Path | None) -> TextNumbers:
-    """Return the distinct texts as numbers, from the cache in `folder` if it is there.
+    """Return the token ids of the distinct texts, from the cache in `folder` if it exists.
 
     Args:
-        dataset: Its distinct texts.
-        tokenizer: The model's.
-        max_seq_length: Tokens a text may have, special ones included; longer ones lose their end.
-        folder: Where the cache is, or is written; one process at a time. None to keep the tokens in memory.
+        dataset: The data set with the distinct texts.
+        tokenizer: The model's tokenizer.
+        max_seq_length: Maximum tokens per text, special tokens included; longer texts lose their end.
+        folder: Folder of the cache, for one process at a time; None to keep the tokens in memory.
 
     Raises:
-        InputError: A text is none.
+        InputError: A text is not valid.
         OutputError: The cache cannot be written.
     """
     if folder is None or not dataset.n_distinct:  # an empty file cannot be mapped
@@ -99,24 +99,24 @@ def text_numbers(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: in
         content = np.frombuffer(memory.getbuffer().toreadonly(), _TOKEN)
     else:
         key = _cache_key(dataset, tokenizer, max_seq_length)
-        whole = _read_cache(folder, key, dataset.n_distinct)
-        if whole is None:
+        cached = _read_cache(folder, key, dataset.n_distinct)
+        if cached is None:
             _write_cache(folder, key, dataset, tokenizer, max_seq_length)
-            whole = _read_cache(folder, key, dataset.n_distinct)
-        if whole is None:
+            cached = _read_cache(folder, key, dataset.n_distinct)
+        if cached is None:
             raise OutputError(
-                f"{shown(folder / _name(key))} is not what was written to it; does another process write "
-                "there, or does the disk fail?"
+                f"{shown(folder / _name(key))} differs from what was written to it",
+                "check that no other process writes there and that the disk works",
             )
-        content, n_tokens = whole
+        content, n_tokens = cached
     return TextNumbers(*np.split(content, [n_tokens, n_tokens + dataset.n_distinct]))
 
 
 def text_lengths(dataset: TextRows, tokenizer: TextTokenizer) -> NDArray[np.int32]:
-    """Return the tokens of each distinct text before any cut, special ones included: shape (N,), int32.
+    """Return the tokens of each distinct text before truncation, special tokens included: shape (N,), int32.
 
     Raises:
-        InputError: A text is none.
+        InputError: A text is not valid.
     """
     lengths = [np.zeros(0, np.int32)]
     n_texts = 0
@@ -133,7 +133,7 @@ class _Written:
 
 
 def _write_tokens(file: IO[bytes], dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int) -> _Written:
-    """Write the numbers of a cache: ids, then lengths, then unknown tokens."""
+    """Write the content of a cache: token ids, then lengths, then counts of unknown tokens."""
     digest = hashlib.sha256()
     n_texts = n_tokens = 0
     lengths: list[NDArray[np.int32]] = []
@@ -163,7 +163,7 @@ def _write(file: IO[bytes], digest: Any, numbers: NDArray[np.int32]) -> None:
 
 
 def _cache_key(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int) -> str:
-    """Return what is different wherever any token id might be."""
+    """Return a digest that changes if any token id could change."""
     specials = tokenizer.specials
     parts = {
         "format": FORMAT,
@@ -182,20 +182,20 @@ def _name(key: str) -> str:
 
 
 def _read_cache(folder: Path, key: str, n_distinct: int) -> tuple[NDArray[np.int32], int] | None:
-    """Return the numbers of a cache and how many of them are token ids; None if it is not there, or not whole."""
+    """Return the content of a cache and its number of token ids; None if it is missing or damaged."""
     path, description = folder / f"{_name(key)}.bin", folder / f"{_name(key)}.json"
     if not description.exists():
         return None
     with suppress(ModelFolderError, OSError, ValueError):  # the last: an empty file cannot be mapped
-        said = read_json(description, _LARGEST_JSON)
+        stated = read_json(description, _LARGEST_JSON)
         with open_file(path) as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        n_tokens = said.get("n_tokens")
+        n_tokens = stated.get("n_tokens")
         if (
             isinstance(n_tokens, int)
-            and said.get("key") == key
+            and stated.get("key") == key
             and len(mapped) == _TOKEN.itemsize * (n_tokens + 2 * n_distinct)
-            and said.get("sha256") == hashlib.sha256(mapped).hexdigest()
+            and stated.get("sha256") == hashlib.sha256(mapped).hexdigest()
         ):
             return np.frombuffer(mapped, _TOKEN), n_tokens
     logger.warning("%s is missing or damaged; the texts are tokenised again", shown(path))
@@ -203,13 +203,13 @@ def _read_cache(folder: Path, key: str, n_distinct: int) -> tuple[NDArray[np.int
 
 
 def _write_cache(folder: Path, key: str, dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int) -> None:
-    """Write both files of a cache, or leave nothing."""
-    # Not synced: what a power failure leaves of it is found out by the digest.
+    """Write both files of a cache, or leave none of them."""
+    # Not synced: damage after a power failure is detected by the digest.
     path, description = folder / f"{_name(key)}.bin", folder / f"{_name(key)}.json"
     temporary = folder / f".sbert-ft-{_name(key)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in (description, path, temporary):  # first, for its room may be needed
+        for old in (description, path, temporary):  # first, because their disk space may be needed
             old.unlink(missing_ok=True)
         with open(temporary, "wb") as file:
             written = _write_tokens(file, dataset, tokenizer, max_seq_length)
@@ -225,16 +225,16 @@ def _write_cache(folder: Path, key: str, dataset: TextRows, tokenizer: TextToken
             raise
         raise OutputError(
             f"{shown(path)}: the tokens of the texts cannot be written: {error.strerror or error}",
-            "make room, or name another folder",
+            "free some space, or name another folder",
         ) from error
 
 
 @dataclass(frozen=True)
 class Joining:
-    """That the two texts of a row become one sequence.
+    """How the two texts of a row are joined into one sequence.
 
     Attributes:
-        truncation: Which text is cut where both together are too long.
+        truncation: Which text is truncated if both together are too long.
     """
 
     truncation: Truncation = "longest_first"
@@ -242,13 +242,13 @@ class Joining:
 
 @dataclass(frozen=True)
 class RowJoiner:
-    """What joins the texts of a row.
+    """Joins the two texts of a row into one sequence.
 
     Attributes:
-        truncation: See `Joining`.
-        specials: What is put around and between two texts.
-        n_before: Special tokens before a text that stands alone.
-        n_alone: All special tokens of a text that stands alone.
+        truncation: As in `Joining`.
+        specials: Special tokens around and between two texts.
+        n_before: Special tokens before a single text.
+        n_alone: All special tokens of a single text.
     """
 
     truncation: Truncation
@@ -257,10 +257,10 @@ class RowJoiner:
     n_alone: int
 
     def whole_lengths(self, lengths: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the tokens of each joined row before any cut: shape (n,), int64.
+        """Return the tokens of each joined row before truncation: shape (n,), int64.
 
         Args:
-            lengths: Tokens of each text alone, before any cut.
+            lengths: Tokens of each single text before truncation, special tokens included.
             rows: The numbers of each row's two texts: shape (n, 2), int64.
         """
         own: NDArray[np.int64] = lengths[rows].sum(axis=1, dtype=np.int64) - 2 * self.n_alone
@@ -268,7 +268,7 @@ class RowJoiner:
 
     def joined(self, tokenized: TokenizedConnections, rows: NDArray[np.int64]) -> TextTokens:
         """Return the joined sequences of these rows of two texts."""
-        # by the lengths before any cut: of two texts cut alike, nothing else tells which was the longer one
+        # from the lengths before truncation: two texts truncated to the same length no longer show which was longer
         first, second = (tokenized.lengths[column].astype(np.int64) - self.n_alone for column in rows.T)
         room = room_of_pair(tokenized.max_seq_length, self.specials, at_least=0)
         kept = kept_lengths(first, second, room, self.truncation)
@@ -281,20 +281,20 @@ class RowJoiner:
 class TokenizedConnections:
     """The rows of a data set as tokens.
 
-    A row is k sequences, one for each of its texts, or one of both texts joined. Texts are counted once, those that
-    stand in a row; sequences are counted in each row.
+    A row is k sequences, one for each of its texts, or one sequence of two joined texts. Counts of texts count each
+    distinct text that occurs in a row once; counts of sequences count it in every row.
 
     Attributes:
-        texts: The distinct texts, each alone, with special tokens, cut to `max_seq_length`.
-        rows: The number of each row's texts: shape (n_rows, k), int64.
-        lengths: Tokens of each distinct text alone before it was cut, special ones included: shape (N,), int32.
-        max_seq_length: Tokens a sequence may have, special ones included.
-        n_cut: Texts that were cut; where texts are joined, rows.
-        n_own_tokens: Tokens of the texts, without special ones and before any cut.
-        n_unknown: Of these, the ones that the vocabulary does not have.
-        n_cut_rows: Rows with a sequence that was cut.
-        first_cut_rows: The first of them, five at most.
-        joiner: What joins the texts of a row; None where each stays alone.
+        texts: The distinct texts, each with its own special tokens, truncated to `max_seq_length`.
+        rows: The numbers of each row's texts: shape (n_rows, k), int64.
+        lengths: Tokens of each distinct text before truncation, special tokens included: shape (N,), int32.
+        max_seq_length: Maximum tokens of a sequence, special tokens included.
+        n_cut: Truncated texts; truncated rows if texts are joined.
+        n_own_tokens: Tokens of the texts before truncation, without special tokens.
+        n_unknown: Unknown tokens among them.
+        n_cut_rows: Rows with a truncated sequence.
+        first_cut_rows: The first of these rows, at most five.
+        joiner: Joins the texts of a row; None if texts stay separate.
     """
 
     texts: TextTokens
@@ -313,48 +313,48 @@ class TokenizedConnections:
 
     @property
     def n_sequences(self) -> int:
-        """Sequences a row: k, or 1 where its texts are joined."""
+        """Sequences per row: k, or 1 if texts are joined."""
         return 1 if self.joiner is not None else int(self.rows.shape[1])
 
     @property
     def sequence_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each row's sequences before any cut, special ones included: shape (n_rows, n_sequences), int64."""
+        """Tokens of each row's sequences before truncation, special tokens included: (n_rows, n_sequences), int64."""
         return _sequence_lengths(self.lengths, self.rows, self.joiner)
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence before any cut, 0 without rows."""
+        """Tokens of the longest sequence before truncation, 0 without rows."""
         return int(self.sequence_lengths.max(initial=0))
 
     @cached_property
     def row_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each row, all of its sequences together, as they are computed: shape (n_rows,), int64."""
+        """Tokens of each row, the sum of its truncated sequences: shape (n_rows,), int64."""
         total: NDArray[np.int64] = np.minimum(self.sequence_lengths, self.max_seq_length).sum(axis=1)
         return total
 
     @property
     def cut_share(self) -> float:
-        """Share of the rows' sequences that are cut, 0 to 1; a text counts in each row that it stands in."""
+        """Share of the rows' sequences that are truncated, 0 to 1; a text counts in every row that has it."""
         return float((self.sequence_lengths > self.max_seq_length).mean()) if self.rows.size else 0.0
 
     def percentiles(self) -> dict[int, int]:
-        """Return how many tokens, before any cut, the given percentage of the rows' sequences has at most."""
+        """Return percentiles of the tokens per sequence before truncation, as {percentage: tokens}."""
         if not self.rows.size:
             return dict.fromkeys(PERCENTILES, 0)
         found = np.percentile(self.sequence_lengths, PERCENTILES, method="inverted_cdf")
         return dict(zip(PERCENTILES, found.astype(int).tolist(), strict=True))
 
     def pack_rows(self, rows: NDArray[np.int64]) -> TextTokens:
-        """Return the sequences of these rows, column after column, to be laid out in one batch.
+        """Return the sequences of these rows, column after column, for one batch.
 
-        Rows (a, b) and (c, d) become the texts a, c, b, d, so that the vectors, split by the number of rows, are
-        those of each column; where texts are joined, the two sequences a b and c d, with token types.
+        Rows (a, b) and (c, d) become the texts a, c, b, d, so that splitting the vectors by the number of rows gives
+        the columns. If texts are joined, they become the two sequences a b and c d, with token types.
 
         Args:
             rows: Shape (n,), int64.
 
         Returns:
-            n times `n_sequences` sequences, in arrays of their own.
+            n times `n_sequences` sequences, in new arrays.
         """
         if self.joiner is not None:
             return self.joiner.joined(self, self.rows[rows])
@@ -368,20 +368,20 @@ def tokenize_connections(
     folder: Path | None,
     joining: Joining | None = None,
 ) -> TokenizedConnections:
-    """Return the data set's rows as tokens, from the cache in `folder` if it is there.
+    """Return the data set's rows as tokens, from the cache in `folder` if it exists.
 
     Args:
-        dataset: Its rows and distinct texts.
-        tokenizer: The model's.
-        max_seq_length: Tokens a sequence may have, special ones included; longer ones are cut.
-        folder: Where the cache is, or is written; one process at a time. None to keep the tokens in memory. It does
-            not depend on `joining`.
-        joining: How the two texts of a row become one sequence; None to leave each text alone, which loses its end
-            where it is too long.
+        dataset: The data set with rows and distinct texts.
+        tokenizer: The model's tokenizer.
+        max_seq_length: Maximum tokens of a sequence, special tokens included; longer ones are truncated.
+        folder: Folder of the cache, for one process at a time; None to keep the tokens in memory. The cache does not
+            depend on `joining`.
+        joining: How to join the two texts of a row into one sequence; None to keep each text separate. A separate text
+            that is too long loses its end.
 
     Raises:
-        InputError: A text is none or has no token at all, `max_seq_length` leaves no room for one, or rows to be joined
-            have no two texts.
+        InputError: A text is not valid or has no tokens, `max_seq_length` is too small for any token of a text, or
+            rows to be joined do not have two texts.
         ModelFolderError: The tokenizer cannot join two texts.
         OutputError: The cache cannot be written.
     """
@@ -391,12 +391,13 @@ def tokenize_connections(
     joiner = None if joining is None else _row_joiner(dataset, tokenizer, max_seq_length, joining)
     numbers = text_numbers(dataset, tokenizer, max_seq_length, folder)
     tokens = _tokenized(numbers, dataset.text_rows, tokenizer.n_special, max_seq_length, joiner)
-    if not tokens.sequence_lengths.all():  # only where the tokenizer puts nothing around a text
+    if not tokens.sequence_lengths.all():  # possible only if the tokenizer adds no special tokens
         row, column = np.argwhere(tokens.sequence_lengths == 0)[0]
         number = int(dataset.text_rows[row, column])
         raise InputError(
             f"the text {quoted(dataset.distinct_texts(number, number + 1)[0])} has no tokens, and this model's "
-            "tokenizer puts none around a text: leave its rows out"
+            "tokenizer adds no special tokens",
+            "leave its rows out",
         )
     return tokens
 
@@ -404,7 +405,7 @@ def tokenize_connections(
 def cut_rows(
     dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int, joining: Joining | None = None
 ) -> NDArray[np.int64]:
-    """Return which rows have a sequence that is cut, as `tokenize_connections` would; no token is kept: shape (n,)."""
+    """Return the rows with a sequence that `tokenize_connections` would truncate, shape (n,); tokens are not kept."""
     joiner = None if joining is None else _row_joiner(dataset, tokenizer, max_seq_length, joining)
     lengths = text_lengths(dataset, tokenizer)
     return np.flatnonzero((_sequence_lengths(lengths, dataset.text_rows, joiner) > max_seq_length).any(axis=1))
@@ -414,18 +415,18 @@ def _row_joiner(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int
     n_texts = dataset.text_rows.shape[1]
     if n_texts != 2:
         raise InputError(
-            f"the rows have {n_texts} text{'s' if n_texts > 1 else ''} each, expected two to be joined to one sequence",
+            f"the rows have {n_texts} text{'s' if n_texts > 1 else ''} each, expected two to be joined into one",
             "name two columns of texts",
         )
     specials = tokenizer.pair_specials
-    room_of_pair(max_seq_length, specials, at_least=2)  # refuses a length that is too short
+    room_of_pair(max_seq_length, specials, at_least=2)  # raises if max_seq_length is too small
     return RowJoiner(joining.truncation, specials, len(tokenizer.specials.before), tokenizer.n_special)
 
 
 def _tokenized(
     numbers: TextNumbers, rows: NDArray[np.int64], n_special: int, max_seq_length: int, joiner: RowJoiner | None
 ) -> TokenizedConnections:
-    """Return rows and counts from the numbers of the distinct texts."""
+    """Return the rows with their counts, from the token ids of the distinct texts."""
     lengths = numbers.lengths
     used = np.zeros(len(lengths), bool)
     used[rows] = True
@@ -448,7 +449,7 @@ def _tokenized(
 def _sequence_lengths(
     lengths: NDArray[np.int32], rows: NDArray[np.int64], joiner: RowJoiner | None
 ) -> NDArray[np.int64]:
-    """Return the tokens of each row's sequences before any cut: shape (n_rows, n_sequences), int64."""
+    """Return the tokens of each row's sequences before truncation: shape (n_rows, n_sequences), int64."""
     if joiner is None:
         return lengths[rows].astype(np.int64)
     return joiner.whole_lengths(lengths, rows)[:, None]

@@ -1,4 +1,4 @@
-"""An encoder as it is trained (frozen in part, with another dropout, activations computed twice), and back again."""
+"""Set an encoder up for training (freezing, dropout, gradient checkpointing), and restore it afterwards."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|block|blocks)\.(\d+)\.")
 _EMBEDDINGS = re.compile(r"(?:^|\.)\w*embeddings?\w*\.")
 
 
-# What a run or `fit` sets on a model besides its weights.
+# Attributes that a run or `fit` sets on a model besides its weights.
 _FACTS = ("decision", "score_scale", "temperature", "head", "_classes")
 
 
 def trained_module(model: TrainableModel) -> nn.Module:
-    """Return what is trained, kept in checkpoints and restored: the encoder, with the head where there is one."""
+    """Return the module that is trained and saved in checkpoints: the encoder, with the head if there is one."""
     return model.trained if isinstance(model, ClassifierModel) else model.bert.encoder
 
 
 @contextmanager
 def set_up_for_training(encoder: PreTrainedModel, settings: RunSettings) -> Iterator[None]:
-    """Prepare the encoder as the settings say; when the block ends, it is as it was but for its weights, and in eval.
+    """Prepare the encoder as the settings say; after the block all but its weights is restored, in eval mode.
 
     Raises:
-        InputError: As in `check_encoder`.
+        InputError: The encoder cannot be trained with these settings, as in `check_encoder`.
     """
     check_encoder(encoder, settings)
     trained_before = {name: parameter.requires_grad for name, parameter in encoder.named_parameters()}
@@ -48,9 +48,11 @@ def set_up_for_training(encoder: PreTrainedModel, settings: RunSettings) -> Iter
                 parameter.requires_grad_(False)
             if checkpointing:
                 _newest(encoder, "checkpointing_enable")({"use_reentrant": False})
-                # A hook for the reentrant way, which needs an input with a gradient; it would outlive the training.
+                # Remove the hook for reentrant checkpointing (inputs with a gradient), which would stay after training.
                 encoder.disable_input_require_grads()
-            with word_gradients_by_row(encoder, wanted=settings.training.precision != "float16"):  # its scaler: dense
+            with word_gradients_by_row(
+                encoder, wanted=settings.training.precision != "float16"
+            ):  # its scaler needs dense gradients
                 yield
         finally:
             for name, parameter in encoder.named_parameters():
@@ -61,25 +63,25 @@ def set_up_for_training(encoder: PreTrainedModel, settings: RunSettings) -> Iter
 
 
 def check_encoder(encoder: PreTrainedModel, settings: RunSettings) -> None:
-    """Find out, before anything is computed, whether the encoder can be trained as the settings say.
+    """Check that the encoder can be trained with the settings, before anything is computed.
 
     Raises:
-        InputError: More layers are to be frozen than there are, nothing is left to train, or the encoder knows no
-            checkpointing.
+        InputError: More layers are to be frozen than there are, nothing is left to train, or the encoder does not
+            support gradient checkpointing.
     """
     frozen_parameters(encoder, settings.model)
     if settings.training.gradient_checkpointing and not encoder.supports_gradient_checkpointing:
         kind = encoder.config.model_type
         raise InputError(
-            f"training.gradient_checkpointing: transformers has none for {kind} encoders", "set it to false"
+            f"training.gradient_checkpointing: transformers does not support it for {kind} encoders", "set it to false"
         )
 
 
 def frozen_parameters(encoder: nn.Module, settings: ModelSettings) -> list[nn.Parameter]:
-    """Return the parameters that are not to be trained: those that the settings name, and those frozen before.
+    """Return the parameters that are not trained: those that the settings freeze, and those already frozen.
 
     Raises:
-        InputError: More layers are to be frozen than there are, or all there is.
+        InputError: More layers are to be frozen than there are, or every weight is frozen.
     """
     layers = {int(found[1]) for name, _ in encoder.named_parameters() if (found := _LAYER.search(name))}
     if settings.freeze_layers > len(layers):
@@ -108,7 +110,7 @@ def _is_checkpointing(encoder: PreTrainedModel) -> bool:
 
 
 def _newest(encoder: PreTrainedModel, action: str) -> Callable[..., Any]:
-    """Return a method that was renamed on the way through transformers 5."""
+    """Return a method of the encoder that was renamed within transformers 5, under either name."""
     method: Callable[..., Any] = getattr(encoder, f"activation_{action}", None) or getattr(
         encoder, f"gradient_{action}"
     )
@@ -117,11 +119,11 @@ def _newest(encoder: PreTrainedModel, action: str) -> Callable[..., Any]:
 
 @contextmanager
 def put_back_on_failure(model: TrainableModel, *, weights: bool = True) -> Iterator[None]:
-    """Leave the model as it was where the block raises: weights, head, classes, decision, and in eval.
+    """Restore the model if the block raises: weights, head, classes and decision; it is then in eval mode.
 
     Args:
-        model: The caller's.
-        weights: Whether the block may change them, so that they have to be kept.
+        model: The caller's model.
+        weights: Whether the block may change the weights, so that a copy of them is needed.
     """
     encoder, facts = model.bert.encoder, {name: getattr(model, name) for name in _FACTS if hasattr(model, name)}
     modules = [module for module in (encoder, facts.get("head")) if weights and module is not None]
@@ -141,12 +143,12 @@ def put_back_on_failure(model: TrainableModel, *, weights: bool = True) -> Itera
 
 @contextmanager
 def _kept(modules: Sequence[nn.Module]) -> Iterator[IO[bytes]]:
-    """Return a file with the bytes of all tensors of the modules, one after the other."""
+    """Yield a temporary file with the bytes of all tensors of the modules, one after another."""
     with ExitStack() as files:
         try:
             file: IO[bytes] = files.enter_context(tempfile.TemporaryFile(prefix="sbert-ft-"))
             _write(modules, file)
-        except OSError:  # no folder for temporary files that may be written, or no room in it
+        except OSError:  # no writable folder for temporary files, or not enough space in it
             files.close()
             file = files.enter_context(io.BytesIO())
             _write(modules, file)

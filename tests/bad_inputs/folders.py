@@ -309,7 +309,7 @@ BOMBS = [
     refused("an inner width of two billion", "bare", config(intermediate_size=2_000_000_000), "intermediate_size"),
     refused("a billion heads", "bare", config(num_attention_heads=10**9), "num_attention_heads"),
     refused("a number of 5,000 digits", "bare", edited("config.json", lambda d: d.replace(b"32", b"9" * 5000)), "JSON"),
-    warned("4 GiB of a tensor that nothing needs", "safe", with_sparse_tail(2**32), "no use for", "unused"),
+    warned("4 GiB of a tensor that nothing needs", "safe", with_sparse_tail(2**32), "does not use", "unused"),
     refused(
         "a vocab.txt of 10 million lines",
         "bare",
@@ -409,7 +409,7 @@ SHAPES = [
     refused("a table that lies on its side", "safe", with_tensor(WORDS, lambda t: t.T), WORDS, "32 x"),
     refused("a scalar for a vector", "bare", with_tensor(NORM, lambda t: t[0]), NORM, "a scalar"),
     refused(
-        "heads that do not divide the width", "bare", config(num_attention_heads=5), "no multiple of num_attention"
+        "heads that do not divide the width", "bare", config(num_attention_heads=5), "not a multiple of num_attention"
     ),
 ]
 
@@ -492,13 +492,13 @@ NUMBERS = [
         refused(f"{name} weights", "safe" if place % 2 else "bare", of_type(getattr(torch, name)), name, "expected")
         for place, name in enumerate(("int8", "uint8", "bool", "int64", "complex64", "float8_e4m3fn", "float8_e5m2"))
     ),
-    refused("one matrix in int8", "safe", with_tensor(QUERY, lambda t: t.to(torch.int8)), QUERY, "int8", "Quantised"),
+    refused("one matrix in int8", "safe", with_tensor(QUERY, lambda t: t.to(torch.int8)), QUERY, "int8", "Quantized"),
     refused(
-        "quantised weights of torch",
+        "quantized weights of torch",
         "bare",
         with_tensor(QUERY, lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8)),
         BIN,
-        "quantised",
+        "quantized",
     ),
     refused("a sparse tensor", "bare", with_tensor(QUERY, torch.Tensor.to_sparse), QUERY, "sparse"),
     refused(
@@ -605,7 +605,7 @@ FOREIGN_CODE = [
             ),
             "modules.json",
             kind,
-            "not run here",
+            "not supported",
         )
         for kind in FOREIGN_MODULES
     ),
@@ -616,7 +616,7 @@ FOREIGN_CODE = [
             "modules.json", json.dumps(modules(("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense")))
         ),
         "models.Dense",
-        "vectors would be others",
+        "vectors would be different",
     ),
     *(
         refused(
@@ -718,7 +718,7 @@ KINDS = [
     refused("a decoder", "bare", config(is_decoder=True), "is_decoder"),
     refused("cross attention", "bare", config(add_cross_attention=True), "add_cross_attention"),
     refused(
-        "quantised by its config", "bare", config(quantization_config={"load_in_8bit": True}), "quantization_config"
+        "quantized by its config", "bare", config(quantization_config={"load_in_8bit": True}), "quantization_config"
     ),
     works(
         "one token type",
@@ -954,7 +954,7 @@ HEADS = [
         "stock",
         config(id2label={"0": "a", "1": "a"}),
         "id2label",
-        "'a' stands twice",
+        "'a' appears twice",
         doctor="passes",
     ),
     refused(

@@ -476,7 +476,7 @@ def quotes() -> list[Case]:
             "tsv",
             "premise\thypothesis\tlabel\na\tb\tyes\n" + "c\td\n" * 9,
             LABELS,
-            **everyone(refused("9", "line 3", "line 7: expected 3 cells", "and 4 more", "take tabs and line ends out")),
+            **everyone(refused("9", "line 3", "line 7: expected 3 cells", "and 4 more", "remove tabs and line ends")),
         ),
         of_text(
             "a short row of a text",
@@ -677,17 +677,17 @@ def empty_and_blank() -> list[Case]:
 # ---------------------------------------------------------------- scores and labels
 
 NO_SCORES: dict[str, tuple[object, str]] = {
-    "a word": ("good", "'good' is no number"),
-    "a decimal comma": ("0,85", "'0,85' is no number; write it with digits and a point"),
-    "a percentage": ("85 %", "'85 %' is no number"),
-    "an underscore": ("1_0", "'1_0' is no number"),
-    "hexadecimal digits": ("0x1", "'0x1' is no number"),
-    "nan": ("nan", "'nan' is no number"),
-    "inf": ("inf", "'inf' is no number"),
-    "a number beyond all": ("1e309", "'1e309' is no finite number"),
-    "digits of another script": ("４", "'４' is no number"),
+    "a word": ("good", "'good' is not a number"),
+    "a decimal comma": ("0,85", "'0,85' is not a number; write it with digits and a point"),
+    "a percentage": ("85 %", "'85 %' is not a number"),
+    "an underscore": ("1_0", "'1_0' is not a number"),
+    "hexadecimal digits": ("0x1", "'0x1' is not a number"),
+    "nan": ("nan", "'nan' is not a number"),
+    "inf": ("inf", "'inf' is not a number"),
+    "a number beyond all": ("1e309", "'1e309' is not a finite number"),
+    "digits of another script": ("４", "'４' is not a number"),
     "nothing": ("", "label is empty"),
-    "NA": ("NA", "'NA' says that there is none"),
+    "NA": ("NA", "'NA' means that there is no label"),
 }
 
 
@@ -710,11 +710,11 @@ def scores() -> list[Case]:
         SCORES.with_label(-7.5),
         ALL,
         streamed=WORKS,
-        learned=refused("-7.5", "none of the scales known", "score_range"),
+        learned=refused("-7.5", "none of the known scales", "score_range"),
     )
     for name, value, words in (
         ("null", None, "label is missing"),
-        ("true", True, "True is no number"),
+        ("true", True, "True is not a number"),
         ("a list", [0.5], "label is of type list"),
         ("an object", {"a": 1}, "label is of type dict"),
     ):
@@ -942,8 +942,8 @@ def json_lines() -> list[Case]:
         "a text as a line": ('"a"', ("expected a JSON object",)),
         "null as a line": ("null", ("expected a JSON object", "null")),
         "two objects on a line": (f"{pair}1}} {pair}1}}", ("is not JSON",)),
-        "NaN": (f"{pair}NaN}}", ("NaN is no JSON number",)),
-        "an infinity": (f"{pair}-Infinity}}", ("-Infinity is no JSON number",)),
+        "NaN": (f"{pair}NaN}}", ("NaN is not a JSON number",)),
+        "an infinity": (f"{pair}-Infinity}}", ("-Infinity is not a JSON number",)),
         "a number beyond all": (f"{pair}1e309}}", ("'1e309' is too large",)),
         "a number of 5,000 digits": (f"{pair}{'1' * 5000}}}", ("5,000 digits",)),
         "100,000 brackets": (f"{pair}{'[' * 100_000}", ("nested too deeply",)),
@@ -993,7 +993,7 @@ def json_lines() -> list[Case]:
             "an object over lines",
             "json",
             json.dumps({"sentence1": "a", "sentence2": "b"}, indent=1),
-            **everyone(refused("line 1", "each object whole on a line")),
+            **everyone(refused("line 1", "each object on one line")),
         ),
         of_text(
             "no key in the first object", "jsonl", f"{{}}\n{good}", **everyone(refused("rows.jsonl", "no columns"))
@@ -1009,7 +1009,7 @@ def json_lines() -> list[Case]:
             "a cut line that is skipped",
             "jsonl",
             good + '{"cut\n',
-            learned=warned("1 row lost: no JSON object", "line 5"),
+            learned=warned("1 row lost: not a JSON object", "line 5"),
             options={"on_bad_row": "skip"},
             n_kept=4,
         ),
@@ -1068,7 +1068,7 @@ def parquet_files() -> list[Case]:
             "parquet",
             whole[:-20],
             everywhere=True,
-            **everyone(refused("rows.parquet", "damaged or cut")),
+            **everyone(refused("rows.parquet", "damaged or truncated")),
         ),
         of_text("a file that is cut at its beginning", "parquet", whole[20:], **everyone(refused("not PAR1"))),
         of_text(

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it writes, what it says, how it ends, and that nothing half-done stays."""
+"""The command line as a user sees it: its files, messages and exit codes, and that no partial file is left."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def run(*arguments: object, stdin: bytes | None = None, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own, standard input empty unless given."""
+    """Run the command in its own process, with empty standard input unless given."""
     done = subprocess.run(
         command(*arguments), input=stdin or b"", capture_output=True, env=environment(**changes), check=False
     )
@@ -305,12 +305,12 @@ def test_unknown_words_are_warned_of(folder: Path, inside: Path, capsys: pytest.
     assert "warning: 100.0 % of the texts' tokens are unknown" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------- score, by a model that has a decision
+# ---------------------------------------------------------------- score, with a model that has a decision
 
 
 @pytest.fixture(scope="module")
 def deciding(model: SiameseBert, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the same model's folder with a decision: pairs match in some of PAIRS."""
+    """Return a folder of the same model with a decision by which some of PAIRS match."""
     threshold = float(np.sort(model.score(PAIRS))[3])
     calibration = Calibration("platt", slope=6.0, intercept=-3.0)
     fitted_on = FittedOn("dev.csv", "0" * 64, 40, 20)
@@ -471,7 +471,7 @@ BAD_BEFORE_MODEL = [
     ([E, "M", "-", *OUT, "--encoding", "utf-16"], "--encoding 'utf-16' cannot be that of standard input"),
     ([E, "M", "-", *OUT, "--encoding", "hex"], "--encoding 'hex'"),
     # pairs
-    ([S, "M", "pairs.csv"], "'pairs.csv': say with -o OUT"),
+    ([S, "M", "pairs.csv"], "'pairs.csv': is a file; give -o OUT"),
     ([S, "M", "none.csv"], "'none.csv': no such file of pairs; for the cosine of two texts give both"),
     ([S, "M", "none.csv", "-o", "out.csv"], "'none.csv': no such file"),
     ([S, "M", "a", "b", "c"], "found 3; put each text in quotes"),
@@ -512,7 +512,7 @@ def test_bad_use_is_refused_in_one_line_before_the_model_is_looked_for(
     assert names(inside) == before
 
 
-# ---------------------------------------------------------------- bad uses that the model finds, or its texts
+# ---------------------------------------------------------------- bad uses found by the model or in its texts
 
 BAD_WITH_MODEL = [
     ([E, "none", "texts.txt", *OUT], "none"),
@@ -579,7 +579,7 @@ def test_bad_line_of_standard_input_is_named(folder: Path, inside: Path, given: 
 
 @contextmanager
 def files_limited_to(n_bytes: int) -> Iterator[None]:
-    """Let writing fail beyond so many bytes, as on a disk that is full."""
+    """Let writing fail after so many bytes, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
     try:
@@ -621,7 +621,7 @@ def test_read_only_result_is_not_replaced(tmp_path: Path, monkeypatch: pytest.Mo
         output.checked_target(str(tmp_path / "out.npy"), (".npy",), None)
 
 
-# ---------------------------------------------------------------- whole or not at all
+# ---------------------------------------------------------------- complete files or none
 
 
 def test_result_keeps_the_mode_and_the_link_of_what_it_replaces(tmp_path: Path) -> None:
@@ -677,7 +677,7 @@ def test_signal_in_the_middle_leaves_no_temporary_file_and_no_half_result(
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # whoever started the tests may ignore it
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # the parent of the tests may ignore it
     )
     temporary = inside / f".out.npy.{process.pid}.tmp"
     assert process.stdin is not None and process.stderr is not None
@@ -724,7 +724,7 @@ def feed_without_end(pipe: object) -> None:
         return
 
 
-# ---------------------------------------------------------------- what is said, and where
+# ---------------------------------------------------------------- messages, and where they go
 
 
 def test_bar_is_shown_on_a_terminal_and_taken_away(folder: Path, inside: Path) -> None:
@@ -741,7 +741,7 @@ def test_bar_is_shown_on_a_terminal_and_taken_away(folder: Path, inside: Path) -
     try:
         while chunk := os.read(ours, 4096):
             said += chunk
-    except OSError:  # how Linux says that the other end is closed
+    except OSError:  # on Linux, the other end is closed
         pass
     os.close(ours)
     assert process.wait(60) == 0, said
@@ -782,13 +782,13 @@ def test_defect_keeps_its_traceback_and_asks_for_a_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: list[str]) -> int:
-        raise ZeroDivisionError("nobody thought of this")
+        raise ZeroDivisionError("an unexpected bug")
 
     monkeypatch.setattr(cli, "_run", fail)
     assert main([]) == 1
     said = capsys.readouterr().err
-    assert "ZeroDivisionError: nobody thought of this" in said
-    assert said.splitlines()[-1] == "sbert-ft: this is a defect of sbert-ft; please report it with the lines above"
+    assert "ZeroDivisionError: an unexpected bug" in said
+    assert said.splitlines()[-1] == "sbert-ft: this is a bug in sbert-ft; please report it with the lines above"
 
 
 def test_what_the_system_refuses_is_a_sentence(

@@ -1,4 +1,4 @@
-"""`sbert-ft evaluate` on classifiers: scikit-learn's numbers, tables that show them, and what is refused."""
+"""`sbert-ft evaluate` on classifiers: the same numbers as scikit-learn, tables that show them, and refused input."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GOLD = [NLI[(i * i + i // 4) % 3] for i in range(60)]
 
 @pytest.fixture(scope="module")
 def make(tiny_bert_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return what makes a classifier that predicts several classes, and saves it."""
+    """Return a function that makes and saves a classifier that predicts several classes."""
     place = tmp_path_factory.mktemp("classes")
     encoder = tiny_bert_folder(place / "encoder")
 
@@ -92,7 +92,7 @@ def write(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -
 
 
 def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Return exit code, standard output and standard error of the command."""
+    """Run the command and return its exit code, standard output and standard error."""
     capsys.readouterr()
     code = main(["evaluate", *map(str, arguments), *CPU, *FEW])
     said = capsys.readouterr()
@@ -190,7 +190,7 @@ def test_the_tables_show_what_the_json_holds(
     score = report["metrics"]["accuracy"]
     assert accuracy.split("  ")[1] == f"{score['value']:.4f} ({score['low']:.4f} to {score['high']:.4f})"
     assert macro_f1.startswith("macro F1  ") and mcc.startswith("MCC ")
-    assert report["against_metrics"]["mcc"]["reason"] in mcc  # the majority class has none
+    assert report["against_metrics"]["mcc"]["reason"] in mcc  # the majority class has no MCC
     assert class_heads.split() == ["class", "rows", "predicted", "precision", "recall", "F1"]
     assert [line.split()[0] for line in lines[:3]] == list(NLI)
     assert lines[4].split() == ["gold", "\\", "predicted", *NLI]
@@ -281,7 +281,7 @@ def test_one_output_is_judged_like_a_cosine_and_against_one(
     assert report["chance_cosine"] is None
     assert "60 pairs" in evaluate(capsys, graded, data)[1].splitlines()[0]
     code, _, err = evaluate(capsys, graded, data, "--against", towers)
-    assert code == 2 and "judge its encoder with --as-encoder" in err
+    assert code == 2 and "evaluate its encoder with --as-encoder" in err
     assert evaluate(capsys, graded, data, "--classes", "a,b")[0] == 2
 
 
@@ -322,9 +322,9 @@ def test_the_encoder_of_towers_is_judged_by_its_cosine_on_request(
         ("joined", ("--against", "graded"), "has no classes"),
         ("joined", ("--against", "single"), "is of kind single, the model is of kind joined"),
         ("joined", ("--against", "encoder"), "BertClassifier"),
-        ("joined", ("--column", "premise"), "takes two texts"),
+        ("joined", ("--column", "premise"), "needs two texts"),
         ("joined", ("--label-column", "gold"), "has no column 'gold'"),
-        ("single", (), "takes one text"),
+        ("single", (), "needs one text"),
         ("encoder", ("--classes", "a,b,c"), "--classes is for a classifier"),
         ("nowhere", (), "is not a model folder"),
     ],
@@ -344,7 +344,7 @@ def test_what_does_not_fit_is_refused_in_one_line(
         return str(joined.parent / word) if word in ("encoder", "nowhere") else word
 
     data: Path = nli
-    if name == "single":  # whose two classes the file shall have
+    if name == "single":  # the file must have the two classes of this classifier
         data = nli.with_name("two.csv")
         write(data, ("premise", "hypothesis", "label"), [(*pair, "긍정") for pair in PAIRS])
     code, out, err = evaluate(capsys, folder_of(name), data, *map(folder_of, options))

@@ -1,4 +1,4 @@
-"""`sbert-ft evaluate` as a user meets it: the numbers of scipy and scikit-learn, and warnings when they are due."""
+"""`sbert-ft evaluate` as a user sees it: the same numbers as scipy and scikit-learn, and the right warnings."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ YES_NO = (("sentence1", "sentence2", "label"), *((*row[:2], int(float(row[2]) >=
 
 
 def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Return exit code, standard output and standard error of the command."""
+    """Run the command and return its exit code, standard output and standard error."""
     capsys.readouterr()
     code = main(["evaluate", *map(str, arguments), *CPU])
     said = capsys.readouterr()
@@ -71,7 +71,7 @@ def as_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str,
     assert code == 0, err
 
     def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     report: dict[str, Any] = json.loads(out, parse_constant=refuse)
     return report
@@ -207,7 +207,7 @@ def test_pairs_without_labels_are_judged_beside_chance_pairs_and_that_is_said(
 ) -> None:
     data = write(tmp_path / "data.csv", *(row[:2] for row in GRADED))
     report = as_json(capsys, folder, data, *FEW)
-    note = "6 pairs known to match, and 6 of their first texts with the second of others"
+    note = "6 pairs known to match, and 6 random pairs of their first and second texts"
     assert report["data"]["note"] == note and report["data"]["n"] == 12
     assert note in evaluate(capsys, folder, data, *FEW)[1].splitlines()
 
@@ -257,7 +257,7 @@ def test_judging_on_the_pairs_of_the_threshold_is_warned_of(
     assert warning in evaluate(capsys, model, renamed, *FEW)[2]
     code, _, err = evaluate(capsys, folder, data, "--against", model, *FEW)
     assert code == 0 and err.count(warning) == 1 and str(model) in err
-    # a warning is none that --quiet takes away
+    # --quiet does not hide warnings
     assert warning in evaluate(capsys, model, data, "--quiet", *FEW)[2]
 
 
@@ -284,7 +284,7 @@ def test_a_collapsed_model_is_warned_of(folder: Path, tmp_path: Path, capsys: py
         (("--samples", "0"), "--samples is 0, expected a whole number from 1 to 1,000,000"),
         (("--samples", "x"), "invalid int value: 'x'"),
         (("--columns", "a"), "has no column 'a'"),
-        (("--columns", "sentence1"), "has one text, but the model takes two texts"),
+        (("--columns", "sentence1"), "has one text, but the model needs two texts"),
         (("--columns", "sentence1,sentence9"), "did you mean 'sentence2'?"),
         (("--columns", "sentence1,sentence1"), "expected the names of one, two or three different columns"),
         (("--label-column", "scor"), "did you mean 'score'?"),

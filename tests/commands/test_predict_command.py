@@ -1,4 +1,4 @@
-"""`sbert-ft predict` as a user meets it: the classes that the model predicts, beside rows that stay as they are."""
+"""`sbert-ft predict` as a user sees it: the predicted classes are added, and the rows stay unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Make = Callable[..., tuple[Path, ClassifierModel]]
 
 @pytest.fixture(scope="module")
 def make(tiny_bert_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Return what makes a classifier whose rows are of several classes, and saves it."""
+    """Return a function that makes and saves a classifier that predicts several classes."""
     place = tmp_path_factory.mktemp("predict")
     encoder = tiny_bert_folder(place / "encoder")
 
@@ -50,7 +50,7 @@ def make(tiny_bert_folder: Callable[..., Path], tmp_path_factory: pytest.TempPat
 
 
 def spread_head(model: ClassifierModel, rows: list[Any]) -> None:
-    """Give the head weights and biases by which the rows fall on both sides of every logit's zero."""
+    """Set weights and biases of the head so that the rows have positive and negative values of every logit."""
     assert model.head is not None
     generator = torch.Generator().manual_seed(1)
     last = [module for module in model.head.modules() if isinstance(module, torch.nn.Linear)][-1]
@@ -287,7 +287,7 @@ OUT = ["-o", "out.csv"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["M", "texts.csv"], "'texts.csv': say with -o OUT where its rows go with their classes"),
+        (["M", "texts.csv"], "'texts.csv': is a file; give -o OUT to write its rows with their classes"),
         (["M", "none.csv"], "'none.csv': no such file"),
         (["M", "none.csv", *OUT], "'none.csv': no such file"),
         (["M", "a", "b", "c"], "found 3; put each text in quotes"),
@@ -346,7 +346,7 @@ def test_bad_use_is_refused_in_one_line_and_leaves_nothing(
     assert sorted(path.name for path in inside.iterdir()) == before
 
 
-# ---------------------------------------------------------------- folders of others, and the other commands
+# ---------------------------------------------------------------- folders made elsewhere, and other commands
 
 
 def test_a_folder_made_elsewhere_takes_what_it_is_said_to_take(
@@ -372,7 +372,7 @@ def test_a_folder_made_elsewhere_takes_what_it_is_said_to_take(
     assert said.strip().endswith(f"probability_bad {bad:.2f}  probability_good {good:.2f}")
     assert said.startswith("bad" if bad > good else "good")
     assert main(["predict", "stock", "a dog", "a cat", *FLOAT32, "--quiet"]) == 2
-    assert "or say --model-kind joined if the model was trained so" in capsys.readouterr().err
+    assert "or give --model-kind joined if the model was trained so" in capsys.readouterr().err
     assert main(["predict", "stock", "a dog", "a cat", *FLOAT32, "--quiet", "--model-kind", "joined"]) == 0
     assert capsys.readouterr().out.split()[0] in ("bad", "good")
 

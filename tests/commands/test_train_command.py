@@ -1,4 +1,4 @@
-"""`sbert-ft train` as a user meets it: what it says before, what it refuses, and that what it leaves is of use."""
+"""`sbert-ft train` as a user sees it: its plan, what it refuses, and that its results can be used."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Said:
 
 @pytest.fixture
 def sbert_ft(capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """Return the command line, in this process."""
+    """Return a function that runs the command line in this process."""
 
     def run(*arguments: object) -> Said:
         capfd.readouterr()
@@ -78,7 +78,7 @@ def write_scored(path: Path, n: int, seed: int) -> Path:
 
 
 def write_config(path: Path, model: Path, **sections: Any) -> Path:
-    """Write a run's configuration beside its data, with a few quick steps unless told otherwise."""
+    """Write a run's configuration beside its data, with a few quick steps unless other values are given."""
     content = {
         "model": {"path": str(model)},
         "data": {name: str(path.parent / f"{name}.csv") for name in ("train", "dev", "test")},
@@ -123,7 +123,7 @@ def metrics_of(folder: Path) -> dict[str, Any]:
 def test_every_shipped_configuration_trains_a_model(
     sbert_ft: Callable[..., Said], model: Path, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(ROOT)  # its paths are those of the project's own sample pairs
+    monkeypatch.chdir(ROOT)  # its paths are the sample pairs of the project
     places = ["--set", f"model.path={model}", "--set", f"output_dir={tmp_path / 'run'}"]
     said = sbert_ft("train", shipped.relative_to(ROOT), *places, "--set", "training.max_steps=2", *SMALL)
     assert said.code == 0, said.err
@@ -277,7 +277,7 @@ def test_a_row_that_cannot_be_used_is_refused_by_its_line(sbert_ft: Callable[...
     [
         (["--allow-changes"], "--resume"),
         (["--resume", "--overwrite"], "not allowed with"),
-        (["--resume"], "no run to go on with"),
+        (["--resume"], "no run to resume"),
         (["--epochs", "3"], "--epochs"),
     ],
 )
@@ -322,7 +322,7 @@ def test_tensorboard_that_is_asked_for_gets_its_files(sbert_ft: Callable[..., Sa
     assert list((config.parent / "run" / "tensorboard").glob("events.out.tfevents.*"))
 
 
-# ---------------------------------------------------------------- what is left
+# ---------------------------------------------------------------- what a run writes
 
 
 def test_all_that_the_help_names_is_there(sbert_ft: Callable[..., Said], finished: Path) -> None:
@@ -421,7 +421,7 @@ def test_the_threshold_of_the_report_is_that_of_the_model(finished: Path) -> Non
 
 
 def test_it_learns_what_the_pairs_say(sbert_ft: Callable[..., Said], config: Path) -> None:
-    """On its own training pairs as dev, a few epochs have to raise what it is chosen by."""
+    """With the training pairs as dev, a few epochs must improve the metric that chooses the best step."""
     options = ["--set", "training.epochs=6", "--set", f"data.dev={config.parent / 'train.csv'}"]
     assert sbert_ft("train", config, *options).code == 0
     split = metrics_of(config.parent / "run")["splits"]["dev"]
@@ -508,7 +508,7 @@ def test_without_dev_and_test_it_trains_and_warns_that_nothing_judged_it(
     write_config(config, model, data={"train": str(config.parent / "train.csv")})
     said = sbert_ft("train", config)
     assert said.code == 0, said.err
-    assert "warning: nothing judged the tuned model" in said.err
+    assert "warning: the tuned model was not evaluated" in said.err
     metrics = metrics_of(config.parent / "run")
     assert (metrics["splits"], metrics["best"], metrics["decision"]) == ({}, None, None)
     assert (config.parent / "run" / "report.html").exists()
@@ -550,7 +550,7 @@ SIGNALS = {"긍정": "music", "부정": "street", "보통": "water"}
 
 @pytest.fixture(params=["joined", "towers", "single"])
 def classifier(request: pytest.FixtureRequest, tmp_path: Path, model: Path) -> Path:
-    """Return a configuration of a run on rows whose Korean classes one of their words tells."""
+    """Return a configuration of a run on rows whose Korean class is shown by one of their words."""
     for seed, (name, n) in enumerate({"train": 48, "dev": 24, "test": 24}.items()):
         labels = [list(SIGNALS)[i % 3] for i in range(n)]
         signs = [f"{SIGNALS[label]} {text}" for label, text in zip(labels, texts(n, seed + 40), strict=True)]

@@ -1,4 +1,4 @@
-"""A run's JSON: read, refused, overridden, written back, described to editors and to people."""
+"""A run's JSON: reading, errors, overrides, writing, and its descriptions for editors and users."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LEAST = {"model": {"path": "m"}, "data": {"train": "t.csv"}, "output_dir": "o"}
 
 
 def with_keys(**dotted: object) -> dict[str, Any]:
-    """Return the least configuration with more keys: `training__epochs=2` is {"training": {"epochs": 2}}."""
+    """Return the smallest configuration with more keys: `training__epochs=2` is {"training": {"epochs": 2}}."""
     value = json.loads(json.dumps(LEAST))
     for name, item in dotted.items():
         section, _, key = name.rpartition("__")
@@ -256,7 +256,7 @@ BAD_VALUES: list[tuple[str, object, str]] = [
     ("data__dev_share", 0, "above 0 and at most 0.5, or null, found 0"),
     ("data__dev_share", 0.51, "found 0.51"),
     ("data__text_columns", [], "an array of 1 to 3 different texts that are not blank, or null, found []"),
-    ("data__text_columns", ["a"], "expected two or three names, for model.kind is siamese; found ['a']"),
+    ("data__text_columns", ["a"], "expected two or three names, because model.kind is siamese; found ['a']"),
     ("data__text_columns", ["a", "b", "c", "d"], "data.text_columns"),
     ("data__text_columns", ["a", "a"], "data.text_columns"),
     ("data__text_columns", ["a", ""], "data.text_columns"),
@@ -264,7 +264,7 @@ BAD_VALUES: list[tuple[str, object, str]] = [
     ("data__text_columns", "ab", "found 'ab'"),
     ("data__label_column", "", "data.label_column"),
     ("data__label_kind", "labels", "one of scores, classes, or null, found 'labels'"),
-    ("data__label_kind", "classes", "data.label_kind: found classes, for softmax alone; objective is cosine"),
+    ("data__label_kind", "classes", "data.label_kind: found classes, only for softmax; objective is cosine"),
     ("data__classes", ["a"], "an array of 2 to 1,000 different texts that are not blank, or null, found ['a']"),
     ("data__classes", [0, 1], "found [0, 1]"),
     ("data__classes", ["a", "a"], "data.classes"),
@@ -343,9 +343,9 @@ BAD_VALUES: list[tuple[str, object, str]] = [
         "f1",
         "one of spearman, pearson, average_precision, roc_auc, accuracy, macro_f1, mcc, or null, found 'f1'",
     ),
-    ("training__eval_steps", 10, "training.eval_steps: 10 needs pairs to judge by; give data.dev or data.dev_share"),
-    ("training__metric", "pearson", "training.metric: 'pearson' needs pairs"),
-    ("training__early_stopping_patience", 2, "training.early_stopping_patience: 2 needs pairs"),
+    ("training__eval_steps", 10, "training.eval_steps: 10 needs evaluation pairs; give data.dev or data.dev_share"),
+    ("training__metric", "pearson", "training.metric: 'pearson' needs evaluation pairs"),
+    ("training__early_stopping_patience", 2, "training.early_stopping_patience: 2 needs evaluation pairs"),
     ("training__logging_steps", 0, "training.logging_steps"),
     ("training__tensorboard", "yes", "true or false, found 'yes' (a text)"),
     ("evaluation__threshold_target", "F1", "f1, or precision>=X or recall>=X"),
@@ -369,7 +369,7 @@ def test_a_bad_value_is_one_fault_with_its_key(name: str, value: object, expecte
     message = refusal(with_keys(**{name: value}))
     assert expected in message
     assert message.startswith("'run.json': ")
-    if name not in ("model", "data"):  # of which required keys are missing then
+    if name not in ("model", "data"):  # these then miss required keys
         assert name.replace("__", ".") in message and "\n" not in message
 
 
@@ -421,13 +421,16 @@ WRONG_KINDS: list[tuple[dict[str, object], str]] = [
     ({"model__kind": "towers", "model__truncation": "only_second"}, "model.truncation: 'only_second' is for joined"),
     (
         {"model__kind": "single", "data__text_columns": ["a", "b"]},
-        "data.text_columns: expected one name, for model.kind is single; found ['a', 'b']",
+        "data.text_columns: expected one name, because model.kind is single; found ['a', 'b']",
     ),
-    ({"model__kind": "joined", "data__text_columns": ["a", "b", "c"]}, "expected two names, for model.kind is joined"),
-    ({"model__kind": "towers", "data__text_columns": ["a"]}, "expected two names, for model.kind is towers; found"),
+    (
+        {"model__kind": "joined", "data__text_columns": ["a", "b", "c"]},
+        "expected two names, because model.kind is joined",
+    ),
+    ({"model__kind": "towers", "data__text_columns": ["a"]}, "expected two names, because model.kind is towers; found"),
     (
         {"model__init": "random", "model__freeze_layers": 2},
-        "model.freeze_layers: 2 would keep random weights, for model.init is random; leave it out",
+        "model.freeze_layers: 2 would keep random weights, because model.init is random; leave it out",
     ),
     ({"model__init": "random", "model__freeze_embeddings": True}, "model.freeze_embeddings: true would keep random"),
     (
@@ -457,7 +460,7 @@ WRONG_KINDS: list[tuple[dict[str, object], str]] = [
     ),
     (
         {"model__kind": "single", "objective": "binary_cross_entropy", "data__label_kind": "classes"},
-        "data.label_kind: found classes, for softmax alone; objective is binary_cross_entropy; expected scores",
+        "data.label_kind: found classes, only for softmax; objective is binary_cross_entropy; expected scores",
     ),
     (
         {"model__kind": "joined", "objective": "binary_cross_entropy", "data__classes": ["a", "b"]},
@@ -592,10 +595,10 @@ BAD_FILES: list[tuple[bytes, str]] = [
     (b"{", "is broken JSON at line 1, column 2"),
     (b'{"a": 1}\n{"b": 2}', "is broken JSON at line 2, column 1: Extra data"),
     (b'// c\n// c\n{"a": 1,\n "b" 2}', "is broken JSON at line 4, column 6"),
-    (b'{"lr": 2e-5, // the rate\n "seed": 1}', "a comment stands on a line of its own"),
-    (b'{"lr": 2e-5 // the rate\n}', "a comment stands on a line of its own"),
+    (b'{"lr": 2e-5, // the rate\n "seed": 1}', "write a comment on a line of its own"),
+    (b'{"lr": 2e-5 // the rate\n}', "write a comment on a line of its own"),
     (b"{'lr': 2e-5}", "double quotes"),
-    (b"{\"lr\": '2'}", "texts and keys stand in double quotes"),
+    (b"{\"lr\": '2'}", "write texts and keys in double quotes"),
     (b'{"lr": 1,}', "comma"),
     (b'{"lr": [1,]}', "comma"),
     (b'{"lr": NaN}', "NaN is not a JSON number"),
@@ -941,7 +944,7 @@ def test_objectives_that_are_several_must_be_named_by_number(tmp_path: Path) -> 
         read_run(path, ["objective.scale=3"])
 
 
-# ---------------------------------------------------------------- there and back
+# ---------------------------------------------------------------- writing and reading back
 
 NAMES = st.text(min_size=1, max_size=6).filter(
     lambda text: not text.isspace() and "\0" not in text and text.isprintable()
@@ -955,7 +958,7 @@ def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 @st.composite
 def runs(draw: st.DrawFn) -> RunSettings:
-    """Settings that are within their ranges and go together."""
+    """Generate settings that are in range and fit each other."""
     share = draw(maybe(st.floats(0.001, 0.5)))
     dev = None if share is not None else draw(maybe(NAMES))
     judged = dev is not None or share is not None
@@ -1070,7 +1073,7 @@ def test_settings_made_in_python_are_checked_alike(change: dict[str, Any], expec
         check_settings(replace(good, **change))
 
 
-# ---------------------------------------------------------------- one statement, many readers
+# ---------------------------------------------------------------- schema, documentation and start
 
 
 def test_every_field_is_a_key_with_a_meaning() -> None:
@@ -1105,7 +1108,7 @@ def test_names_are_those_of_the_rooms_that_know_them() -> None:
     assert {"siamese", *CLASSIFIER_KINDS} == {*get_args(ModelKind)}
     with_classes = tuple(name for name, kind in OBJECTIVES.items() if "classes" in kind.label_kinds)
     for option, names in OPTION_OF_OBJECTIVES.items():
-        # The weights of classes are counted from the data, so they are no setting with a default.
+        # Class weights are computed from the data, so they are not a setting with a default.
         having = tuple(name for name, kind in OBJECTIVES.items() if option in kind.defaults)
         assert names == (with_classes if option == "class_weight" else having)
     assert KEYS["training.precision"].limits.choices == PRECISIONS
@@ -1134,7 +1137,7 @@ def test_threshold_targets_are_those_that_a_decision_understands(text: str) -> N
 
 
 def violations(value: object, schema: Mapping[str, Any] | None = None, at: str = "") -> list[str]:
-    """Return where a JSON value is not as the schema says; what the schema uses of draft 2020-12, and no more."""
+    """Return where a JSON value violates the schema; checks only what our schema uses of draft 2020-12."""
     whole = json_schema()
     schema = whole if schema is None else schema
     known = {"$schema", "$defs", "title", "description", "default", "type", "properties", "patternProperties"}
@@ -1188,7 +1191,7 @@ def violations(value: object, schema: Mapping[str, Any] | None = None, at: str =
 
 
 def is_type(value: object, name: str) -> bool:
-    """Return whether a value is of a type as a JSON schema has it, in which 1.0 is an integer."""
+    """Return whether a value has a JSON schema type; for a schema, 1.0 is an integer."""
     if name in ("integer", "number"):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and (name == "number" or isinstance(value, int) or value.is_integer())
@@ -1221,9 +1224,9 @@ def test_the_schema_admits_aliases_and_every_form(value: dict[str, object]) -> N
     assert violations(value) == []
 
 
-# What a schema cannot say: what keys are to each other, which codecs there are, how a number is written.
+# What a schema cannot express: rules between keys, known codecs, how a number is written.
 UNSAID = (
-    "needs pairs",
+    "needs evaluation pairs",
     "is an option of",
     "model.kind is",
     "objective is",
@@ -1262,7 +1265,7 @@ def test_the_documentation_has_every_key_as_it_is() -> None:
     text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     for key in KEYS.values():
         default = "required" if key.required else f"`{json.dumps(key.default)}`"
-        meaning = key.meaning.replace("|", r"\|")  # else a new cell of the table begins there
+        meaning = key.meaning.replace("|", r"\|")  # otherwise it would begin a new cell of the table
         assert f"| `{key.path}` | {default} | {key.expected()} | {meaning} |" in text, key.path
     rows = re.findall(rf"^\| `((?:{'|'.join(SECTIONS)})\.\w+|output_dir)` \|", text, re.MULTILINE)
     assert rows == [*KEYS]
@@ -1298,9 +1301,9 @@ def test_the_documentations_examples_are_true(tmp_path: Path) -> None:
 
 
 def test_meanings_are_not_needed(tmp_path: Path) -> None:
-    """Python -OO strips docstrings, from which meanings come; the check is the same."""
-    code = "from sbert_ft.config import reading, schema, start; schema.json_schema(); start.commented_start(); "
-    code += f"print(reading.run_to_json(reading.run_from_json({LEAST!r}, '')) != {{}})"
+    """Python -OO strips docstrings, the source of the meanings; the check still works."""
+    code = "from sbert_ft.config import loader, schema; schema.json_schema(); schema.commented_start(); "
+    code += f"print(loader.run_to_json(loader.run_from_json({LEAST!r}, '')) != {{}})"
     done = subprocess.run([sys.executable, "-OO", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr
 

@@ -1,4 +1,4 @@
-"""Classes and single texts as data: what a class is called, which column is one text, a split that keeps shares."""
+"""Classes and single texts as data: names of classes, columns of single texts, splits that keep class shares."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_real_reviews_in_a_txt_are_read_by_their_tabs(shared_data: Path) -> None
     assert dataset.label_kind == "binary" and dataset.class_names == ()
     assert "60,000 texts, labels 0 and 1" in repr(dataset)
     assert dataset[0] == Connection(("정말 인생에서 한번쯤 봐야될 영화이지 않나 싶다~",), 1.0, 2)
-    assert "texts from 'document' alone, labels from 'label'" in said(dataset) and "tsv, tab, unquoted" in said(dataset)
+    assert "texts from 'document' only, labels from 'label'" in said(dataset) and "tsv, tab, unquoted" in said(dataset)
 
 
 @pytest.mark.parametrize("name", ["nsmc/test.txt", "korxnli/dev.tsv", "nli_en/dev.tsv"])
@@ -108,7 +108,7 @@ def test_real_codes_follow_the_order_that_is_asked_for(shared_data: Path) -> Non
     assert [order[code] for code in codes] == words
 
 
-# ---------------------------------------------------------------- what a class is called
+# ---------------------------------------------------------------- names of classes
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_class_that_looks_like_no_label_is_said() -> None:
 
 def test_classes_that_differ_in_capital_letters_alone_are_said() -> None:
     notes = classes_of(["Good", "bad", "good", "fair"]).ledger.notes
-    assert any(note.startswith("classes that differ in capital letters alone: 'Good', 'good'; ") for note in notes)
+    assert any(note.startswith("classes that differ only in capital letters: 'Good', 'good'; ") for note in notes)
     assert not any("capital" in note for note in classes_of(["good", "bad"]).ledger.notes)
 
 
@@ -278,7 +278,7 @@ def test_unknown_class_is_refused_with_its_lines_and_a_remedy() -> None:
     with pytest.raises(InputError) as caught:
         dataset.class_codes(["no", "yes"])
     message = str(caught.value)
-    assert message.startswith("'<texts>': 3 rows with a label that is none of the classes 'no', 'yes': ")
+    assert message.startswith("'<texts>': 3 rows with a label that is not one of the classes 'no', 'yes': ")
     assert "'nope' (positions 2, 4" in message and "'yess' (position 3; 'yes'?)" in message
     assert "data.classes" in message and "\n" not in message
 
@@ -330,10 +330,10 @@ def test_column_of_single_texts_is_found(tmp_path: Path, header: str) -> None:
     rows = [",".join(f"{value}{i}" for i in range(len(names))) for value in ("p", "q")]
     dataset = from_file(written(tmp_path, "a.csv", header, *rows), CLASSES)
     assert dataset.n_texts == 1 and [row.texts for row in dataset] == [(f"p{texts}",), (f"q{texts}",)]
-    assert len(dataset.class_names) == 2 and f"texts from '{names[texts]}' alone" in said(dataset)
+    assert len(dataset.class_names) == 2 and f"texts from '{names[texts]}' only" in said(dataset)
 
 
-def test_stated_column_of_single_texts_goes_before_customary_pairs(tmp_path: Path) -> None:
+def test_stated_column_of_single_texts_goes_before_usual_pairs(tmp_path: Path) -> None:
     path = written(tmp_path, "a.csv", "premise,hypothesis,label", "a,b,x", "c,d,y")
     assert from_file(path).n_texts == 2
     single = from_file(path, Reading(text_columns=("hypothesis",)))
@@ -348,7 +348,7 @@ def test_stated_column_of_single_texts_goes_before_customary_pairs(tmp_path: Pat
         ("sentense,label", r"nearest: 'sentense'\)"),
         ("text,label,target", "'label' and 'target' could all be the label"),
         ("text,topic,intent", "'topic' and 'intent' could all be the label"),
-        ("text,mark", "classes are wanted, but no column is called like a label; the columns are .*data.label_column"),
+        ("text,mark", "classes are needed, but no column has a usual label name; the columns are .*data.label_column"),
     ],
 )
 def test_unclear_single_texts_are_an_error(tmp_path: Path, header: str, problem: str) -> None:
@@ -357,7 +357,7 @@ def test_unclear_single_texts_are_an_error(tmp_path: Path, header: str, problem:
 
 
 def test_text_without_tabs_in_a_txt_stays_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="one text a line, expected rows of pairs"):
+    with pytest.raises(DataError, match="one text per line, expected rows of pairs"):
         from_file(written(tmp_path, "a.txt", "document label", "a b"))
     tabs = written(tmp_path, "b.txt", "document\tlabel", 'a "b\t1')
     assert from_file(tabs)[0].texts == ('a "b',)
@@ -366,7 +366,7 @@ def test_text_without_tabs_in_a_txt_stays_refused(tmp_path: Path) -> None:
 def test_single_texts_without_labels_are_texts_alone(tmp_path: Path) -> None:
     dataset = from_file(written(tmp_path, "a.csv", "id,text", "1,a", "2,b"))
     assert dataset.label_kind == "none" and dataset.n_texts == 1
-    assert "so the texts have none" in said(dataset)
+    assert "so the texts have no labels" in said(dataset)
 
 
 def test_label_that_only_later_objects_of_single_texts_have_is_not_lost(tmp_path: Path) -> None:
@@ -460,9 +460,9 @@ def test_row_that_is_no_text_is_refused_with_its_position() -> None:
         from_texts(["a", ("b", "c")])
     with pytest.raises(InputError, match="row at position 0 is '5'"):
         from_texts([5])
-    with pytest.raises(InputError, match="single texts go to from_texts"):
+    with pytest.raises(InputError, match="for single texts use from_texts"):
         from_pairs(["a", "b"])
-    with pytest.raises(InputError, match="give it to from_dataframe"):
+    with pytest.raises(InputError, match="use from_dataframe"):
         from_pairs(pd.DataFrame({"a": ["b"]}))
     with pytest.raises(InputError, match=r"which texts do not have"):
         from_texts(["a"], Reading(label_column="label"))
@@ -493,14 +493,16 @@ def test_rows_are_called_by_what_they_are() -> None:
 def test_rows_of_texts_have_as_many_as_there_are() -> None:
     assert list(from_pairs([("a", "b", "c")]).rows_of_texts()) == [("a", "b", "c")]
     assert list(from_pairs([("a", "b")] * 5000).rows_of_texts()) == [("a", "b")] * 5000
-    with pytest.raises(InputError, match="'<texts>': expected rows of two texts, found one text a row"):
+    with pytest.raises(InputError, match="'<texts>': expected rows of two texts, found one text per row"):
         from_texts(["a"]).pairs()
 
 
 def test_repeats_of_single_texts_are_counted() -> None:
     dataset = from_texts(["a", "A ", "a", "b"], CLASSES, labels=["x", "x", "y", "y"])
     assert kinds(dataset) == {"duplicate": 1, "contradictory": 1}
-    assert "1 row repeating an earlier text with the same label (case and spacing aside): position 1" in said(dataset)
+    assert "1 row repeating an earlier text with the same label (ignoring case and spacing): position 1" in said(
+        dataset
+    )
     assert "1 row repeating an earlier text with another label" in said(dataset)
 
 
@@ -509,7 +511,7 @@ def test_overlaps_of_single_texts_are_counted_and_not_with_pairs() -> None:
     both = train.with_overlaps(dev=dev)
     assert kinds(both)["overlap_dev"] == 3
     assert (
-        "3 rows having a text that dev has too: positions 0, 1, 2 (2 different texts; case and spacing aside)"
+        "3 rows having a text that dev has too: positions 0, 1, 2 (2 different texts; ignoring case and spacing)"
         in said(both)
     )
     assert "shared with" not in said(both)
@@ -562,7 +564,7 @@ def test_each_side_of_a_split_says_its_own_rows_of_each_class() -> None:
 
 
 def test_split_of_classes_that_hang_together_is_an_error() -> None:
-    with pytest.raises(DataError, match="hang together"):
+    with pytest.raises(DataError, match="connected by shared texts"):
         from_pairs([("a", "b", "x"), ("b", "c", "y")], CLASSES).split(0.5, 0)
     with pytest.raises(DataError, match="only one row"):
         classes_of(["x"]).split(0.5, 0)
@@ -585,7 +587,7 @@ def test_split_of_classes_takes_whole_groups_and_leaves_some_on_each_side(
     groups, codes = (np.array(column) for column in zip(*rows, strict=True))
     components = np.unique(groups, return_inverse=True)[1]
     if not components.any():
-        with pytest.raises(DataError, match="hang together"):
+        with pytest.raises(DataError, match="connected by shared texts"):
             share_of_classes(components, codes, share, seed)
         return
     taken = share_of_classes(components, codes, share, seed)

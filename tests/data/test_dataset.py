@@ -1,4 +1,4 @@
-"""Pairs as a data set: what is read from where, what is refused and in which words, and that no row is lost."""
+"""Pairs as a data set: reading from each source, errors and their messages, and that no row is lost."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_digest_changes_with_text_label_order_and_meaning() -> None:
 @pytest.mark.parametrize(
     "names", ["premise,hypothesis,gold_label", "question1,question2,is_duplicate", "Text_A, text_b ,LABEL"]
 )
-def test_columns_of_customary_names_are_taken(tmp_path: Path, names: str) -> None:
+def test_columns_of_usual_names_are_taken(tmp_path: Path, names: str) -> None:
     dataset = from_file(csv_of(tmp_path, "a,b,1", "c,d,0", header=names))
     assert list(dataset.pairs()) == [("a", "b"), ("c", "d")] and dataset.label_kind == "binary"
     first_name, _, label = names.split(",")
@@ -196,7 +196,7 @@ def test_pairs_without_a_label_are_known_only_to_match_and_that_is_said(tmp_path
     dataset = from_file(csv_of(tmp_path, "a,b,x", "c,d,y", header="sentence1,sentence2,topic"))
     assert dataset.label_kind == "none" and dataset.labels is None and dataset.scale is None
     assert dataset.targets() is None and dataset.matches() is None and dataset[0].label is None
-    assert "known only to match; not read: 'topic'" in said(dataset)
+    assert "all pairs are taken as matches; not read: 'topic'" in said(dataset)
     near = from_file(csv_of(tmp_path, "a,b,1", "c,d,0", header="sentence1,sentence2,scores"))
     assert "if 'scores' is the label, set data.label_column" in said(near)
 
@@ -262,7 +262,7 @@ def test_data_set_goes_to_other_processes_and_through_a_loader() -> None:
 def test_folder_for_many_texts_must_be_there(tmp_path: Path) -> None:
     path = csv_of(tmp_path, "a,b,0.5", "c,d,1")
     assert list(from_file(path, None, tmp_path)) == list(from_file(path))
-    with pytest.raises(OutputError, match="is no folder; make it"):
+    with pytest.raises(OutputError, match="is not a folder; create it"):
         from_file(path, None, tmp_path / "absent")
 
 
@@ -277,15 +277,15 @@ BAD_ROWS = {
     "byte order mark": ("a,\ufeff,1", "empty", "is blank"),
     "Hangul filler": ("\u3164,b,1", "empty", "is blank"),
     "no label": ("a,b,", "bad_label", "line 3: label is empty"),
-    "decimal comma": ('a,b,"0,85"', "bad_label", "line 3: label '0,85' is no number; write it with digits"),
-    "percent": ("a,b,85 %", "bad_label", "'85 %' is no number"),
-    "underscore": ("a,b,1_0", "bad_label", "'1_0' is no number"),
-    "hexadecimal": ("a,b,0x1", "bad_label", "'0x1' is no number"),
-    "nan": ("a,b,nan", "bad_label", "'nan' is no number"),
-    "inf": ("a,b,-inf", "bad_label", "'-inf' is no number"),
-    "too large": ("a,b,1e309", "bad_label", "'1e309' is no finite number"),
-    "not available": ("a,b,N/A", "bad_label", "'N/A' says that there is none"),
-    "word": ("a,b,good", "bad_label", "'good' is no number, unlike most of the column"),
+    "decimal comma": ('a,b,"0,85"', "bad_label", "line 3: label '0,85' is not a number; write it with digits"),
+    "percent": ("a,b,85 %", "bad_label", "'85 %' is not a number"),
+    "underscore": ("a,b,1_0", "bad_label", "'1_0' is not a number"),
+    "hexadecimal": ("a,b,0x1", "bad_label", "'0x1' is not a number"),
+    "nan": ("a,b,nan", "bad_label", "'nan' is not a number"),
+    "inf": ("a,b,-inf", "bad_label", "'-inf' is not a number"),
+    "too large": ("a,b,1e309", "bad_label", "'1e309' is not a finite number"),
+    "not available": ("a,b,N/A", "bad_label", "'N/A' means that there is no label"),
+    "word": ("a,b,good", "bad_label", "'good' is not a number, unlike most of the column"),
     "too few cells": ("a,b", "ragged", "line 3: expected 3 cells as in the header, found 2"),
     "too many cells": ("a,b,1,2", "ragged", "line 3: expected 3 cells as in the header, found 4"),
 }
@@ -345,7 +345,7 @@ def test_json_values_are_not_taken_for_what_they_are_not(tmp_path: Path, case: s
 
 def test_label_that_only_later_objects_have_is_not_lost(tmp_path: Path) -> None:
     lines = ['{"sentence1": "a", "sentence2": "b"}', '{"sentence1": "a", "sentence2": "b", "score": 1}']
-    with pytest.raises(DataError, match="line 2: has a key 'score' like a label, which the first object has not"):
+    with pytest.raises(DataError, match="line 2: has a key 'score' like a label, which the first object does not have"):
         from_file(written(tmp_path, "a.jsonl", "\n".join(lines)))
 
 
@@ -398,7 +398,7 @@ def test_nothing_left_after_skipping_is_an_error(tmp_path: Path) -> None:
         (
             "left,right,score",
             {},
-            "none are of a customary name; the columns are 'left', 'right', 'score' .*; set data.te",
+            "no column has a usual name; the columns are 'left', 'right', 'score' .*; set data.te",
         ),
         ("sentense1,sentense2,score", {}, r"nearest: 'sentense1', 'sentense2'\)"),
         ("text_a,text_b,s1,s2", {}, r"not clear \(text_a/text_b or s1/s2\)"),
@@ -409,12 +409,12 @@ def test_nothing_left_after_skipping_is_an_error(tmp_path: Path) -> None:
         (
             "a,b,c,d",
             {"text_columns": ("a", "z")},
-            "no column 'z'; the columns are 'a', 'b', 'c', 'd'; mend data.text_c",
+            "no column 'z'; the columns are 'a', 'b', 'c', 'd'; fix data.text_c",
         ),
         ("a,b,Mark,d", {"label_column": "mark"}, "no column 'mark'; .* did you mean 'Mark'?"),
         ("a,b,c,d", {"label_column": "a"}, "'a' is a column of texts and of labels"),
-        ("a,b,c,d", {"score_range": (0, 5)}, "score_range is set, but no column is called like a label"),
-        ("a,b,c,d", {"label_values": {"x": 1}}, "label_values is set, but no column is called like a label"),
+        ("a,b,c,d", {"score_range": (0, 5)}, "score_range is set, but no column has a usual label name"),
+        ("a,b,c,d", {"label_values": {"x": 1}}, "label_values is set, but no column has a usual label name"),
         ("a,b,a,d", {}, "2 columns are called 'a'"),
     ],
 )
@@ -436,7 +436,7 @@ def test_frame_with_unclear_columns_is_an_error() -> None:
 
 
 def test_lines_of_texts_are_no_pairs(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="one text a line, expected rows of pairs"):
+    with pytest.raises(DataError, match="one text per line, expected rows of pairs"):
         from_file(written(tmp_path, "a.txt", "a\nb\n"))
 
 
@@ -612,7 +612,7 @@ def test_split_takes_the_nearest_share_and_says_so(caplog: pytest.LogCaptureFixt
 
 
 def test_split_of_what_hangs_together_is_an_error() -> None:
-    with pytest.raises(DataError, match="all rows hang together by the texts they share; give a file for dev"):
+    with pytest.raises(DataError, match="all rows are connected by shared texts; give a file for dev"):
         from_pairs([("hub", "a"), ("hub", "b"), ("b", "c")]).split(0.5, 0)
     with pytest.raises(DataError, match="there is only one row"):
         from_pairs([("a", "b")]).split(0.5, 0)
@@ -625,7 +625,7 @@ def test_split_by_what_is_no_share_is_refused(share: float) -> None:
 
 
 def test_split_shares_hubs_of_many_rows_correctly() -> None:
-    # 256 rows of the same two texts once were an edge whose weight ran over to zero in small integers.
+    # 256 rows of the same two texts were once an edge whose weight overflowed to zero in small integers.
     rows = [("a", "b")] * 256 + [("c", "d")] * 10
     train, dev = from_pairs(rows).split(0.05, 0)
     assert (len(train), len(dev)) == (256, 10)
@@ -679,7 +679,7 @@ def test_split_puts_no_text_on_both_sides_and_no_row_on_neither(
     try:
         parts = dataset.split(share, seed)
     except DataError as error:
-        assert re.search("hang together|only one row", str(error))
+        assert re.search("connected by shared texts|only one row", str(error))
         return
     sides = [{text for row in part for text in row.texts} for part in parts]
     assert not sides[0] & sides[1]

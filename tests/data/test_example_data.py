@@ -1,4 +1,4 @@
-"""The pairs and texts in examples/data: as many, as varied and as separate as their README says."""
+"""The pairs and texts in examples/data: their number, variety and separation are as their README says."""
 
 from __future__ import annotations
 

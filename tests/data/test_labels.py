@@ -1,4 +1,4 @@
-"""Labels: what is a number and what is not, what a column of them means, and what objectives and metrics get."""
+"""Labels: which values are numbers, what a column of labels means, and the inputs of objectives and metrics."""
 
 from __future__ import annotations
 
@@ -163,13 +163,13 @@ def test_numbers_among_words_are_an_error_that_names_the_first_of_both() -> None
 def test_word_among_more_numbers_is_a_bad_row() -> None:
     labels, _, faults = labels_of(["0.5", "high", "0.25", "0.75"])
     assert labels.kind == "score"
-    assert faults.first(["bad_label"]) == [(2, "label 'high' is no number, unlike most of the column")]
+    assert faults.first(["bad_label"]) == [(2, "label 'high' is not a number, unlike most of the column")]
 
 
 @pytest.mark.parametrize("word", ["NA", "n/a", "null", "None", "-", "#N/A"])
 def test_sign_for_no_label_is_a_bad_row_among_numbers_and_a_class_among_words(word: str) -> None:
     _, _, faults = labels_of(["0.5", word])
-    assert faults.first(["bad_label"]) == [(2, f"label '{word}' says that there is none")]
+    assert faults.first(["bad_label"]) == [(2, f"label '{word}' means that there is no label")]
     assert labels_of(["yes", word])[0].class_names == tuple(sorted(["yes", word]))
 
 
@@ -212,7 +212,7 @@ def test_missing_label_is_bad_even_with_stated_meanings(value: object) -> None:
     assert faults.counts["bad_label"] == 1
 
 
-# ---------------------------------------------------------------- what others get
+# ---------------------------------------------------------------- inputs of objectives and metrics
 
 
 def test_targets_are_labels_of_0_and_1_or_scores_mapped_without_clipping() -> None:

@@ -1,4 +1,4 @@
-"""The account of rows: it adds up, is copied rather than changed, and reads well."""
+"""The ledger of rows: its counts add up, it is copied instead of changed, and its text is readable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of texts as rows: what is read, what is refused and in which words, what is written back."""
+"""Files of texts as rows: reading, errors and their messages, and writing."""
 
 from __future__ import annotations
 
@@ -273,9 +273,7 @@ def test_parquet_rows_are_numbered_across_batches(tmp_path: Path) -> None:
         ("id,document,label", 1, (1,)),
     ],
 )
-def test_text_columns_are_found_by_customary_names(
-    tmp_path: Path, columns: str, n: int, expected: tuple[int, ...]
-) -> None:
+def test_text_columns_are_found_by_usual_names(tmp_path: Path, columns: str, n: int, expected: tuple[int, ...]) -> None:
     path = written(tmp_path, "a.csv", columns + "\n")
     assert open_table(path).text_columns(None, n) == expected  # type: ignore[arg-type]
 
@@ -319,7 +317,7 @@ BAD_TEXT_FILES: list[tuple[str, str, str | bytes, str]] = [
     ("old workbook", "a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1", "found an old Excel workbook"),
     ("pdf", "a.txt", b"%PDF-1.7\n", "found a PDF"),
     ("text as Parquet", "a.parquet", "a,b\n1,2\n", "not PAR1"),
-    ("cut Parquet", "a.parquet", b"PAR1\x15\x04\x15", "damaged or cut"),
+    ("cut Parquet", "a.parquet", b"PAR1\x15\x04\x15", "damaged or truncated"),
     ("unclosed quote", "a.csv", 'a,b\n1,2\n"x\ny",z\n"3,4\n5,6\n', "line 5: the quote that opens a cell"),
     ("unclosed second cell", "a.csv", 'a,b\n"x\ny","z\n', "line 3: the quote that opens a cell"),
     ("unclosed header", "a.csv", 'a,"b\n1,2\n', "line 1: the quote"),
@@ -349,7 +347,7 @@ BAD_TEXT_FILES: list[tuple[str, str, str | bytes, str]] = [
     ("cut character", "a.txt", "x\n가".encode()[:-1], "line 2: byte 0xea at offset 2 is not in utf-8"),
     ("half character", "a.txt", b"x\n\xed\xa0\xbd\n", "line 2: byte 0xed"),
     ("JSON array", "a.json", '[{"a": "x", "b": "y"}]', "line 1: expected a JSON object.*one object a line"),
-    ("JSON array on lines", "a.json", '[\n{"a": "x"},\n{"a": "y"}]', "line 1: is not JSON .*object whole on a line"),
+    ("JSON array on lines", "a.json", '[\n{"a": "x"},\n{"a": "y"}]', "line 1: is not JSON .*object on one line"),
     ("JSON cut", "a.jsonl", '{"a": "x", "b": "y"}\n{"a": "x", "b', "line 2: is not JSON"),
     ("JSON text", "a.jsonl", '{"a": "x", "b": "y"}\n"x"\n', "line 2: expected a JSON object, found"),
     ("JSON list", "a.jsonl", '{"a": "x", "b": "y"}\n["x", "y"]\n', "line 2: expected a JSON object, found"),
@@ -358,8 +356,8 @@ BAD_TEXT_FILES: list[tuple[str, str, str | bytes, str]] = [
     ("JSON half character", "a.jsonl", '{"a": "\\ud800", "b": "y"}', "line 1: holds half a character"),
     ("JSON half key", "a.jsonl", '{"\\udc00": "x", "b": "y"}', "line 1: holds half a character"),
     ("JSON digits", "a.jsonl", '{"a": "x", "b": ' + "1" * 5000 + "}", "line 1: a number of 5,000 digits"),
-    ("JSON NaN", "a.jsonl", '{"a": "x", "b": "y", "c": NaN}', "line 1: NaN is no JSON number"),
-    ("JSON infinity", "a.jsonl", '{"a": "x", "b": "y", "c": -Infinity}', "line 1: -Infinity is no JSON"),
+    ("JSON NaN", "a.jsonl", '{"a": "x", "b": "y", "c": NaN}', "line 1: NaN is not a JSON number"),
+    ("JSON infinity", "a.jsonl", '{"a": "x", "b": "y", "c": -Infinity}', "line 1: -Infinity is not a JSON"),
     ("JSON overflow", "a.jsonl", '{"a": "x", "b": "y", "c": 1e309}', "line 1: the number '1e309' is too large"),
     ("JSON keys twice", "a.jsonl", '{"a": "x", "b": "y"}\n{"a": "x", "a": "y"}', "line 2: the key 'a' comes twice"),
     ("JSON control", "a.jsonl", '{"a": "x\ty", "b": "y"}', "line 1: is not JSON"),
@@ -473,7 +471,7 @@ def pipe(folder: Path) -> Path:
         pytest.param(parquet_of([float("nan"), 1.0]), "row 1: column 'b': .* found float 'nan'", id="NaN"),
         pytest.param(parquet_of([["x"], ["y"]]), "row 1: column 'b': expected a text, found list", id="lists"),
         pytest.param(damaged_page, "damaged", id="damaged page"),
-        pytest.param(cut_file, "damaged or cut", id="cut"),
+        pytest.param(cut_file, "damaged or truncated", id="cut"),
         pytest.param(same_names, "2 columns are called 'a'", id="same names"),
         pytest.param(wrong_bytes, "column 'b' holds a value that cannot be read", id="wrong bytes"),
         pytest.param(other_suffix, "expected csv, found a Parquet file; give it the suffix .parquet", id="suffix"),
@@ -541,15 +539,15 @@ def test_wrong_option_is_refused(
             "x,y,z",
             None,
             2,
-            "none of a customary name; the first line, taken as the header, names 'x', 'y', 'z'.*--columns A,B",
+            "none with a usual name; the first line, taken as the header, names 'x', 'y', 'z'.*--columns A,B",
         ),
-        ("a.csv", "A man eats.,A man is eating.", None, 2, "none of a customary name; .*'A man eats.'"),
+        ("a.csv", "A man eats.,A man is eating.", None, 2, "none with a usual name; .*'A man eats.'"),
         ("a.csv", "premise,hypothesis,a,b", None, 2, "which of them is not clear"),
         ("a.csv", "text,Text", None, 1, "which of them is not clear"),
-        ("a.csv", "only one", None, 1, "none of a customary name"),
+        ("a.csv", "only one", None, 1, "none with a usual name"),
         ("a.jsonl", '{"x": "1", "y": "2"}', None, 2, "the first object has 'x', 'y'"),
-        ("a.txt", "x", None, 2, "expected two columns of texts, found one text a line"),
-        ("a.txt", "x", ["text"], 1, "one text a line and no columns, so none called 'text'"),
+        ("a.txt", "x", None, 2, "expected two columns of texts, found one text per line"),
+        ("a.txt", "x", ["text"], 1, "one text per line, so there is no column 'text'"),
     ],
 )
 def test_columns_that_cannot_be_told_are_refused(
@@ -740,7 +738,7 @@ def test_parquet_values_that_json_and_cells_do_not_know_are_refused(tmp_path: Pa
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 TRICKY = st.text(st.sampled_from('",;\t\n\r \\x가\u2028\ufeff'), max_size=8)
 TAB_TEXT = st.one_of(ANY_TEXT, TRICKY).map(lambda text: text.replace("\t", " ").replace("\n", " "))
-# The examples of one test share its folder: each writes its files anew.
+# The examples of one test share its folder: each one overwrites the files.
 A_FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

@@ -1,4 +1,4 @@
-"""Distinct texts as flat bytes: what goes in comes out, each text once, in memory or in a file."""
+"""Distinct texts as flat bytes: texts are read back as they were added, each stored once, in memory or in a file."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_texts_of_every_kind_come_back_exactly(memory_bytes: int) -> None:
 
 def test_texts_of_one_hash_are_kept_apart() -> None:
     class Colliding(str):
-        """A text whose hash is that of all others."""
+        """A text with the same hash as all others of its class."""
 
         __slots__ = ()
 
@@ -126,7 +126,7 @@ def test_a_lone_surrogate_is_refused_with_its_place() -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"nowhere'.*cannot be kept there: No such file"):
+    with pytest.raises(OutputError, match=r"nowhere'.*cannot be written there: No such file"):
         stored(["text"], tmp_path / "nowhere", IN_FILE)
 
 
@@ -144,5 +144,5 @@ def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert str(tmp_path) in str(error.value)
-    assert "cannot be kept there: File too large; make room" in str(error.value)
+    assert "cannot be written there: File too large; free some space" in str(error.value)
     assert list(tmp_path.iterdir()) == []

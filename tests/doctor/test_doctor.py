@@ -1,4 +1,4 @@
-"""The doctor: every fault has its line and its hint, nothing is raised, and loading agrees with what it says."""
+"""The doctor: every fault gives a check with a hint, nothing is raised, and loading agrees with the checks."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def korean_folder(
 
 @pytest.fixture(scope="module")
 def korean_texts(shared_data: Path) -> list[str]:
-    """Return the sentences of KorSTS' test part."""
+    """Return the sentences of the test part of KorSTS."""
     lines = (shared_data / "korsts" / "test.tsv").read_text("utf-8").split("\n")[1:]
     return [sentence for line in lines if line for sentence in line.split("\t")[5:7]]
 
 
 def by_name(checks: tuple[Check, ...]) -> dict[str, Check]:
-    """Return the checks by name, of which none may stand twice."""
+    """Return the checks by name, and check that no name appears twice."""
     assert len({check.name for check in checks}) == len(checks)
     return {check.name: check for check in checks}
 
@@ -74,7 +74,7 @@ def failures(checks: tuple[Check, ...]) -> list[Check]:
 
 
 def edit_json(name: str, **changes: object) -> Change:
-    """Return a change that sets keys of a JSON file, which is made where it is not there."""
+    """Return a change that sets keys of a JSON file, and creates the file if it does not exist."""
 
     def change(folder: Path) -> None:
         file = folder / name
@@ -97,7 +97,7 @@ def cut(name: str) -> Change:
 
 
 def edit_weights(change: Callable[[dict[str, Any]], dict[str, Any]], name: str = "pytorch_model.bin") -> Change:
-    """Return a change that writes the weights anew, as the kind of file that `name` says."""
+    """Return a change that replaces the weights file; the suffix of `name` chooses its format."""
 
     def rewrite(folder: Path) -> None:
         state = change(torch.load(folder / "pytorch_model.bin", weights_only=True))
@@ -149,13 +149,13 @@ def hide_behind_shards(**weight_map: str) -> Change:
 
 
 class Hostile:
-    """Something whose pickle calls a function."""
+    """An object whose pickle calls a function when it is loaded."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("echo from a pickle",)
 
 
-# What is wrong, the change that makes it so, and the file that a FAIL has to name.
+# Name of the fault, the change that makes it, and the file that a FAIL must name.
 BROKEN: dict[str, tuple[Change, str]] = {
     "no config": (remove("config.json"), "config.json"),
     "empty config": (write("config.json", b""), "config.json"),
@@ -267,9 +267,9 @@ def test_a_good_folder_has_every_check_and_no_complaint(folder: Path) -> None:
     found = by_name(checks)
     assert found["files"].found == "used: config.json, pytorch_model.bin, vocab.txt"
     assert "bert, 2 layers, width 32, 4 heads" in found["config"].found
-    assert found["device"].found.startswith(describe_device(choose_device()) + ", multiplies ")
+    assert found["device"].found.startswith(describe_device(choose_device()) + ", half precision: ")
     layouts = ConnectionBert.from_pretrained(folder).probe.layouts
-    assert f": {', '.join(layouts)} come right" in found["layouts"].found
+    assert f": {', '.join(layouts)} correct" in found["layouts"].found
 
 
 def test_what_a_cpu_runs_is_found_out_where_it_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,14 +335,14 @@ def test_the_real_model_has_no_complaint(minilm_path: Path) -> None:
                 edit_json("tokenizer_config.json", do_lower_case=False, tokenizer_class="PreTrainedTokenizerFast"),
             ),
             "casing",
-            "tokenizer.json counts",
-            "one and the same rule",
+            "tokenizer.json is used",
+            "the same rule",
         ),
         (edit_json("tokenizer_config.json", model_max_length=512), "length", "positions for 64", "model_max_length"),
         (
             several(as_sentence_transformer({}), edit_json("sentence_bert_config.json", max_seq_length=512)),
             "length",
-            "64 counts",
+            "64 is used",
             "set max_seq_length in sentence_bert_config.json to 64",
         ),
     ],
@@ -371,7 +371,7 @@ def test_prefixes_heads_and_ignored_files_are_told(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"something else")
     (folder / "modeling.py").write_text("raise SystemExit", "utf-8")
     found = by_name(examine(folder))
-    assert found["names"].found == "prefix 'module.bert.' taken off, 2 of heads or pooler left out"
+    assert found["names"].found == "prefix 'module.bert.' removed, 2 tensors of heads or pooler left out"
     assert found["files"].found.endswith("; ignored: modeling.py, pytorch_model.bin")
     assert {check.status for check in found.values()} == {"OK"}
 
@@ -397,7 +397,7 @@ def test_a_fault_does_not_keep_the_rest_from_being_looked_at(folder: Path) -> No
 def test_texts_are_left_alone_under_the_vocabulary_of_other_weights(folder: Path) -> None:
     edit_vocab(lambda tokens: [*tokens, "more", "most"])(folder)
     found = by_name(examine(folder, ["the cat"]))
-    assert found["vocabulary"].found == "vocab.txt: 300 tokens for 298 embedding rows, so that 2 have none"
+    assert found["vocabulary"].found == "vocab.txt: 300 tokens for 298 embedding rows, so 2 tokens have no row"
     assert "texts" not in found
 
 
@@ -499,7 +499,7 @@ def test_a_length_without_positions_is_a_failure(folder: Path, length: int) -> N
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory of a process is read from /proc")
 def test_no_weights_are_read(tmp_path: Path, tiny_bert_folder: Callable[..., Path]) -> None:
-    """Eight gigabytes that are promised by a header and lie in a sparse file leave memory as it is."""
+    """A header that declares eight gigabytes, in a sparse file, does not increase memory."""
     folder = tiny_bert_folder(tmp_path / "model", safetensors=True)
     small = load_file(folder / "model.safetensors")
     edit_json("config.json", vocab_size=64_000_000)(folder)
@@ -663,12 +663,12 @@ def test_names_of_files_do_not_drive_the_terminal(folder: Path, capsys: pytest.C
 def test_lines_are_wrapped_at_the_width_of_a_terminal() -> None:
     checks = [
         Check("files", "OK", "used: " + ", ".join(["config.json"] * 20)),
-        Check("casing", "WARN", "so", "hint it"),
+        Check("casing", "WARN", "so", "fix it"),
     ]
     lines = table_lines(checks, 80)
     assert max(map(len, lines)) <= 79 and len(lines) > 4
     assert all(line.startswith(" " * 14) for line in lines[1:-2])
-    assert lines[-2:] == ["WARN  casing  so; hint it", "1 OK, 1 WARN, 0 FAIL"]
+    assert lines[-2:] == ["WARN  casing  so; fix it", "1 OK, 1 WARN, 0 FAIL"]
     assert len(table_lines(checks, None)) == len(table_lines(checks, 30)) == 3
 
 
@@ -677,7 +677,7 @@ def test_lines_are_wrapped_at_the_width_of_a_terminal() -> None:
 
 @pytest.fixture
 def classifier(folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Return what makes a classifier's folder."""
+    """Return a function that makes a classifier's folder."""
 
     def make(kind: Any, classes: Any = ("contradiction", "entailment", "neutral"), pooling: Any = None) -> Path:
         model = ClassifierModel(ConnectionBert.from_pretrained(folder, "cpu", "float32"), kind, pooling=pooling)

@@ -1,4 +1,4 @@
-"""Attention for packed batches equals torch's, text by text; what an encoder does wrong, the probe finds."""
+"""Attention for packed batches equals torch's, text by text, and the probe finds encoders that run a layout wrongly."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ MODULE = nn.Identity()  # only stands where an attention layer would
 
 
 def batch_of(lengths: list[int], layout: Layout) -> PackedBatch:
-    """Return texts of these lengths in a layout."""
+    """Return a batch of texts of these lengths in a layout."""
     offsets = offsets_of(np.array(lengths))
     ids = np.arange(10, 10 + int(offsets[-1]), dtype=np.int32)
     return pack(TextTokens(ids, offsets), layout)
 
 
 def leaves(batch: PackedBatch) -> list[Tensor]:
-    """Return query, key and value of a batch, shape (R, H, C, d), wide enough that attention is far from even."""
+    """Return random query, key and value of a batch, shape (R, H, C, d), large enough for uneven attention weights."""
     n_rows, n_columns = batch.token_ids.shape
     return [torch.randn(n_rows, HEADS, n_columns, WIDTH, requires_grad=True) for _ in range(3)]
 
 
 def attend(batch: PackedBatch, inputs: list[Tensor], mask: Tensor | None, dropout: float = 0.0) -> Tensor:
-    """Return what packed attention gives for a batch, token by token: shape (T, H, d)."""
+    """Return the packed attention of a batch, token by token: shape (T, H, d)."""
     runs = Runs.of(batch) if batch.layout == "runs" else None
     output, weights = packed_attention(MODULE, *inputs, mask, dropout=dropout, packed_runs=runs)
     assert weights is None and output.shape == (*batch.token_ids.shape, HEADS, WIDTH)
@@ -48,7 +48,7 @@ def attend(batch: PackedBatch, inputs: list[Tensor], mask: Tensor | None, dropou
 
 
 def attend_text_by_text(batch: PackedBatch, inputs: list[Tensor]) -> Tensor:
-    """Return what torch's attention gives for each text alone: shape (T, H, d)."""
+    """Return torch's attention, computed for each text by itself: shape (T, H, d)."""
     bounds = [*batch.starts.tolist(), batch.n_tokens]
     flat = [tensor.transpose(1, 2).flatten(0, 1)[batch.cells] for tensor in inputs]  # (T, H, d)
     parts = []
@@ -228,7 +228,7 @@ def tiny_bert(tiny_bert_folder: Callable[..., Path], tmp_path_factory: pytest.Te
 
 
 def probe_of(model: ConnectionBert, forward: Callable[[PackedBatch], Tensor]) -> attention.ProbeResult:
-    """Return what the probe says of a forward built around a tiny encoder."""
+    """Return the probe's result for a forward built around a tiny encoder."""
     return probe(forward, int(model.plan.config.vocab_size), model.max_tokens, {"padding_id": 0})
 
 

@@ -1,4 +1,4 @@
-"""Compiled inference: the eager encoder's numbers, kept on disk safely, and given up when weights change."""
+"""Compiled inference gives the eager encoder's results, is kept on disk safely, and stops when the weights change."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def minilm(minilm_path: Path, cache_dir: Path) -> Iterator[tuple[SiameseBert, NDArray[np.float32]]]:
-    """Return the real model in float32, compiled, and the vectors of TEXTS that it gave before."""
+    """Return the real model in float32, compiled, and its vectors of TEXTS from before it was compiled."""
     model = SiameseBert.from_pretrained(minilm_path, device="cpu", precision="float32")
     eager = model.encode(TEXTS, on_truncate="ignore")
     yield model.compile(cache_dir), eager
@@ -153,7 +153,7 @@ def test_changed_weights_end_the_compiled_encoder(
             changed = model.encode(SENTENCE)
             model.encode(SENTENCE)
         assert [record.message for record in caplog.records if "compiled" in record.message] == [
-            "the compiled encoder is not used any more: the weights, their place or the precision changed; "
+            "the compiled encoder is no longer used: the weights, their place or the precision changed; "
             "call compile() again"
         ]
         assert np.abs(changed - before).max() > 0.01
@@ -200,9 +200,9 @@ def test_code_is_kept_only_where_nobody_else_writes(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
-    with pytest.raises(InputError, match="not yours alone"):
+    with pytest.raises(InputError, match="others can write to it"):
         private_folder(shared, tmp_path / "model")
-    with pytest.raises(InputError, match="lies in the model's folder"):
+    with pytest.raises(InputError, match="is in the model's folder"):
         private_folder(tmp_path / "model" / "cache", tmp_path / "model")
     assert not (tmp_path / "model").exists(), "something was made in a place that is refused"
     made = private_folder(tmp_path / "new" / "folder", tmp_path / "model")

@@ -1,4 +1,4 @@
-"""Which types a device multiplies, what says that its memory is gone, and who may use it."""
+"""The types that a device multiplies, which errors mean out of memory, and which processes can use a device."""
 
 from __future__ import annotations
 

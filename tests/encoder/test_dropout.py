@@ -1,4 +1,4 @@
-"""Dropout: masks are independent, at the right rate, the same from the same random state, and change nothing else."""
+"""Dropout masks are independent, have the right rate, repeat for the same random state, and change nothing else."""
 
 from __future__ import annotations
 

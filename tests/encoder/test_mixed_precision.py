@@ -1,4 +1,4 @@
-"""The encoder's layers in bfloat16 beside float32 weights: level with them, and their gradients led on in float32."""
+"""The bfloat16 copy of the layers follows the float32 weights, and its gradients are added to theirs in float32."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def run(model: SiameseBert, dtype: torch.dtype | None, micro_rows: int = N_ROWS,
 
 
 def gradients(model: SiameseBert) -> dict[str, Tensor]:
-    """Return the gradients by name, and forget them."""
+    """Return the gradients by name, and remove them from the parameters."""
     found = {name: p.grad.clone() for name, p in model.bert.encoder.named_parameters() if p.grad is not None}
     model.zero_grad()
     return found
 
 
 def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Return the length of the difference of all gradients, relative to that of the expected ones."""
+    """Return the norm of the difference of all gradients, relative to the norm of the expected ones."""
     assert found.keys() == expected.keys()
     difference = torch.cat([(found[name] - expected[name]).flatten() for name in expected])
     return float(difference.norm() / torch.cat([one.flatten() for one in expected.values()]).norm())
@@ -88,7 +88,7 @@ def test_kinds_that_look_up_tables_in_their_layers_stay_under_autocast(
     caplog.clear()  # of what was said of loading
     with caplog.at_level("INFO", "sbert_ft"), model.bert.trained_in(torch.bfloat16):
         assert model.bert.trained_copy is None
-        assert caplog.messages == [f"{kind} is trained under autocast, not on a bfloat16 copy"]
+        assert caplog.messages == [f"{kind} is trained under autocast, not with a bfloat16 copy"]
         run(model, torch.bfloat16)
     assert gradients(model)
 

@@ -1,4 +1,4 @@
-"""Packed batches: every token is found again, rows are full, and pooling equals a loop over the texts."""
+"""Packed batches keep every token, rows are full, and pooling equals a loop over the texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PADDING = -7  # a token that no text has
 
 
 def texts_of(lengths: list[int], *, typed: bool = False) -> TextTokens:
-    """Return texts of these lengths in which no token stands twice."""
+    """Return texts of these lengths in which no token appears twice."""
     offsets = offsets_of(np.array(lengths, np.int64))
     ids = np.arange(offsets[-1], dtype=np.int32) + 100
     return TextTokens(ids, offsets, (ids % 2).astype(np.uint8) if typed else None)
@@ -170,7 +170,7 @@ def test_rows_widen_by_a_fixed_step_and_take_the_longest_text() -> None:
 
 
 def room_of(lengths: NDArray[np.int64], padded: bool) -> int:
-    """Return the tokens that a batch of these lengths takes."""
+    """Return the number of tokens in a batch of these lengths."""
     return len(lengths) * int(lengths.max()) if padded else int(lengths.sum())
 
 

@@ -1,7 +1,7 @@
-"""Every kind of encoder gives the stock padded model's numbers in each layout that it is admitted to.
+"""Every kind of encoder gives the stock padded model's results in each layout that it may run.
 
-The reference is transformers' own class on a plain padded batch, tokenised by the tokenizers library; nothing of ours
-is in it. The encoders are small, with wide-spread random weights, so that a wrong mask, position or window shows.
+The reference is transformers' own class on a plain padded batch, tokenised by the tokenizers library; no code of this
+project is in it. The encoders are small, with large random weights, so that a wrong mask, position or window shows.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ ADMITTED: dict[str, tuple[Layout, ...]] = {
 EMBEDDING_TOLERANCE = 1e-5
 NEIGHBOUR_TOLERANCE = 5e-6
 # Relative to the largest gradient of the parameter. One that is zero but for rounding, such as that of a key's bias,
-# is held against a thousandth of the largest of all.
+# is compared with a thousandth of the largest of all.
 GRADIENT_TOLERANCE = 1e-4
 
 SIZES: dict[str, Any] = {
@@ -107,7 +107,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def tokenizer_of(kind: str) -> Tokenizer:
-    """Return a small tokenizer of the sort that this kind of encoder is published with."""
+    """Return a small tokenizer of the type that this kind of encoder is published with."""
     like_roberta = kind in OFFSET_KINDS
     special = ["<s>", "<pad>", "</s>", "<unk>"] if like_roberta else ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     unknown, first, last = ("<unk>", "<s>", "</s>") if like_roberta else ("[UNK]", "[CLS]", "[SEP]")
@@ -141,7 +141,7 @@ def tokenizer_of(kind: str) -> Tokenizer:
 
 
 def make_encoder_folder(target: Path, kind: str) -> Path:
-    """Write a small encoder of this kind by transformers' own classes, with tokenizer.json, and return its folder."""
+    """Write a small encoder of this kind with transformers' own classes, and a tokenizer.json; return its folder."""
     target.mkdir(parents=True)
     tokenizer = tokenizer_of(kind)
     tokenizer.save(str(target / "tokenizer.json"))
@@ -159,14 +159,14 @@ def make_encoder_folder(target: Path, kind: str) -> Path:
 
 
 def sentences(n: int, seed: int = 0) -> list[str]:
-    """Return texts of common words, 1 to 45 of them, short ones more often."""
+    """Return texts of 1 to 45 common words each, short texts more often."""
     draw = random.Random(seed)
     return [" ".join(draw.choices(WORDS, k=draw.choice([1, 2, 3, 5, 8, 8, 13, 21, 45]))) for _ in range(n)]
 
 
 @dataclass
 class Subject:
-    """An encoder as we load it, and as transformers does."""
+    """The same encoder loaded by this project and by transformers."""
 
     ours: ConnectionBert
     stock: torch.nn.Module
@@ -184,7 +184,7 @@ class Subject:
         return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
     def pool_ours(self, texts: list[str], layout: Layout) -> Tensor:
-        """Return our vectors, with gradients."""
+        """Return the vectors of this project's model, with gradients."""
         batch = self.ours.pack(self.framed(texts), layout)
         assert batch.layout == layout
         return batch.pool(self.ours(batch))
@@ -200,7 +200,7 @@ def load_subject(folder: Path) -> Subject:
 
 @pytest.fixture(scope="module")
 def subject_of(minilm_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subject]:
-    """Return the subject of a kind, or of the real MiniLM, each made once."""
+    """Return the `Subject` of a kind, or of the real MiniLM; each is made once."""
     folder = tmp_path_factory.mktemp("encoders")
 
     @cache
@@ -211,7 +211,7 @@ def subject_of(minilm_path: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
 
 def largest_difference(subject: Subject) -> float:
-    """Return the largest difference of any vector in any admitted layout to the stock padded model."""
+    """Return the largest difference from the stock padded model, of all vectors in all accepted layouts."""
     differences = []
     with torch.inference_mode():
         for n in (1, 2, 7, 32, 64):
@@ -327,12 +327,15 @@ def test_a_padded_kind_is_named_once_in_the_log(
         model = ConnectionBert.from_pretrained(folder, device="cpu", precision="float32")
         SiameseBert(model).encode(sentences(3))
     (record,) = caplog.records
-    assert "modernbert is padded, not packed: packed rows differs from the padded model" in record.getMessage()
+    assert (
+        "modernbert is run padded, not packed: layout rows was refused: differs from the padded model"
+        in record.getMessage()
+    )
 
 
 def test_a_layout_that_was_not_admitted_is_refused_with_the_reason(subject_of: Callable[[str], Subject]) -> None:
     subject = subject_of("mpnet")
-    with pytest.raises(InputError, match=r"layout runs is not run rightly by this encoder: .*attention function"):
+    with pytest.raises(InputError, match=r"does not run layout runs correctly: .*attention function"):
         subject.ours.pack(subject.framed(["a dog"]), "runs")
 
 
@@ -533,10 +536,10 @@ def test_a_device_is_chosen_or_refused_in_words() -> None:
         assert choose_device() == torch.device("cpu")
         with pytest.raises(ResourceError, match="mps is not there"):
             choose_device("mps")
-    with pytest.raises(ResourceError, match=r"cuda:77 is not there: torch .* sees"):
+    with pytest.raises(ResourceError, match=r"cuda:77 is not there: torch .* finds"):
         choose_device("cuda:77")
     for nonsense in ("gpu", "", "cuda:x", 3.5):
-        with pytest.raises(InputError, match="is no device"):
+        with pytest.raises(InputError, match="is not a device"):
             choose_device(nonsense)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="not supported"):
         choose_device("meta")
@@ -637,7 +640,7 @@ limit_to(50 * MIB)
 found = model.encode(texts)
 assert np.abs(found - expected).max() <= 5e-6, np.abs(found - expected).max()
 budgets = [int(w.split("at most ")[1].split()[0]) for w in warned]
-assert all("out of memory on cpu: going on with batches of at most" in w for w in warned), warned
+assert all("out of memory on cpu: continuing with batches of at most" in w for w in warned), warned
 assert 2 <= len(budgets) <= 5, warned
 assert budgets[0] <= 1024 and all(a >= 2 * b for a, b in zip(budgets, budgets[1:])), budgets
 print("halved", budgets)

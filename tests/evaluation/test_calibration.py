@@ -1,4 +1,4 @@
-"""From cosines to decisions: thresholds against all that could be chosen, calibrations, and what a folder keeps."""
+"""Tests of thresholds (against a search over all of them), calibrations, and their storage in a model folder."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DECISION = Decision(
 
 @st.composite
 def labelled(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores with ties, not all equal, and labels of both kinds."""
+    """Return scores with ties, not all equal, and both labels."""
     n = draw(st.integers(2, 30))
     score = st.integers(-20, 20).map(lambda i: i / 20)
     scores = draw(st.lists(score, min_size=n, max_size=n).filter(lambda s: len(set(s)) > 1))
@@ -70,7 +70,7 @@ def fitted(scores: np.ndarray, matches: np.ndarray, target: str = "f1", kind: Ca
 
 
 def reached(threshold: float, scores: np.ndarray, matches: np.ndarray) -> dict[str, float]:
-    """Return what a threshold reaches that accepts at least one pair."""
+    """Return precision, recall and F1 of a threshold that accepts at least one pair."""
     decided = scores >= threshold
     n_true, n_accepted, n_matches = (decided & matches).sum(), decided.sum(), matches.sum()
     precision, recall = n_true / n_accepted, n_true / n_matches
@@ -148,9 +148,8 @@ def test_equal_scores_are_accepted_together() -> None:
 
 def test_a_precision_that_cannot_be_reached_is_refused_with_what_can_be() -> None:
     scores, matches = np.array([0.9, 0.8, 0.7, 0.1]), np.array([False, True, True, False])
-    message = (
-        r"precision>=0.95 .*the highest precision is 0.6667, from 0.4000 on, with a recall of 1.0000; ask for less"
-    )
+    best = "0.6667, at a threshold of 0.4000, with a recall of 1.0000; lower the target"
+    message = f"precision>=0.95 .*the highest precision is {best}"
     with pytest.raises(InputError, match=message):
         fitted(scores, matches, "precision>=0.95")
     assert fitted(scores, matches, "precision>=0.66").threshold == pytest.approx(0.4)
@@ -194,13 +193,13 @@ def test_resamples_that_allow_no_threshold_give_no_interval() -> None:
         (
             [0.1, 0.2],
             [True, True],
-            "has 2 pairs, of which 2 match: a threshold is fitted on pairs that match and others",
+            "has 2 pairs, of which 2 match: a threshold needs matching and other pairs",
         ),
         ([0.1, 0.2], [False, False], "has 2 pairs, of which none matches"),
         ([], [], "has 0 pairs, of which none matches"),
         ([0.3, 0.3], [True, False], "all scores of 'some/where/dev.csv' are 0.3000"),
-        ([0.3, float("nan")], [True, False], "1 of 2 scores of 'some/where/dev.csv' are no cosines"),
-        ([0.3, 1.5], [True, False], "1 of 2 scores of 'some/where/dev.csv' are no cosines"),
+        ([0.3, float("nan")], [True, False], "1 of 2 scores of 'some/where/dev.csv' are not cosines"),
+        ([0.3, 1.5], [True, False], "1 of 2 scores of 'some/where/dev.csv' are not cosines"),
         ([0.3, 0.4, 0.5], [True, False], r"found shapes \(3,\) and \(2,\)"),
     ],
 )
@@ -308,7 +307,7 @@ def test_scores_that_fall_where_pairs_match_give_all_the_same_probability_and_a_
     scores, matches = noisy(400)
     decision = fitted(-scores, matches, kind=kind)
     (record,) = caplog.records
-    assert "scores are not higher where pairs belong together" in record.getMessage()
+    assert "matching pairs do not score higher than others" in record.getMessage()
     probabilities = decision.probability(np.linspace(-1, 1, 5))
     assert probabilities == pytest.approx([matches.mean()] * 5, abs=0.01)
 
@@ -496,9 +495,7 @@ def same_or_not() -> ConnectionDataset:
 
 
 def test_a_fitted_model_says_which_pairs_match_and_how_likely(model: SiameseBert) -> None:
-    with pytest.raises(
-        InputError, match=r"no stored threshold: fit one to it with fit_threshold .* or pass threshold="
-    ):
+    with pytest.raises(InputError, match=r"no stored threshold: fit one with fit_threshold .* or pass threshold="):
         model.match(PAIRS)
     with pytest.raises(InputError, match="no stored threshold"):
         model.predict_proba(PAIRS)
@@ -581,7 +578,9 @@ def test_the_model_card_says_from_where_on_texts_belong_together(model: SiameseB
     model.decision = DECISION
     model.save_pretrained(tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text("utf-8")
-    said = "0.5000 (90 % interval 0.4000 to 0.6250, chosen for precision>=0.95 on 1,500 pairs). On these it reaches "
+    said = (
+        "0.5000 (90 % interval 0.4000 to 0.6250, chosen for precision>=0.95 on 1,500 pairs). On these pairs it reaches "
+    )
     assert said + "precision 0.960" in card and "model.match(pairs)" in card and "model.predict_proba(pairs)" in card
     assert card.count("```") % 2 == 0
     model.decision = dataclasses.replace(DECISION, calibration=None)

@@ -1,4 +1,4 @@
-"""What rows say of a classifier, what it has to beat, and when somebody has to be told."""
+"""Tests of the evaluation of classifiers: results, baselines and warnings."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def film_rows(gold: list[int], name: str = "dev") -> EvaluationRows:
 
 
 def sure_logits(codes: list[int] | np.ndarray, n_classes: int = 3) -> np.ndarray:
-    """Return logits by which these classes are the likeliest ones."""
+    """Return logits whose most probable classes are these."""
     return (2 * np.eye(n_classes)[np.asarray(codes)]).astype(np.float32)
 
 
@@ -117,7 +117,7 @@ def test_logits_are_those_of_the_classifier(kind: Literal["towers", "joined", "s
 
 
 def test_rows_of_another_number_of_texts_are_refused(make_model: Make) -> None:
-    with pytest.raises(InputError, match="has one text, but the model takes 2 texts"):
+    with pytest.raises(InputError, match="has one text, but the model needs 2 texts"):
         logits_of(make_model("joined"), film_rows([0, 1, 2]))
 
 
@@ -240,7 +240,7 @@ def test_a_classifier_that_is_worse_than_before_is_told() -> None:
 def test_all_rows_called_one_class_are_told_once() -> None:
     result = result_of(GOLD, [0] * 60, MAJORITY_BASELINE, [1] * 60)
     found = class_alarms({"dev": result}, "macro_f1")
-    assert found[0].startswith("the tuned model calls all 60 rows of dev '보통'; train longer")
+    assert found[0].startswith("the tuned model predicts '보통' for all 60 rows of dev; train longer")
     assert found[1].startswith(
         "the tuned model is no better than the majority class on dev: macro_f1 differs by +0.0000"
     )

@@ -1,4 +1,4 @@
-"""Metrics of classes against scikit-learn, in every resample too, and what is undefined."""
+"""Tests of class metrics against scikit-learn, also in every resample, and of undefined metrics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PREDICTED = np.array([0, 0, 1, 1, 2, 2])
 
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the number of classes, the gold and two predictions, some classes absent from either."""
+    """Return the number of classes, the gold and two predictions; some classes are absent from some of them."""
     n, n_classes = draw(st.integers(3, 25)), draw(st.integers(2, 5))
     codes = st.lists(st.integers(0, n_classes - 1), min_size=n, max_size=n)
     gold, one, other = (np.array(draw(codes), np.int64) for _ in range(3))
@@ -42,7 +42,7 @@ def tables(draw: st.DrawFn) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def by_sklearn(name: str, predicted: np.ndarray, gold: np.ndarray) -> float | None:
-    """Return the metric by scikit-learn, None where it has no meaning."""
+    """Return the metric by scikit-learn, None if it is undefined."""
     if name == "accuracy":
         return float(sk.accuracy_score(gold, predicted))
     if name == "macro_f1":
@@ -53,7 +53,7 @@ def by_sklearn(name: str, predicted: np.ndarray, gold: np.ndarray) -> float | No
 
 
 def noisy(n: int, right: float, seed: int, n_classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Return predictions of which some share is right, and the gold, of unequal classes."""
+    """Return predictions that are partly right, and the gold, with unbalanced classes."""
     random = np.random.default_rng(seed)
     gold = random.choice(n_classes, n, p=np.arange(1, n_classes + 1) / np.arange(1, n_classes + 1).sum())
     return np.where(random.random(n) < right, gold, random.integers(n_classes, size=n)), gold
@@ -280,7 +280,7 @@ def test_wrong_arguments_are_refused_with_what_is_wrong() -> None:
         class_metrics(np.zeros(6, np.int64), GOLD, 2, FEW)
     with pytest.raises(InputError, match="predicted: there is a class number -1, expected 0 to 2"):
         confusion(PREDICTED - 1, GOLD, 3)
-    with pytest.raises(InputError, match="predicted has 5, gold has 6: expected one class number a row in each"):
+    with pytest.raises(InputError, match="predicted has 5, gold has 6: expected one class number per row in each"):
         per_class(PREDICTED[:5], GOLD, NAMES, FEW)
-    with pytest.raises(InputError, match=r"before: shape \(6,\) of float64, expected one whole number a row"):
+    with pytest.raises(InputError, match=r"before: shape \(6,\) of float64, expected one whole number per row"):
         class_differences(PREDICTED + 0.5, PREDICTED, GOLD, 3, FEW)

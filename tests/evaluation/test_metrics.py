@@ -1,4 +1,4 @@
-"""Metrics against scipy and scikit-learn, on random data and in every resample, and what is undefined."""
+"""Tests of metrics against scipy and scikit-learn, on random data and in every resample, and of undefined metrics."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BY_SKLEARN = {
     "recall": sk.recall_score,
     "mcc": sk.matthews_corrcoef,
 }
-# Few distinct scores, so that ties are common; whole numbers of hundredths, so that none is a tie but for rounding.
+# Few distinct scores, so that ties are common; whole numbers of hundredths, so that rounding makes no tie.
 SCORES = st.integers(-100, 100).map(lambda n: n / 100) | st.sampled_from([0.0, 0.5, 1.0, -1.0])
 
 
@@ -61,14 +61,14 @@ def labelled(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 def noisy(n: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores and the gold from 0 to 5 that they follow."""
+    """Return scores, and gold from 0 to 5 that is correlated with them."""
     random = np.random.default_rng(seed)
     gold = np.round(5 * random.random(n), 1)
     return (gold / 5 + random.normal(0, noise, n)).clip(-1, 1).astype(np.float32), gold
 
 
 def reference(name: str, predicted: np.ndarray, known: np.ndarray, threshold: float = 0.25) -> float | None:
-    """Return the metric by scipy or scikit-learn, None where it is undefined."""
+    """Return the metric by scipy or scikit-learn, None if it is undefined."""
     if name in GRADED:
         if len(np.unique(predicted)) == 1 or len(np.unique(known)) == 1:
             return None
@@ -115,7 +115,7 @@ def test_metrics_of_labels_are_those_of_scikit_learn(data: tuple[np.ndarray, np.
 
 
 def check(score: Score) -> None:
-    """Whatever the data: no NaN, within the range, and either a value or a reason why not."""
+    """For any data a metric is never NaN, is within its range, and has either a value or a reason."""
     content = score.to_json()
     assert list(content) == ["value", "low", "high", "reason"]
     assert json.loads(json.dumps(content, allow_nan=False)) == content
@@ -345,7 +345,7 @@ def test_undefined_correlations_are_none_with_a_reason_and_without_a_warning(
 
 def test_scores_that_differ_by_rounding_alone_have_no_pearson_correlation() -> None:
     found = graded_metrics(np.array([1.0, np.nextafter(1, 2), 1.0, 1.0]), [1, 2, 3, 4], FEW)
-    assert found["pearson"] == Score(None, reason="all scores are equal but for rounding")
+    assert found["pearson"] == Score(None, reason="all scores are equal up to rounding")
     assert found["spearman"].value is not None
 
 
@@ -400,11 +400,11 @@ def test_a_value_may_have_no_interval() -> None:
         ),
         (lambda: metric_value("f1", [1, 2, 3], None, np.array([True, False, True])), "'f1', expected one of"),
         (lambda: metric_value("pearson", [1, 2, 3], None), "pearson needs graded scores"),
-        (lambda: metric_value("roc_auc", [1, 2, 3], [1, 2, 3]), "roc_auc needs pairs that match"),
+        (lambda: metric_value("roc_auc", [1, 2, 3], [1, 2, 3]), "roc_auc needs labels"),
         (lambda: graded_metrics([1, 2, 3], [1, 2], FEW), "3 scores but 2 known"),
         (lambda: graded_metrics([1, 2, 3], [1, NAN, 2], FEW), "a gold score is NaN"),
         (lambda: graded_metrics([[1, 2, 3]], [[1, 2, 3]], FEW), "2 dimensions"),  # type: ignore[list-item]
-        (lambda: graded_metrics(["a", "b"], [1, 2], FEW), "predicted are no numbers"),  # type: ignore[list-item]
+        (lambda: graded_metrics(["a", "b"], [1, 2], FEW), "predicted are not numbers"),  # type: ignore[list-item]
         (lambda: label_metrics([1, 2, 3], np.array([1, 0, 1]), FEW), "type int64, expected bool"),
         (lambda: label_metrics([1, 2, 3], np.array([True]), FEW), "3 scores but 1 known"),
     ],

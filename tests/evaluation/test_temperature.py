@@ -1,4 +1,4 @@
-"""Temperatures against a search over all of them, and probabilities against scipy and scikit-learn."""
+"""Tests of temperatures against a grid search, and of probabilities against scipy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sbert_ft.evaluation.calibration import (
 
 
 def believable(n: int, n_classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits, and classes drawn with just the probabilities that these say."""
+    """Return logits, and classes drawn with the probabilities of these logits."""
     random = np.random.default_rng(seed)
     logits = random.normal(0, 2, (n, n_classes))
     cumulated = special.softmax(logits, axis=1).cumsum(axis=1)
@@ -91,7 +91,7 @@ def test_huge_logits_do_not_overflow() -> None:
         (np.zeros(1, np.int64), np.eye(3)[:1], "1 row, too few: at least 10 are needed"),
         (np.zeros(12, np.int64), np.eye(3)[np.arange(12) % 3], "all rows are of one class"),
         (np.arange(12) % 3, np.full((12, 3), 0.5), "all classes of each row are equally likely"),
-        (np.arange(12) % 3, np.eye(3)[np.arange(12) % 3], "all rows are right"),
+        (np.arange(12) % 3, np.eye(3)[np.arange(12) % 3], "all rows are classified correctly"),
     ],
 )
 def test_rows_that_cannot_tell_leave_the_temperature_at_1(

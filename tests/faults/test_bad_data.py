@@ -105,8 +105,8 @@ def arguments_of(command: str, case: Case, models: dict[str, Path], folder: Path
         more = [part for key in kept if key in options for part in (f"--{key.replace('_', '-')}", options[key])]
         return ["evaluate", models[rows.kind], file, "--json", "--samples", 10, *more, *reading]
     if command == "encode":
-        customary = rows.names[rows.n_texts - 1] in ("sentence2", "hypothesis")
-        column = names[-1] if names else rows.names[rows.n_texts - 1] if customary else None
+        usual = rows.names[rows.n_texts - 1] in ("sentence2", "hypothesis")
+        column = names[-1] if names else rows.names[rows.n_texts - 1] if usual else None
         named = [] if column is None or file.endswith(".txt") else ["--column", column]
         return ["encode", models["scores"], file, "-o", "out.npy", *named, *reading]
     model = models["texts" if rows.kind == "texts" else "scores" if command == "score" else "labels"]

@@ -193,7 +193,7 @@ def assert_doctor_agrees(case: Case, folder: Path, bench: Bench, sandbox: Path) 
     fails = case.expected == "refused" if case.doctor is None else case.doctor == "fails"
     assert bool(failed) == fails == (outcome.code == 1), failed or outcome.stdout
     assert not outcome.changed
-    return " ".join(f"{check['found']}; {check['mend']}" for check in failed)
+    return " ".join(f"{check['found']}; {check['hint']}" for check in failed)
 
 
 @pytest.mark.parametrize("name", IN_DEPTH)

@@ -459,7 +459,7 @@ def test_a_config_of_another_kind_in_the_runs_place_is_refused_however_deep(sber
     folder.mkdir()
     (folder / "config.json").write_text("[" * 100_000)
     ended = sbert_ft(*COMMANDS["train"], "--overwrite")
-    assert ended.code == 2 and "is not that of a run" in ended.err
+    assert ended.code == 2 and "is not from a run" in ended.err
     assert ended.written == {"out/config.json"}
 
 
@@ -623,7 +623,7 @@ def test_compiled_code_of_another_user_is_not_taken(tmp_path: Path) -> None:
     os.chown(package.path, 12345, 12345)
     assert not package.is_whole()
     os.chown(folder, 12345, 12345)
-    with pytest.raises(InputError, match="not yours alone"):
+    with pytest.raises(InputError, match="others can write to it"):
         private_folder(folder, tmp_path / "model")
     (tmp_path / "theirs").mkdir()
     os.chown(tmp_path / "theirs", 12345, 12345)

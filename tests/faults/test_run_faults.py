@@ -90,7 +90,7 @@ def test_a_terminal_that_closes_leaves_a_checkpoint(bench: Bench, where: tuple[s
     config = bench.config("short")
     ended = bench.train(config, strike=strike(where, nth, signal.SIGHUP))
     assert ended.code == 129 and "Traceback" not in ended.said, ended.said
-    assert f"ended by SIGHUP after step {step}; go on with --resume" in ended.said
+    assert f"ended by SIGHUP after step {step}; continue with --resume" in ended.said
     assert newest_step(folder_of(config)) == step
     assert bench.resume(config).code == 0
     assert_same_run(folder_of(config), bench.unbroken("short"))
@@ -141,7 +141,7 @@ def test_a_folder_that_goes_ends_the_run_and_is_not_made_anew(
     ended = bench.train(config, strike=strike(where, nth, shell=line))
     assert ended.code == 2 and "Traceback" not in ended.said, ended.said
     assert f"{folder}' was removed, moved or unmounted while the run wrote to it" in ended.said
-    assert ("another folder stands in its place" in ended.said) == other
+    assert ("another folder is in its place" in ended.said) == other
     assert not folder.exists() or tree(folder) == {"thesis.txt": b"mine\n"}
 
 
@@ -210,7 +210,7 @@ def test_a_disk_that_is_full_read_only_or_unmounted(bench: Bench) -> None:
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     full, roomy, read_only, unmounted, end = done.stderr.split("\n## ")
     assert "checkpoints and model take some" in full and "may end before it is finished" in full
-    assert "No space left on device" in full and "is still there: mend this, then go on with --resume" in full
+    assert "No space left on device" in full and "is still there: fix this, then continue with --resume" in full
     assert roomy.startswith("full 2\n") and "going on after step" in roomy
     assert read_only.startswith("roomy 0\n") and "Read-only file system" in read_only
     assert unmounted.startswith("read-only 2\n")
@@ -244,8 +244,8 @@ def damage(config: Path, name: str, content: bytes | None) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "has no line of the steps up to 10"),
-        (b"\x00\xff garbage\n[]\n{\n", "3 lines are no JSON objects and left out"),
+        (None, "has no lines for the steps up to 10"),
+        (b"\x00\xff garbage\n[]\n{\n", "3 lines are not JSON objects and were skipped"),
     ],
     ids=["deleted", "garbage"],
 )
@@ -269,7 +269,7 @@ def test_a_configuration_edited_where_nothing_reads_it_is_said_and_written_anew(
     damage(config, "config.json", content)
     ended = bench.resume(config)
     assert ended.code == 0, ended.said
-    assert "config.json' was edited or damaged since the run began and is written anew" in ended.said
+    assert "config.json' was edited or damaged since the run began and is written again" in ended.said
     assert json.loads((folder_of(config) / "config.json").read_text()) == before
     assert_same_run(folder_of(config), bench.unbroken("short"))
 
@@ -286,7 +286,7 @@ def test_a_run_that_nothing_says_the_beginning_of_goes_on_only_where_that_is_all
     assert "fingerprint.json" in ended.said and "--allow-changes" in ended.said and "--overwrite" in ended.said
     assert tree(folder_of(config)) == before
     ended = bench.resume(config, "--allow-changes")
-    assert ended.code == 0 and "without being held against it" in ended.said
+    assert ended.code == 0 and "without being checked against it" in ended.said
     assert_same_run(folder_of(config), bench.unbroken("short"))
     assert "was finished" in bench.resume(config).said
 
@@ -307,7 +307,7 @@ def test_without_any_checkpoint_the_run_begins_again_and_says_so(bench: Bench, s
     config = bench.copy_of(stopped)
     shutil.rmtree(folder_of(config) / "checkpoints")
     ended = bench.resume(config)
-    assert ended.code == 0 and "holds no checkpoint: the run begins again with its first step" in ended.said
+    assert ended.code == 0 and "holds no checkpoint: the run starts again from its first step" in ended.said
     assert_same_run(folder_of(config), bench.unbroken("short"))
 
 

@@ -1,4 +1,4 @@
-"""The CUDA paths on a card that is not there (`fake_card/card.py`): nothing raises, waits or blocks."""
+"""The CUDA code on a simulated device (`fake_card/card.py`): nothing raises, waits or blocks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pinned_torch() -> str:
 
 @pytest.fixture(scope="session")
 def guard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return where the guard is compiled to, once a session."""
+    """Return the folder into which the guard is compiled, once for each test session."""
     if shutil.which(os.environ.get("CXX") or "g++") is None:
         pytest.skip("the fake card needs a C++ compiler (g++, or what CXX names)")
     if version("torch").partition("+")[0] != pinned_torch():
@@ -43,7 +43,7 @@ def guard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_journeys(
     guard_folder: Path, tiny_bert_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Told]:
-    """Return what runs a group of journeys in a process of its own and gives what each came to, by name."""
+    """Return a function that runs a group of journeys in its own process and returns their results by name."""
     model = tiny_bert_folder(
         tmp_path_factory.mktemp("card") / "model", hidden_size=64, layers=N_LAYERS, heads=2, intermediate=128
     )
@@ -64,7 +64,7 @@ def run_journeys(
 
 
 def of_function(counted: dict[str, int], *functions: str) -> int:
-    """Return how many waits or copies one of these functions asked for, such as ``loop.check``."""
+    """Return how many waits or copies these functions, such as ``loop.check``, requested."""
     return sum(n for place, n in counted.items() if place.partition(": ")[2].partition(" < ")[0] in functions)
 
 
@@ -99,7 +99,7 @@ def test_encoding_waits_for_the_card_once_a_window(run_journeys: Callable[[str],
     assert scored["shape"] == [60] and sum(scored["waits"].values()) == 2 * scored["windows"]
     assert "model.safetensors" in told["save"]["files"]
     assert told["doctor"]["device"] == "cuda:0 (fake card, 139.0 GiB), multiplies bfloat16 and float16"
-    assert told["doctor"]["layouts"] == "run on cuda:0 in bfloat16: rows, runs, padded come right"
+    assert told["doctor"]["layouts"] == "run on cuda:0 in bfloat16: rows, runs, padded correct"
     # what loads a model within the journey sends its weights
     blocking = {name: journey["blocking"] for name, journey in told.items() if journey["blocking"]}
     assert set(blocking) == {"doctor"}

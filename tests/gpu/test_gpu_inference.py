@@ -1,4 +1,4 @@
-"""On a CUDA device: the same vectors and gradients as on the CPU, by the kernels meant for it."""
+"""A CUDA device gives the same vectors and gradients as the CPU, and uses the kernels meant for it."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ LEAST_COSINE = {"bfloat16": 0.998, "float16": 0.9999}
 
 
 def sentences(n: int) -> list[str]:
-    """Return texts of common words, 1 to 45 of them."""
+    """Return texts of 1 to 45 common words each."""
     draw = random.Random(7)
     return [" ".join(draw.choices(WORDS, k=draw.choice([1, 2, 3, 5, 8, 8, 13, 21, 45]))) for _ in range(n)]
 
 
 def framed(model: ConnectionBert, texts: list[str]) -> TextTokens:
-    """Return the texts' tokens with special ones."""
+    """Return the texts' tokens with special tokens."""
     return model.tokenizer.frame(model.tokenizer.tokenize(texts), model.max_tokens)
 
 
 def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the cosine of each row of one with that of the other."""
+    """Return the cosine of each row of one tensor with the same row of the other."""
     return (left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
 
 
 @pytest.fixture(autouse=True)
 def _exact_float32() -> None:
-    """Keep float32 products from being rounded to TF32, which is the default of torch, too."""
+    """Compute float32 products without rounding to TF32, which is also torch's default."""
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
@@ -168,7 +168,7 @@ KINDS = ("towers", "joined", "single")
 
 
 def rows_for(kind: str, n: int) -> list[object]:
-    """Return texts, or pairs of texts of which some are long."""
+    """Return texts, or pairs of texts; some are long."""
     firsts, seconds = sentences(n), sentences(2 * n)[n:]
     return list(firsts) if kind == "single" else list(zip(firsts, seconds, strict=True))
 

@@ -1,4 +1,4 @@
-"""What `make gpu` leaves for each part, whatever becomes of the others, and what `make gpu-bundle` gathers."""
+"""The files that `make gpu` writes for each part, even if others fail, and those that `make gpu-bundle` collects."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_script(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def state_of(folder: Path) -> dict[str, int]:
-    """Return the files of a folder, which may be absent, with the time of their last change."""
+    """Return the files of a folder with the time of their last change; the folder may be absent."""
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*")}
 
 
@@ -87,7 +87,7 @@ def test_without_a_card_nothing_is_begun() -> None:
 
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, ModuleType]]:
-    """The modules of the bundle, which import each other by their bare names."""
+    """The bundle's modules, which import each other by name without a package."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module("bundle"), importlib.import_module("gpu_bundle")
 

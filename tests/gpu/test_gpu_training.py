@@ -1,4 +1,4 @@
-"""Fine-tuning on a CUDA device: it learns as on a CPU, lives with little memory, and leaves what a CPU loads."""
+"""Fine-tuning on a CUDA device learns as on a CPU, works with little memory, and saves models that a CPU can load."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def rows(n: int) -> ConnectionDataset:
 
 
 def without_dropout(model: Model) -> Model:
-    """Return the model with all dropout layers off for good."""
+    """Return the model with all dropout rates set to 0."""
     for layer in model.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.p = 0.0
@@ -119,7 +119,7 @@ def test_a_run_begun_on_the_card_goes_on_there(minilm_path: Path, tmp_path: Path
 
 @contextmanager
 def interrupted_in_step(number: int) -> Iterator[None]:
-    """Send this process a Ctrl-C from within the optimizer step with this number, counted from 1."""
+    """Send this process SIGINT within the optimizer step with this number, counted from 1."""
     n_steps = 0
 
     def count(*_: object) -> None:
@@ -176,7 +176,7 @@ def test_checkpointed_activations_take_less_memory(minilm_path: Path) -> None:
 
 
 def classified(kind: str, n: int) -> ConnectionDataset:
-    """Return the first sample pairs with a class, or for the kind single their first texts."""
+    """Return the first sample pairs, or for the kind single their first texts, each with a class."""
     reading = Reading(label_kind="classes")
     whole = ConnectionDataset.from_file(DATA / "nli_train.csv", reading)
     pairs = list(whole.pairs())[:n]
@@ -187,12 +187,12 @@ def classified(kind: str, n: int) -> ConnectionDataset:
 
 
 def texts_of(data: ConnectionDataset) -> list[Any]:
-    """Return what a classifier takes: texts, or pairs of texts."""
+    """Return the inputs of a classifier: texts, or pairs of texts."""
     return [row[0] if len(row) == 1 else row for row in data.rows_of_texts()]
 
 
 def classifier(folder: Path, kind: str, device: str, **options: Any) -> BertClassifier:
-    """Return a classifier without a head, float32 weights."""
+    """Return a classifier without a head, with float32 weights."""
     return BertClassifier(ConnectionBert.from_pretrained(folder, device, "float32"), kind, **options)  # type: ignore[arg-type]
 
 

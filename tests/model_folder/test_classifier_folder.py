@@ -1,4 +1,4 @@
-"""Classifiers' folders: stock ones of every kind as others read and write them, ours with a head beside the encoder."""
+"""Folders of classifiers: stock ones of every kind, compared with other libraries, and ours with a head file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LONG = [(" ".join(sentences(20, seed=3)), " ".join(sentences(9, seed=4))), ("a",
 
 
 def make_stock_folder(target: Path, kind: str, n_labels: int = 3, **config_extra: object) -> Path:
-    """Write a small stock classifier of this kind by transformers' own classes and return its folder."""
+    """Write a small stock classifier of this kind with transformers' own classes and return its folder."""
     target.mkdir(parents=True)
     tokenizer = tokenizer_of(kind)
     ids = tokenizer.get_vocab()
@@ -82,7 +82,7 @@ def logits_of(model: ClassifierModel, rows: list[Any], batch_size: int = 32) -> 
 
 
 def logits_of_stock(folder: Path, rows: list[Any]) -> NDArray[np.float32]:
-    """Return the logits of transformers' own model, row by row, cut by its own tokenizer."""
+    """Return the logits of transformers' own model, row by row, with texts cut by its own tokenizer."""
     model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     found = []
@@ -113,7 +113,7 @@ def minilm(minilm_path: Path) -> ConnectionBert:
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a stock classifier of three classes, not to be changed."""
+    """Return the folder of a stock classifier of three classes; tests must not change it."""
     return make_stock_folder(tmp_path_factory.mktemp("stock") / "model", "bert")
 
 
@@ -157,7 +157,7 @@ def test_kinds_without_a_table_entry_are_refused_with_the_way_out(tmp_path: Path
     others = [kind for kind in KINDS if kind not in STOCK_HEADS]
     assert others == ["modernbert"]
     folder = make_stock_folder(tmp_path / "theirs", "modernbert")
-    with pytest.raises(ModelFolderError, match=r"modernbert.*is not run here.*bert, roberta"):
+    with pytest.raises(ModelFolderError, match=r"modernbert.*is not supported.*bert, roberta"):
         load(folder)
     bert = ConnectionBert.from_pretrained(folder, device="cpu")
     with pytest.raises(InputError, match=r"pooling 'pooler'.*modernbert.*pooling 'mean'"):
@@ -385,7 +385,7 @@ def test_a_decision_is_kept_with_a_classifier_and_is_none_about_its_encoders_cos
     again = load(tmp_path / "saved")
     assert again.decision == model.decision
     assert again.match(PAIRS).tolist() == (model.predict_proba(PAIRS)[:, 1] >= 0.25).tolist()
-    assert "from the probability 0.2500" in (tmp_path / "saved" / "README.md").read_text("utf-8")
+    assert "the probability is at least 0.2500" in (tmp_path / "saved" / "README.md").read_text("utf-8")
     assert SiameseBert.from_pretrained(tmp_path / "saved", device="cpu").decision is None
     content = settings_of(tmp_path / "saved", "sbert_ft.json")
     for key, value, expected in [
@@ -418,7 +418,7 @@ def test_a_folder_without_a_head_names_how_to_make_one(
     [
         ({"id2label": {"0": "a", "1": "b"}}, "3 x 32, but id2label names 2 classes"),
         ({"id2label": {"0": "a", "2": "b", "3": "c"}}, "expected 0 to 2"),
-        ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "'a' stands twice"),
+        ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "'a' appears twice"),
         ({"id2label": [1, 2]}, "expected the classes' names"),
         ({"problem_type": "multi_label_classification"}, "multi-label classification is out of scope"),
         ({"classifier_dropout": 5.0}, "classifier_dropout is '5.0', expected a probability"),

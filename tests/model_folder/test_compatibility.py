@@ -1,4 +1,4 @@
-"""Folders that everybody loads: ours in sentence-transformers and transformers, theirs here, and whole saves."""
+"""Folders that load in other libraries: ours in sentence-transformers and transformers, theirs here; complete saves."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ NAMES = {
 
 @pytest.fixture(scope="module")
 def korean(tmp_path_factory: pytest.TempPathFactory, ko_vocab: Path, tiny_bert_folder: Callable[..., Path]) -> Path:
-    """Return a small cased Korean model with random weights, as it is downloaded."""
+    """Return a small cased Korean model with random weights, in a folder as it is downloaded."""
     tokens = (ko_vocab / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
     folder = tiny_bert_folder(
         tmp_path_factory.mktemp("korean") / "model", vocab=tokens, hidden_size=64, intermediate=128, max_positions=300
@@ -69,7 +69,7 @@ def korean(tmp_path_factory: pytest.TempPathFactory, ko_vocab: Path, tiny_bert_f
 
 @pytest.fixture(scope="module", params=["MiniLM", "Korean"])
 def source(request: pytest.FixtureRequest) -> Path:
-    """Return the real MiniLM, and the small Korean model."""
+    """Return the folder of the real MiniLM, then that of the small Korean model."""
     path: Path = request.getfixturevalue("minilm_path" if request.param == "MiniLM" else "korean")
     return path
 
@@ -81,7 +81,7 @@ def ours(source: Path) -> SiameseBert:
 
 @pytest.fixture(scope="module")
 def saved(ours: SiameseBert, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder that we have saved."""
+    """Return a folder that sbert_ft has saved."""
     target = tmp_path_factory.mktemp("saved") / "model"
     ours.save_pretrained(target)
     return target
@@ -92,7 +92,7 @@ def load(folder: Path, precision: Precision = "float32") -> SiameseBert:
 
 
 def assert_same_vectors(model: SiameseBert, reference: SentenceTransformer, texts: list[str], what: str) -> None:
-    """Hold the vectors of all batch sizes against each other."""
+    """Check that the vectors are the same in all batch sizes."""
     vectors = {size: model.encode(texts, batch_size=size, on_truncate="ignore") for size in (1, 32)}
     expected = {size: reference.encode(texts, batch_size=size) for size in (1, 32)}
     largest = max(float(np.abs(vectors[a] - expected[b]).max()) for a in vectors for b in expected)
@@ -101,7 +101,7 @@ def assert_same_vectors(model: SiameseBert, reference: SentenceTransformer, text
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """Return the digest of every file by its name."""
+    """Return the digest of every file by its path."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -208,7 +208,7 @@ def test_prompts_similarity_and_pooling_are_saved(small: SiameseBert, tmp_path: 
 
 @pytest.fixture(scope="module")
 def theirs(source: Path) -> SentenceTransformer:
-    """Return the source in sentence-transformers."""
+    """Return the source loaded in sentence-transformers."""
     if (source / "modules.json").exists():
         return SentenceTransformer(str(source), device="cpu")
     encoder = Transformer(str(source))
@@ -470,7 +470,7 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_the_old_folder_whole(
 
 @pytest.fixture(scope="module")
 def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a small RoBERTa as it was downloaded of old: byte-level vocab.json and merges.txt."""
+    """Return a small RoBERTa as in old downloads: byte-level vocab.json and merges.txt."""
     folder = tmp_path_factory.mktemp("roberta") / "model"
     folder.mkdir()
     backend = Tokenizer(models.BPE())

@@ -1,4 +1,4 @@
-"""Model folders: every layout is read for what it says, and what is not run here is refused by name."""
+"""Model folders: every layout is read correctly, and modules that are not supported are refused by name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEAN = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
 
 
 def write(path: Path, content: object) -> None:
-    """Write JSON, with the folder that it needs."""
+    """Write JSON; its folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
 
@@ -38,7 +38,7 @@ def write_modules(folder: Path, *modules: tuple[str, str]) -> None:
 
 
 def as_sentence_transformer(folder: Path, pooling: dict[str, Any] | None = None, **settings: Any) -> Path:
-    """Make a bare folder one of sentence-transformers with this pooling and config_sentence_transformers.json."""
+    """Turn a bare folder into one of sentence-transformers, with this pooling and config_sentence_transformers.json."""
     write_modules(folder, ("", TRANSFORMER), ("1_Pooling", POOLING))
     write(folder / "1_Pooling" / "config.json", MEAN if pooling is None else pooling)
     write(folder / "sentence_bert_config.json", {"max_seq_length": 40, "do_lower_case": False})
@@ -53,7 +53,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, tiny_bert_folder: Callabl
 
 @pytest.fixture
 def bare(tmp_path: Path, original: Path) -> Path:
-    """Return a bare trio that the test may change."""
+    """Return the folder of a bare trio that the test may change."""
     return Path(shutil.copytree(original, tmp_path / "model"))
 
 
@@ -62,7 +62,7 @@ def load(folder: Path) -> SiameseBert:
 
 
 def assert_as_sentence_transformers(folder: Path, **options: Any) -> SiameseBert:
-    """Hold our vectors against those of sentence-transformers on the same folder, and return our model."""
+    """Compare our vectors with those of sentence-transformers from the same folder, and return our model."""
     model = load(folder)
     reference = SentenceTransformer(str(folder), device="cpu")
     expected = reference.encode(TEXTS, **options)

@@ -1,4 +1,4 @@
-"""Models saved over what is there: what is in the way is refused first, errors put all back, what is abandoned goes."""
+"""Saving a model over existing files: obstacles are refused first, errors restore all, abandoned files are removed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_bert_folder: Callable[.
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
-    """Return all below `folder`: the bytes of files, None for folders."""
+    """Return everything below `folder` by path: the bytes of files, None for folders."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
@@ -124,7 +124,7 @@ def test_a_folder_without_its_config_is_refused_whatever_else_is_in_it(model: Si
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Return a process that is about to save beside `tmp_path / "model"`."""
+    """Yield a process that is about to save beside `tmp_path / "model"`."""
     with subprocess.Popen(
         [sys.executable, "-c", HELD, str(tmp_path / "model")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

@@ -1,4 +1,4 @@
-"""Weights of model folders: good ones of every layout are read exactly, bad ones end in one clear sentence."""
+"""Weights of model folders: good ones of every layout are read exactly, bad ones are refused with a clear message."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def as_bin(value: Any, legacy: bool = False) -> bytes:
 
 
 def as_header(header: Any, data: bytes = b"") -> bytes:
-    """Return a safetensors file with any header at all."""
+    """Return a safetensors file with this header, valid or not."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
@@ -57,7 +57,7 @@ def entry(**changes: Any) -> dict[str, Any]:
 
 
 def with_records(raw: bytes, compression: int = zipfile.ZIP_STORED, **changes: bytes) -> bytes:
-    """Return the zip `raw` written anew, with records named in `changes` (data_pkl is data.pkl) replaced."""
+    """Return the zip `raw` written again, with the records named in `changes` (data_pkl is data.pkl) replaced."""
     buffer, old = io.BytesIO(), zipfile.ZipFile(io.BytesIO(raw))
     with zipfile.ZipFile(buffer, "w", compression) as new:
         for name in old.namelist():
@@ -75,7 +75,7 @@ def zip_of(records: dict[str, bytes]) -> bytes:
 
 
 def as_int8() -> dict[str, torch.Tensor]:
-    """Return the small weights as if quantised."""
+    """Return the small weights as if quantized."""
     return {name: tensor.to(torch.int8) for name, tensor in small_weights().items()}
 
 
@@ -85,7 +85,7 @@ def pickle_of(raw: bytes) -> bytes:
 
 
 def call_of(name: str, argument: str) -> bytes:
-    """Return a pickle that calls `name` ("posix system") with a text."""
+    """Return a pickle that calls `name` ("posix system") with a string."""
     module, function = name.split()
     return (
         PICKLE_HEAD
@@ -97,7 +97,7 @@ def call_of(name: str, argument: str) -> bytes:
 
 
 def read_folder(folder: Path, expected: dict[str, tuple[int, ...]] | None = None) -> dict[str, torch.Tensor]:
-    """Return the tensors of a folder as a loader of models reads them."""
+    """Return the tensors of a folder, read as when a model is loaded."""
     weights = find_weights(folder)
     match = match_names(weights.tensors, EXPECTED if expected is None else expected, "bert")
     check_match(match, folder)
@@ -453,7 +453,7 @@ def test_changed_bytes_in_the_data_of_a_bin_are_seen_by_their_checksum(tmp_path:
 
 
 def test_a_record_of_a_bin_marked_as_folder_is_refused(tmp_path: Path) -> None:
-    """torch reads nothing for such a record, and gives memory with whatever was there before."""
+    """torch reads nothing for such a record, and returns memory with whatever was there before."""
     changed = bytearray(GOOD_BIN)
     name_in_directory = GOOD_BIN.rindex(b"archive/data/0")
     changed[name_in_directory - 46 + 38] |= 0x10
@@ -591,7 +591,7 @@ def test_an_index_without_a_weight_map_is_refused(tmp_path: Path, content: str) 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin", "legacy bin"])
 def test_random_damage_gives_the_same_tensors_or_a_clear_error(tmp_path: Path, kind: str) -> None:
-    """Only the zip of a .bin has checksums: elsewhere, changed data may pass as other numbers."""
+    """Only the zip of a .bin has checksums: in other files, changed data may be read as other numbers."""
     content = {"safetensors": GOOD_SAFETENSORS, "bin": GOOD_BIN, "legacy bin": GOOD_LEGACY}[kind]
     n_checked = 8 + int.from_bytes(content[:8], "little") if kind == "safetensors" else len(content)
     path = tmp_path / (SAFETENSORS if kind == "safetensors" else BIN)
@@ -662,7 +662,7 @@ def test_hostile_headers_take_little_memory(tmp_path: Path) -> None:
 
 
 def infos(**shapes: tuple[int, ...]) -> dict[str, TensorInfo]:
-    """Return float32 headers; "__" in a keyword stands for a dot."""
+    """Return the headers of float32 tensors; "__" in a keyword stands for a dot."""
     return {name.replace("__", "."): TensorInfo(shape, "float32") for name, shape in shapes.items()}
 
 

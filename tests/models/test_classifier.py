@@ -1,4 +1,4 @@
-"""Classifiers in use: rows of one and two texts, scikit-learn's manners, cuts, batching, decisions, what is refused."""
+"""Classifiers in use: rows of one and two texts, scikit-learn's conventions, cuts, batches, decisions, bad inputs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def bert(folder: Path) -> ConnectionBert:
 
 
 def make(bert: ConnectionBert, kind: Any = "joined", classes: Any = ("a", "b", "c"), **options: Any) -> ClassifierModel:
-    """Return a classifier whose random head is wide enough for rows to differ."""
+    """Return a classifier with a random head whose weights are large enough that the rows' results differ."""
     model = ClassifierModel(bert, kind, **options)
     model.start_head(classes)
     model.calibrate(0.05)
@@ -144,7 +144,7 @@ def test_one_output_is_a_score_on_the_scale_of_its_training(bert: ConnectionBert
     np.testing.assert_allclose(model.connection_scores(PAIRS), sigmoid, atol=1e-6)
     gold = [0.1, 3, 2, 4, 1, 2.5, 4]
     assert model.score(PAIRS, gold) == pytest.approx(spearmanr(sigmoid, gold).statistic)
-    with pytest.raises(InputError, match=r"one output and no classes: predict gives"):
+    with pytest.raises(InputError, match=r"one output and no classes; use predict"):
         model.predict_proba(PAIRS)
     with pytest.raises(InputError, match="one output and no classes"):
         _ = model.classes_
@@ -420,15 +420,15 @@ def test_wrong_arguments_are_refused(bert: ConnectionBert, options: dict[str, An
     [
         ([], "fewer: none"),
         (["a"], "fewer: 'a'"),
-        (["a", "a"], "'a' stands twice"),
-        ([1, 1.0], "stands twice"),
-        ([0, False], "stands twice"),
+        (["a", "a"], "'a' appears twice"),
+        ([1, 1.0], "appears twice"),
+        ([0, False], "appears twice"),
         (["a", 1], "of two types"),
         (["a", None], "'None' is of type NoneType"),
         ([("a",), ("b",)], "of type tuple"),
-        ([1.0, float("nan")], "no finite number"),
-        (["a", "b\ud800"], "no file of names can"),
-        (["a", "b\0"], "no file of names can"),
+        ([1.0, float("nan")], "not a finite number"),
+        (["a", "b\ud800"], "cannot be saved"),
+        (["a", "b\0"], "cannot be saved"),
         ("ab", "expected a list of labels"),
         (3, "expected a list of labels"),
     ],
@@ -461,7 +461,7 @@ def test_a_classifier_without_a_head_says_that_it_is_not_fitted(bert: Connection
 @pytest.mark.parametrize(
     ("gold", "message"),
     [
-        (["a"], "7 rows and y has 1 labels"),
+        (["a"], "7 rows, but y has 1 labels"),
         ([1] * 7, r"label at position 0 is '1' \(int\), but the classes are words: 'a', 'b', 'c'"),
         ([None] * 7, "label at position 0"),
     ],
@@ -473,7 +473,7 @@ def test_gold_of_another_sort_is_refused(bert: ConnectionBert, gold: list[Any], 
 
 def test_graded_gold_must_be_numbers_that_differ(bert: ConnectionBert) -> None:
     model = make(bert, classes=None)
-    with pytest.raises(InputError, match="no number"):
+    with pytest.raises(InputError, match="not a number"):
         model.score(PAIRS, ["high"] * 7)
     with pytest.raises(InputError, match="not defined"):
         model.score(PAIRS, [1] * 7)

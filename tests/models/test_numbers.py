@@ -1,4 +1,4 @@
-"""Every vector, score and metric is a finite number, or is refused, or is null with a reason: never NaN in silence."""
+"""Every vector, score and metric is a finite number, or raises an error, or is null with a reason: never a NaN."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_bert_folder: Callable[
 
 @pytest.fixture
 def bert(folder: Path) -> ConnectionBert:
-    """Return an encoder whose weights the test may spoil."""
+    """Return an encoder whose weights the test may damage."""
     return ConnectionBert.from_pretrained(folder, device="cpu", precision="float32")
 
 
 @pytest.fixture(scope="module")
 def overflowing(tmp_path_factory: pytest.TempPathFactory, tiny_bert_folder: Callable[..., Path]) -> Path:
-    """Return a folder whose weights are finite, and whose activations float16 cannot hold."""
+    """Return a folder of a model with finite weights, whose activations are too large for float16."""
     folder = tiny_bert_folder(tmp_path_factory.mktemp("wide") / "model")
     weights = torch.load(folder / "pytorch_model.bin", weights_only=True)
     for name, tensor in weights.items():
@@ -48,13 +48,13 @@ def overflowing(tmp_path_factory: pytest.TempPathFactory, tiny_bert_folder: Call
 
 
 def spoil(bert: ConnectionBert, value: float) -> None:
-    """Make one weight of the last layer norm what it must not be, as a run that diverges does."""
+    """Set one weight of the last layer norm to `value`, such as NaN, as a diverging training run does."""
     with torch.no_grad():
         bert.encoder.get_parameter("encoder.layer.1.output.LayerNorm.weight")[3] = value
 
 
 def scaled(bert: ConnectionBert, factor: float) -> SiameseBert:
-    """Multiply every vector by `factor`, nearly."""
+    """Multiply every vector by about `factor`."""
     with torch.no_grad():
         for name in ("weight", "bias"):
             bert.encoder.get_parameter(f"encoder.layer.1.output.LayerNorm.{name}").mul_(factor)
@@ -305,7 +305,7 @@ def test_a_vector_depends_on_neither_threads_nor_padding(folder: Path, stsb_sent
 
 
 def strict(text: str) -> Any:
-    """Return what JSON holds; NaN and Infinity are none."""
+    """Return the content of JSON, in which NaN and Infinity are errors."""
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is no JSON")
@@ -314,7 +314,7 @@ def strict(text: str) -> Any:
 
 
 def nulls_without_reason(value: Any) -> list[Any]:
-    """Return the scores in a report whose value is null and that do not say why."""
+    """Return the scores in a report that are null without a reason."""
     if isinstance(value, dict):
         own = [value] if "value" in value and value["value"] is None and not value.get("reason") else []
         return own + [found for inner in value.values() for found in nulls_without_reason(inner)]

@@ -1,4 +1,4 @@
-"""`SiameseBert` as users call it: every kind of input, every kind of result, and what is refused with its place."""
+"""`SiameseBert` as users call it: every kind of input and result, and bad inputs refused with their position."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def bert(folder: Path) -> ConnectionBert:
 
 @pytest.fixture
 def model(bert: ConnectionBert) -> SiameseBert:
-    """Return a model that the test may set as it likes; the encoder below it is shared."""
+    """Return a model whose settings the test may change; its encoder is shared."""
     return SiameseBert(bert)
 
 

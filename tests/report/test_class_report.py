@@ -1,4 +1,4 @@
-"""The report of a classifier: what it does with each class, on a page, in short, and its mistakes as a table."""
+"""Tests of the report of a classifier: the HTML page, the Markdown text and the table of mistakes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ COSINE = "the cosine of the untrained encoder"
 
 
 def class_split(name: str, class_names: tuple[str, ...], n: int = 120, right: float = 0.8) -> ClassSplit:
-    """Return rows of which about the share `right` are put into their class, unevenly many of each class."""
+    """Return rows with unbalanced classes, of which about the share `right` is classified correctly."""
     random = np.random.default_rng([len(name), len(class_names)])
     k = len(class_names)
     gold = np.minimum(random.geometric(1.5 / (k + 1), n) - 1, k - 1).astype(np.int64)
@@ -151,7 +151,7 @@ REPORTS: dict[str, Callable[[], Report]] = {
     "nothing": lambda: class_report(),
     "hostile": hostile,
 }
-# Frozen, and judging twenty classes takes a while: each is made once.
+# Frozen, and evaluating twenty classes takes a while: each is made once.
 REPORTS = {name: functools.cache(make) for name, make in REPORTS.items()}
 every_report = pytest.mark.parametrize("name", REPORTS)
 both_renderings = pytest.mark.parametrize("render", [html_report, markdown_report])
@@ -257,7 +257,7 @@ def test_same_report_of_a_classifier_gives_the_same_bytes_and_files(tmp_path: Pa
 # ---------------------------------------------------------------- what it says
 
 
-def test_verdict_of_a_classifier_names_what_it_is_held_against() -> None:
+def test_verdict_of_a_classifier_names_what_it_is_checked_against() -> None:
     found = verdict(REPORTS["pairs"]())
     assert found.kind == "better" and found.headline == "Better than the majority class"
     assert found.sentence.startswith("on test (90 pairs) the macro F1 is 0.")
@@ -266,7 +266,7 @@ def test_verdict_of_a_classifier_names_what_it_is_held_against() -> None:
     alone = verdict(REPORTS["no base"]())
     assert alone.kind == "unknown" and "nothing to compare it with" in alone.sentence
     nothing = verdict(REPORTS["nothing"]())
-    assert nothing.headline == "Not judged" and "neither dev nor test pairs with labels" in nothing.sentence
+    assert nothing.headline == "Not evaluated" and "neither dev nor test pairs with labels" in nothing.sentence
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_verdict_says_that_the_cosine_is_better_without_training() -> None:
         found = verdict(dataclasses.replace(made, metrics={**made.metrics, "splits": {"test": of}}))
         assert found.headline == (headline or "Better than the majority class")
         assert found.kind == ("worse" if headline else "better")
-        assert ("from which the model differs by −0.1000 [−0.2000, −0.0100]" in found.sentence) == bool(headline)
+        assert ("the model differs from it by −0.1000 [−0.2000, −0.0100]" in found.sentence) == bool(headline)
 
 
 @both_renderings
@@ -346,9 +346,9 @@ def test_commonest_confusions_are_listed_most_rows_first() -> None:
 def test_worst_confusion_is_said_in_a_sentence(render: Any) -> None:
     made = REPORTS["many"]()
     worst = confusions(made.metrics["splits"]["dev"], 1)[0]
-    sentence = f"“{worst.gold}” is taken for “{worst.predicted}”: {worst.n} of {worst.of} texts"
+    sentence = f"“{worst.gold}” is predicted as “{worst.predicted}”: {worst.n} of {worst.of} texts"
     assert sentence in text_of(render, made)
-    assert "No pair of dev is put into a wrong class." in text_of(render, REPORTS["perfect"]())
+    assert "Every pair of dev is classified correctly." in text_of(render, REPORTS["perfect"]())
 
 
 def test_class_balance_is_counted_by_file() -> None:
@@ -362,7 +362,7 @@ def test_class_balance_is_counted_by_file() -> None:
     ]
     assert balance_note(made) == "In train, “a” has 3.0 times as many pairs as “b”."
     even = dataclasses.replace(made, metrics={"classes": {"train": {"a": 5, "b": 5}}})
-    assert balance_note(even) == "Both classes have equally many pairs in train."
+    assert balance_note(even) == "Both classes have the same number of pairs in train."
     absent = dataclasses.replace(made, metrics={"classes": {"train": {"a": 5, "b": 0}}})
     assert balance_note(absent) == "1 of 2 classes have no pair in train."
 
@@ -371,7 +371,13 @@ def test_class_balance_is_counted_by_file() -> None:
 def test_decision_of_two_classes_speaks_of_probability(render: Any) -> None:
     shown = text_of(render, REPORTS["texts"]())
     assert "The predicted class does not depend on it." in shown
-    for words in ("0.4321", "of the probability of “긍정”", "50 of them labelled “긍정”", "Said to match", "Log loss"):
+    for words in (
+        "0.4321",
+        "of the probability of “긍정”",
+        "50 of them labelled “긍정”",
+        "Predicted to match",
+        "Log loss",
+    ):
         assert words in shown
     assert "divided by a temperature of 1.5000" in shown and "fitted on dev.csv: 120 texts" in shown
     assert "no temperature was fitted" in text_of(render, REPORTS["no base"]())
@@ -383,7 +389,7 @@ def test_threshold_table_counts_the_second_class() -> None:
     called, labels = split.probabilities[:, 1].astype(np.float64) >= 0.4321, split.gold == 1
     shown = markdown_report(made)
     assert f"| Texts | {len(labels)} |" in shown and f"| Labelled “긍정” | {labels.sum()} |" in shown
-    assert f"| Said to match | {called.sum()} |" in shown
+    assert f"| Predicted to match | {called.sum()} |" in shown
     assert (
         f"| Precision | {labels[called].mean():.4f} |" in shown and f"| Recall | {called[labels].mean():.4f} |" in shown
     )
@@ -414,7 +420,7 @@ def test_one_output_has_scores_instead_of_cosines(render: Any) -> None:
     assert "Gold is on the file's scale, 0 to 5; after is the model's output, 0 to 1." in shown
     assert "Mean cosine" not in shown
     if render is html_report:
-        assert "score against gold" in shown and "whose probability reaches the threshold" in shown
+        assert "score against gold" in shown and "if its probability is at or above the threshold" in shown
 
 
 # ---------------------------------------------------------------- the most confident mistakes
@@ -468,10 +474,10 @@ def test_table_without_mistakes_has_its_header() -> None:
 def test_mistakes_are_counted_and_their_absence_is_said(render: Any) -> None:
     made = REPORTS["texts"]()
     n_wrong = int((made.classes[0].predicted != made.classes[0].gold).sum())
-    assert f"{n_wrong} of 120 texts of dev are put into a wrong class." in text_of(render, made)
+    assert f"{n_wrong} of 120 texts of dev are classified wrongly." in text_of(render, made)
     assert made.mistakes[0].texts[0] in text_of(render, made)
-    assert "Every pair of dev is put into its class." in text_of(render, REPORTS["perfect"]())
-    assert "No pairs were judged" in text_of(render, REPORTS["nothing"]())
+    assert "Every pair of dev is classified correctly." in text_of(render, REPORTS["perfect"]())
+    assert "No pairs were evaluated" in text_of(render, REPORTS["nothing"]())
 
 
 # ---------------------------------------------------------------- the picture
@@ -489,7 +495,7 @@ def test_colour_of_a_cell_is_its_share_of_the_true_class() -> None:
     assert [share for share, _, _ in cells] == [0.6, 0.2, 0.2, 0.0, 0.5, 0.5, 0.0, 0.0, 0.0]
     rows = [cells[i : i + 3] for i in (0, 3, 6)]
     assert all(len({y for _, _, y in row}) == 1 and row[0][1] < row[1][1] < row[2][1] for row in rows)
-    assert "contradiction: 6 of 10 right, 2 taken for entailment." in chart and "neutral: no row." in chart
+    assert "contradiction: 6 of 10 right, 2 predicted as entailment." in chart and "neutral: no rows." in chart
     assert chart.count('class="heat-right"') == 3
 
 
@@ -520,7 +526,7 @@ def test_names_are_cut_by_their_width() -> None:
 
 
 def test_letters_stand_out_on_the_strongest_colour_of_the_matrix() -> None:
-    """WCAG 2.1: 4.5 to 1 for letters."""
+    """WCAG 2.1 requires a contrast of 4.5 to 1 for text."""
 
     def luminance(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]

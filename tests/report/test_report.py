@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else, whatever the data hold and whatever the run did not have."""
+"""Tests of the report: a self-contained page for any data, also if the run lacks some parts."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ every_report = pytest.mark.parametrize("name", REPORTS)
 
 
 class Page(HTMLParser):
-    """A page taken apart: tags in their order, texts, attributes; unbalanced tags fail."""
+    """A parsed page: tags in order, texts and attributes; unbalanced tags fail."""
 
     def __init__(self, source: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -297,7 +297,7 @@ def points_of(d: str) -> Iterator[tuple[float, float]]:
 
 
 def corners_of(svg: str) -> Iterator[tuple[float, float]]:
-    """Yield points that the marks of a chart reach, letters by a guess of their width."""
+    """Yield the extreme points of a chart's marks; the width of text is estimated."""
     for tag, attributes in Page(svg).tags:
         values = {name: float(v) for name, v in attributes.items() if v and re.fullmatch(r"-?[\d.]+", v)}
         if tag == "path":
@@ -430,7 +430,7 @@ def test_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
 
 
 def test_letters_and_marks_stand_out_in_light_and_dark() -> None:
-    """WCAG 2.1: 4.5 to 1 for letters, 3 to 1 for what a chart is read by."""
+    """WCAG 2.1 requires a contrast of 4.5 to 1 for text and 3 to 1 for the marks of a chart."""
 
     def luminance(colour: str) -> float:
         digits = colour if len(colour) == 6 else "".join(c * 2 for c in colour)
@@ -462,7 +462,7 @@ def test_verdict_follows_the_interval_of_the_difference_on_test() -> None:
         scores["difference"] = {"spearman": {"value": value, "low": low, "high": high}}
         found = verdict(Report("", {}, {"splits": {name: scores}}, {}, []))
         assert f"on {name} (1,234 pairs)" in found.sentence
-        assert ("flatters" in found.sentence) == (name == "dev")
+        assert ("also chosen on dev" in found.sentence) == (name == "dev")
         return found.kind
 
     assert judged(0.01, 0.1, 0.2) == "better"
@@ -510,9 +510,9 @@ def test_what_is_missing_is_said_in_a_sentence(render: Any) -> None:
 
 def test_charts_that_cannot_be_drawn_are_sentences() -> None:
     shown = Page(html_report(REPORTS["one label"]())).text
-    assert "Every pair of dev matches, so precision against recall says nothing." in shown
+    assert "Every pair of dev matches, so a precision-recall curve has no meaning." in shown
     shown = Page(html_report(bare())).text
-    assert "The run logged no loss" in shown and "Nothing was evaluated while training" in shown
+    assert "The run logged no loss" in shown and "There was no evaluation during training" in shown
     unscored = dataclasses.replace(split(graded=True), after=np.full(120, np.nan, dtype=np.float32))
     made = dataclasses.replace(REPORTS["graded"](), splits=(unscored,))
     assert "There are no scores of pairs in dev" in html_report(made)
@@ -538,7 +538,7 @@ def test_training_ledger_and_decision_are_told(render: Any) -> None:
         assert fact in shown
     for fact in ("7 rows come twice", "3, 5, 8, 13, 21 …", "left out", "Scores are on 0..5.", "The dev set is small."):
         assert fact in shown
-    for fact in ("0.5000", "[0.4500, 0.5500]", "from a gold score of 2.5 on", "isotonic", "Brier score"):
+    for fact in ("0.5000", "[0.4500, 0.5500]", "if its gold score is at least 2.5", "isotonic", "Brier score"):
         assert fact in shown
 
 
@@ -580,7 +580,7 @@ def test_markdown_lists_at_most_twenty_evaluations_and_the_best() -> None:
     made = REPORTS["graded"]()
     lines = [{"kind": "eval", "step": i, "split": "dev", "metrics": {"spearman": i / 1000}} for i in range(1, 301)]
     shown = markdown_report(dataclasses.replace(made, log=lines))
-    table = shown.split("**On dev while training**\n\n")[1].split("\n\n")[0].split("\n")[2:]
+    table = shown.split("**On dev during training**\n\n")[1].split("\n\n")[0].split("\n")[2:]
     assert 20 <= len(table) <= 21
     assert table[0].startswith("| 1 |") and table[-1].startswith("| 300 |")
     assert "| 20 (best) | 0.0200 |" in table

@@ -1,4 +1,4 @@
-"""Two texts to one sequence: the ids of transformers, cuts of the Rust tokenizer, windows that lose nothing."""
+"""Two texts joined to one sequence: ids as in transformers, cuts as in the Rust tokenizer, windows with every token."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def listed(tokens: TextTokens) -> list[list[int]]:
 
 
 def types_of(tokens: TextTokens) -> list[list[int]]:
-    """Return the token types of each text, zeros where there are none."""
+    """Return the token types of each text; zeros where there are none."""
     types = np.zeros(len(tokens.token_ids), np.uint8) if tokens.token_types is None else tokens.token_types
     return [part.tolist() for part in np.split(types, tokens.offsets[1:-1])] if len(tokens) else []
 
 
 def bodies_of(*lengths: int, start: int = 1000) -> TextTokens:
-    """Return texts of these lengths in which every token is another, rising from `start`."""
+    """Return texts of these lengths whose token ids are all different, rising from `start`."""
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
     return TextTokens(np.arange(start, start + offsets[-1], dtype=np.int32), offsets)
 
 
 def tokenizer_with(post_processor: Any) -> TextTokenizer:
-    """Return a tokenizer of words that puts around its texts what `post_processor` says."""
+    """Return a tokenizer of words with this post-processor."""
     backend = Tokenizer(models.WordLevel(VOCAB, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     if post_processor is not None:
@@ -223,7 +223,7 @@ lengths_of_pairs = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), m
 
 
 def random_texts(lengths: list[int], seed: int) -> list[str]:
-    """Return texts of so many tokens each, of words that are one token."""
+    """Return texts with these numbers of tokens, made of words that are one token each."""
     generator = np.random.default_rng(seed)
     return [" ".join(generator.choice(["a", "man", "plays", "the", "guitar"], n)) for n in lengths]
 
@@ -246,7 +246,7 @@ def test_longest_first_cuts_where_the_rust_tokenizer_does(
 def test_one_side_is_cut_where_the_rust_tokenizer_cuts_it(
     minilm: TextTokenizer, truncation: Truncation, pairs: list[tuple[int, int]], max_tokens: int, seed: int
 ) -> None:
-    """As far as the Rust tokenizer cuts at all: it refuses a pair of which that side is too short."""
+    """Checked only where the Rust tokenizer cuts: it refuses a pair if the side to cut is too short."""
     other = int(truncation == "only_first")
     possible = [pair for pair in pairs if pair[other] < max_tokens - 3]
     if not possible:
@@ -328,7 +328,7 @@ def test_a_length_without_room_for_a_pair_is_refused(minilm: TextTokenizer) -> N
 
 
 def test_windows_of_pairs_are_as_in_this_example(minilm: TextTokenizer) -> None:
-    """Of nine tokens six are the texts': the short text whole beside windows of the long one, three at most of it."""
+    """Six of nine tokens are for the texts: the whole short text, and a window of at most three of the long one."""
     first, second = bodies_of(2, 9, 3), bodies_of(7, 5, 3, start=2000)
     windows, counts = minilm.join_windows(first, second, max_tokens=9, overlap=1)
     assert counts.tolist() == [2, 4, 1]

@@ -1,4 +1,4 @@
-"""Texts to token ids: the ids of transformers, cuts and windows that lose nothing, and texts of every kind."""
+"""Texts to token ids: ids as in transformers, cuts, windows with every token, and texts of every kind."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ours(tokenizer: TextTokenizer, texts: list[str], max_tokens: int = 512) -> l
 
 
 def theirs(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int = 512) -> list[list[int]]:
-    """Return the same by transformers."""
+    """Return the same token ids from transformers."""
     ids: list[list[int]] = tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
     return ids
 
@@ -190,7 +190,7 @@ def test_conflicting_casing_is_noted_and_settled_as_in_transformers(
     folder = make_folder(tmp_path / "model", tokenizer__json=written, tokenizer_config__json=settings)
     tokenizer = TextTokenizer.from_pretrained(folder)
     (note,) = tokenizer.notes
-    assert f"disagree on {keys}" in note and note.endswith(f"tokenizer{counts}.json counts")
+    assert f"disagree on {keys}" in note and note.endswith(f"tokenizer{counts}.json is used")
     assert ours(tokenizer, ODD_TEXTS) == theirs(AutoTokenizer.from_pretrained(folder), ODD_TEXTS)
 
 
@@ -246,7 +246,7 @@ def test_a_cut_is_where_transformers_cuts(
 
 
 def bodies_of(lengths: list[int]) -> TextTokens:
-    """Return texts of these lengths in which every token is another."""
+    """Return texts of these lengths whose token ids are all different."""
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
     return TextTokens(np.arange(1000, 1000 + offsets[-1], dtype=np.int32), offsets)
 
@@ -429,7 +429,7 @@ def test_lower_casing_first_is_kept_on_save(tmp_path: Path, ko_vocab: Path) -> N
 
 @pytest.fixture(scope="module")
 def bpe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a RoBERTa tokenizer as of old: vocab.json and merges.txt, and no more."""
+    """Return a folder with an old RoBERTa tokenizer: only vocab.json and merges.txt."""
     corpus = ["A man is playing a guitar.", "한국어 문장 입니다.", "The quick brown fox jumps over the lazy dog."] * 20
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,4 +1,4 @@
-"""What a vocabulary says of casing, and every way in which a vocabulary file can be odd or broken."""
+"""The casing that a vocabulary implies, and the ways in which a vocabulary file can be unusual or broken."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HANGUL = ["한", "국", "##국", "##어", "문장", "나", "##라", "가", "각"
 
 
 def indexed(tokens: Sequence[str]) -> dict[str, int]:
-    """Return token to id."""
+    """Return the id of each token: its position."""
     return {token: place for place, token in enumerate(tokens)}
 
 
@@ -39,7 +39,7 @@ def write_vocab(folder: Path, tokens: Sequence[str], settings: dict[str, object]
 
 
 def tokens_of(tokenizer: TextTokenizer, text: str) -> list[str]:
-    """Return the tokens of a text in words."""
+    """Return the tokens of a text as strings."""
     ids = tokenizer.tokenize([text]).token_ids.tolist()
     return [tokenizer.backend.id_to_token(i) for i in ids]
 
@@ -160,7 +160,7 @@ ODD_TOKENS = [*SPECIALS, *LOWER, *CONTINUED, "x\u2028y", "\u0085", "\x1c", "한�
 
 
 def as_bytes(tokens: Sequence[str], *, newline: str = "\n", bom: bool = False, tail: str | None = None) -> bytes:
-    """Return a vocabulary file with these line ends, byte order mark and last characters."""
+    """Return the bytes of a vocabulary file with these line ends, byte order mark and last characters."""
     end = newline if tail is None else tail
     return (b"\xef\xbb\xbf" if bom else b"") + (newline.join(tokens) + end).encode()
 
@@ -300,7 +300,7 @@ def test_a_name_with_a_terminal_escape_is_shown_harmlessly(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def korsts(shared_data: Path) -> dict[str, list[str]]:
-    """Return the sentences of the parts of KorSTS, both sides."""
+    """Return the sentences of each part of KorSTS, from both columns."""
     parts = {}
     for part in ("train", "dev", "test"):
         with (shared_data / "korsts" / f"{part}.tsv").open(encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""Batches of an epoch: every row once, no text twice, hardly a row alone, and all of it from two numbers."""
+"""Batches of an epoch: every row once, no text twice, few single rows, and determined by seed and epoch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Batches = list[NDArray[np.int64]]
 
 @st.composite
 def rows_of_texts(draw: st.DrawFn) -> NDArray[np.int64]:
-    """Draw rows of two or three of a few texts, so that most of them clash."""
+    """Draw rows of two or three texts out of a few, so that most rows share a text."""
     n_columns = draw(st.integers(2, 3))
     text = st.integers(0, draw(st.sampled_from([0, 2, 8, 100])))
     rows = draw(st.lists(st.tuples(*[text] * n_columns), max_size=60))
@@ -129,7 +129,7 @@ def test_a_row_is_alone_only_where_no_other_batch_has_a_row_for_it(
     batches = epoch_batches(len(text_rows), batch_size, 0, 0, text_rows=text_rows)
     for single in (batch for batch in batches if len(batch) == 1):
         texts = set(text_rows[single].ravel().tolist())
-        # Two rows that took in a third did so for another row, maybe after this one had been given up.
+        # Batches of two that got a third row got it from another single row, maybe after this one had failed.
         for other in (batch for batch in batches if len(batch) > 3):
             assert all(texts & set(row) for row in text_rows[other].tolist())
 
@@ -176,13 +176,13 @@ def test_a_text_in_most_rows_makes_small_batches_and_loses_no_row() -> None:
     batches = epoch_batches(200, 16, 0, 0, text_rows=text_rows)
     assert_each_row_once(batches, 200)
     assert_no_text_twice(batches, text_rows)
-    assert len(batches) == 150  # the fewest that there can be
+    assert len(batches) == 150  # the minimum
     same = np.zeros((30, 2), np.int64)
     assert sizes(epoch_batches(30, 16, 0, 0, text_rows=same)) == [1] * 30
 
 
 def test_rows_that_clash_in_every_way_are_all_placed() -> None:
-    """Every one of 20 texts with every one of 20 others, often: at most 20 rows fit into a batch."""
+    """Each of 20 texts is paired with each of 20 others, several times: at most 20 rows fit into a batch."""
     generator = np.random.default_rng(0)
     text_rows = np.stack([generator.integers(0, 20, 20_000), generator.integers(20, 40, 20_000)], axis=1)
     batches = epoch_batches(20_000, 64, 0, 0, text_rows=text_rows)

@@ -1,4 +1,4 @@
-"""Training a classifier: by `fine_tune`, by `fit`, by a configuration; its loss, its head and its calibration."""
+"""Training a classifier with `fine_tune`, `fit` or a configuration; its loss, head and calibration."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def classifier(folder: Path, kind: str = "single", **options: Any) -> BertClassi
 
 
 def texts_by_topic(n: int, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Return texts with a word of one of two topics, and the topics."""
+    """Return texts that each contain a word of one of two topics, and the topics."""
     draw = random.Random(seed)
     labels = [draw.choice(sorted(TOPICS)) for _ in range(n)]
     texts = [
@@ -85,7 +85,7 @@ def texts_by_topic(n: int, seed: int = 0) -> tuple[list[str], list[str]]:
 
 
 def pairs_by_topic(n: int, seed: int = 0) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return pairs of texts, and the topic of the second one, or neither where it has none."""
+    """Return pairs of texts, and the topic of the second text, or neither if it has none."""
     draw = random.Random(seed)
     rows, labels = [], []
     for i in range(n):
@@ -96,7 +96,7 @@ def pairs_by_topic(n: int, seed: int = 0) -> tuple[list[tuple[str, str]], list[s
     return rows, labels
 
 
-# what a run with a classifier leaves
+# what a run with a classifier writes
 
 
 @pytest.mark.parametrize("kind", ["towers", "joined", "single"])
@@ -175,7 +175,7 @@ def test_a_head_for_other_classes_makes_room_for_a_new_one(
             training=QUICK,
             evaluation=FEW,
         )
-    assert "a new one begins" in caplog.text
+    assert "a new head is created" in caplog.text
     assert model.classes_.tolist() == ["animals", "colours"]
 
 
@@ -286,7 +286,7 @@ def test_micro_batches_give_the_whole_batch_s_gradient(kind: str, folder: Path) 
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
-# scikit-learn's manners
+# scikit-learn's interface
 
 
 @pytest.mark.parametrize(
@@ -463,10 +463,10 @@ def test_training_goes_on_from_a_stock_classifier_of_others_as_the_kind_that_is_
         if kind == "joined":
             assert model.class_names == tuple(names), "the head's own order stays"
             torch.testing.assert_close(model.head.output.weight, theirs.classifier.weight)
-            assert "a new head begins" not in caplog.text
+            assert "a new head is created" not in caplog.text
         else:
             assert model.class_names == tuple(sorted(names))
-            assert "a new head begins" in caplog.text
+            assert "a new head is created" in caplog.text
 
 
 def test_random_weights_follow_from_the_seed_alone(ko_vocab: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: bit-equal when read back, whole or passed over, whatever kills the writer or was done to the files."""
+"""Checkpoints are restored bit by bit; damaged or incomplete ones are skipped, after a kill at any moment."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def groups(seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
-    """Return tensors of every kind that a run has: weights, optimizer, random states."""
+    """Return tensors of each kind that a run saves: weights, optimizer, random states."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(7, 5, generator=generator)
     return {
@@ -152,7 +152,7 @@ def test_a_state_that_is_not_json_is_refused_before_anything_is_written(tmp_path
 
 @pytest.mark.parametrize(("step", "stem"), [(-1, "weights"), (10**18, "weights"), (1, "../weights"), (1, "State")])
 def test_names_that_could_not_be_read_are_not_written(tmp_path: Path, step: int, stem: str) -> None:
-    with pytest.raises(ValueError, match="cannot be that of a checkpoint"):
+    with pytest.raises(ValueError, match="not valid for a checkpoint"):
         save_checkpoint(tmp_path, step, {stem: {}}, {})
     assert list(tmp_path.iterdir()) == []
 
@@ -213,7 +213,7 @@ def test_a_link_in_a_checkpoints_place_is_removed_and_not_followed(tmp_path: Pat
     elsewhere = save(tmp_path / "elsewhere", 5)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-00000005").symlink_to(elsewhere)
-    with pytest.raises(CheckpointError, match="no folder called step-"):
+    with pytest.raises(CheckpointError, match="not a folder named step-"):
         newest_checkpoint(tmp_path / "checkpoints")
     remove_all_but(tmp_path / "checkpoints", ())
     assert os.listdir(tmp_path / "checkpoints") == []
@@ -308,9 +308,9 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
         found = newest_checkpoint(tmp_path)
     assert found is not None and found.step == 10
     (warning,) = caplog.messages
-    assert "step-00000020" in warning and "passed over" in warning
+    assert "step-00000020" in warning and "skipped" in warning
     remove_all_but(tmp_path, {20})
-    with pytest.raises(CheckpointError, match=r"no whole checkpoint: .*step-00000020.*--overwrite"):
+    with pytest.raises(CheckpointError, match=r"no complete checkpoint: .*step-00000020.*--overwrite"):
         newest_checkpoint(tmp_path)
 
 
@@ -435,12 +435,12 @@ def victim_folder(original: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def victim(request: pytest.FixtureRequest, original: Path, victim_folder: Path) -> Path:
-    """Return a checkpoint of the test, which its examples take turns to spoil."""
+    """Return a checkpoint that the examples of a test damage one after another."""
     return Path(shutil.copytree(original, victim_folder / request.node.originalname / original.name))
 
 
 def declare(path: Path, name: str, content: bytes) -> None:
-    """Write a manifest that is right but for one file, said to hold `content`."""
+    """Write a manifest that is correct except for one file, which it says holds `content`."""
     files = {p.name: entry(p.read_bytes()) for p in path.iterdir() if p.name != "manifest.json"}
     manifest = {"format": 1, "step": 20, "files": {**files, name: entry(content)}}
     (path / "manifest.json").write_text(json.dumps(manifest))
@@ -490,7 +490,7 @@ def test_any_bytes_as_tensors_give_tensors_or_the_error(victim: Path, content: b
         assert "weights.safetensors" in str(error)
 
 
-# killed, and no room
+# killed, and disk full
 
 
 # In one process that has torch loaded, and a fork of it for each death: a state of version 1 is on the disk, the fork
@@ -665,9 +665,9 @@ print(json.dumps({"killed": killed, "faulty": faulty, "full": full_disk(), "rand
 
 @pytest.fixture(scope="module")
 def swept() -> dict[str, Any]:
-    """Return what all the deaths came to; the process asserts that the old or the new checkpoint was whole each time.
+    """Return the results of all kills; the process asserts that the old or the new checkpoint was complete each time.
 
-    In memory where the system has such a folder: hundreds of synced files are then no wait for a disk.
+    In memory if the system has such a folder, so that hundreds of synced files do not wait for a disk.
     """
     if not hasattr(os, "fork"):
         pytest.skip("the process under test is a fork")

@@ -1,4 +1,4 @@
-"""How a classifier goes through training: frozen in part, computed twice, in half precision, with little memory."""
+"""Training a classifier: partly frozen, with gradient checkpointing, in half precision, with little memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def weights(model: BertClassifier) -> dict[str, torch.Tensor]:
 
 
 def tuned(folder: Path, kind: str, output_dir: Path, **training: Any) -> BertClassifier:
-    """Return a classifier after a few steps without dropout, which would differ from one way to the other."""
+    """Return a classifier after a few steps without dropout, which would differ between the compared ways."""
     model = classifier(folder, kind)
     model.start_head(rows_for(kind, 32).class_names)
     with dropout_set_to(model, 0.0):
@@ -79,7 +79,7 @@ def test_on_a_frozen_encoder_the_head_alone_is_trained(
         replace(QUICK, gradient_checkpointing=checkpointing),
         FEW,
     )
-    # without dev rows, by which the head would be calibrated
+    # without dev rows, which the head would be calibrated on
     run = prepare(model, RunData(rows_for(kind, 64)), settings)
     before = weights(model)
     result = run_training(run, RunOptions())
@@ -107,7 +107,7 @@ def test_a_head_that_its_owner_froze_stays_as_it_is(kind: str, folder: Path, tmp
     assert not (tmp_path / "other").exists()
 
 
-# computed otherwise, with the same result
+# computed differently, with the same result
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,7 +121,7 @@ def test_memory_is_saved_without_another_result(kind: str, ways: dict[str, Any],
     saving = tuned(folder, kind, tmp_path / "saving", **ways)
     untouched = classifier(folder, kind)
     untouched.start_head(rows_for(kind, 32).class_names)
-    # a step by Adam is as wide for a gradient of nearly nothing, of which the last digits are all there is
+    # Adam makes an equally large step for a gradient near zero, which is mostly rounding
     assert mean_difference(usual, saving) < 1e-3 * mean_difference(usual, untouched)
     assert not any(getattr(module, "gradient_checkpointing", False) for module in saving.bert.encoder.modules())
 
@@ -179,7 +179,7 @@ class Limiter(logging.Handler):
             pages = int(open("/proc/self/statm").read().split()[0])
             limit = pages * resource.getpagesize() + self.spare
             resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-        if said.startswith("nothing judged"):
+        if "was not evaluated" in said:
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
         if "out of memory" in said:
             warned.append(said)

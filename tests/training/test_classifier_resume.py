@@ -1,6 +1,6 @@
-"""Runs of classifiers that are killed, stopped and gone on with: head, log and metrics are those of the unbroken run.
+"""Runs of classifiers that are killed, stopped and resumed: head, log and metrics equal those of an uninterrupted run.
 
-The forking process, and what a run is held against another by, are those of `test_resume`.
+The forking process and the comparison of runs come from `test_resume`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
             **{"eval_steps": 5, "save_steps": 3},
         },
     },
-    # steps so wide that the classifier is soon no better
+    # steps so large that the classifier soon stops improving
     "single": {
         "model": {"kind": "single"},
         "data": TEXTS,
@@ -83,7 +83,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 
 
 def write_classes(path: Path, n: int, seed: int, shares: dict[str, float], n_texts: int) -> None:
-    """Write rows of classes of different size; a text's last word says its class as a rule."""
+    """Write rows of classes of different sizes; a text's last word usually tells its class."""
     generator = random.Random(seed)
     labels = generator.choices(list(shares), weights=list(shares.values()), k=n)
     labels[: len(shares)] = shares
@@ -116,7 +116,7 @@ def bench(tiny_bert_folder: Callable[..., Path]) -> Iterator[Bench]:
 
 
 def assert_same_classifier(folder: Path, unbroken: Path) -> None:
-    """Hold a classifier's run against the unbroken one: what any run is held by, and the rows that it gets wrong."""
+    """Check that a classifier's run equals the uninterrupted one, including the rows that it classifies wrongly."""
     assert_same_run(folder, unbroken)
     name = "mistakes.csv" if (unbroken / "mistakes.csv").exists() else "worst_pairs.csv"
     assert (folder / name).read_bytes() == (unbroken / name).read_bytes()
@@ -160,7 +160,7 @@ def test_killed_at_a_step_of_its_way_a_classifier_ends_as_the_unbroken_one(
     assert_same_classifier(folder_of(config), bench.unbroken(scenario))
 
 
-# ---------------------------------------------------------------- asked to end
+# ---------------------------------------------------------------- ended by a signal
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_signal_finishes_a_classifiers_step_and_leaves_a_checkpoint(
     config = bench.config(scenario)
     ended = bench.train(config, strike=strike(where, nth, signal.SIGTERM))
     assert ended.code == 128 + signal.SIGTERM, ended.said
-    assert f"after step {step}; go on with --resume" in ended.said and "Traceback" not in ended.said
+    assert f"after step {step}; continue with --resume" in ended.said and "Traceback" not in ended.said
     assert newest_step(folder_of(config)) == step
     assert not (folder_of(config) / "model").exists()
     ended = bench.resume(config)
@@ -236,7 +236,7 @@ def test_overwriting_removes_what_a_classifiers_run_wrote_and_nothing_else(bench
     }
     for name, content in foreign.items():
         (folder / name).write_bytes(content)
-    # killed when all is removed and hardly anything written
+    # killed when everything is removed and hardly anything written
     ended = bench.train(config, "--overwrite", strike=strike(AFTER_THE_LOCK, 1, signal.SIGKILL))
     assert ended.code == -signal.SIGKILL, ended.said
     left = {name for name, content in tree(folder).items() if content is not None}
@@ -292,7 +292,7 @@ def test_a_classifiers_changed_setting_is_refused_by_name(
 
 @pytest.fixture(scope="module")
 def stopped(bench: Bench) -> dict[str, Path]:
-    """Return configurations of runs with a checkpoint."""
+    """Return the configurations of runs that have a checkpoint."""
     return {scenario: bench.stopped(scenario, 3) for scenario in ("joined", "towers")}
 
 

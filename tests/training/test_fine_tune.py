@@ -1,4 +1,4 @@
-"""`fine_tune` as a user meets it: pairs in, a better model and a report out, and nothing else is touched."""
+"""`fine_tune` from a user's view: pairs in, a better model and a report out, and nothing else is changed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def model(folder: Path) -> SiameseBert:
 
 
 def graded(n: int, seed: int = 0) -> list[tuple[str, str, float]]:
-    """Return pairs whose score, 0 to 5, is the share of words that the second text keeps of the first."""
+    """Return pairs whose score, 0 to 5, is the share of the first text's words that the second text keeps."""
     draw = random.Random(seed)
     rows = []
     for i, text in enumerate(sentences(n, seed + 1)):
@@ -220,7 +220,7 @@ def test_half_precision_trains_float32_weights(folder: Path, tmp_path: Path, pre
 
 
 def test_the_best_step_is_what_is_left(model: SiameseBert, tmp_path: Path) -> None:
-    # steps so wide that the encoder is soon worse than it was
+    # steps so large that the encoder soon gets worse than before
     settings = TrainingSettings(epochs=4, batch_size=8, learning_rate=0.05, precision="float32", eval_steps=2)
     dev = dataset(graded(40, seed=5))
     result = fine_tune(model, dataset(graded(32)), dev, output_dir=tmp_path / "run", training=settings, evaluation=FEW)
@@ -239,7 +239,7 @@ def test_a_run_without_dev_ends_with_its_last_step_and_says_that_nothing_judged_
 ) -> None:
     result = fine_tune(model, dataset(graded(16)), output_dir=tmp_path / "run", training=QUICK, evaluation=FEW)
     assert result.metrics["best"] is None and result.metrics["decision"] is None and model.decision is None
-    assert any("nothing judged the tuned model" in warning for warning in result.metrics["warnings"])
+    assert any("the tuned model was not evaluated" in warning for warning in result.metrics["warnings"])
     assert result.metrics["splits"] == {}
 
 
@@ -295,7 +295,7 @@ def test_the_loss_is_the_one_of_sentence_transformers_own_class(tmp_path: Path, 
     assert read_log(result.folder / "metrics.jsonl")[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-# what is left behind
+# what a run writes
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +361,7 @@ def test_both_models_are_judged_on_the_same_pairs(finished: tuple[SiameseBert, A
         assert result.metrics["splits"]["test"][part]["spearman"]["value"] == pytest.approx(expected, abs=1e-9)
 
 
-# a folder that is there already
+# a folder that exists already
 
 
 def test_a_folder_with_a_run_is_refused_overwritten_or_resumed(folder: Path, tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_a_folder_with_a_run_is_refused_overwritten_or_resumed(folder: Path, tmp
     base = SiameseBert.from_pretrained(folder, "cpu", "float32")
     with pytest.raises(RunFolderError):
         fine_tune(base, rows, rows, output_dir=place, training=QUICK, evaluation=FEW)
-    # the run is finished; the model that is given becomes what it came to
+    # the run is finished; the given model becomes its result
     result = fine_tune(base, rows, rows, output_dir=place, training=QUICK, evaluation=FEW, on_existing="resume")
     assert result.was_finished and result.metrics["steps"] == 3
     assert are_equal(weights(base), tuned)
@@ -399,7 +399,7 @@ def test_a_finished_run_of_another_kind_of_model_is_refused(
     assert are_equal(weights(wider), before)
 
 
-# what is not touched
+# what is not changed
 
 
 def test_the_callers_surroundings_are_left_alone(model: SiameseBert, tmp_path: Path) -> None:
@@ -522,7 +522,7 @@ def test_a_threshold_that_cannot_be_chosen_is_said_and_not_stored(model: Siamese
     assert model.decision is None and result.metrics["decision"] is None
     assert any(warning.startswith("no threshold is stored: ") for warning in result.metrics["warnings"])
     assert result.metrics["splits"]["dev"]["after"]["spearman"]["reason"] == "all gold scores are equal"
-    # nothing was chosen by dev, so the last step is kept
+    # nothing was chosen on dev, so the last step is kept
     assert result.metrics["best"] is None
 
 

@@ -1,4 +1,4 @@
-"""From a batch to gradients: parts give the gradient of the whole, and dropout drops the same in both forwards."""
+"""Gradients of a batch: parts give the gradient of the whole, and dropout is the same in both forwards."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.training.gradients import BackwardSettings, backward, select_rows
 from sbert_ft.training.objectives import Objective, build_objective
 
-# Parts and the whole differ by float32's rounding alone; relative to the largest gradient of all.
+# Parts and the whole differ only by float32 rounding; relative to the largest gradient of all.
 TOLERANCE = 1e-5
-# bfloat16 keeps eight bits, and matrix products of other shapes round otherwise.
+# bfloat16 keeps eight bits, and matrix products of other shapes round differently.
 BFLOAT16_TOLERANCE = 0.05
 N_ROWS = 7
 
@@ -68,14 +68,14 @@ def batch_of(model: SiameseBert, n_texts: int) -> TextTokens:
 
 
 def gradient(model: SiameseBert) -> Tensor:
-    """Return the gradient of all parameters as one vector, and forget it."""
+    """Return the gradient of all parameters as one vector, and clear it."""
     flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     model.zero_grad()
     return flat
 
 
 def run(model: SiameseBert, case: Case, settings: BackwardSettings) -> tuple[Tensor, Tensor]:
-    """Return loss and gradient of a case."""
+    """Return the loss and the gradient of a case."""
     parts, n_texts, labels = case
     model.zero_grad()
     loss = backward(model, build_objective(parts), batch_of(model, n_texts), labels, N_ROWS, settings)
@@ -83,7 +83,7 @@ def run(model: SiameseBert, case: Case, settings: BackwardSettings) -> tuple[Ten
 
 
 def plain_gradient(model: SiameseBert, case: Case, micro: list[np.ndarray], layout: Layout) -> Tensor:
-    """Return the gradient by one graph over the forwards of all micro-batches."""
+    """Return the gradient from one graph over the forwards of all micro-batches."""
     parts, n_texts, labels = case
     tokens = batch_of(model, n_texts)
     vectors = [model(model.bert.pack(select_rows(tokens, N_ROWS, rows), layout)) for rows in micro]
@@ -151,7 +151,7 @@ def test_dropout_drops_the_same_in_both_forwards(model: SiameseBert, name: str, 
     torch.manual_seed(5)
     _, found = run(model, COUPLED[name], BackwardSettings(micro_rows=3, layout=layout))
     assert_close(found, expected)
-    # the generator goes on as after one round of forwards
+    # the generator continues as after one pass of forwards
     assert torch.equal(torch.get_rng_state(), after)
     _, other = run(model, COUPLED[name], BackwardSettings(micro_rows=3, layout=layout))
     assert float((other - expected).abs().max()) > 0.01 * float(expected.abs().max())

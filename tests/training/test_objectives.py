@@ -1,4 +1,4 @@
-"""Objectives: examples computed by hand, sentence-transformers' numbers through a model, and what fits what."""
+"""Objectives: examples computed by hand, parity with sentence-transformers, and checks of settings and data."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from sbert_ft.training.objectives import (
     fitting_objectives,
 )
 
-# Of a loss that float32 computes by logarithms and exponentials.
+# For a loss that float32 computes with logarithms and exponentials.
 LOSS_TOLERANCE = 1e-5
 # Relative to the largest gradient of the parameter. One that is zero but for rounding, such as that of a key's bias,
-# is held against a thousandth of the largest of all.
+# is compared with a thousandth of the largest of all.
 GRADIENT_TOLERANCE = 1e-4
 
-# Near to each other across rows too, so that no loss is nearly 0.
+# Near each other across rows too, so that no loss is nearly 0.
 ANCHORS = ["A man is playing a guitar.", "A man plays the piano.", "A woman plays a guitar.", "Two men are playing."]
 POSITIVES = ["A man plays an instrument.", "He is playing.", "A guitar is played, by a woman.", "Men play music."]
 NEGATIVES = ["A man sold his guitar.", "A man tunes the piano, but plays nothing.", "A woman plays chess.", "Two men."]
@@ -58,7 +58,7 @@ def rows(*vectors: tuple[float, float]) -> Tensor:
 
 @dataclass(frozen=True)
 class Data:
-    """The part of a data set that is held against an objective."""
+    """The part of a data set that is checked against an objective."""
 
     n_texts: int
     label_kind: str
@@ -398,14 +398,14 @@ def test_what_fits_a_classifier_is_accepted_and_the_rest_is_refused(data: Data, 
 
 def test_rows_of_one_class_teach_a_classifier_nothing() -> None:
     with pytest.raises(
-        InputError, match=r"all 3 rows to train on are of the class 'good', .* two apart; add rows of another class"
+        InputError, match=r"all 3 training rows are of the class 'good', .* two classes; add rows of another class"
     ):
         check_fits(objective("softmax"), Data(1, "classes", np.ones(3), ("bad", "good")))
 
 
 def test_a_classifier_has_one_objective_and_its_own() -> None:
     head = HeadToTrain(lambda columns: columns[0])
-    with pytest.raises(InputError, match="a classifier has one objective, found softmax and binary_cross_entropy"):
+    with pytest.raises(InputError, match="a classifier can have only one objective, found softmax and binary_cross"):
         build_objective([ObjectiveSettings("softmax"), ObjectiveSettings("binary_cross_entropy")], head)
     with pytest.raises(InputError, match="objective cosine is not for a classifier, which takes softmax and binary"):
         build_objective([ObjectiveSettings("cosine")], head)
@@ -434,8 +434,8 @@ def test_a_classifier_has_one_objective_and_its_own() -> None:
         (
             "in_batch_negatives",
             BINARY,
-            "objective in_batch_negatives takes rows known to match, but 2 of 4 labels are 0: keep the matching rows "
-            'alone with data.label_values, such as {"1": 1}; objectives that fit this data: cosine, cosent, angle, '
+            "objective in_batch_negatives takes rows known to match, but 2 of 4 labels are 0: keep only the matching "
+            'rows with data.label_values, such as {"1": 1}; objectives that fit this data: cosine, cosent, angle, '
             "contrastive and online_contrastive",
         ),
         (
@@ -463,8 +463,8 @@ def test_a_classifier_has_one_objective_and_its_own() -> None:
             "softmax",
             BINARY,
             "objective softmax takes one or two texts and a class, but a row of this data has two texts and a label 0 "
-            "or 1; read every different number as a class with data.label_kind classes "
-            "(Reading(label_kind='classes')), or take binary_cross_entropy for scores",
+            "or 1; read every distinct number as a class with data.label_kind classes "
+            "(Reading(label_kind='classes')), or use binary_cross_entropy for scores",
         ),
         (
             "softmax",
@@ -486,7 +486,7 @@ def test_a_mismatch_says_what_the_data_has_and_what_fits(name: str, data: Data, 
     assert str(caught.value) == message
 
 
-def test_each_of_added_objectives_is_held_against_the_data() -> None:
+def test_each_of_added_objectives_is_checked_against_the_data() -> None:
     both = build_objective([ObjectiveSettings("contrastive"), ObjectiveSettings("cosent")])
     check_fits(both, BINARY)
     with pytest.raises(InputError, match="objective cosent learns from which of two rows"):
@@ -500,5 +500,6 @@ def test_labels_that_are_all_alike_are_warned_of(caplog: pytest.LogCaptureFixtur
         assert not caplog.records
         check_fits(objective("contrastive"), MATCHING)
     assert caplog.messages == [
-        "all 4 labels are 1, which tells objective contrastive of no difference; in_batch_negatives is for such rows"
+        "all 4 labels are 1: objective contrastive needs at least two different labels; in_batch_negatives is for "
+        "such rows"
     ]

@@ -1,4 +1,4 @@
-"""AdamW, its rate, what is frozen, and how everybody learns that weights have changed."""
+"""AdamW, its learning rate, frozen parameters, and how caches notice that weights have changed."""
 
 from __future__ import annotations
 
@@ -310,7 +310,7 @@ def test_checkpointing_that_its_owner_switched_on_stays_on(model: SiameseBert) -
     assert any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules())
 
 
-# who notices that weights have changed
+# what notices that weights have changed
 
 
 @pytest.fixture
@@ -319,7 +319,7 @@ def half(folder: Path) -> SiameseBert:
 
 
 def reloaded(model: SiameseBert, folder: Path) -> np.ndarray:
-    """Return the vectors of a model that has these weights and no history."""
+    """Return the vectors of a new model that is loaded with these weights."""
     fresh = SiameseBert.from_pretrained(folder, "cpu", "bfloat16")
     fresh.bert.encoder.load_state_dict(model.bert.encoder.state_dict())
     return fresh.encode(TEXTS)

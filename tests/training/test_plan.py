@@ -1,4 +1,4 @@
-"""The plan of a run: steps, micro-batches, and memory held against what a real forward keeps and a real step takes."""
+"""The plan of a run: steps, micro-batches, and estimated memory compared with real forwards and steps."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_steps_are_those_of_the_batches_where_no_text_may_come_twice() -> None:
     assert capped == (expected[0], 1)
 
 
-# where and in what
+# device and precision
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_free_memory_heeds_a_containers_limit(tmp_path: Path) -> None:
     assert free_memory(CPU, tmp_path) == 0
 
 
-# memory, foreseen and measured
+# memory, estimated and measured
 
 
 def stsb_tokens(model: SiameseBert, shared_data: Path, n_pairs: int) -> TextTokens:
@@ -215,13 +215,13 @@ def forward(model: SiameseBert | ClassifierModel, tokens: TextTokens, dtype: tor
 
 
 def content_of(tensor: Tensor) -> float:
-    """Return a number that hardly any other tensor has, whatever view of it this is."""
+    """Return a checksum of a tensor's storage, the same for all views of it."""
     n = tensor.untyped_storage().nbytes() // tensor.element_size()
     return float(tensor.detach().as_strided((n,), (1,), 0).double().sum())
 
 
 def kept_bytes(model: SiameseBert | ClassifierModel, tokens: TextTokens, dtype: torch.dtype | None) -> int:
-    """Return what a forward keeps for its backward: every storage once, but for weights and their casts."""
+    """Return the bytes that a forward keeps for its backward: every storage once, without weights and their casts."""
     parameters = list(model.parameters())
     weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     casts = {content_of(parameter.detach().bfloat16()) for parameter in parameters}
@@ -292,7 +292,7 @@ def test_peak_memory_of_a_step_is_foreseen_within_a_factor_of_two(
     assert 0.5 < ratio < 2.0
 
 
-# what is said
+# the lines of the plan
 
 
 def test_a_plan_says_what_will_be_done(tiny: SiameseBert, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +373,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_bert_folder: Cal
 def classifier_run(
     encoder: ConnectionBert, kind: Any, rows: list[Any], max_seq_length: int = 64, **training: Any
 ) -> PreparedRun:
-    """Return a run on rows of words whose number is known: one token each."""
+    """Return a run on rows with a known number of words, one token each."""
     labels = ["yes" if i % 2 else "no" for i in range(len(rows))]
     build = ConnectionDataset.from_texts if kind == "single" else ConnectionDataset.from_pairs
     model = ClassifierModel(encoder, kind, max_seq_length=max_seq_length)
@@ -496,7 +496,7 @@ def test_memory_of_a_classifiers_forward_is_foreseen_within_a_factor_of_two(
     assert 0.5 < foreseen / kept < 2.0
 
 
-# before the plan: what does not fit is refused
+# before the plan: what does not fit is rejected
 
 
 def test_an_evaluation_without_pairs_is_refused(tiny: SiameseBert) -> None:

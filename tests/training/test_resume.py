@@ -1,7 +1,7 @@
-"""Runs that are killed, stopped, starved and tampered with, in processes of their own by real signals.
+"""Runs that are killed, stopped, short of disk space or damaged, in separate processes with real signals.
 
 One process imports everything once and forks for each run, so that a run costs a second and not ten. A resumed run is
-held against the unbroken one byte by byte: the whole model folder, the log without its times, the metrics.
+compared with the uninterrupted one byte by byte: the whole model folder, the log without its times, the metrics.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if not hasattr(os, "fork") or not sys.platform.startswith("linux"):
     pytest.skip("the processes under test are forks", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_SECONDS = 120  # for a run; one that hangs fails its test
+MAX_SECONDS = 120  # for a run; a run that hangs fails its test
 N_KILLS = 20
 WORDS = COMMON_WORDS.split()
 
@@ -132,7 +132,7 @@ METRICS = ("sbert_ft.training.run", "write_json")
 def strike(
     place: tuple[str, str], nth: int, *signals: int, file_bytes: int | None = None, shell: str | None = None
 ) -> dict[str, Any]:
-    """Return what leaves no room in files, runs a shell's line or sends signals right before a function's nth call."""
+    """Return what to do right before a function's nth call: limit file sizes, run a shell command, send signals."""
     what = {"nth": nth, "signals": signals, "file_bytes": file_bytes, "shell": shell}
     return {"module": place[0], "name": place[1], **what}
 
@@ -145,7 +145,7 @@ class Ended:
 
 @dataclass
 class Server:
-    """The process that forks; one run at a time."""
+    """The process that forks for each run; one run at a time."""
 
     process: subprocess.Popen[bytes]
     place: Path
@@ -181,7 +181,7 @@ class Server:
         return line
 
     def end(self) -> Ended:
-        """Wait for the run's end; one that does not come to it is killed."""
+        """Wait for the run's end; a run that hangs is killed."""
         ends = self.has_ended(MAX_SECONDS)
         if not ends:
             os.kill(self.pid, signal.SIGKILL)
@@ -196,7 +196,7 @@ class Server:
 
 @contextlib.contextmanager
 def folder_in_memory() -> Iterator[Path]:
-    """Return a folder, in memory where the system has one: hundreds of synced files are then no wait for a disk."""
+    """Return a folder, in memory if the system has one, so that hundreds of synced files do not wait for a disk."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as path:
         yield Path(path)
 
@@ -249,7 +249,7 @@ def write_scored(path: Path, n: int, seed: int) -> Path:
 
 
 def write_matches(path: Path, n: int, seed: int) -> Path:
-    """Write pairs known to match, of which some share a text, so that batches have to be put together with care."""
+    """Write pairs known to match; some share a text, so that batches must keep them apart."""
     generator = random.Random(seed)
     firsts, seconds = texts(generator, n), texts(generator, n)
     firsts[n // 2] = firsts[n // 2 + 1] = firsts[0]
@@ -292,7 +292,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Bench:
-    """Data, a model, and configurations of runs on them."""
+    """Data, a model, and configurations of runs with them."""
 
     server: Server
     place: Path
@@ -326,7 +326,7 @@ class Bench:
         return path
 
     def unbroken(self, scenario: str) -> Path:
-        """Return the folder of a scenario's run that nothing disturbed."""
+        """Return the folder of a scenario's uninterrupted run."""
         if scenario not in self.unbroken_runs:
             config = self.config(scenario)
             assert self.train(config).code == 0
@@ -395,7 +395,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 
 def assert_same_run(folder: Path, unbroken: Path) -> None:
-    """Hold what a run left against the unbroken one: bit-equal weights, one loss curve, the same scores."""
+    """Check that a run equals the uninterrupted one: bit-equal weights, one loss curve, the same scores."""
     assert tree(folder / "model") == tree(unbroken / "model")
     log = log_of(folder)
     assert log == log_of(unbroken)
@@ -403,7 +403,7 @@ def assert_same_run(folder: Path, unbroken: Path) -> None:
     assert len(keys) == len(set(keys)) and [step for _, step in keys] == sorted(step for _, step in keys)
     found, expected = (json.loads((path / "metrics.json").read_text()) for path in (folder, unbroken))
     for key in found.keys() | expected.keys():
-        # of a resumed run's warnings, some are of the resuming
+        # some warnings of a resumed run are about the resuming
         assert key in ("seconds", "warnings") or found[key] == expected[key], key
     assert not [name for name in tree(folder) if PREFIX in name]
 
@@ -413,13 +413,13 @@ def assert_same_run(folder: Path, unbroken: Path) -> None:
 
 @dataclass
 class Log:
-    """How far a run's log is, told apart from what the run before left there."""
+    """Reads how far a run's log is, without the lines that an earlier run left there."""
 
     folder: Path
     stale: int | None = None
 
     def look(self, newest: int) -> None:
-        """Remember the file where it has lines after the newest checkpoint, which a resumed run will take back."""
+        """Remember the log file if it has lines after the newest checkpoint, which a resumed run will remove."""
         lines = log_of(self.folder) if (self.folder / "metrics.jsonl").exists() else []
         self.stale = os.stat(self.folder / "metrics.jsonl").st_ino if lines and lines[-1]["step"] > newest else None
 
@@ -432,7 +432,7 @@ class Log:
 
 
 def kill_until_finished(bench: Bench, config: Path, n_kills: int, per_attempt: int, seed: int) -> list[int]:
-    """Kill a run again and again at random moments, go on, and return the step that each attempt began after."""
+    """Kill and resume a run again and again at random moments; return the step that each attempt began after."""
     generator, begun = random.Random(seed), []
     log = Log(folder_of(config))
     while len(begun) < n_kills:
@@ -443,7 +443,7 @@ def kill_until_finished(bench: Bench, config: Path, n_kills: int, per_attempt: i
         n_steps = generator.randint(0, per_attempt)
         while n_steps and log.reached() < begun[-1] + n_steps and not bench.server.has_ended(0.001):
             pass
-        # without a step: somewhere on the way there
+        # without a step: before the first one
         bench.server.has_ended(generator.uniform(0, 0.02 if n_steps else 0.4))
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -502,7 +502,7 @@ def test_what_a_run_had_not_removed_when_it_was_killed_after_its_last_checkpoint
     assert_same_run(folder_of(config), bench.unbroken("without dev"))
 
 
-# ---------------------------------------------------------------- asked to end
+# ---------------------------------------------------------------- ended by a signal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -517,7 +517,7 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(
     config = bench.config("short")
     ended = bench.train(config, strike=strike(where, nth, number))
     assert ended.code == 128 + number, ended.said
-    assert f"after step {step}; go on with --resume" in ended.said and "Traceback" not in ended.said
+    assert f"after step {step}; continue with --resume" in ended.said and "Traceback" not in ended.said
     assert newest_step(folder_of(config)) == step
     assert not (folder_of(config) / "model").exists()
     ended = bench.resume(config)
@@ -563,7 +563,7 @@ def test_a_second_signal_ends_at_once(
 def test_an_evaluation_that_was_missed_is_made_once(bench: Bench) -> None:
     config = bench.config("short")
     assert bench.train(config, strike=strike(EVALUATION, 1, signal.SIGTERM)).code == 143
-    ended = bench.resume(config, strike=strike(EVALUATION, 1, signal.SIGTERM))  # the one that it makes up for
+    ended = bench.resume(config, strike=strike(EVALUATION, 1, signal.SIGTERM))  # the evaluation that it catches up on
     assert ended.code == 143, ended.said
     assert newest_step(folder_of(config)) == 4
     # its line is in the log now, but no checkpoint knows of it
@@ -582,7 +582,7 @@ def test_a_real_signal_from_outside_ends_it_with_a_checkpoint(bench: Bench) -> N
     ended = bench.server.end()
     assert ended.code == 143, ended.said
     step = newest_step(log.folder)
-    assert step >= 9 and f"after step {step}; go on with --resume" in ended.said
+    assert step >= 9 and f"after step {step}; continue with --resume" in ended.said
     assert bench.resume(config).code == 0
     assert_same_run(log.folder, bench.unbroken("cosine"))
 
@@ -628,7 +628,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(bench: Bench, stop
     earlier = steps_kept(folder_of(config))[-2]
     ended = bench.resume(config)
     assert ended.code == 0, ended.said
-    assert "step-00000010' is incomplete or damaged" in ended.said and "it is passed over" in ended.said
+    assert "step-00000010' is incomplete or damaged" in ended.said and "it is skipped" in ended.said
     assert f"going on after step {earlier} of 24" in ended.said
     assert_same_run(folder_of(config), bench.unbroken("short"))
 
@@ -642,7 +642,9 @@ def test_where_all_checkpoints_are_damaged_that_is_said_and_nothing_is_changed(
     before = tree(folder_of(config) / "checkpoints")
     ended = bench.resume(config)
     assert ended.code == 2
-    assert "holds no whole checkpoint" in ended.said and "--overwrite" in ended.said and "Traceback" not in ended.said
+    assert (
+        "holds no complete checkpoint" in ended.said and "--overwrite" in ended.said and "Traceback" not in ended.said
+    )
     assert tree(folder_of(config) / "checkpoints") == before
 
 
@@ -715,7 +717,7 @@ def test_a_changed_setting_is_refused_by_name(bench: Bench, stopped_short: Path,
     assert named in ended.said
 
 
-def test_allowed_changes_are_warned_of_and_are_what_the_next_sitting_is_held_against(
+def test_allowed_changes_are_warned_of_and_are_what_the_next_sitting_is_checked_against(
     bench: Bench, stopped_short: Path
 ) -> None:
     config = bench.copy_of(stopped_short)
@@ -873,10 +875,10 @@ def test_a_run_does_not_overwrite_the_model_that_it_begins_with(bench: Bench) ->
 
 def test_resuming_where_there_is_no_run_is_refused(bench: Bench) -> None:
     ended = bench.resume(bench.config("short"))
-    assert ended.code == 2 and "holds no run to go on with" in ended.said
+    assert ended.code == 2 and "holds no run to resume" in ended.said
 
 
-# ---------------------------------------------------------------- no number, no room
+# ---------------------------------------------------------------- NaN loss, full disk
 
 
 @pytest.fixture(scope="module")
@@ -1051,7 +1053,7 @@ def norms_of(folder: Path) -> list[float | None]:
 
 
 class RaisesAt(logging.Handler):
-    """Sends this process a signal as soon as something is logged."""
+    """A logging handler that sends this process a signal as soon as something is logged."""
 
     def __init__(self, beginning: str, number: int) -> None:
         super().__init__()
@@ -1064,7 +1066,7 @@ class RaisesAt(logging.Handler):
 
 @pytest.fixture
 def usual_signals() -> Iterator[None]:
-    """Let Ctrl-C mean what it does in a terminal: tests that run in the background are started with it ignored."""
+    """Enable Ctrl-C as in a terminal: tests that run in the background are started with it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -1096,7 +1098,7 @@ def test_fine_tune_is_interrupted_and_goes_on_with_the_callers_things_as_they_we
     random_state = torch.get_rng_state()
     ours.addHandler(raising := RaisesAt("step 12: dev", number))
     try:
-        with pytest.raises(RunInterrupted, match="after step 12; go on with") as interrupted:
+        with pytest.raises(RunInterrupted, match="after step 12; continue with") as interrupted:
             tune("run")
     finally:
         ours.removeHandler(raising)

@@ -1,4 +1,4 @@
-"""A run's folder: who may begin there, what is removed, one process at a time, one log, and what has changed since."""
+"""A run's folder: when a run may start there, what is removed, the lock, the log, and changes since the start."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 
 def make_run(path: Path) -> RunFolder:
-    """Write what a run leaves, but for the model."""
+    """Write the files of a run, without the model."""
     folder = RunFolder(path)
     path.mkdir(parents=True, exist_ok=True)
     for name in RUN_FILES:
@@ -66,7 +66,7 @@ def make_run(path: Path) -> RunFolder:
     return folder
 
 
-# who may begin
+# when a run may start
 
 
 @pytest.mark.parametrize("mode", ["new", "overwrite"])
@@ -131,7 +131,7 @@ def test_only_a_run_can_be_resumed(tmp_path: Path, content: dict[str, str]) -> N
     for path in (tmp_path, tmp_path / "missing"):
         before = tree(tmp_path)
         with (
-            pytest.raises(RunFolderError, match=r"no run to go on with: expected config\.json"),
+            pytest.raises(RunFolderError, match=r"no run to resume: expected config\.json"),
             open_run_folder(path, "resume"),
         ):
             pass
@@ -179,7 +179,7 @@ def test_overwriting_leaves_no_file_of_the_run(tmp_path: Path, tiny_bert_folder:
     model.save_pretrained(folder.model_dir)
     with open_run_folder(folder.path, "overwrite"):
         assert os.listdir(folder.path) == [LOCK_NAME, "cache"] or os.listdir(folder.path) == ["cache", LOCK_NAME]
-    assert tree(folder.path) == {"cache": None, "cache/tokens.npy": b"cached"}  # it goes by content
+    assert tree(folder.path) == {"cache": None, "cache/tokens.npy": b"cached"}  # it is found by content
 
 
 def test_overwriting_keeps_every_stray_file(tmp_path: Path) -> None:
@@ -222,11 +222,11 @@ def test_overwriting_follows_no_link(tmp_path: Path) -> None:
 def test_a_run_half_removed_is_not_resumed(tmp_path: Path) -> None:
     make_run(tmp_path)
     (tmp_path / "config.json").unlink()  # the first to go
-    with pytest.raises(RunFolderError, match="no run to go on with"), open_run_folder(tmp_path, "resume"):
+    with pytest.raises(RunFolderError, match="no run to resume"), open_run_folder(tmp_path, "resume"):
         pass
 
 
-# places that cannot be
+# unusable places
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -404,7 +404,7 @@ def test_a_lock_that_fails_otherwise_is_an_error(tmp_path: Path, monkeypatch: py
 
 
 def dead_process() -> int:
-    """Return the number of a process that has ended."""
+    """Return the id of a process that has ended."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
     return process.pid

@@ -1,4 +1,4 @@
-"""A word table stepped by rows is the table that dense AdamW makes; and it goes on from any step bit by bit."""
+"""A word table updated by rows equals the one from dense AdamW, and training resumes from any step bit by bit."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from sbert_ft.training.trainable_model import set_up_for_training
 
 N_ROWS, WIDTH = 60, 8
 # A float32 operation rounds by at most 2**-24 of its result, and a step makes three on a weight: decay, update and sum.
-# Both ways round, but at other places: they may so differ by six such errors a step, and the update, which is at most
+# Both ways round, but in other places: they may differ by six such errors a step, and the update, which is at most
 # as large as the rate (times a few in the first steps), by what the order in a sum of gradients does to it.
 ROUNDING = 2.0**-24
 TABLE = "words.weight"
 
 
 class Words(nn.Module):
-    """A table and something dense behind it, as an encoder has them."""
+    """A model with an embedding table and a dense layer, like an encoder."""
 
     def __init__(self, sparse: bool, padding_idx: int | None = 0, seed: int = 0) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Step:
 
 @dataclass
 class Course:
-    """Settings of a run and how its rate goes."""
+    """The steps and settings of a run, and its learning rates."""
 
     steps: list[Step]
     settings: TrainingSettings = field(default_factory=lambda: TrainingSettings(learning_rate=1e-2, weight_decay=0.3))
@@ -73,7 +73,7 @@ class Course:
         return self.settings.learning_rate * rate_factor(step, len(self.steps), self.settings)
 
     def by_rows(self, module: Words, optimizer: Optimizer, begin: int = 0, end: int | None = None) -> list[float]:
-        """Take steps as the loop does, and return the gradients' norms."""
+        """Make steps as the loop does, and return the gradients' norms."""
         norms = []
         for number in range(begin, len(self.steps) if end is None else end):
             set_rate(optimizer, self.rate(number))
@@ -84,7 +84,7 @@ class Course:
         return norms
 
     def densely(self, module: Words) -> list[float]:
-        """Take all steps by torch alone, on dense gradients, and return their norms."""
+        """Make all steps with torch only, on dense gradients, and return their norms."""
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.settings.weight_decay},
@@ -103,7 +103,7 @@ class Course:
         return norms
 
     def check(self, padding_idx: int | None = 0) -> Optimizer:
-        """Take all steps both ways and hold weights, moments and norms against each other."""
+        """Make all steps both ways, and compare weights, moments and norms."""
         ours, theirs = Words(sparse=True, padding_idx=padding_idx), Words(sparse=False, padding_idx=padding_idx)
         optimizer = Optimizer(ours, self.settings)
         assert optimizer.rows is not None and optimizer.rows.table is ours.words.weight
@@ -133,7 +133,7 @@ def spread(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def course(n_steps: int = 120, n_batches: int = 1, n_rows: int = N_ROWS, seed: int = 0, **settings: float) -> Course:
-    """Return a course in which low rows come often, high ones late and seldom, and rows come again in a batch."""
+    """Return a course in which low rows are frequent, high ones late and rare, and batches have repeated rows."""
     draw = np.random.default_rng(seed)
     steps = [
         Step([(draw.random(12) ** 4 * (5 + (n_rows - 5) * i / n_steps)).astype(np.int64) for _ in range(n_batches)], i)
@@ -272,7 +272,7 @@ def test_rows_that_are_not_the_table_s_are_refused(key: str, value: Tensor, spar
         f"exp_avg_sq:{TABLE}": torch.zeros(2, WIDTH),
     }
     restore_optimizer(optimizer, module, state)
-    with pytest.raises(ValueError, match=r"^its |^a row is there twice"):
+    with pytest.raises(ValueError, match=r"^its |^a row occurs twice"):
         restore_optimizer(optimizer, module, {**state, f"{key}:{TABLE}": value})
 
 
@@ -299,7 +299,7 @@ def test_a_row_that_nobody_prepared_is_noticed() -> None:
     optimizer = Optimizer(module, TrainingSettings())
     optimizer.prepare(np.array([1, 2], np.int32))
     module(torch.tensor([1, 3])).sum().backward()
-    with pytest.raises(AssertionError, match="nobody prepared"):
+    with pytest.raises(AssertionError, match="without a call of prepare"):
         optimizer.clip_gradient(1.0)
 
 

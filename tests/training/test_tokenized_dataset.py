@@ -1,4 +1,4 @@
-"""Rows as tokens: the tokenizer's own ids, counted cuts, and a cache that is whole or not used."""
+"""Rows as tokens: the tokenizer's own ids, counts of truncated texts, and a cache that is used only if complete."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TEXTS = [
 
 @dataclass(frozen=True)
 class Rows:
-    """Distinct texts and rows of them, as a data set has them."""
+    """Distinct texts and rows of their numbers, like a data set."""
 
     texts: tuple[str, ...]
     text_rows: NDArray[np.int64]
@@ -102,7 +102,7 @@ def test_tokens_are_those_of_the_tokenizer(minilm: TextTokenizer, folder: Path |
 
 
 def test_real_pairs_come_back_as_their_texts(minilm: TextTokenizer, stsb_sentences: list[str], tmp_path: Path) -> None:
-    """More texts than the tokenizer gets at a time."""
+    """There are more texts than are given to the tokenizer at a time."""
     texts = [f"{text} {i}" for i in range(4) for text in stsb_sentences]
     dataset = Rows(tuple(texts), np.arange(len(texts)).reshape(-1, 2))
     tokenized = tokenize_connections(dataset, minilm, 64, tmp_path)
@@ -240,7 +240,7 @@ LONG = [
 
 
 def joined(tokenizer: TextTokenizer, rows: Rows, max_tokens: int, truncation: Truncation) -> TextTokens:
-    """Return all rows as the tokenizer joins their texts, never cut before."""
+    """Return all rows as the tokenizer joins their whole texts."""
     first, second = (tokenizer.tokenize([rows.texts[i] for i in column]) for column in rows.text_rows.T.tolist())
     return tokenizer.join(first, second, max_tokens, truncation)
 
@@ -265,7 +265,7 @@ def test_joined_rows_are_as_the_tokenizer_joins_the_whole_texts(
 
 
 def test_what_is_counted_of_joined_rows_are_rows(minilm: TextTokenizer, folder: Path | None) -> None:
-    """No text alone is too long for 40 tokens, but three of the four rows are."""
+    """No single text is too long for 40 tokens, but three of the four rows are."""
     texts = ["word " * 30, "word " * 20, "word " * 5]
     rows = rows_of((0, 2), (0, 1), (1, 1), (1, 0), texts=texts)
     tokenized = tokenize_connections(rows, minilm, 40, folder, Joining())
@@ -340,7 +340,7 @@ def marks(folder: Path) -> list[tuple[int, int]]:
 
 
 class Unread(Rows):
-    """Rows whose texts may not be read any more."""
+    """Rows whose texts must not be read again."""
 
     def distinct_texts(self, start: int, stop: int) -> list[str]:
         raise AssertionError("the texts are tokenised again")
@@ -462,7 +462,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(minilm: TextTokenizer, tmp_p
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert f"{tmp_path / 'new'}{os.sep}tokens-" in str(error.value)
-    assert "cannot be written: File too large; make room, or name another folder" in str(error.value)
+    assert "cannot be written: File too large; free some space, or name another folder" in str(error.value)
     assert list((tmp_path / "new").iterdir()) == []
 
 

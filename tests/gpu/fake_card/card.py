@@ -1,13 +1,13 @@
-"""A CUDA card that is not there: the CUDA paths run on a CPU build of torch, on tensors without values.
+"""A simulated CUDA device: the CUDA code runs with a CPU build of torch, on tensors without values.
 
-`FakeCard` is a torch dispatch mode. Tensors on ``cuda`` are fake ones (torch's `FakeTensorMode`), those on the CPU stay
-real. A device guard, hooks and a page-locked allocator for CUDA, compiled once from C++, let autograd and
-``pin_memory`` accept them; they have to be loaded before torch is imported. What is found are tensors on different
-devices, operations that CUDA does not have, waits for the card, and copies to it that block, each with our function
-that asked for it. Nothing is said of values, of the kernels' own limits (where a gradient is needed, attention in rows
-is taken apart into plain products here), of memory, and of speed: `make gpu` is for those.
+`FakeCard` is a torch dispatch mode. Tensors on ``cuda`` are fake (torch's `FakeTensorMode`), and tensors on the CPU are
+real. A device guard, hooks and a page-locked allocator for CUDA, compiled once from C++, make autograd and
+``pin_memory`` accept them; they must be loaded before torch is imported. It finds tensors on different devices,
+operations that CUDA does not have, waits for the device, and blocking copies to it, each with the function of this
+project that requested it. It cannot test values, the kernels' own limits (where a gradient is needed, attention in rows
+is computed by plain products here), memory and speed: `make gpu` is for those.
 
-A value that is read from the card is 0, so every comparison of vectors agrees.
+A value that is read from the device is 0, so every comparison of vectors agrees.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ namespace at { using ::CUDAHooks; REGISTER_CUDA_HOOKS(CUDAHooks); }
 
 
 def load_guard(place: Path) -> None:
-    """Compile the guard into `place` where it is not there, and load it beside torch's own libraries."""
+    """Compile the guard into `place` if it is not there, and load it together with torch's own libraries."""
     assert "torch" not in sys.modules, "the guard has to be there before torch"
     found = importlib.util.find_spec("torch")
     assert found is not None and found.origin is not None
@@ -121,7 +121,7 @@ ATTENTION = ("_varlen_attn", "scaled_dot_product", "_efficient_attention", "_fla
 
 
 def asked_by() -> str:
-    """Return our function on top of the stack, with the one that called it; or a library's where there is none."""
+    """Return the topmost function of this project on the stack, and its caller; a library's if there is none."""
     frames = traceback.extract_stack()
     ours = [frame for frame in frames if "/sbert_ft/" in frame.filename]
     theirs = [f for f in frames if "/sentence_transformers/" in f.filename or "/transformers/" in f.filename]
@@ -134,14 +134,15 @@ class _Fake(FakeTensorMode):
 
 
 class FakeCard(TorchDispatchMode):
-    """Everything on CUDA is fake; what is on the CPU stays real.
+    """A dispatch mode in which tensors on CUDA are fake and tensors on the CPU are real.
 
     Attributes:
-        waits: Reads of values, by who asked: the CPU stands still until the card has done all that it was told.
-        blocking: Copies to the card from memory that is not page-locked, or that were not asked to go on alone.
-        copies: The other copies to the card.
-        calls: Operations on the card by name, without views and new memory: at least as many launches.
-        most_elements: An operation whose result has more raises what torch raises where memory runs out; None for no
+        waits: Reads of values, by the function that requested them: the CPU waits until the device has finished all
+            queued work.
+        blocking: Copies to the device from memory that is not page-locked, or without ``non_blocking``.
+        copies: The other copies to the device.
+        calls: Operations on the device by name, without views and new memory: at least as many kernel launches.
+        most_elements: An operation whose result has more elements raises torch's out-of-memory error; None for no
             limit.
     """
 
@@ -155,7 +156,7 @@ class FakeCard(TorchDispatchMode):
         self.most_elements: int | None = None
 
     def clear(self) -> None:
-        """Count from here on."""
+        """Reset all counts."""
         for counter in (self.waits, self.blocking, self.copies, self.calls):
             counter.clear()
 
@@ -224,7 +225,7 @@ def _no_address(tensor: torch.Tensor) -> int:
 
 @contextmanager
 def card_in_place() -> Iterator[FakeCard]:
-    """Let torch's Python say that there is a card like an H200, and run what is on it on fake tensors."""
+    """Let torch's Python code report a device like an H200, and run its operations on fake tensors."""
     properties = types.SimpleNamespace(
         name="fake card", total_memory=139 << 30, major=9, minor=0, multi_processor_count=132
     )

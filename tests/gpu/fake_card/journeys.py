@@ -1,9 +1,9 @@
-"""Run a group of journeys on the fake card, and print what each came to as a line of JSON.
+"""Run a group of journeys (sequences of calls) on the fake card, and print the result of each as a line of JSON.
 
     FAKE_CARD_PLACE=folder python tests/gpu/fake_card/journeys.py inference MODEL_FOLDER WORK_FOLDER
 
-The groups are `inference`, `classifiers`, `objectives` and `runs`. A journey that raises is written down with its error
-and the others go on; what the counts have to be is for `tests/gpu/test_fake_card.py` to say.
+The groups are `inference`, `classifiers`, `objectives` and `runs`. If a journey raises, its error is printed and the
+others still run. `tests/gpu/test_fake_card.py` checks the counts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PRECISIONS = ("bfloat16", "float16", "float32")
 
 
 class Journeys:
-    """Runs functions and prints what was counted meanwhile."""
+    """Runs functions and prints the counts of each."""
 
     def __init__(self, card: fake.FakeCard, model: Path, work: Path) -> None:
         self.card, self.model, self.work = card, model, work
@@ -44,7 +44,7 @@ class Journeys:
         logging.getLogger("sbert_ft").addHandler(handler)
 
     def go(self, name: str, journey: Callable[[], dict[str, Any] | None]) -> None:
-        """Run one and print its line."""
+        """Run one journey and print its line."""
         self.card.clear()
         self.said.clear()
         told: dict[str, Any] = {"name": name}
@@ -63,7 +63,7 @@ class Journeys:
         print(json.dumps(told), flush=True)
 
     def siamese(self, precision: str = "auto", **options: Any) -> Any:
-        """Return a sentence encoder on the card; nothing of its loading is counted."""
+        """Return a sentence encoder on the card; its loading is not counted."""
         from sbert_ft import SiameseBert
 
         model = SiameseBert.from_pretrained(self.model, precision=precision, **options)  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ class Journeys:
 
 @contextmanager
 def constant(module: Any, name: str, value: Any) -> Iterator[None]:
-    """Let a constant of a module have another value for a while."""
+    """Set a constant of a module to another value within the context."""
     before = getattr(module, name)
     setattr(module, name, value)
     try:
@@ -192,7 +192,7 @@ def inference(journeys: Journeys) -> None:
 
 
 def classifiers(journeys: Journeys) -> None:
-    """Predict with every kind, long rows cut and in parts."""
+    """Predict with every kind of classifier, with long rows cut and in windows."""
     from sbert_ft.models import inference
 
     for kind in ("towers", "joined", "single"):
@@ -215,7 +215,7 @@ def classifiers(journeys: Journeys) -> None:
 
 
 def objectives(journeys: Journeys) -> None:
-    """A batch of every objective, whole and in parts, forward and backward; and whole steps in every precision."""
+    """Run a batch of every objective, whole and in parts, forward and backward, and whole steps in every precision."""
     from sbert_ft import ObjectiveSettings, TrainingSettings
     from sbert_ft.training.gradients import BackwardSettings, backward
     from sbert_ft.training.objectives import OBJECTIVES, HeadToTrain, build_objective
@@ -282,7 +282,7 @@ def objectives(journeys: Journeys) -> None:
 
 
 def runs(journeys: Journeys) -> None:
-    """Whole runs: every precision, checkpointed activations, classifiers, a resume, memory that runs out."""
+    """Do whole runs: every precision, checkpointed activations, classifiers, a resume, memory that runs out."""
     from sbert_ft import ConnectionDataset, ObjectiveSettings, Reading, SiameseBert, TrainingSettings, fine_tune
 
     steps, every = 4, 2
