@@ -310,9 +310,7 @@ def _key_names(match: NameMatch, heads_unused: bool) -> Check:
         )
     if not match.unknown:
         return finding("names", "OK", ", ".join(said))
-    said.append(
-        f"{len(match.unknown)} tensors that the encoder does not use: {listed(map(quoted, match.unknown), 3)}"
-    )
+    said.append(f"{len(match.unknown)} tensors that the encoder does not use: {listed(map(quoted, match.unknown), 3)}")
     return finding("names", "WARN", ", ".join(said), "make sure that weights and config.json belong to one model")
 
 

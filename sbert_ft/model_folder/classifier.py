@@ -115,7 +115,7 @@ class FoundClassifier:
     hint: str = ""
 
 
-def has_classifier(folder: Path) -> bool:
+def has_classifier(folder: Path | ModelFolder) -> bool:
     """Return whether a folder has a classifier, ours or a stock one; only its JSON files are read.
 
     Raises:

@@ -121,12 +121,17 @@ def find_folder(folder: str | Path) -> Path:
     )
 
 
-def read_folder(folder: str | Path) -> ModelFolder:
+def read_folder(folder: str | Path | ModelFolder) -> ModelFolder:
     """Return what the folder's JSON files say.
+
+    Args:
+        folder: Its path; or what was read of it before, which is returned as it is, so that a load reads it once.
 
     Raises:
         ModelFolderError: A file is missing or damaged, or sets something that is not supported.
     """
+    if isinstance(folder, ModelFolder):
+        return folder
     path = find_folder(folder)
     modules = _read_modules(path)
     encoder_path = modules.get("Transformer", path)
@@ -189,10 +194,12 @@ def unused_parts(source: ModelFolder) -> tuple[str, ...]:
     Raises:
         ModelFolderError: A file with settings is damaged.
     """
+    tokenizer_config = _read_if_there(source.encoder_path / "tokenizer_config.json")
     notes = [
-        f"{shown(file)} names code of its own in auto_map; it is never run, transformers' stock classes are used"
-        for file in (source.encoder_path / "config.json", source.encoder_path / "tokenizer_config.json")
-        if _read_if_there(file).get("auto_map") is not None
+        f"{shown(source.encoder_path / name)} names code of its own in auto_map; it is never run, transformers' stock "
+        "classes are used"
+        for name, content in (("config.json", source.config), ("tokenizer_config.json", tokenizer_config))
+        if content.get("auto_map") is not None
     ]
     file = source.path / "config_sentence_transformers.json"
     if source.layout == "transformers" and any(_read_prompts(source.path, _read_if_there(file))[0].values()):

@@ -34,7 +34,7 @@ from sbert_ft.encoder.packing import PackedBatch, PoolingMode
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.classifier import ClassifierSettings, find_classifier, read_head
 from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches
-from sbert_ft.model_folder.layout import read_folder
+from sbert_ft.model_folder.layout import ModelFolder, read_folder
 from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.writer import EncoderParts, SiameseSettings, save_classifier
 from sbert_ft.models.connection_bert import ConnectionBert, compile_encoder
@@ -126,7 +126,7 @@ class ClassifierModel(nn.Module):
     @classmethod
     def from_pretrained(
         cls: type[_Self],
-        folder: str | Path,
+        folder: str | Path | ModelFolder,
         device: str | torch.device | None = None,
         precision: Precision = "auto",
         max_seq_length: int | None = None,
@@ -149,9 +149,10 @@ class ClassifierModel(nn.Module):
             InputError: An argument is not a known value, or contradicts the folder.
             ResourceError: The device is not available.
         """
-        found = find_classifier(read_folder(folder), kind)
+        source = read_folder(folder)
+        found = find_classifier(source, kind)
         settings = found.settings
-        bert = ConnectionBert.from_pretrained(folder, device, precision)
+        bert = ConnectionBert.from_pretrained(source, device, precision)
         model = cls(
             bert,
             settings.kind,

@@ -146,7 +146,7 @@ class ConnectionBert(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: str | torch.device | None = None, precision: Precision = "auto"
+        cls, folder: str | Path | ModelFolder, device: str | torch.device | None = None, precision: Precision = "auto"
     ) -> ConnectionBert:
         """Return the model of a local folder.
 

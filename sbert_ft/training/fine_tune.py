@@ -25,7 +25,7 @@ from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.encoder.devices import Precision
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.classifier import has_classifier
-from sbert_ft.model_folder.layout import read_folder
+from sbert_ft.model_folder.layout import ModelFolder, read_folder
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.siamese import SiameseBert
@@ -56,31 +56,31 @@ def starting_model(settings: RunSettings) -> TrainableModel:
     wanted = settings.model
     precision: Precision = "float32" if settings.training.precision == "float32" else "auto"
     device = settings.training.device
-    if wanted.kind != "siamese" and wanted.init == "pretrained" and has_classifier(Path(wanted.path)):
-        found = ClassifierModel.from_pretrained(
-            wanted.path, device, precision, wanted.max_seq_length, kind=_kind_of_others(wanted)
-        )
-        if _goes_on(found, wanted):
-            return found
-        logger.warning(
-            "%s holds a classifier of another kind (%s): its encoder is used, and a new head is created",
-            quoted(wanted.path, limit=400),
-            found.kind,
-        )
-        return _classifier(found.bert, wanted)
     if wanted.init == "random":
         bert = ConnectionBert.from_config(wanted.path, device, precision, settings.training.seed)
     else:
-        bert = ConnectionBert.from_pretrained(wanted.path, device, precision)
+        source = read_folder(wanted.path)
+        if wanted.kind != "siamese" and has_classifier(source):
+            kind = _kind_of_stock(wanted, source)
+            found = ClassifierModel.from_pretrained(source, device, precision, wanted.max_seq_length, kind=kind)
+            if _goes_on(found, wanted):
+                return found
+            logger.warning(
+                "%s holds a classifier of another kind (%s): its encoder is used, and a new head is created",
+                quoted(wanted.path, limit=400),
+                found.kind,
+            )
+            return _classifier(found.bert, wanted)
+        bert = ConnectionBert.from_pretrained(source, device, precision)
     if wanted.kind != "siamese":
         return _classifier(bert, wanted)
     assert wanted.pooling != "pooler", "rejected when the settings were checked"
     return SiameseBert(bert, wanted.pooling, wanted.max_seq_length)
 
 
-def _kind_of_others(wanted: ModelSettings) -> Literal["joined", "single"] | None:
+def _kind_of_stock(wanted: ModelSettings, source: ModelFolder) -> Literal["joined", "single"] | None:
     """Return the kind to read a stock classifier folder as, which does not state it; None for our own, which does."""
-    if "classifier" in read_folder(wanted.path).own:
+    if "classifier" in source.own:
         return None
     return wanted.kind if wanted.kind == "joined" or wanted.kind == "single" else None
 

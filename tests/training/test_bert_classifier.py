@@ -30,10 +30,12 @@ from sbert_ft import (
     fine_tune,
 )
 from sbert_ft.config.loader import read_run
+from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
 from sbert_ft.errors import ConfigError, InputError, SbertFtError
+from sbert_ft.model_folder import layout
 from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.training.bert_classifier import classes_of
-from sbert_ft.training.fine_tune import load_run
+from sbert_ft.training.fine_tune import load_run, starting_model
 from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.objectives import HeadToTrain, build_objective
 from sbert_ft.training.prepare import RunOptions
@@ -526,3 +528,17 @@ def test_towers_leave_an_encoder_that_sentence_transformers_opens(folder: Path, 
     theirs = SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu")
     texts = [a for a, _ in pairs]
     np.testing.assert_allclose(model.as_sentence_encoder().encode(texts), theirs.encode(texts), atol=1e-5)
+
+
+def test_training_from_a_classifiers_folder_reads_the_folder_once(
+    tiny_bert_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ClassifierModel(ConnectionBert.from_pretrained(tiny_bert_folder(tmp_path / "bert"), "cpu"), "joined")
+    model.start_head(["no", "yes"])
+    model.save_pretrained(tmp_path / "saved")
+    opened: list[str] = []
+    real = layout.read_json
+    monkeypatch.setattr(layout, "read_json", lambda path, *rest: opened.append(path.name) or real(path, *rest))
+    settings = RunSettings(ModelSettings(str(tmp_path / "saved"), kind="joined"), DataSettings("rows"), "run")
+    assert isinstance(starting_model(settings), ClassifierModel)
+    assert opened.count("config.json") == opened.count("sbert_ft.json") == 1
