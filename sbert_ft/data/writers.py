@@ -81,9 +81,9 @@ def write_table_with_columns(
             file.writelines(as_lines(table, names, _finite(values)))
     except UnicodeEncodeError:
         shown = ", ".join(map(quoted, names))
-        raise OutputError(f"{quoted(target, limit=400)}: {shown} cannot be written in {encoding}") from None
+        raise OutputError(f"{shown} cannot be written in {encoding}", where=quoted(target, limit=400)) from None
     except OSError as error:
-        raise OutputError(f"{quoted(target, limit=400)}: cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"cannot be written: {error.strerror or error}", where=quoted(target, limit=400)) from error
 
 
 def _target_kind(table: Table, target: Path, kind: Kind | None) -> Kind:
@@ -250,7 +250,7 @@ def _write_parquet(table: Table, target: Path, columns: Sequence[NewColumn], val
         if next(values, None) is not None:
             raise _other_number(table, n_rows)
     except pyarrow.ArrowException as error:
-        raise OutputError(f"{quoted(target, limit=400)}: cannot be written: {quoted(error, limit=200)}") from error
+        raise OutputError(f"cannot be written: {quoted(error, limit=200)}", where=quoted(target, limit=400)) from error
 
 
 def _arrow_schema(table: Table) -> pyarrow.Schema:

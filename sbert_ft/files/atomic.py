@@ -255,7 +255,9 @@ def replaced_when_whole(target: Path) -> Iterator[Path]:
                 shutil.copymode(target, temporary)
             os.replace(temporary, target)
     except OutputError as error:  # the user knows the target's name, not the temporary one
-        raise OutputError(error.problem.replace(_shown(temporary.name), _shown(target.name)), error.hint) from error
+        if error.where != quoted(temporary, limit=400):
+            raise
+        raise OutputError(error.problem, error.hint, where=quoted(target, limit=400)) from error
     finally:
         temporary.unlink(missing_ok=True)
     if hasattr(os, "O_DIRECTORY"):  # other systems cannot open a folder
@@ -277,11 +279,7 @@ def refusals_of(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{quoted(path, limit=400)}: cannot be written: {error.strerror or error}") from error
-
-
-def _shown(name: str) -> str:
-    return quoted(name, limit=400)[1:-1]
+        raise OutputError(f"cannot be written: {error.strerror or error}", where=quoted(path, limit=400)) from error
 
 
 @contextmanager
