@@ -460,7 +460,7 @@ BAD_BEFORE_MODEL = [
     ([E, "M", "list.json", *OUT], "'list.json', line 1"),
     ([E, "M", "pairs.csv", *OUT], "--column"),
     ([E, "M", "pairs.csv", *OUT, "--column", "sentence"], "has no column 'sentence'"),
-    ([E, "M", "texts.txt", *OUT, "--column", "text"], "no columns"),
+    ([E, "M", "texts.txt", *OUT, "--column", "text"], "there is no column 'text'"),
     ([E, "M", "texts.txt", *OUT, "--encoding", "klingon"], "'klingon'"),
     ([E, "M", "texts.txt", *OUT, "--format", "xml"], "'xml'"),
     ([E, "M", "texts.txt", *OUT, "--delimiter", "ab"], "'ab'"),
