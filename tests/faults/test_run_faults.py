@@ -209,7 +209,7 @@ def test_a_disk_that_is_full_read_only_or_unmounted(bench: Bench) -> None:
     )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     full, roomy, read_only, unmounted, end = done.stderr.split("\n## ")
-    assert "checkpoints and model take some" in full and "may end before it is finished" in full
+    assert "checkpoints and model need about" in full and "may fail before it is finished" in full
     assert "No space left on device" in full and "is still there: fix this, then continue with --resume" in full
     assert roomy.startswith("full 2\n") and "going on after step" in roomy
     assert read_only.startswith("roomy 0\n") and "Read-only file system" in read_only

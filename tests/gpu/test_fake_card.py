@@ -98,7 +98,7 @@ def test_encoding_waits_for_the_card_once_a_window(run_journeys: Callable[[str],
     scored = told["score in windows"]
     assert scored["shape"] == [60] and sum(scored["waits"].values()) == 2 * scored["windows"]
     assert "model.safetensors" in told["save"]["files"]
-    assert told["doctor"]["device"] == "cuda:0 (fake card, 139.0 GiB), multiplies bfloat16 and float16"
+    assert told["doctor"]["device"] == "cuda:0 (fake card, 139.0 GiB), half precision: bfloat16 and float16"
     assert told["doctor"]["layouts"] == "run on cuda:0 in bfloat16: rows, runs, padded correct"
     # what loads a model within the journey sends its weights
     blocking = {name: journey["blocking"] for name, journey in told.items() if journey["blocking"]}

@@ -126,7 +126,7 @@ def interrupted_in_step(number: int) -> Iterator[None]:
         nonlocal n_steps
         n_steps += 1
         if n_steps == number:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
 
     hook = register_optimizer_step_post_hook(count)
     try:

@@ -345,7 +345,7 @@ def runs(journeys: Journeys) -> None:
             nonlocal n_steps
             n_steps += 1
             if n_steps == 3:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGTERM)
 
         hook, interrupted = register_optimizer_step_post_hook(interrupt_in_the_third), False
         try:
