@@ -2,7 +2,8 @@
 
 The inputs of objectives and metrics are made from them here, so that the scale is applied in one place. A score is
 mapped linearly and never clipped. A request that does not fit the labels, such as a threshold for classes, is an error
-with a hint.
+with a hint. The module is long because all that a label can mean is decided here: scores, classes and label words have
+to agree with each other.
 """
 
 from __future__ import annotations

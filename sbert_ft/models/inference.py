@@ -5,6 +5,8 @@ A window has some thousand texts. It is tokenised in one call, split into batche
 memory runs out, the token budget is halved and the rest of the window is planned again; computed vectors
 are kept. On a GPU a thread tokenises the next window at the same time, and the CPU waits for the device
 only at a window's end, for a check or a copy.
+
+The module is long because texts, pairs of texts, single rows and joined pairs share this one machinery.
 """
 
 from __future__ import annotations

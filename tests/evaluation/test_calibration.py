@@ -391,7 +391,7 @@ WRONG = [
     ("threshold", 1.5, "decision.threshold is '1.5'"),
     ("threshold", 10**400, "decision.threshold is '1000"),
     ("threshold", ..., "decision has no threshold"),
-    ("low", 0.9, "decision.low is '0.9', expected a number up to high, the upper end of the interval, or null for both"),
+    ("low", 0.9, "decision.low is '0.9', expected a number up to high, the upper end of the interval, or null"),
     ("low", None, "decision.low is 'None'"),
     ("confidence", 2, "decision.confidence is '2'"),
     ("target", "accuracy", "decision.target is 'accuracy', expected f1, or"),

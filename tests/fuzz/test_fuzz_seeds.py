@@ -1,4 +1,4 @@
-"""Every seed of every fuzz target through its function, so that what was once found stays mended on any platform."""
+"""Every seed of every fuzz target through its function, so that what was once found stays fixed on any platform."""
 
 from __future__ import annotations
 
