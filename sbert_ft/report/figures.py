@@ -29,7 +29,7 @@ from sbert_ft.report.charts import (
 )
 from sbert_ft.report.classes import MOST_IN_MATRIX, class_names, confusion_counts
 from sbert_ft.report.content import Report
-from sbert_ft.report.decision import Reached, quoted_name, reached, second_class_scores
+from sbert_ft.report.decision_facts import Reached, quoted_name, reached, second_class_scores
 from sbert_ft.report.facts import evaluations, inner, judged_splits, main_metric, train_lines
 from sbert_ft.report.formatting import counted, decimals, inside_sentence, metric_label, shortened
 from sbert_ft.report.svg import WIDTH, fitting

@@ -24,7 +24,7 @@ from sbert_ft.report.classes import (
     per_class_grid,
 )
 from sbert_ft.report.content import Report
-from sbert_ft.report.decision import decision_grid, decision_note, no_decision, probability_grid, reached_grid
+from sbert_ft.report.decision_facts import decision_grid, decision_note, no_decision, probability_grid, reached_grid
 from sbert_ft.report.facts import (
     Cell,
     Grid,
