@@ -79,8 +79,8 @@ def vocabulary_checks(tokenizer: TextTokenizer, n_rows: int | None, folder: Path
     """
     specials, token = tokenizer.specials, tokenizer.backend.id_to_token
     before, after = (" ".join(str(token(i)) for i in ids) or "nothing" for ids in (specials.before, specials.after))
-    unknown = "none" if specials.unknown_id is None else token(specials.unknown_id)
-    said = f"{before} before a text, {after} after it, padding {token(specials.padding_id)}, unknown {unknown}"
+    unknown = "none" if tokenizer.unknown_id is None else token(tokenizer.unknown_id)
+    said = f"{before} before a text, {after} after it, padding {token(tokenizer.padding_id)}, unknown {unknown}"
     if specials.before and specials.after:
         of_specials = finding("special tokens", "OK", said)
     else:
@@ -185,8 +185,8 @@ def _count_window(tokenizer: TextTokenizer, window: list[str], count: _TextCount
     empty = np.flatnonzero(bodies.lengths == 0)
     if len(empty) and count.first_empty is None:
         count.first_empty = count.n_texts + int(empty[0])
-    if count.first_unknown is None and tokenizer.specials.unknown_id is not None:
-        unknown = np.flatnonzero(bodies.token_ids == tokenizer.specials.unknown_id)
+    if count.first_unknown is None and tokenizer.unknown_id is not None:
+        unknown = np.flatnonzero(bodies.token_ids == tokenizer.unknown_id)
         if len(unknown):
             text = int(np.searchsorted(bodies.offsets, unknown[0], side="right")) - 1
             count.first_unknown = (count.n_texts + text, window[text])

@@ -301,7 +301,7 @@ class ConnectionBert(nn.Module):
     @property
     def pack_options(self) -> dict[str, int]:
         """The arguments of `packing.pack` that depend on the model: the padding token and the first position."""
-        return {"padding_id": self.tokenizer.specials.padding_id, "first_position": self.plan.first_position}
+        return {"padding_id": self.tokenizer.padding_id, "first_position": self.plan.first_position}
 
     def _run(self, encoder: PreTrainedModel, batch: PackedBatch) -> Tensor:
         if batch.device != self.device:

@@ -21,12 +21,13 @@ from sbert_ft.files.strict_json import listing, open_file, read_json
 from sbert_ft.tokenization.backend import MAX_VOCAB_BYTES, check_content, most_bytes, rust_faults
 from sbert_ft.tokenization.vocabulary import Casing, casing_of_vocabulary, holds_hangul, read_vocab
 
-SPECIAL_TOKENS = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
+# BERT's and RoBERTa's tokens by role, used where no file names one or the vocabulary lacks the one that is named
+USUAL_TOKENS: Mapping[str, tuple[str, str]] = {
+    "unk_token": ("[UNK]", "<unk>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "pad_token": ("[PAD]", "<pad>"),
+    "cls_token": ("[CLS]", "<s>"),
+    "mask_token": ("[MASK]", "<mask>"),
 }
 CASING_FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 # for these classes transformers reads casing only from tokenizer.json; for others from tokenizer_config.json
@@ -284,7 +285,7 @@ def _special_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]
     """Return the token of each role: of tokenizer_config.json, else of special_tokens_map.json, else BERT's."""
     mapped = _read_optional(folder / "special_tokens_map.json")
     tokens = {}
-    for role, default in SPECIAL_TOKENS.items():
+    for role, (default, _) in USUAL_TOKENS.items():
         value = settings.get(role) or mapped.get(role) or default
         token = value.get("content", default) if isinstance(value, dict) else value
         if not isinstance(token, str):

@@ -7,15 +7,13 @@ tokenizer's truncation cuts them, because other libraries use the same folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Truncation
-from sbert_ft.errors import InputError, quoted
-from sbert_ft.tokenization.special_tokens import PairSpecials
+from sbert_ft.tokenization.special_tokens import Specials
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 
 
@@ -42,26 +40,6 @@ class Pieces:
         nth = np.arange(offsets[-1])
         source = nth + np.repeat(self.begins - offsets[:-1], self.lengths)
         target[nth + np.repeat(places - offsets[:-1], self.lengths)] = self.token_ids[source]
-
-
-def room_of_pair(max_tokens: int, specials: PairSpecials, at_least: int) -> int:
-    """Return how many tokens the two texts of a pair may have together.
-
-    Args:
-        max_tokens: Tokens of a pair in all.
-        specials: The special tokens of a pair.
-        at_least: Tokens that must be left for the texts.
-
-    Raises:
-        InputError: Fewer are left.
-    """
-    room = max_tokens - specials.n_special
-    if room < at_least:
-        raise InputError(
-            f"max_seq_length is {quoted(max_tokens)}, expected a whole number of at least "
-            f"{specials.n_special + at_least} for two texts in one sequence with {specials.n_special} special tokens"
-        )
-    return room
 
 
 def kept_lengths(
@@ -148,38 +126,25 @@ def pair_windows(
     return (pieces(first, first_is_shorter), pieces(second, ~first_is_shorter)), counts
 
 
-def lay_end_to_end(parts: Sequence[tuple[int, ...] | Pieces], n_texts: int) -> TextTokens:
-    """Return N texts, each made of these parts one after the other.
-
-    Args:
-        parts: Token ids that are the same in every text, or one piece for each text.
-        n_texts: The number of texts, N.
-    """
-    lengths = np.zeros(n_texts, np.int64)
-    for part in parts:
-        lengths += part.lengths if isinstance(part, Pieces) else len(part)
+def frame_pieces(specials: Specials, *texts: Pieces) -> TextTokens:
+    """Return N sequences with special tokens and token types; sequence i is made of piece i of each text."""
+    lengths = np.full(len(texts[0]), specials.n_special, np.int64)
+    for pieces in texts:
+        lengths += pieces.lengths
     offsets = offsets_of(lengths)
     token_ids = np.empty(offsets[-1], np.int32)
     places = offsets[:-1].copy()
-    for part in parts:
-        if isinstance(part, Pieces):
-            part.copy_to(token_ids, places)
-            places += part.lengths
-            continue
-        for token_id in part:
+    for number, gap in enumerate(specials.gaps):
+        for token_id in gap:
             token_ids[places] = token_id
             places += 1
-    return TextTokens(token_ids, offsets)
-
-
-def join_pieces(specials: PairSpecials, first: Pieces, second: Pieces) -> TextTokens:
-    """Return pairs with special tokens and token types; pair i is made of ``first[i]`` and ``second[i]``."""
-    parts = (specials.before, first, specials.between, second, specials.after)
-    joined = lay_end_to_end(parts, len(first))
+        if number < len(texts):
+            texts[number].copy_to(token_ids, places)
+            places += texts[number].lengths
     if not any(specials.types):
-        return joined
-    counts = np.ones((len(first), len(specials.types)), np.int64)
-    counts[:, len(specials.before)] = first.lengths
-    counts[:, -1 - len(specials.after)] = second.lengths
-    types = np.tile(np.array(specials.types, np.uint8), len(first))
-    return TextTokens(joined.token_ids, joined.offsets, np.repeat(types, counts.ravel()))
+        return TextTokens(token_ids, offsets)
+    counts = np.ones((len(lengths), len(specials.types)), np.int64)
+    for column, pieces in zip((len(specials.before), -1 - len(specials.after)), texts, strict=False):
+        counts[:, column] = pieces.lengths
+    types = np.tile(np.array(specials.types, np.uint8), len(lengths))
+    return TextTokens(token_ids, offsets, np.repeat(types, counts.ravel()))

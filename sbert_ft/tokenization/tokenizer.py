@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,32 +22,16 @@ from tokenizers import normalizers
 
 from sbert_ft.config.settings import Truncation
 from sbert_ft.errors import InputError, ModelFolderError, quoted
-from sbert_ft.tokenization.backend import encode_bodies
-from sbert_ft.tokenization.loading import TokenizerFiles, normalizer_of, read_tokenizer
-from sbert_ft.tokenization.pairs import (
-    Pieces,
-    join_pieces,
-    kept_lengths,
-    lay_end_to_end,
-    overlapping_windows,
-    pair_windows,
-    room_of_pair,
-)
-from sbert_ft.tokenization.special_tokens import PairSpecials, find_pair_specials, find_specials, pairs_have_types
+from sbert_ft.tokenization.backend import encode, encode_bodies
+from sbert_ft.tokenization.loading import CASING_FLAGS, USUAL_TOKENS, TokenizerFiles, normalizer_of, read_tokenizer
+from sbert_ft.tokenization.pairs import Pieces, frame_pieces, kept_lengths, overlapping_windows, pair_windows
+from sbert_ft.tokenization.special_tokens import Specials, find_specials, probe_of
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 from sbert_ft.tokenization.vocabulary import Casing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# BERT's and RoBERTa's tokens by role, used where the vocabulary lacks the token that the folder names
-USUAL_TOKENS: Mapping[str, tuple[str, ...]] = {
-    "unk_token": ("[UNK]", "<unk>"),
-    "sep_token": ("[SEP]", "</s>"),
-    "pad_token": ("[PAD]", "<pad>"),
-    "cls_token": ("[CLS]", "<s>"),
-    "mask_token": ("[MASK]", "<mask>"),
-}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # One call of the Rust tokenizer takes about thirty times the memory of its texts: it gets at most so many texts, or
 # fewer long ones, but always enough for every core to have some.
@@ -61,6 +45,8 @@ class TextTokenizer:
         backend: The Rust tokenizer.
         casing: The casing rule in use for a BERT vocabulary, None for other kinds.
         specials: The special tokens around a text.
+        padding_id: Fills positions without a token.
+        unknown_id: Stands for what is not in the vocabulary; None where the vocabulary has no such token.
         notes: What the user should know about the files, one sentence each.
     """
 
@@ -68,17 +54,20 @@ class TextTokenizer:
         """Use the tokenizer of `files`, and find the special tokens that it puts around a text.
 
         Raises:
-            ModelFolderError: The special tokens are not supported; see `find_specials`.
+            ModelFolderError: The special tokens are not supported (see `find_specials`), or none is for padding.
         """
         self.backend = files.backend
         self.casing: Casing | None = files.casing
         self.notes = files.notes
         vocab = self.backend.get_vocab()
-        self._special_tokens = {
-            role: next((token for token in (named, *USUAL_TOKENS[role]) if token in vocab), named)
-            for role, named in files.special_tokens.items()
-        }
-        self.specials = find_specials(self.backend, self._special_tokens)
+        candidates = {role: (named, *USUAL_TOKENS[role]) for role, named in files.special_tokens.items()}
+        found = {role: next((token for token in tokens if token in vocab), "") for role, tokens in candidates.items()}
+        self._special_tokens = {role: token for role, token in found.items() if token in vocab}
+        self.specials = find_specials(self.backend, 1)
+        if "pad_token" not in self._special_tokens:
+            raise ModelFolderError("the tokenizer has no padding token", "set pad_token in tokenizer_config.json")
+        self.padding_id = vocab[self._special_tokens["pad_token"]]
+        self.unknown_id = vocab.get(self._special_tokens.get("unk_token", ""))
         self._token_types = files.token_types
 
     @classmethod
@@ -94,15 +83,22 @@ class TextTokenizer:
     @property
     def n_special(self) -> int:
         """Number of special tokens around each text."""
-        return len(self.specials.before) + len(self.specials.after)
+        return self.specials.n_special
 
     @cached_property
-    def pair_specials(self) -> PairSpecials:
-        """The special tokens around and between the texts of a pair; see `find_pair_specials`.
+    def pair_specials(self) -> Specials:
+        """The special tokens around and between the texts of a pair; all token types are 0 for an encoder without them.
 
-        All token types are 0 for an encoder that has none.
+        Raises:
+            ModelFolderError: See `find_specials`; or a pair has fewer special tokens than a single text.
         """
-        specials = find_pair_specials(self.backend, self.n_special)
+        specials = find_specials(self.backend, 2)
+        if specials.n_special < self.n_special:  # texts are cut to fit a single text's special tokens
+            raise ModelFolderError(
+                f"tokenizer.json puts {specials.n_special} special tokens around a pair but {self.n_special} around a "
+                "single text, expected at least as many",
+                "fix the pair template of its post_processor",
+            )
         return specials if self._token_types else replace(specials, types=(0,) * len(specials.types))
 
     @property
@@ -149,13 +145,7 @@ class TextTokenizer:
     def frame(self, bodies: TextTokens, max_tokens: int) -> TextTokens:
         """Return the texts with special tokens, each cut at its end to at most `max_tokens` in all."""
         kept = np.minimum(bodies.lengths, max_tokens - self.n_special)
-        return self._between_specials(Pieces(bodies.token_ids, bodies.offsets[:-1], kept))
-
-    def bodies(self, framed: TextTokens) -> TextTokens:
-        """Return framed texts without their special tokens; the inverse of `frame`, except for what it cut."""
-        begins = framed.offsets[:-1] + len(self.specials.before)
-        pieces = Pieces(framed.token_ids, begins, framed.lengths - self.n_special)
-        return lay_end_to_end([pieces], len(framed))
+        return frame_pieces(self.specials, Pieces(bodies.token_ids, bodies.offsets[:-1], kept))
 
     def frame_windows(self, bodies: TextTokens, max_tokens: int, overlap: int) -> tuple[TextTokens, NDArray[np.int64]]:
         """Return each text as windows of at most `max_tokens`, and the number of windows of each text.
@@ -167,13 +157,9 @@ class TextTokenizer:
             The windows, text after text, and the number of windows of each text, shape (N,), int64.
         """
         room = max_tokens - self.n_special
-        lengths = bodies.lengths
-        text, begin, counts = overlapping_windows(lengths, room, overlap)
-        windows = Pieces(bodies.token_ids, bodies.offsets[text] + begin, np.minimum(lengths[text], room))
-        return self._between_specials(windows), counts
-
-    def _between_specials(self, pieces: Pieces) -> TextTokens:
-        return lay_end_to_end([self.specials.before, pieces, self.specials.after], len(pieces))
+        text, begin, counts = overlapping_windows(bodies.lengths, room, overlap)
+        windows = Pieces(bodies.token_ids, bodies.offsets[text] + begin, np.minimum(bodies.lengths[text], room))
+        return frame_pieces(self.specials, windows), counts
 
     def join(
         self, first: TextTokens, second: TextTokens, max_tokens: int, truncation: Truncation = "longest_first"
@@ -188,15 +174,12 @@ class TextTokenizer:
 
         Raises:
             InputError: `max_tokens` leaves no room for the special tokens.
-            ModelFolderError: The tokenizer's pairs are not supported; see `find_pair_specials`.
+            ModelFolderError: The tokenizer's pairs are not supported; see `find_specials`.
         """
-        room = room_of_pair(max_tokens, self.pair_specials, at_least=0)
-        of_first, of_second = kept_lengths(first.lengths, second.lengths, room, truncation)
-        return join_pieces(
-            self.pair_specials,
-            Pieces(first.token_ids, first.offsets[:-1], of_first),
-            Pieces(second.token_ids, second.offsets[:-1], of_second),
-        )
+        room = self.pair_specials.room(max_tokens, at_least=0)
+        kept = kept_lengths(first.lengths, second.lengths, room, truncation)
+        pieces = (Pieces(text.token_ids, text.offsets[:-1], n) for text, n in zip((first, second), kept, strict=True))
+        return frame_pieces(self.pair_specials, *pieces)
 
     def join_windows(
         self, first: TextTokens, second: TextTokens, max_tokens: int, overlap: int
@@ -204,28 +187,16 @@ class TextTokenizer:
         """Return each pair as windows of at most `max_tokens`, and the number of windows of each pair.
 
         Each window has the whole shorter text (cut at its end to half the room, if it is longer) and as much of the
-        longer text as fits, in windows as `frame_windows` makes them. A pair that fits is one window.
-
-        Args:
-            first: N texts without special tokens.
-            second: The other text of each.
-            max_tokens: Tokens of a window in all.
-            overlap: Tokens of the longer text that neighbours share.
-
-        Returns:
-            The windows, pair after pair, and the number of windows of each pair, shape (N,), int64.
-
-        Raises:
-            InputError: `max_tokens` leaves no room for a token of each text.
-            ModelFolderError: The tokenizer's pairs are not supported; see `find_pair_specials`.
+        longer text as fits, in windows as `frame_windows` makes them. A pair that fits is one window. Arguments and
+        errors as in `join`; at least one token of each text must fit.
         """
-        room = room_of_pair(max_tokens, self.pair_specials, at_least=2)
+        room = self.pair_specials.room(max_tokens, at_least=2)
         pieces, counts = pair_windows(first, second, room, overlap)
-        return join_pieces(self.pair_specials, *pieces), counts
+        return frame_pieces(self.pair_specials, *pieces), counts
 
     def count_unknown(self, bodies: TextTokens) -> int:
         """Return the number of unknown tokens."""
-        return int((bodies.token_ids == self.specials.unknown_id).sum()) if self.specials.unknown_id is not None else 0
+        return 0 if self.unknown_id is None else int((bodies.token_ids == self.unknown_id).sum())
 
     def save_pretrained(self, folder: str | Path, max_tokens: int) -> None:
         """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and, for WordPiece, vocab.txt.
@@ -235,13 +206,9 @@ class TextTokenizer:
         nor post-processor and would lose that.
         """
         target = Path(folder)
-        # written by Python: the Rust library reports a full disk as a bare Exception
-        (target / "tokenizer.json").write_text(self.backend.to_str(pretty=True), "utf-8")
         vocab = self.backend.get_vocab()
-        special = {role: token for role, token in self._special_tokens.items() if token in vocab}
-        (target / "special_tokens_map.json").write_text(json.dumps(special, indent=2, ensure_ascii=False), "utf-8")
         settings: dict[str, Any] = {
-            **special,
+            **self._special_tokens,
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": max_tokens,
             "model_input_names": self._input_names(),
@@ -250,42 +217,41 @@ class TextTokenizer:
             "clean_up_tokenization_spaces": False,
         }
         if self.casing is not None:
-            settings |= {
-                "do_lower_case": self.casing.do_lower_case,
-                "strip_accents": self.casing.strip_accents,
-                "tokenize_chinese_chars": self.casing.tokenize_chinese_chars,
-                "tokenizer_class": "BertTokenizer" if self._is_berts(self.casing) else "PreTrainedTokenizerFast",
-            }
+            settings |= {flag: getattr(self.casing, flag) for flag in CASING_FLAGS}
+            settings["tokenizer_class"] = "BertTokenizer" if self._is_berts(self.casing) else "PreTrainedTokenizerFast"
             lines = [token for token, _ in sorted(vocab.items(), key=lambda item: item[1])]
             if sorted(vocab.values()) == list(range(len(lines))):
                 (target / "vocab.txt").write_text("".join(f"{t}\n" for t in lines), "utf-8", newline="\n")
-        text = json.dumps(settings, indent=2, ensure_ascii=False)
-        (target / "tokenizer_config.json").write_text(text, "utf-8")
+        # written by Python: the Rust library reports a full disk as a bare Exception
+        (target / "tokenizer.json").write_text(self.backend.to_str(pretty=True), "utf-8")
+        for name, content in (("special_tokens_map", self._special_tokens), ("tokenizer_config", settings)):
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            (target / f"{name}.json").write_text(text, "utf-8")
 
     def to_transformers(self, max_tokens: int) -> PreTrainedTokenizerBase:
         """Return the same tokenizer as a class of transformers, for libraries that need one."""
         from transformers import PreTrainedTokenizerFast
 
-        vocab = self.backend.get_vocab()
-        special = {role: token for role, token in self._special_tokens.items() if token in vocab}
-        copy = type(self.backend).from_str(self.backend.to_str())
-        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
-            tokenizer_object=copy, model_max_length=max_tokens, model_input_names=self._input_names(), **special
+        return PreTrainedTokenizerFast(
+            tokenizer_object=type(self.backend).from_str(self.backend.to_str()),
+            model_max_length=max_tokens,
+            model_input_names=self._input_names(),
+            **self._special_tokens,
         )
-        return tokenizer
 
     def _is_berts(self, casing: Casing) -> bool:
         """Return whether transformers' BertTokenizer would encode texts and pairs in the same way."""
         try:
-            between = self.pair_specials.between
+            between = self.pair_specials.gaps[1]
         except ModelFolderError:  # pairs are not supported, so only texts are compared
             return not casing.compose
         return len(between) == 1 and not casing.compose
 
     def _input_names(self) -> list[str]:
         """Return the inputs that transformers is to pass to the encoder; its default depends on its version."""
-        types = ["token_type_ids"] if self._token_types and pairs_have_types(self.backend) else []
-        return ["input_ids", *types, "attention_mask"]
+        probe = probe_of(self.backend)
+        has_types = self._token_types and any(encode(self.backend, probe, probe).type_ids)
+        return ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"]
 
 
 def _chunks_of(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -340,7 +340,7 @@ def _gradients(
             for batch in group:
                 tokens = rows.tokens.pack_rows(batch)
                 targets = None if rows.targets is None else torch.from_numpy(rows.targets[batch])
-                optimizer.prepare(np.append(tokens.token_ids, model.tokenizer.specials.padding_id))
+                optimizer.prepare(np.append(tokens.token_ids, model.tokenizer.padding_id))
                 losses.append(backward(model, objective, tokens, targets, len(batch), settings, scale))
             return losses
         except (MemoryError, RuntimeError) as error:

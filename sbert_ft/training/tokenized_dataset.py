@@ -28,8 +28,8 @@ from sbert_ft.config.settings import Truncation
 from sbert_ft.errors import InputError, ModelFolderError, OutputError, quoted, shown
 from sbert_ft.files.strict_json import open_file, read_json
 from sbert_ft.models.inference import windows_of
-from sbert_ft.tokenization.pairs import Pieces, join_pieces, kept_lengths, room_of_pair
-from sbert_ft.tokenization.special_tokens import PairSpecials
+from sbert_ft.tokenization.pairs import Pieces, frame_pieces, kept_lengths
+from sbert_ft.tokenization.special_tokens import Specials
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 
@@ -143,7 +143,7 @@ def _write_tokens(file: IO[bytes], dataset: TextRows, tokenizer: TextTokenizer, 
         framed = tokenizer.frame(bodies, max_seq_length)
         n_texts, n_tokens = n_texts + len(window), n_tokens + len(framed.token_ids)
         lengths.append((bodies.lengths + tokenizer.n_special).astype(np.int32))
-        n_unknown_before = offsets_of((bodies.token_ids == tokenizer.specials.unknown_id).astype(np.int64))
+        n_unknown_before = offsets_of((bodies.token_ids == tokenizer.unknown_id).astype(np.int64))
         unknown.append(np.diff(n_unknown_before[bodies.offsets]).astype(np.int32))
         _write(file, digest, framed.token_ids)
     for counts in itertools.chain(lengths, unknown):
@@ -171,7 +171,7 @@ def _cache_key(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int)
         "n_distinct": dataset.n_distinct,
         "tokenizer": hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest(),
         "tokenizers": tokenizers.__version__,
-        "specials": [specials.before, specials.after, specials.unknown_id],
+        "specials": [specials.before, specials.after, tokenizer.unknown_id],
         "max_seq_length": max_seq_length,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -252,7 +252,7 @@ class RowJoiner:
     """
 
     truncation: Truncation
-    specials: PairSpecials
+    specials: Specials
     n_before: int
     n_alone: int
 
@@ -270,11 +270,11 @@ class RowJoiner:
         """Return the joined sequences of these rows of two texts."""
         # from the lengths before truncation: two texts truncated to the same length no longer show which was longer
         first, second = (tokenized.lengths[column].astype(np.int64) - self.n_alone for column in rows.T)
-        room = room_of_pair(tokenized.max_seq_length, self.specials, at_least=0)
+        room = self.specials.room(tokenized.max_seq_length, at_least=0)
         kept = kept_lengths(first, second, room, self.truncation)
         begins = (tokenized.texts.offsets[column] + self.n_before for column in rows.T)
         token_ids = tokenized.texts.token_ids
-        return join_pieces(self.specials, *(Pieces(token_ids, *piece) for piece in zip(begins, kept, strict=True)))
+        return frame_pieces(self.specials, *(Pieces(token_ids, *piece) for piece in zip(begins, kept, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -419,7 +419,7 @@ def _row_joiner(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int
             "name two columns of texts",
         )
     specials = tokenizer.pair_specials
-    room_of_pair(max_seq_length, specials, at_least=2)  # raises if max_seq_length is too small
+    specials.room(max_seq_length, at_least=2)  # raises if max_seq_length is too small
     return RowJoiner(joining.truncation, specials, len(tokenizer.specials.before), tokenizer.n_special)
 
 

@@ -194,7 +194,7 @@ def load_subject(folder: Path) -> Subject:
     ours = ConnectionBert.from_pretrained(folder, device="cpu", precision="float32")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(ours.max_tokens)
-    tokenizer.enable_padding(pad_id=ours.tokenizer.specials.padding_id)
+    tokenizer.enable_padding(pad_id=ours.tokenizer.padding_id)
     return Subject(ours, AutoModel.from_pretrained(folder, local_files_only=True).eval(), tokenizer)
 
 

@@ -152,6 +152,7 @@ def read(data: bytes) -> None:
     tokenizer.save_pretrained(saved, 16)
     again = TextTokenizer.from_pretrained(saved, model_type)
     assert again.specials == tokenizer.specials
+    assert (again.padding_id, again.unknown_id) == (tokenizer.padding_id, tokenizer.unknown_id)
     assert again.tokenize(TEXTS).token_ids.tolist() == bodies.token_ids.tolist()
 
 

@@ -392,6 +392,7 @@ def test_a_tokenizer_saved_and_read_gives_the_same_ids_for_any_text(
 ) -> None:
     for before, after in tokenizers:
         assert after.specials == before.specials
+        assert (after.padding_id, after.unknown_id) == (before.padding_id, before.unknown_id)
         tokens = before.tokenize(texts)
         assert after.tokenize(texts).token_ids.tolist() == tokens.token_ids.tolist()
         assert [before.tokenize([text]).token_ids.tolist() for text in texts] == [

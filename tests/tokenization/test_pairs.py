@@ -22,7 +22,7 @@ from sbert_ft.errors import InputError, ModelFolderError
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.tokenization.loading import TokenizerFiles
 from sbert_ft.tokenization.pairs import kept_lengths, overlapping_windows
-from sbert_ft.tokenization.special_tokens import PairSpecials
+from sbert_ft.tokenization.special_tokens import Specials
 from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 
@@ -82,31 +82,31 @@ def minilm_of_transformers(minilm_path: Path) -> Any:
     [
         (
             processors.BertProcessing(("[SEP]", SEP), ("[CLS]", CLS)),
-            PairSpecials((CLS,), (SEP,), (SEP,), (0, 0, 0, 1, 1)),
+            Specials(((CLS,), (SEP,), (SEP,)), (0, 0, 0, 1, 1)),
         ),
         (
             processors.RobertaProcessing(("[SEP]", SEP), ("[CLS]", CLS)),
-            PairSpecials((CLS,), (SEP, SEP), (SEP,), (0,) * 6),
+            Specials(((CLS,), (SEP, SEP), (SEP,)), (0,) * 6),
         ),
         (
             processors.Sequence(
                 [processors.ByteLevel(trim_offsets=False), processors.RobertaProcessing(("[SEP]", SEP), ("[CLS]", CLS))]
             ),
-            PairSpecials((CLS,), (SEP, SEP), (SEP,), (0,) * 6),
+            Specials(((CLS,), (SEP, SEP), (SEP,)), (0,) * 6),
         ),
         (
             template("[CLS]:0 $A:0 [SEP]:0 [SEP]:1 $B:1 [SEP]:1"),
-            PairSpecials((CLS,), (SEP, SEP), (SEP,), (0, 0, 0, 1, 1, 1)),
+            Specials(((CLS,), (SEP, SEP), (SEP,)), (0, 0, 0, 1, 1, 1)),
         ),
         (
             template("$A:0 [SEP]:0 $B:1 [SEP]:1 [END]:2"),
-            PairSpecials((), (SEP,), (SEP, END), (0, 0, 1, 1, 2)),
+            Specials(((), (SEP,), (SEP, END)), (0, 0, 1, 1, 2)),
         ),
-        (None, PairSpecials((), (), (), (0, 1))),
+        (None, Specials(((), (), ()), (0, 1))),
     ],
     ids=["BERT", "RoBERTa", "RoBERTa after bytes", "types within what is between", "XLNet", "nothing"],
 )
-def test_what_stands_around_a_pair_is_found(post_processor: Any, expected: PairSpecials) -> None:
+def test_what_stands_around_a_pair_is_found(post_processor: Any, expected: Specials) -> None:
     tokenizer = tokenizer_with(post_processor)
     assert tokenizer.pair_specials == expected
     texts = [("a b c", "d"), ("", "a a"), ("b", ""), ("a", "a"), ("", "")]
@@ -314,7 +314,7 @@ def test_no_pairs_give_no_tokens(minilm: TextTokenizer) -> None:
     none = minilm.tokenize([])
     assert len(minilm.join(none, none, 8)) == 0
     windows, counts = minilm.join_windows(none, none, 8, 1)
-    assert (len(windows), len(counts), len(minilm.bodies(none))) == (0, 0, 0)
+    assert (len(windows), len(counts)) == (0, 0)
 
 
 def test_a_length_without_room_for_a_pair_is_refused(minilm: TextTokenizer) -> None:
@@ -377,15 +377,3 @@ def test_windows_may_have_another_room_for_each_text() -> None:
     assert counts.tolist() == [3, 1, 3]
     assert text.tolist() == [0, 0, 0, 1, 2, 2, 2]
     assert begin.tolist() == [0, 1, 2, 0, 0, 2, 3]
-
-
-# framed texts without their frame
-
-
-@given(lengths=st.lists(st.integers(0, 40), max_size=8), max_tokens=st.integers(2, 24))
-def test_bodies_are_what_was_framed(minilm: TextTokenizer, lengths: list[int], max_tokens: int) -> None:
-    bodies = bodies_of(*lengths)
-    back = minilm.bodies(minilm.frame(bodies, max_tokens))
-    assert listed(back) == [body[: max_tokens - 2] for body in listed(bodies)]
-    whole = minilm.bodies(minilm.frame(bodies, 100))
-    assert np.array_equal(whole.token_ids, bodies.token_ids) and np.array_equal(whole.offsets, bodies.offsets)

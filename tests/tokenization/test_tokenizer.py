@@ -391,7 +391,7 @@ def test_saved_and_loaded_again_the_ids_are_the_same_here_and_in_transformers(
     of_transformers = AutoTokenizer.from_pretrained(target)
     assert of_transformers.model_max_length == 77
     assert theirs(of_transformers, texts, 77) == expected
-    assert of_transformers(["a", "a b"], padding=True)["input_ids"][0][-1] == any_tokenizer.specials.padding_id
+    assert of_transformers(["a", "a b"], padding=True)["input_ids"][0][-1] == any_tokenizer.padding_id
     assert theirs(any_tokenizer.to_transformers(77), texts, 77) == expected
 
     settings = json.loads((target / "tokenizer_config.json").read_text())
@@ -458,7 +458,7 @@ def test_vocab_json_and_merges_give_the_ids_of_robertas_tokenizer(bpe_folder: Pa
     reference = RobertaTokenizer.from_pretrained(bpe_folder)
     assert ours(tokenizer, BPE_TEXTS) == theirs(reference, BPE_TEXTS)
     assert tokenizer.casing is None
-    assert (tokenizer.specials.before, tokenizer.specials.after, tokenizer.specials.padding_id) == ((0,), (2,), 1)
+    assert (tokenizer.specials.before, tokenizer.specials.after, tokenizer.padding_id) == ((0,), (2,), 1)
 
 
 def test_byte_level_bpe_is_saved_so_that_everybody_reads_it(tmp_path: Path, bpe_folder: Path) -> None:

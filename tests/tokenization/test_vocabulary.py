@@ -145,7 +145,7 @@ def test_decomposed_hangul_gives_the_ids_of_composed_hangul(ko_vocab: Path) -> N
     a, b = tokenizer.tokenize(composed), tokenizer.tokenize(decomposed)
     assert a.token_ids.tolist() == b.token_ids.tolist()
     assert a.offsets.tolist() == b.offsets.tolist()
-    assert tokenizer.specials.unknown_id not in a.token_ids.tolist()[:3]
+    assert tokenizer.unknown_id not in a.token_ids.tolist()[:3]
 
 
 def test_the_rule_can_be_said_in_words(ko_vocab: Path) -> None:
@@ -216,15 +216,20 @@ def test_a_missing_special_token_is_named(tmp_path: Path, token: str) -> None:
 
 
 def test_a_vocabulary_without_a_mask_token_is_enough(tmp_path: Path) -> None:
-    assert TextTokenizer.from_pretrained(write_vocab(tmp_path, [*SPECIALS[:4], *LOWER])).specials.padding_id == 0
+    assert TextTokenizer.from_pretrained(write_vocab(tmp_path, [*SPECIALS[:4], *LOWER])).padding_id == 0
 
 
 def test_other_names_of_special_tokens_are_taken_from_the_folder(tmp_path: Path) -> None:
     folder = write_vocab(tmp_path, ["<pad>", "<unk>", "<s>", "</s>", *LOWER])
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": {"content": "</s>"}}
     (folder / "special_tokens_map.json").write_text(json.dumps(names))
-    specials = TextTokenizer.from_pretrained(folder).specials
-    assert (specials.before, specials.after, specials.padding_id, specials.unknown_id) == ((2,), (3,), 0, 1)
+    tokenizer = TextTokenizer.from_pretrained(folder)
+    assert (tokenizer.specials.before, tokenizer.specials.after, tokenizer.padding_id, tokenizer.unknown_id) == (
+        (2,),
+        (3,),
+        0,
+        1,
+    )
 
 
 GOOD = as_bytes([*SPECIALS, *LOWER])

@@ -256,7 +256,7 @@ def test_checkpointing_that_an_encoder_does_not_know_is_refused(tmp_path: Path) 
 def step_once(model: SiameseBert, training: TrainingSettings, texts: list[str] = TEXTS) -> None:
     optimizer = Optimizer(model.bert.encoder, training)
     tokens = model.tokenizer.frame(model.tokenizer.tokenize(texts), model.max_seq_length)
-    optimizer.prepare(np.append(tokens.token_ids, model.tokenizer.specials.padding_id))
+    optimizer.prepare(np.append(tokens.token_ids, model.tokenizer.padding_id))
     model(model.bert.pack(tokens, "rows")).pow(2).sum().backward()
     optimizer.step()
     optimizer.settle()

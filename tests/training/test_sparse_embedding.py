@@ -331,7 +331,7 @@ def test_the_gradient_of_every_kind_of_encoder_is_that_of_the_dense_table(kind: 
     assert gradients[0] is not None and not gradients[0].is_sparse
     assert gradients[1] is not None and gradients[1].is_sparse
     torch.testing.assert_close(gradients[1].to_dense(), gradients[0])
-    read = set(tokens.token_ids.tolist()) | {bert.tokenizer.specials.padding_id}
+    read = set(tokens.token_ids.tolist()) | {bert.tokenizer.padding_id}
     assert set(gradients[1].coalesce().indices()[0].tolist()) <= read
 
 
@@ -375,7 +375,7 @@ def test_fine_tuning_by_rows_gives_the_weights_of_dense_fine_tuning(minilm_path:
             model.train()
             for step in range(8):
                 tokens = model.tokenizer.frame(model.tokenizer.tokenize(texts[8 * step : 8 * step + 8]), 32)
-                read.append(np.append(tokens.token_ids, model.tokenizer.specials.padding_id).astype(np.int64))
+                read.append(np.append(tokens.token_ids, model.tokenizer.padding_id).astype(np.int64))
                 optimizer.prepare(read[-1])
                 vectors = model(model.bert.pack(tokens, "rows"))
                 (vectors[:4] * vectors[4:]).sum().backward()
