@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,11 +55,6 @@ def fault_of_classes(labels: Sequence[object]) -> str | None:
         twice = next(label for label in labels if counts[label] > 1)
         return f"the class {quoted(twice)} appears twice"
     return None
-
-
-def typed_array(classes: Sequence[object]) -> NDArray[Any]:
-    """Return the classes as an array of their type, shape (K,)."""
-    return np.array(classes)
 
 
 def codes_of_labels(labels: Iterable[object], classes: Sequence[object]) -> NDArray[np.int64]:

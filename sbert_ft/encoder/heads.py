@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from sbert_ft.arguments import whole_number
-from sbert_ft.config.settings import Features, Truncation
+from sbert_ft.arguments import whole_number, word_argument
+from sbert_ft.config.settings import Features
 from sbert_ft.encoder.dropout import FastDropout
 from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import InputError, ModelFolderError, quoted
@@ -177,12 +177,12 @@ def plan_head(
         InputError: An unknown word, an invalid dropout, or a pooling that this kind does not support.
         ModelFolderError: The dropout or the activation in `config` is not valid.
     """
-    _check_word("kind", kind, get_args(ClassifierKind))
-    _check_word("features", features, get_args(Features))
+    word_argument(kind, "kind", get_args(ClassifierKind))
+    word_argument(features, "features", get_args(Features))
     stock = STOCK_HEADS.get(config.model_type)
     if pooling is None:
         pooling = "pooler" if kind != "towers" and stock is not None else folder_pooling
-    _check_word("pooling", pooling, get_args(HeadPooling))
+    word_argument(pooling, "pooling", get_args(HeadPooling))
     if pooling == "pooler" and kind == "towers":
         raise InputError("pooling 'pooler' is for the kinds joined and single; expected mean, cls or max for towers")
     if pooling == "pooler" and stock is None:
@@ -217,15 +217,6 @@ def _rate(config: PreTrainedConfig, key: str) -> float:
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
         raise ModelFolderError(f"config.json: {key} is {quoted(rate)}, expected a probability from 0 to below 1")
     return float(rate)
-
-
-def check_truncation(truncation: str) -> None:
-    """Check that `truncation` is one of the supported ways to cut a pair.
-
-    Raises:
-        InputError: It is not.
-    """
-    _check_word("truncation", truncation, get_args(Truncation))
 
 
 class ClassificationHead(nn.Module):
@@ -329,11 +320,6 @@ def _features(u: Tensor, v: Tensor, features: Features) -> Tensor:
         return difference
     parts = (u, v, difference) if features == "uv_difference" else (u, v, difference, u * v)
     return torch.cat(parts, dim=-1)
-
-
-def _check_word(name: str, word: object, words: tuple[str, ...]) -> None:
-    if word not in words:
-        raise InputError(f"{name} is {quoted(word)}, expected one of {', '.join(words)}")
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -26,9 +26,7 @@ from sbert_ft.evaluation.metrics import Score, graded_metrics, label_metrics, me
 from sbert_ft.evaluation.results import COSINE_BASELINE, SplitScores, WorstPair, worst_pairs
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
-from sbert_ft.models.inference import EmbedCount, EmbedSettings, embed_pairs
-from sbert_ft.models.siamese import SiameseBert, chosen_prompt
-from sbert_ft.models.similarity import cosine
+from sbert_ft.models.siamese import SiameseBert
 
 MAX_CHANCE_PAIRS = 2000
 # Random pairs of a good encoder are far below; those of a raw BERT with mean pooling are at about 0.6 to 0.8.
@@ -163,14 +161,9 @@ def _score_stream(model: SiameseBert | ClassifierModel, pairs: EvaluationPairs) 
         for logits in model.logits_stream(rows, on_truncate="ignore", check_finite=False):
             yield (0.5 * (1.0 + np.tanh(0.5 * logits[:, 0].astype(np.float64)))).astype(np.float32)  # the sigmoid
         return
-    prompt = chosen_prompt(model.prompts, model.default_prompt_name, None, None)
     # scores that are not finite are evaluated too: the metric is then null with a reason
-    settings = EmbedSettings(
-        model.pooling, model.max_seq_length, on_truncate="ignore", prompt=prompt, check_finite=False
-    )
     sides = ((texts[0], texts[1]) for texts in pairs.texts())
-    for left, right in embed_pairs(model.bert, sides, settings, EmbedCount()):
-        yield cosine(left, right).cpu().numpy()
+    yield from model.score_stream(sides, on_truncate="ignore", check_finite=False)
 
 
 def chance_cosine(model: SiameseBert, dataset: ConnectionDataset, seed: int = 0) -> float | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from sbert_ft.arguments import instance_argument, path_argument, whole_number
+from sbert_ft.arguments import path_argument, word_argument
 from sbert_ft.config.settings import Features, Truncation
-from sbert_ft.encoder.class_names import codes_of_labels, typed_array, typed_classes
+from sbert_ft.encoder.class_names import codes_of_labels, typed_classes
 from sbert_ft.encoder.devices import Precision
 from sbert_ft.encoder.heads import (
     ClassificationHead,
     ClassifierKind,
     HeadPooling,
-    check_truncation,
     plan_head,
     probabilities,
 )
@@ -37,17 +36,17 @@ from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches
 from sbert_ft.model_folder.layout import ModelFolder, read_folder
 from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.writer import EncoderParts, SiameseSettings, save_classifier
-from sbert_ft.models.connection_bert import ConnectionBert, compile_encoder
-from sbert_ft.models.inference import EmbedCount, EmbedSettings, OnTruncate, RowReading, classify
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.inference import EmbedCount, EmbedSettings, OnTruncate, classify
 from sbert_ft.models.siamese import SiameseBert
-from sbert_ft.tokenization.tokenizer import TextTokenizer
+from sbert_ft.models.text_model import TextModel
 
 # The range of a sigmoid, which a classifier with one output uses if it was not trained on another scale.
 SIGMOID_SCALE = (0.0, 1.0)
 _Self = TypeVar("_Self", bound="ClassifierModel")
 
 
-class ClassifierModel(nn.Module):
+class ClassifierModel(TextModel):
     """A classifier of texts or of pairs of texts; with one output, a regressor.
 
     Attributes:
@@ -67,7 +66,6 @@ class ClassifierModel(nn.Module):
 
     head: ClassificationHead | None
     decision: Decision | None
-    compile = compile_encoder  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -100,22 +98,17 @@ class ClassifierModel(nn.Module):
             InputError: An unknown word, or a length that the encoder has no positions for.
             ModelFolderError: The kind is joined, but the tokenizer cannot make pairs.
         """
-        super().__init__()
-        check_truncation(truncation)
+        super().__init__(bert, max_seq_length, joins_pairs=kind == "joined")
+        word_argument(truncation, "truncation", get_args(Truncation))
         if class_weight not in (None, "balanced"):
             raise InputError(f"class_weight is {quoted(class_weight)}, expected 'balanced' or None")
-        source = instance_argument(ConnectionBert, bert, "bert", "ConnectionBert.from_pretrained(folder)").source
-        self.bert = bert
-        self._plan = plan_head(bert.plan.config, kind, pooling, features, head_dropout, source.pooling)
+        self._plan = plan_head(bert.plan.config, kind, pooling, features, head_dropout, bert.source.pooling)
         self.kind: ClassifierKind = kind
         self.pooling: HeadPooling = self._plan.pooling
         self.features: Features = features
         self.truncation: Truncation = truncation
         self.head_dropout = self._plan.dropout
         self.class_weight = class_weight
-        self._max_seq_length = min(source.max_seq_length or bert.max_tokens, bert.max_tokens)
-        if max_seq_length is not None or kind == "joined":
-            self.max_seq_length = self._max_seq_length if max_seq_length is None else max_seq_length
         self._classes: tuple[object, ...] | None = None
         self._hint = ""
         self.head = None
@@ -173,28 +166,6 @@ class ClassifierModel(nn.Module):
         return model
 
     @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return self.bert.device
-
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        """The tokenizer, which works in Rust on many texts at a time."""
-        return self.bert.tokenizer
-
-    @property
-    def max_seq_length(self) -> int:
-        """Most tokens of a sequence (for joined: both texts together), special ones included."""
-        return self._max_seq_length
-
-    @max_seq_length.setter
-    def max_seq_length(self, value: int) -> None:
-        tokenizer = self.bert.tokenizer
-        least = tokenizer.n_pair_special + 2 if self.kind == "joined" else tokenizer.n_special + 1
-        most = self.bert.max_tokens
-        self._max_seq_length = whole_number(value, "max_seq_length", least, most)
-
-    @property
     def n_texts(self) -> int:
         """Number of texts of a row: 1 for the kind single, 2 for the others."""
         return 1 if self.kind == "single" else 2
@@ -215,7 +186,7 @@ class ClassifierModel(nn.Module):
         Raises:
             InputError: There is no head yet, or it has one output and no classes.
         """
-        return typed_array(self._known_classes())
+        return np.array(self._known_classes())
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -334,10 +305,14 @@ class ClassifierModel(nn.Module):
             ResourceError: A single sequence does not fit into memory.
         """
         settings = EmbedSettings(
-            self._plan.token_pooling, self.max_seq_length, batch_size, on_truncate, check_finite=check_finite
+            self._plan.token_pooling,
+            self.max_seq_length,
+            batch_size,
+            on_truncate,
+            truncation=self.truncation if self.kind == "joined" else None,
+            check_finite=check_finite,
         )
-        reading = RowReading(settings, self.truncation, self._hint)
-        for logits in classify(self.bert, self._fitted_head(), rows, reading, count or EmbedCount()):
+        for logits in classify(self.bert, self._fitted_head(), rows, settings, count or EmbedCount(), self._hint):
             yield logits.numpy()
 
     def predict(self, X: Iterable[Any], batch_size: int = 32, *, on_truncate: OnTruncate = "warn") -> NDArray[Any]:

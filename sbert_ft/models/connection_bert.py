@@ -14,20 +14,17 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sbert_ft._version import __version__
 from sbert_ft.encoder import attention, devices
 from sbert_ft.encoder.attention import ProbeResult, Runs
 from sbert_ft.encoder.batching import choose_layout
-from sbert_ft.encoder.compile import TOLERANCES, CompiledEncoder, largest_difference, load_compiled
-from sbert_ft.encoder.compile_cache import private_folder
-from sbert_ft.encoder.compile_graph import EncoderToCompile
+from sbert_ft.encoder.compile import CompiledEncoder
 from sbert_ft.encoder.devices import Precision, choose_device, choose_precision, describe_device, is_out_of_memory
 from sbert_ft.encoder.mixed_precision import HalfCopy, can_be_trained_in_half, weights_state
 from sbert_ft.encoder.packing import Layout, PackedBatch, pack
@@ -109,7 +106,7 @@ class ConnectionBert(nn.Module):
             are not run, since the stock pooler reads a row's first token.
         compute_dtype: The type in which inference computes.
         probe: Which layouts the encoder runs correctly, as found by trying them.
-        compiled: The compiled encoder, which runs inference while its `is_on` is True; None before `compile_encoder`.
+        compiled: The compiled encoder, which runs inference while its `is_on` is True; None before `TextModel.compile`.
         trained_copy: The copy that `forward` runs during training in half precision (see `trained_in`), otherwise None.
     """
 
@@ -396,63 +393,3 @@ class ConnectionBert(nn.Module):
             kind, reason = self.plan.config.model_type, result.refused["rows"]
             logger.warning("%s is run padded, not packed: layout rows was refused: %s", kind, reason)
         return result
-
-
-class _WithEncoder(Protocol):
-    @property
-    def bert(self) -> ConnectionBert: ...
-
-
-_Model = TypeVar("_Model", bound=_WithEncoder)
-
-
-def compile_encoder(model: _Model, cache_dir: str | Path | None = None) -> _Model:
-    """Compile the encoder for inference on this processor, and return the same model.
-
-    Afterwards everything that the model computes without gradients runs faster, and the results are equal within
-    rounding. Training, saving and the parameters do not change. The first time takes 15 to 45 seconds, later ones one
-    or two seconds, because the code is kept on disk. The code contains the current weights: when they change, the model
-    runs without the code, logs this once, and `compile` must be called again.
-
-    As the models' method `compile` it replaces `torch.nn.Module.compile`, which compiles the training forward when that
-    is first called.
-
-    Args:
-        model: The model whose encoder is compiled.
-        cache_dir: The folder for compiled code, which nobody else can write to. None for ``~/.cache/sbert_ft``, or for
-            the place given by the environment variables XDG_CACHE_HOME or SBERT_FT_CACHE.
-
-    Raises:
-        InputError: The model is not on a CPU, its precision is float16, its kind of encoder cannot be compiled, or
-            `cache_dir` is not private to the user.
-        OutputError: `cache_dir` cannot be written to.
-        ResourceError: There is no C++ compiler, or it failed.
-    """
-    bert = model.bert
-    kind, precision = bert.plan.config.model_type, str(bert.compute_dtype).removeprefix("torch.")
-    remedy = "everything works without compile()"
-    if bert.device.type != "cpu":
-        raise InputError(f"compile() is only for a CPU, but the model is on {bert.device}", remedy)
-    if bert.compute_dtype not in TOLERANCES:
-        raise InputError(f"compile() is only for float32 and bfloat16, but the precision is {precision}", remedy)
-    if not {"rows", "runs"} <= set(bert.probe.layouts) or not hasattr(bert.encoder, "embeddings"):
-        raise InputError(f"compile() is only for encoders that run packed rows and runs, which {kind} does not", remedy)
-    source = EncoderToCompile(
-        encoder=bert.encoder,
-        dtype=bert.compute_dtype,
-        takes_token_types=bert.takes_token_types,
-        max_tokens=bert.max_tokens,
-        pack_options=bert.pack_options,
-        version=__version__,
-    )
-    bert.compiled = None
-    compiled = load_compiled(source, private_folder(cache_dir, bert.source.path))
-    difference = largest_difference(source, compiled, bert.infer)
-    if difference <= TOLERANCES[bert.compute_dtype]:
-        bert.compiled = compiled
-        logger.info("%s", bert.describe())
-    else:
-        logger.warning(
-            "the compiled %s encoder is not used: its results differ by %.1e from the eager encoder's", kind, difference
-        )
-    return model

@@ -1,12 +1,12 @@
-"""Compute vectors or logits of any number of texts or pairs, one window at a time.
+"""Compute vectors or logits of any number of rows of one or two texts, one window at a time.
 
-A window has some thousand texts. It is tokenised in one call, split into batches of equal work (see
+A window has some thousand rows. Its texts are tokenised in one call, split into batches of equal work (see
 `batching.py`), and returned in the caller's order, so a million texts need the memory of one window. When
 memory runs out, the token budget is halved and the rest of the window is planned again; computed vectors
 are kept. On a GPU a thread tokenises the next window at the same time, and the CPU waits for the device
 only at a window's end, for a check or a copy.
 
-The module is long because texts, pairs of texts, single rows and joined pairs share this one machinery.
+Texts, pairs, single rows and joined pairs take one way: `windows_of_texts` or `windows_of_pairs`, then `embed`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -33,12 +33,11 @@ from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import InputError, ResourceError, quoted
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
-from sbert_ft.tokenization.tokenizer import check_texts, text_at
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
 
 OnTruncate = Literal["warn", "error", "ignore", "chunk"]
-Window = TypeVar("Window")
 
 WINDOW_TEXTS = 8192
 # A window with more characters than this is full too: tokens need about thirty times the memory of the text.
@@ -58,6 +57,8 @@ class EmbedSettings:
         on_truncate: What to do with longer texts: ``warn`` cuts them and logs how many, ``error`` raises an error,
             ``ignore`` only cuts them, ``chunk`` takes the mean over overlapping windows.
         prompt: Put before every text.
+        truncation: Both texts of a pair become one sequence, and this says which of them is cut; None to keep every
+            text a sequence of its own.
         check_finite: Raise an error for vectors with NaN or infinite numbers; False to return them unchecked.
         device: The device of the returned vectors; None for the model's device. The check, or the copy to the CPU,
             waits for a GPU once for each window.
@@ -68,13 +69,9 @@ class EmbedSettings:
     batch_size: int = 32
     on_truncate: OnTruncate = "warn"
     prompt: str = ""
+    truncation: Truncation | None = None
     check_finite: bool = True
     device: torch.device | None = None
-
-    @property
-    def overlap(self) -> int:
-        """Tokens that neighbouring windows of a text share."""
-        return int(self.max_seq_length * CHUNK_OVERLAP)
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -132,50 +129,103 @@ def windows_of(texts: Iterable[str]) -> Iterator[list[str]]:
         yield window
 
 
-def embed(
-    model: ConnectionBert,
-    texts: Iterable[str],
-    settings: EmbedSettings,
-    count: EmbedCount,
-    name: Callable[[int], str] = text_at,
-) -> Iterator[Tensor]:
-    """Yield the vectors of the texts, window by window, in order.
+@dataclass(frozen=True)
+class Window:
+    """Some thousand rows of one or two texts.
 
-    Truncated texts are counted in `count`; nothing is logged here.
-
-    Args:
-        model: Tokenizer and encoder.
-        texts: Any iterable; read once, a window ahead of the vectors on a GPU.
-        settings: How texts become vectors.
-        count: Filled while the texts are read.
-        name: Returns the name of a text, given its position, for messages.
-
-    Yields:
-        Shape (texts of the window, D), float32, on `settings.device`, by default the model's.
-
-    Raises:
-        InputError: A text is not a string, or is too long with ``error``, or its vector is not finite; with its
-            position.
-        ResourceError: A single text does not fit into memory.
+    Attributes:
+        texts: The texts to be tokenised; a text of several rows need be here only once.
+        rows: The index of each row's texts in `texts`: shape (texts of a row, rows), int64.
+        first: The position of the first row, for messages.
     """
 
-    def prepare(window: list[str]) -> Sequences:
-        return tokenized_texts(model, window, settings, count, name)
+    texts: list[str]
+    rows: NDArray[np.int64]
+    first: int
 
-    n_done = count.n_texts
-    for window, vectors in computed(model, windows_of(texts), prepare, settings, count):
-        if settings.device is not None:
-            vectors = vectors.to(settings.device)
-        if settings.check_finite:
-            refuse_not_finite(vectors, "vector", name, n_done, model)
-        n_done += len(window)
-        yield vectors
-        del vectors  # before the next window is computed
+    @property
+    def is_plain(self) -> bool:
+        """Whether `texts` are the rows, in order."""
+        return self.rows.shape == (1, len(self.texts))
+
+    def text_name(self, text: int) -> str:
+        """Return the name of a text for messages: by the position of the first row that has it."""
+        position = self.first + int(np.flatnonzero((self.rows == text).any(0))[0])
+        return f"text at position {position}" if len(self.rows) == 1 else f"a text of the pair at position {position}"
+
+    def row_name(self, row: int) -> str:
+        """Return the name of a row for messages."""
+        return f"{'text' if len(self.rows) == 1 else 'pair'} at position {self.first + row}"
+
+
+def windows_of_texts(texts: Iterable[str], hint: str | None = None) -> Iterator[Window]:
+    """Yield texts in windows, each text a row.
+
+    Args:
+        texts: Any iterable; read once.
+        hint: For a classifier: each distinct text of a window is computed once, and this is the end of the message
+            about something that is not a text. None for an encoder.
+
+    Raises:
+        InputError: With `hint`: something is not a string; with its position.
+    """
+    first = 0
+    for window in windows_of(texts):
+        if hint is None:
+            yield Window(window, np.arange(len(window), dtype=np.int64)[None], first)
+        else:
+            for position, text in enumerate(window, first):
+                if not isinstance(text, str):
+                    raise InputError(
+                        f"text at position {position} is {quoted(text)} ({type(text).__name__}), expected a string: "
+                        f"this classifier takes single texts{hint}"
+                    )
+            places = {text: place for place, text in enumerate(dict.fromkeys(window))}
+            yield Window(list(places), np.array([[places[text] for text in window]], np.int64), first)
+        first += len(window)
+
+
+def windows_of_pairs(pairs: Iterable[tuple[str, str]], hint: str = "") -> Iterator[Window]:
+    """Yield the pairs in windows with the distinct texts of each.
+
+    Args:
+        pairs: Any iterable; read once.
+        hint: The end of the message about something that is not a pair.
+
+    Raises:
+        InputError: Something is not a pair of strings; with its position.
+    """
+    unordered = isinstance(pairs, (str, bytes, dict, set, frozenset)) or getattr(pairs, "ndim", 1) == 0
+    if unordered or not hasattr(pairs, "__iter__"):
+        raise InputError(f"pairs is of type {type(pairs).__name__}, expected a list of pairs of texts{hint}")
+    distinct: dict[str, int] = {}
+    rows: list[tuple[int, ...]] = []
+    characters = 0
+    for position, pair in enumerate(pairs):
+        if isinstance(pair, (str, Mapping, Set)) or not hasattr(pair, "__len__") or len(pair) != 2:
+            raise InputError(
+                f"pair at position {position} is {quoted(pair)} ({type(pair).__name__}), expected a pair of texts{hint}"
+            )
+        for text in pair:
+            if not isinstance(text, str):
+                raise InputError(
+                    f"pair at position {position} has {quoted(text)} ({type(text).__name__}), expected two strings",
+                    "drop the pair or replace the text",
+                )
+            if text not in distinct:
+                distinct[text] = len(distinct)
+                characters += len(text)
+        rows.append(tuple(distinct[text] for text in pair))
+        if window_is_full(2 * len(rows), characters):
+            yield Window(list(distinct), np.array(rows, np.int64).T, position + 1 - len(rows))
+            distinct, rows, characters = {}, [], 0
+    if rows:
+        yield Window(list(distinct), np.array(rows, np.int64).T, position + 1 - len(rows))
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """The token sequences of a window of texts or pairs that go through the encoder.
+    """The token sequences of a window that go through the encoder.
 
     Attributes:
         framed: The sequences with their special tokens.
@@ -186,63 +236,100 @@ class Sequences:
     n_parts: NDArray[np.int64] | None = None
 
 
-def tokenized_texts(
-    model: ConnectionBert,
-    texts: list[str],
-    settings: EmbedSettings,
-    count: EmbedCount,
-    name: Callable[[int], str],
-) -> Sequences:
-    """Return the token sequences of a window's texts; arguments and errors as in `embed`."""
-    check_texts(texts, count.n_texts, name)
-    prompted = [settings.prompt + text for text in texts] if settings.prompt else texts
-    bodies = model.tokenizer.tokenize(prompted, count.n_texts)
-    count_window(model, bodies, bodies.lengths + model.tokenizer.n_special, settings, count, name)
-    if settings.on_truncate == "chunk":
-        return Sequences(*model.tokenizer.frame_windows(bodies, settings.max_seq_length, settings.overlap))
-    return Sequences(model.tokenizer.frame(bodies, settings.max_seq_length))
-
-
-def computed(
+def embed(
     model: ConnectionBert,
     windows: Iterable[Window],
-    prepare: Callable[[Window], Sequences],
     settings: EmbedSettings,
     count: EmbedCount,
     head: Callable[[Tensor], Tensor] | None = None,
-) -> Iterator[tuple[Window, Tensor]]:
-    """Yield each window with its vectors, or with the output of `head` for them, in order.
+) -> Iterator[list[Tensor]]:
+    """Yield the vectors of the rows, window by window, in order.
 
     On a CPU a window is read after the one before was yielded. On other devices the next window is read, and prepared
-    by a thread, while the device computes.
+    by a thread, while the device computes. Truncated texts are counted in `count`; nothing is logged here.
 
     Args:
-        model: The encoder.
+        model: Tokenizer and encoder.
         windows: Read in the caller's thread.
-        prepare: Tokenises a window; called for one window at a time.
         settings: How texts become vectors.
-        count: Its `n_tokens` is updated.
-        head: Computes the output from vectors, such as logits; None to yield the vectors.
+        count: Filled while the windows are read.
+        head: Computes an output from the vectors, such as logits; None to yield the vectors.
 
     Yields:
-        Shape (texts or pairs of the window, D or the width of `head`'s output), float32, on the model's device, without
-        waiting for the device.
+        One tensor for each text of a row, or one for joined rows: shape (rows of the window, D or the width of
+        `head`'s output), float32, on `settings.device`, by default the model's.
 
     Raises:
-        ResourceError: As in `run_forwards`.
+        InputError: A text is not a string, or a sequence is too long with ``error``, or a vector is not finite; with
+            its position.
+        ResourceError: A single sequence does not fit into memory.
     """
     budget = min(settings.batch_size * settings.max_seq_length, token_budget(model.device))
+    prepare = partial(_sequences, model.tokenizer, settings, count)
     on_cpu = model.device.type == "cpu"
     prepared = ((window, prepare(window)) for window in windows) if on_cpu else _one_ahead(windows, prepare)
     for window, sequences in prepared:
-        result, budget = run_forwards(model, sequences.framed, settings.pooling, budget)
+        values, budget = run_forwards(model, sequences.framed, settings.pooling, budget)
         count.n_tokens += int(sequences.framed.offsets[-1])
         if head is not None:
-            result = head(result)
+            values = head(values)
         if sequences.n_parts is not None:
-            result = mean_over_parts(result, sequences.n_parts)
-        yield window, result
-        del result  # before the next window is computed
+            values = mean_over_parts(values, sequences.n_parts)
+        if settings.device is not None:
+            values = values.to(settings.device)
+        if settings.check_finite:
+            refuse_not_finite(values, "vector", window.text_name, model)
+        columns = [values]  # already one for each row, in order
+        if settings.truncation is None and not window.is_plain:
+            columns = [values[side] for side in to_device(torch.from_numpy(window.rows), values.device)]
+        del values  # before the next window is computed
+        yield columns
+        del columns
+
+
+def _sequences(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCount, window: Window) -> Sequences:
+    """Return the token sequences of a window, and add it to `count`.
+
+    Raises:
+        InputError: A sequence has no token at all, or is too long with ``error``; or as in `TextTokenizer.tokenize`.
+    """
+    bodies = tokenizer.tokenize(window.texts, name=window.text_name, prompt=settings.prompt)
+    name: Callable[[int], str] = window.row_name
+    if settings.truncation is not None:
+        lengths = bodies.lengths[window.rows].sum(0) + tokenizer.n_pair_special
+    else:
+        lengths = bodies.lengths + tokenizer.n_special
+        if len(window.rows) == 1:
+            lengths = lengths[window.rows[0]]
+        else:
+            name = window.text_name
+    if not lengths.all():  # only with a tokenizer that adds no special tokens
+        first = int(np.flatnonzero(lengths == 0)[0])
+        raise InputError(
+            f"{name(first)} has no tokens, and this model's tokenizer adds no special tokens", "leave it out"
+        )
+    most = settings.max_seq_length
+    too_long = np.flatnonzero(lengths > most)
+    if len(too_long) and settings.on_truncate == "error":
+        first = int(too_long[0])
+        raise InputError(
+            f"{name(first)} has {int(lengths[first])} tokens, but max_seq_length is {most}",
+            "raise it, or use on_truncate='chunk' or 'warn'",
+        )
+    count.n_texts += len(lengths)
+    count.n_own_tokens += len(bodies.token_ids)
+    count.n_unknown += tokenizer.count_unknown(bodies)
+    count.n_long += len(too_long)
+    count.longest = max(count.longest, int(lengths.max()))
+    chunked, overlap = settings.on_truncate == "chunk", int(most * CHUNK_OVERLAP)
+    if settings.truncation is None:
+        if chunked:
+            return Sequences(*tokenizer.frame_windows(bodies, most, overlap))
+        return Sequences(tokenizer.frame(bodies, most))
+    first_texts, second_texts = (bodies.select(side) for side in window.rows)
+    if chunked:
+        return Sequences(*tokenizer.join_windows(first_texts, second_texts, most, overlap))
+    return Sequences(tokenizer.join(first_texts, second_texts, most, settings.truncation))
 
 
 def _one_ahead(windows: Iterable[Window], prepare: Callable[[Window], Sequences]) -> Iterator[tuple[Window, Sequences]]:
@@ -290,56 +377,13 @@ def warn_of_cuts(count: EmbedCount, settings: EmbedSettings, unit: str = "texts"
         )
 
 
-def count_window(
-    model: ConnectionBert,
-    bodies: TextTokens,
-    lengths: NDArray[np.int64],
-    settings: EmbedSettings,
-    count: EmbedCount,
-    name: Callable[[int], str],
-) -> None:
-    """Add a window to `count`, and check the lengths of its sequences.
+def refuse_not_finite(values: Tensor, what: str, name: Callable[[int], str], model: ConnectionBert) -> None:
+    """Raise an error if a row of `values`, shape (N, any), contains NaN or an infinite number.
 
     Args:
-        model: The model with the tokenizer.
-        bodies: The texts of the window, without special tokens.
-        lengths: Tokens of each sequence of the encoder, before any cut: shape (N,).
-        settings: Says the longest allowed sequence, and whether a longer one is an error.
-        count: Updated.
-        name: Returns the name of a sequence, given its position, for messages.
-
-    Raises:
-        InputError: A sequence has no token at all, or is too long with ``error``.
-    """
-    if not lengths.all():  # only with a tokenizer that adds no special tokens
-        first = int(np.flatnonzero(lengths == 0)[0])
-        raise InputError(
-            f"{name(count.n_texts + first)} has no tokens, and this model's tokenizer adds no special tokens",
-            "leave it out",
-        )
-    too_long = np.flatnonzero(lengths > settings.max_seq_length)
-    if len(too_long) and settings.on_truncate == "error":
-        first = int(too_long[0])
-        raise InputError(
-            f"{name(count.n_texts + first)} has {int(lengths[first])} tokens, but max_seq_length is "
-            f"{settings.max_seq_length}",
-            "raise it, or use on_truncate='chunk' or 'warn'",
-        )
-    count.n_texts += len(lengths)
-    count.n_own_tokens += len(bodies.token_ids)
-    count.n_unknown += model.tokenizer.count_unknown(bodies)
-    count.n_long += len(too_long)
-    count.longest = max(count.longest, int(lengths.max()))
-
-
-def refuse_not_finite(values: Tensor, what: str, name: Callable[[int], str], first: int, model: ConnectionBert) -> None:
-    """Raise an error if a vector, or the logits of a row, contain NaN or an infinite number.
-
-    Args:
-        values: Shape (N, any).
+        values: What `model` computed.
         what: The name of the values in the message.
-        name: Returns the name of a sequence, given its position, for messages.
-        first: Position of the first row of `values`.
+        name: Returns what a row of `values` belongs to, for the message.
         model: The model that computed the values.
 
     Raises:
@@ -354,7 +398,7 @@ def refuse_not_finite(values: Tensor, what: str, name: Callable[[int], str], fir
     elif not all(parameter.isfinite().all() for parameter in model.encoder.parameters()):
         advice = "its weights are NaN or infinite themselves; load other weights"
     others = f", and {len(wrong) - 1:,} more of {len(values):,}" if len(wrong) > 1 else ""
-    raise InputError(f"{name(first + int(wrong[0]))}: the model's {what} is NaN or infinite{others}: {advice}")
+    raise InputError(f"{name(int(wrong[0]))}: the model's {what} is NaN or infinite{others}: {advice}")
 
 
 def run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode, budget: int) -> tuple[Tensor, int]:
@@ -428,104 +472,13 @@ def ordered_texts(inputs: Iterable[str]) -> Iterable[str]:
     return inputs
 
 
-def windows_of_pairs(pairs: Iterable[tuple[str, str]], hint: str = "") -> Iterator[tuple[list[str], NDArray[np.int64]]]:
-    """Yield the pairs in windows: the distinct texts of each, and the indices of both sides into them, shape (2, B).
-
-    Args:
-        pairs: Any iterable; read once.
-        hint: The end of the message about something that is not a pair.
-
-    Raises:
-        InputError: Something is not a pair of strings; with its position.
-    """
-    unordered = isinstance(pairs, (str, bytes, dict, set, frozenset)) or getattr(pairs, "ndim", 1) == 0
-    if unordered or not hasattr(pairs, "__iter__"):
-        raise InputError(f"pairs is of type {type(pairs).__name__}, expected a list of pairs of texts{hint}")
-    distinct: dict[str, int] = {}
-    rows: list[tuple[int, ...]] = []
-    characters = 0
-    for position, pair in enumerate(pairs):
-        if isinstance(pair, (str, Mapping, Set)) or not hasattr(pair, "__len__") or len(pair) != 2:
-            raise InputError(
-                f"pair at position {position} is {quoted(pair)} ({type(pair).__name__}), expected a pair of texts{hint}"
-            )
-        for text in pair:
-            if not isinstance(text, str):
-                raise InputError(
-                    f"pair at position {position} has {quoted(text)} ({type(text).__name__}), expected two strings",
-                    "drop the pair or replace the text",
-                )
-            if text not in distinct:
-                distinct[text] = len(distinct)
-                characters += len(text)
-        rows.append(tuple(distinct[text] for text in pair))
-        if window_is_full(2 * len(rows), characters):
-            yield list(distinct), np.array(rows, np.int64).T
-            distinct, rows, characters = {}, [], 0
-    if rows:
-        yield list(distinct), np.array(rows, np.int64).T
-
-
-def embed_pairs(
+def classify(
     model: ConnectionBert,
-    pairs: Iterable[tuple[str, str]],
+    head: ClassificationHead,
+    rows: Iterable[Any],
     settings: EmbedSettings,
     count: EmbedCount,
     hint: str = "",
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the vectors of both sides, window by window, in order; equal texts of a window are computed once.
-
-    Arguments as in `embed` and `windows_of_pairs`.
-
-    Yields:
-        Two tensors of shape (pairs of the window, D), float32, on the model's device.
-
-    Raises:
-        InputError: Something is not a pair of strings, a text is too long with ``error``, or its vector is not finite;
-            with the pair's position.
-        ResourceError: A single text does not fit into memory.
-    """
-    n_read = 0
-
-    def prepare(window: tuple[list[str], NDArray[np.int64]]) -> Sequences:
-        nonlocal n_read
-        texts, rows = window
-        name = partial(pair_of, rows, count.n_texts, n_read)
-        n_read += rows.shape[1]
-        return tokenized_texts(model, texts, settings, count, name)
-
-    n_pairs = 0
-    for (_, rows), vectors in computed(model, windows_of_pairs(pairs, hint), prepare, settings, count):
-        if settings.check_finite:
-            refuse_not_finite(vectors, "vector", partial(pair_of, rows, 0, n_pairs), 0, model)
-        left, right = to_device(torch.from_numpy(rows), vectors.device)
-        n_pairs += rows.shape[1]
-        yield vectors[left], vectors[right]
-
-
-def pair_of(rows: NDArray[np.int64], first_text: int, first_pair: int, text: int) -> str:
-    """Return the name of a window's text for a message: by the position of the window's first pair that has it."""
-    pair = first_pair + int(np.flatnonzero((rows == text - first_text).any(0))[0])
-    return f"a text of the pair at position {pair}"
-
-
-@dataclass(frozen=True)
-class RowReading:
-    """How rows become logits.
-
-    Attributes:
-        settings: How texts become vectors.
-        truncation: For joined pairs: which text of a too long pair is cut.
-        hint: The end of the message about a row that does not fit the classifier's kind.
-    """
-
-    settings: EmbedSettings
-    truncation: Truncation
-    hint: str = ""
-
-
-def classify(
-    model: ConnectionBert, head: ClassificationHead, rows: Iterable[Any], reading: RowReading, count: EmbedCount
 ) -> Iterator[Tensor]:
     """Yield the logits of the rows, window by window, in order; log at the end how many texts or pairs were cut.
 
@@ -533,8 +486,9 @@ def classify(
         model: Tokenizer and encoder.
         head: The classification head; its kind says what a row is.
         rows: Texts or pairs, depending on the head's kind; read once, a window ahead of the logits on a GPU.
-        reading: How rows become logits.
+        settings: How texts become vectors.
         count: Filled while the rows are read.
+        hint: The end of the message about a row that does not fit the classifier's kind.
 
     Yields:
         Shape (rows of the window, K), float32, on the CPU; a GPU is waited for only by this copy.
@@ -544,117 +498,30 @@ def classify(
             with its position.
         ResourceError: A single sequence does not fit into memory.
     """
-    n_done = 0
-    for on_device in _classify(model, head, rows, reading, count):
-        logits = on_device.cpu()
-        if reading.settings.check_finite:
-            refuse_not_finite(logits, "logits", _row_at, n_done, model)
-        n_done += len(logits)
-        yield logits
-    warn_of_cuts(count, reading.settings, "pairs" if head.plan.kind == "joined" else "texts")
-
-
-def _classify(
-    model: ConnectionBert, head: ClassificationHead, rows: Iterable[Any], reading: RowReading, count: EmbedCount
-) -> Iterator[Tensor]:
     kind = head.plan.kind
     if isinstance(rows, (str, bytes)):
         raise InputError(f"X is {quoted(rows)}, expected a list of {'texts' if kind == 'single' else 'pairs of texts'}")
     if kind == "single":
-        yield from _of_texts(model, head, ordered_texts(rows), reading, count)
+        windows = windows_of_texts(ordered_texts(rows), hint)
     else:
-        hint = f"; this classifier takes pairs{reading.hint}"
-        pairs = _as_pairs(rows)
-        if kind == "joined":
-            yield from _of_joined(model, head, pairs, reading, count, hint)
-        else:
-            # `classify` checks the logits: they are not finite if a vector is not
-            for columns in embed_pairs(model, pairs, replace(reading.settings, check_finite=False), count, hint):
-                yield head.logits(columns)
+        if getattr(rows, "ndim", 1) == 2 and hasattr(rows, "to_numpy"):  # the rows of a data frame
+            rows = rows.to_numpy(dtype=object)
+        windows = windows_of_pairs(rows, f"; this classifier takes pairs{hint}")
 
+    def of_one_vector(vectors: Tensor) -> Tensor:
+        return head.logits([vectors])
 
-def _of_texts(
-    model: ConnectionBert, head: ClassificationHead, texts: Iterable[str], reading: RowReading, count: EmbedCount
-) -> Iterator[Tensor]:
-    """Yield the logits of single texts; each distinct text of a window is computed once."""
-    tokenizer, settings = model.tokenizer, reading.settings
-
-    def distinct(window: list[str]) -> tuple[list[str], NDArray[np.int64]]:
-        places = {text: place for place, text in enumerate(dict.fromkeys(window))}
-        return list(places), np.fromiter((places[text] for text in window), np.int64, len(window))
-
-    def prepare(window: tuple[list[str], NDArray[np.int64]]) -> Sequences:
-        bodies = tokenizer.tokenize(window[0])
-        count_window(model, bodies, (bodies.lengths + tokenizer.n_special)[window[1]], settings, count, _text_at)
-        if settings.on_truncate == "chunk":
-            return Sequences(*tokenizer.frame_windows(bodies, settings.max_seq_length, settings.overlap))
-        return Sequences(tokenizer.frame(bodies, settings.max_seq_length))
-
-    windows = map(distinct, _checked_windows(texts, reading.hint))
-    for (_, rows), logits in computed(model, windows, prepare, settings, count, lambda v: head.logits([v])):
-        yield logits[to_device(torch.from_numpy(rows), logits.device)]
-
-
-def _checked_windows(texts: Iterable[str], hint: str) -> Iterator[list[str]]:
-    """Yield the texts in windows, checked.
-
-    Raises:
-        InputError: A text is not a string that can be encoded; with its position.
-    """
-    n_done = 0
-    for window in windows_of(texts):
-        for position, text in enumerate(window, n_done):
-            if not isinstance(text, str):
-                raise InputError(
-                    f"text at position {position} is {quoted(text)} ({type(text).__name__}), expected a string: this "
-                    f"classifier takes single texts{hint}"
-                )
-        check_texts(window, n_done)
-        n_done += len(window)
-        yield window
-
-
-def _of_joined(
-    model: ConnectionBert,
-    head: ClassificationHead,
-    pairs: Iterable[tuple[str, str]],
-    reading: RowReading,
-    count: EmbedCount,
-    hint: str,
-) -> Iterator[Tensor]:
-    """Yield the logits of joined pairs; each distinct text of a window is tokenised once."""
-    tokenizer, settings = model.tokenizer, reading.settings
-
-    def prepare(window: tuple[list[str], NDArray[np.int64]]) -> Sequences:
-        texts, rows = window
-        check_texts(texts, 0, partial(pair_of, rows, 0, count.n_texts))
-        bodies = tokenizer.tokenize(texts)
-        count_window(model, bodies, bodies.lengths[rows].sum(0) + tokenizer.n_pair_special, settings, count, _pair_at)
-        first, second = bodies.select(rows[0]), bodies.select(rows[1])
-        if settings.on_truncate == "chunk":
-            return Sequences(*tokenizer.join_windows(first, second, settings.max_seq_length, settings.overlap))
-        return Sequences(tokenizer.join(first, second, settings.max_seq_length, reading.truncation))
-
-    windows = windows_of_pairs(pairs, hint)
-    for _, logits in computed(model, windows, prepare, settings, count, lambda v: head.logits([v])):
+    first = 0
+    # the logits are checked: they are not finite if a vector is not
+    unchecked = replace(settings, check_finite=False)
+    for columns in embed(model, windows, unchecked, count, None if kind == "towers" else of_one_vector):
+        logits = (head.logits(columns) if kind == "towers" else columns[0]).cpu()
+        if settings.check_finite:
+            refuse_not_finite(logits, "logits", partial(_row_at, first), model)
+        first += len(logits)
         yield logits
+    warn_of_cuts(count, settings, "pairs" if kind == "joined" else "texts")
 
 
-def _as_pairs(rows: Iterable[Any]) -> Iterable[tuple[str, str]]:
-    """Return an iterable of pairs; for a data frame its rows."""
-    if getattr(rows, "ndim", 1) == 2 and hasattr(rows, "to_numpy"):
-        by_row: Iterable[tuple[str, str]] = rows.to_numpy(dtype=object)
-        return by_row
-    return rows
-
-
-def _row_at(position: int) -> str:
-    return f"row at position {position}"
-
-
-def _text_at(position: int) -> str:
-    return f"text at position {position}"
-
-
-def _pair_at(position: int) -> str:
-    return f"pair at position {position}"
+def _row_at(first: int, row: int) -> str:
+    return f"row at position {first + row}"

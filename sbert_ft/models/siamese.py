@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, device, nn
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -26,25 +25,25 @@ from sbert_ft.encoder.devices import Precision, choose_device
 from sbert_ft.encoder.packing import PackedBatch, PoolingMode
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches, stored_calibration
-from sbert_ft.model_folder.layout import Similarity, warn_of_classifier
+from sbert_ft.model_folder.layout import warn_of_classifier
 from sbert_ft.model_folder.metadata import COSINE_SCALE, OwnSettings
 from sbert_ft.model_folder.writer import EncoderParts, SiameseSettings, save_siamese
-from sbert_ft.models.connection_bert import ConnectionBert, compile_encoder
+from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.inference import (
     EmbedCount,
     EmbedSettings,
     OnTruncate,
     embed,
-    embed_pairs,
     ordered_texts,
     warn_of_cuts,
+    windows_of_pairs,
+    windows_of_texts,
 )
 from sbert_ft.models.similarity import Vectors, compare, cosine, unit
-from sbert_ft.tokenization.tokenizer import TextTokenizer
+from sbert_ft.models.text_model import TextModel
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -52,113 +51,7 @@ logger = logging.getLogger(__name__)
 Pairs = Iterable[tuple[str, str]]
 
 
-def chosen_prompt(prompts: Mapping[str, str], default: str | None, name: str | None, prompt: str | None) -> str:
-    """Return the text to put before each input.
-
-    Args:
-        prompts: The model's prompts, by name.
-        default: Name of the prompt for the case that `name` is None.
-        name: Name of the requested prompt.
-        prompt: A text in place of a named prompt.
-
-    Raises:
-        InputError: There is no prompt of this name, or `prompt` is not a string.
-    """
-    if prompt is not None:
-        return instance_argument(str, prompt, "prompt")
-    name = default if name is None else name
-    if name is None:
-        return ""
-    if not isinstance(name, str) or name not in prompts:
-        known = ", ".join(quoted(known)[1:-1] for known in prompts) or "none"
-        raise InputError(f"prompt_name is {quoted(name)}, but the model's prompts are: {known}")
-    return prompts[name]
-
-
-def chosen_width(truncate_dim: int | None, most: int) -> int:
-    """Return how many features of a vector are kept; `most` for None.
-
-    Raises:
-        InputError: `truncate_dim` is not a whole number from 1 to `most`.
-    """
-    if truncate_dim is None:
-        return most
-    return whole_number(truncate_dim, "truncate_dim", 1, most)
-
-
-@dataclass(frozen=True)
-class ResultForm:
-    """The form in which vectors are returned.
-
-    Attributes:
-        single: Return one vector, for a single text.
-        as_numpy: Return an array, unless `as_tensor` is True; if both are False, a list of tensors.
-        as_tensor: Return one tensor on the model's device.
-    """
-
-    single: bool
-    as_numpy: bool
-    as_tensor: bool
-
-    def gathered(
-        self, parts: Iterable[Tensor], empty: Tensor, n_texts: int | None, show_progress_bar: bool | None
-    ) -> NDArray[np.float32] | Tensor | list[Tensor]:
-        """Return all parts in this form; if `n_texts` is known, no vector is in memory twice.
-
-        Args:
-            parts: Vectors, each of shape (texts of the part, d).
-            empty: The result for no texts, shape (0, d), on the model's device.
-            n_texts: The number of texts; None if it is not known.
-            show_progress_bar: Whether to show a bar; None for a bar if logging is at INFO or DEBUG.
-        """
-        if show_progress_bar is None:
-            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        to_host = self.as_numpy and not self.as_tensor
-        device = torch.device("cpu") if to_host else empty.device
-        whole = torch.empty(n_texts or 0, empty.shape[1], device=device)
-        kept = []
-        n_done = 0
-        with tqdm(total=n_texts, unit="text", disable=not show_progress_bar) as bar:
-            for part in parts:
-                bar.update(len(part))
-                if n_texts is None:
-                    kept.append(part.to(device))
-                else:
-                    whole[n_done : n_done + len(part)] = part
-                n_done += len(part)
-                del part  # before the next one is computed
-        whole = torch.cat(kept) if kept else whole
-        result = whole[0] if self.single else whole
-        if to_host:
-            array: NDArray[np.float32] = result.cpu().numpy()
-            return array
-        return result if self.as_tensor or self.single else list(result)
-
-
-def around_encoder(
-    encoder: PreTrainedModel, save: Callable[[str], None], target: device, similarity: Similarity
-) -> SentenceTransformer:
-    """Return a `SentenceTransformer` that shares the given encoder, so that training one trains the other.
-
-    That class loads a folder, so the model is saved to a temporary folder; the encoder read from it is then replaced.
-
-    Args:
-        encoder: The stock module.
-        save: Writes the model's folder to a given path.
-        target: The device of the encoder's weights.
-        similarity: How vectors are compared.
-    """
-    from sentence_transformers import SentenceTransformer
-
-    with tempfile.TemporaryDirectory() as folder:
-        save(folder)
-        model = SentenceTransformer(folder, device=str(target), local_files_only=True)
-    model[0].model = encoder
-    model.similarity_fn_name = similarity
-    return model.eval()
-
-
-class SiameseBert(nn.Module):
+class SiameseBert(TextModel):
     """A sentence encoder: vectors of texts, similarities of vectors, and scores of pairs.
 
     Attributes:
@@ -174,7 +67,6 @@ class SiameseBert(nn.Module):
     """
 
     decision: Decision | None
-    compile = compile_encoder  # type: ignore[assignment]
 
     def __init__(
         self, bert: ConnectionBert, pooling: PoolingMode | None = None, max_seq_length: int | None = None
@@ -190,18 +82,14 @@ class SiameseBert(nn.Module):
             InputError: A length that the encoder has no positions for, or an unknown pooling.
             ModelFolderError: The folder's sbert_ft.json is damaged.
         """
-        super().__init__()
-        self.bert = bert
-        source = instance_argument(ConnectionBert, bert, "bert", "ConnectionBert.from_pretrained(folder)").source
+        super().__init__(bert, max_seq_length)
+        source = bert.source
         self.pooling: PoolingMode = source.pooling if pooling is None else pooling
+        EmbedSettings(self.pooling, self.max_seq_length)  # raises an error for an unknown pooling
         self.normalize = source.normalize
         self.similarity_fn_name = source.similarity
         self.prompts = dict(source.prompts)
         self.default_prompt_name = source.default_prompt_name
-        self._max_seq_length = min(source.max_seq_length or bert.max_tokens, bert.max_tokens)
-        if max_seq_length is not None:
-            self.max_seq_length = max_seq_length
-        EmbedSettings(self.pooling, self.max_seq_length)  # raises an error for an unknown pooling
         own = OwnSettings.of(source)
         # another pooling gives other cosines, and a classifier's decision is not about cosines
         cosine_kept = self.pooling == source.pooling and own.classifier is None
@@ -219,26 +107,6 @@ class SiameseBert(nn.Module):
     ) -> SiameseBert:
         """Return the model of a local folder; arguments and errors as in `ConnectionBert.from_pretrained`."""
         return cls(ConnectionBert.from_pretrained(folder, device, precision), max_seq_length=max_seq_length)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return self.bert.device
-
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        """The tokenizer, which works in Rust on many texts at a time."""
-        return self.bert.tokenizer
-
-    @property
-    def max_seq_length(self) -> int:
-        """Most tokens of a text, special ones included; ``on_truncate`` says what happens to longer texts."""
-        return self._max_seq_length
-
-    @max_seq_length.setter
-    def max_seq_length(self, value: int) -> None:
-        least, most = self.bert.tokenizer.n_special + 1, self.bert.max_tokens
-        self._max_seq_length = whole_number(value, "max_seq_length", least, most)
 
     def get_embedding_dimension(self) -> int:
         """Return the width of a vector, d."""
@@ -278,14 +146,17 @@ class SiameseBert(nn.Module):
         Yields:
             Shape (texts of the window, d), float32.
         """
-        width = chosen_width(truncate_dim, self.get_embedding_dimension())
-        prompt = chosen_prompt(self.prompts, self.default_prompt_name, prompt_name, prompt)
-        target = None if device is None else choose_device(device)
+        width = self._width(truncate_dim)
         settings = EmbedSettings(
-            self.pooling, self.max_seq_length, batch_size, on_truncate, prompt, check_finite=True, device=target
+            self.pooling,
+            self.max_seq_length,
+            batch_size,
+            on_truncate,
+            self._prompt(prompt_name, prompt),
+            device=None if device is None else choose_device(device),
         )
         count = EmbedCount() if count is None else instance_argument(EmbedCount, count, "count")
-        for vectors in embed(self.bert, ordered_texts(inputs), settings, count):
+        for (vectors,) in embed(self.bert, windows_of_texts(ordered_texts(inputs)), settings, count):
             if self.normalize:
                 vectors = unit(vectors)
             vectors = vectors[:, :width]
@@ -360,7 +231,7 @@ class SiameseBert(nn.Module):
         """
         texts = [inputs] if isinstance(inputs, str) else ordered_texts(inputs)
         n_texts = len(texts) if isinstance(texts, Sequence) else None
-        width = chosen_width(truncate_dim, self.get_embedding_dimension())
+        to_host = convert_to_numpy and not convert_to_tensor
         stream = self.encode_stream(
             texts,
             prompt_name=prompt_name,
@@ -369,10 +240,50 @@ class SiameseBert(nn.Module):
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
             on_truncate=on_truncate,
-            device="cpu" if convert_to_numpy and not convert_to_tensor else None,
+            device="cpu" if to_host else None,
         )
-        form = ResultForm(isinstance(inputs, str), convert_to_numpy, convert_to_tensor)
-        return form.gathered(stream, torch.zeros(0, width, device=self.device), n_texts, show_progress_bar)
+        if show_progress_bar is None:
+            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+        # where the number of texts is known, no vector is in memory twice
+        whole = torch.empty(n_texts or 0, self._width(truncate_dim), device="cpu" if to_host else self.device)
+        kept = []
+        n_done = 0
+        with tqdm(total=n_texts, unit="text", disable=not show_progress_bar) as bar:
+            for part in stream:
+                bar.update(len(part))
+                if n_texts is None:
+                    kept.append(part)
+                else:
+                    whole[n_done : n_done + len(part)] = part
+                n_done += len(part)
+                del part  # before the next one is computed
+        whole = torch.cat(kept) if kept else whole
+        result = whole[0] if isinstance(inputs, str) else whole
+        if to_host:
+            array: NDArray[np.float32] = result.numpy()
+            return array
+        return result if convert_to_tensor or isinstance(inputs, str) else list(result)
+
+    def _prompt(self, name: str | None = None, prompt: str | None = None) -> str:
+        """Return the text to put before each input: `prompt`, or the one of this name, or the default one.
+
+        Raises:
+            InputError: There is no prompt of this name, or `prompt` is not a string.
+        """
+        if prompt is not None:
+            return instance_argument(str, prompt, "prompt")
+        name = self.default_prompt_name if name is None else name
+        if name is None:
+            return ""
+        if not isinstance(name, str) or name not in self.prompts:
+            known = ", ".join(quoted(known)[1:-1] for known in self.prompts) or "none"
+            raise InputError(f"prompt_name is {quoted(name)}, but the model's prompts are: {known}")
+        return self.prompts[name]
+
+    def _width(self, truncate_dim: int | None) -> int:
+        """Return how many features of a vector are kept."""
+        most = self.get_embedding_dimension()
+        return most if truncate_dim is None else whole_number(truncate_dim, "truncate_dim", 1, most)
 
     def similarity(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
         """Return the similarity of each vector of one set with each of the other: shape (n, m), float32."""
@@ -397,16 +308,24 @@ class SiameseBert(nn.Module):
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def score_stream(
-        self, pairs: Pairs, batch_size: int = 32, *, on_truncate: OnTruncate = "warn", count: EmbedCount | None = None
+        self,
+        pairs: Pairs,
+        batch_size: int = 32,
+        *,
+        on_truncate: OnTruncate = "warn",
+        count: EmbedCount | None = None,
+        check_finite: bool = True,
     ) -> Iterator[NDArray[np.float32]]:
         """Yield the cosines of any iterable of pairs, some thousand at a time, with bounded memory.
 
-        A text that appears several times in these some thousand pairs is computed once.
+        A text that appears several times in these some thousand pairs is computed once. `check_finite` and `count` are
+        as in `ClassifierModel.logits_stream`.
         """
         count = EmbedCount() if count is None else instance_argument(EmbedCount, count, "count")
-        prompt = chosen_prompt(self.prompts, self.default_prompt_name, None, None)
-        settings = EmbedSettings(self.pooling, self.max_seq_length, batch_size, on_truncate, prompt)
-        for left, right in embed_pairs(self.bert, pairs, settings, count):
+        settings = EmbedSettings(
+            self.pooling, self.max_seq_length, batch_size, on_truncate, self._prompt(), check_finite=check_finite
+        )
+        for left, right in embed(self.bert, windows_of_pairs(pairs), settings, count):
             yield cosine(left, right).cpu().numpy()
         warn_of_cuts(count, settings)
 
@@ -458,4 +377,11 @@ class SiameseBert(nn.Module):
 
     def as_sentence_transformer(self) -> SentenceTransformer:
         """Return a `SentenceTransformer` that shares this encoder; a temporary folder is written to make it."""
-        return around_encoder(self.bert.encoder, self.save_pretrained, self.device, self.similarity_fn_name)
+        from sentence_transformers import SentenceTransformer
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            model = SentenceTransformer(folder, device=str(self.device), local_files_only=True)
+        model[0].model = self.bert.encoder  # shared, so that training one trains the other
+        model.similarity_fn_name = self.similarity_fn_name
+        return model.eval()

@@ -38,6 +38,32 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _CHUNK_TEXTS, _CHUNK_CHARACTERS, _FEW_TEXTS = 2048, 500_000, 64
 
 
+def text_at(position: int) -> str:
+    """Return the name of a text in messages, where no file and row are known."""
+    return f"text at position {position}"
+
+
+def check_texts(texts: Sequence[object], first_position: int = 0, name: Callable[[int], str] = text_at) -> None:
+    """Refuse what is not a text; the Rust tokenizer would silently read a tuple as a pair.
+
+    Raises:
+        InputError: An item is not a string, or contains a lone surrogate; with its position.
+    """
+    for position, text in enumerate(texts, first_position):
+        if not isinstance(text, str):
+            raise InputError(
+                f"{name(position)} is {quoted(text)} ({type(text).__name__}), expected a string",
+                "remove or replace it",
+            )
+        # isascii reads a flag of the string, so the check costs nothing for ASCII text
+        if not text.isascii() and (surrogate := _SURROGATE.search(text)):
+            raise InputError(
+                f"{name(position)} holds the lone surrogate {quoted(surrogate[0])} at character "
+                f"{surrogate.start()}, which UTF-8 cannot encode",
+                "decode the source again",
+            )
+
+
 class TextTokenizer:
     """The tokenizer of a model folder.
 
@@ -123,17 +149,28 @@ class TextTokenizer:
         first = normalizers.Lowercase()
         self.backend.normalizer = first if rest is None else normalizers.Sequence([first, rest])
 
-    def tokenize(self, texts: Sequence[str], first_position: int = 0) -> TextTokens:
+    def tokenize(
+        self,
+        texts: Sequence[str],
+        first_position: int = 0,
+        name: Callable[[int], str] = text_at,
+        prompt: str = "",
+    ) -> TextTokens:
         """Return the tokens of each text, whole and without special tokens.
 
         Args:
             texts: The texts.
             first_position: Position of the first one, for messages.
+            name: Returns the name of the text at a position, for messages.
+            prompt: Put before every text.
 
         Raises:
             InputError: A text is not a string, or contains a lone surrogate.
         """
-        check_texts(texts, first_position)
+        check_texts(texts, first_position, name)
+        if prompt:
+            texts = [prompt + text for text in texts]
+            check_texts(texts[:1], first_position, name)
         lengths: list[NDArray[np.int64]] = []
         flat: list[NDArray[np.int32]] = []
         for chunk in _chunks_of(texts):
@@ -265,29 +302,3 @@ def _chunks_of(texts: Sequence[str]) -> Iterator[list[str]]:
             yield chunk
             chunk, n_characters = [], 0
     yield chunk
-
-
-def text_at(position: int) -> str:
-    """Return the name of a text in messages, where no file and row are known."""
-    return f"text at position {position}"
-
-
-def check_texts(texts: Sequence[object], first_position: int = 0, name: Callable[[int], str] = text_at) -> None:
-    """Refuse what is not a text; the Rust tokenizer would silently read a tuple as a pair.
-
-    Raises:
-        InputError: An item is not a string, or contains a lone surrogate; with its position.
-    """
-    for position, text in enumerate(texts, first_position):
-        if not isinstance(text, str):
-            raise InputError(
-                f"{name(position)} is {quoted(text)} ({type(text).__name__}), expected a string",
-                "remove or replace it",
-            )
-        # isascii reads a flag of the string, so the check costs nothing for ASCII text
-        if not text.isascii() and (surrogate := _SURROGATE.search(text)):
-            raise InputError(
-                f"{name(position)} holds the lone surrogate {quoted(surrogate[0])} at character "
-                f"{surrogate.start()}, which UTF-8 cannot encode",
-                "decode the source again",
-            )
