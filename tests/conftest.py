@@ -14,11 +14,12 @@ import csv
 import random
 import string
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from warm import WarmProcess, started
 
 ROOT = Path(__file__).resolve().parent.parent
 # Weights and some data for machines that lack them (`make gpu-bundle`).
@@ -163,6 +164,15 @@ def stsb_sentences() -> list[str]:
     """Return the 2,758 sentences of the STS benchmark's test part, both sides of a pair after each other."""
     with (whole_data("stsb") / "test.csv").open(encoding="utf-8", newline="") as file:
         return [row[side] for row in csv.DictReader(file) for side in ("sentence1", "sentence2")]
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmProcess]:
+    """Return the process that has imported everything and forks for each run."""
+    if not hasattr(os, "fork") or not sys.platform.startswith("linux"):
+        pytest.skip("the processes under test are forks, and what is noted of them is Linux's")
+    with started() as process:
+        yield process
 
 
 @pytest.fixture(autouse=True)

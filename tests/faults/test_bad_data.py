@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from bad_inputs.judging import Judge, Outcome, assert_harmless, assert_refused, assert_warned, started_judge
+from bad_inputs.judging import Judge, Outcome, assert_harmless, assert_refused, assert_warned
+from warm import WarmProcess
 
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import DataError
@@ -68,9 +69,8 @@ def models(tiny_bert_folder: Callable[..., Path], tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
-    with started_judge(tmp_path_factory.mktemp("judge")) as judge:
-        yield judge
+def judge(warm: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    return Judge(warm, tmp_path_factory.mktemp("judge"))
 
 
 def commands_of(case: Case) -> list[str]:

@@ -1,6 +1,6 @@
 """Every bad or odd model folder of `bad_inputs/folders.py`, through from_pretrained, the doctor and a command.
 
-Each run is a fork of one warm process (see `bad_inputs/judging.py`), which notes what it executes, opens and writes.
+Each run is a fork of the warm process (see `bad_inputs/judging.py`), which notes what it executes, opens and writes.
 What is refused is refused everywhere with the same words; what works computes the numbers of the whole folder, also
 after it was saved and loaded again; and the doctor fails what does not load, and nothing else.
 """
@@ -26,8 +26,8 @@ from bad_inputs.judging import (
     assert_refused,
     assert_warned,
     assert_works,
-    started_judge,
 )
+from warm import WarmProcess
 
 TEXTS = ["a dog", "The cat is playing the guitar!", "", "한국어 café aaaa"]
 PAIRS = [["a dog", "a cat"], ["", "blue"]]
@@ -74,7 +74,7 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def bench(warm: WarmProcess) -> Iterator[Bench]:
     shared_memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as name:
         place = Path(name)
@@ -83,8 +83,7 @@ def bench() -> Iterator[Bench]:
             (place / "good" / layout).mkdir(parents=True)
             make(place / "good" / layout / "model")
         (place / "judge").mkdir()
-        with started_judge(place / "judge") as judge:
-            yield Bench(judge, place, {})
+        yield Bench(Judge(warm, place / "judge"), place, {})
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Surroundings, names, settings and arguments that nobody means well with, and what a run writes of strangers' texts.
 
-One process imports everything once and forks for each command, with its standard streams, environment, limits or folder
-spoiled before `main` is called. What depends on how Python itself is started has a process of its own.
+A command is a fork of the warm process (`warm/`), with its standard streams, environment, limits or folder spoiled
+before `main` is called. What depends on how Python itself is started has a process of its own.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import dataclasses
 import json
 import os
 import re
-import select
 import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +26,7 @@ import torch
 from test_class_report import hostile as hostile_classes
 from test_report import Page
 from test_report import hostile as hostile_pairs
+from warm import WarmProcess
 
 from sbert_ft import (
     BertClassifier,
@@ -55,107 +55,6 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_SECONDS = 120  # for a command; one that hangs fails its test
 LEFT_IN_PLACE = {"texts.txt", "pairs.csv", "run.json"}
 
-# A request is a line of JSON, the answer the exit code.
-SERVER = r"""
-import json, os, resource, shutil, signal, sys, tempfile, traceback
-import torch
-torch.set_num_threads(1)
-import scipy.stats, sentence_transformers, sklearn.isotonic, sklearn.linear_model, sklearn.metrics
-import sbert_ft.commands.encode, sbert_ft.commands.evaluate, sbert_ft.commands.predict, sbert_ft.commands.score
-import sbert_ft.doctor.folder, sbert_ft.training.fine_tune, sbert_ft.training.run
-from sbert_ft.cli import main
-
-def stream(number, encoding="utf-8"):
-    return open(number, "w", encoding=encoding, buffering=1 if number == 2 else -1, closefd=False)
-
-def onto(path, *numbers):
-    for number in numbers:
-        os.dup2(os.open(path, os.O_WRONLY), number)
-
-def closed(*numbers):
-    for number in numbers:
-        os.close(number)
-        setattr(sys, ("stdin", "stdout", "stderr")[number], None)
-
-def nobody_reads(number):
-    reading, writing = os.pipe()
-    os.close(reading)
-    os.dup2(writing, number)
-    if number == 1:
-        sys.stdout = stream(1)
-    else:
-        sys.stderr = stream(2)
-
-def ascii_streams():
-    sys.stdout, sys.stderr = stream(1, "ascii"), stream(2, "ascii")
-
-def no_folder():
-    os.mkdir("gone")
-    os.chdir("gone")
-    os.rmdir("../gone")
-
-def no_temporary_folder():
-    tempfile.tempdir = None
-    os.environ["TMPDIR"] = "/nonexistent"
-
-def sockets_noted():
-    seen = os.open("sockets", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    def note(event, arguments):
-        asks_the_kernel_alone = event == "socket.gethostname"  # what a run's lock says of whom it is held by
-        if event.startswith(("socket.", "urllib.", "http.", "ftplib.", "smtplib.")) and not asks_the_kernel_alone:
-            os.write(seen, f"{event} {arguments}\n".encode())
-    sys.addaudithook(note)
-
-SETUPS = {
-    "as usual": lambda: None,
-    "standard output is full": lambda: onto("/dev/full", 1),
-    "standard error is full": lambda: onto("/dev/full", 2),
-    "both are full": lambda: onto("/dev/full", 1, 2),
-    "standard output is closed": lambda: closed(1),
-    "standard error is closed": lambda: closed(2),
-    "all streams are closed": lambda: closed(0, 1, 2),
-    "nobody reads standard output": lambda: nobody_reads(1),
-    "nobody reads standard error": lambda: nobody_reads(2),
-    "streams take ASCII": ascii_streams,
-    "there is no home": lambda: os.environ.pop("HOME", None),
-    "there is no temporary folder": no_temporary_folder,
-    "the current folder is gone": no_folder,
-    "few files may be open": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12)),
-    "files are for the owner": lambda: os.umask(0o077),
-    "files are for all": lambda: os.umask(0),
-    "sockets are noted": sockets_noted,
-}
-
-def child(request):
-    os.chdir(request["cwd"])
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(request[name], os.O_WRONLY | os.O_APPEND), number)
-    sys.stdout, sys.stderr = stream(1), stream(2)
-    SETUPS[request["setup"]]()
-    code = main(request["arguments"])
-    if sys.stdout is not None:
-        sys.stdout.flush()  # as the interpreter does at its end
-    return code
-
-os.write(1, b"ready\n")
-for line in sys.stdin:
-    request = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-            signal.alarm(request["seconds"])
-            code = child(request)
-        except BaseException:
-            try:
-                traceback.print_exc()
-            finally:
-                os._exit(99)
-        os._exit(code)
-    os.write(1, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"""
-
 
 @dataclass(frozen=True)
 class Ended:
@@ -178,24 +77,8 @@ def model_folder(tiny_bert_folder: Callable[..., Path], tmp_path_factory: pytest
     return tiny_bert_folder(tmp_path_factory.mktemp("hostile") / "model")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[subprocess.Popen[bytes]]:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    environment = {name: value for name, value in os.environ.items() if name not in offline}
-    environment |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "hf_x"}
-    environment |= {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None and process.stdin is not None
-        assert process.stdout.readline() == b"ready\n"
-        yield process
-        process.stdin.close()
-
-
 @pytest.fixture
-def sbert_ft(server: subprocess.Popen[bytes], model_folder: Path, tmp_path: Path) -> Callable[..., Ended]:
+def sbert_ft(warm: WarmProcess, model_folder: Path, tmp_path: Path) -> Callable[..., Ended]:
     """Return what runs a command in a folder with texts, pairs and a configuration; MODEL is a small model's folder."""
     folder = tmp_path / "work"
     folder.mkdir()
@@ -212,26 +95,12 @@ def sbert_ft(server: subprocess.Popen[bytes], model_folder: Path, tmp_path: Path
     (folder / "run.json").write_text(json.dumps(run))
 
     def start(*arguments: str, setup: str = "as usual", cwd: Path = folder) -> Ended:
-        said = [tmp_path / name for name in ("out", "err")]
-        for file in said:
-            file.write_bytes(b"")
-        request = {
-            "setup": setup,
-            "cwd": str(cwd),
-            "out": str(said[0]),
-            "err": str(said[1]),
-            "arguments": [str(model_folder) if argument == "MODEL" else argument for argument in arguments],
-            "seconds": MAX_SECONDS,
-        }
-        assert server.stdin is not None and server.stdout is not None
-        server.stdin.write(json.dumps(request).encode() + b"\n")
-        server.stdin.flush()
-        assert select.select([server.stdout], [], [], 2 * MAX_SECONDS)[0]
-        code = int(server.stdout.readline())
-        out, err = (file.read_text(encoding="utf-8", errors="surrogateescape") for file in said)
+        argv = [model_folder if argument == "MODEL" else argument for argument in arguments]
+        ended = warm.command(*argv, setup=setup, cwd=cwd)
+        out, err = ended.out, ended.err
         assert "Traceback" not in out + err, out + err
         assert "defect" not in err
-        return Ended(code, out, err, cwd)
+        return Ended(ended.code, out, err, cwd)
 
     return start
 

@@ -1,6 +1,6 @@
 """Runs whose surroundings fail: a folder that goes, a disk or memory that is full, files damaged between sittings.
 
-The runs are forks of one process (see `test_resume`), and what they leave is held against the unbroken run. Kills at
+The runs are forks of the warm process (`warm/`), and what they leave is held against the unbroken run. Kills at
 every call of the system are swept elsewhere.
 """
 
@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +26,6 @@ from test_resume import (
     IN_CHECKPOINT,
     JUDGING,
     REPORT,
-    ROOT,
     STEP,
     Bench,
     assert_same_run,
@@ -36,11 +34,11 @@ from test_resume import (
     folder_of,
     log_of,
     newest_step,
-    started_server,
     strike,
     tree,
     write_scored,
 )
+from warm import WarmProcess
 
 from sbert_ft import BertClassifier, ConnectionBert, ConnectionDataset, fine_tune
 from sbert_ft.config.settings import EvaluationSettings, ObjectiveSettings, TrainingSettings
@@ -63,13 +61,13 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_bert_folder: Callable[..., Path]) -> Iterator[Bench]:
-    with folder_in_memory() as place, started_server(place) as server:
+def bench(warm: WarmProcess, tiny_bert_folder: Callable[..., Path]) -> Iterator[Bench]:
+    with folder_in_memory() as place:
         tiny_bert_folder(place / "model", hidden_size=16, intermediate=32, safetensors=True)
         tiny_bert_folder(place / "wide", hidden_size=24, intermediate=32, safetensors=True)
         write_scored(place / "train.csv", 64, seed=1)
         write_scored(place / "dev.csv", 20, seed=2)
-        yield Bench(server, place, SCENARIOS)
+        yield Bench(warm, place, SCENARIOS)
 
 
 @pytest.fixture(scope="module")
@@ -158,10 +156,12 @@ def test_a_cache_that_goes_and_a_data_file_that_changes_do_not_touch_the_run_und
 
 
 IN_A_MOUNT = """
-import shutil, subprocess, sys
+import ctypes, shutil, subprocess, sys
 from sbert_ft.cli import main
 from sbert_ft.training import loop
 config, place, kept = sys.argv[1:]
+assert ctypes.CDLL(None).unshare(0x00020000) == 0  # CLONE_NEWNS: mounts of its own
+subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 mount = lambda options: subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", place], check=True)
 said = lambda *what: print("##", *what, file=sys.stderr, flush=True)
 mount("size=300k")
@@ -199,16 +199,9 @@ def test_a_disk_that_is_full_read_only_or_unmounted(bench: Bench) -> None:
     place = bench.place / "mounted"
     place.mkdir()
     config = bench.config("short", output_dir=place / "run")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        ["unshare", "-m", sys.executable, "-c", IN_A_MOUNT, str(config), str(place), str(bench.place / "kept")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    full, roomy, read_only, unmounted, end = done.stderr.split("\n## ")
+    done = bench.warm.script(IN_A_MOUNT, config, place, bench.place / "kept")
+    assert done.code == 0 and "Traceback" not in done.err, done.err
+    full, roomy, read_only, unmounted, end = done.err.split("\n## ")
     assert "checkpoints and model need about" in full and "may fail before it is finished" in full
     assert "No space left on device" in full and "is still there: fix this, then continue with --resume" in full
     assert roomy.startswith("full 2\n") and "going on after step" in roomy

@@ -28,13 +28,13 @@ from test_resume import (
     kill_until_finished,
     log_of,
     newest_step,
-    started_server,
     steps_kept,
     strike,
     texts,
     tree,
     write_rows,
 )
+from warm import WarmProcess
 
 from sbert_ft import BertClassifier
 from sbert_ft.training.checkpoints import read_checkpoint
@@ -104,15 +104,15 @@ def write_graded(path: Path, n: int, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_bert_folder: Callable[..., Path]) -> Iterator[Bench]:
+def bench(warm: WarmProcess, tiny_bert_folder: Callable[..., Path]) -> Iterator[Bench]:
     nli, sentiment = {"neutral": 0.6, "entailment": 0.3, "contradiction": 0.1}, {"good": 0.7, "bad": 0.3}
-    with folder_in_memory() as place, started_server(place) as server:
+    with folder_in_memory() as place:
         tiny_bert_folder(place / "model", hidden_size=16, intermediate=32, safetensors=True)
         for name, n, seed in (("", 64, 1), ("-dev", 24, 2)):
             write_classes(place / f"nli{name}.csv", n, seed, nli, 2)
             write_classes(place / f"sentiment{name}.csv", n, seed, sentiment, 1)
             write_graded(place / f"scored{name}.csv", n, seed)
-        yield Bench(server, place, SCENARIOS)
+        yield Bench(warm, place, SCENARIOS)
 
 
 def assert_same_classifier(folder: Path, unbroken: Path) -> None:

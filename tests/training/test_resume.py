@@ -1,7 +1,7 @@
 """Runs that are killed, stopped, short of disk space or damaged, in separate processes with real signals.
 
-One process imports everything once and forks for each run, so that a run costs a second and not ten. A resumed run is
-compared with the uninterrupted one byte by byte: the whole model folder, the log without its times, the metrics.
+A run is a fork of the warm process (`warm/`). A resumed run is compared with the uninterrupted one byte by byte: the
+whole model folder, the log without its times, the metrics.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import json
 import logging
 import os
 import random
-import select
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -30,6 +28,7 @@ import pytest
 import torch
 from conftest import COMMON_WORDS, default_vocabulary
 from safetensors.torch import load_file, save_file
+from warm import Ended, WarmProcess
 
 from sbert_ft import ConnectionDataset, fine_tune
 from sbert_ft.cli import main
@@ -45,78 +44,8 @@ if not hasattr(os, "fork") or not sys.platform.startswith("linux"):
     pytest.skip("the processes under test are forks", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_SECONDS = 120  # for a run; a run that hangs fails its test
 N_KILLS = 20
 WORDS = COMMON_WORDS.split()
-
-# A request is a line of JSON; the answers are the process's number, and when it has ended its exit code.
-SERVER = """
-import importlib, json, os, resource, signal, subprocess, sys, traceback
-import torch
-torch.set_num_threads(1)
-import sentence_transformers.sentence_transformer.losses
-import scipy.stats, sklearn.isotonic, sklearn.linear_model, sklearn.metrics
-import sbert_ft.commands.train, sbert_ft.training.fine_tune, sbert_ft.training.run
-from sbert_ft.cli import main
-from sbert_ft.training.tokenized_dataset import TokenizedConnections
-
-def struck(module, name, nth, signals=(), file_bytes=None, shell=None):
-    place = importlib.import_module(module)
-    call, seen = getattr(place, name), [0]
-    def counted(*arguments, **options):
-        seen[0] += 1
-        if seen[0] == nth:
-            if file_bytes is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-            if shell is not None:
-                subprocess.run(shell, shell=True, check=True)
-            for number in signals:
-                os.kill(os.getpid(), number)
-        return call(*arguments, **options)
-    setattr(place, name, counted)
-
-def rows_noted(path):
-    call = TokenizedConnections.pack_rows
-    def noted(self, rows):
-        with open(path, "a") as file:
-            print(json.dumps(rows.tolist()), file=file)
-        return call(self, rows)
-    TokenizedConnections.pack_rows = noted
-
-def child(request, said):
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
-    sys.stdout = sys.stderr = open(said, "w", encoding="utf-8", buffering=1)
-    if request["strike"]:
-        struck(**request["strike"])
-    if request["rows"]:
-        rows_noted(request["rows"])
-    return main(request["arguments"])
-
-os.write(1, b"ready\\n")
-for line in sys.stdin:
-    request = json.loads(line)
-    reading, writing = os.pipe()  # not a file, which a limit on files would keep from saying what is wrong
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            os.close(reading)
-            code = child(request, writing)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    os.close(writing)
-    os.write(1, b"%d\\n" % pid)
-    with open(reading, "rb") as said, open(request["said"], "wb") as kept:
-        kept.write(said.read())
-    status = os.waitpid(pid, 0)[1]
-    os.write(1, b"%d\\n" % os.waitstatus_to_exitcode(status))
-"""
-
 
 # Where in a run something strikes, as (module, function): at its nth call.
 STEP = ("sbert_ft.training.loop", "backward")
@@ -137,63 +66,6 @@ def strike(
     return {"module": place[0], "name": place[1], **what}
 
 
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    said: str
-
-
-@dataclass
-class Server:
-    """The process that forks for each run; one run at a time."""
-
-    process: subprocess.Popen[bytes]
-    place: Path
-    n_started: int = 0
-    pid: int = 0
-
-    def start(self, *arguments: object, strike: Mapping[str, Any] | None = None, rows: Path | None = None) -> int:
-        """Start `sbert-ft` with these arguments and return the process's number."""
-        self.n_started += 1
-        request = {
-            "arguments": [str(argument) for argument in arguments],
-            "said": str(self.said),
-            "strike": strike,
-            "rows": None if rows is None else str(rows),
-        }
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request).encode() + b"\n")
-        self.process.stdin.flush()
-        self.pid = int(self.answer())
-        return self.pid
-
-    @property
-    def said(self) -> Path:
-        return self.place / f"said-{self.n_started}"
-
-    def has_ended(self, seconds: float) -> bool:
-        return bool(select.select([self.process.stdout], [], [], seconds)[0])
-
-    def answer(self) -> bytes:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, "the server has gone"
-        return line
-
-    def end(self) -> Ended:
-        """Wait for the run's end; a run that hangs is killed."""
-        ends = self.has_ended(MAX_SECONDS)
-        if not ends:
-            os.kill(self.pid, signal.SIGKILL)
-        ended = Ended(int(self.answer()), self.said.read_text(encoding="utf-8"))
-        assert ends, f"killed after {MAX_SECONDS} s: {ended.said[-2000:]}"
-        return ended
-
-    def run(self, *arguments: object, **options: Any) -> Ended:
-        self.start(*arguments, **options)
-        return self.end()
-
-
 @contextlib.contextmanager
 def folder_in_memory() -> Iterator[Path]:
     """Return a folder, in memory if the system has one, so that hundreds of synced files do not wait for a disk."""
@@ -201,30 +73,10 @@ def folder_in_memory() -> Iterator[Path]:
         yield Path(path)
 
 
-@contextlib.contextmanager
-def started_server(place: Path) -> Iterator[Server]:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER], cwd=place, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        made = Server(process, place)
-        assert made.answer() == b"ready\n"
-        yield made
-        assert process.stdin is not None
-        process.stdin.close()
-
-
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
     with folder_in_memory() as path:
         yield path
-
-
-@pytest.fixture(scope="module")
-def server(place: Path) -> Iterator[Server]:
-    with started_server(place) as made:
-        yield made
 
 
 # ---------------------------------------------------------------- runs
@@ -294,7 +146,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 class Bench:
     """Data, a model, and configurations of runs with them."""
 
-    server: Server
+    warm: WarmProcess
     place: Path
     scenarios: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: SCENARIOS)
     n_runs: int = 0
@@ -333,9 +185,14 @@ class Bench:
             self.unbroken_runs[scenario] = folder_of(config)
         return self.unbroken_runs[scenario]
 
+    def start(self, config: Path, *arguments: object) -> int:
+        """Start `sbert-ft train`, and return the process's number."""
+        argv = ["train", *map(str, (config, *arguments))]
+        return self.warm.start("warm.calls:command", argv=argv)
+
     def train(self, config: Path, *arguments: object, **options: Any) -> Ended:
         """Run `sbert-ft train` to its end."""
-        return self.server.run("train", config, *arguments, **options)
+        return self.warm.command("train", config, *arguments, **options)
 
     def resume(self, config: Path, *arguments: object, **options: Any) -> Ended:
         return self.train(config, "--resume", *arguments, **options)
@@ -361,12 +218,12 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(server: Server, place: Path, tiny_bert_folder: Callable[..., Path]) -> Bench:
+def bench(warm: WarmProcess, place: Path, tiny_bert_folder: Callable[..., Path]) -> Bench:
     tiny_bert_folder(place / "model", hidden_size=16, intermediate=32, safetensors=True)
     write_scored(place / "train.csv", 64, seed=1)
     write_scored(place / "dev.csv", 20, seed=2)
     write_matches(place / "matches.csv", 50, seed=3)
-    return Bench(server, place)
+    return Bench(warm, place)
 
 
 def folder_of(config: Path) -> Path:
@@ -439,15 +296,15 @@ def kill_until_finished(bench: Bench, config: Path, n_kills: int, per_attempt: i
         begun.append(newest_step(log.folder) if (log.folder / "config.json").exists() else 0)
         mode = ["--resume"] if (log.folder / "config.json").exists() else []
         log.look(begun[-1])
-        pid = bench.server.start("train", config, "--quiet", *mode)
+        pid = bench.start(config, "--quiet", *mode)
         n_steps = generator.randint(0, per_attempt)
-        while n_steps and log.reached() < begun[-1] + n_steps and not bench.server.has_ended(0.001):
+        while n_steps and log.reached() < begun[-1] + n_steps and not bench.warm.has_ended(0.001):
             pass
         # without a step: before the first one
-        bench.server.has_ended(generator.uniform(0, 0.02 if n_steps else 0.4))
+        bench.warm.has_ended(generator.uniform(0, 0.02 if n_steps else 0.4))
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        ended = bench.server.end()
+        ended = bench.warm.end()
         assert ended.code in (-signal.SIGKILL, 0), ended.said
         if ended.code == 0:
             break
@@ -575,11 +432,11 @@ def test_an_evaluation_that_was_missed_is_made_once(bench: Bench) -> None:
 def test_a_real_signal_from_outside_ends_it_with_a_checkpoint(bench: Bench) -> None:
     config = bench.config("cosine")
     log = Log(folder_of(config))
-    pid = bench.server.start("train", config)
+    pid = bench.start(config)
     while log.reached() < 9:
-        assert not bench.server.has_ended(0.001)
+        assert not bench.warm.has_ended(0.001)
     os.kill(pid, signal.SIGTERM)
-    ended = bench.server.end()
+    ended = bench.warm.end()
     assert ended.code == 143, ended.said
     step = newest_step(log.folder)
     assert step >= 9 and f"after step {step}; continue with --resume" in ended.said
@@ -816,10 +673,10 @@ def test_a_second_run_in_a_folder_is_refused_by_the_number_of_the_first(
 ) -> None:
     config = bench.config("cosine")
     log = Log(folder_of(config))
-    pid = bench.server.start("train", config)
+    pid = bench.start(config)
     try:
         while log.reached() < 4:
-            assert not bench.server.has_ended(0.001)
+            assert not bench.warm.has_ended(0.001)
         os.kill(pid, signal.SIGSTOP)
         time.sleep(0.05)
         before = tree(log.folder)
@@ -831,7 +688,7 @@ def test_a_second_run_in_a_folder_is_refused_by_the_number_of_the_first(
         assert tree(log.folder) == before
     finally:
         os.kill(pid, signal.SIGKILL)
-    assert bench.server.end().code == -signal.SIGKILL
+    assert bench.warm.end().code == -signal.SIGKILL
     ended = bench.resume(config)  # the lock went with its holder
     assert ended.code == 0, ended.said
     assert_same_run(log.folder, bench.unbroken("cosine"))
