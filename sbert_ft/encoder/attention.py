@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -280,6 +281,13 @@ class ProbeResult:
     refused: dict[Layout, str]
 
 
+def random_texts(lengths: NDArray[np.int64], vocab_size: int, padding_id: int) -> TextTokens:
+    """Return texts of these lengths, with random tokens from the upper half of the vocabulary, without padding."""
+    ids = np.random.default_rng(0).integers(vocab_size // 2, vocab_size, int(lengths.sum())).astype(np.int32)
+    ids[ids == padding_id] = vocab_size // 3
+    return TextTokens(ids, offsets_of(lengths))
+
+
 def probe(
     forward: Callable[[PackedBatch], Tensor],
     vocab_size: int,
@@ -303,9 +311,7 @@ def probe(
     """
     longest = min(max_tokens, 160)
     lengths = np.minimum([longest, 9, 3, 9, longest // 2 + 1], longest)
-    ids = np.random.default_rng(0).integers(vocab_size // 2, vocab_size, int(lengths.sum())).astype(np.int32)
-    ids[ids == pack_options.get("padding_id", 0)] = vocab_size // 3
-    texts = TextTokens(ids, offsets_of(lengths))
+    texts = random_texts(lengths, vocab_size, pack_options.get("padding_id", 0))
 
     def tokens(layout: Layout) -> Tensor:
         batch = pack(texts, layout, device=device, **pack_options)

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from sbert_ft.encoder import compile_graph
+from sbert_ft.encoder.attention import ProbeResult, probe, random_texts
 from sbert_ft.encoder.compile_cache import Package
 from sbert_ft.encoder.compile_graph import SETTINGS, EncoderToCompile
 from sbert_ft.encoder.mixed_precision import weights_state
-from sbert_ft.encoder.packing import Layout, PackedBatch
+from sbert_ft.encoder.packing import PackedBatch, pack
 from sbert_ft.encoder.process_safety import ForkSafeLock
 from sbert_ft.errors import ResourceError, quoted
 
@@ -53,14 +54,7 @@ class CompiledEncoder:
     """
 
     def __init__(self, source: EncoderToCompile, package: Callable[..., Tensor], seconds: float, state: object) -> None:
-        """Combine the code with its encoder.
-
-        Args:
-            source: What was compiled.
-            package: The code.
-            seconds: See the class.
-            state: The `weights_state` of the encoder before it was compiled.
-        """
+        """Combine the code with its encoder, whose `weights_state` was `state` before it was compiled."""
         self._source = source
         self._package: Callable[..., Tensor] | None = package
         self._state = state
@@ -130,28 +124,21 @@ def load_compiled(source: EncoderToCompile, folder: Path) -> CompiledEncoder:
     return CompiledEncoder(source, code, seconds if is_new else 0.0, state)
 
 
-def largest_difference(
+def probe_compiled(
     source: EncoderToCompile, compiled: CompiledEncoder, eager: Callable[[PackedBatch], Tensor]
-) -> float:
-    """Return the largest difference of compiled and eager activations, relative to the largest eager one.
+) -> ProbeResult:
+    """Return the layouts in which the compiled encoder gives the same activations as the padded eager one."""
 
-    Texts of several lengths are run in the layouts ``rows`` and ``runs``. The difference is infinite if the compiled
-    encoder fails or gives NaN.
-    """
-    longest = min(source.max_tokens, 160)
-    lengths = np.minimum([longest, 9, 3, 9, longest // 2 + 1], longest)
-    worst = 0.0
-    layouts: tuple[Layout, ...] = ("rows", "runs")
-    for layout in layouts:
-        batch = source.example(lengths, layout)
-        expected = eager(batch).float()
+    def forward(batch: PackedBatch) -> Tensor:
+        if batch.layout == "padded":
+            return eager(batch)
         found = compiled.run(batch, source.dtype)
         if found is None:
-            return float("inf")
-        difference = (found.float() - expected).flatten(0, 1)[batch.cells].abs().max()
-        relative = float(difference / expected.abs().max().clamp(min=1.0))
-        worst = max(worst, relative if relative == relative else float("inf"))
-    return worst
+            raise RuntimeError("the compiled encoder failed")
+        return found
+
+    n_words, tolerance = source.encoder.config.vocab_size, TOLERANCES[source.dtype]
+    return probe(forward, n_words, source.max_tokens, source.pack_options, tolerance=tolerance)
 
 
 def _compile(source: EncoderToCompile, path: Path, place: Path) -> None:
@@ -160,7 +147,10 @@ def _compile(source: EncoderToCompile, path: Path, place: Path) -> None:
     from torch.export import Dim, export
 
     length = min(64, source.max_tokens)
-    batch = source.example(np.full(_EXAMPLE_TOKENS // length, length), "rows")
+    texts = random_texts(
+        np.full(_EXAMPLE_TOKENS // length, length), source.encoder.config.vocab_size, source.pack_options["padding_id"]
+    )
+    batch = pack(texts, "rows", **source.pack_options)
     graph = source.graph()
     n_tokens, n_shapes, n_mask = Dim("n_tokens", min=2), Dim("n_shapes", min=2), Dim("n_mask", min=2)
     dynamic = ({1: n_tokens}, {1: n_tokens}, {1: n_tokens}, {0: n_shapes}, {0: n_mask})

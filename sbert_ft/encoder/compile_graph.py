@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sbert_ft._version import __version__
 from sbert_ft.encoder.attention import Runs, additive_mask, packed_attention
-from sbert_ft.encoder.packing import Layout, PackedBatch, pack
-from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
+from sbert_ft.encoder.packing import PackedBatch
+from sbert_ft.tokenization.text_tokens import offsets_of
 
 ATTENTION_NAME = "sbert_ft_compiled"
 
@@ -148,7 +148,6 @@ class EncoderToCompile:
         takes_token_types: Whether its forward has an argument for token types.
         max_tokens: Tokens of the longest text that it has positions for.
         pack_options: Other arguments of `pack`: all but the texts, the layout and the device.
-        version: The version of this library.
     """
 
     encoder: PreTrainedModel
@@ -156,7 +155,6 @@ class EncoderToCompile:
     takes_token_types: bool
     max_tokens: int
     pack_options: dict[str, int]
-    version: str
 
     def facts(self) -> dict[str, object]:
         """Return everything that the compiled code depends on."""
@@ -168,7 +166,7 @@ class EncoderToCompile:
             "config": {k: v for k, v in encoder.config.to_dict().items() if k != "_name_or_path"},
             "weights": _digest_of_weights(encoder),
             "dtype": str(self.dtype),
-            "versions": [torch.__version__, str(torch.version.git_version), transformers.__version__, self.version],
+            "versions": [torch.__version__, str(torch.version.git_version), transformers.__version__, __version__],
             "processor": _processor(),
         }
 
@@ -181,13 +179,6 @@ class EncoderToCompile:
     def graph(self) -> nn.Module:
         """Return the encoder as a function of `inputs`; it shares the embeddings' weights."""
         return _Graph(_twin(self), self.takes_token_types).eval()
-
-    def example(self, lengths: NDArray[np.int64], layout: Layout) -> PackedBatch:
-        """Return a batch of texts of these lengths, with random tokens from the upper half of the vocabulary."""
-        n_words = int(_words(self.encoder).shape[0])
-        ids = np.random.default_rng(0).integers(n_words // 2, n_words, int(lengths.sum())).astype(np.int32)
-        ids[ids == self.pack_options.get("padding_id", 0)] = n_words // 3
-        return pack(TextTokens(ids, offsets_of(lengths)), layout, device=None, **self.pack_options)
 
 
 class _Graph(nn.Module):

@@ -1,7 +1,7 @@
 """Classification heads: from one or two vectors of a row to a logit for each class.
 
 A single text, or two texts joined into one sequence, use the stock head of the encoder's kind, so that other libraries
-can load the folder; the table `STOCK_HEADS` has its layers and their names. Two towers use Sentence-BERT's softmax
+can load the folder; `kinds.py` has its layers and their names. Two towers use Sentence-BERT's softmax
 classifier. A head is small: it always computes in float32, and a calibration is folded into its last layer.
 """
 
@@ -20,101 +20,14 @@ from transformers.activations import ACT2FN
 from sbert_ft.arguments import whole_number, word_argument
 from sbert_ft.config.settings import Features
 from sbert_ft.encoder.dropout import FastDropout
+from sbert_ft.encoder.kinds import KINDS, USUAL_DROPOUT, StockHead
 from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import InputError, ModelFolderError, quoted
-
-# Keys of config.json with the dropout before the last layer; the first one that is set is used.
-USUAL_DROPOUT: Final = ("classifier_dropout", "hidden_dropout_prob")
-
 
 ClassifierKind = Literal["towers", "joined", "single"]
 HeadPooling = Literal["mean", "cls", "max", "pooler"]
 # Width of the head's input for each choice of features, in vectors.
 _WIDTHS: Final[Mapping[str, int]] = {"uv": 2, "difference": 1, "uv_difference": 3, "uv_difference_product": 4}
-
-
-@dataclass(frozen=True)
-class StockHead:
-    """The classification head that transformers has for a kind of encoder: dense layer, activation, last layer.
-
-    Attributes:
-        architecture: The class in transformers.
-        prefix: The prefix of the encoder's tensor names in the weights.
-        dense: Name of the dense layer in the weights.
-        output: Name of the last layer in the weights.
-        dense_in_encoder: Whether the dense layer is the encoder's own pooler, saved under the encoder's prefix.
-        pooler: Name of the pretrained pooler whose weights a new dense layer gets; None for random weights.
-        activation: The activation after the dense layer, by transformers' name.
-        activation_key: Key of config.json that names another activation; None if there is no such key.
-        dropout_keys: Keys of config.json with the dropout before the last layer; the first one that is set is used.
-        first_dropout: Key of config.json with the dropout before the dense layer; "" for the same as before the last
-            layer; None for no dropout there.
-        saved_dropout: Key of config.json that only the head uses and that is saved; None if there is none.
-    """
-
-    architecture: str
-    prefix: str
-    dense: str = "classifier.dense"
-    output: str = "classifier.out_proj"
-    dense_in_encoder: bool = False
-    pooler: str | None = None
-    activation: str = "tanh"
-    activation_key: str | None = None
-    dropout_keys: tuple[str, ...] = USUAL_DROPOUT
-    first_dropout: str | None = ""
-    saved_dropout: str | None = "classifier_dropout"
-
-
-STOCK_HEADS: Final[Mapping[str, StockHead]] = {
-    "bert": StockHead(
-        "BertForSequenceClassification",
-        "bert",
-        dense="pooler.dense",
-        output="classifier",
-        dense_in_encoder=True,
-        pooler="pooler.dense",
-        first_dropout=None,
-    ),
-    "roberta": StockHead("RobertaForSequenceClassification", "roberta"),
-    "xlm-roberta": StockHead("XLMRobertaForSequenceClassification", "roberta"),
-    "camembert": StockHead("CamembertForSequenceClassification", "roberta"),
-    "electra": StockHead("ElectraForSequenceClassification", "electra", activation="gelu"),
-    "mpnet": StockHead(
-        "MPNetForSequenceClassification", "mpnet", dropout_keys=("hidden_dropout_prob",), saved_dropout=None
-    ),
-    "distilbert": StockHead(
-        "DistilBertForSequenceClassification",
-        "distilbert",
-        dense="pre_classifier",
-        output="classifier",
-        activation="relu",
-        dropout_keys=("seq_classif_dropout",),
-        first_dropout=None,
-        saved_dropout="seq_classif_dropout",
-    ),
-    "albert": StockHead(
-        "AlbertForSequenceClassification",
-        "albert",
-        dense="pooler",
-        output="classifier",
-        dense_in_encoder=True,
-        pooler="pooler",
-        dropout_keys=("classifier_dropout_prob",),
-        first_dropout=None,
-        saved_dropout="classifier_dropout_prob",
-    ),
-    "deberta-v2": StockHead(
-        "DebertaV2ForSequenceClassification",
-        "deberta",
-        dense="pooler.dense",
-        output="classifier",
-        activation="gelu",
-        activation_key="pooler_hidden_act",
-        dropout_keys=("cls_dropout", "hidden_dropout_prob"),
-        first_dropout="pooler_dropout",
-        saved_dropout="cls_dropout",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -128,7 +41,7 @@ class HeadPlan:
         width: Width of a vector, D.
         dropout: Probability of the dropout before the last layer.
         initializer_range: Standard deviation of new weights.
-        stock: The stock head's entry in `STOCK_HEADS` if `pooling` is ``pooler``, otherwise None.
+        stock: The stock head of the encoder's kind if `pooling` is ``pooler``, otherwise None.
         activation: The activation after the dense layer of a stock head.
         first_dropout: Probability of the dropout before the dense layer of a stock head.
     """
@@ -167,8 +80,8 @@ def plan_head(
     Args:
         config: The encoder's settings.
         kind: See `HeadPlan`.
-        pooling: See `HeadPlan`. None for ``pooler`` if the kind is not towers and `STOCK_HEADS` has the encoder's
-            kind, otherwise for `folder_pooling`.
+        pooling: See `HeadPlan`. None for ``pooler`` if the kind is not towers and the encoder's kind has a
+            stock head, otherwise for `folder_pooling`.
         features: See `HeadPlan`.
         dropout: See `HeadPlan`; None for the value in `config`.
         folder_pooling: The pooling of the model folder.
@@ -179,7 +92,7 @@ def plan_head(
     """
     word_argument(kind, "kind", get_args(ClassifierKind))
     word_argument(features, "features", get_args(Features))
-    stock = STOCK_HEADS.get(config.model_type)
+    stock = KINDS[config.model_type].head
     if pooling is None:
         pooling = "pooler" if kind != "towers" and stock is not None else folder_pooling
     word_argument(pooling, "pooling", get_args(HeadPooling))
@@ -295,10 +208,10 @@ class ClassificationHead(nn.Module):
         Args:
             pooler: The pooler's tensors by name, as in `ConnectionBert.pooler`.
         """
-        name = self.plan.stock.pooler if self.plan.stock is not None else None
-        if name is None or self.dense is None:
+        stock = self.plan.stock
+        if stock is None or self.dense is None or not stock.dense_in_encoder:
             return False
-        weight, bias = pooler.get(f"{name}.weight"), pooler.get(f"{name}.bias")
+        weight, bias = pooler.get(f"{stock.dense}.weight"), pooler.get(f"{stock.dense}.bias")
         if weight is None or bias is None or weight.shape != self.dense.weight.shape:
             return False
         self.dense.weight.copy_(weight)

@@ -24,26 +24,11 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from sbert_ft.encoder.dropout import use_fast_dropout
+from sbert_ft.encoder.kinds import KINDS
 from sbert_ft.errors import ModelFolderError, quoted, shown
 
 logger = logging.getLogger(__name__)
 
-KINDS = (
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "electra",
-    "distilbert",
-    "albert",
-    "mpnet",
-    "modernbert",
-    "deberta-v2",
-)
-# Kinds that compute the same as another kind.
-_FAMILIES = {"xlm-roberta": "roberta", "camembert": "roberta"}
-# These count positions from the padding id + 1.
-OFFSET_KINDS = ("roberta", "xlm-roberta", "camembert", "mpnet")
 # Keys of a BertConfig that change what is computed and that transformers no longer reads.
 _FIXED_SETTINGS: Mapping[str, tuple[object, ...]] = {
     "position_embedding_type": ("absolute",),
@@ -51,20 +36,6 @@ _FIXED_SETTINGS: Mapping[str, tuple[object, ...]] = {
     "add_cross_attention": (False,),
     "is_encoder_decoder": (False,),
     "quantization_config": (),
-}
-# Settings that the config class accepts but does not list as fields, and their types.
-_UNLISTED_SETTINGS: Mapping[str, Mapping[str, type]] = {
-    "deberta-v2": {
-        "share_att_key": bool,
-        "position_buckets": int,
-        "norm_rel_ebd": str,
-        "attention_head_size": int,
-        "embedding_size": int,
-        "conv_kernel_size": int,
-        "conv_groups": int,
-        "conv_act": str,
-    },
-    "modernbert": {"global_attn_every_n_layers": int, "global_rope_theta": float, "local_rope_theta": float},
 }
 # Largest accepted value by key; the smallest is 1. Token ids and positions are 32-bit numbers. A layer is
 # a Python object, and 1000 of them can still be built in acceptable time.
@@ -111,7 +82,7 @@ class EncoderPlan:
     @property
     def first_position(self) -> int:
         """The position of a text's first token."""
-        return self.config.pad_token_id + 1 if self.config.model_type in OFFSET_KINDS else 0
+        return self.config.pad_token_id + 1 if KINDS[self.config.model_type].counts_from_padding else 0
 
     @property
     def max_tokens(self) -> int:
@@ -193,7 +164,7 @@ def _without_pooler(model_class: type[PreTrainedModel]) -> dict[str, Any]:
 
 def _checked_config(raw: Mapping[str, Any], source: Path) -> PreTrainedConfig:
     kind = raw.get("model_type", "bert")  # configs from 2018 have no model_type
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ModelFolderError(
             f"{shown(source)}: model_type is {quoted(kind)}, which is not a supported encoder; "
             f"expected one of {', '.join(KINDS)}"
@@ -204,7 +175,7 @@ def _checked_config(raw: Mapping[str, Any], source: Path) -> PreTrainedConfig:
             expected = f"only {accepted[0]!r} is supported" if accepted else "quantized weights are not supported"
             raise ModelFolderError(f"{shown(source)}: {key} is {quoted(value)}; {expected}")
     config_class = CONFIG_MAPPING[kind]
-    unlisted = _UNLISTED_SETTINGS.get(kind, {})
+    unlisted = KINDS[kind].unlisted
     known = {*config_class().to_dict(), *config_class.attribute_map, *unlisted}
     # keys that only control how transformers loads a model say nothing about the model itself
     ignored = {"model_type", "dtype", "torch_dtype", "transformers_version", "architectures", "id2label", "label2id"}
@@ -268,7 +239,8 @@ def _check_together(config: PreTrainedConfig, source: Path) -> None:
             f"{shown(source)}: pad_token_id is {padding}, expected a token id from 0 to below vocab_size "
             f"{config.vocab_size}"
         )
-    if config.model_type in OFFSET_KINDS and (padding is None or config.max_position_embeddings <= padding + 3):
+    counts_from_padding = KINDS[config.model_type].counts_from_padding
+    if counts_from_padding and (padding is None or config.max_position_embeddings <= padding + 3):
         raise ModelFolderError(
             f"{shown(source)}: max_position_embeddings leaves no positions for a text after pad_token_id {padding}"
         )
@@ -282,7 +254,7 @@ def _warn_of_other_kind(raw: Mapping[str, Any], config: PreTrainedConfig, source
         return
     classes = {kind.replace("-", ""): kind for kind in KINDS}  # how the names of transformers' classes begin, lowered
     other = next((kind for name, kind in classes.items() if first.lower().startswith(name)), config.model_type)
-    if _FAMILIES.get(other, other) != _FAMILIES.get(config.model_type, config.model_type):
+    if (KINDS[other].computes_as or other) != (KINDS[config.model_type].computes_as or config.model_type):
         logger.warning(
             "%s: model_type is %s, but architectures names %s, which is of the kind %s; model_type is used",
             shown(source),

@@ -19,7 +19,8 @@ import torch
 
 from sbert_ft.config.settings import Features, Truncation
 from sbert_ft.encoder.class_names import fault_of_classes
-from sbert_ft.encoder.heads import STOCK_HEADS, ClassificationHead, ClassifierKind, HeadPooling, StockHead
+from sbert_ft.encoder.heads import ClassificationHead, ClassifierKind, HeadPooling
+from sbert_ft.encoder.kinds import KINDS, StockHead
 from sbert_ft.errors import InputError, ModelFolderError, quoted, shown
 from sbert_ft.files.strict_json import JsonObject, read_json
 from sbert_ft.model_folder.layout import HEAD_FILE, ModelFolder, architecture_of_classifier, read_folder
@@ -255,11 +256,11 @@ def _refuse_several_labels(config: Mapping[str, Any], file: Path, n_outputs: int
 
 def _stock_head(source: ModelFolder) -> StockHead:
     model_type = source.config.get("model_type", "bert")
-    stock = STOCK_HEADS.get(model_type) if isinstance(model_type, str) else None
+    stock = KINDS[model_type].head if isinstance(model_type, str) and model_type in KINDS else None
     if stock is None:
         raise ModelFolderError(
             f"{shown(source.encoder_path / 'config.json')}: the classifier's head of model_type {quoted(model_type)} "
-            f"is not supported; expected one of {', '.join(STOCK_HEADS)}"
+            f"is not supported; expected one of {', '.join(kind for kind, known in KINDS.items() if known.head)}"
         )
     return stock
 

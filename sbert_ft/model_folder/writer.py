@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sbert_ft.encoder.heads import ClassificationHead, StockHead
+from sbert_ft.encoder.heads import ClassificationHead
+from sbert_ft.encoder.kinds import StockHead
 from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import OutputError, quoted
 from sbert_ft.files.atomic import make_folder, put_in_place, staged_beside

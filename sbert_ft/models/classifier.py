@@ -84,8 +84,8 @@ class ClassifierModel(TextModel):
         Args:
             bert: Tokenizer and encoder; the pooling and length of its folder are the defaults.
             kind: See the class.
-            pooling: See the class. None for ``pooler`` if the kind is not towers and `heads.STOCK_HEADS` has the
-                encoder's kind, otherwise for the folder's pooling.
+            pooling: See the class. None for ``pooler`` if the kind is not towers and the encoder's kind has a
+                stock head, otherwise for the folder's pooling.
             features: See the class: ``uv`` for (u, v), ``difference`` for |u-v|, ``uv_difference`` for (u, v, |u-v|),
                 ``uv_difference_product`` for (u, v, |u-v|, u*v).
             truncation: See the class. Other libraries use longest_first, so only with it their results are the same

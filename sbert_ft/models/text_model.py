@@ -9,9 +9,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from sbert_ft._version import __version__
 from sbert_ft.arguments import instance_argument, whole_number
-from sbert_ft.encoder.compile import TOLERANCES, largest_difference, load_compiled
+from sbert_ft.encoder.compile import TOLERANCES, load_compiled, probe_compiled
 from sbert_ft.encoder.compile_cache import private_folder
 from sbert_ft.encoder.compile_graph import EncoderToCompile
 from sbert_ft.errors import InputError
@@ -101,23 +100,15 @@ class TextModel(nn.Module):
                 f"compile() is only for encoders that run packed rows and runs, which {kind} does not", remedy
             )
         source = EncoderToCompile(
-            encoder=bert.encoder,
-            dtype=bert.compute_dtype,
-            takes_token_types=bert.takes_token_types,
-            max_tokens=bert.max_tokens,
-            pack_options=bert.pack_options,
-            version=__version__,
+            bert.encoder, bert.compute_dtype, bert.takes_token_types, bert.max_tokens, bert.pack_options
         )
         bert.compiled = None
         compiled = load_compiled(source, private_folder(cache_dir, bert.source.path))
-        difference = largest_difference(source, compiled, bert.infer)
-        if difference <= TOLERANCES[bert.compute_dtype]:
+        refused = probe_compiled(source, compiled, bert.infer).refused
+        if refused:
+            layout, reason = next(iter(refused.items()))
+            logger.warning("the compiled %s encoder is not used: layout %s %s", kind, layout, reason)
+        else:
             bert.compiled = compiled
             logger.info("%s", bert.describe())
-        else:
-            logger.warning(
-                "the compiled %s encoder is not used: its results differ by %.1e from the eager encoder's",
-                kind,
-                difference,
-            )
         return self

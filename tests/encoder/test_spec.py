@@ -30,8 +30,8 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel
 
 from sbert_ft.encoder import devices
 from sbert_ft.encoder.devices import choose_device, choose_precision, describe_device, multiplies_bfloat16
+from sbert_ft.encoder.kinds import KINDS
 from sbert_ft.encoder.packing import Layout
-from sbert_ft.encoder.spec import KINDS, OFFSET_KINDS
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.siamese import SiameseBert
@@ -108,7 +108,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def tokenizer_of(kind: str) -> Tokenizer:
     """Return a small tokenizer of the type that this kind of encoder is published with."""
-    like_roberta = kind in OFFSET_KINDS
+    like_roberta = KINDS[kind].counts_from_padding
     special = ["<s>", "<pad>", "</s>", "<unk>"] if like_roberta else ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     unknown, first, last = ("<unk>", "<s>", "</s>") if like_roberta else ("[UNK]", "[CLS]", "[SEP]")
     if kind in ("roberta", "modernbert"):
@@ -226,7 +226,7 @@ SUBJECTS = ["MiniLM", *KINDS]
 
 
 def test_each_kind_is_admitted_to_the_layouts_of_the_table(subject_of: Callable[[str], Subject]) -> None:
-    assert tuple(ADMITTED) == KINDS
+    assert tuple(ADMITTED) == tuple(KINDS)
     for kind in KINDS:
         probe = subject_of(kind).ours.probe
         assert probe.layouts == (*ADMITTED[kind], "padded"), (kind, probe)
@@ -295,7 +295,7 @@ def test_a_padding_token_in_the_text_itself_is_counted_as_the_stock_model_counts
     kind: str, subject_of: Callable[[str], Subject]
 ) -> None:
     subject = subject_of(kind)
-    padding = "<pad>" if kind in OFFSET_KINDS else "[PAD]"
+    padding = "<pad>" if KINDS[kind].counts_from_padding else "[PAD]"
     texts = ["the dog", f"the dog {padding} and {padding} the cat", f"{padding} a bird"]
     with torch.inference_mode():
         expected = subject.pool_stock(texts)

@@ -25,8 +25,7 @@ from transformers import (
     pipeline,
 )
 
-from sbert_ft.encoder.heads import STOCK_HEADS
-from sbert_ft.encoder.spec import KINDS
+from sbert_ft.encoder.kinds import KINDS
 from sbert_ft.errors import InputError, ModelFolderError
 from sbert_ft.model_folder.classifier import has_classifier
 from sbert_ft.model_folder.decision import Decision, FittedOn
@@ -39,6 +38,7 @@ KOREAN = ("중립", "함의", "모순 / 반대")
 SHORT = sentences(12, seed=1)
 PAIRS = [*zip(SHORT, reversed(sentences(12, seed=2)), strict=True), ("", "a word"), ("one", "")]
 LONG = [(" ".join(sentences(20, seed=3)), " ".join(sentences(9, seed=4))), ("a", " ".join(sentences(30, seed=5)))]
+WITH_HEAD = [kind for kind, known in KINDS.items() if known.head is not None]
 
 
 def make_stock_folder(target: Path, kind: str, n_labels: int = 3, **config_extra: object) -> Path:
@@ -125,7 +125,7 @@ def stock_copy(stock: Path, tmp_path: Path) -> Path:
 # stock folders of others
 
 
-@pytest.mark.parametrize("kind", STOCK_HEADS)
+@pytest.mark.parametrize("kind", WITH_HEAD)
 def test_a_stock_folder_of_each_kind_gives_transformers_logits_and_keeps_them_when_saved(
     kind: str, tmp_path: Path
 ) -> None:
@@ -144,7 +144,7 @@ def test_a_stock_folder_of_each_kind_gives_transformers_logits_and_keeps_them_wh
     np.testing.assert_allclose(logits_of(single, SHORT), logits_of_stock(folder, SHORT), atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("kind", STOCK_HEADS)
+@pytest.mark.parametrize("kind", WITH_HEAD)
 def test_the_table_of_heads_names_what_transformers_names(kind: str, tmp_path: Path) -> None:
     folder = make_stock_folder(tmp_path / "theirs", kind)
     load(folder).save_pretrained(tmp_path / "ours")
@@ -154,7 +154,7 @@ def test_the_table_of_heads_names_what_transformers_names(kind: str, tmp_path: P
 
 
 def test_kinds_without_a_table_entry_are_refused_with_the_way_out(tmp_path: Path) -> None:
-    others = [kind for kind in KINDS if kind not in STOCK_HEADS]
+    others = [kind for kind in KINDS if kind not in WITH_HEAD]
     assert others == ["modernbert"]
     folder = make_stock_folder(tmp_path / "theirs", "modernbert")
     with pytest.raises(ModelFolderError, match=r"modernbert.*is not supported.*bert, roberta"):

@@ -17,7 +17,7 @@ from test_spec import make_encoder_folder, sentences
 from torch import Tensor, nn
 
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings, TrainingSettings
-from sbert_ft.encoder.spec import KINDS
+from sbert_ft.encoder.kinds import KINDS
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.optimizer import Optimizer, optimizer_tensors, rate_factor, restore_optimizer, set_rate
