@@ -8,6 +8,7 @@ the parts reads the attributes, never the sentence.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -96,3 +97,9 @@ def quoted(value: object, limit: int = 80) -> str:
 def shown(path: Path) -> str:
     """Return `path` in quotes for a message, cut after 400 characters."""
     return quoted(path, limit=400)
+
+
+def listed(names: Iterable[object], most: int) -> str:
+    """Return the first `most` names in quotes, and how many more there are."""
+    every = [quoted(name) for name in names]
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")

@@ -45,7 +45,7 @@ def fault_of_classes(labels: Sequence[object]) -> str | None:
         number = next(label for label in labels if not isinstance(label, str))
         return f"the classes are of two types, such as the word {quoted(words[0])} and the number {number}"
     for label in words:
-        if "\0" in label or not _is_unicode(label):
+        if "\0" in label or not is_unicode(label):
             return f"the class {quoted(label)} contains a character that cannot be saved"
     infinite = next((label for label in labels if isinstance(label, float) and not math.isfinite(label)), None)
     if infinite is not None:
@@ -82,9 +82,6 @@ def _plain(label: object) -> object:
     return label.item() if isinstance(label, np.generic) else label
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can encode the text: whether it has no lone surrogate."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)

@@ -150,7 +150,7 @@ def _compile(source: EncoderToCompile, path: Path, place: Path) -> None:
     texts = random_texts(
         np.full(_EXAMPLE_TOKENS // length, length), source.encoder.config.vocab_size, source.pack_options["padding_id"]
     )
-    batch = pack(texts, "rows", **source.pack_options)
+    batch = pack(texts, "rows", device=None, **source.pack_options)
     graph = source.graph()
     n_tokens, n_shapes, n_mask = Dim("n_tokens", min=2), Dim("n_shapes", min=2), Dim("n_mask", min=2)
     dynamic = ({1: n_tokens}, {1: n_tokens}, {1: n_tokens}, {0: n_shapes}, {0: n_mask})

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import PreTrainedModel
 
 _EMBEDDINGS = "embeddings"
@@ -101,16 +100,12 @@ class HalfCopy:
         if not first:
             return
         # these buffers are kept: on a CPU, memory that is freed and allocated again comes page by page, which is slower
-        kept = [self._kept_for(original) for original, _ in first]
+        self._kept |= {id(o): torch.empty_like(o) for o, _ in first if id(o) not in self._kept}
+        kept = [self._kept[id(original)] for original, _ in first]
         torch._foreach_copy_(kept, [gradient for _, gradient in first])
         for (original, _), gradient in zip(first, kept, strict=True):
             original.grad = gradient
         self.drop_gradients()
-
-    def _kept_for(self, original: Tensor) -> Tensor:
-        if id(original) not in self._kept:
-            self._kept[id(original)] = torch.empty_like(original)
-        return self._kept[id(original)]
 
     def drop_gradients(self) -> None:
         """Remove the copy's gradients, for example after a backward pass that failed."""
@@ -132,23 +127,13 @@ def can_be_trained_in_half(encoder: PreTrainedModel) -> bool:
 
 
 class StepCounter:
-    """Counts the steps of all optimizers of the process, beginning with `start`.
-
-    Attributes:
-        n_steps: Steps so far.
-    """
+    """Counts the steps of all optimizers of the process, from `prepare_process` on."""
 
     def __init__(self) -> None:
         self.n_steps = 0
-        self._started = False
 
-    def start(self) -> None:
-        """Begin to count; a second call changes nothing."""
-        if not self._started:
-            register_optimizer_step_post_hook(self._count)
-            self._started = True
-
-    def _count(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def count(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Count a step; torch calls this after each."""
         self.n_steps += 1
 
 

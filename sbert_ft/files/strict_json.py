@@ -109,6 +109,11 @@ def read_json(path: Path, max_bytes: int = 32 * 2**20) -> dict[str, Any]:
     return object_
 
 
+def read_json_if_there(path: Path) -> dict[str, Any]:
+    """Return the JSON object in the file `path`, empty where there is no such file; otherwise as `read_json`."""
+    return read_json(path) if os.path.lexists(path) else {}
+
+
 def read_json_list(path: Path, max_bytes: int = 32 * 2**20) -> list[Any]:
     """Return the JSON array in the file `path`; otherwise as `read_json`."""
     array: list[Any] = parse_json(_small_file(path, max_bytes), shown(path), list)

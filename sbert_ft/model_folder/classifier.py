@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -21,10 +21,11 @@ from sbert_ft.config.settings import Features, Truncation
 from sbert_ft.encoder.class_names import fault_of_classes
 from sbert_ft.encoder.heads import ClassificationHead, ClassifierKind, HeadPooling
 from sbert_ft.encoder.kinds import KINDS, StockHead
-from sbert_ft.errors import InputError, ModelFolderError, quoted, shown
-from sbert_ft.files.strict_json import JsonObject, read_json
+from sbert_ft.errors import InputError, ModelFolderError, listed, quoted, shown
+from sbert_ft.files.strict_json import JsonObject, read_json_if_there
 from sbert_ft.model_folder.layout import HEAD_FILE, ModelFolder, architecture_of_classifier, read_folder
-from sbert_ft.model_folder.weights import WeightFiles, find_tensors, find_weights, match_names, read_tensors
+from sbert_ft.model_folder.tensor_names import dims, match_names
+from sbert_ft.model_folder.weights import WeightFiles, find_tensors, find_weights, read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -163,8 +164,8 @@ def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> 
     ours = ["LABEL_0"] if settings.classes is None else [str(label) for label in settings.classes]
     if names is not None and names != ours and settings.classes is not None:
         raise ModelFolderError(
-            f"{shown(source.encoder_path / 'config.json')}: id2label names the classes {_listed(names)}, but "
-            f"sbert_ft.json names {_listed(ours)}",
+            f"{shown(source.encoder_path / 'config.json')}: id2label names the classes {listed(names, _N_NAMED)}, but "
+            f"sbert_ft.json names {listed(ours, _N_NAMED)}",
             "copy both files from the same model",
         )
     return FoundClassifier(source, settings, stock, find_weights(source.encoder_path))
@@ -184,7 +185,7 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
     if match.missing:
         are_missing = "is missing" if len(match.missing) == 1 else "are missing"
         raise _no_head(
-            found.source, found.settings.kind, f"of the head's tensors, {_listed(match.missing)} {are_missing}"
+            found.source, found.settings.kind, f"of the head's tensors, {listed(match.missing, _N_NAMED)} {are_missing}"
         )
     if match.ambiguous:
         name, first, second = match.ambiguous[0]
@@ -192,7 +193,7 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
     if match.wrong_shape:
         name, shape, actual = match.wrong_shape[0]
         raise ModelFolderError(
-            f"{where}: the head's {name} is {_dims(actual)}, but {_dims(shape)} is expected for the {head.n_outputs} "
+            f"{where}: the head's {name} is {dims(actual)}, but {dims(shape)} is expected for the {head.n_outputs} "
             "outputs that the folder describes",
             "use the settings and the weights of the same model",
         )
@@ -200,7 +201,7 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
         logger.warning(
             "%s has tensors that the head does not need, such as %s; they are not used",
             shown(found.weights.files[0]),
-            _listed(others),
+            listed(others, _N_NAMED),
         )
     tensors = read_tensors(found.weights, match.names)
     with torch.no_grad():
@@ -230,7 +231,7 @@ def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifie
         names = [f"LABEL_{i}" for i in range(n_outputs)]
     if len(shape) != 2 or n_outputs != len(names) or not names:
         raise ModelFolderError(
-            f"{shown(file)}: the head's {output} is {_dims(shape)}, but id2label names {len(names)} classes",
+            f"{shown(file)}: the head's {output} is {dims(shape)}, but id2label names {len(names)} classes",
             "use the config.json and the weights of the same model",
         )
     _refuse_several_labels(config, file, len(names))
@@ -278,7 +279,9 @@ def _names_of(config: Mapping[str, Any], folder: Path) -> list[str] | None:
     if not isinstance(names, dict) or not all(isinstance(name, (str, int)) for name in names.values()):
         raise ModelFolderError(f"{file}: id2label is {quoted(names)}, expected the classes' names by their numbers")
     if set(names) != {str(i) for i in range(len(names))}:
-        raise ModelFolderError(f"{file}: id2label has the numbers {_listed(names)}, expected 0 to {len(names) - 1}")
+        raise ModelFolderError(
+            f"{file}: id2label has the numbers {listed(names, _N_NAMED)}, expected 0 to {len(names) - 1}"
+        )
     return [str(names[str(i)]) for i in range(len(names))]
 
 
@@ -289,8 +292,7 @@ def _is_cross_encoder(source: ModelFolder) -> bool:
 
 
 def _cross_encoder_settings(source: ModelFolder) -> dict[str, Any]:
-    file = source.path / "config_sentence_transformers.json"
-    content = read_json(file) if os.path.lexists(file) else {}
+    content = read_json_if_there(source.path / "config_sentence_transformers.json")
     return content if content.get("model_type") == "CrossEncoder" or "activation_fn" in content else {}
 
 
@@ -312,12 +314,3 @@ def _no_head(source: ModelFolder, kind: ClassifierKind, found: str) -> ModelFold
         f"{shown(source.path)} holds no classifier: {found}. A loaded head is never random",
         f"to train a new one, make BertClassifier(ConnectionBert.from_pretrained(folder), {kind!r}) and call fit",
     )
-
-
-def _dims(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "a scalar"
-
-
-def _listed(names: Iterable[object]) -> str:
-    every = [quoted(name) for name in names]
-    return ", ".join(every[:_N_NAMED]) + (f" and {len(every) - _N_NAMED} more" if every[_N_NAMED:] else "")

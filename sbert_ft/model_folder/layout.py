@@ -14,15 +14,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from sbert_ft.arguments import path_argument
+from sbert_ft.encoder.class_names import is_unicode
 from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import ModelFolderError, quoted, shown
-from sbert_ft.files.strict_json import listing, read_json, read_json_list
-
-if TYPE_CHECKING:
-    pass
+from sbert_ft.files.strict_json import listing, read_json, read_json_if_there, read_json_list
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +28,14 @@ Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 SIMILARITIES: tuple[Similarity, ...] = ("cosine", "dot", "euclidean", "manhattan")
 
 # The names that versions 2 to 6 of sentence-transformers have given to the supported modules.
-_MODULES: Mapping[str, str] = {
-    "sentence_transformers.models.Transformer": "Transformer",
-    "sentence_transformers.models.BERT": "Transformer",
-    "sentence_transformers.models.RoBERTa": "Transformer",
-    "sentence_transformers.models.DistilBERT": "Transformer",
-    "sentence_transformers.models.ALBERT": "Transformer",
-    "sentence_transformers.models.XLMRoBERTa": "Transformer",
-    "sentence_transformers.models.CamemBERT": "Transformer",
-    "sentence_transformers.models.Transformer.Transformer": "Transformer",
-    "sentence_transformers.base.modules.transformer.Transformer": "Transformer",
-    "sentence_transformers.models.Pooling": "Pooling",
-    "sentence_transformers.models.Pooling.Pooling": "Pooling",
-    "sentence_transformers.sentence_transformer.modules.pooling.Pooling": "Pooling",
-    "sentence_transformers.models.Normalize": "Normalize",
-    "sentence_transformers.models.Normalize.Normalize": "Normalize",
-    "sentence_transformers.base.modules.normalize.Normalize": "Normalize",
+_MODULES: Mapping[str, tuple[str, ...]] = {
+    "Transformer": (
+        *("models.Transformer", "models.BERT", "models.RoBERTa", "models.DistilBERT", "models.ALBERT"),
+        *("models.XLMRoBERTa", "models.CamemBERT", "models.Transformer.Transformer"),
+        "base.modules.transformer.Transformer",
+    ),
+    "Pooling": ("models.Pooling", "models.Pooling.Pooling", "sentence_transformer.modules.pooling.Pooling"),
+    "Normalize": ("models.Normalize", "models.Normalize.Normalize", "base.modules.normalize.Normalize"),
 }
 _POOLING_FLAGS: Mapping[str, PoolingMode] = {
     "pooling_mode_cls_token": "cls",
@@ -142,17 +132,18 @@ def read_folder(folder: str | Path | ModelFolder) -> ModelFolder:
             f"model.safetensors, found {listing(encoder_path)}"
         )
     config = read_json(config_file)
-    own = _read_if_there(path / "sbert_ft.json")
+    own = read_json_if_there(path / "sbert_ft.json")
     if not modules:
         return ModelFolder(path, path, config, max_seq_length=_tokenizer_limit(path), own=own)
-    transformer = _first_there(encoder_path, *_CONFIGS_OF_OLD)
+    file = next((file for name in _CONFIGS_OF_OLD if os.path.lexists(file := encoder_path / name)), None)
+    transformer = {} if file is None else read_json(file)
     length = transformer.get("max_seq_length")
     if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 3):
-        file = next(name for name in _CONFIGS_OF_OLD if os.path.lexists(encoder_path / name))
+        assert file is not None
         raise ModelFolderError(
-            f"{shown(encoder_path / file)}: max_seq_length is {quoted(length)}, expected a whole number of 3 or more"
+            f"{shown(file)}: max_seq_length is {quoted(length)}, expected a whole number of 3 or more"
         )
-    whole = _read_if_there(path / "config_sentence_transformers.json")
+    whole = read_json_if_there(path / "config_sentence_transformers.json")
     prompts, default = _read_prompts(path, whole)
     return ModelFolder(
         path=path,
@@ -194,7 +185,7 @@ def unused_parts(source: ModelFolder) -> tuple[str, ...]:
     Raises:
         ModelFolderError: A file with settings is damaged.
     """
-    tokenizer_config = _read_if_there(source.encoder_path / "tokenizer_config.json")
+    tokenizer_config = read_json_if_there(source.encoder_path / "tokenizer_config.json")
     notes = [
         f"{shown(source.encoder_path / name)} names code of its own in auto_map; it is never run, transformers' stock "
         "classes are used"
@@ -202,7 +193,7 @@ def unused_parts(source: ModelFolder) -> tuple[str, ...]:
         if content.get("auto_map") is not None
     ]
     file = source.path / "config_sentence_transformers.json"
-    if source.layout == "transformers" and any(_read_prompts(source.path, _read_if_there(file))[0].values()):
+    if source.layout == "transformers" and any(_read_prompts(source.path, read_json_if_there(file))[0].values()):
         notes.append(
             f"{shown(file)} has prompts, which are not used in a folder without modules.json; copy that file too, or "
             "pass prompt="
@@ -230,7 +221,9 @@ def _read_modules(path: Path) -> dict[str, Path]:
             raise ModelFolderError(
                 f"{shown(file)}: every entry needs a type and a path as texts, found {quoted(entry)}"
             )
-        name = _MODULES.get(entry["type"])
+        package, _, type_ = entry["type"].partition(".")
+        known = (name for name, types in _MODULES.items() if type_ in types)
+        name = next(known, None) if package == "sentence_transformers" else None
         if name is None:
             raise ModelFolderError(
                 f"{shown(file)} names the module {quoted(entry['type'])}, which is not supported (only Transformer, "
@@ -282,7 +275,7 @@ def _read_prompts(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, st
     if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
         raise ModelFolderError(f"{file}: prompts are {quoted(prompts)}, expected texts by name")
     for name, prompt in prompts.items():
-        if not _is_unicode(name) or not _is_unicode(prompt):
+        if not is_unicode(name) or not is_unicode(prompt):
             raise ModelFolderError(f"{file}: the prompt {quoted(name)} has a lone surrogate, which UTF-8 cannot encode")
     if default is not None and not (isinstance(default, str) and default in prompts):
         raise ModelFolderError(
@@ -290,10 +283,6 @@ def _read_prompts(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, st
             f"{', '.join(map(quoted, prompts)) or '(there are none)'}"
         )
     return prompts, default
-
-
-def _is_unicode(text: str) -> bool:
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _read_similarity(path: Path, settings: Mapping[str, Any]) -> Similarity:
@@ -309,17 +298,9 @@ def _read_similarity(path: Path, settings: Mapping[str, Any]) -> Similarity:
 
 def _tokenizer_limit(path: Path) -> int | None:
     file = path / "tokenizer_config.json"
-    limit = _read_if_there(file).get("model_max_length")
+    limit = read_json_if_there(file).get("model_max_length")
     if limit is None:
         return None
     if isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit < 3:
         raise ModelFolderError(f"{shown(file)}: model_max_length is {quoted(limit)}, expected a number of 3 or more")
     return int(limit) if limit < _NO_LIMIT else None
-
-
-def _first_there(path: Path, *names: str) -> dict[str, Any]:
-    return next((read_json(path / name) for name in names if os.path.lexists(path / name)), {})
-
-
-def _read_if_there(path: Path) -> dict[str, Any]:
-    return read_json(path) if os.path.lexists(path) else {}

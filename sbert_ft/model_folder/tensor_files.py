@@ -23,7 +23,6 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeGuard
 
@@ -260,14 +259,6 @@ def _dense_tensors(loaded: Any, path: Path, n_bytes: int, device: str) -> dict[s
     return {key: value.detach() for key, value in loaded.items()}
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A tensor of a file: its shape and dtype by the header, and the byte of the file at which its data begins."""
-
-    info: TensorInfo
-    start: int
-
-
 def safetensors_header(path: Path) -> dict[str, TensorInfo]:
     """Return the shape and dtype of each tensor of a safetensors file; only its header is read and checked.
 
@@ -275,7 +266,7 @@ def safetensors_header(path: Path) -> dict[str, TensorInfo]:
         ModelFolderError: The file is of another kind or damaged, or its header is too large.
     """
     with open_file(path) as file:
-        return {key: stored.info for key, stored in _stored_tensors(file, path).items()}
+        return {key: info for key, (info, _) in _stored_tensors(file, path).items()}
 
 
 def load_safetensors(path: Path, keys: Collection[str], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
@@ -286,11 +277,11 @@ def load_safetensors(path: Path, keys: Collection[str], dtype: torch.dtype) -> I
             it was read.
     """
     with open_file(path) as file:
-        for key, stored in _stored_tensors(file, path).items():
+        for key, (info, start) in _stored_tensors(file, path).items():
             if key in keys:
-                check_is_float(stored.info.dtype, key, path)
-                file.seek(stored.start)
-                yield key, _read_tensor(file, path, stored.info, dtype)
+                check_is_float(info.dtype, key, path)
+                file.seek(start)
+                yield key, _read_tensor(file, path, info, dtype)
 
 
 def _read_tensor(file: BinaryIO, path: Path, info: TensorInfo, dtype: torch.dtype) -> Tensor:
@@ -321,8 +312,8 @@ def _read_into(flat: Tensor, file: BinaryIO, path: Path) -> None:
         flat.view(torch.uint8).view(len(flat), -1).copy_(flat.view(torch.uint8).view(len(flat), -1).flip(1))
 
 
-def _stored_tensors(file: BinaryIO, path: Path) -> dict[str, _Stored]:
-    """Return the tensors of an open safetensors file by key, in the order of its header."""
+def _stored_tensors(file: BinaryIO, path: Path) -> dict[str, tuple[TensorInfo, int]]:
+    """Return the tensors of an open safetensors file by key, and the byte at which the data of each begins."""
     n_bytes = os.fstat(file.fileno()).st_size
     head = file.read(64)
     if head[8:9] != b"{":
@@ -347,14 +338,14 @@ def _stored_tensors(file: BinaryIO, path: Path) -> dict[str, _Stored]:
     header.pop("__metadata__", None)
     if not header:
         raise ModelFolderError(f"{shown(path)} holds no tensors; expected those of an encoder")
-    tensors: dict[str, _Stored] = {}
+    tensors: dict[str, tuple[TensorInfo, int]] = {}
     spans: list[tuple[int, int]] = []
     for key, entry in header.items():
         try:
             info, span = _header_entry(entry)
         except ValueError as error:
             raise damaged(path, n_bytes, f"its header is wrong at {quoted(key)}: {error}") from None
-        tensors[key] = _Stored(info, 8 + n_header + span[0])
+        tensors[key] = info, 8 + n_header + span[0]
         spans.append(span)
     end = 0
     for start, stop in sorted(spans):

@@ -9,11 +9,11 @@ unknown ones. Pure functions on names and shapes; the cost is one pass over the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sbert_ft.errors import ModelFolderError, quoted, shown
+from sbert_ft.errors import ModelFolderError, listed, quoted, shown
 
 _WRAPPERS = ("module.", "model.", "_orig_mod.", "0.auto_model.", "auto_model.", "0.model.")
 _MAX_STRIPPED = 8  # wrappers in one name; more could only be meant to cost time
@@ -73,22 +73,25 @@ def check_is_float(dtype: str, key: str, path: Path) -> None:
 
 @dataclass(frozen=True)
 class NameMatch:
-    """How the tensors of a file fit those that the encoder expects."""
+    """How the tensors of a file fit those that the encoder expects.
+
+    Attributes:
+        names: Expected name to the file's key, with equal shapes.
+        heads: The file's keys that belong to a head or an unused pooler.
+        unknown: The file's keys that match no known name.
+        missing: Expected names that the file does not have.
+        wrong_shape: Expected name, expected shape, the file's shape.
+        prefixes: The prefixes stripped from matched keys, several of one key as one string ("module.bert.").
+        ambiguous: Expected name and two of the file's keys that both match it.
+    """
 
     names: dict[str, str]
-    """Expected name to the file's key, with equal shapes."""
     heads: tuple[str, ...]
-    """The file's keys that belong to a head or an unused pooler."""
     unknown: tuple[str, ...]
-    """The file's keys that match no known name."""
     missing: tuple[str, ...]
-    """Expected names that the file does not have."""
     wrong_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
-    """Expected name, expected shape, the file's shape."""
     prefixes: tuple[str, ...]
-    """The prefixes stripped from matched keys, several of one key as one string ("module.bert.")."""
-    ambiguous: tuple[tuple[str, str, str], ...] = ()
-    """Expected name and two of the file's keys that both match it."""
+    ambiguous: tuple[tuple[str, str, str], ...]
 
 
 def match_names(
@@ -120,15 +123,13 @@ def match_names(
             heads.append(key)
         elif name not in _BUFFERS:
             unknown.append(key)
-    wrong = [(name, shape, found[keys[name]].shape) for name, shape in expected.items() if name in keys]
-    wrong = [(name, shape, actual) for name, shape, actual in wrong if tuple(shape) != actual]
-    misfits = {name for name, _, _ in wrong}
+    there = {name: (shape, found[keys[name]].shape) for name, shape in expected.items() if name in keys}
     return NameMatch(
-        names={name: keys[name] for name in expected if name in keys and name not in misfits},
+        names={name: keys[name] for name, (shape, actual) in there.items() if shape == actual},
         heads=tuple(heads),
         unknown=tuple(unknown),
         missing=tuple(name for name in expected if name not in keys),
-        wrong_shape=tuple(wrong),
+        wrong_shape=tuple((name, shape, actual) for name, (shape, actual) in there.items() if shape != actual),
         prefixes=tuple(prefixes),
         ambiguous=tuple(ambiguous),
     )
@@ -148,14 +149,16 @@ def check_match(match: NameMatch, folder: Path) -> None:
     ]
     expected = [*match.names, *match.missing, *(name for name, _, _ in match.wrong_shape)]
     if match.missing:
-        held = f" (the weights hold {_some(match.unknown)} instead)" if match.unknown else ""
-        faults.append(f"{len(match.missing)} of {len(expected)} tensors are missing, {_some(match.missing)}{held}")
+        held = f" (the weights hold {listed(match.unknown, _N_NAMED)} instead)" if match.unknown else ""
+        faults.append(
+            f"{len(match.missing)} of {len(expected)} tensors are missing, {listed(match.missing, _N_NAMED)}{held}"
+        )
     faults += [_shape_fault(*wrong) for wrong in match.wrong_shape[:_N_NAMED]]
     if len(match.wrong_shape) > _N_NAMED:
         faults.append(f"{len(match.wrong_shape)} tensors in all have another shape")
     n_layers = 1 + max(map(_layer, expected), default=-1)
     if extra := [name for name in match.unknown if _layer(name) >= n_layers]:
-        faults.append(f"the weights hold layers beyond the {n_layers} of num_hidden_layers, {_some(extra)}")
+        faults.append(f"the weights hold layers beyond the {n_layers} of num_hidden_layers, {listed(extra, _N_NAMED)}")
     if faults:
         raise ModelFolderError(
             f"The weights in {shown(folder)} do not fit its config.json: {'; '.join(faults)}",
@@ -185,7 +188,7 @@ def _split_prefix(key: str, wrappers: tuple[str, ...], expected: Mapping[str, ob
 
 def _shape_fault(name: str, expected: tuple[int, ...], actual: tuple[int, ...]) -> str:
     """Return the message for one tensor of another shape, with the config key where it is known."""
-    fault = f"{quoted(name)} is {_dims(actual)} in the weights, {_dims(expected)} by config.json"
+    fault = f"{quoted(name)} is {dims(actual)} in the weights, {dims(expected)} by config.json"
     if len(expected) != len(actual) or not name.startswith(("embeddings.", "encoder.", "pooler.")):
         return fault
     axes = [axis for axis in range(len(expected)) if expected[axis] != actual[axis]]
@@ -196,7 +199,7 @@ def _shape_fault(name: str, expected: tuple[int, ...], actual: tuple[int, ...]) 
     return f"{fault} (key {', '.join(dict.fromkeys(keys))})"
 
 
-def _dims(shape: tuple[int, ...]) -> str:
+def dims(shape: tuple[int, ...]) -> str:
     """Return a shape as "30522 x 384"."""
     return " x ".join(map(str, shape)) or "a scalar"
 
@@ -205,10 +208,3 @@ def _layer(name: str) -> int:
     """Return the number of the encoder layer that `name` belongs to, -1 if there is none."""
     layer = _LAYER.search(name)
     return int(layer[1]) if layer else -1
-
-
-def _some(names: Iterable[str]) -> str:
-    """Return the first names and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - _N_NAMED} more" if len(listed) > _N_NAMED else ""
-    return ", ".join(quoted(name) for name in listed[:_N_NAMED]) + more

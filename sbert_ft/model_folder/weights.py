@@ -17,26 +17,14 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from types import MappingProxyType
 from typing import Literal
 
 import torch
 
-from sbert_ft.errors import ModelFolderError, quoted, shown
+from sbert_ft.errors import ModelFolderError, listed, quoted, shown
 from sbert_ft.files.strict_json import read_json
 from sbert_ft.model_folder.tensor_files import load_bin, load_safetensors, safetensors_header
-from sbert_ft.model_folder.tensor_names import NameMatch, TensorInfo, check_is_float, check_match, match_names
-
-__all__ = [
-    "NameMatch",
-    "TensorInfo",
-    "WeightFiles",
-    "check_match",
-    "find_tensors",
-    "find_weights",
-    "match_names",
-    "read_tensors",
-]
+from sbert_ft.model_folder.tensor_names import TensorInfo, check_is_float
 
 # The needed tensors may take more memory than their files where they share storage (tied layers), at most by this.
 _MAX_SHARING = 16
@@ -56,15 +44,19 @@ _OTHER_WEIGHTS = (
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The weights of a folder, by their headers."""
+    """The weights of a folder, by their headers.
+
+    Attributes:
+        kind: The format of the files.
+        files: One file, or the shards in the order of their names.
+        index: The *.index.json of shards; None for one file.
+        tensors: Every tensor of every file, by the file's key.
+    """
 
     kind: _Kind
     files: tuple[Path, ...]
-    """One file, or the shards in the order of their names."""
     index: Path | None
-    """The *.index.json of shards; None for one file."""
     tensors: Mapping[str, TensorInfo]
-    """Every tensor of every file, by the file's key."""
 
 
 def find_weights(folder: Path) -> WeightFiles:
@@ -79,7 +71,7 @@ def find_weights(folder: Path) -> WeightFiles:
     for name, kind in _LAYOUTS:
         path, index = folder / name, folder / f"{name}.index.json"
         if os.path.lexists(path):
-            return WeightFiles(kind, (path,), None, MappingProxyType(_header(path, kind)))
+            return WeightFiles(kind, (path,), None, _header(path, kind))
         if os.path.lexists(index):
             return _find_shards(index, kind)
     raise _no_weights(folder)
@@ -91,7 +83,7 @@ def find_tensors(file: Path) -> WeightFiles:
     Raises:
         ModelFolderError: The file is missing, damaged or hostile.
     """
-    return WeightFiles("safetensors", (file,), None, MappingProxyType(_header(file, "safetensors")))
+    return WeightFiles("safetensors", (file,), None, _header(file, "safetensors"))
 
 
 def read_tensors(
@@ -182,7 +174,7 @@ def _find_shards(index: Path, kind: _Kind) -> WeightFiles:
                 f"{shown(index.parent / name)} lacks the tensor {quoted(key)} that {index.name} promises there",
                 "copy or download all files of the model again",
             )
-    return WeightFiles(kind, files, index, MappingProxyType(tensors))
+    return WeightFiles(kind, files, index, tensors)
 
 
 def _is_plain_name(name: object) -> bool:
@@ -219,8 +211,7 @@ def _no_weights(folder: Path) -> ModelFolderError:
     inner = next((name for name in there if any(os.path.isfile(folder / name / w) for w, _ in _LAYOUTS)), None)
     only = f", only weights of {', '.join(others)}, which are not read" if others else ""
     hint = f". Its folder {quoted(inner)} holds weights; give that one" if inner is not None else ""
-    listed = ", ".join(quoted(name) for name in there[:_N_LISTED]) + (" and more" if len(there) > _N_LISTED else "")
     return ModelFolderError(
         f"{shown(folder)} holds no weights that can be read{only}. Accepted: {accepted}. "
-        f"There: {listed or 'nothing'}{hint}"
+        f"There: {listed(there, _N_LISTED) or 'nothing'}{hint}"
     )

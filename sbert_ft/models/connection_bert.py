@@ -11,7 +11,7 @@ weights are never rounded.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from sbert_ft.encoder.compile import CompiledEncoder
 from sbert_ft.encoder.devices import Precision, choose_device, choose_precision, describe_device, is_out_of_memory
 from sbert_ft.encoder.mixed_precision import HalfCopy, can_be_trained_in_half, weights_state
 from sbert_ft.encoder.packing import Layout, PackedBatch, pack
-from sbert_ft.encoder.process_safety import ForkSafeLock, prepare_process, set_state, state_to_copy
+from sbert_ft.encoder.process_safety import ForkSafeLock, prepare_process
 from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted, shown
 from sbert_ft.model_folder.layout import ModelFolder, read_folder, unused_parts
@@ -42,17 +42,28 @@ logger = logging.getLogger(__name__)
 _HALF_TOLERANCE = 0.05
 
 
-def read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokenizer:
-    """Return the folder's tokenizer, checked against the embedding table.
+def read_tokenizer_of(source: ModelFolder, n_rows: int | None) -> TextTokenizer:
+    """Return the folder's tokenizer; `n_rows` of the embedding table limit its size, None if they are not known.
+
+    Raises:
+        ModelFolderError: The tokenizer is missing or damaged.
+    """
+    model_type = str(source.config.get("model_type", "bert"))
+    tokenizer = TextTokenizer.from_pretrained(source.encoder_path, model_type, n_rows)
+    if source.lower_case_first:
+        tokenizer.lower_case_first()
+    return tokenizer
+
+
+def _read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokenizer:
+    """Return the folder's tokenizer, checked against the embedding table; log what the user should know.
 
     Raises:
         ModelFolderError: The tokenizer is missing or damaged, or has more tokens than the table has rows.
     """
     n_rows = int(plan.config.vocab_size)
-    tokenizer = TextTokenizer.from_pretrained(source.encoder_path, plan.config.model_type, n_rows)
-    if source.lower_case_first:
-        tokenizer.lower_case_first()
-    if int(getattr(plan.config, "type_vocab_size", 0) or 0) < 2:
+    tokenizer = read_tokenizer_of(source, n_rows)
+    if _n_token_types(plan) < 2:
         tokenizer.drop_token_types()
     check_room(tokenizer, source, plan)
     n_tokens = tokenizer.vocab_size
@@ -94,6 +105,10 @@ def check_room(tokenizer: TextTokenizer, source: ModelFolder, plan: EncoderPlan)
         )
 
 
+def _n_token_types(plan: EncoderPlan) -> int:
+    return int(getattr(plan.config, "type_vocab_size", 0) or 0)
+
+
 class ConnectionBert(nn.Module):
     """A tokenizer and a stock encoder that runs packed batches.
 
@@ -111,7 +126,6 @@ class ConnectionBert(nn.Module):
     """
 
     encoder: PreTrainedModel
-    __getstate__, __setstate__ = state_to_copy, set_state
 
     def __init__(
         self,
@@ -140,6 +154,19 @@ class ConnectionBert(nn.Module):
         self._half_lock = ForkSafeLock()
         prepare_process()
         self.probe = self._admit_layouts()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for a copy in this or another process, without what belongs to this one.
+
+        The half-precision copy is made when first needed; compiled code and the copy that a training run uses belong
+        to this process.
+        """
+        return {**self.__dict__, "_half": None, "compiled": None, "trained_copy": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, and prepare this process, which may be another one."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        prepare_process()
 
     @classmethod
     def from_pretrained(
@@ -172,7 +199,7 @@ class ConnectionBert(nn.Module):
         if unknown := match.unknown:
             message = "%s: tensors that the encoder does not use: %d, such as %s"
             logger.warning(message, shown(source.encoder_path), len(unknown), quoted(unknown[0]))
-        tokenizer = read_checked_tokenizer(source, plan)
+        tokenizer = _read_checked_tokenizer(source, plan)
         encoder = plan.build(read_tensors(weights, match.names))
         poolers = {key[key.rindex("pooler.") :]: key for key in match.heads if "pooler." in key}
         model = cls(encoder, tokenizer, plan, source, read_tensors(weights, poolers))
@@ -209,7 +236,7 @@ class ConnectionBert(nn.Module):
                 f"{shown(source.encoder_path / 'config.json')} describes {n_bytes / 2**30:,.1f} GiB of weights, but "
                 f"this machine has {there / 2**30:,.1f} GiB of memory"
             )
-        tokenizer = read_checked_tokenizer(source, plan)
+        tokenizer = _read_checked_tokenizer(source, plan)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = plan.build(None)
@@ -325,7 +352,7 @@ class ConnectionBert(nn.Module):
     @property
     def takes_token_types(self) -> bool:
         """Whether the encoder's forward has an argument for token types."""
-        return int(getattr(self.plan.config, "type_vocab_size", 0) or 0) > 0
+        return _n_token_types(self.plan) > 0
 
     def _inference_encoder(self) -> PreTrainedModel:
         """Return the float32 encoder, or an up-to-date copy in half precision; in evaluation mode."""
@@ -348,21 +375,22 @@ class ConnectionBert(nn.Module):
             refused: dict[Layout, str] = {}
             if not in_half and "runs" in self.probe.layouts:
                 refused["runs"] = "the GPU's kernel for texts of varying lengths supports only half precision"
-            there = attention.probe(
-                self.infer,
-                *self._probe_limits,
-                self.pack_options,
-                layouts=[layout for layout in self.probe.layouts if layout != "padded" and layout not in refused],
-                tolerance=_HALF_TOLERANCE if in_half else attention.PROBE_TOLERANCE,
-                device=device,
-            )
+            layouts = [layout for layout in self.probe.layouts if layout != "padded" and layout not in refused]
+            tolerance = _HALF_TOLERANCE if in_half else attention.PROBE_TOLERANCE
+            there = self._try(self.infer, layouts, tolerance, device)
             self.probe = ProbeResult(there.layouts, {**self.probe.refused, **refused, **there.refused})
         logger.info("%s", self.describe())
         return self
 
-    @property
-    def _probe_limits(self) -> tuple[int, int]:
-        return int(self.plan.config.vocab_size), self.max_tokens
+    def _try(
+        self,
+        forward: Callable[[PackedBatch], Tensor],
+        layouts: Sequence[Layout],
+        tolerance: float,
+        device: torch.device,
+    ) -> ProbeResult:
+        n_words = int(self.plan.config.vocab_size)
+        return attention.probe(forward, n_words, self.max_tokens, self.pack_options, layouts, tolerance, device)
 
     def _admit_layouts(self) -> ProbeResult:
         """Return which layouts the encoder runs correctly in float32 on the CPU; log if there is only ``padded``.
@@ -378,7 +406,7 @@ class ConnectionBert(nn.Module):
         else:
             layouts, refused = ("rows",), {"runs": "the encoder does not accept a custom attention function"}
         try:
-            seen = attention.probe(self.forward, *self._probe_limits, self.pack_options, layouts=layouts)
+            seen = self._try(self.forward, layouts, attention.PROBE_TOLERANCE, self.device)
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 raise ResourceError(

@@ -33,14 +33,16 @@ from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import InputError, ResourceError, quoted
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
-from sbert_ft.tokenization.tokenizer import TextTokenizer
+from sbert_ft.tokenization.tokenizer import TextTokenizer, chunks_of
 
 logger = logging.getLogger(__name__)
 
 OnTruncate = Literal["warn", "error", "ignore", "chunk"]
+# the sequences of a window that go through the encoder; with "chunk": how many of them each text or pair has
+_Sequences = tuple[TextTokens, NDArray[np.int64] | None]
 
 WINDOW_TEXTS = 8192
-# A window with more characters than this is full too: tokens need about thirty times the memory of the text.
+# A window with so many characters is full too: tokens need about thirty times the memory of the text.
 WINDOW_CHARACTERS = 8_000_000
 # The share by which neighbouring windows of one text overlap (`on_truncate="chunk"`).
 CHUNK_OVERLAP = 0.25
@@ -110,23 +112,9 @@ class EmbedCount:
         return self.n_unknown / self.n_own_tokens if self.n_own_tokens else 0.0
 
 
-def window_is_full(n_texts: int, n_characters: int) -> bool:
-    """Return whether a window with this many texts, and this many characters in all, is full."""
-    return n_texts >= WINDOW_TEXTS or n_characters > WINDOW_CHARACTERS
-
-
 def windows_of(texts: Iterable[str]) -> Iterator[list[str]]:
     """Yield the texts in lists of at most `WINDOW_TEXTS`, fewer where they are long."""
-    window: list[str] = []
-    characters = 0
-    for text in texts:
-        window.append(text)
-        characters += len(text) if isinstance(text, str) else 0
-        if window_is_full(len(window), characters):
-            yield window
-            window, characters = [], 0
-    if window:
-        yield window
+    return chunks_of(texts, WINDOW_TEXTS, WINDOW_CHARACTERS)
 
 
 @dataclass(frozen=True)
@@ -216,24 +204,11 @@ def windows_of_pairs(pairs: Iterable[tuple[str, str]], hint: str = "") -> Iterat
                 distinct[text] = len(distinct)
                 characters += len(text)
         rows.append(tuple(distinct[text] for text in pair))
-        if window_is_full(2 * len(rows), characters):
+        if 2 * len(rows) >= WINDOW_TEXTS or characters >= WINDOW_CHARACTERS:
             yield Window(list(distinct), np.array(rows, np.int64).T, position + 1 - len(rows))
             distinct, rows, characters = {}, [], 0
     if rows:
         yield Window(list(distinct), np.array(rows, np.int64).T, position + 1 - len(rows))
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """The token sequences of a window that go through the encoder.
-
-    Attributes:
-        framed: The sequences with their special tokens.
-        n_parts: With ``chunk``: how many sequences in `framed` each text or pair has, shape (N,); otherwise None.
-    """
-
-    framed: TextTokens
-    n_parts: NDArray[np.int64] | None = None
 
 
 def embed(
@@ -268,13 +243,13 @@ def embed(
     prepare = partial(_sequences, model.tokenizer, settings, count)
     on_cpu = model.device.type == "cpu"
     prepared = ((window, prepare(window)) for window in windows) if on_cpu else _one_ahead(windows, prepare)
-    for window, sequences in prepared:
-        values, budget = run_forwards(model, sequences.framed, settings.pooling, budget)
-        count.n_tokens += int(sequences.framed.offsets[-1])
+    for window, (sequences, n_parts) in prepared:
+        values, budget = run_forwards(model, sequences, settings.pooling, budget)
+        count.n_tokens += int(sequences.offsets[-1])
         if head is not None:
             values = head(values)
-        if sequences.n_parts is not None:
-            values = mean_over_parts(values, sequences.n_parts)
+        if n_parts is not None:
+            values = mean_over_parts(values, n_parts)
         if settings.device is not None:
             values = values.to(settings.device)
         if settings.check_finite:
@@ -287,7 +262,7 @@ def embed(
         del columns
 
 
-def _sequences(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCount, window: Window) -> Sequences:
+def _sequences(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCount, window: Window) -> _Sequences:
     """Return the token sequences of a window, and add it to `count`.
 
     Raises:
@@ -321,20 +296,24 @@ def _sequences(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCo
     count.n_unknown += tokenizer.count_unknown(bodies)
     count.n_long += len(too_long)
     count.longest = max(count.longest, int(lengths.max()))
-    chunked, overlap = settings.on_truncate == "chunk", int(most * CHUNK_OVERLAP)
+    overlap = int(most * CHUNK_OVERLAP) if settings.on_truncate == "chunk" else None
     if settings.truncation is None:
-        if chunked:
-            return Sequences(*tokenizer.frame_windows(bodies, most, overlap))
-        return Sequences(tokenizer.frame(bodies, most))
+        return (
+            tokenizer.frame_windows(bodies, most, overlap)
+            if overlap is not None
+            else (tokenizer.frame(bodies, most), None)
+        )
     first_texts, second_texts = (bodies.select(side) for side in window.rows)
-    if chunked:
-        return Sequences(*tokenizer.join_windows(first_texts, second_texts, most, overlap))
-    return Sequences(tokenizer.join(first_texts, second_texts, most, settings.truncation))
+    if overlap is not None:
+        return tokenizer.join_windows(first_texts, second_texts, most, overlap)
+    return tokenizer.join(first_texts, second_texts, most, settings.truncation), None
 
 
-def _one_ahead(windows: Iterable[Window], prepare: Callable[[Window], Sequences]) -> Iterator[tuple[Window, Sequences]]:
+def _one_ahead(
+    windows: Iterable[Window], prepare: Callable[[Window], _Sequences]
+) -> Iterator[tuple[Window, _Sequences]]:
     """Yield each window, prepared; a thread prepares the next one while the caller works on this one."""
-    this: tuple[Window, Sequences] | None = None
+    this: tuple[Window, _Sequences] | None = None
     with ThreadPoolExecutor(1, "sbert_ft-tokenizer") as thread:  # the thread starts with the second window
         for window in windows:
             if this is None:
@@ -348,15 +327,7 @@ def _one_ahead(windows: Iterable[Window], prepare: Callable[[Window], Sequences]
 
 
 def mean_over_parts(values: Tensor, n_parts: NDArray[np.int64]) -> Tensor:
-    """Return the mean over the parts of each text.
-
-    Args:
-        values: Shape (parts, D), text after text.
-        n_parts: Number of parts of each text, at least 1: shape (N,).
-
-    Returns:
-        Shape (N, D), float32.
-    """
+    """Return the mean over the parts of each text: shape (N, D), float32, from (all parts, D), text after text."""
     if len(values) == len(n_parts):
         return values
     starts = to_device(torch.from_numpy(offsets_of(n_parts)[:-1]), values.device)
@@ -384,10 +355,7 @@ def refuse_not_finite(values: Tensor, what: str, name: Callable[[int], str], mod
         values: What `model` computed.
         what: The name of the values in the message.
         name: Returns what a row of `values` belongs to, for the message.
-        model: The model that computed the values.
-
-    Raises:
-        InputError: Some are NaN or infinite; with the first position, and what to do.
+        model: The model.
     """
     if values.isfinite().all():
         return

@@ -17,7 +17,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from sbert_ft.errors import ModelFolderError, quoted, shown
-from sbert_ft.files.strict_json import listing, open_file, read_json
+from sbert_ft.files.strict_json import listing, open_file, read_json, read_json_if_there
 from sbert_ft.tokenization.backend import MAX_VOCAB_BYTES, check_content, most_bytes, rust_faults
 from sbert_ft.tokenization.vocabulary import Casing, casing_of_vocabulary, holds_hangul, read_vocab
 
@@ -64,7 +64,7 @@ def read_tokenizer(folder: Path, model_type: str, n_rows: int | None = None) -> 
     Raises:
         ModelFolderError: A file is missing, damaged, or lacks a special token.
     """
-    settings = _read_optional(folder / "tokenizer_config.json")
+    settings = read_json_if_there(folder / "tokenizer_config.json")
     for flag in CASING_FLAGS:
         if not isinstance(settings.get(flag), (bool, type(None))):
             file = shown(folder / "tokenizer_config.json")
@@ -89,11 +89,13 @@ def _read_backend(folder: Path, model_type: str, settings: Mapping[str, Any], n_
     if os.path.lexists(json_file):
         content = read_json(json_file, max_bytes=most_bytes(n_rows))
         check_content(json_file, content)
-        if _model_kind(content) == "WordPiece":
+        model = content.get("model")
+        if isinstance(model, dict) and model.get("type") == "WordPiece":
             return _wordpiece_from_json(json_file, content, settings, special_tokens)
         return TokenizerFiles(_from_content(json_file, content), None, special_tokens, ())
     if not os.path.lexists(vocab_file):
-        if model_type not in ("bert", "distilbert", "electra", "mpnet") and _has_slow_files(folder):
+        of_roberta = model_type not in ("bert", "distilbert", "electra", "mpnet")
+        if of_roberta and all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
             return TokenizerFiles(_convert(folder, n_rows), None, special_tokens, ())
         raise ModelFolderError(
             f"{shown(folder)} has no tokenizer: expected vocab.txt or tokenizer.json, found {listing(folder)}",
@@ -204,11 +206,6 @@ def _normalizers_in(normalizer: Any) -> list[dict[str, Any]]:
     return [part for part in inner if isinstance(part, dict)] if isinstance(inner, list) else []
 
 
-def _model_kind(content: dict[str, Any]) -> str | None:
-    model = content.get("model")
-    return model.get("type") if isinstance(model, dict) else None
-
-
 def _from_content(path: Path, content: dict[str, Any]) -> Tokenizer:
     with rust_faults(f"{shown(path)} is not a tokenizer that the tokenizers library can read"):
         backend = Tokenizer.from_str(json.dumps(content))
@@ -248,10 +245,6 @@ def _undefined_token(processor: Mapping[str, Any]) -> str | None:
     return next((token for token in parts if token is not None), None)
 
 
-def _has_slow_files(folder: Path) -> bool:
-    return (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-
-
 def _convert(folder: Path, n_rows: int | None) -> Tokenizer:
     """Return the byte-level BPE tokenizer (Sennrich et al. 2016; RoBERTa's) of vocab.json and merges.txt."""
     vocab = read_json(folder / "vocab.json", max_bytes=most_bytes(n_rows))
@@ -277,13 +270,9 @@ def _convert(folder: Path, n_rows: int | None) -> Tokenizer:
     return backend
 
 
-def _read_optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if os.path.lexists(path) else {}
-
-
 def _special_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the token of each role: of tokenizer_config.json, else of special_tokens_map.json, else BERT's."""
-    mapped = _read_optional(folder / "special_tokens_map.json")
+    mapped = read_json_if_there(folder / "special_tokens_map.json")
     tokens = {}
     for role, (default, _) in USUAL_TOKENS.items():
         value = settings.get(role) or mapped.get(role) or default

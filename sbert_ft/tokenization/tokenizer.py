@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,20 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 # One call of the Rust tokenizer takes about thirty times the memory of its texts: it gets at most so many texts, or
 # fewer long ones, but always enough for every core to have some.
 _CHUNK_TEXTS, _CHUNK_CHARACTERS, _FEW_TEXTS = 2048, 500_000, 64
+
+
+def chunks_of(texts: Iterable[str], most_texts: int, most_characters: int, least_texts: int = 1) -> Iterator[list[str]]:
+    """Yield the texts in lists of at most `most_texts`; fewer where they are long, but at least `least_texts`."""
+    chunk: list[str] = []
+    n_characters = 0
+    for text in texts:
+        chunk.append(text)
+        n_characters += len(text) if isinstance(text, str) else 0
+        if len(chunk) >= most_texts or (n_characters >= most_characters and len(chunk) >= least_texts):
+            yield chunk
+            chunk, n_characters = [], 0
+    if chunk:
+        yield chunk
 
 
 def text_at(position: int) -> str:
@@ -171,9 +185,9 @@ class TextTokenizer:
         if prompt:
             texts = [prompt + text for text in texts]
             check_texts(texts[:1], first_position, name)
-        lengths: list[NDArray[np.int64]] = []
-        flat: list[NDArray[np.int32]] = []
-        for chunk in _chunks_of(texts):
+        lengths = [np.zeros(0, np.int64)]
+        flat = [np.zeros(0, np.int32)]
+        for chunk in chunks_of(texts, _CHUNK_TEXTS, _CHUNK_CHARACTERS, _FEW_TEXTS):
             ids = [encoding.ids for encoding in encode_bodies(self.backend, chunk)]
             lengths.append(np.fromiter(map(len, ids), np.int64, len(ids)))
             flat.append(np.fromiter(itertools.chain.from_iterable(ids), np.int32, int(lengths[-1].sum())))
@@ -289,16 +303,3 @@ class TextTokenizer:
         probe = probe_of(self.backend)
         has_types = self._token_types and any(encode(self.backend, probe, probe).type_ids)
         return ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"]
-
-
-def _chunks_of(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the texts in lists, one for each call of the Rust tokenizer; the last list may be empty."""
-    chunk: list[str] = []
-    n_characters = 0
-    for text in texts:
-        chunk.append(text)
-        n_characters += len(text)
-        if len(chunk) >= _CHUNK_TEXTS or (n_characters >= _CHUNK_CHARACTERS and len(chunk) >= _FEW_TEXTS):
-            yield chunk
-            chunk, n_characters = [], 0
-    yield chunk

@@ -8,7 +8,8 @@ import struct
 
 from fuzz.inputs import name_and_content, named, only_file, scratch_folder
 from sbert_ft.errors import SbertFtError
-from sbert_ft.model_folder.weights import find_weights, match_names, read_tensors
+from sbert_ft.model_folder.tensor_names import match_names
+from sbert_ft.model_folder.weights import find_weights, read_tensors
 
 INSTRUMENTED = (
     "sbert_ft.files.strict_json",

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save, save_file
 
 from sbert_ft.errors import ModelFolderError
 from sbert_ft.files.strict_json import read_json
-from sbert_ft.model_folder.weights import TensorInfo, check_match, find_weights, match_names, read_tensors
+from sbert_ft.model_folder.tensor_names import TensorInfo, check_match, match_names
+from sbert_ft.model_folder.weights import find_weights, read_tensors
 
 WORDS = "embeddings.word_embeddings.weight"
 NORM = "embeddings.LayerNorm.weight"

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from sbert_ft import BertClassifier, ConnectionBert, SiameseBert
-from sbert_ft.encoder.process_safety import FORKS, ForkSafeLock
+from sbert_ft.encoder.process_safety import ForkSafeLock, prepare_process
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_SECONDS = 900  # for what takes half a minute; what hangs is killed and said by the script itself
@@ -116,7 +116,7 @@ def test_a_forked_child_computes_and_tokenises_with_one_thread(folder: Path) -> 
 
 @needs_forks
 def test_a_lock_that_another_thread_holds_is_open_in_a_forked_child() -> None:
-    FORKS.start()
+    prepare_process()
     lock, held, over = ForkSafeLock(), threading.Event(), threading.Event()
 
     def hold() -> None:

@@ -21,6 +21,7 @@ from transformers import (
 
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings, TrainingSettings
 from sbert_ft.encoder.mixed_precision import STEPS
+from sbert_ft.encoder.process_safety import prepare_process
 from sbert_ft.errors import InputError
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.siamese import SiameseBert
@@ -394,7 +395,7 @@ def test_steps_are_counted_once_each_however_often_counting_begins(half: Siamese
     parameter = nn.Parameter(torch.ones(2))
     parameter.grad = torch.ones(2)
     optimizer = torch.optim.SGD([parameter], lr=0.1)
-    STEPS.start()
+    prepare_process()
     n_before = STEPS.n_steps
     optimizer.step()
     optimizer.step()
