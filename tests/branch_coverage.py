@@ -25,7 +25,7 @@ GROUPS = {
     ],
     "tokenizer": [
         *("tokenization/tokenizer.py", "tokenization/loading.py", "tokenization/vocabulary.py"),
-        *("tokenization/special_tokens.py", "tokenization/pairs.py"),
+        "tokenization/sequences.py",
     ],
     "tables": [
         *("data/table.py", "data/formats.py", "data/text.py", "data/sniffing.py", "data/writers.py"),

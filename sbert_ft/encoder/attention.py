@@ -47,20 +47,10 @@ PROBE_TOLERANCE = 5e-5
 
 @dataclass(frozen=True)
 class Runs:
-    """Where the texts of a one-row batch begin and end.
-
-    Attributes:
-        shapes: (number of texts, tokens of each) of every run, in order.
-        boundaries: Where each text begins, and the end: shape (N + 1,), int64, on the batch's device.
-    """
+    """Where the texts of a one-row batch begin and end: `PackedBatch.run_shapes` and `PackedBatch.boundaries`."""
 
     shapes: tuple[tuple[int, int], ...]
     boundaries: Tensor
-
-    @classmethod
-    def of(cls, batch: PackedBatch) -> Runs:
-        """Return the runs of a batch in the layout ``runs``."""
-        return cls(batch.run_shapes, batch.boundaries)
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -146,10 +136,8 @@ def packed_attention(
     """Return softmax(query key^T * scaling) value for each text (Vaswani et al. 2017, equation 1).
 
     Args:
-        module: The encoder's attention layer; only its training flag is read.
+        module: The encoder's attention layer; it is not used.
         query: Shape (R, H, C, D / H), as are `key` and `value`.
-        key: See `query`.
-        value: See `query`.
         attention_mask: Shape (R or 1, 1, C or 1, C), additive or bool, or None.
         scaling: Factor on the scores, by default 1 / sqrt(D / H).
         dropout: Probability with which a weight is dropped; 0 outside of training.
@@ -300,14 +288,14 @@ def probe(
     """Return which packed layouts give the padded activations for a few texts, compared token by token.
 
     Args:
-        forward: Runs the encoder on a batch and returns the activations, shape (R, C, D).
+        forward: Runs the encoder on a batch on `device` and returns the activations, shape (R, C, D).
         vocab_size: Size of the vocabulary from which token ids are drawn.
         max_tokens: Tokens of the longest text that the encoder accepts. One text has this length, but at most
             160 tokens, so that the effect of an attention window shows.
-        pack_options: Other arguments of `pack`: all but the texts, the layout and the device.
+        pack_options: Other arguments of `pack`.
         layouts: The layouts to try.
         tolerance: Largest accepted difference, relative to the largest activation.
-        device: Where `forward` runs; None for the CPU.
+        device: None for the CPU.
     """
     longest = min(max_tokens, 160)
     lengths = np.minimum([longest, 9, 3, 9, longest // 2 + 1], longest)

@@ -59,11 +59,7 @@ def plan_forwards(
 ) -> list[NDArray[np.int64]]:
     """Return the batches of many texts: short texts mixed where they fill rows well, the others by length.
 
-    Args:
-        lengths: Tokens of each text, shape (N,).
-        token_budget: See `plan_batches`.
-        device_type: See `choose_layout`.
-        admitted: See `choose_layout`.
+    Arguments as in `plan_batches` and `choose_layout`.
     """
     if "rows" not in admitted or ("runs" in admitted and device_type != "cpu"):
         return plan_batches(lengths, token_budget, padded="runs" not in admitted)
@@ -94,7 +90,7 @@ def choose_layout(
         lengths: Tokens of each text, shape (N,).
         n_heads: H of the encoder.
         hidden_size: D of the encoder.
-        device_type: Such as ``cpu`` or ``cuda``.
+        device_type: ``cpu``, ``cuda`` or ``mps``.
         admitted: The layouts to choose from; ``padded`` is returned if there is no other.
     """
     if "runs" not in admitted:

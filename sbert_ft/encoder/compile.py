@@ -4,34 +4,55 @@ The eager encoder copies a bias into the output of each product before it multip
 residual and layer norm to memory separately. In compiled code, oneDNN multiplies by weights that are stored once in the
 layout it needs, and adds the bias and applies GELU while the product is in the cache. In float32 it also replaces MKL.
 
+What is compiled is a function of only tensors. The lookup of word embeddings is not part of it, so that their table,
+often half of a model, is neither in the package nor in memory twice. The rest computes the same as the inference copy
+(`mixed_precision.py`): float32 embeddings, and layers in one type (including the layer norms, whose weights the
+inference copy keeps in float32). Attention is one custom operator of torch, so that one graph serves every layout and
+every number of tokens.
+
 The cost: 15 to 45 seconds and a C++ compiler the first time (the code is kept on disk, see `compile_cache.py`), and
 frozen weights: after a change of a parameter the eager encoder runs again. Nothing is compiled unless requested.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import logging
 import os
+import platform
 import shutil
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import transformers
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from sbert_ft.encoder import compile_graph
-from sbert_ft.encoder.attention import ProbeResult, probe, random_texts
+from sbert_ft._version import __version__
+from sbert_ft.encoder.attention import ProbeResult, Runs, additive_mask, packed_attention, probe, random_texts
 from sbert_ft.encoder.compile_cache import Package
-from sbert_ft.encoder.compile_graph import SETTINGS, EncoderToCompile
+from sbert_ft.encoder.devices import cpu_flags
 from sbert_ft.encoder.mixed_precision import weights_state
 from sbert_ft.encoder.packing import PackedBatch, pack
 from sbert_ft.encoder.process_safety import ForkSafeLock
 from sbert_ft.errors import ResourceError, quoted
+from sbert_ft.tokenization.text_tokens import offsets_of
 
 logger = logging.getLogger(__name__)
+
+_ATTENTION_NAME = "sbert_ft_compiled"
+
+_ROWS, _RUNS = 0, 1
+_OPERATOR = "sbert_ft::packed_attention"
+_INFERENCE = nn.Identity().eval()
 
 # Largest accepted difference from the eager encoder, relative to the largest activation. In float32 the
 # order of sums differs (1e-6 measured); bfloat16 keeps 8 bits of each number, and a fused operation rounds
@@ -43,6 +64,203 @@ _EXAMPLE_TOKENS = 4096
 _WHERE_COMPILED_CODE_GOES = "TORCHINDUCTOR_CACHE_DIR"
 # That environment variable belongs to the whole process, so only one thread compiles at a time.
 _COMPILING = ForkSafeLock()
+
+# Settings of torch's inductor.
+SETTINGS: Mapping[str, object] = MappingProxyType(
+    {
+        "freezing": True,  # weights are constants, stored in the processor's layout at compile time
+        "cpp.dynamic_threads": True,  # as many threads as torch has when the code runs
+        "compile_threads": 1,  # no pool of processes that keeps running
+    }
+)
+# To be raised whenever the compiled function changes, so that older packages are not used.
+_FORMAT = 1
+_EMBEDDINGS = "embeddings"
+
+
+@cache
+def _register() -> None:
+    """Register the operator with torch, and the attention function that calls it with transformers."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    operator = torch.library.custom_op(_OPERATOR, _attend, mutates_args=(), device_types="cpu")
+    operator.register_fake(_shape_of_result)
+    AttentionInterface.register(_ATTENTION_NAME, _stock_signature)
+    # the layout replaces the mask; transformers would make a mask of ones over all tokens that nothing uses
+    AttentionMaskInterface.register(_ATTENTION_NAME, _no_mask)
+
+
+def _layout_tensors(batch: PackedBatch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the layout of a batch (``rows`` or ``runs``) as two tensors for `_attend`.
+
+    The compiled layers, which compute in `dtype`, see the batch's (R, C) cells as one row of R * C tokens.
+
+    Returns:
+        ``plan``, shape (n, 2), int64: the layout's number, then R and C, or (number of texts, tokens of each) of every
+        run; and the mask that is added to the scores, shape (R * C * C,). For ``runs`` it is a dummy of shape (2,).
+    """
+    if batch.layout == "runs":
+        return torch.tensor([(_RUNS, 0), *batch.run_shapes]), torch.zeros(2, dtype=dtype)
+    assert batch.layout == "rows" and batch.mask is not None
+    plan = torch.tensor([(_ROWS, 0), tuple(batch.token_ids.shape)])
+    return plan, additive_mask(batch.mask, dtype).flatten()
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, plan: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """Return the attention of all tokens of a batch, shape (1, T, H, D / H).
+
+    `query`, `key` and `value` have the shape (1, H, T, D / H); `plan` and `mask` are from `_layout_tensors`.
+    """
+    (layout, _), *shapes = plan.tolist()
+    if layout == _RUNS:
+        runs = _runs(tuple((n, length) for n, length in shapes))
+        return packed_attention(_INFERENCE, query, key, value, None, scaling, packed_runs=runs)[0]
+    rows, width = shapes[0]
+    # (1, H, R * C, d) -> (R, H, C, d), as views
+    query, key, value = (tensor[0].unflatten(1, (rows, width)).transpose(0, 1) for tensor in (query, key, value))
+    attended, _ = packed_attention(_INFERENCE, query, key, value, mask.view(rows, 1, width, width), scaling)
+    return attended.flatten(0, 1)[None]
+
+
+@lru_cache(maxsize=4)
+def _runs(shapes: tuple[tuple[int, int], ...]) -> Runs:
+    """Return the runs of these shapes; cached, since every layer needs the same."""
+    lengths = np.repeat([length for _, length in shapes], [n for n, _ in shapes])
+    return Runs(shapes, torch.from_numpy(offsets_of(lengths)))
+
+
+def _shape_of_result(query: Tensor, key: Tensor, value: Tensor, plan: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], query.shape[3])
+
+
+def _stock_signature(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    packed_plan: Tensor,
+    packed_mask: Tensor,
+    **stock: Any,
+) -> tuple[Tensor, None]:
+    """Return the operator's attention, with the arguments and results of transformers' attention functions."""
+    if stock.get("position_bias") is not None or stock.get("is_causal"):
+        raise ValueError("packed attention supports neither position biases nor causal masks")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    operator = torch.ops.sbert_ft.packed_attention
+    return operator(query, key, value, packed_plan, packed_mask, float(scaling)), None
+
+
+def _no_mask(*positional: Any, **named: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class EncoderToCompile:
+    """An encoder to compile, and how it is to be run.
+
+    Attributes:
+        encoder: The stock encoder, float32, on the CPU; it is not changed.
+        dtype: The type in which its layers compute: float32 or bfloat16.
+        takes_token_types: Whether its forward has an argument for token types.
+        max_tokens: Tokens of the longest text that it has positions for.
+        pack_options: Other arguments of `pack`: all but the texts, the layout and the device.
+    """
+
+    encoder: PreTrainedModel
+    dtype: torch.dtype
+    takes_token_types: bool
+    max_tokens: int
+    pack_options: dict[str, int]
+
+    def facts(self) -> dict[str, object]:
+        """Return everything that the compiled code depends on."""
+        encoder = self.encoder
+        return {
+            "format": _FORMAT,
+            "settings": dict(SETTINGS),
+            "kind": type(encoder).__name__,
+            "config": {k: v for k, v in encoder.config.to_dict().items() if k != "_name_or_path"},
+            "weights": _digest_of_weights(encoder),
+            "dtype": str(self.dtype),
+            "versions": [torch.__version__, str(torch.version.git_version), transformers.__version__, __version__],
+            "processor": _processor(),
+        }
+
+    def inputs(self, batch: PackedBatch) -> tuple[Tensor, ...]:
+        """Return the compiled graph's arguments: word embeddings (1, R * C, E), positions, token types, plan, mask."""
+        words = self.encoder.get_input_embeddings()(batch.token_ids.view(1, -1))
+        plan, mask = _layout_tensors(batch, self.dtype)
+        return words, batch.position_ids.view(1, -1), batch.token_types.view(1, -1), plan, mask
+
+
+class _Graph(nn.Module):
+    """The encoder after the lookup of word embeddings, as a function of only tensors."""
+
+    def __init__(self, encoder: PreTrainedModel, takes_token_types: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.takes_token_types = takes_token_types
+
+    def forward(
+        self, words: Tensor, position_ids: Tensor, token_types: Tensor, packed_plan: Tensor, packed_mask: Tensor
+    ) -> Tensor:
+        types = {"token_type_ids": token_types} if self.takes_token_types else {}
+        layout = {"packed_plan": packed_plan, "packed_mask": packed_mask}
+        hidden: Tensor = self.encoder(
+            inputs_embeds=words, position_ids=position_ids, **types, **layout
+        ).last_hidden_state
+        return hidden
+
+
+def _twin(source: EncoderToCompile) -> PreTrainedModel:
+    """Return a copy of the encoder with its float32 embeddings (shared) and layers in `dtype`."""
+    encoder = source.encoder
+    shared = {id(parameter) for parameter in encoder.get_submodule(_EMBEDDINGS).parameters()}
+    parameters: dict[int, Any] = {}
+    for parameter in encoder.parameters():
+        value = parameter.detach()
+        value = value if id(parameter) in shared else value.to(source.dtype)
+        parameters[id(parameter)] = nn.Parameter(value, requires_grad=False)
+    twin: PreTrainedModel = copy.deepcopy(encoder, parameters).eval()
+    # the table of word embeddings is not in the package: the lookup is done before
+    width = int(_words(encoder).shape[1])
+    twin.set_input_embeddings(nn.Embedding(1, width).requires_grad_(False))
+
+    def in_dtype(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output.to(source.dtype)
+
+    twin.get_submodule(_EMBEDDINGS).register_forward_hook(in_dtype)
+    twin.set_attn_implementation(_ATTENTION_NAME)
+    return twin
+
+
+def _words(encoder: PreTrainedModel) -> Tensor:
+    """Return the table of word embeddings, shape (vocabulary, E)."""
+    table = encoder.get_input_embeddings().weight
+    assert isinstance(table, Tensor)
+    return table
+
+
+def _digest_of_weights(encoder: PreTrainedModel) -> str:
+    """Return the digest of all parameters except the table of word embeddings, which is not compiled."""
+    words = _words(encoder)
+    digest = hashlib.sha256()
+    for name, parameter in encoder.named_parameters():
+        if parameter is not words:
+            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
+            digest.update(np.ascontiguousarray(parameter.detach().numpy()).data)
+    return digest.hexdigest()
+
+
+def _processor() -> list[str]:
+    """Return what another processor must have too to run the same code: system and instruction set, as far as known."""
+    limits = [f"{name}={os.environ.get(name, '')}" for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
+    instructions = sorted(cpu_flags()) or [platform.processor()]
+    return [platform.system(), platform.machine(), torch.backends.cpu.get_cpu_capability(), *instructions, *limits]
 
 
 class CompiledEncoder:
@@ -65,11 +283,8 @@ class CompiledEncoder:
     def run(self, batch: PackedBatch, dtype: torch.dtype) -> Tensor | None:
         """Return the activation of every token of a batch, shape (R, C, D); None if the eager encoder has to run it.
 
-        The eager encoder runs padded batches, and every batch after the weights have changed, which is logged once.
-
-        Args:
-            batch: In any layout.
-            dtype: The type in which inference computes.
+        The eager encoder runs padded batches, and every batch after the weights or `dtype`, in which inference
+        computes, have changed, which is logged once.
         """
         package = self._package
         if package is None or batch.layout == "padded":
@@ -94,17 +309,13 @@ class CompiledEncoder:
 
 
 def load_compiled(source: EncoderToCompile, folder: Path) -> CompiledEncoder:
-    """Return the compiled encoder from `folder`; compile it first if it is not there or is damaged.
-
-    Args:
-        source: What is compiled.
-        folder: A folder from `private_folder`.
+    """Return the compiled encoder from a `private_folder`; compile it first if it is not there or is damaged.
 
     Raises:
         ResourceError: There is no C++ compiler, or compiling or loading failed; the message says why.
         OutputError: The folder cannot be written to.
     """
-    compile_graph.register()
+    _register()
     begin = time.perf_counter()
     state = weights_state(source.encoder)
     package = Package.of(folder, source.facts())
@@ -151,7 +362,7 @@ def _compile(source: EncoderToCompile, path: Path, place: Path) -> None:
         np.full(_EXAMPLE_TOKENS // length, length), source.encoder.config.vocab_size, source.pack_options["padding_id"]
     )
     batch = pack(texts, "rows", device=None, **source.pack_options)
-    graph = source.graph()
+    graph = _Graph(_twin(source), source.takes_token_types).eval()
     n_tokens, n_shapes, n_mask = Dim("n_tokens", min=2), Dim("n_shapes", min=2), Dim("n_mask", min=2)
     dynamic = ({1: n_tokens}, {1: n_tokens}, {1: n_tokens}, {0: n_shapes}, {0: n_mask})
     with _COMPILING, torch.no_grad():

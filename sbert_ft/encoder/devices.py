@@ -81,7 +81,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
     if limit.upper() in _NARROW_ISAS:
         return False
-    return not _cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
+    return not cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
 def half_precisions(device: torch.device) -> tuple[str, ...]:
@@ -92,13 +92,13 @@ def half_precisions(device: torch.device) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _cpu_flags() -> set[str]:
+def cpu_flags() -> set[str]:
     """Return the names of the processor's capabilities; empty if neither torch nor the system reports them."""
     if hasattr(torch.cpu, "get_capabilities"):  # from torch 2.12 on
         return {name for name, has in torch.cpu.get_capabilities().items() if has is True}
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    return next((set(line.split()) for line in lines if line.startswith(("flags", "Features"))), set())
 
 
 def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:

@@ -25,10 +25,6 @@ def dropout(activation: Tensor, rate: float) -> Tensor:
     """Return `activation` with each element zeroed with probability `rate`, and the others scaled up by 1 / (1 - rate).
 
     Srivastava et al. 2014, section 10 (inverted dropout: scaled in training, not in inference).
-
-    Args:
-        activation: Any shape, floating point.
-        rate: From 0 to 1.
     """
     n_zeroed = round(rate * _LEVELS)
     if activation.device.type != "cpu" or not 0 < n_zeroed < _LEVELS:
@@ -61,9 +57,7 @@ def use_fast_dropout(module: nn.Module) -> None:
 def dropout_set_to(module: nn.Module, rate: float | None) -> Iterator[None]:
     """Set every dropout rate in `module` to `rate` within the context, also that of attention weights.
 
-    Args:
-        module: Any module. Where its config omits a dropout layer (ModernBERT's after attention), none is added.
-        rate: From 0 to 1; None to change nothing.
+    None changes nothing. Where the config omits a dropout layer (ModernBERT's after attention), none is added.
     """
     places: list[tuple[nn.Module, str]]
     places = [(layer, "p") for layer in module.modules() if isinstance(layer, nn.Dropout)]

@@ -149,13 +149,7 @@ class ClassificationHead(nn.Module):
     dense: nn.Linear | None
 
     def __init__(self, plan: HeadPlan, n_outputs: int, seed: int = 42) -> None:
-        """Create a head with random weights and zero biases; torch's global generators do not change.
-
-        Args:
-            plan: The settings.
-            n_outputs: Number of logits a row, K.
-            seed: Seed of the random weights.
-        """
+        """Create a head with random weights from `seed` and zero biases; torch's global generators do not change."""
         super().__init__()
         self.plan = plan
         self.n_outputs = n_outputs
@@ -177,8 +171,7 @@ class ClassificationHead(nn.Module):
     def forward(self, columns: Sequence[Tensor]) -> Tensor:
         """Return the logits of B rows: shape (B, K), float32, with gradients if torch records them.
 
-        Args:
-            columns: Pooled vectors, shape (B, D) each: two for towers, one otherwise.
+        `columns` are the pooled vectors, shape (B, D) each: two for towers, one otherwise.
         """
         assert len(columns) == self.plan.n_columns
         with torch.autocast(columns[0].device.type, enabled=False):
@@ -203,11 +196,7 @@ class ClassificationHead(nn.Module):
 
     @torch.no_grad()
     def begin_as(self, pooler: Mapping[str, Tensor]) -> bool:
-        """Copy a pretrained pooler into the dense layer; return whether there was one that fits.
-
-        Args:
-            pooler: The pooler's tensors by name, as in `ConnectionBert.pooler`.
-        """
+        """Copy a pretrained pooler (see `ConnectionBert.pooler`) into the dense layer; return whether there was one."""
         stock = self.plan.stock
         if stock is None or self.dense is None or not stock.dense_in_encoder:
             return False

@@ -39,7 +39,7 @@ class CastEmbeddings(nn.Module):
         return embedded.to(self._dtype)
 
     def train(self, mode: bool = True) -> CastEmbeddings:
-        """Switch dropout on or off, as in every module; the original embeddings do not change."""
+        """Switch dropout on or off, as in every module."""
         self._embeddings[0].train(mode)
         return super().train(mode)
 
@@ -53,13 +53,7 @@ class HalfCopy:
     """
 
     def __init__(self, encoder: PreTrainedModel, dtype: torch.dtype, *, trained: bool = False) -> None:
-        """Copy the layers, without a second copy in float32.
-
-        Args:
-            encoder: The original, float32.
-            dtype: The type of the copy.
-            trained: Whether the copy gets gradients where the original does.
-        """
+        """Copy the layers of a float32 encoder; if `trained`, the copy gets gradients where the original does."""
         self.dtype = dtype
         pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         embeddings = getattr(encoder, _EMBEDDINGS, None)

@@ -34,7 +34,6 @@ from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 
 Layout = Literal["rows", "runs", "padded"]
 PoolingMode = Literal["mean", "cls", "max"]
-POOLING_MODES: tuple[PoolingMode, ...] = ("mean", "cls", "max")
 
 ROW_TOKENS = 64
 # Rows are widened by this many tokens at a time. So there are few shapes, memory and compiled kernels are

@@ -61,14 +61,7 @@ _POSITIVE = ("layer_norm_eps", "norm_eps", "initializer_range", "global_rope_the
 
 @dataclass(frozen=True)
 class EncoderPlan:
-    """The checked settings of an encoder, and the tensors that it needs.
-
-    Attributes:
-        config: Checked settings.
-        model_class: The stock class.
-        shapes: The shape of each tensor, by name.
-        base_prefix: The prefix of the encoder's tensor names in a model with a head, such as ``bert``.
-    """
+    """The checked settings of an encoder, its stock class, and the shape of each tensor that it needs, by name."""
 
     config: PreTrainedConfig
     model_class: type[PreTrainedModel]
@@ -90,11 +83,7 @@ class EncoderPlan:
         return int(self.config.max_position_embeddings) - self.first_position
 
     def build(self, state: dict[str, Tensor] | None) -> PreTrainedModel:
-        """Return the encoder in float32 on the CPU, in evaluation mode.
-
-        Args:
-            state: All tensors that the encoder needs, by name; None for random weights.
-        """
+        """Return the encoder with all tensors of `state`, None for random ones: float32, on the CPU, not training."""
         options: dict[str, Any] = _without_pooler(self.model_class)
         if state is None:
             model = self.model_class(self.config, **options)
@@ -111,7 +100,7 @@ class EncoderPlan:
 
 
 def plan_encoder(raw: Mapping[str, Any], source: Path, n_tensors: int | None = None) -> EncoderPlan:
-    """Return the plan of the encoder that a config.json describes, without allocating its weights.
+    """Return the plan of the encoder that `raw`, the content of a config.json, describes; no weights are allocated.
 
     Args:
         raw: The content of config.json.
@@ -223,11 +212,7 @@ def _is_of(value: object, kind: type) -> bool:
 
 
 def _check_together(config: PreTrainedConfig, source: Path) -> None:
-    """Check that the values fit each other.
-
-    Raises:
-        ModelFolderError: They do not; the message names the key.
-    """
+    """Check that the values fit each other; raise a `ModelFolderError` that names the key."""
     if config.hidden_size % config.num_attention_heads:
         raise ModelFolderError(
             f"{shown(source)}: hidden_size {config.hidden_size} is not a multiple of num_attention_heads "

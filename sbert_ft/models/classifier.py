@@ -43,6 +43,8 @@ from sbert_ft.models.text_model import TextModel
 
 # The range of a sigmoid, which a classifier with one output uses if it was not trained on another scale.
 SIGMOID_SCALE = (0.0, 1.0)
+# Arguments of the class that are attributes and keys of sbert_ft.json too.
+_SETTINGS = ("pooling", "features", "truncation", "head_dropout")
 _Self = TypeVar("_Self", bound="ClassifierModel")
 
 
@@ -81,17 +83,17 @@ class ClassifierModel(TextModel):
     ) -> None:
         """Create a classifier without a head; `start_head` adds one.
 
+        Other arguments are described at the class.
+
         Args:
             bert: Tokenizer and encoder; the pooling and length of its folder are the defaults.
-            kind: See the class.
-            pooling: See the class. None for ``pooler`` if the kind is not towers and the encoder's kind has a
-                stock head, otherwise for the folder's pooling.
-            features: See the class: ``uv`` for (u, v), ``difference`` for |u-v|, ``uv_difference`` for (u, v, |u-v|),
+            pooling: None for ``pooler`` if the kind is not towers and the encoder's kind has a stock head, otherwise
+                for the folder's pooling.
+            features: ``uv`` for (u, v), ``difference`` for |u-v|, ``uv_difference`` for (u, v, |u-v|),
                 ``uv_difference_product`` for (u, v, |u-v|, u*v).
-            truncation: See the class. Other libraries use longest_first, so only with it their results are the same
-                for pairs that are too long.
-            head_dropout: See the class; None for the value in config.json.
-            class_weight: See the class.
+            truncation: Other libraries use longest_first, so only with it their results are the same for pairs that
+                are too long.
+            head_dropout: None for the value in config.json.
             max_seq_length: Most tokens of a sequence, special ones included, in place of the folder's.
 
         Raises:
@@ -128,10 +130,10 @@ class ClassifierModel(TextModel):
     ) -> _Self:
         """Return the classifier of a local folder: saved by this library, or a stock ...ForSequenceClassification.
 
+        Other arguments as in `ConnectionBert.from_pretrained`; the head always computes in float32.
+
         Args:
             folder: A folder as in `ConnectionBert.from_pretrained`, with a head.
-            device: As in `ConnectionBert.from_pretrained`.
-            precision: As in `ConnectionBert.from_pretrained`; the head always computes in float32.
             max_seq_length: Most tokens of a sequence, in place of the folder's.
             kind: For stock folders, which do not say whether they are for pairs. None for ``joined`` if the folder was
                 saved by sentence-transformers' CrossEncoder, and for ``single`` otherwise.
@@ -146,15 +148,8 @@ class ClassifierModel(TextModel):
         found = find_classifier(source, kind)
         settings = found.settings
         bert = ConnectionBert.from_pretrained(source, device, precision)
-        model = cls(
-            bert,
-            settings.kind,
-            pooling=settings.pooling,
-            features=settings.features,
-            truncation=settings.truncation,
-            head_dropout=settings.head_dropout,
-            max_seq_length=max_seq_length,
-        )
+        given = {name: getattr(settings, name) for name in _SETTINGS}
+        model = cls(bert, settings.kind, max_seq_length=max_seq_length, **given)
         model.start_head(settings.classes)
         assert model.head is not None
         read_head(found, model.head)
@@ -243,15 +238,8 @@ class ClassifierModel(TextModel):
             OutputError: The folder cannot be written.
         """
         source, head = self.bert.source, self._fitted_head()
-        settings = ClassifierSettings(
-            kind=self.kind,
-            pooling=self.pooling,
-            features=self.features,
-            truncation=self.truncation,
-            classes=self._classes,
-            temperature=self.temperature,
-            head_dropout=self.head_dropout,
-        )
+        given = {name: getattr(self, name) for name in _SETTINGS}
+        settings = ClassifierSettings(self.kind, classes=self._classes, temperature=self.temperature, **given)
         own = OwnSettings(self.decision, self.score_scale, OwnSettings.of(source).others, settings.to_json())
         encoder = SiameseSettings(
             pooling=source.pooling if self.pooling == "pooler" else self.pooling,
@@ -318,15 +306,11 @@ class ClassifierModel(TextModel):
     def predict(self, X: Iterable[Any], batch_size: int = 32, *, on_truncate: OnTruncate = "warn") -> NDArray[Any]:
         """Return the most probable class of each row: shape (n,), of the type of `classes_`.
 
-        With one output, return the score of each row, float32, on `score_scale`.
+        With one output, return the score of each row, float32, on `score_scale`. Other arguments, and errors, as in
+        `logits_stream`.
 
         Args:
             X: Texts (kind single) or pairs of texts: a list, array, Series, frame of two columns or generator.
-            batch_size: See `logits_stream`.
-            on_truncate: See `logits_stream`.
-
-        Raises:
-            InputError: As in `logits_stream`.
         """
         logits = self._logits(X, batch_size, on_truncate)
         if self._classes is not None:
@@ -406,10 +390,8 @@ class ClassifierModel(TextModel):
         """Return whether each row's probability of the second class, or its score, reaches the threshold: (n,), bool.
 
         Args:
-            X: As in `predict`.
-            batch_size: See `logits_stream`.
+            X: As in `predict`; other arguments as in `logits_stream`.
             threshold: The lowest probability of a match, in place of the stored one.
-            on_truncate: See `logits_stream`.
 
         Raises:
             InputError: There is neither a stored threshold nor a given one, there are more than two classes, or as in

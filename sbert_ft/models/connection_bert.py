@@ -215,15 +215,13 @@ class ConnectionBert(nn.Module):
     ) -> ConnectionBert:
         """Return a model with **random** weights, for training from scratch.
 
+        Other arguments, and errors, as in `from_pretrained`.
+
         Args:
             folder: A folder with config.json and the tokenizer's files; weights in it are not read.
-            device: As in `from_pretrained`.
-            precision: As in `from_pretrained`.
             seed: Seed of the initial weights, whose scale is ``initializer_range`` of config.json.
 
         Raises:
-            ModelFolderError: As in `from_pretrained`.
-            InputError: As in `from_pretrained`.
             ResourceError: The weights would not fit into memory, or as in `from_pretrained`.
         """
         target = choose_device(device)
@@ -285,10 +283,8 @@ class ConnectionBert(nn.Module):
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return the activation of every token, shape (R, C, D), with gradients if torch records them.
 
-        It uses the float32 weights, under autocast if that is on; within `trained_in` it may use their copy.
-
-        Args:
-            batch: A batch from `pack`, on the model's device.
+        It uses the float32 weights, under autocast if that is on; within `trained_in` it may use their copy. The batch
+        is on the model's device, as `pack` makes it.
         """
         if self.trained_copy is None:
             return self._run(self.encoder, batch)
@@ -344,7 +340,7 @@ class ConnectionBert(nn.Module):
                 dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else encoder.dtype
                 inputs["attention_mask"] = attention.additive_mask(mask, dtype)
             else:
-                inputs["packed_runs"] = Runs.of(batch)
+                inputs["packed_runs"] = Runs(batch.run_shapes, batch.boundaries)
         if self.takes_token_types:
             inputs["token_type_ids"] = batch.token_types
         return encoder(**inputs).last_hidden_state  # type: ignore[no-any-return]

@@ -76,11 +76,7 @@ class EmbedSettings:
     device: torch.device | None = None
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            InputError: A number is not positive, or a word is not one of the supported ones.
-        """
+        """Check the values; raise an `InputError` for a wrong one."""
         word_argument(self.pooling, "pooling", get_args(PoolingMode))
         object.__setattr__(self, "batch_size", whole_number(self.batch_size, "batch_size", 1))
         word_argument(self.on_truncate, "on_truncate", get_args(OnTruncate))
@@ -351,11 +347,7 @@ def warn_of_cuts(count: EmbedCount, settings: EmbedSettings, unit: str = "texts"
 def refuse_not_finite(values: Tensor, what: str, name: Callable[[int], str], model: ConnectionBert) -> None:
     """Raise an error if a row of `values`, shape (N, any), contains NaN or an infinite number.
 
-    Args:
-        values: What `model` computed.
-        what: The name of the values in the message.
-        name: Returns what a row of `values` belongs to, for the message.
-        model: The model.
+    `what` names the values in the message, and `name` gives the text or row that a row of `values` belongs to.
     """
     if values.isfinite().all():
         return
@@ -370,13 +362,9 @@ def refuse_not_finite(values: Tensor, what: str, name: Callable[[int], str], mod
 
 
 def run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode, budget: int) -> tuple[Tensor, int]:
-    """Return the pooled vectors, shape (N, D), float32, and the token budget that fitted into memory.
+    """Return the pooled vectors of N texts, shape (N, D), float32, and the token budget that fitted into memory.
 
-    Args:
-        model: The encoder.
-        framed: N texts, at least one, with their special tokens.
-        pooling: See `PackedBatch.pool`.
-        budget: Most tokens of a forward; after an out-of-memory error, half of the tokens of the failed forward.
+    `budget` is the most tokens of a forward; after an out-of-memory error, half of the tokens of the failed forward.
 
     Raises:
         ResourceError: A single text does not fit into memory.
@@ -450,21 +438,15 @@ def classify(
 ) -> Iterator[Tensor]:
     """Yield the logits of the rows, window by window, in order; log at the end how many texts or pairs were cut.
 
+    Other arguments, and errors, as in `embed`.
+
     Args:
-        model: Tokenizer and encoder.
         head: The classification head; its kind says what a row is.
         rows: Texts or pairs, depending on the head's kind; read once, a window ahead of the logits on a GPU.
-        settings: How texts become vectors.
-        count: Filled while the rows are read.
         hint: The end of the message about a row that does not fit the classifier's kind.
 
     Yields:
         Shape (rows of the window, K), float32, on the CPU; a GPU is waited for only by this copy.
-
-    Raises:
-        InputError: A row does not fit the head's kind, or is too long with ``error``, or its logits are not finite;
-            with its position.
-        ResourceError: A single sequence does not fit into memory.
     """
     kind = head.plan.kind
     if isinstance(rows, (str, bytes)):

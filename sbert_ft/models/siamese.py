@@ -297,9 +297,7 @@ class SiameseBert(TextModel):
         """Return the cosine of each pair: shape (n,), float32, within [-1, 1].
 
         Args:
-            pairs: Pairs of texts; any iterable.
-            batch_size: See `encode`.
-            on_truncate: See `encode`.
+            pairs: Pairs of texts; any iterable. Other arguments as in `encode`.
 
         Raises:
             InputError: Something is not a pair of strings; with its position.
@@ -335,10 +333,8 @@ class SiameseBert(TextModel):
         """Return whether each pair belongs together: shape (n,), bool.
 
         Args:
-            pairs: Pairs of texts; any iterable.
-            batch_size: See `encode`.
+            pairs: As in `score`, as are other arguments.
             threshold: The lowest cosine of a match, in place of the stored one.
-            on_truncate: See `encode`.
 
         Raises:
             InputError: There is neither a stored threshold nor a given one, or as in `score`.

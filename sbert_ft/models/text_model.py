@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from sbert_ft.arguments import instance_argument, whole_number
-from sbert_ft.encoder.compile import TOLERANCES, load_compiled, probe_compiled
+from sbert_ft.encoder.compile import TOLERANCES, EncoderToCompile, load_compiled, probe_compiled
 from sbert_ft.encoder.compile_cache import private_folder
-from sbert_ft.encoder.compile_graph import EncoderToCompile
 from sbert_ft.errors import InputError
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.tokenization.tokenizer import TextTokenizer

@@ -24,8 +24,16 @@ from sbert_ft.config.settings import Truncation
 from sbert_ft.errors import InputError, ModelFolderError, quoted
 from sbert_ft.tokenization.backend import encode, encode_bodies
 from sbert_ft.tokenization.loading import CASING_FLAGS, USUAL_TOKENS, TokenizerFiles, normalizer_of, read_tokenizer
-from sbert_ft.tokenization.pairs import Pieces, frame_pieces, kept_lengths, overlapping_windows, pair_windows
-from sbert_ft.tokenization.special_tokens import Specials, find_specials, probe_of
+from sbert_ft.tokenization.sequences import (
+    Pieces,
+    Specials,
+    find_specials,
+    frame_pieces,
+    kept_lengths,
+    overlapping_windows,
+    pair_windows,
+    probe_of,
+)
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 from sbert_ft.tokenization.vocabulary import Casing
 

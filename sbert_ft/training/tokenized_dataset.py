@@ -28,8 +28,7 @@ from sbert_ft.config.settings import Truncation
 from sbert_ft.errors import InputError, ModelFolderError, OutputError, quoted, shown
 from sbert_ft.files.strict_json import open_file, read_json
 from sbert_ft.models.inference import windows_of
-from sbert_ft.tokenization.pairs import Pieces, frame_pieces, kept_lengths
-from sbert_ft.tokenization.special_tokens import Specials
+from sbert_ft.tokenization.sequences import Pieces, Specials, frame_pieces, kept_lengths
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 

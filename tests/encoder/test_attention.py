@@ -26,6 +26,10 @@ MIXED = [5, 1, 17, 5, 9, 17, 2, 40, 5]
 MODULE = nn.Identity()  # only stands where an attention layer would
 
 
+def runs_of(batch: PackedBatch) -> Runs:
+    return Runs(batch.run_shapes, batch.boundaries)
+
+
 def batch_of(lengths: list[int], layout: Layout) -> PackedBatch:
     """Return a batch of texts of these lengths in a layout."""
     offsets = offsets_of(np.array(lengths))
@@ -41,7 +45,7 @@ def leaves(batch: PackedBatch) -> list[Tensor]:
 
 def attend(batch: PackedBatch, inputs: list[Tensor], mask: Tensor | None, dropout: float = 0.0) -> Tensor:
     """Return the packed attention of a batch, token by token: shape (T, H, d)."""
-    runs = Runs.of(batch) if batch.layout == "runs" else None
+    runs = runs_of(batch) if batch.layout == "runs" else None
     output, weights = packed_attention(MODULE, *inputs, mask, dropout=dropout, packed_runs=runs)
     assert weights is None and output.shape == (*batch.token_ids.shape, HEADS, WIDTH)
     return output.flatten(0, 1)[batch.cells]
@@ -87,7 +91,7 @@ def test_scaling_is_what_the_encoder_asks_for() -> None:
     for layout in ("rows", "runs"):
         batch = batch_of(MIXED, layout)  # type: ignore[arg-type]
         query, key, value = leaves(batch)
-        runs = Runs.of(batch) if layout == "runs" else None
+        runs = runs_of(batch) if layout == "runs" else None
         got, _ = packed_attention(MODULE, query, key, value, batch.mask, scaling=0.7, packed_runs=runs)
         usual, _ = packed_attention(MODULE, query * 0.7 * WIDTH**0.5, key, value, batch.mask, packed_runs=runs)
         torch.testing.assert_close(got, usual, atol=2e-6, rtol=0.0)
@@ -111,7 +115,7 @@ def test_in_half_precision_texts_of_a_width_attend_as_if_alone(
 
 
 def test_blocks_bring_texts_to_whole_steps_of_softmax() -> None:
-    blocks = Runs.of(batch_of([33, 30, 40], "runs")).blocks
+    blocks = runs_of(batch_of([33, 30, 40], "runs")).blocks
 
     assert blocks.shapes == ((2, 64), (1, 32))
     filled, sources = blocks.filled.tolist(), blocks.sources.tolist()
@@ -129,7 +133,7 @@ def test_blocks_bring_texts_to_whole_steps_of_softmax() -> None:
 
 
 def test_runs_know_where_each_text_begins() -> None:
-    runs = Runs.of(batch_of([3, 5, 3, 1], "runs"))
+    runs = runs_of(batch_of([3, 5, 3, 1], "runs"))
 
     assert runs.shapes == ((1, 5), (2, 3), (1, 1))
     assert runs.boundaries.tolist() == [0, 5, 8, 11, 12]

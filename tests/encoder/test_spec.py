@@ -565,7 +565,7 @@ def test_precision_is_chosen_by_what_the_hardware_multiplies(monkeypatch: pytest
             monkeypatch.setenv(variable, limit)
             assert not multiplies_bfloat16(cpu) and choose_precision("auto", cpu) == torch.float32
         monkeypatch.setenv(variable, "DEFAULT")
-        assert multiplies_bfloat16(cpu) == (not devices._cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"}))
+        assert multiplies_bfloat16(cpu) == (not devices.cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"}))
         monkeypatch.delenv(variable)
 
 

@@ -1,8 +1,9 @@
-"""Join two texts to one sequence, [CLS] a [SEP] b [SEP]: which text is cut, and how the pieces are put together.
+"""Sequences as an encoder reads them: one text, or two joined, with special tokens, cut or in windows.
 
-Each text is tokenised once and by itself, however many pairs it is part of; pairs are built from its ids in numpy, anew
-for each batch. So no pair is stored, and a text in a thousand pairs is stored once. Texts are cut where the Rust
-tokenizer's truncation cuts them, because other libraries use the same folder.
+Tokenizer files describe special tokens in many ways (post-processors by template, by name, in sequence), so they are
+found by encoding a short text. Each text is tokenised once and by itself, however many pairs it is part of; sequences
+are built from its ids in numpy, anew for each batch. So no pair is stored, and a text in a thousand pairs is stored
+once. Texts are cut where the Rust tokenizer's truncation cuts them, because other libraries use the same folder.
 """
 
 from __future__ import annotations
@@ -11,10 +12,111 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from sbert_ft.config.settings import Truncation
-from sbert_ft.tokenization.special_tokens import Specials
+from sbert_ft.errors import InputError, ModelFolderError, quoted
+from sbert_ft.tokenization.backend import encode
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
+
+_N_TYPES = 256  # values of a token type in TextTokens, which are uint8
+
+
+@dataclass(frozen=True)
+class Specials:
+    """The token ids that an encoder expects around a text or around and between two, and the token types.
+
+    BERT's [CLS] a [SEP] b [SEP] has the gaps ([CLS],), ([SEP],), ([SEP],) and the types 0 0 0 1 1; RoBERTa's
+    <s> a </s></s> b </s> has two ids between and six types, all 0.
+
+    Attributes:
+        gaps: The ids before the first text, between the texts, and after the last one.
+        types: The token type of each id and of each text, in their order.
+    """
+
+    gaps: tuple[tuple[int, ...], ...]
+    types: tuple[int, ...]
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """The ids before the first text."""
+        return self.gaps[0]
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """The ids after the last text."""
+        return self.gaps[-1]
+
+    @property
+    def n_special(self) -> int:
+        """Number of special tokens around and between the texts."""
+        return sum(map(len, self.gaps))
+
+    def room(self, max_tokens: int, at_least: int) -> int:
+        """Return how many of `max_tokens` are left for the two texts of a pair.
+
+        Raises:
+            InputError: Fewer than `at_least` are left.
+        """
+        room = max_tokens - self.n_special
+        if room < at_least:
+            raise InputError(
+                f"max_seq_length is {quoted(max_tokens)}, expected a whole number of at least "
+                f"{self.n_special + at_least} for two texts in one sequence with {self.n_special} special tokens"
+            )
+        return room
+
+
+def find_specials(backend: Tokenizer, n_texts: int) -> Specials:
+    """Return the special tokens around `n_texts` texts, 1 or 2, found by encoding a short text so many times.
+
+    A text alone has only the token type 0, whatever the tokenizer says.
+
+    Raises:
+        ModelFolderError: The result is not the texts in order with special tokens around them, each text with its own
+            tokens and one token type, or a special token is not in the vocabulary.
+    """
+    probe = probe_of(backend)
+    body = encode(backend, probe, add_special_tokens=False).ids
+    encoding = encode(backend, *[probe] * n_texts)
+    ids, types = encoding.ids, encoding.type_ids if n_texts == 2 else [0] * len(encoding.ids)
+    gaps: list[tuple[int, ...]] = []
+    kept_types: list[int] = []
+    end = 0
+    for text in range(n_texts):
+        own = [place for place, side in enumerate(encoding.sequence_ids) if side == text]
+        begin = own[0] if own else -1
+        in_order = begin >= end and own == list(range(begin, begin + len(body)))
+        if not in_order or [ids[place] for place in own] != body or len({types[place] for place in own}) > 1:
+            raise _unsupported(n_texts)
+        gaps.append(tuple(ids[end:begin]))
+        kept_types += types[end : begin + 1]
+        end = own[-1] + 1
+    if max(types) >= _N_TYPES:
+        raise _unsupported(n_texts)
+    # the embedding table may have no row for an id above the highest one of the vocabulary
+    if max(ids) > (highest := max(backend.get_vocab().values(), default=-1)):
+        raise ModelFolderError(
+            f"tokenizer.json puts the token id {max(ids)} around a text, but the highest id of its vocabulary is "
+            f"{highest}",
+            "fix the ids in special_tokens of its post_processor",
+        )
+    return Specials((*gaps, tuple(ids[end:])), (*kept_types, *types[end:]))
+
+
+def _unsupported(n_texts: int) -> ModelFolderError:
+    if n_texts == 1:
+        return ModelFolderError("tokenizer.json changes a text's own tokens when it adds special ones: not supported")
+    return ModelFolderError(
+        "tokenizer.json does not encode a pair as the first text and then the second with special tokens around "
+        "them: not supported",
+        "set the pair template of post_processor, for example to [CLS] $A [SEP] $B [SEP]",
+    )
+
+
+def probe_of(backend: Tokenizer) -> str:
+    """Return a text that has tokens, the first of a few candidates; if none has any, "a"."""
+    return next((c for c in "ae가1.的" if encode(backend, c, add_special_tokens=False).ids), "a")
 
 
 @dataclass(frozen=True)

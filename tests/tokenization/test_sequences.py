@@ -21,8 +21,7 @@ from sbert_ft.encoder.packing import pack
 from sbert_ft.errors import InputError, ModelFolderError
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.tokenization.loading import TokenizerFiles
-from sbert_ft.tokenization.pairs import kept_lengths, overlapping_windows
-from sbert_ft.tokenization.special_tokens import Specials
+from sbert_ft.tokenization.sequences import Specials, kept_lengths, overlapping_windows
 from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 
