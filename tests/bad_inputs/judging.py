@@ -8,10 +8,8 @@ and "nothing was written" are observed, not assumed.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,8 @@ MAX_SECONDS = 60
 """After so long a run counts as hanging and is killed."""
 MAX_GROWTH_MIB = 1024
 """What reading a bad input may take beside what the libraries take."""
+Call = tuple[str, Mapping[str, Any]]
+"""A function of `warm.calls`, and what it is called with."""
 
 
 @dataclass(frozen=True)
@@ -68,78 +68,65 @@ class Judge:
 
     def run(self, arguments: Sequence[object], sandbox: Path, environment: Mapping[str, str] | None = None) -> Outcome:
         """Run `sbert-ft` with `arguments` within the folder `sandbox`, which is its working directory."""
-        argv = [str(argument) for argument in arguments]
-        return self._run("warm.calls:command", sandbox, environment, argv=argv)
+        return self.each([command(arguments)], sandbox, environment)[0]
 
-    def load(
-        self,
-        folder: Path,
-        sandbox: Path,
-        texts: Sequence[object],
-        *,
-        kind: str = "siamese",
-        save: Path | None = None,
-        options: Mapping[str, Any] | None = None,
-        unprivileged: bool = False,
-    ) -> Outcome:
-        """Load a model by `from_pretrained` and compute `texts`; where `save`, save it and compute the same from there.
-
-        A `SbertFtError` is exit code 2 with its type and message in `stderr`; vectors, or probabilities of a
-        `kind="classifier"`, are printed as JSON. Where `unprivileged`, root loads it as a user who may not read all.
-        """
-        return self._run(
-            "warm.calls:loading",
-            sandbox,
-            None,
-            folder=str(folder),
-            texts=list(texts),
-            kind=kind,
-            save=None if save is None else str(save),
-            options=dict(options or {}),
-            unprivileged=unprivileged and os.geteuid() == 0,
-        )
-
-    def _run(self, call: str, sandbox: Path, environment: Mapping[str, str] | None, **request: Any) -> Outcome:
-        before = tree(sandbox)
+    def each(
+        self, calls: Sequence[Call], sandbox: Path, environment: Mapping[str, str] | None = None
+    ) -> tuple[Outcome, ...]:
+        """Carry out calls one after the other in one process, within the folder `sandbox`."""
         with tempfile.TemporaryDirectory(dir=self.place) as temporary:
             settings = {"TMPDIR": temporary, "SBERT_FT_CACHE": f"{temporary}/cache", **(environment or {})}
             ended = self.warm.run(
-                call, cwd=sandbox, environment=settings, sandbox=str(sandbox), max_seconds=MAX_SECONDS, **request
+                "warm.calls:in_a_sandbox",
+                cwd=sandbox,
+                environment=settings,
+                max_seconds=MAX_SECONDS,
+                sandbox=str(sandbox),
+                calls=list(calls),
             )
             left = [f"left in TMPDIR: {name}" for name in os.listdir(temporary)]
-        after = tree(sandbox)
-        noted = [what for what in ended.report.get("noted", []) if str(self.place) not in what]
+        assert ended.code == 0, (ended.code, ended.said)
+        return tuple(self._outcome(part, left) for part in ended.report["parts"])
+
+    def _outcome(self, part: Mapping[str, Any], left: Sequence[str]) -> Outcome:
         return Outcome(
-            code=ended.code,
-            stdout=ended.out,
-            stderr=ended.err,
-            noted=(*noted, *left),
-            changed=tuple(sorted(p for p in before.keys() | after.keys() if before.get(p) != after.get(p))),
-            seconds=ended.report.get("seconds", 0.0),
-            growth_mib=ended.report.get("growth_kib", 0) / 1024,
+            code=part["code"],
+            stdout=part["out"],
+            stderr=part["err"],
+            noted=(*(what for what in part["noted"] if str(self.place) not in what), *left),
+            changed=tuple(part["changed"]),
+            seconds=part["seconds"],
+            growth_mib=part["growth_kib"] / 1024,
         )
 
 
-def tree(folder: Path) -> dict[str, str]:
-    """Return every path under `folder` with what it is and holds; links are not followed."""
-    found: dict[str, str] = {}
-    for place, folders, files in os.walk(folder):
-        for name in [*folders, *files]:
-            path = os.path.join(place, name)
-            mode = os.lstat(path).st_mode
-            if stat.S_ISLNK(mode):
-                what = f"link to {os.readlink(path)}"
-            elif stat.S_ISREG(mode):
-                size = os.path.getsize(path)
-                if size > 50_000_000:  # sparse files of gigabytes are told by size and time alone
-                    what = f"{size} bytes of {os.lstat(path).st_mtime_ns}"
-                else:
-                    with open(path, "rb") as file:
-                        what = hashlib.sha256(file.read()).hexdigest()
-            else:
-                what = stat.filemode(mode)[0]
-            found[os.path.relpath(path, folder)] = what
-    return found
+def command(arguments: Sequence[object]) -> Call:
+    """Return the call of `sbert-ft` with these arguments."""
+    return "command", {"argv": [str(argument) for argument in arguments]}
+
+
+def loading(
+    folder: Path,
+    texts: Sequence[object],
+    *,
+    kind: str = "siamese",
+    save: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    unprivileged: bool = False,
+) -> Call:
+    """Return the call that loads a model, computes `texts`, and where `save` saves it and computes the same from there.
+
+    A `SbertFtError` is exit code 2 with its type and message in `stderr`; vectors, or probabilities of a
+    `kind="classifier"`, are printed as JSON. Where `unprivileged`, root loads it as a user who may not read all.
+    """
+    return "loading", {
+        "folder": str(folder),
+        "texts": list(texts),
+        "kind": kind,
+        "save": None if save is None else str(save),
+        "options": dict(options or {}),
+        "unprivileged": unprivileged and os.geteuid() == 0,
+    }
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f‪-‮⁦-⁩]")

@@ -23,6 +23,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from warm import Ended, WarmProcess
 
 from sbert_ft import SiameseBert, cli
 from sbert_ft._version import __version__
@@ -78,14 +79,12 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "sbert_ft", *map(str, arguments)]
 
 
-def run(*arguments: object, stdin: bytes | None = None, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in its own process, with empty standard input unless given."""
+def run(*arguments: object, **changes: str) -> Ended:
+    """Run the command in a whole process of its own."""
     done = subprocess.run(
-        command(*arguments), input=stdin or b"", capture_output=True, env=environment(**changes), check=False
+        command(*arguments), stdin=subprocess.DEVNULL, capture_output=True, env=environment(**changes), check=False
     )
-    return subprocess.CompletedProcess(
-        done.args, done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
-    )
+    return Ended(done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8"))
 
 
 def names(path: Path) -> list[str]:
@@ -103,7 +102,7 @@ def vectors_of(path: Path) -> np.ndarray:
 
 def test_real_model_in_a_process_of_its_own_writes_what_encode_returns(minilm_path: Path, inside: Path) -> None:
     done = run("encode", minilm_path, "texts.txt", "-o", "vectors.npy", *FLOAT32, "--quiet")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.code, done.out, done.err) == (0, "", "")
     written = np.load("vectors.npy", mmap_mode="r")
     assert (written.shape, written.dtype) == ((len(TEXTS), 384), np.float32)
     expected = SiameseBert.from_pretrained(minilm_path, device="cpu", precision="float32").encode(TEXTS)
@@ -211,15 +210,15 @@ def test_prompt_is_put_before_each_text(
     np.testing.assert_allclose(np.load("out.npy"), model.encode([f"dog: {text}" for text in TEXTS]), atol=1e-6)
 
 
-def test_standard_input_is_read_as_lines(folder: Path, model: SiameseBert, inside: Path) -> None:
+def test_standard_input_is_read_as_lines(warm: WarmProcess, folder: Path, model: SiameseBert, inside: Path) -> None:
     given = "\ufeff" + "".join(f"{text}\r\n" for text in TEXTS).removesuffix("\r\n")
-    done = run("encode", folder, "-", "-o", "out.npy", *FLOAT32, stdin=given.encode())
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    done = warm.command("encode", folder, "-", "-o", "out.npy", *FLOAT32, stdin=given.encode())
+    assert (done.code, done.out) == (0, ""), done.err
     np.testing.assert_allclose(np.load("out.npy"), model.encode(TEXTS), atol=1e-6)
-    device, pace = done.stderr.splitlines()
+    device, pace = done.err.splitlines()
     assert device.startswith("bert on cpu (")
     assert pace.startswith("7 texts, ") and pace.endswith(" s -> out.npy")
-    assert "\r" not in done.stderr and "\x1b" not in done.stderr
+    assert "\r" not in done.err and "\x1b" not in done.err
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
@@ -505,10 +504,10 @@ def test_bad_use_is_refused_in_one_line_before_the_model_is_looked_for(
     prepare_bad_inputs(inside)
     before = names(inside)
     done = run(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("sbert-ft: error: ") and done.stderr.count("\n") == 1, done.stderr
-    assert message in done.stderr
-    assert "\x1b" not in done.stderr
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("sbert-ft: error: ") and done.err.count("\n") == 1, done.err
+    assert message in done.err
+    assert "\x1b" not in done.err
     assert names(inside) == before
 
 
@@ -568,12 +567,14 @@ def test_bad_use_found_later_leaves_nothing_and_keeps_the_old_result(
         (b"a\nb\0\n", "line 2: holds a NUL"),
     ],
 )
-def test_bad_line_of_standard_input_is_named(folder: Path, inside: Path, given: bytes, message: str) -> None:
+def test_bad_line_of_standard_input_is_named(
+    warm: WarmProcess, folder: Path, inside: Path, given: bytes, message: str
+) -> None:
     before = names(inside)
-    done = run("encode", folder, "-", "-o", "out.npy", "--quiet", stdin=given)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("sbert-ft: error: standard input, ") and done.stderr.count("\n") == 1, done.stderr
-    assert message in done.stderr
+    done = warm.command("encode", folder, "-", "-o", "out.npy", "--quiet", stdin=given)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("sbert-ft: error: standard input, ") and done.err.count("\n") == 1, done.err
+    assert message in done.err
     assert names(inside) == before
 
 
@@ -610,8 +611,8 @@ def test_folder_that_cannot_be_written_to_is_found_before_the_model_is_loaded(in
     if os.access(inside / "locked", os.W_OK):
         pytest.skip("this user, root perhaps, can write to a read-only folder")
     done = run("encode", "no-model", "texts.txt", "-o", "locked/out.npy")
-    assert (done.returncode, names(inside / "locked")) == (2, [])
-    assert "out.npy': cannot be written: Permission denied" in done.stderr
+    assert (done.code, names(inside / "locked")) == (2, [])
+    assert "out.npy': cannot be written: Permission denied" in done.err
 
 
 def test_read_only_result_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -667,37 +668,25 @@ def test_temporary_file_of_a_killed_process_is_no_obstacle(tmp_path: Path) -> No
     ids=["SIGINT", "SIGTERM", "SIGHUP"],
 )
 def test_signal_in_the_middle_leaves_no_temporary_file_and_no_half_result(
-    folder: Path, inside: Path, number: signal.Signals, code: int, old: bool
+    warm: WarmProcess, folder: Path, inside: Path, number: signal.Signals, code: int, old: bool
 ) -> None:
     if old:
         (inside / "out.npy").write_bytes(b"the old result")
     before = names(inside)
-    process = subprocess.Popen(
-        command("encode", folder, "-", "-o", "out.npy"),
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # the parent of the tests may ignore it
-    )
-    temporary = inside / f".out.npy.{process.pid}.tmp"
-    assert process.stdin is not None and process.stderr is not None
-    feeder = threading.Thread(target=feed_without_end, args=(process.stdin,), daemon=True)
+    pipe = inside.parent / f"{number.name}-pipe"
+    os.mkfifo(pipe)
+    feeder = threading.Thread(target=feed_without_end, args=(pipe,), daemon=True)
     feeder.start()
-    try:
-        deadline = time.monotonic() + 120
-        while not (temporary.exists() and temporary.stat().st_size > 100_000):  # rows of at least a window
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(number)
-        assert process.wait(60) == code
-        said = process.stderr.read().decode()
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
-        feeder.join(60)
-        with suppress(BrokenPipeError):
-            process.stdin.close()
+    pid = warm.start("warm.calls:command", argv=["encode", str(folder), "-", "-o", "out.npy"], stdin=pipe)
+    temporary = inside / f".out.npy.{pid}.tmp"
+    deadline = time.monotonic() + 120
+    while not (temporary.exists() and temporary.stat().st_size > 100_000):  # rows of at least a window
+        assert not warm.has_ended(0.02) and time.monotonic() < deadline
+    os.kill(pid, number)
+    ended = warm.end(60)
+    feeder.join(60)
+    assert ended.code == code
+    said = ended.err
     assert "Traceback" not in said
     assert said.splitlines()[-1] in ("sbert-ft: interrupted", f"sbert-ft: ended by {number.name}")
     assert names(inside) == before
@@ -716,12 +705,10 @@ def test_interrupt_inside_an_exec_ends_with_the_same_code(tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (130, "sbert-ft: interrupted\n")
 
 
-def feed_without_end(pipe: object) -> None:
-    try:
+def feed_without_end(pipe: Path) -> None:
+    with suppress(BrokenPipeError), open(pipe, "wb", buffering=0) as file:
         while True:
-            pipe.write(b"a dog walks home\n" * 1000)  # type: ignore[attr-defined]
-    except OSError:
-        return
+            file.write(b"a dog walks home\n" * 1000)
 
 
 # ---------------------------------------------------------------- messages, and where they go
@@ -773,9 +760,9 @@ def test_logging_is_as_it_was_after_a_command(folder: Path, inside: Path) -> Non
 @pytest.mark.parametrize("arguments", [["--debug", "encode"], ["encode", "--debug"]])
 def test_debug_shows_where_an_error_comes_from(inside: Path, arguments: list[str]) -> None:
     done = run(*arguments, "M", "none.txt", "-o", "out.npy")
-    assert done.returncode == 2
-    assert "Traceback" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("sbert-ft: error: 'none.txt'")
+    assert done.code == 2
+    assert "Traceback" in done.err
+    assert done.err.splitlines()[-1].startswith("sbert-ft: error: 'none.txt'")
 
 
 def test_defect_keeps_its_traceback_and_asks_for_a_report(
@@ -818,21 +805,27 @@ def test_help_and_version_are_light(arguments: list[str]) -> None:
 
 
 def test_help_names_the_exit_codes() -> None:
-    _, _, codes = run("--help").stdout.partition("exit codes:\n")
+    _, _, codes = run("--help").out.partition("exit codes:\n")
     assert [line.split()[0] for line in codes.splitlines()[:5]] == ["0", "1", "2", "130", "141"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["encode", "--help"], ["score", "MODEL", "a dog", "a cat"]])
-def test_closed_pipe_is_no_traceback(folder: Path, arguments: list[str]) -> None:
+def test_closed_pipe_is_no_traceback() -> None:
     buffered = environment(PYTHONUNBUFFERED="")  # otherwise the parser itself ignores that its help cannot be printed
     reader, writer = os.pipe()
     os.close(reader)
-    given = [str(folder) if argument == "MODEL" else argument for argument in arguments]
-    process = subprocess.Popen(command(*given), stdout=writer, stderr=subprocess.PIPE, env=buffered)
+    process = subprocess.Popen(command("--help"), stdout=writer, stderr=subprocess.PIPE, env=buffered)
     os.close(writer)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 141
     assert b"Traceback" not in said and b"BrokenPipe" not in said
+
+
+@pytest.mark.parametrize("arguments", [["encode", "--help"], ["score", "MODEL", "a dog", "a cat"]])
+def test_closed_pipe_is_no_traceback_of_a_command(warm: WarmProcess, folder: Path, arguments: list[str]) -> None:
+    given = [str(folder) if argument == "MODEL" else argument for argument in arguments]
+    ended = warm.command(*given, setup="nobody reads standard output")
+    assert ended.code == 141
+    assert "Traceback" not in ended.err and "BrokenPipe" not in ended.err
 
 
 def test_hangul_passes_through_an_ascii_locale(folder: Path, inside: Path) -> None:
@@ -845,11 +838,11 @@ def test_hangul_passes_through_an_ascii_locale(folder: Path, inside: Path) -> No
     }
     write_lines(inside / "문장.txt", ["한국어 문장", "a dog"])
     done = run("encode", folder, "문장.txt", "-o", "벡터.npy", **ascii_only)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert (done.code, done.out) == (0, ""), done.err
     assert np.load(inside / "벡터.npy").shape == (2, 32)
     done = run("encode", folder, "없음.txt", "-o", "벡터.npy", **ascii_only)
-    assert done.returncode == 2
-    assert done.stderr.startswith("sbert-ft: error: '") and done.stderr.isascii() and done.stderr.count("\n") == 1
+    assert done.code == 2
+    assert done.err.startswith("sbert-ft: error: '") and done.err.isascii() and done.err.count("\n") == 1
 
 
 def test_text_from_an_ascii_command_line_is_read_as_utf_8() -> None:

@@ -1,6 +1,7 @@
 """Every bad or odd model folder of `bad_inputs/folders.py`, through from_pretrained, the doctor and a command.
 
-Each run is a fork of the warm process (see `bad_inputs/judging.py`), which notes what it executes, opens and writes.
+All of a case is one fork of the warm process (see `bad_inputs/judging.py`), which notes what it executes, opens and
+writes.
 What is refused is refused everywhere with the same words; what works computes the numbers of the whole folder, also
 after it was saved and loaded again; and the doctor fails what does not load, and nothing else.
 """
@@ -20,12 +21,15 @@ import pytest
 from bad_inputs.folder_parts import LAYOUTS
 from bad_inputs.folders import CASES, Case
 from bad_inputs.judging import (
+    Call,
     Judge,
     Outcome,
     assert_harmless,
     assert_refused,
     assert_warned,
     assert_works,
+    command,
+    loading,
 )
 from warm import WarmProcess
 
@@ -107,11 +111,10 @@ def spoiled(case: Case, bench: Bench, sandbox: Path) -> Path:
     return case.spoil(folder) or folder
 
 
-def load(case: Case, folder: Path, bench: Bench, sandbox: Path, save: bool) -> Outcome:
+def load(case: Case, folder: Path, sandbox: Path, save: bool) -> Call:
     options = {"device": "cpu", "precision": "float32", **({"kind": "single"} if case.layout == "stock" else {})}
-    return bench.judge.load(
+    return loading(
         folder,
-        sandbox,
         PAIRS if case.layout == "towers" else TEXTS,
         kind=case.kind,
         save=sandbox / "saved" if save else None,
@@ -120,11 +123,12 @@ def load(case: Case, folder: Path, bench: Bench, sandbox: Path, save: bool) -> O
     )
 
 
-def run_command(name: str, case: Case, folder: Path, bench: Bench, sandbox: Path) -> Outcome:
+def command_of(name: str, case: Case, folder: Path, sandbox: Path) -> Call:
+    """Return the call of a command; the files that it reads are written to the sandbox."""
     if name == "train":
         content = {"model": {"path": str(folder)}, "data": {"train": "pairs.csv"}, "output_dir": "run"}
         (sandbox / "run.json").write_text(json.dumps({**content, "training": {"device": "cpu"}}), "utf-8")
-        return bench.judge.run(["train", "run.json", "--dry-run"], sandbox)
+        return command(["train", "run.json", "--dry-run"])
     arguments = list(ARGUMENTS[name])
     if case.layout == "towers":
         arguments[0] = "named.csv"
@@ -133,7 +137,7 @@ def run_command(name: str, case: Case, folder: Path, bench: Bench, sandbox: Path
             "text,label\nblue,{0}\na dog,{1}\ngreen,{0}\na cat,{1}\n".format(*case.labels), "utf-8"
         )
         arguments = ["single.csv", *arguments[1:], "--model-kind", "single"]
-    return bench.judge.run([name, folder, *arguments, "--device", "cpu"], sandbox)
+    return command([name, folder, *arguments, "--device", "cpu"])
 
 
 def assert_expected(case: Case, outcome: Outcome) -> None:
@@ -156,7 +160,8 @@ def expected_of(case: Case, bench: Bench, sandbox: Path) -> None:
     """Compute once what the whole folder of the case's layout gives."""
     if case.layout not in bench.expected:
         whole = Case("whole", case.layout, lambda _: None, "works")
-        outcome = load(whole, bench.place / "good" / case.layout / "model", bench, sandbox, save=False)
+        call = load(whole, bench.place / "good" / case.layout / "model", sandbox, save=False)
+        (outcome,) = bench.judge.each([call], sandbox)
         assert_works(outcome)
         bench.expected[case.layout] = json.loads(outcome.stdout)
 
@@ -165,28 +170,33 @@ def expected_of(case: Case, bench: Bench, sandbox: Path) -> None:
 def test_a_folder_is_refused_or_works_as_expected(case: Case, bench: Bench, sandbox: Path) -> None:
     expected_of(case, bench, sandbox)
     folder = spoiled(case, bench, sandbox)
-    try:
-        outcome = load(case, folder, bench, sandbox, save=case.expected != "refused")
-        assert_expected(case, outcome)
-        if case.expected != "refused":
-            assert_same_numbers(case, outcome, bench)
-        if case.unprivileged:
-            return
-        found = assert_doctor_agrees(case, folder, bench, sandbox)
-        names = COMMANDS[case.kind]
+    calls = [load(case, folder, sandbox, save=case.expected != "refused")]
+    if not case.unprivileged:
+        calls.append(command(["doctor", folder, "--deep", "--json"]))
         if not case.is_encoder:
-            assert_expected(case, run_command(names[CASES.index(case) % len(names)], case, folder, bench, sandbox))
-        if case.expected == "refused" and case.doctor is None:
-            missing = [word for word in case.words if word.lower() not in found.lower()]
-            assert not missing, f"{missing} not in: {found}"
+            names = COMMANDS[case.kind]
+            calls.append(command_of(names[CASES.index(case) % len(names)], case, folder, sandbox))
+    try:
+        outcome, *others = bench.judge.each(calls, sandbox)
     finally:
         if case.unprivileged:
             (sandbox / "model").chmod(0o755)
+    assert_expected(case, outcome)
+    if case.expected != "refused":
+        assert_same_numbers(case, outcome, bench)
+    if not others:
+        return
+    doctor, *commands = others
+    found = assert_doctor_agrees(case, doctor)
+    for other in commands:
+        assert_expected(case, other)
+    if case.expected == "refused" and case.doctor is None:
+        missing = [word for word in case.words if word.lower() not in found.lower()]
+        assert not missing, f"{missing} not in: {found}"
 
 
-def assert_doctor_agrees(case: Case, folder: Path, bench: Bench, sandbox: Path) -> str:
-    """Hold the doctor's verdict against what loading does, and return what it fails."""
-    outcome = bench.judge.run(["doctor", folder, "--deep", "--json"], sandbox)
+def assert_doctor_agrees(case: Case, outcome: Outcome) -> str:
+    """Compare the doctor's verdict with what loading does, and return what it fails."""
     assert_harmless(outcome)
     failed = [check for check in json.loads(outcome.stdout) if check["status"] == "FAIL"]
     fails = case.expected == "refused" if case.doctor is None else case.doctor == "fails"
@@ -199,15 +209,16 @@ def assert_doctor_agrees(case: Case, folder: Path, bench: Bench, sandbox: Path) 
 def test_every_command_says_the_same_of_a_folder(name: str, bench: Bench, sandbox: Path) -> None:
     case = next(case for case in CASES if case.name == name)
     folder = spoiled(case, bench, sandbox)
-    for command in ("encode", "score", "evaluate", "train"):
-        assert_expected(case, run_command(command, case, folder, bench, sandbox))
+    calls = [command_of(name, case, folder, sandbox) for name in ("encode", "score", "evaluate", "train")]
+    for outcome in bench.judge.each(calls, sandbox):
+        assert_expected(case, outcome)
 
 
-@pytest.mark.parametrize("command", ["predict", "evaluate"])
-@pytest.mark.parametrize("name", ["a head of 0 bytes", "a stock pooler missing", "a newer format"])
-def test_commands_for_classifiers_refuse_a_bad_one(name: str, command: str, bench: Bench, sandbox: Path) -> None:
-    case = next(case for case in CASES if case.name == name)
-    assert_refused(run_command(command, case, spoiled(case, bench, sandbox), bench, sandbox))
+@pytest.mark.parametrize("name", ["predict", "evaluate"])
+@pytest.mark.parametrize("case_name", ["a head of 0 bytes", "a stock pooler missing", "a newer format"])
+def test_commands_for_classifiers_refuse_a_bad_one(case_name: str, name: str, bench: Bench, sandbox: Path) -> None:
+    case = next(case for case in CASES if case.name == case_name)
+    assert_refused(*bench.judge.each([command_of(name, case, spoiled(case, bench, sandbox), sandbox)], sandbox))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +229,7 @@ def test_what_is_saved_from_an_odd_folder_gives_sentence_transformers_the_same_v
     name: str, bench: Bench, sandbox: Path, sentence_transformer: Callable[[Path], Any]
 ) -> None:
     case = next(case for case in CASES if case.name == name)
-    outcome = load(case, spoiled(case, bench, sandbox), bench, sandbox, save=True)
+    (outcome,) = bench.judge.each([load(case, spoiled(case, bench, sandbox), sandbox, save=True)], sandbox)
     assert_expected(case, outcome)
     theirs = sentence_transformer(sandbox / "saved").encode(TEXTS)
     np.testing.assert_allclose(json.loads(outcome.stdout), theirs, rtol=0.0, atol=2e-5)
@@ -237,6 +248,6 @@ def test_a_name_with_terminal_escapes_stays_visible_in_every_message(bench: Benc
         case = next(case for case in CASES if name in case.name)
         folder = spoiled(case, bench, sandbox)
         odd = folder.rename(sandbox / "\x1b[2J\x07\n\u202e")
-        outcome = load(case, odd, bench, sandbox, save=False)
+        (outcome,) = bench.judge.each([load(case, odd, sandbox, save=False)], sandbox)
         assert_refused(outcome, *case.words, r"\x1b[2J\x07\n\u202e")
         shutil.rmtree(odd)

@@ -9,10 +9,12 @@ encoding, its warnings, what is imported) is tested in whole processes.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -67,7 +69,7 @@ class WarmProcess:
         call: str,
         *,
         cwd: Path | None = None,
-        stdin: bytes | None = None,
+        stdin: bytes | Path | None = None,
         environment: Mapping[str, str] | None = None,
         **arguments: Any,
     ) -> int:
@@ -76,19 +78,20 @@ class WarmProcess:
         Args:
             call: A function of `warm.calls` or of another module of the tests; it returns the exit code.
             cwd: Its working directory; that of pytest if None.
-            stdin: Its standard input.
+            stdin: Its standard input, or the path of it.
             environment: Variables to set.
             arguments: What the function is called with, as JSON has it.
         """
         self.n_runs += 1
-        if stdin is not None:
+        if isinstance(stdin, bytes):
             self._path("stdin").write_bytes(stdin)
+            stdin = self._path("stdin")
         request = {
             "call": call,
             "arguments": arguments,
             "cwd": str(cwd or Path.cwd()),
             "environment": dict(environment or {}),
-            "stdin": None if stdin is None else str(self._path("stdin")),
+            "stdin": stdin,
             **{name: str(self._path(name)) for name in ("stdout", "stderr", "report")},
         }
         assert self.process.stdin is not None
@@ -160,3 +163,25 @@ def started() -> Iterator[WarmProcess]:
         yield made
         assert process.stdin is not None
         process.stdin.close()
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Return every path under `folder` with what it is and holds; links are not followed."""
+    found: dict[str, str] = {}
+    for place, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            path = os.path.join(place, name)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                what = f"link to {os.readlink(path)}"
+            elif stat.S_ISREG(mode):
+                size = os.path.getsize(path)
+                if size > 50_000_000:  # sparse files of gigabytes are told by size and time alone
+                    what = f"{size} bytes of {os.lstat(path).st_mtime_ns}"
+                else:
+                    with open(path, "rb") as file:
+                        what = hashlib.sha256(file.read()).hexdigest()
+            else:
+                what = stat.filemode(mode)[0]
+            found[os.path.relpath(path, folder)] = what
+    return found

@@ -13,13 +13,17 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import sbert_ft
 from sbert_ft import BertClassifier, SiameseBert
 from sbert_ft.cli import main
 from sbert_ft.training.tokenized_dataset import TokenizedConnections
+from warm import tree
 
 Report = dict[str, Any]
 
@@ -30,26 +34,22 @@ def command(
     setup: str = "as usual",
     strike: Mapping[str, Any] | None = None,
     rows: str | None = None,
-    sandbox: str | None = None,
 ) -> int:
     """Run `sbert-ft`.
 
     Args:
-        report: Gets `noted` where there is a `sandbox`.
+        report: Not used.
         argv: The arguments.
         setup: A name of `SETUPS`.
         strike: What to do right before the nth call of a function, see `struck`.
         rows: A file for the rows of each batch.
-        sandbox: The folder that it may write in; see `watched`.
     """
     SETUPS[setup]()
     if strike is not None:
         struck(**strike)
     if rows is not None:
         note_rows(rows)
-    if sandbox is None:
-        return main(list(argv))
-    return watched(report, sandbox, lambda: main(list(argv)))
+    return main(list(argv))
 
 
 def script(report: Report, code: str, argv: Sequence[str]) -> int:
@@ -65,18 +65,53 @@ def script(report: Report, code: str, argv: Sequence[str]) -> int:
     return 0
 
 
-def loading(report: Report, sandbox: str, **request: Any) -> int:
-    """Load a model, compute texts, save it and compute them again, watched; print the vectors as JSON."""
+def in_a_sandbox(report: Report, sandbox: str, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> int:
+    """Carry out calls of this module one after the other, each watched; `report["parts"]` says what each did.
 
-    def load() -> int:
-        try:
-            print(vectors_as_json(**request))
-            return 0
-        except sbert_ft.SbertFtError as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            return 2
+    A part has `code`, `out`, `err`, `changed` (paths within the sandbox that were made, changed or removed), and what
+    `watched` notes.
+    """
+    report["parts"] = [one_part(sandbox, function, arguments) for function, arguments in calls]
+    return 0
 
-    return watched(report, sandbox, load)
+
+def one_part(sandbox: str, function: str, arguments: Mapping[str, Any]) -> Report:
+    """Return what a call did; its standard streams are files in memory meanwhile."""
+    part: Report = {}
+    before = tree(Path(sandbox))
+    kept, said = [os.dup(number) for number in (1, 2)], [os.memfd_create(name) for name in ("out", "err")]
+    for number, end in enumerate(said, 1):
+        os.dup2(end, number)
+    began = time.monotonic()
+    try:
+        part["code"] = watched(part, sandbox, lambda: globals()[function](part, **arguments))
+    except SystemExit as end_of_it:
+        part["code"] = end_of_it.code if isinstance(end_of_it.code, int) else 98
+    except BaseException:
+        traceback.print_exc()
+        part["code"] = 99
+    sys.stdout.flush(), sys.stderr.flush()
+    part["seconds"] = time.monotonic() - began
+    for number, end in enumerate(kept, 1):
+        os.dup2(end, number)
+        os.close(end)
+    for name, number in zip(("out", "err"), said, strict=True):
+        os.lseek(number, 0, os.SEEK_SET)
+        with os.fdopen(number, "rb") as file:
+            part[name] = file.read().decode("utf-8", "replace")
+    after = tree(Path(sandbox))
+    part["changed"] = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    return part
+
+
+def loading(report: Report, **request: Any) -> int:
+    """Load a model, compute texts, save it and compute them again; print the vectors as JSON."""
+    try:
+        print(vectors_as_json(**request))
+        return 0
+    except sbert_ft.SbertFtError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
 
 
 def vectors_as_json(
@@ -124,7 +159,8 @@ def watched(report: Report, sandbox: str, run: Callable[[], int]) -> int:
     `noted`: programs that it would start, connections that it would open, classes that a pickle asks for, modules
     imported from the sandbox, and changes of files outside of it. `growth_kib`: by how much its memory grew.
     """
-    noted = report["noted"] = []
+    noted: list[str] = []
+    is_over = False  # a hook stays to the end of the process
     root = os.path.realpath(sandbox)
 
     def is_inside(path: Any) -> bool:
@@ -134,6 +170,8 @@ def watched(report: Report, sandbox: str, run: Callable[[], int]) -> int:
         return place == root or place.startswith(root + os.sep) or place == os.devnull
 
     def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if is_over:
+            return
         if event == "open":
             path, _, flags = arguments
             if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND) and not is_inside(path):
@@ -150,6 +188,8 @@ def watched(report: Report, sandbox: str, run: Callable[[], int]) -> int:
     try:
         return run()
     finally:
+        is_over = True
+        report["noted"] = noted
         report["growth_kib"] = peak_kib() - before
         for name in set(sys.modules) - known:
             origin = getattr(sys.modules[name], "__file__", None)
