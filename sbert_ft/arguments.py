@@ -80,6 +80,11 @@ def instance_argument(kind: type[_T], value: object, name: str, remedy: str = ""
     return value
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can encode the text: whether it has no lone surrogate."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _found(value: object) -> str:
     """Return the value for a message, with its type where it is neither a text nor a number."""
     plain = value is None or isinstance(value, str | int | float)

@@ -258,12 +258,7 @@ def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Which layouts give the same results as the padded model, and why the others are refused.
-
-    Attributes:
-        layouts: The accepted layouts; ``padded`` is always one of them.
-        refused: The reason for each refused layout.
-    """
+    """Which layouts give the same results as the padded model (it is one of them), and why the others are refused."""
 
     layouts: tuple[Layout, ...]
     refused: dict[Layout, str]

@@ -28,12 +28,8 @@ def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, padded: bool 
     """Return batches of texts, longest first, with at most `token_budget` tokens each.
 
     The longest come first so that a lack of memory shows at once, and texts of equal length are together. A
-    text longer than the budget gets its own batch.
-
-    Args:
-        lengths: Tokens of each text, shape (N,).
-        token_budget: Largest number of tokens in a batch, at least 1; with `padded`, padding counts too.
-        padded: Whether every text will be padded to the longest of its batch.
+    text longer than the budget gets its own batch. If every text will be `padded` to the longest of its batch, padding
+    counts too.
     """
     order = np.argsort(-lengths, kind="stable")
     if len(order) == 0:
@@ -84,14 +80,8 @@ def choose_layout(
     """Return the layout that is expected to be fastest for a forward over texts of these lengths.
 
     On a CPU ``runs`` computes the fewest scores and no padding, but has a cost for each distinct length. On a
-    GPU one kernel computes runs of any lengths, so ``runs`` is chosen wherever it is available.
-
-    Args:
-        lengths: Tokens of each text, shape (N,).
-        n_heads: H of the encoder.
-        hidden_size: D of the encoder.
-        device_type: ``cpu``, ``cuda`` or ``mps``.
-        admitted: The layouts to choose from; ``padded`` is returned if there is no other.
+    GPU one kernel computes runs of any lengths, so ``runs`` is chosen wherever it is admitted. ``padded`` is returned
+    if no other layout is admitted.
     """
     if "runs" not in admitted:
         return "rows" if "rows" in admitted else "padded"

@@ -17,7 +17,6 @@ PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bfloat16", "float16")
 # Values of oneDNN's environment variable for the instruction set with which bfloat16 is emulated.
 _NARROW_ISAS = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
-
 # Words in out-of-memory messages of torch, cuBLAS, cuDNN, oneDNN and C++.
 _OUT_OF_MEMORY = (
     "out of memory",

@@ -1,4 +1,4 @@
-"""Classification heads: from one or two vectors of a row to a logit for each class.
+"""Classification heads: from one or two vectors of a row to a logit for each class, and the labels of classes.
 
 A single text, or two texts joined into one sequence, use the stock head of the encoder's kind, so that other libraries
 can load the folder; `kinds.py` has its layers and their names. Two towers use Sentence-BERT's softmax
@@ -7,17 +7,21 @@ classifier. A head is small: it always computes in float32, and a calibration is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from sbert_ft.arguments import whole_number, word_argument
+from sbert_ft.arguments import is_unicode, whole_number, word_argument
 from sbert_ft.config.settings import Features
 from sbert_ft.encoder.dropout import FastDropout
 from sbert_ft.encoder.kinds import KINDS, USUAL_DROPOUT, StockHead
@@ -27,6 +31,7 @@ from sbert_ft.errors import InputError, ModelFolderError, quoted
 ClassifierKind = Literal["towers", "joined", "single"]
 HeadPooling = Literal["mean", "cls", "max", "pooler"]
 # Width of the head's input for each choice of features, in vectors.
+_N_NAMED = 5
 _WIDTHS: Final[Mapping[str, int]] = {"uv": 2, "difference": 1, "uv_difference": 3, "uv_difference_product": 4}
 
 
@@ -75,16 +80,10 @@ def plan_head(
     dropout: float | None,
     folder_pooling: PoolingMode,
 ) -> HeadPlan:
-    """Return the settings of the head for an encoder.
+    """Return the settings of the head for an encoder with this `config`; other arguments as in `HeadPlan`.
 
-    Args:
-        config: The encoder's settings.
-        kind: See `HeadPlan`.
-        pooling: See `HeadPlan`. None for ``pooler`` if the kind is not towers and the encoder's kind has a
-            stock head, otherwise for `folder_pooling`.
-        features: See `HeadPlan`.
-        dropout: See `HeadPlan`; None for the value in `config`.
-        folder_pooling: The pooling of the model folder.
+    Without `pooling` it is ``pooler`` if the kind is not towers and the encoder's kind has a stock head, otherwise the
+    pooling of the model folder. Without `dropout` it is the value in `config`.
 
     Raises:
         InputError: An unknown word, an invalid dropout, or a pooling that this kind does not support.
@@ -137,13 +136,7 @@ class ClassificationHead(nn.Module):
 
     With the stock head of an encoder's kind: dropout (some kinds), dense layer, activation, dropout, last layer.
     Otherwise dropout and a last layer over the vector, or over the features of two vectors u and v: Sentence-BERT's
-    softmax(W (u, v, |u - v|)) (Reimers and Gurevych 2019, section 3, classification objective).
-
-    Attributes:
-        plan: The settings.
-        n_outputs: Number of logits a row, K.
-        dense: The stock head's dense layer; None for another head.
-        output: The last layer.
+    softmax(W (u, v, |u - v|)) (Reimers and Gurevych 2019, section 3, classification objective). `n_outputs` is K.
     """
 
     dense: nn.Linear | None
@@ -227,3 +220,70 @@ def _features(u: Tensor, v: Tensor, features: Features) -> Tensor:
 def probabilities(logits: Tensor) -> Tensor:
     """Return the probabilities of the classes, shape (N, K); for one output its sigmoid, shape (N, 1)."""
     return logits.sigmoid() if logits.shape[-1] == 1 else F.softmax(logits, dim=-1)
+
+
+def typed_classes(classes: Sequence[object]) -> tuple[object, ...]:
+    """Return the classes as Python's str, int, float or bool, checked and in the given order.
+
+    There have to be at least two, all words or all numbers (True and False count as numbers).
+
+    Raises:
+        InputError: The labels are not valid classes.
+    """
+    if isinstance(classes, (str, bytes)) or not hasattr(classes, "__iter__") or getattr(classes, "ndim", 1) == 0:
+        raise InputError(f"classes is {quoted(classes)}, expected a list of labels")
+    labels = tuple(_plain(label) for label in classes)
+    fault = fault_of_classes(labels)
+    if fault is not None:
+        raise InputError(f"{fault}; expected at least two different labels, all words or all numbers")
+    return labels
+
+
+def fault_of_classes(labels: Sequence[object]) -> str | None:
+    """Return why these labels are not valid classes; None if they are."""
+    wrong = next((label for label in labels if not isinstance(label, (str, int, float))), None)
+    if wrong is not None or any(label is None for label in labels):
+        return f"the class {quoted(wrong)} is of type {type(wrong).__name__}"
+    if len(labels) < 2:
+        found = ", ".join(quoted(label) for label in labels) or "none"
+        return f"a classifier needs at least two classes, but there are fewer: {found}"
+    words = [label for label in labels if isinstance(label, str)]
+    if words and len(words) < len(labels):
+        number = next(label for label in labels if not isinstance(label, str))
+        return f"the classes are of two types, such as the word {quoted(words[0])} and the number {number}"
+    for label in words:
+        if "\0" in label or not is_unicode(label):
+            return f"the class {quoted(label)} contains a character that cannot be saved"
+    infinite = next((label for label in labels if isinstance(label, float) and not math.isfinite(label)), None)
+    if infinite is not None:
+        return f"the class {infinite} is not a finite number"
+    if len(set(labels)) < len(labels):
+        counts = Counter(labels)
+        twice = next(label for label in labels if counts[label] > 1)
+        return f"the class {quoted(twice)} appears twice"
+    return None
+
+
+def codes_of_labels(labels: Iterable[object], classes: Sequence[object]) -> NDArray[np.int64]:
+    """Return the index of each label's class, -1 for a label that is not a class: shape (N,), int64.
+
+    Raises:
+        InputError: A label is a word and the classes are numbers, or the reverse.
+    """
+    numbers = {label: code for code, label in enumerate(classes)}
+    are_words = isinstance(classes[0], str)
+    codes = []
+    for position, label in enumerate(map(_plain, labels)):
+        if isinstance(label, str) != are_words or not isinstance(label, (str, int, float)):
+            expected = "words" if are_words else "numbers"
+            named = ", ".join(quoted(name) for name in classes[:_N_NAMED]) + (", ..." if classes[_N_NAMED:] else "")
+            raise InputError(
+                f"the label at position {position} is {quoted(label)} ({type(label).__name__}), but the classes are "
+                f"{expected}: {named}"
+            )
+        codes.append(numbers.get(label, -1))
+    return np.array(codes, np.int64)
+
+
+def _plain(label: object) -> object:
+    return label.item() if isinstance(label, np.generic) else label

@@ -45,12 +45,7 @@ class CastEmbeddings(nn.Module):
 
 
 class HalfCopy:
-    """A copy of an encoder with layers in half precision, and the methods that keep it in step with the original.
-
-    Attributes:
-        module: The copy; it runs as the original does, and shares the weights of the embeddings.
-        dtype: The type of its matrices and its output.
-    """
+    """A copy of an encoder, `module`, with layers in `dtype`, and what keeps it in step with the original."""
 
     def __init__(self, encoder: PreTrainedModel, dtype: torch.dtype, *, trained: bool = False) -> None:
         """Copy the layers of a float32 encoder; if `trained`, the copy gets gradients where the original does."""

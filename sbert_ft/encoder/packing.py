@@ -114,15 +114,12 @@ class PackedBatch:
         return self.owners[:, None, :, None] == self.owners[:, None, None, :]
 
     def pool(self, hidden: Tensor, mode: PoolingMode = "mean") -> Tensor:
-        """Return one vector for each text, in the caller's order.
+        """Return one vector for each text, in the caller's order: shape (N, D), float32 for any type of `hidden`.
 
         Args:
             hidden: The encoder's output for this batch, shape (R, C, D), any floating-point type.
             mode: ``mean`` of all the text's tokens (Sentence-BERT, section 3), its first token
                 (``cls``), or the ``max`` of each feature.
-
-        Returns:
-            Shape (N, D), float32 for any type of `hidden`.
         """
         flat = hidden.flatten(0, 1)
         if mode == "cls":

@@ -100,13 +100,10 @@ class EncoderPlan:
 
 
 def plan_encoder(raw: Mapping[str, Any], source: Path, n_tensors: int | None = None) -> EncoderPlan:
-    """Return the plan of the encoder that `raw`, the content of a config.json, describes; no weights are allocated.
+    """Return the plan of the encoder that `raw`, the content of the file `source`, describes; no memory is allocated.
 
-    Args:
-        raw: The content of config.json.
-        source: The file, for messages.
-        n_tensors: Number of tensors in the weights; a config with more layers than that (and more than 64) is refused
-            before it is built.
+    A config with more layers than the weights have tensors (`n_tensors`), and more than 64, is refused before it is
+    built.
 
     Raises:
         ModelFolderError: A kind, key or value is not supported or not valid.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -18,8 +17,7 @@ from typing import Any, get_args
 import torch
 
 from sbert_ft.config.settings import Features, Truncation
-from sbert_ft.encoder.class_names import fault_of_classes
-from sbert_ft.encoder.heads import ClassificationHead, ClassifierKind, HeadPooling
+from sbert_ft.encoder.heads import ClassificationHead, ClassifierKind, HeadPooling, fault_of_classes
 from sbert_ft.encoder.kinds import KINDS, StockHead
 from sbert_ft.errors import InputError, ModelFolderError, listed, quoted, shown
 from sbert_ft.files.strict_json import JsonObject, read_json_if_there
@@ -39,16 +37,9 @@ _UNKNOWN_KIND = (
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """A classifier's settings in sbert_ft.json.
+    """A classifier's settings in sbert_ft.json, as they are described at `ClassifierModel`.
 
-    Attributes:
-        kind: towers, joined or single.
-        pooling: How a sequence's token vectors become one vector.
-        features: For towers: what the head gets from the two vectors.
-        truncation: For joined: which text of a pair that is too long is cut.
-        classes: The labels in the order of the logits, with their types; None for one output.
-        temperature: What the logits were divided by, already part of the head's tensors; None for nothing.
-        head_dropout: Probability of the dropout before the last layer; None for that of config.json.
+    `classes` are the labels in the order of the logits, with their types; None for one output.
     """
 
     kind: ClassifierKind
@@ -128,11 +119,7 @@ def has_classifier(folder: Path | ModelFolder) -> bool:
 
 
 def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> FoundClassifier:
-    """Return the classifier of a folder.
-
-    Args:
-        source: The folder.
-        kind: What a row is: a value of `ClassifierKind`; None for what the folder says.
+    """Return the classifier of a folder; `kind` says what a row is, None for what the folder says.
 
     Raises:
         ModelFolderError: There is no classifier, or it is not supported or damaged.
@@ -159,13 +146,12 @@ def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> 
             )
         return FoundClassifier(source, settings, None, find_tensors(source.path / HEAD_FILE))
     stock = _stock_head(source)
-    names = _names_of(source.config, source.encoder_path)
-    _refuse_several_labels(source.config, source.encoder_path / "config.json", settings.n_outputs)
-    ours = ["LABEL_0"] if settings.classes is None else [str(label) for label in settings.classes]
-    if names is not None and names != ours and settings.classes is not None:
+    names, ours = _names_of(source), [str(label) for label in settings.classes or ()]
+    _refuse_several_labels(source, settings.n_outputs)
+    if names is not None and ours and names != ours:
         raise ModelFolderError(
-            f"{shown(source.encoder_path / 'config.json')}: id2label names the classes {listed(names, _N_NAMED)}, but "
-            f"sbert_ft.json names {listed(ours, _N_NAMED)}",
+            f"{shown(source.config_file)}: id2label names the classes {listed(names, _N_NAMED)}, but sbert_ft.json "
+            f"names {listed(ours, _N_NAMED)}",
             "copy both files from the same model",
         )
     return FoundClassifier(source, settings, stock, find_weights(source.encoder_path))
@@ -177,10 +163,12 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
     Raises:
         ModelFolderError: A tensor is missing, has another shape, or is damaged.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
-    if found.stock is not None:
-        expected = {stock_name(found.stock, name): shape for name, shape in expected.items()}
-    match = match_names(found.weights.tensors, expected, found.stock.prefix if found.stock is not None else "")
+    stock = found.stock
+    parameters = {
+        name if stock is None else stock_name(stock, name): parameter for name, parameter in head.named_parameters()
+    }
+    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    match = match_names(found.weights.tensors, expected, "" if stock is None else stock.prefix)
     where = shown(found.weights.files[0].parent)
     if match.missing:
         are_missing = "is missing" if len(match.missing) == 1 else "are missing"
@@ -197,7 +185,7 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
             "outputs that the folder describes",
             "use the settings and the weights of the same model",
         )
-    if found.stock is None and (others := [*match.unknown, *match.heads]):
+    if stock is None and (others := [*match.unknown, *match.heads]):
         logger.warning(
             "%s has tensors that the head does not need, such as %s; they are not used",
             shown(found.weights.files[0]),
@@ -205,13 +193,13 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
         )
     tensors = read_tensors(found.weights, match.names)
     with torch.no_grad():
-        for name, parameter in head.named_parameters():
-            parameter.copy_(tensors[name if found.stock is None else stock_name(found.stock, name)])
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
 
 
 def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifier:
     """Return the classifier of a stock folder, which has no classifier's settings of ours."""
-    config, file = source.config, source.encoder_path / "config.json"
+    config, file = source.config, source.config_file
     if architecture_of_classifier(config) is None:
         found = config.get("architectures")
         raise _no_head(source, kind or "joined", f"the architectures of its config.json are {quoted(found)}")
@@ -225,8 +213,8 @@ def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifie
     if match.missing:
         raise _no_head(source, found_kind, f"the tensor {quoted(output)} is missing")
     shape = match.wrong_shape[0][2] if match.wrong_shape else (0, 0)
-    names = _names_of(config, source.encoder_path)
     n_outputs = shape[0] if shape else 0
+    names = _names_of(source)
     if names is None:
         names = [f"LABEL_{i}" for i in range(n_outputs)]
     if len(shape) != 2 or n_outputs != len(names) or not names:
@@ -234,7 +222,7 @@ def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifie
             f"{shown(file)}: the head's {output} is {dims(shape)}, but id2label names {len(names)} classes",
             "use the config.json and the weights of the same model",
         )
-    _refuse_several_labels(config, file, len(names))
+    _refuse_several_labels(source, len(names))
     if len(names) == 1 and (config.get("problem_type") == "regression" or _activation(source).endswith(".Identity")):
         logger.warning(
             "%s describes one output that is meant to be used as it is; here scores are its sigmoid, in the same order",
@@ -247,11 +235,11 @@ def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifie
     return FoundClassifier(source, settings, stock, weights, hint)
 
 
-def _refuse_several_labels(config: Mapping[str, Any], file: Path, n_outputs: int) -> None:
-    problem = config.get("problem_type")
-    if problem == "multi_label_classification" and n_outputs > 1:
+def _refuse_several_labels(source: ModelFolder, n_outputs: int) -> None:
+    if source.config.get("problem_type") == "multi_label_classification" and n_outputs > 1:
         raise ModelFolderError(
-            f"{shown(file)}: problem_type is {quoted(problem)}: multi-label classification is out of scope"
+            f"{shown(source.config_file)}: problem_type is 'multi_label_classification': multi-label classification "
+            "is out of scope"
         )
 
 
@@ -260,16 +248,16 @@ def _stock_head(source: ModelFolder) -> StockHead:
     stock = KINDS[model_type].head if isinstance(model_type, str) and model_type in KINDS else None
     if stock is None:
         raise ModelFolderError(
-            f"{shown(source.encoder_path / 'config.json')}: the classifier's head of model_type {quoted(model_type)} "
+            f"{shown(source.config_file)}: the classifier's head of model_type {quoted(model_type)} "
             f"is not supported; expected one of {', '.join(kind for kind, known in KINDS.items() if known.head)}"
         )
     return stock
 
 
-def _names_of(config: Mapping[str, Any], folder: Path) -> list[str] | None:
-    """Return the class names of a config.json in the order of their numbers; None where it has none."""
-    file = shown(folder / "config.json")
-    names, n_labels = config.get("id2label"), config.get("num_labels")
+def _names_of(source: ModelFolder) -> list[str] | None:
+    """Return the class names of config.json in the order of their numbers; None where it has none."""
+    file = shown(source.config_file)
+    names, n_labels = source.config.get("id2label"), source.config.get("num_labels")
     if names is None:
         if n_labels is None:
             return None

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sbert_ft.arguments import path_argument
-from sbert_ft.encoder.class_names import is_unicode
+from sbert_ft.arguments import is_unicode, path_argument
 from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import ModelFolderError, quoted, shown
 from sbert_ft.files.strict_json import listing, read_json, read_json_if_there, read_json_list
@@ -48,7 +47,6 @@ _CONFIGS_OF_OLD = tuple(
 )
 # tokenizer_config.json writes "no limit" as a number of thirty digits
 _NO_LIMIT = 10**6
-
 
 HEAD_FILE = "head.safetensors"
 
@@ -84,6 +82,11 @@ class ModelFolder:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def config_file(self) -> Path:
+        """The path of config.json."""
+        return self.encoder_path / "config.json"
 
 
 def find_folder(folder: str | Path) -> Path:

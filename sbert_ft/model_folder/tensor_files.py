@@ -68,7 +68,6 @@ _DAMAGE = (
     zipfile.BadZipFile,
 )
 
-
 # Parsed, a header takes up to 25 times its size; 16 MiB describe about 100,000 tensors.
 _MAX_HEADER_BYTES = 16 * 2**20
 _MAX_DIMS = 16

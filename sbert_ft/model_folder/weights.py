@@ -92,11 +92,7 @@ def read_tensors(
     """Return the tensors of `names`, as `dtype`, contiguous and in memory of their own.
 
     No file stays open or mapped. A .bin takes more memory than the result: for its other tensors, or another dtype.
-
-    Args:
-        weights: What `find_weights` returned.
-        names: The file's key by the name under which its tensor is returned.
-        dtype: A floating-point dtype.
+    `names` has the file's key by the name under which its tensor is returned.
 
     Raises:
         ModelFolderError: A file is damaged, or the weights are integer, quantized, NaN or infinite.

@@ -20,14 +20,15 @@ from torch import Tensor, nn
 
 from sbert_ft.arguments import path_argument, word_argument
 from sbert_ft.config.settings import Features, Truncation
-from sbert_ft.encoder.class_names import codes_of_labels, typed_classes
 from sbert_ft.encoder.devices import Precision
 from sbert_ft.encoder.heads import (
     ClassificationHead,
     ClassifierKind,
     HeadPooling,
+    codes_of_labels,
     plan_head,
     probabilities,
+    typed_classes,
 )
 from sbert_ft.encoder.packing import PackedBatch, PoolingMode
 from sbert_ft.errors import InputError, quoted

@@ -193,7 +193,7 @@ class ConnectionBert(nn.Module):
         dtype = choose_precision(precision, target)
         source = read_folder(folder)
         weights = find_weights(source.encoder_path)
-        plan = plan_encoder(source.config, source.encoder_path / "config.json", len(weights.tensors))
+        plan = plan_encoder(source.config, source.config_file, len(weights.tensors))
         match = match_names(weights.tensors, plan.shapes, plan.base_prefix)
         check_match(match, source.encoder_path)
         if unknown := match.unknown:
@@ -227,11 +227,11 @@ class ConnectionBert(nn.Module):
         target = choose_device(device)
         dtype = choose_precision(precision, target)
         source = read_folder(folder)
-        plan = plan_encoder(source.config, source.encoder_path / "config.json")
+        plan = plan_encoder(source.config, source.config_file)
         n_bytes = 4 * sum(int(np.prod(shape, dtype=float)) for shape in plan.shapes.values())
         if n_bytes > (there := devices.memory_bytes()):
             raise ResourceError(
-                f"{shown(source.encoder_path / 'config.json')} describes {n_bytes / 2**30:,.1f} GiB of weights, but "
+                f"{shown(source.config_file)} describes {n_bytes / 2**30:,.1f} GiB of weights, but "
                 f"this machine has {there / 2**30:,.1f} GiB of memory"
             )
         tokenizer = _read_checked_tokenizer(source, plan)
@@ -409,7 +409,7 @@ class ConnectionBert(nn.Module):
                     f"{shown(self.source.encoder_path)}: there is not enough memory to try the encoder"
                 ) from error
             raise ModelFolderError(
-                f"{shown(self.source.encoder_path / 'config.json')} describes an encoder that does not run: "
+                f"{shown(self.source.config_file)} describes an encoder that does not run: "
                 f"{type(error).__name__}: {quoted(error, limit=200)}"
             ) from error
         result = ProbeResult(seen.layouts, {**refused, **seen.refused})

@@ -145,10 +145,8 @@ class Window:
 def windows_of_texts(texts: Iterable[str], hint: str | None = None) -> Iterator[Window]:
     """Yield texts in windows, each text a row.
 
-    Args:
-        texts: Any iterable; read once.
-        hint: For a classifier: each distinct text of a window is computed once, and this is the end of the message
-            about something that is not a text. None for an encoder.
+    For a classifier `hint` is the end of the message about something that is not a text, and each distinct text of a
+    window is there once. None for an encoder.
 
     Raises:
         InputError: With `hint`: something is not a string; with its position.
@@ -170,11 +168,7 @@ def windows_of_texts(texts: Iterable[str], hint: str | None = None) -> Iterator[
 
 
 def windows_of_pairs(pairs: Iterable[tuple[str, str]], hint: str = "") -> Iterator[Window]:
-    """Yield the pairs in windows with the distinct texts of each.
-
-    Args:
-        pairs: Any iterable; read once.
-        hint: The end of the message about something that is not a pair.
+    """Yield the pairs in windows with the distinct texts of each; `hint` ends the message about what is not a pair.
 
     Raises:
         InputError: Something is not a pair of strings; with its position.

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 Pairs = Iterable[tuple[str, str]]
 
 

@@ -34,7 +34,6 @@ _POSSESSIVE = re.compile(r"([*+}])[+?]")
 _REPEATED_GROUP = re.compile(r"\)(?:[*+]|\{\d*,\d*\}|\{\d+\})")
 _UNBOUNDED = re.compile(r"[*+]|\{\d*,\}")
 
-
 _PANIC = "PanicException"  # compared by name: its module, pyo3_runtime, cannot be imported
 
 

@@ -121,13 +121,7 @@ def probe_of(backend: Tokenizer) -> str:
 
 @dataclass(frozen=True)
 class Pieces:
-    """A piece of each of N texts: ``token_ids[begins[i]:begins[i] + lengths[i]]``.
-
-    Attributes:
-        token_ids: Shape (T,), int32.
-        begins: Shape (N,), int64.
-        lengths: Shape (N,), int64, 0 or more.
-    """
+    """A piece of each of N texts: ``token_ids[begins[i]:begins[i] + lengths[i]]``."""
 
     token_ids: NDArray[np.int32]
     begins: NDArray[np.int64]
@@ -151,16 +145,8 @@ def kept_lengths(
 
     ``longest_first`` cuts the longer text (the first, if they are equally long) until both are equal, then both; it
     cuts where the tokenizers library's strategy of that name does. ``only_first`` and ``only_second`` cut that text,
-    down to no tokens; if the other text is still too long for the room, its end is cut as well.
-
-    Args:
-        first: Tokens of the first texts, whole: shape (N,), int64.
-        second: Tokens of the second texts, whole: shape (N,), int64.
-        room: Tokens that both may have together, 0 or more.
-        truncation: Which text is cut.
-
-    Returns:
-        Tokens kept of the first texts and of the second: shape (N,) each, int64.
+    down to no tokens; if the other text is still too long for the room, its end is cut as well. All lengths have the
+    shape (N,), int64.
     """
     if truncation == "only_first":
         kept_second = np.minimum(second, room)
@@ -177,14 +163,10 @@ def kept_lengths(
 def overlapping_windows(
     lengths: NDArray[np.int64], room: NDArray[np.int64] | int, overlap: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return overlapping windows over texts, text after text.
+    """Return overlapping windows of `room` tokens over N texts of these lengths, text after text.
 
-    Neighbours share `overlap` tokens. The last window ends where the text does and is full too, so it may share more.
-
-    Args:
-        lengths: Tokens of each text: shape (N,), int64.
-        room: Tokens of a window: one number for all texts, or one for each, shape (N,).
-        overlap: Tokens that neighbours share; each window has at least one new token.
+    Neighbours share `overlap` tokens, but each window has at least one new token. The last window ends where the text
+    does and is full too, so it may share more.
 
     Returns:
         The text of each window, shape (W,); the token of the text at which it begins, shape (W,); the number of
@@ -201,15 +183,9 @@ def overlapping_windows(
 def pair_windows(
     first: TextTokens, second: TextTokens, room: int, overlap: int
 ) -> tuple[tuple[Pieces, Pieces], NDArray[np.int64]]:
-    """Return pairs as windows, each with the whole shorter text and as much of the longer one as fits.
+    """Return pairs of bodies as windows, each with the whole shorter text and as much of the longer one as fits.
 
-    A shorter text of more than half the room is cut at its end to half; a pair that fits is one window.
-
-    Args:
-        first: N texts without special tokens.
-        second: The other text of each.
-        room: Tokens of both texts together, 2 or more.
-        overlap: Tokens of the longer text that neighbours share.
+    A shorter text of more than half the `room` (2 or more) is cut at its end to half; a pair that fits is one window.
 
     Returns:
         The pieces of the first and of the second text of each window, and the number of windows of each pair, shape

@@ -178,13 +178,9 @@ class TextTokenizer:
         name: Callable[[int], str] = text_at,
         prompt: str = "",
     ) -> TextTokens:
-        """Return the tokens of each text, whole and without special tokens.
+        """Return the tokens of each text, whole and without special tokens; `prompt` is put before every text.
 
-        Args:
-            texts: The texts.
-            first_position: Position of the first one, for messages.
-            name: Returns the name of the text at a position, for messages.
-            prompt: Put before every text.
+        Messages name a text by `name` and its position, which begins at `first_position`.
 
         Raises:
             InputError: A text is not a string, or contains a lone surrogate.
@@ -209,11 +205,8 @@ class TextTokenizer:
     def frame_windows(self, bodies: TextTokens, max_tokens: int, overlap: int) -> tuple[TextTokens, NDArray[np.int64]]:
         """Return each text as windows of at most `max_tokens`, and the number of windows of each text.
 
-        Neighbours share `overlap` tokens; the last window ends where the text does and is full, so
-        that a long text has no window of a few tokens.
-
-        Returns:
-            The windows, text after text, and the number of windows of each text, shape (N,), int64.
+        Neighbours share `overlap` tokens; the last window ends where the text does and is full, so that a long text
+        has no window of a few tokens. The numbers of windows have the shape (N,), int64.
         """
         room = max_tokens - self.n_special
         text, begin, counts = overlapping_windows(bodies.lengths, room, overlap)
@@ -223,13 +216,9 @@ class TextTokenizer:
     def join(
         self, first: TextTokens, second: TextTokens, max_tokens: int, truncation: Truncation = "longest_first"
     ) -> TextTokens:
-        """Return each pair of texts as one sequence, with special tokens and token types.
+        """Return each pair of bodies as one sequence, with special tokens and token types.
 
-        Args:
-            first: N texts without special tokens.
-            second: The other text of each.
-            max_tokens: Tokens a pair may have in all; the texts of a longer pair are cut at their ends.
-            truncation: Which text is cut; see `kept_lengths`.
+        The texts of a pair of more than `max_tokens` in all are cut at their ends, as in `kept_lengths`.
 
         Raises:
             InputError: `max_tokens` leaves no room for the special tokens.
@@ -260,9 +249,8 @@ class TextTokenizer:
     def save_pretrained(self, folder: str | Path, max_tokens: int) -> None:
         """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and, for WordPiece, vocab.txt.
 
-        Casing is always written explicitly. The tokenizer class is PreTrainedTokenizerFast where text is
-        composed first or pairs are not BERT's: transformers' BertTokenizer reads neither normalizer
-        nor post-processor and would lose that.
+        Casing is always written explicitly. The tokenizer class is PreTrainedTokenizerFast where text is composed first
+        or pairs are not BERT's: transformers' BertTokenizer reads neither normalizer nor post-processor.
         """
         target = Path(folder)
         vocab = self.backend.get_vocab()

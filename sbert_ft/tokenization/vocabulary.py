@@ -26,12 +26,8 @@ from sbert_ft.tokenization.backend import MAX_VOCAB_BYTES, check_lines
 class Casing:
     """How text is normalised before WordPiece (Devlin et al. 2019; its BasicTokenizer).
 
-    Attributes:
-        do_lower_case: Text is lower-cased.
-        strip_accents: Text is decomposed and its accents are dropped; this takes Hangul syllables apart.
-        tokenize_chinese_chars: Each Chinese character is a word of its own.
-        compose: Text is composed to NFC first.
-        source: The file that sets the rule, or ``vocabulary``.
+    `strip_accents` decomposes text, which takes Hangul syllables apart; `compose` composes it to NFC first. `source` is
+    the file that sets the rule, or ``vocabulary``.
     """
 
     do_lower_case: bool
@@ -51,11 +47,8 @@ def read_vocab(path: Path, n_rows: int | None = None) -> tuple[dict[str, int], t
     """Return the id of each token of a vocab.txt, and notes on what is unusual in it.
 
     The file has one token a line, split only at line feeds (a token may contain U+2028); a byte order mark and
-    carriage returns at the ends of lines are dropped.
-
-    Args:
-        path: The file.
-        n_rows: Rows of the embedding table, None if not known; far more lines are refused before they are parsed.
+    carriage returns at the ends of lines are dropped. Far more lines than the `n_rows` of the embedding table (None if
+    not known) are refused before they are parsed.
 
     Raises:
         ModelFolderError: Not UTF-8, empty, a blank line inside, too large, or not a vocabulary.
