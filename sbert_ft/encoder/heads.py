@@ -30,8 +30,8 @@ from sbert_ft.errors import InputError, ModelFolderError, quoted
 
 ClassifierKind = Literal["towers", "joined", "single"]
 HeadPooling = Literal["mean", "cls", "max", "pooler"]
-# Width of the head's input for each choice of features, in vectors.
 _N_NAMED = 5
+# Width of the head's input for each choice of features, in vectors.
 _WIDTHS: Final[Mapping[str, int]] = {"uv": 2, "difference": 1, "uv_difference": 3, "uv_difference_product": 4}
 
 

@@ -23,13 +23,12 @@ from torch import Tensor
 
 from sbert_ft.encoder.heads import ClassificationHead
 from sbert_ft.encoder.kinds import StockHead
-from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import OutputError, quoted
 from sbert_ft.files.atomic import make_folder, put_in_place, staged_beside
 from sbert_ft.markdown_text import escaped_markdown
 from sbert_ft.model_folder.classifier import ClassifierSettings, stock_name
 from sbert_ft.model_folder.decision import Decision
-from sbert_ft.model_folder.layout import HEAD_FILE, Similarity
+from sbert_ft.model_folder.layout import HEAD_FILE, ModelFolder
 from sbert_ft.model_folder.metadata import FORMAT, OwnSettings
 
 if TYPE_CHECKING:
@@ -55,50 +54,37 @@ _IDENTITY, _SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.acti
 
 
 @dataclass(frozen=True)
-class SiameseSettings:
-    """What a sentence encoder's folder stores besides the encoder.
-
-    Attributes:
-        pooling: One of ``mean``, ``cls``, ``max``.
-        normalize: Whether vectors are scaled to length 1.
-        max_seq_length: Tokens a text may have.
-        similarity: How vectors are compared.
-        prompts: Texts to put before an input, by name.
-        default_prompt_name: The prompt used where none is named; None for no prompt.
-        own: The content of sbert_ft.json.
-    """
-
-    pooling: PoolingMode
-    normalize: bool
-    max_seq_length: int
-    similarity: Similarity
-    prompts: Mapping[str, str]
-    default_prompt_name: str | None
-    own: OwnSettings
-
-
-@dataclass(frozen=True)
 class EncoderParts:
-    """The parts of an encoder that are written.
+    """An encoder and what a folder says of it.
 
     Attributes:
         encoder: The stock module.
         pooler: The tensors of its pooler, by name; empty where it has none.
         tokenizer: Its tokenizer.
+        settings: What the JSON files will say, except config.json and sbert_ft.json.
+        own: The content of sbert_ft.json.
     """
 
     encoder: PreTrainedModel
     pooler: Mapping[str, Tensor]
     tokenizer: TextTokenizer
+    settings: ModelFolder
+    own: OwnSettings
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that a text may have."""
+        assert self.settings.max_seq_length is not None
+        return self.settings.max_seq_length
 
 
-def save_siamese(parts: EncoderParts, settings: SiameseSettings, target: Path) -> None:
+def save_siamese(parts: EncoderParts, target: Path) -> None:
     """Write an encoder and its settings as a folder of sentence-transformers.
 
     Raises:
         OutputError: The folder cannot be written, or the target is a file.
     """
-    write_folder(target, lambda folder: write_sentence_encoder(parts, settings, folder))
+    write_folder(target, lambda folder: write_sentence_encoder(parts, folder))
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
@@ -130,10 +116,11 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         raise OutputError(f"the model cannot be written to {target}: {cause}") from error
 
 
-def write_sentence_encoder(parts: EncoderParts, settings: SiameseSettings, folder: Path) -> None:
+def write_sentence_encoder(parts: EncoderParts, folder: Path) -> None:
     """Write all files of a sentence encoder to an empty folder."""
+    settings = parts.settings
     write_weights(encoder_config(parts.encoder), {**encoder_tensors(parts.encoder), **parts.pooler}, folder)
-    parts.tokenizer.save_pretrained(folder, settings.max_seq_length)
+    parts.tokenizer.save_pretrained(folder, parts.max_tokens)
     width = int(parts.encoder.config.hidden_size)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * settings.normalize
     for path, _ in modules[1:]:
@@ -159,9 +146,7 @@ def write_sentence_encoder(parts: EncoderParts, settings: SiameseSettings, folde
         # git and archives do not keep an empty folder
         _write_json(folder / "2_Normalize" / "config.json", {})
     # the tokenizer sets the casing; this key would lower-case before it
-    _write_json(
-        folder / "sentence_bert_config.json", {"max_seq_length": settings.max_seq_length, "do_lower_case": False}
-    )
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": parts.max_tokens, "do_lower_case": False})
     _write_json(
         folder / "config_sentence_transformers.json",
         {
@@ -174,8 +159,8 @@ def write_sentence_encoder(parts: EncoderParts, settings: SiameseSettings, folde
             "similarity_fn_name": settings.similarity,
         },
     )
-    (folder / "README.md").write_text(_model_card(parts.encoder, settings), "utf-8")
-    write_own(settings.own, folder)
+    (folder / "README.md").write_text(_model_card(parts), "utf-8")
+    write_own(parts.own, folder)
 
 
 def write_own(own: OwnSettings, folder: Path) -> None:
@@ -244,7 +229,8 @@ together = model.match(pairs)
 """
 
 
-def _model_card(encoder: PreTrainedModel, settings: SiameseSettings) -> str:
+def _model_card(parts: EncoderParts) -> str:
+    encoder, settings = parts.encoder, parts.settings
     names = ", ".join(escaped_markdown(quoted(name)) for name in settings.prompts)
     prompts = f", prompts {names}" if any(settings.prompts.values()) else ""
     return f"""---
@@ -259,7 +245,7 @@ tags:
 # A sentence encoder
 
 A {encoder.config.model_type} encoder with {encoder.config.num_hidden_layers} layers of width
-{encoder.config.hidden_size}, {settings.pooling} pooling, texts of up to {settings.max_seq_length} tokens,
+{encoder.config.hidden_size}, {settings.pooling} pooling, texts of up to {parts.max_tokens} tokens,
 compared by {settings.similarity}{prompts}. Saved by sbert_ft.
 
 ```python
@@ -268,7 +254,7 @@ from sbert_ft import SiameseBert
 model = SiameseBert.from_pretrained("this-folder")
 scores = model.score([("A man plays a guitar.", "Someone makes music.")])
 ```
-{_decision_section(settings.own.decision)}
+{_decision_section(parts.own.decision)}
 ```python
 from sentence_transformers import SentenceTransformer
 
@@ -278,18 +264,11 @@ vectors = model.encode(["A man plays a guitar.", "Someone makes music."])
 """
 
 
-def save_classifier(
-    parts: EncoderParts,
-    encoder: SiameseSettings,
-    settings: ClassifierSettings,
-    head: ClassificationHead,
-    target: Path,
-) -> None:
+def save_classifier(parts: EncoderParts, settings: ClassifierSettings, head: ClassificationHead, target: Path) -> None:
     """Write a classifier's folder, in the same way as `write_folder`.
 
     Args:
-        parts: The encoder and its tokenizer.
-        encoder: The settings of a sentence encoder's folder; `encoder.own` has the classifier's settings too.
+        parts: The encoder; `parts.own` has the classifier's settings too.
         settings: The classifier's settings.
         head: The classifier's head.
         target: The folder.
@@ -301,14 +280,14 @@ def save_classifier(
     def write(folder: Path) -> None:
         stock = head.plan.stock
         if stock is None:
-            write_sentence_encoder(parts, encoder, folder)
+            write_sentence_encoder(parts, folder)
             write_tensors(head.state_dict(), folder / HEAD_FILE)
         else:
             tensors = {**_with_prefix(encoder_tensors(parts.encoder), stock), **_stock_tensors(head, stock)}
             write_weights(_stock_config(parts, settings, stock), tensors, folder)
-            parts.tokenizer.save_pretrained(folder, encoder.max_seq_length)
-            write_own(encoder.own, folder)
-        card = _classifier_card(parts, encoder, settings, is_stock=stock is not None)
+            parts.tokenizer.save_pretrained(folder, parts.max_tokens)
+            write_own(parts.own, folder)
+        card = _classifier_card(parts, settings, is_stock=stock is not None)
         (folder / "README.md").write_text(card, "utf-8")
 
     write_folder(target, write)
@@ -367,9 +346,7 @@ def _classifier_decision_section(decision: Decision | None) -> str:
     return f"\n`model.match(rows)` is true where the probability is at least {decision.describe()}.\n"
 
 
-def _classifier_card(
-    parts: EncoderParts, encoder: SiameseSettings, settings: ClassifierSettings, *, is_stock: bool
-) -> str:
+def _classifier_card(parts: EncoderParts, settings: ClassifierSettings, *, is_stock: bool) -> str:
     config = parts.encoder.config
     row = (
         '"A man plays a guitar."' if settings.kind == "single" else '("A man plays a guitar.", "Someone makes music.")'
@@ -388,7 +365,7 @@ tags:
 # A text classifier
 
 A {config.model_type} encoder with {config.num_hidden_layers} layers of width {config.hidden_size},
-{settings.pooling} pooling, sequences of up to {encoder.max_seq_length} tokens. {_what_it_does(settings)}
+{settings.pooling} pooling, sequences of up to {parts.max_tokens} tokens. {_what_it_does(settings)}
 Saved by sbert_ft.
 
 ```python
@@ -398,7 +375,7 @@ model = BertClassifier.from_pretrained("this-folder")
 rows = [{row}]
 predicted = model.predict(rows)
 {likely}```
-{_classifier_decision_section(encoder.own.decision)}
+{_classifier_decision_section(parts.own.decision)}
 {_for_others(settings, is_stock)}"""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -36,7 +37,7 @@ from sbert_ft.model_folder.classifier import ClassifierSettings, find_classifier
 from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches
 from sbert_ft.model_folder.layout import ModelFolder, read_folder
 from sbert_ft.model_folder.metadata import OwnSettings
-from sbert_ft.model_folder.writer import EncoderParts, SiameseSettings, save_classifier
+from sbert_ft.model_folder.writer import EncoderParts, save_classifier
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.inference import EmbedCount, EmbedSettings, OnTruncate, classify
 from sbert_ft.models.siamese import SiameseBert
@@ -242,17 +243,10 @@ class ClassifierModel(TextModel):
         given = {name: getattr(self, name) for name in _SETTINGS}
         settings = ClassifierSettings(self.kind, classes=self._classes, temperature=self.temperature, **given)
         own = OwnSettings(self.decision, self.score_scale, OwnSettings.of(source).others, settings.to_json())
-        encoder = SiameseSettings(
-            pooling=source.pooling if self.pooling == "pooler" else self.pooling,
-            normalize=source.normalize,
-            max_seq_length=self.max_seq_length,
-            similarity=source.similarity,
-            prompts=source.prompts,
-            default_prompt_name=source.default_prompt_name,
-            own=own,
-        )
-        parts = EncoderParts(self.bert.encoder, self.bert.pooler, self.bert.tokenizer)
-        save_classifier(parts, encoder, settings, head, path_argument(folder, "folder"))
+        pooling = source.pooling if self.pooling == "pooler" else self.pooling
+        said = replace(source, pooling=pooling, max_seq_length=self.max_seq_length)
+        parts = EncoderParts(self.bert.encoder, self.bert.pooler, self.tokenizer, said, own)
+        save_classifier(parts, settings, head, path_argument(folder, "folder"))
 
     def _fitted_head(self) -> ClassificationHead:
         if self.head is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -27,7 +28,7 @@ from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches, stored_calibration
 from sbert_ft.model_folder.layout import warn_of_classifier
 from sbert_ft.model_folder.metadata import COSINE_SCALE, OwnSettings
-from sbert_ft.model_folder.writer import EncoderParts, SiameseSettings, save_siamese
+from sbert_ft.model_folder.writer import EncoderParts, save_siamese
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.inference import (
     EmbedCount,
@@ -358,17 +359,18 @@ class SiameseBert(TextModel):
         Raises:
             OutputError: The folder cannot be written.
         """
-        settings = SiameseSettings(
+        settings = replace(
+            self.bert.source,
             pooling=self.pooling,
             normalize=self.normalize,
             max_seq_length=self.max_seq_length,
             similarity=self.similarity_fn_name,
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
-            own=OwnSettings(self.decision, self.score_scale, OwnSettings.of(self.bert.source).others),
         )
-        parts = EncoderParts(self.bert.encoder, self.bert.pooler, self.bert.tokenizer)
-        save_siamese(parts, settings, path_argument(folder, "folder"))
+        own = OwnSettings(self.decision, self.score_scale, OwnSettings.of(self.bert.source).others)
+        parts = EncoderParts(self.bert.encoder, self.bert.pooler, self.tokenizer, settings, own)
+        save_siamese(parts, path_argument(folder, "folder"))
 
     def as_sentence_transformer(self) -> SentenceTransformer:
         """Return a `SentenceTransformer` that shares this encoder; a temporary folder is written to make it."""
