@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -60,10 +59,30 @@ def without_network(code: str, *arguments: object, cwd: Path) -> tuple[list[str]
     return report["attempts"], report["result"], done.stderr
 
 
-MAIN = """
+# Runs command lines one after the other, and loads folders by name.
+MANY = """
+from sbert_ft import SbertFtError, SiameseBert
 from sbert_ft.cli import main
-result = main(sys.argv[1:])
+result = []
+for what, *arguments in json.loads(sys.argv[1]):
+    del attempts[:]
+    if what == "command":
+        outcome = main(arguments)
+    else:
+        try:
+            outcome = str(SiameseBert.from_pretrained(*arguments))
+        except SbertFtError as error:
+            outcome = str(error)
+    result.append([list(attempts), outcome])
+del attempts[:]
 """
+COMMANDS = (
+    ("encode", "MODEL", "texts.txt", "-o", "out.npy"),
+    ("score", "MODEL", "pairs.csv", "-o", "out.csv"),
+    ("score", "MODEL", "a dog", "a cat"),
+    ("doctor", "MODEL", "--texts", "texts.txt"),
+)
+OF_THE_HUB = ("no/such-model", "bert-base-uncased", "sentence-transformers/all-MiniLM-L6-v2")
 
 
 def test_the_prelude_sees_attempts(tmp_path: Path) -> None:
@@ -81,30 +100,33 @@ for attempt in (lambda: urlopen("http://example.org"), lambda: socket.socket().c
     assert [attempt.split()[0] for attempt in attempts] == ["create_connection", "socket.connect"]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["encode", "MODEL", "texts.txt", "-o", "out.npy"],
-        ["score", "MODEL", "pairs.csv", "-o", "out.csv"],
-        ["score", "MODEL", "a dog", "a cat"],
-    ],
-    ids=" ".join,
-)
-def test_commands_work_without_a_network(folder: Path, tmp_path: Path, arguments: list[str]) -> None:
-    (tmp_path / "texts.txt").write_text("a dog\na cat\n")
-    (tmp_path / "pairs.csv").write_text("text1,text2\na dog,a cat\n")
-    given = [str(folder) if argument == "MODEL" else argument for argument in arguments]
-    attempts, code, said = without_network(MAIN, *given, cwd=tmp_path)
-    assert (attempts, code) == ([], 0), said
-    assert "-o" not in arguments or (tmp_path / arguments[-1]).stat().st_size > 0
+@pytest.fixture(scope="module")
+def many(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[list[str], object]]]:
+    """Return a folder in which the commands were run and models were asked for, and what each attempted and gave."""
+    place = tmp_path_factory.mktemp("offline")
+    (place / "texts.txt").write_text("a dog\na cat\n")
+    (place / "pairs.csv").write_text("text1,text2\na dog,a cat\n")
+    calls = [["command", *(str(folder) if part == "MODEL" else part for part in command)] for command in COMMANDS]
+    calls += [["load", name] for name in OF_THE_HUB]
+    _, results, _ = without_network(MANY, json.dumps(calls), cwd=place)
+    assert isinstance(results, list)
+    return place, results
 
 
-def test_doctor_works_without_a_network(folder: Path, tmp_path: Path) -> None:
-    if importlib.util.find_spec("sbert_ft.commands.doctor") is None:
-        pytest.skip("sbert_ft.commands.doctor is not there yet")
-    (tmp_path / "texts.txt").write_text("a dog\na cat\n")
-    attempts, code, said = without_network(MAIN, "doctor", folder, "--texts", "texts.txt", cwd=tmp_path)
-    assert (attempts, code) == ([], 0), said
+@pytest.mark.parametrize("number", range(len(COMMANDS)), ids=[" ".join(command) for command in COMMANDS])
+def test_commands_work_without_a_network(many: tuple[Path, list[tuple[list[str], object]]], number: int) -> None:
+    place, results = many
+    attempts, code = results[number]
+    assert (attempts, code) == ([], 0)
+    command = COMMANDS[number]
+    assert "-o" not in command or (place / command[-1]).stat().st_size > 0
+
+
+@pytest.mark.parametrize("number", range(len(OF_THE_HUB)), ids=OF_THE_HUB)
+def test_name_of_the_hub_is_an_error_at_once(many: tuple[Path, list[tuple[list[str], object]]], number: int) -> None:
+    attempts, message = many[1][len(COMMANDS) + number]
+    assert attempts == []
+    assert isinstance(message, str) and OF_THE_HUB[number] in message and "folder" in message
 
 
 def test_real_model_is_loaded_and_handed_on_without_a_network(minilm_path: Path, tmp_path: Path) -> None:
@@ -120,17 +142,3 @@ result = [list(theirs.shape), float(abs(theirs - again).max())]
     attempts, (shape, difference), _ = without_network(code, minilm_path, cwd=tmp_path)  # type: ignore[misc]
     assert (attempts, shape) == ([], [2, 384])
     assert difference < 5e-6
-
-
-@pytest.mark.parametrize("name", ["no/such-model", "bert-base-uncased", "sentence-transformers/all-MiniLM-L6-v2"])
-def test_name_of_the_hub_is_an_error_at_once(tmp_path: Path, name: str) -> None:
-    code = """
-from sbert_ft import SbertFtError, SiameseBert
-try:
-    result = SiameseBert.from_pretrained(sys.argv[1])
-except SbertFtError as error:
-    result = str(error)
-"""
-    attempts, message, _ = without_network(code, name, cwd=tmp_path)
-    assert attempts == []
-    assert isinstance(message, str) and name in message and "folder" in message

@@ -60,11 +60,12 @@ class Scale:
     lines: int
     table_rows: int
     repeats: int
+    shared_texts: int
     seconds: float
 
 
-FULL = Scale(50, 20_000, 10, 50, 20, 2_000_000, 200_000, 10, 3600.0)
-SHORT = Scale(20, 2000, 0, 16, 0, 100_000, 4000, 2, KILLED_AFTER)
+FULL = Scale(50, 20_000, 10, 50, 20, 2_000_000, 200_000, 10, 1200, 3600.0)
+SHORT = Scale(20, 2000, 0, 16, 0, 60_000, 4000, 2, 300, KILLED_AFTER)
 
 
 # what the jobs work on
@@ -246,17 +247,17 @@ def differences(found: list[Any], expected: Any) -> dict[str, Any]:
     }
 
 
-def shared(place: Path) -> Any:
+def shared(place: Path, scale: Scale) -> Any:
     """Load the model that forked children will find, encode with it, and return the vectors."""
     global _MODEL, _TEXTS
     if _MODEL is None:
-        _MODEL, _TEXTS = tiny_model(place), some_texts(1200)
+        _MODEL, _TEXTS = tiny_model(place), some_texts(scale.shared_texts)
     return _encode_shared()
 
 
 def threads_of_one_process(place: Path, scale: Scale) -> dict[str, Any]:
     """Encode from eight threads, with two models and both precisions at once."""
-    expected = shared(place)
+    expected = shared(place, scale)
     half, other = tiny_model(place, "bfloat16"), tiny_model(place)
     half_expected = half.encode(_TEXTS)
     with ThreadPoolExecutor(8) as pool:
@@ -270,7 +271,7 @@ def threads_of_one_process(place: Path, scale: Scale) -> dict[str, Any]:
 
 def threads_beside_changes(place: Path, scale: Scale) -> dict[str, Any]:
     """Encode from four threads while the model is saved, moved, copied, pickled and compared."""
-    expected = shared(place)
+    expected = shared(place, scale)
     model = tiny_model(place)
     over, errors = threading.Event(), []
 
@@ -299,7 +300,7 @@ def threads_beside_changes(place: Path, scale: Scale) -> dict[str, Any]:
 
 def forked_pool(place: Path, scale: Scale) -> dict[str, Any]:
     """A pool of forked processes that use the parent's model, after the parent has encoded with it."""
-    expected = shared(place)
+    expected = shared(place, scale)
     with multiprocessing.get_context("fork").Pool(4) as pool:
         return differences(pool.map_async(_encode_shared, range(4 * scale.repeats)).get(60), expected)
 
@@ -318,7 +319,7 @@ def forked_with_parallel_tokenizer(place: Path, scale: Scale) -> dict[str, Any]:
 
 def forked_executor(place: Path, scale: Scale) -> dict[str, Any]:
     """Forked processes that are sent the model."""
-    expected = shared(place)
+    expected = shared(place, scale)
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
         tasks = [pool.submit(_encode_sent, _MODEL, _TEXTS) for _ in range(2 * scale.repeats)]
         return differences([task.result(60) for task in tasks], expected)
@@ -326,7 +327,7 @@ def forked_executor(place: Path, scale: Scale) -> dict[str, Any]:
 
 def spawned_executor(place: Path, scale: Scale) -> dict[str, Any]:
     """Spawned processes that are sent the model, or load it."""
-    expected = shared(place)
+    expected = shared(place, scale)
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         tasks = [pool.submit(_encode_sent, _MODEL, _TEXTS), pool.submit(_encode_loaded, tiny_folder(place), _TEXTS)]
         return differences([task.result(KILLED_AFTER) for task in tasks], expected)
@@ -336,7 +337,7 @@ def prefork_server(place: Path, scale: Scale) -> dict[str, Any]:
     """As a pre-forking web server does: load in the parent, fork four workers, answer in each of them."""
     import numpy as np
 
-    expected = shared(place)
+    expected = shared(place, scale)
     found = []
     for _ in range(scale.repeats):
         answers = [_answer_of_fork() for _ in range(4)]
@@ -350,7 +351,7 @@ def forked_while_threads_encode(place: Path, scale: Scale) -> dict[str, Any]:
     import torch
 
     model = tiny_model(place, "bfloat16")
-    shared(place)
+    shared(place, scale)
     expected = model.encode(_TEXTS)
     over = threading.Event()
 
@@ -382,7 +383,7 @@ def loader_with_workers(place: Path, scale: Scale) -> dict[str, Any]:
 
     from sbert_ft import ConnectionDataset
 
-    expected = shared(place)
+    expected = shared(place, scale)
     rows = [(a, b, i % 2) for i, (a, b) in enumerate(zip(_TEXTS[::2], _TEXTS[1::2], strict=True))]
     dataset = ConnectionDataset.from_pairs(rows)
     loader = DataLoader(dataset, batch_size=50, num_workers=2, collate_fn=list, timeout=60)  # type: ignore[arg-type]
@@ -394,7 +395,7 @@ def copies(place: Path, scale: Scale) -> dict[str, Any]:
     """A deep copy, and a pickled one, of an encoder and of a classifier."""
     from sbert_ft import BertClassifier
 
-    expected = shared(place)
+    expected = shared(place, scale)
     classifier = BertClassifier(_MODEL.bert, "single")
     classifier.start_head(["no", "yes"], seed=0)
     twin = pickle.loads(pickle.dumps(classifier))
