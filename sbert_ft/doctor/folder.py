@@ -37,8 +37,7 @@ from sbert_ft.model_folder.layout import (
 from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.tensor_names import NameMatch, check_match, match_names
 from sbert_ft.model_folder.weights import WeightFiles, find_weights, read_tensors
-from sbert_ft.models.connection_bert import ConnectionBert, check_room
-from sbert_ft.tokenization.tokenizer import TextTokenizer
+from sbert_ft.models.connection_bert import ConnectionBert, check_room, read_tokenizer_of
 
 _SHOWN_CLASSES = 10
 
@@ -154,7 +153,7 @@ def examine(
         checks += _weights(weights, plan, source, deep)
     hint = "copy the tokenizer files that belong to the weights"
     n_rows = int(plan.config.vocab_size) if plan is not None else None
-    tokenizer = attempt(checks, "tokenizer", hint, lambda: _tokenizer(source, n_rows))
+    tokenizer = attempt(checks, "tokenizer", hint, lambda: read_tokenizer_of(source, n_rows))
     if tokenizer is not None:
         if plan is not None:
             attempt(checks, "room", hint, lambda: check_room(tokenizer, source, plan))
@@ -230,7 +229,7 @@ def _takes_joined_pairs(source: ModelFolder) -> bool:
 
 def _plan(source: ModelFolder, weights: WeightFiles | None) -> EncoderPlan:
     n_tensors = len(weights.tensors) if weights is not None else None
-    return plan_encoder(source.config, source.encoder_path / "config.json", n_tensors)
+    return plan_encoder(source.config, source.config_file, n_tensors)
 
 
 def _files(source: ModelFolder, weights: WeightFiles | None) -> Check:
@@ -349,14 +348,6 @@ def _layouts(source: ModelFolder, device: torch.device) -> Check:
     said = f"run on {device} in {precision}: {', '.join(bert.probe.layouts)} correct"
     refused = [f"{layout} not used ({reason})" for layout, reason in bert.probe.refused.items()]
     return finding("layouts", "OK", "; ".join([said, *refused]))
-
-
-def _tokenizer(source: ModelFolder, n_rows: int | None) -> TextTokenizer:
-    """Return the folder's tokenizer; without a readable config.json the model type is taken to be BERT."""
-    tokenizer = TextTokenizer.from_pretrained(source.encoder_path, str(source.config.get("model_type", "bert")), n_rows)
-    if source.lower_case_first:
-        tokenizer.lower_case_first()
-    return tokenizer
 
 
 def _limits(source: ModelFolder, plan: EncoderPlan | None, asked: int | None) -> TextLimits:

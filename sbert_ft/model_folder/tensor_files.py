@@ -21,6 +21,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -94,13 +95,38 @@ _DTYPES = {
 }
 
 
-def load_bin(path: Path, *, shapes_only: bool) -> dict[str, torch.Tensor]:
-    """Return the tensors in `path` by name: on the CPU, or without data on the meta device.
+def bin_header(path: Path) -> dict[str, TensorInfo]:
+    """Return the shape and dtype of each tensor of a .bin; no data is loaded. Errors as in `load_bin`."""
+    stored = _torch_load(path, shapes_only=True)
+    return {key: TensorInfo(tuple(value.shape), _dtype_name(value.dtype)) for key, value in stored.items()}
+
+
+def load_bin(path: Path, keys: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield those of `keys` that a .bin has, with their tensors as float32, each in memory of its own.
 
     Raises:
         ModelFolderError: The file is damaged, its pickle names more than tensors need, or it is not a
-            dict of dense tensors.
+            dict of dense tensors of floating-point numbers.
     """
+    loaded = _torch_load(path, shapes_only=False)
+    n_sharing = Counter(tensor.untyped_storage().data_ptr() for tensor in loaded.values())
+    for key in [key for key in loaded if key not in keys]:
+        del loaded[key]
+    for key in list(loaded):
+        tensor = loaded.pop(key)  # popped, so that the original is freed after a copy
+        check_is_float(_dtype_name(tensor.dtype), key, path)
+        storage = tensor.untyped_storage()
+        is_own = n_sharing[storage.data_ptr()] == 1 and storage.nbytes() == tensor.nbytes and tensor.is_contiguous()
+        yield key, tensor.to(torch.float32, copy=not is_own, memory_format=torch.contiguous_format)
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype's name without "torch."."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _torch_load(path: Path, *, shapes_only: bool) -> dict[str, Tensor]:
+    """Return the tensors in `path` by name: on the CPU, or without data on the meta device."""
     if TorchVersion(torch.__version__) < _OLDEST_TORCH:
         raise ModelFolderError(
             f"{shown(path)} is a pickle file, which torch {torch.__version__} does not read safely",
@@ -236,7 +262,7 @@ def _refusal(path: Path, n_bytes: int, error: BaseException) -> ModelFolderError
     return damaged(path, n_bytes, quoted(cause[1], 160) if cause else f"torch cannot read it ({type(error).__name__})")
 
 
-def _dense_tensors(loaded: Any, path: Path, n_bytes: int, device: str) -> dict[str, torch.Tensor]:
+def _dense_tensors(loaded: Any, path: Path, n_bytes: int, device: str) -> dict[str, Tensor]:
     """Return what was loaded if it is a dict of dense tensors whose data is in the file."""
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
@@ -268,8 +294,8 @@ def safetensors_header(path: Path) -> dict[str, TensorInfo]:
         return {key: info for key, (info, _) in _stored_tensors(file, path).items()}
 
 
-def load_safetensors(path: Path, keys: Collection[str], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Yield those of `keys` that a file has, with their tensors as `dtype`, each in memory of its own.
+def load_safetensors(path: Path, keys: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield those of `keys` that a file has, with their tensors as float32, each in memory of its own.
 
     Raises:
         ModelFolderError: As in `safetensors_header`; also integer or quantized weights, or a file that was cut while
@@ -280,13 +306,13 @@ def load_safetensors(path: Path, keys: Collection[str], dtype: torch.dtype) -> I
             if key in keys:
                 check_is_float(info.dtype, key, path)
                 file.seek(start)
-                yield key, _read_tensor(file, path, info, dtype)
+                yield key, _read_tensor(file, path, info)
 
 
-def _read_tensor(file: BinaryIO, path: Path, info: TensorInfo, dtype: torch.dtype) -> Tensor:
-    """Return the tensor whose data is next in the file, as `dtype`."""
-    tensor = torch.empty(info.shape, dtype=dtype)
-    if str(dtype) == f"torch.{info.dtype}":
+def _read_tensor(file: BinaryIO, path: Path, info: TensorInfo) -> Tensor:
+    """Return the tensor whose data is next in the file, as float32."""
+    tensor = torch.empty(info.shape, dtype=torch.float32)
+    if info.dtype == "float32":
         _read_into(tensor.view(-1), file, path)
         return tensor
     piece = torch.empty(min(tensor.numel(), _PIECE_ELEMENTS), dtype=getattr(torch, info.dtype))

@@ -13,8 +13,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
@@ -23,13 +22,15 @@ import torch
 
 from sbert_ft.errors import ModelFolderError, listed, quoted, shown
 from sbert_ft.files.strict_json import read_json
-from sbert_ft.model_folder.tensor_files import load_bin, load_safetensors, safetensors_header
-from sbert_ft.model_folder.tensor_names import TensorInfo, check_is_float
+from sbert_ft.model_folder.tensor_files import bin_header, load_bin, load_safetensors, safetensors_header
+from sbert_ft.model_folder.tensor_names import TensorInfo
 
 # The needed tensors may take more memory than their files where they share storage (tied layers), at most by this.
 _MAX_SHARING = 16
 _N_LISTED = 12  # names of a folder in a message
 _Kind = Literal["safetensors", "bin"]
+_HEADERS = {"safetensors": safetensors_header, "bin": bin_header}
+_LOADERS = {"safetensors": load_safetensors, "bin": load_bin}
 _LAYOUTS: tuple[tuple[str, _Kind], ...] = (("model.safetensors", "safetensors"), ("pytorch_model.bin", "bin"))
 # Weights that are not supported, by how their file or folder names begin or end.
 _OTHER_WEIGHTS = (
@@ -71,7 +72,7 @@ def find_weights(folder: Path) -> WeightFiles:
     for name, kind in _LAYOUTS:
         path, index = folder / name, folder / f"{name}.index.json"
         if os.path.lexists(path):
-            return WeightFiles(kind, (path,), None, _header(path, kind))
+            return WeightFiles(kind, (path,), None, _HEADERS[kind](path))
         if os.path.lexists(index):
             return _find_shards(index, kind)
     raise _no_weights(folder)
@@ -83,13 +84,11 @@ def find_tensors(file: Path) -> WeightFiles:
     Raises:
         ModelFolderError: The file is missing, damaged or hostile.
     """
-    return WeightFiles("safetensors", (file,), None, _header(file, "safetensors"))
+    return WeightFiles("safetensors", (file,), None, safetensors_header(file))
 
 
-def read_tensors(
-    weights: WeightFiles, names: Mapping[str, str], dtype: torch.dtype = torch.float32
-) -> dict[str, torch.Tensor]:
-    """Return the tensors of `names`, as `dtype`, contiguous and in memory of their own.
+def read_tensors(weights: WeightFiles, names: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """Return the tensors of `names`, as float32, contiguous and in memory of their own.
 
     No file stays open or mapped. A .bin takes more memory than the result: for its other tensors, or another dtype.
     `names` has the file's key by the name under which its tensor is returned.
@@ -101,7 +100,7 @@ def read_tensors(
     for name, key in names.items():
         wanted.setdefault(key, []).append(name)
     n_file_bytes = sum(path.stat().st_size for path in weights.files)
-    n_bytes = sum(math.prod(weights.tensors[key].shape) * dtype.itemsize for key in names.values())
+    n_bytes = sum(math.prod(weights.tensors[key].shape) * torch.float32.itemsize for key in names.values())
     if n_bytes > _MAX_SHARING * n_file_bytes:
         raise ModelFolderError(
             f"{shown(weights.files[0].parent)}: the tensors take {n_bytes} bytes in memory but come from "
@@ -110,8 +109,7 @@ def read_tensors(
         )
     tensors: dict[str, torch.Tensor] = {}
     for path in weights.files:
-        load = load_safetensors if weights.kind == "safetensors" else _load_bin
-        for key, tensor in load(path, wanted, dtype):
+        for key, tensor in _LOADERS[weights.kind](path, wanted):
             _check_finite(tensor, key, path)
             first, *others = wanted[key]
             tensors[first] = tensor
@@ -121,28 +119,6 @@ def read_tensors(
             f"{shown(weights.files[0])} changed while it was read: {quoted(absent[0])} is missing now"
         )
     return {name: tensors[name] for name in names}
-
-
-def _header(path: Path, kind: _Kind) -> dict[str, TensorInfo]:
-    """Return the shape and dtype of each tensor of one file, without reading the data."""
-    if kind == "safetensors":
-        return safetensors_header(path)
-    stored = load_bin(path, shapes_only=True)
-    return {key: TensorInfo(tuple(value.shape), _dtype_name(value.dtype)) for key, value in stored.items()}
-
-
-def _load_bin(path: Path, keys: Collection[str], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield those of `keys` that one .bin has, with their tensors as `dtype`, each in memory of its own."""
-    loaded = load_bin(path, shapes_only=False)
-    n_sharing = Counter(tensor.untyped_storage().data_ptr() for tensor in loaded.values())
-    for key in [key for key in loaded if key not in keys]:
-        del loaded[key]
-    for key in list(loaded):
-        tensor = loaded.pop(key)  # popped, so that the original is freed after a copy
-        check_is_float(_dtype_name(tensor.dtype), key, path)
-        storage = tensor.untyped_storage()
-        is_own = n_sharing[storage.data_ptr()] == 1 and storage.nbytes() == tensor.nbytes and tensor.is_contiguous()
-        yield key, tensor.to(dtype, copy=not is_own, memory_format=torch.contiguous_format)
 
 
 def _find_shards(index: Path, kind: _Kind) -> WeightFiles:
@@ -160,7 +136,7 @@ def _find_shards(index: Path, kind: _Kind) -> WeightFiles:
     owners: dict[str, str] = {}
     tensors: dict[str, TensorInfo] = {}
     for path in files:
-        for key, info in _header(path, kind).items():
+        for key, info in _HEADERS[kind](path).items():
             if key in tensors:
                 raise ModelFolderError(f"{shown(path)} and {quoted(owners[key])} both hold the tensor {quoted(key)}")
             tensors[key], owners[key] = info, path.name
@@ -180,18 +156,13 @@ def _is_plain_name(name: object) -> bool:
     return PurePosixPath(name).name == name and PureWindowsPath(name).name == name
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
-    """Return a dtype's name without "torch."."""
-    return str(dtype).removeprefix("torch.")
-
-
 def _check_finite(tensor: torch.Tensor, key: str, path: Path) -> None:
     """Refuse weights with NaN or infinity; finite ones are checked without a mask of their size."""
     if tensor.numel() and not all(end.isfinite() for end in torch.aminmax(tensor)):
         n_bad = int((~tensor.isfinite()).sum())
         raise ModelFolderError(
             f"{shown(path)}: the tensor {quoted(key)} holds NaN or infinity ({n_bad} of {tensor.numel()} values as "
-            f"{_dtype_name(tensor.dtype)})",
+            "float32)",
             "the model was damaged in training or saving, use an earlier copy",
         )
 

@@ -34,6 +34,10 @@ CASING_FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 BACKEND_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
+# the tokenizer, its casing rule, and notes; see `TokenizerFiles`
+_Parts = tuple[Tokenizer, Casing | None, tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class TokenizerFiles:
     """A tokenizer as read from a folder.
@@ -69,7 +73,9 @@ def read_tokenizer(folder: Path, model_type: str, n_rows: int | None = None) -> 
         if not isinstance(settings.get(flag), (bool, type(None))):
             file = shown(folder / "tokenizer_config.json")
             raise ModelFolderError(f"{file}: {flag} is {quoted(settings[flag])}, expected true, false or null")
-    return replace(_read_backend(folder, model_type, settings, n_rows), token_types=_token_types(settings))
+    special_tokens = _special_tokens(folder, settings)
+    backend, casing, notes = _read_backend(folder, model_type, settings, special_tokens, n_rows)
+    return TokenizerFiles(backend, casing, special_tokens, notes, _token_types(settings))
 
 
 def _token_types(settings: Mapping[str, Any]) -> bool:
@@ -83,27 +89,28 @@ def _token_types(settings: Mapping[str, Any]) -> bool:
     return settings.get("tokenizer_class") != "TokenizersBackend"
 
 
-def _read_backend(folder: Path, model_type: str, settings: Mapping[str, Any], n_rows: int | None) -> TokenizerFiles:
-    special_tokens = _special_tokens(folder, settings)
+def _read_backend(
+    folder: Path, model_type: str, settings: Mapping[str, Any], special: Mapping[str, str], n_rows: int | None
+) -> _Parts:
     vocab_file, json_file = folder / "vocab.txt", folder / "tokenizer.json"
     if os.path.lexists(json_file):
         content = read_json(json_file, max_bytes=most_bytes(n_rows))
         check_content(json_file, content)
         model = content.get("model")
         if isinstance(model, dict) and model.get("type") == "WordPiece":
-            return _wordpiece_from_json(json_file, content, settings, special_tokens)
-        return TokenizerFiles(_from_content(json_file, content), None, special_tokens, ())
+            return _wordpiece_from_json(json_file, content, settings)
+        return _from_content(json_file, content), None, ()
     if not os.path.lexists(vocab_file):
         of_roberta = model_type not in ("bert", "distilbert", "electra", "mpnet")
         if of_roberta and all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
-            return TokenizerFiles(_convert(folder, n_rows), None, special_tokens, ())
+            return _convert(folder, n_rows), None, ()
         raise ModelFolderError(
             f"{shown(folder)} has no tokenizer: expected vocab.txt or tokenizer.json, found {listing(folder)}",
             "copy the file from where the weights come from (without it every word would be [UNK])",
         )
     vocab, notes = read_vocab(vocab_file, n_rows)
     casing = _decide_casing(vocab, settings, casing_of_vocabulary(vocab))
-    return _build_wordpiece(vocab_file, vocab, casing, special_tokens, notes)
+    return _build_wordpiece(vocab_file, vocab, casing, special), casing, notes
 
 
 def _decide_casing(vocab: Mapping[str, int], settings: Mapping[str, Any], otherwise: Casing) -> Casing:
@@ -135,9 +142,7 @@ def normalizer_of(casing: Casing, *, clean_text: bool = True) -> normalizers.Nor
     return normalizers.Sequence([normalizers.NFC(), bert]) if casing.compose else bert
 
 
-def _build_wordpiece(
-    path: Path, vocab: dict[str, int], casing: Casing, special: Mapping[str, str], notes: tuple[str, ...]
-) -> TokenizerFiles:
+def _build_wordpiece(path: Path, vocab: dict[str, int], casing: Casing, special: Mapping[str, str]) -> Tokenizer:
     for role in ("unk_token", "cls_token", "sep_token", "pad_token"):
         if special[role] not in vocab:
             raise ModelFolderError(
@@ -157,12 +162,10 @@ def _build_wordpiece(
     )
     present = [token for token in dict.fromkeys(special.values()) if token in vocab]
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in present])
-    return TokenizerFiles(backend, casing, special, notes)
+    return backend
 
 
-def _wordpiece_from_json(
-    path: Path, content: dict[str, Any], settings: Mapping[str, Any], special: Mapping[str, str]
-) -> TokenizerFiles:
+def _wordpiece_from_json(path: Path, content: dict[str, Any], settings: Mapping[str, Any]) -> _Parts:
     """Return the tokenizer of a WordPiece tokenizer.json, with the casing of tokenizer_config.json where that wins."""
     backend = _from_content(path, content)
     unknown = content["model"].get("unk_token")
@@ -170,7 +173,7 @@ def _wordpiece_from_json(
         raise ModelFolderError(f"{shown(path)} lacks its own token for unknown words, {quoted(unknown)}")
     written = _written_casing(content.get("normalizer"))
     if written is None:
-        return TokenizerFiles(backend, None, special, ())
+        return backend, None, ()
     vocab = backend.get_vocab()
     by_settings = _decide_casing(vocab, settings, written)
     reads_settings = settings.get("tokenizer_class") not in BACKEND_CLASSES
@@ -185,7 +188,7 @@ def _wordpiece_from_json(
     if replace(casing, source=written.source) != written:
         *_, bert = _normalizers_in(content["normalizer"])
         backend.normalizer = normalizer_of(casing, clean_text=bool(bert.get("clean_text", True)))
-    return TokenizerFiles(backend, casing, special, notes)
+    return backend, casing, notes
 
 
 def _written_casing(normalizer: Any) -> Casing | None:
