@@ -275,12 +275,10 @@ class Answers:
         Args:
             logits: Shape (n, K), or (n, 1) for a score.
         """
-        import torch
-
         from sbert_ft.encoder.heads import probabilities
         from sbert_ft.model_folder.decision import reaches
 
-        shares = probabilities(torch.from_numpy(logits)).numpy()
+        shares = probabilities(logits)
         values = self._of_classes(logits, shares) if self.class_names else self._of_scores(shares[:, 0])
         if self.threshold is not None:
             values.append(reaches(shares[:, -1], self.threshold).tolist())

@@ -44,11 +44,9 @@ class HeadPlan:
         pooling: How tokens become a vector; ``pooler`` for the stock head of the encoder's kind.
         features: Only for towers: which features of the two vectors the last layer gets.
         width: Width of a vector, D.
-        dropout: Probability of the dropout before the last layer.
+        dropout: Probability of the dropout before the last layer; `first_dropout`: before a stock head's dense layer.
         initializer_range: Standard deviation of new weights.
         stock: The stock head of the encoder's kind if `pooling` is ``pooler``, otherwise None.
-        activation: The activation after the dense layer of a stock head.
-        first_dropout: Probability of the dropout before the dense layer of a stock head.
     """
 
     kind: ClassifierKind
@@ -217,9 +215,11 @@ def _features(u: Tensor, v: Tensor, features: Features) -> Tensor:
     return torch.cat(parts, dim=-1)
 
 
-def probabilities(logits: Tensor) -> Tensor:
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the probabilities of the classes, shape (N, K); for one output its sigmoid, shape (N, 1)."""
-    return logits.sigmoid() if logits.shape[-1] == 1 else F.softmax(logits, dim=-1)
+    values = torch.from_numpy(logits)
+    found: NDArray[np.float32] = (values.sigmoid() if values.shape[-1] == 1 else F.softmax(values, dim=-1)).numpy()
+    return found
 
 
 def typed_classes(classes: Sequence[object]) -> tuple[object, ...]:

@@ -111,8 +111,7 @@ KINDS: Final[Mapping[str, EncoderKind]] = {
         counts_from_padding=True,
     ),
     "modernbert": EncoderKind(
-        None,
-        unlisted={"global_attn_every_n_layers": int, "global_rope_theta": float, "local_rope_theta": float},
+        None, unlisted={"global_attn_every_n_layers": int, "global_rope_theta": float, "local_rope_theta": float}
     ),
     "deberta-v2": EncoderKind(
         StockHead(

@@ -312,7 +312,7 @@ class ClassifierModel(TextModel):
             labels: NDArray[Any] = self.classes_[logits.argmax(1)]
             return labels
         low, high = self.score_scale
-        scores: NDArray[np.float32] = (low + (high - low) * self._probabilities(logits)[:, 0]).astype(np.float32)
+        scores: NDArray[np.float32] = (low + (high - low) * probabilities(logits)[:, 0]).astype(np.float32)
         return scores
 
     def predict_proba(
@@ -324,7 +324,7 @@ class ClassifierModel(TextModel):
             InputError: The classifier has one output and no classes, or as in `logits_stream`.
         """
         self._known_classes()
-        return self._probabilities(self._logits(X, batch_size, on_truncate))
+        return probabilities(self._logits(X, batch_size, on_truncate))
 
     def score(self, X: Iterable[Any], y: Iterable[Any], batch_size: int = 32) -> float:
         """Return the accuracy: the share of rows whose most probable class is the label in `y`, 0 to 1.
@@ -345,7 +345,7 @@ class ClassifierModel(TextModel):
             raise InputError("X has no rows: there is nothing to score")
         if self._classes is not None:
             return float((codes_of_labels(gold, self._classes) == logits.argmax(1)).mean())
-        scores, wanted = self._probabilities(logits)[:, 0], _numbers(gold)
+        scores, wanted = probabilities(logits)[:, 0], _numbers(gold)
         if np.ptp(scores) == 0 or np.ptp(wanted) == 0:
             raise InputError("Spearman's correlation is not defined: the scores, or those in y, are all the same")
         return float(spearmanr(scores, wanted).statistic)
@@ -372,7 +372,7 @@ class ClassifierModel(TextModel):
                 "output",
                 "use predict",
             )
-        return self._probabilities(self._logits(rows, batch_size, on_truncate, count))[:, -1]
+        return probabilities(self._logits(rows, batch_size, on_truncate, count))[:, -1]
 
     def match(
         self,
@@ -425,11 +425,6 @@ class ClassifierModel(TextModel):
     ) -> NDArray[np.float32]:
         parts = list(self.logits_stream(rows, batch_size, on_truncate=on_truncate, count=count))
         return np.concatenate(parts) if parts else np.zeros((0, self.n_outputs), np.float32)
-
-    @staticmethod
-    def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = probabilities(torch.from_numpy(logits)).numpy()
-        return found
 
 
 def _numbers(gold: list[Any]) -> NDArray[np.float64]:

@@ -207,11 +207,7 @@ class ConnectionBert(nn.Module):
 
     @classmethod
     def from_config(
-        cls,
-        folder: str | Path,
-        device: str | torch.device | None = None,
-        precision: Precision = "auto",
-        seed: int = 42,
+        cls, folder: str | Path, device: str | torch.device | None = None, precision: Precision = "auto", seed: int = 42
     ) -> ConnectionBert:
         """Return a model with **random** weights, for training from scratch.
 

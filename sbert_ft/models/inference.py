@@ -50,14 +50,11 @@ CHUNK_OVERLAP = 0.25
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """How texts become vectors.
+    """How texts become vectors; `batch_size` and `on_truncate` are those of `SiameseBert.encode`.
 
     Attributes:
         pooling: See `PackedBatch.pool`.
         max_seq_length: Most tokens of a text, special ones included.
-        batch_size: A forward has at most as many tokens as this number of texts of full length.
-        on_truncate: What to do with longer texts: ``warn`` cuts them and logs how many, ``error`` raises an error,
-            ``ignore`` only cuts them, ``chunk`` takes the mean over overlapping windows.
         prompt: Put before every text.
         truncation: Both texts of a pair become one sequence, and this says which of them is cut; None to keep every
             text a sequence of its own.

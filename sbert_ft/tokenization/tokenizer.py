@@ -74,8 +74,7 @@ def check_texts(texts: Sequence[object], first_position: int = 0, name: Callable
     for position, text in enumerate(texts, first_position):
         if not isinstance(text, str):
             raise InputError(
-                f"{name(position)} is {quoted(text)} ({type(text).__name__}), expected a string",
-                "remove or replace it",
+                f"{name(position)} is {quoted(text)} ({type(text).__name__}), expected a string", "remove or replace it"
             )
         # isascii reads a flag of the string, so the check costs nothing for ASCII text
         if not text.isascii() and (surrogate := _SURROGATE.search(text)):
@@ -172,11 +171,7 @@ class TextTokenizer:
         self.backend.normalizer = first if rest is None else normalizers.Sequence([first, rest])
 
     def tokenize(
-        self,
-        texts: Sequence[str],
-        first_position: int = 0,
-        name: Callable[[int], str] = text_at,
-        prompt: str = "",
+        self, texts: Sequence[str], first_position: int = 0, name: Callable[[int], str] = text_at, prompt: str = ""
     ) -> TextTokens:
         """Return the tokens of each text, whole and without special tokens; `prompt` is put before every text.
 
