@@ -32,7 +32,7 @@ from sbert_ft import (
 from sbert_ft.config.loader import read_run
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
 from sbert_ft.errors import ConfigError, InputError, SbertFtError
-from sbert_ft.model_folder import layout
+from sbert_ft.files import strict_json
 from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.training.bert_classifier import classes_of
 from sbert_ft.training.fine_tune import load_run, starting_model
@@ -537,8 +537,8 @@ def test_training_from_a_classifiers_folder_reads_the_folder_once(
     model.start_head(["no", "yes"])
     model.save_pretrained(tmp_path / "saved")
     opened: list[str] = []
-    real = layout.read_json
-    monkeypatch.setattr(layout, "read_json", lambda path, *rest: opened.append(path.name) or real(path, *rest))
+    real = strict_json.open_file
+    monkeypatch.setattr(strict_json, "open_file", lambda path: opened.append(path.name) or real(path))
     settings = RunSettings(ModelSettings(str(tmp_path / "saved"), kind="joined"), DataSettings("rows"), "run")
     assert isinstance(starting_model(settings), ClassifierModel)
     assert opened.count("config.json") == opened.count("sbert_ft.json") == 1
