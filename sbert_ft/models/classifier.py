@@ -38,10 +38,9 @@ from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches
 from sbert_ft.model_folder.layout import ModelFolder, read_folder
 from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.writer import EncoderParts, save_classifier
-from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.connection_bert import ConnectionBert, TextModel
 from sbert_ft.models.inference import EmbedCount, EmbedSettings, OnTruncate, classify
 from sbert_ft.models.siamese import SiameseBert
-from sbert_ft.models.text_model import TextModel
 
 # The range of a sigmoid, which a classifier with one output uses if it was not trained on another scale.
 SIGMOID_SCALE = (0.0, 1.0)

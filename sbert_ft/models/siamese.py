@@ -29,7 +29,7 @@ from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches, 
 from sbert_ft.model_folder.layout import warn_of_classifier
 from sbert_ft.model_folder.metadata import COSINE_SCALE, OwnSettings
 from sbert_ft.model_folder.writer import EncoderParts, save_siamese
-from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.connection_bert import ConnectionBert, TextModel
 from sbert_ft.models.inference import (
     EmbedCount,
     EmbedSettings,
@@ -41,7 +41,6 @@ from sbert_ft.models.inference import (
     windows_of_texts,
 )
 from sbert_ft.models.similarity import Vectors, compare, cosine, unit
-from sbert_ft.models.text_model import TextModel
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
