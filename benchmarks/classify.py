@@ -245,7 +245,7 @@ def train_ours(task: Task, precision: str) -> dict[str, Any]:
     bert = ConnectionBert.from_pretrained(task.folder, precision=precision)
     model = BertClassifier(bert, task.kind, max_seq_length=task.max_seq_length)
     start = time.perf_counter()
-    tokenize_connections(task.train, model.tokenizer, task.max_seq_length, None)
+    tokenize_connections(task.train, model.tokenizer, task.max_seq_length)
     tokenizing = (time.perf_counter() - start) * task.n_rows_timed / len(task.train)
     with tempfile.TemporaryDirectory() as place:
         result = fine_tune(model, task.train, output_dir=Path(place) / "run", training=settings)

@@ -245,7 +245,7 @@ def train_ours(task: Task, precision: str) -> dict[str, Any]:
     settings = replace(task.settings, precision=precision)
     model = SiameseBert.from_pretrained(task.folder, precision=precision, max_seq_length=MAX_SEQ_LENGTH)
     start = time.perf_counter()
-    tokenize_connections(task.train, model.tokenizer, MAX_SEQ_LENGTH, None)
+    tokenize_connections(task.train, model.tokenizer, MAX_SEQ_LENGTH)
     tokenizing = (time.perf_counter() - start) * task.n_pairs_timed / len(task.train)
     with tempfile.TemporaryDirectory() as place:
         result = fine_tune(model, task.train, output_dir=Path(place) / "run", objective="cosine", training=settings)
@@ -268,7 +268,8 @@ def train_peer(task: Task, library: str, precision: str) -> dict[str, Any]:
     """Train by sentence-transformers' trainer, or by the plain loop over its model."""
     import sentence_transformers  # noqa: F401  # loaded before memory is looked at, as ours is
 
-    from sbert_ft.config.settings import ModelSettings, ObjectiveSettings
+    from sbert_ft.config.objectives import ObjectiveSettings
+    from sbert_ft.config.settings import ModelSettings
 
     loaded = harness.peak_mib()
     settings = ModelSettings(path=str(task.folder), max_seq_length=MAX_SEQ_LENGTH)

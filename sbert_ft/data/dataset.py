@@ -11,7 +11,6 @@ import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -26,7 +25,7 @@ from sbert_ft.data.ledger import Finding, Ledger, counted, row_word
 from sbert_ft.data.rows import PairRows, read_rows
 from sbert_ft.data.sources import PairSource, file_source, frame_source, text_source, tuple_source
 from sbert_ft.data.split import rows_for_dev
-from sbert_ft.errors import InputError, OutputError, quoted
+from sbert_ft.errors import InputError, quoted
 
 if TYPE_CHECKING:
     import pandas
@@ -56,9 +55,7 @@ class ConnectionDataset(Dataset[Connection]):
         self._ledger = ledger
 
     @classmethod
-    def from_file(
-        cls, path: str | os.PathLike[str], reading: Reading | None = None, cache_dir: Path | None = None
-    ) -> ConnectionDataset:
+    def from_file(cls, path: str | os.PathLike[str], reading: Reading | None = None) -> ConnectionDataset:
         """Return the rows of a CSV, TSV, JSONL or Parquet file.
 
         Columns are found by name: those that `reading` names, or those with usual names, such as sentence1, sentence2
@@ -67,17 +64,13 @@ class ConnectionDataset(Dataset[Connection]):
         Args:
             path: The file.
             reading: What is known about the file; the rest is found out and noted in the ledger.
-            cache_dir: Where the texts' bytes go when they are many (see `TextStoreBuilder`).
 
         Raises:
             DataError: The file or a row in it cannot be used; the message names the first bad rows and says what to do.
             InputError: `reading` contradicts itself.
-            OutputError: `cache_dir` is not a folder.
         """
         chosen = checked_reading(reading)
-        if cache_dir is not None and not path_argument(cache_dir, "cache_dir").is_dir():
-            raise OutputError(f"{quoted(cache_dir, limit=400)}: is not a folder", "create it, or leave cache_dir out")
-        return cls._read(file_source(path_argument(path, "path"), chosen), chosen, cache_dir)
+        return cls._read(file_source(path_argument(path, "path"), chosen), chosen)
 
     @classmethod
     def from_dataframe(cls, df: pandas.DataFrame, reading: Reading | None = None) -> ConnectionDataset:
@@ -88,7 +81,7 @@ class ConnectionDataset(Dataset[Connection]):
             InputError: `df` is not a DataFrame, or `reading` contradicts itself.
         """
         chosen = checked_reading(reading)
-        return cls._read(frame_source(df, chosen), chosen, None)
+        return cls._read(frame_source(df, chosen), chosen)
 
     @classmethod
     def from_pairs(
@@ -111,7 +104,7 @@ class ConnectionDataset(Dataset[Connection]):
             DataError: A text is blank or a label is invalid.
         """
         chosen = checked_reading(reading)
-        return cls._read(tuple_source(pairs, chosen, labels), chosen, None)
+        return cls._read(tuple_source(pairs, chosen, labels), chosen)
 
     @classmethod
     def from_texts(
@@ -130,11 +123,11 @@ class ConnectionDataset(Dataset[Connection]):
             DataError: A text is blank or missing, or a label is invalid.
         """
         chosen = checked_reading(reading)
-        return cls._read(text_source(texts, chosen, labels), chosen, None)
+        return cls._read(text_source(texts, chosen, labels), chosen)
 
     @classmethod
-    def _read(cls, source: PairSource, reading: Reading, folder: Path | None) -> ConnectionDataset:
-        rows, ledger = read_rows(source, reading, folder)
+    def _read(cls, source: PairSource, reading: Reading) -> ConnectionDataset:
+        rows, ledger = read_rows(source, reading)
         _warn_of(ledger.source, ledger.findings)
         return cls(rows, ledger)
 
@@ -146,7 +139,7 @@ class ConnectionDataset(Dataset[Connection]):
         place += len(self) if place < 0 else 0
         if not 0 <= place < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        texts = tuple(self._rows.text(i) for i in self._rows.text_rows[place].tolist())
+        texts = tuple(self._rows.texts[i] for i in self._rows.text_rows[place].tolist())
         label = None if self.labels is None else float(self.labels[place])
         return Connection(texts, label, int(self._rows.lines[place]))
 
@@ -207,11 +200,11 @@ class ConnectionDataset(Dataset[Connection]):
     @property
     def n_distinct(self) -> int:
         """Number of distinct texts."""
-        return self._rows.n_distinct
+        return len(self._rows.texts)
 
     def distinct_texts(self, start: int, stop: int) -> list[str]:
         """Return the distinct texts from `start` to before `stop`, in the order of first appearance."""
-        return self._rows.distinct_texts(start, stop)
+        return self._rows.texts[start:stop]
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Return an iterator over the first two texts of each row, in order.
@@ -227,7 +220,7 @@ class ConnectionDataset(Dataset[Connection]):
         """Yield the k texts of each row, in order."""
         for start in range(0, len(self), _CHUNK_ROWS):
             chosen = self._rows.text_rows[start : start + _CHUNK_ROWS].tolist()
-            yield from (tuple(map(self._rows.text, texts)) for texts in chosen)
+            yield from (tuple(map(self._rows.texts.__getitem__, texts)) for texts in chosen)
 
     def class_codes(self, classes: Sequence[str]) -> NDArray[np.int64]:
         """Return the number of each row's class among `classes`, shape (N,).

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,9 @@ def text_key(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=8).digest(), "little")
 
 
-def text_keys(texts: Iterable[str], n_texts: int) -> NDArray[np.uint64]:
+def text_keys(texts: Sequence[str]) -> NDArray[np.uint64]:
     """Return the key of each text, shape (n_texts,)."""
-    return np.fromiter(map(text_key, texts), np.uint64, n_texts)
+    return np.fromiter(map(text_key, texts), np.uint64, len(texts))
 
 
 def groups_of_texts(keys: NDArray[np.uint64], text_rows: NDArray[np.int64]) -> NDArray[np.int64]:

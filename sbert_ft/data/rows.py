@@ -1,8 +1,8 @@
 """Read rows of texts and labels into flat arrays, with a ledger that accounts for every row.
 
-There is one pass: every row is checked, its texts are added to the store of distinct texts and become numbers, its
-label is kept as a number or a word. What the labels mean is known only at the end, so rows may still be dropped then.
-Ten million pairs cost about 40 bytes each plus their texts, which are in a memory-mapped file.
+There is one pass: every row is checked, its texts become numbers of the distinct texts, its label is kept as a number
+or a word. What the labels mean is known only at the end, so rows may still be dropped then. Ten million pairs cost
+about 40 bytes each plus their texts.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -27,7 +25,6 @@ from sbert_ft.data.labels import LabelColumn, LabelFault, Labels, SeveralLabels,
 from sbert_ft.data.ledger import Finding, Ledger, RowFaults, Unit, at_lines, counted
 from sbert_ft.data.sources import PairSource, RawRow
 from sbert_ft.data.text import is_blank
-from sbert_ft.data.text_store import TextStore, TextStoreBuilder
 from sbert_ft.errors import DataError, quoted
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
@@ -48,37 +45,20 @@ class PairRows:
     """N rows of k texts with their labels and lines.
 
     Attributes:
-        store: Distinct texts, including those of rows that are not here.
-        chosen: Indices of those that the rows have, in the order of first appearance; None for all, in their order.
-        text_rows: Index of each row's texts among the chosen ones, shape (N, k), int64.
-        text_keys: `duplicates.text_key` of each chosen text, shape (n_distinct,), uint64.
+        texts: The distinct texts, in the order of first appearance.
+        text_rows: Index of each row's texts among them, shape (N, k), int64.
+        text_keys: `duplicates.text_key` of each text, shape (n_distinct,), uint64.
         lines: Line of each row, shape (N,), int64.
         labels: Of the N rows.
         unit: What `lines` counts.
     """
 
-    store: TextStore
-    chosen: NDArray[np.int64] | None
+    texts: list[str]
     text_rows: NDArray[np.int64]
     text_keys: NDArray[np.uint64]
     lines: NDArray[np.int64]
     labels: Labels
     unit: Unit
-
-    @property
-    def n_distinct(self) -> int:
-        """Number of different texts in the rows."""
-        return len(self.store) if self.chosen is None else len(self.chosen)
-
-    def distinct_texts(self, start: int, stop: int) -> list[str]:
-        """Return the different texts from `start` to before `stop`, in the order of first appearance."""
-        if self.chosen is None:
-            return self.store.slice(start, stop)
-        return [self.store[i] for i in self.chosen[start:stop].tolist()]
-
-    def text(self, index: int) -> str:
-        """Return one of the different texts."""
-        return self.store[index if self.chosen is None else int(self.chosen[index])]
 
     @cached_property
     def groups(self) -> NDArray[np.int64]:
@@ -92,8 +72,8 @@ class PairRows:
         scale = None if labels.scale is None else [labels.scale.low, labels.scale.high]
         meaning = [labels.kind, scale, labels.class_names, self.text_rows.shape]
         digest = hashlib.sha256(json.dumps(meaning).encode())
-        for texts in _parts(self.store, self.chosen):
-            encoded = [text.encode() for text in texts]
+        for start in range(0, len(self.texts), _CHUNK_TEXTS):
+            encoded = [text.encode() for text in self.texts[start : start + _CHUNK_TEXTS]]
             digest.update(np.array([len(text) for text in encoded], "<i8").tobytes())
             digest.update(b"".join(encoded))
         digest.update(self.text_rows.astype("<i8").tobytes())
@@ -103,9 +83,9 @@ class PairRows:
     def select(self, rows: NDArray[np.int64]) -> PairRows:
         """Return the rows of these indices, shape (n,), in this order."""
         chosen, text_rows = _first_appearances(self.text_rows[rows])
-        stored = chosen if self.chosen is None else self.chosen[chosen]
+        texts = [self.texts[i] for i in chosen.tolist()]
         labels, lines = self.labels.select(rows), self.lines[rows]
-        return PairRows(self.store, stored, text_rows, self.text_keys[chosen], lines, labels, self.unit)
+        return PairRows(texts, text_rows, self.text_keys[chosen], lines, labels, self.unit)
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what is odd about the rows or their labels; no row is dropped for it."""
@@ -127,13 +107,12 @@ class PairRows:
         return found, [] if said else [note]
 
 
-def read_rows(source: PairSource, reading: Reading, folder: Path | None) -> tuple[PairRows, Ledger]:
+def read_rows(source: PairSource, reading: Reading) -> tuple[PairRows, Ledger]:
     """Return the usable rows of a source and the ledger of all its rows; the source is read once.
 
     Args:
         source: Where the rows come from.
         reading: What labels mean and what to do with a row that cannot be used.
-        folder: Where the texts go when they are many; None for the system's folder of temporary files.
 
     Raises:
         DataError: No row is usable, or a row is not while `on_bad_row` is "error", or the meaning of the labels cannot
@@ -143,12 +122,12 @@ def read_rows(source: PairSource, reading: Reading, folder: Path | None) -> tupl
     faults = RowFaults(source.unit)
     name, n_texts = source.label_name, len(source.text_names)
     column = None if name is None else LabelColumn(source.where, name, reading, n_texts)
-    builder = TextStoreBuilder(folder)
+    number_of: dict[str, int] = {}  # in the order of first appearance
     texts, taken = array("q"), array("q")
     for row in source.rows(faults):
         if _is_usable(row, source, column, faults):
             taken.append(row.line)
-            texts.extend([builder.add(str(text)) for text in row.texts])
+            texts.extend([number_of.setdefault(str(text), len(number_of)) for text in row.texts])
     lines = np.array(taken, np.int64)
     text_rows = np.array(texts, np.int64).reshape(len(lines), n_texts)
     n_rows = len(lines) + faults.counts.total()
@@ -158,23 +137,15 @@ def read_rows(source: PairSource, reading: Reading, folder: Path | None) -> tupl
     if not kept.any():
         raise _no_row(source, n_rows, faults, reading)
     labels, notes = (Labels("none"), list[str]()) if column is None else column.labels(kept)
-    store, chosen = builder.finish(), None
+    distinct = list(number_of)
     if not kept.all():
         chosen, text_rows = _first_appearances(text_rows[kept])
-    parts = _parts(store, chosen)
-    keys = text_keys((text for part in parts for text in part), len(store) if chosen is None else len(chosen))
-    rows = PairRows(store, chosen, text_rows, keys, lines[kept], labels, source.unit)
+        distinct = [distinct[i] for i in chosen.tolist()]
+    rows = PairRows(distinct, text_rows, text_keys(distinct), lines[kept], labels, source.unit)
     dropped = (_dropped(kind, faults, reading) for kind in _DROPPED if faults.counts[kind])
     sha256 = rows.sha256 if source.sha256 is None else source.sha256
     findings, said = (*dropped, *rows.findings()), (*source.notes, *notes)
     return rows, Ledger(source.name, source.format, sha256, n_rows, len(rows.lines), findings, said)
-
-
-def _parts(store: TextStore, chosen: NDArray[np.int64] | None) -> Iterator[list[str]]:
-    """Yield the chosen texts of a store, or all of them, in lists of many texts."""
-    for start in range(0, len(store) if chosen is None else len(chosen), _CHUNK_TEXTS):
-        stop = start + _CHUNK_TEXTS
-        yield store.slice(start, stop) if chosen is None else [store[i] for i in chosen[start:stop].tolist()]
 
 
 def _is_usable(row: RawRow, source: PairSource, column: LabelColumn | None, faults: RowFaults) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sbert_ft.config.objectives import HeadToTrain
 from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.encoder.devices import to_device
@@ -23,7 +24,7 @@ from sbert_ft.evaluation.evaluator import Evaluator
 from sbert_ft.evaluation.pair_evaluator import PairEvaluator
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.training.batch_sampler import fitting_batch_size
-from sbert_ft.training.objectives import HeadToTrain, Objective, build_objective, check_fits
+from sbert_ft.training.objectives import Objective, build_objective, check_fits
 from sbert_ft.training.optimizer import warmup_steps
 from sbert_ft.training.plan import RunPlan, foresee, steps_by_epoch, training_dtype, training_layout
 from sbert_ft.training.run_folder import Mode
@@ -243,16 +244,15 @@ def joining_of(model: TrainableModel) -> Joining | None:
     return Joining(model.truncation) if isinstance(model, ClassifierModel) and model.kind == "joined" else None
 
 
-def plan_run(run: PreparedRun, cache_dir: Path | None) -> tuple[RunPlan, TokenizedConnections]:
-    """Return the plan of the run, and its tokens, which are cached in `cache_dir`.
+def plan_run(run: PreparedRun) -> tuple[RunPlan, TokenizedConnections]:
+    """Return the plan of the run, and its tokens.
 
     Raises:
         InputError: The precision is unknown.
-        OutputError: The tokens cannot be written.
     """
     model, settings = run.model, run.settings.training
     joining = joining_of(model)
-    tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, cache_dir, joining)
+    tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, joining)
     dtype = training_dtype(settings, model.device)
     text_rows = tokens.rows if run.objective.distinct_texts else None
     if text_rows is not None and (fitting := fitting_batch_size(settings.batch_size, text_rows)) < settings.batch_size:

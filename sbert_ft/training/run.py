@@ -168,7 +168,7 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         checkpoint = state.checkpoint
         write_resume_state(state, folder)
         warn_of_room(run, folder, state)
-        plan, tokens = plan_run(run, folder.cache_dir)
+        plan, tokens = plan_run(run)
         for line in plan.describe(run.settings.training, run.objective.describe()):
             logger.info("%s", line)
         ledgers = _write_ledgers(run, tokens, folder)

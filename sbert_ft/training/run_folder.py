@@ -27,7 +27,7 @@ _FINGERPRINT = "fingerprint.json"
 _RESULTS = ("metrics.json", "report.html", "report.md")
 RUN_FILES = (_CONFIG, _FINGERPRINT, "ledger.json", "metrics.jsonl", *_RESULTS, "worst_pairs.csv", "mistakes.csv")
 """Files that a run writes, config.json first."""
-RUN_FOLDERS = ("model", "checkpoints", "cache", "tensorboard")
+RUN_FOLDERS = ("model", "checkpoints", "tensorboard")
 """Folders that a run writes."""
 _MODEL_FILES = (
     *("sbert_ft.json", "modules.json", "config.json", "model.safetensors", "head.safetensors", "README.md"),
@@ -85,11 +85,6 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def cache_dir(self) -> Path:
-        """Return the path of the cache, which can be rebuilt from the data."""
-        return self.path / "cache"
-
-    @property
     def tensorboard_dir(self) -> Path:
         """Return the path of the folder of TensorBoard's event files."""
         return self.path / "tensorboard"
@@ -107,7 +102,7 @@ def open_run_folder(path: str | os.PathLike[str], mode: Mode) -> Iterator[RunFol
     Args:
         path: The folder. If missing, it is created, and removed again if the block leaves it empty.
         mode: ``new`` needs an empty or missing folder, ``resume`` a folder with a run; ``overwrite`` removes a run's
-            files, but not its cache (which is found by content) and not other files.
+            files, but not other files.
 
     Raises:
         RunFolderError: The folder is in use, or its content does not fit the mode.
@@ -176,9 +171,8 @@ def _check_content(folder: RunFolder, mode: Mode) -> None:
 def _remove_leftovers(folder: RunFolder) -> None:
     """Remove half-written files of a killed process; the lock ensures that no other process is writing."""
     remove_leftovers(folder.path)
-    for place in (folder.checkpoints_dir, folder.cache_dir):
-        if _is_real_folder(place):
-            remove_leftovers(place)
+    if _is_real_folder(folder.checkpoints_dir):
+        remove_leftovers(folder.checkpoints_dir)
 
 
 def _remove_run(folder: RunFolder) -> None:

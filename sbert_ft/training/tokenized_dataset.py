@@ -1,46 +1,28 @@
 """The rows of a data set as tokens: a row is the numbers of its one to three texts, or two texts joined into one.
 
-Each distinct text is tokenised once and kept, in memory or in a cache file; a row is the numbers of its texts, 8 bytes
-each. Joined rows are built from the same tokens batch by batch, so they need no extra memory and no extra tokenising.
+Each distinct text is tokenised once, 4 bytes a token; a row is the numbers of its texts, 8 bytes each. Joined rows are
+built from the same tokens batch by batch, so they need no extra memory and no extra tokenising.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import itertools
-import json
-import logging
-import mmap
-import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Truncation
-from sbert_ft.errors import InputError, ModelFolderError, OutputError, quoted, shown
-from sbert_ft.files.strict_json import open_file, read_json
+from sbert_ft.errors import InputError, quoted
 from sbert_ft.models.inference import windows_of
 from sbert_ft.tokenization.sequences import Pieces, Specials, frame_pieces, kept_lengths
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 
-logger = logging.getLogger(__name__)
-
-FORMAT = 1
-
-_TOKEN = np.dtype("<i4")
 _SLICE_TEXTS = 256  # read from the data set at a time
-_LARGEST_JSON = 1 << 16
-
-
 PERCENTILES = (50, 90, 99, 100)
 N_SHOWN = 5  # rows with a truncated text that are listed
 
@@ -55,10 +37,6 @@ class TextRows(Protocol):
     @property
     def text_rows(self) -> NDArray[np.int64]:
         """The number of each row's texts among the distinct ones: shape (n_rows, k), int64."""
-
-    @property
-    def sha256(self) -> str:
-        """Digest that changes if the distinct texts or their order change."""
 
     def distinct_texts(self, start: int, stop: int) -> list[str]:
         """Return the distinct texts number `start` to `stop` - 1."""
@@ -79,36 +57,30 @@ class TextNumbers:
     unknown: NDArray[np.int32]
 
 
-def text_numbers(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int, folder: Path | None) -> TextNumbers:
-    """Return the token ids of the distinct texts, from the cache in `folder` if it exists.
+def text_numbers(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int) -> TextNumbers:
+    """Return the token ids of the distinct texts.
 
     Args:
         dataset: The data set with the distinct texts.
         tokenizer: The model's tokenizer.
         max_seq_length: Maximum tokens per text, special tokens included; longer texts lose their end.
-        folder: Folder of the cache, for one process at a time; None to keep the tokens in memory.
 
     Raises:
         InputError: A text is not valid.
-        OutputError: The cache cannot be written.
     """
-    if folder is None or not dataset.n_distinct:  # an empty file cannot be mapped
-        memory = io.BytesIO()
-        n_tokens = _write_tokens(memory, dataset, tokenizer, max_seq_length).n_tokens
-        content = np.frombuffer(memory.getbuffer().toreadonly(), _TOKEN)
-    else:
-        key = _cache_key(dataset, tokenizer, max_seq_length)
-        cached = _read_cache(folder, key, dataset.n_distinct)
-        if cached is None:
-            _write_cache(folder, key, dataset, tokenizer, max_seq_length)
-            cached = _read_cache(folder, key, dataset.n_distinct)
-        if cached is None:
-            raise OutputError(
-                f"{shown(folder / _name(key))} differs from what was written to it",
-                "check that no other process writes there and that the disk works",
-            )
-        content, n_tokens = cached
-    return TextNumbers(*np.split(content, [n_tokens, n_tokens + dataset.n_distinct]))
+    token_ids = io.BytesIO()  # grows in place: a list of arrays that is joined at the end takes twice the memory
+    lengths: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
+    unknown: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
+    n_texts = 0
+    for window in windows_of(_all_texts(dataset)):
+        bodies = tokenizer.tokenize(window, n_texts)
+        token_ids.write(tokenizer.frame(bodies, max_seq_length).token_ids.data)
+        lengths.append((bodies.lengths + tokenizer.n_special).astype(np.int32))
+        n_unknown_before = offsets_of((bodies.token_ids == tokenizer.unknown_id).astype(np.int64))
+        unknown.append(np.diff(n_unknown_before[bodies.offsets]).astype(np.int32))
+        n_texts += len(window)
+    content = np.frombuffer(token_ids.getbuffer().toreadonly(), np.int32)
+    return TextNumbers(content, np.concatenate(lengths), np.concatenate(unknown))
 
 
 def text_lengths(dataset: TextRows, tokenizer: TextTokenizer) -> NDArray[np.int32]:
@@ -125,107 +97,9 @@ def text_lengths(dataset: TextRows, tokenizer: TextTokenizer) -> NDArray[np.int3
     return np.concatenate(lengths)
 
 
-@dataclass(frozen=True)
-class _Written:
-    n_tokens: int
-    sha256: str
-
-
-def _write_tokens(file: IO[bytes], dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int) -> _Written:
-    """Write the content of a cache: token ids, then lengths, then counts of unknown tokens."""
-    digest = hashlib.sha256()
-    n_texts = n_tokens = 0
-    lengths: list[NDArray[np.int32]] = []
-    unknown: list[NDArray[np.int32]] = []
-    for window in windows_of(_all_texts(dataset)):
-        bodies = tokenizer.tokenize(window, n_texts)
-        framed = tokenizer.frame(bodies, max_seq_length)
-        n_texts, n_tokens = n_texts + len(window), n_tokens + len(framed.token_ids)
-        lengths.append((bodies.lengths + tokenizer.n_special).astype(np.int32))
-        n_unknown_before = offsets_of((bodies.token_ids == tokenizer.unknown_id).astype(np.int64))
-        unknown.append(np.diff(n_unknown_before[bodies.offsets]).astype(np.int32))
-        _write(file, digest, framed.token_ids)
-    for counts in itertools.chain(lengths, unknown):
-        _write(file, digest, counts)
-    return _Written(n_tokens, digest.hexdigest())
-
-
 def _all_texts(dataset: TextRows) -> Iterator[str]:
     for start in range(0, dataset.n_distinct, _SLICE_TEXTS):
         yield from dataset.distinct_texts(start, min(start + _SLICE_TEXTS, dataset.n_distinct))
-
-
-def _write(file: IO[bytes], digest: Any, numbers: NDArray[np.int32]) -> None:
-    data = numbers.astype(_TOKEN, copy=False).data
-    digest.update(data)
-    file.write(data)
-
-
-def _cache_key(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int) -> str:
-    """Return a digest that changes if any token id could change."""
-    specials = tokenizer.specials
-    parts = {
-        "format": FORMAT,
-        "texts": dataset.sha256,
-        "n_distinct": dataset.n_distinct,
-        "tokenizer": hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest(),
-        "tokenizers": tokenizers.__version__,
-        "specials": [specials.before, specials.after, tokenizer.unknown_id],
-        "max_seq_length": max_seq_length,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _name(key: str) -> str:
-    return f"tokens-{key[:16]}"
-
-
-def _read_cache(folder: Path, key: str, n_distinct: int) -> tuple[NDArray[np.int32], int] | None:
-    """Return the content of a cache and its number of token ids; None if it is missing or damaged."""
-    path, description = folder / f"{_name(key)}.bin", folder / f"{_name(key)}.json"
-    if not description.exists():
-        return None
-    with suppress(ModelFolderError, OSError, ValueError):  # the last: an empty file cannot be mapped
-        stated = read_json(description, _LARGEST_JSON)
-        with open_file(path) as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        n_tokens = stated.get("n_tokens")
-        if (
-            isinstance(n_tokens, int)
-            and stated.get("key") == key
-            and len(mapped) == _TOKEN.itemsize * (n_tokens + 2 * n_distinct)
-            and stated.get("sha256") == hashlib.sha256(mapped).hexdigest()
-        ):
-            return np.frombuffer(mapped, _TOKEN), n_tokens
-    logger.warning("%s is missing or damaged; the texts are tokenised again", shown(path))
-    return None
-
-
-def _write_cache(folder: Path, key: str, dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int) -> None:
-    """Write both files of a cache, or leave none of them."""
-    # Not synced: damage after a power failure is detected by the digest.
-    path, description = folder / f"{_name(key)}.bin", folder / f"{_name(key)}.json"
-    temporary = folder / f".sbert-ft-{_name(key)}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in (description, path, temporary):  # first, because their disk space may be needed
-            old.unlink(missing_ok=True)
-        with open(temporary, "wb") as file:
-            written = _write_tokens(file, dataset, tokenizer, max_seq_length)
-        os.replace(temporary, path)
-        content = {"format": FORMAT, "key": key, "n_tokens": written.n_tokens, "sha256": written.sha256}
-        temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        os.replace(temporary, description)
-    except BaseException as error:
-        for part in (temporary, path):
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        raise OutputError(
-            f"{shown(path)}: the tokens of the texts cannot be written: {error.strerror or error}",
-            "free some space, or name another folder",
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -364,17 +238,14 @@ def tokenize_connections(
     dataset: TextRows,
     tokenizer: TextTokenizer,
     max_seq_length: int,
-    folder: Path | None,
     joining: Joining | None = None,
 ) -> TokenizedConnections:
-    """Return the data set's rows as tokens, from the cache in `folder` if it exists.
+    """Return the data set's rows as tokens.
 
     Args:
         dataset: The data set with rows and distinct texts.
         tokenizer: The model's tokenizer.
         max_seq_length: Maximum tokens of a sequence, special tokens included; longer ones are truncated.
-        folder: Folder of the cache, for one process at a time; None to keep the tokens in memory. The cache does not
-            depend on `joining`.
         joining: How to join the two texts of a row into one sequence; None to keep each text separate. A separate text
             that is too long loses its end.
 
@@ -382,13 +253,12 @@ def tokenize_connections(
         InputError: A text is not valid or has no tokens, `max_seq_length` is too small for any token of a text, or
             rows to be joined do not have two texts.
         ModelFolderError: The tokenizer cannot join two texts.
-        OutputError: The cache cannot be written.
     """
     if max_seq_length <= tokenizer.n_special:
         least = tokenizer.n_special + 1
         raise InputError(f"max_seq_length is {quoted(max_seq_length)}, expected a whole number of at least {least}")
     joiner = None if joining is None else _row_joiner(dataset, tokenizer, max_seq_length, joining)
-    numbers = text_numbers(dataset, tokenizer, max_seq_length, folder)
+    numbers = text_numbers(dataset, tokenizer, max_seq_length)
     tokens = _tokenized(numbers, dataset.text_rows, tokenizer.n_special, max_seq_length, joiner)
     if not tokens.sequence_lengths.all():  # possible only if the tokenizer adds no special tokens
         row, column = np.argwhere(tokens.sequence_lengths == 0)[0]

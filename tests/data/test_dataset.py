@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from sbert_ft.config.settings import Reading
 from sbert_ft.data.dataset import Connection, ConnectionDataset
 from sbert_ft.data.duplicates import text_key
-from sbert_ft.errors import DataError, InputError, OutputError, SbertFtError
+from sbert_ft.errors import DataError, InputError, SbertFtError
 
 HEADER = "sentence1,sentence2,score"
 SKIP = Reading(on_bad_row="skip")
@@ -257,13 +257,6 @@ def test_data_set_goes_to_other_processes_and_through_a_loader() -> None:
     assert list(copy) == list(dataset) and copy.sha256 == dataset.sha256 and copy.ledger == dataset.ledger
     loader = DataLoader(dataset, batch_size=2, num_workers=1)
     assert [label for batch in loader for label in batch.label.tolist()] == [1.5, 4.0, 1.5, 4.0, 1.5]
-
-
-def test_folder_for_many_texts_must_be_there(tmp_path: Path) -> None:
-    path = csv_of(tmp_path, "a,b,0.5", "c,d,1")
-    assert list(from_file(path, None, tmp_path)) == list(from_file(path))
-    with pytest.raises(OutputError, match="is not a folder; create it"):
-        from_file(path, None, tmp_path / "absent")
 
 
 # ---------------------------------------------------------------- bad rows

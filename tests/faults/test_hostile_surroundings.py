@@ -563,7 +563,6 @@ CALLS: dict[str, Call] = {
     "save_pretrained": lambda at, v: at.model.save_pretrained(v),
     "compile": lambda at, v: private_folder(v, at.folder),
     "from_file(path)": lambda at, v: ConnectionDataset.from_file(v),
-    "from_file(cache_dir)": lambda at, v: ConnectionDataset.from_file(os.devnull, cache_dir=v),
     "from_dataframe": lambda at, v: ConnectionDataset.from_dataframe(v),
     "from_pairs(pairs)": lambda at, v: ConnectionDataset.from_pairs(v),
     "from_pairs(labels)": lambda at, v: ConnectionDataset.from_pairs(TWO, labels=v),

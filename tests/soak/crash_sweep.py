@@ -206,7 +206,7 @@ def differences(folder: Path, unbroken: Path) -> list[str]:
     for name in sorted(found.keys() & wanted.keys()):
         if (folder / name).stat().st_mode != (unbroken / name).stat().st_mode:
             faults.append(f"{name} has other rights")
-        exact = name.startswith(("model/", "cache/")) or name.endswith((".safetensors", ".csv", "ledger.json"))
+        exact = name.startswith("model/") or name.endswith((".safetensors", ".csv", "ledger.json"))
         if exact and found[name] != wanted[name]:
             faults.append(f"{name} has other bytes")
         if name.endswith(".html") and not (found[name] or b"").rstrip().endswith(b"</html>"):

@@ -338,7 +338,7 @@ def test_the_folder_holds_what_the_documents_say(finished: tuple[SiameseBert, An
     _, result = finished
     there = {entry.name for entry in result.folder.iterdir() if not entry.name.startswith(".")}
     assert {"model", "report.html", "report.md", "worst_pairs.csv", "metrics.json", "metrics.jsonl"} < there
-    assert {"ledger.json", "config.json", "fingerprint.json", "checkpoints", "cache"} < there
+    assert {"ledger.json", "config.json", "fingerprint.json", "checkpoints"} < there
     assert json.loads((result.folder / "metrics.json").read_bytes()) == json.loads(json.dumps(result.metrics))
     assert result.report.read_text(encoding="utf-8").startswith("<!")
     ledger = json.loads((result.folder / "ledger.json").read_bytes())

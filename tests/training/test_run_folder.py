@@ -59,9 +59,7 @@ def make_run(path: Path) -> RunFolder:
         (path / name).write_text("{}\n")
     for step in (1, 2):
         save_checkpoint(folder.checkpoints_dir, step, {"weights": {"w": torch.zeros(3)}}, {"step": step})
-    for place in (folder.cache_dir, folder.tensorboard_dir):
-        place.mkdir()
-    (folder.cache_dir / "tokens.npy").write_bytes(b"cached")
+    folder.tensorboard_dir.mkdir()
     (folder.tensorboard_dir / "events.out.tfevents.1.host.1.0").write_bytes(b"events")
     return folder
 
@@ -89,7 +87,7 @@ def test_a_run_that_writes_nothing_leaves_no_folder(tmp_path: Path) -> None:
 def test_every_place_is_inside_the_folder_and_known(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     files = [folder.config_file, folder.ledger_file, folder.log_file, folder.metrics_file]
-    places = [folder.model_dir, folder.checkpoints_dir, folder.cache_dir, folder.tensorboard_dir]
+    places = [folder.model_dir, folder.checkpoints_dir, folder.tensorboard_dir]
     assert {p.name for p in files} <= set(RUN_FILES) and {p.name for p in places} == set(RUN_FOLDERS)
     assert {p.parent for p in files + places} == {tmp_path}
 
@@ -154,7 +152,6 @@ def test_resuming_removes_half_written_files(tmp_path: Path) -> None:
     (folder.checkpoints_dir / f"{PREFIX}12").mkdir()
     (folder.checkpoints_dir / f"{PREFIX}12" / "weights.safetensors").write_bytes(b"half")
     (tmp_path / f"{PREFIX}34").write_bytes(b"half")
-    (folder.cache_dir / f"{PREFIX}56").write_bytes(b"half")
     with open_run_folder(tmp_path, "resume"):
         pass
     assert tree(tmp_path) == before
@@ -178,8 +175,8 @@ def test_overwriting_leaves_no_file_of_the_run(tmp_path: Path, tiny_bert_folder:
     model = SiameseBert.from_pretrained(tiny_bert_folder(tmp_path / "tiny"), device="cpu")
     model.save_pretrained(folder.model_dir)
     with open_run_folder(folder.path, "overwrite"):
-        assert os.listdir(folder.path) == [LOCK_NAME, "cache"] or os.listdir(folder.path) == ["cache", LOCK_NAME]
-    assert tree(folder.path) == {"cache": None, "cache/tokens.npy": b"cached"}  # it is found by content
+        assert os.listdir(folder.path) == [LOCK_NAME]
+    assert tree(folder.path) == {}
 
 
 def test_overwriting_keeps_every_stray_file(tmp_path: Path) -> None:
@@ -190,7 +187,7 @@ def test_overwriting_keeps_every_stray_file(tmp_path: Path) -> None:
     strays = [
         *("thesis.odt", "report.html.bak", "notes/config.json", "model/notes.txt", "model/1_Pooling/notes.txt"),
         *("checkpoints/notes.txt", "checkpoints/step-00000001/notes.txt", "checkpoints/step-12/state.json"),
-        *("tensorboard/notes.txt", "cache/notes.txt"),
+        "tensorboard/notes.txt",
     ]
     for name in strays:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +195,7 @@ def test_overwriting_keeps_every_stray_file(tmp_path: Path) -> None:
     with open_run_folder(tmp_path, "overwrite"):
         pass
     files = {name for name, data in tree(tmp_path).items() if data is not None}
-    assert files == {*strays, "cache/tokens.npy"}
+    assert files == set(strays)
     assert newest_checkpoint(folder.checkpoints_dir) is None
     assert not (folder.checkpoints_dir / "step-00000002").exists()
 
