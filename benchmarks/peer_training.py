@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from sbert_ft import ConnectionDataset
-    from sbert_ft.config.settings import ModelSettings, ObjectiveSettings, TrainingSettings
+    from sbert_ft.config.objectives import ObjectiveSettings
+    from sbert_ft.config.settings import ModelSettings, TrainingSettings
 
 TRAINER_PACKAGES = ("accelerate", "datasets")
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}

@@ -18,7 +18,8 @@ from sbert_ft._version import __version__
 from sbert_ft.errors import SbertFtError
 
 if TYPE_CHECKING:
-    from sbert_ft.config.settings import EvaluationSettings, ObjectiveSettings, Reading, TrainingSettings
+    from sbert_ft.config.objectives import ObjectiveSettings
+    from sbert_ft.config.settings import EvaluationSettings, Reading, TrainingSettings
     from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.calibration import fit_threshold
     from sbert_ft.models.connection_bert import ConnectionBert
@@ -48,7 +49,7 @@ _MODULE_OF_NAME = {
     "ConnectionBert": "sbert_ft.models.connection_bert",
     "ConnectionDataset": "sbert_ft.data.dataset",
     "EvaluationSettings": "sbert_ft.config.settings",
-    "ObjectiveSettings": "sbert_ft.config.settings",
+    "ObjectiveSettings": "sbert_ft.config.objectives",
     "Reading": "sbert_ft.config.settings",
     "SiameseBert": "sbert_ft.models.siamese",
     "TrainingSettings": "sbert_ft.config.settings",

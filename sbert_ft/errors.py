@@ -103,3 +103,9 @@ def listed(names: Iterable[object], most: int) -> str:
     """Return the first `most` names in quotes, and how many more there are."""
     every = [quoted(name) for name in names]
     return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
+def enumerated(names: Iterable[str]) -> str:
+    """Return names joined for a sentence: "towers, joined and single"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sbert_ft.training.objectives import OBJECTIVES
+from sbert_ft.config.objectives import OBJECTIVES
 from sbert_ft.training.run_folder import RUN_FILES, RUN_FOLDERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +22,7 @@ def test_the_table_of_objectives_has_each_with_its_options() -> None:
     assert list(rows) == list(OBJECTIVES)
     for name, options in rows.items():
         for option, value in OBJECTIVES[name].defaults.items():
-            said = f"`{option}`" if isinstance(value, bool) else f"`{option}` {value:g}"
+            said = f"`{option}`" if value is None or value is False else f"`{option}` {value:g}"
             assert said in options, (name, option)
 
 

@@ -20,6 +20,7 @@ from sbert_ft.commands.options import (
     add_reading_options,
     load_classifier,
 )
+from sbert_ft.config.metrics import METRICS
 from sbert_ft.errors import InputError, quoted
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ def _table(report: dict[str, Any], unit: str) -> str:
     compared = "difference" in report
     rows = [["", "MODEL", *(["OTHER", "difference"] if compared else [])]]
     for name, score in report["metrics"].items():
-        cells = [name.replace("_", " "), cell(score)]
+        cells = [METRICS[name].short, cell(score)]
         if compared:
             cells += [cell(report["against_metrics"].get(name)), cell(report["difference"].get(name), "+")]
         rows.append(cells)

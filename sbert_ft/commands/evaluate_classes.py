@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sbert_ft.commands.options import load_classifier
+from sbert_ft.config.metrics import METRICS
 from sbert_ft.errors import InputError, quoted
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 # More classes do not fit in a line, and longer names do not fit above a column.
 _MOST_COLUMNS = 20
 _LONGEST_NAME = 24
-_LABELS = {"accuracy": "accuracy", "macro_f1": "macro F1", "mcc": "MCC"}
 
 
 def evaluate_classes(
@@ -189,7 +189,7 @@ def class_table(report: dict[str, Any]) -> str:
     heads = ["", "MODEL", "OTHER" if against is not None else report["before_is"], "difference"]
     rows = [[*heads, *(name for name, _ in compared)]]
     for name, score in report["metrics"].items():
-        cells = [_LABELS.get(name, name), cell(score), cell(report["against_metrics"].get(name))]
+        cells = [METRICS[name].short, cell(score), cell(report["against_metrics"].get(name))]
         cells.append(cell(report["difference"].get(name), "+"))
         rows.append([*cells, *(cell(report[key][of].get(name)) for of, key in compared)])
     notes = [] if data["note"] is None else [data["note"]]
@@ -210,7 +210,7 @@ def _class_lines(report: dict[str, Any]) -> list[str]:
 
 def _match_lines(match: dict[str, Any]) -> list[str]:
     head = f"match: {quoted(match['class'])} from a probability of {match['threshold']:.4f}"
-    rows = [[name.replace("_", " "), cell(score)] for name, score in match["metrics"].items()]
+    rows = [[METRICS[name].short, cell(score)] for name, score in match["metrics"].items()]
     return [head, *aligned(rows)]
 
 

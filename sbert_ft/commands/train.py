@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbert_ft.commands.config import add_set_option
+from sbert_ft.config.metrics import METRICS
 from sbert_ft.errors import InputError, quoted
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ A classifier's run has mistakes.csv instead of worst_pairs.csv."""
 
 # The first of these groups that a split has completely is shown; a threshold has an accuracy, but no macro F1.
 _SHOWN = (("accuracy", "macro_f1"), ("spearman",), ("average_precision",))
-_METRIC_WORDS = {"macro_f1": "macro F1", "average_precision": "average precision"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +83,7 @@ def _show_plan(prepared: PreparedRun, settings: RunSettings) -> None:
     from sbert_ft.training.batch_sampler import epoch_batches
     from sbert_ft.training.prepare import plan_run
 
-    plan, tokens = plan_run(prepared, None)
+    plan, tokens = plan_run(prepared)
     for line in plan.describe(settings.training, prepared.objective.describe()):
         print(line)
     text_rows = tokens.rows if prepared.objective.distinct_texts else None
@@ -113,7 +113,7 @@ def _show_result(result: FineTuneResult) -> None:
     for name, split in metrics.get("splits", {}).items():
         shown = next((names for names in _SHOWN if all(name in split["after"] for name in names)), ())
         for metric in shown:
-            print(f"{name} {_METRIC_WORDS.get(metric, metric)}: {_before_and_after(split, metric)}")
+            print(f"{name} {METRICS[metric].short}: {_before_and_after(split, metric)}")
     decision = metrics.get("decision")
     if decision is not None:
         reached = ", ".join(f"{name} {value:.3f}" for name, value in decision["reached"].items())

@@ -16,16 +16,17 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from sbert_ft.config.faults import shown_value
+from sbert_ft.config.limits import Limits
+from sbert_ft.config.objectives import ObjectiveSettings, takers_of
 from sbert_ft.config.settings import (
     DataSettings,
     EvaluationSettings,
-    Limits,
     ModelSettings,
-    ObjectiveSettings,
     Reading,
     RunSettings,
     TrainingSettings,
 )
+from sbert_ft.errors import enumerated
 
 Kind = Literal["text", "texts", "int", "number", "truth", "interval", "labels"]
 
@@ -226,7 +227,10 @@ def _keys() -> dict[str, Key]:
         meanings, hints = _meanings(of), get_type_hints(of)
         for field in fields(of):
             if field.name not in (*SECTIONS, "reading"):
-                key = _key(section, field, hints[field.name], meanings.get(field.name, ""))
+                meaning = meanings.get(field.name, "")
+                if section == "objective" and meaning and (takers := takers_of(field.name)):
+                    meaning = f"{enumerated(takers)}: {meaning}"
+                key = _key(section, field, hints[field.name], meaning)
                 found[key.path] = key
     return found
 

@@ -17,12 +17,12 @@ from sbert_ft.config.aliases import MOST_UNKNOWN, Given, GivenKeys, given_in, gi
 from sbert_ft.config.faults import Fault, nearest, refuse, shown_value
 from sbert_ft.config.fields import KEYS, SECTIONS
 from sbert_ft.config.jsonc import parse_json, read_json_object, refuse_depth
+from sbert_ft.config.objectives import ObjectiveSettings
 from sbert_ft.config.rules import broken_rules, broken_rules_of_objective, default_objective
 from sbert_ft.config.settings import (
     DataSettings,
     EvaluationSettings,
     ModelSettings,
-    ObjectiveSettings,
     Reading,
     RunSettings,
     TrainingSettings,

@@ -12,16 +12,10 @@ from typing import Any, Final
 
 from sbert_ft.config.faults import Fault, shown_value
 from sbert_ft.config.fields import KEYS
-from sbert_ft.config.settings import CLASSIFIER_OBJECTIVES, METRIC_NAMES, ObjectiveSettings
-from sbert_ft.errors import quoted
+from sbert_ft.config.metrics import choosing_metrics
+from sbert_ft.config.objectives import CLASSIFIER_OBJECTIVES, OBJECTIVES, ObjectiveSettings, takers_of
+from sbert_ft.errors import enumerated, quoted
 
-# The objectives that use an option; another one would ignore it silently.
-OPTION_OF_OBJECTIVES: Final[Mapping[str, tuple[str, ...]]] = {
-    "scale": ("cosent", "angle", "in_batch_negatives"),
-    "margin": ("contrastive", "online_contrastive", "triplet"),
-    "symmetric": ("in_batch_negatives",),
-    "class_weight": ("softmax",),
-}
 CLASSIFIER_KINDS: Final = ("towers", "joined", "single")
 # The kinds of model that use an option; for others only its default is allowed.
 _OPTION_OF_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -36,8 +30,6 @@ _N_TEXTS: Final[Mapping[str, tuple[str, tuple[int, ...]]]] = {
     "joined": ("two names", (2,)),
     "single": ("one name", (1,)),
 }
-METRICS_OF_CLASSES: Final = ("accuracy", "macro_f1", "mcc")
-_OTHER_METRICS: Final = tuple(name for name in METRIC_NAMES if name not in METRICS_OF_CLASSES)
 _OF_SCORES: Final = ("data.score_range", "evaluation.match_from")
 _NEEDING_DEV: Final = ("eval_steps", "metric", "early_stopping_patience")
 
@@ -77,8 +69,9 @@ def broken_rules_of_objective(path: str, values: Mapping[str, Any]) -> Iterator[
         path: Path of the objective, `objective` or `objective.1`.
         values: Its values by name, without those that have a fault.
     """
-    for option, names in OPTION_OF_OBJECTIVES.items():
-        if "name" in values and values.get(option) and values["name"] not in names:
+    for option in values:
+        names = takers_of(option)
+        if names and "name" in values and values[option] and values["name"] not in names:
             found = f"{shown_value(values[option])} for {values['name']}"
             yield Fault(f"{path}.{option}", f"is an option of {', '.join(names)}; found {found}; leave it out")
 
@@ -142,7 +135,7 @@ def _rules_of_model(values: Mapping[str, Any]) -> Iterator[Fault]:
     for path, kinds in _OPTION_OF_KINDS.items():
         value = values.get(path, KEYS[path].default)
         if value != KEYS[path].default and kind not in kinds:
-            found = f"{shown_value(value)} is for {_listed(kinds)}; model.kind is {kind}"
+            found = f"{shown_value(value)} is for {enumerated(kinds)}; model.kind is {kind}"
             yield Fault(path, f"{found}; leave it out")
     columns, (expected, numbers) = values.get("data.text_columns"), _N_TEXTS[kind]
     if columns is not None and len(columns) not in numbers:
@@ -168,10 +161,11 @@ def _mismatches(kind: str, objectives: Sequence[ObjectiveSettings]) -> Iterator[
 
 def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
     """Yield the faults of values that do not fit the objectives' labels: classes, or scores and 0 or 1."""
-    has_classes = objectives[0].name == "softmax"
+    has_classes = "classes" in OBJECTIVES[objectives[0].name].label_kinds
     names = ", ".join(dict.fromkeys(one.name for one in objectives))
     of_objective = f"objective is {names}"
-    metric, metrics = values.get("training.metric"), METRICS_OF_CLASSES if has_classes else _OTHER_METRICS
+    metric = values.get("training.metric")
+    metrics = choosing_metrics("classes") if has_classes else choosing_metrics("graded", "labels")
     if metric is not None and metric not in metrics:
         found = f"{metric} is {'not ' if has_classes else ''}of classes; {of_objective}"
         yield Fault("training.metric", f"{found}; expected one of {', '.join(metrics)}, or null")
@@ -192,11 +186,6 @@ def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSe
     for path in _OF_SCORES:
         if has_classes and (value := values.get(path)) is not None:
             yield Fault(path, f"{shown_value(value)} is for scores; {of_objective}, which has classes; leave it out")
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return names joined for a sentence: "towers, joined and single"."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _is_codec(name: str) -> bool:

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from sbert_ft.config.aliases import ALIASES, CONSTANT_WITH_WARMUP, FLAT, HALF_PRECISIONS, IGNORED
 from sbert_ft.config.fields import KEYS, MOST_COUNT, SECTIONS, Key, section_meaning
+from sbert_ft.config.limits import Limits
 from sbert_ft.config.loader import MOST_OBJECTIVES
 from sbert_ft.config.rules import LEFT_OUT
-from sbert_ft.config.settings import Limits
 
 JsonSchema = dict[str, Any]
 

@@ -8,26 +8,14 @@ commented start and the table in docs/configuration.md have it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-OBJECTIVE_NAMES: Final = (
-    "cosine",
-    "cosent",
-    "angle",
-    "contrastive",
-    "online_contrastive",
-    "in_batch_negatives",
-    "triplet",
-    "softmax",
-    "binary_cross_entropy",
-)
-# These train a classifier, and the first is the default; the others train a sentence encoder.
-CLASSIFIER_OBJECTIVES: Final = ("softmax", "binary_cross_entropy")
-# Metrics that can choose the best step: they need no threshold, which is fitted after the best step is known.
-METRIC_NAMES: Final = ("spearman", "pearson", "average_precision", "roc_auc", "accuracy", "macro_f1", "mcc")
+from sbert_ft.config.limits import holding, matching, one_of, within
+from sbert_ft.config.metrics import CHOOSING_METRICS
+from sbert_ft.config.objectives import ObjectiveSettings
+
 _TARGET: Final = r"f1|(precision|recall)>=(1(\.0+)?|0?\.[0-9]*[1-9][0-9]*)"
 _MOST_CLASSES: Final = 1000
 OnBadRow = Literal["error", "skip"]
@@ -36,94 +24,6 @@ CalibrationKind = Literal["auto", "isotonic", "platt", "temperature", "none"]
 ModelKind = Literal["siamese", "towers", "joined", "single"]
 Features = Literal["uv", "difference", "uv_difference", "uv_difference_product"]
 Truncation = Literal["longest_first", "only_first", "only_second"]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The allowed values of a type.
-
-    Attributes:
-        at_least: Lowest allowed number.
-        above: Exclusive lower bound of a number.
-        at_most: Highest allowed number.
-        below: Exclusive upper bound of a number.
-        choices: The allowed texts.
-        pattern: Regular expression for the whole text, with the same meaning in Python and JavaScript.
-        words: The texts that match the pattern, in words for messages.
-        n_items: Minimum and maximum number of entries of an array.
-    """
-
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
-    choices: tuple[str, ...] = ()
-    pattern: str = ""
-    words: str = ""
-    n_items: tuple[int, int] | None = None
-
-    def admits_number(self, value: float) -> bool:
-        """Return whether a number is in the range."""
-        return (
-            (self.at_least is None or value >= self.at_least)
-            and (self.above is None or value > self.above)
-            and (self.at_most is None or value <= self.at_most)
-            and (self.below is None or value < self.below)
-        )
-
-    def admits_text(self, value: str) -> bool:
-        """Return whether a text is one of the choices or matches the pattern."""
-        if self.choices:
-            return value in self.choices
-        return re.fullmatch(self.pattern, value) is not None if self.pattern else True
-
-    def range_words(self) -> str:
-        """Return the range in words, to follow "a number": " above 0 and at most 1"; "" if all are allowed."""
-        if self.at_least is not None and self.at_most is not None:
-            return f" from {shown_number(self.at_least)} to {shown_number(self.at_most)}"
-        parts = [] if self.at_least is None else [f"of at least {shown_number(self.at_least)}"]
-        parts += [] if self.above is None else [f"above {shown_number(self.above)}"]
-        parts += [] if self.at_most is None else [f"at most {shown_number(self.at_most)}"]
-        parts += [] if self.below is None else [f"below {shown_number(self.below)}"]
-        return " " + " and ".join(parts) if parts else ""
-
-    def n_items_words(self) -> str:
-        """Return the allowed number of entries in words: "2 or 3", "1 to 3"; "" if any number is allowed."""
-        if self.n_items is None:
-            return ""
-        least, most = self.n_items
-        return f"{shown_number(least)} {'or' if most == least + 1 else 'to'} {shown_number(most)}"
-
-
-def within(
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> Mapping[str, Limits]:
-    """Return the metadata of a field whose number is in this range."""
-    return {"limits": Limits(at_least=at_least, above=above, at_most=at_most, below=below)}
-
-
-def one_of(*choices: str) -> Mapping[str, Limits]:
-    """Return the metadata of a field whose text is one of these."""
-    return {"limits": Limits(choices=choices)}
-
-
-def matching(pattern: str, words: str) -> Mapping[str, Limits]:
-    """Return the metadata of a field whose text matches `pattern`, described by `words`."""
-    return {"limits": Limits(pattern=pattern, words=words)}
-
-
-def holding(least: int, most: int) -> Mapping[str, Limits]:
-    """Return the metadata of a field whose array has `least` to `most` entries."""
-    return {"limits": Limits(n_items=(least, most))}
-
-
-def shown_number(value: float) -> str:
-    """Return a number for a message: 1,000,000 or 0.5 or 2e-05."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 _COUNT: Final = within(at_least=1)
@@ -224,27 +124,6 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
-class ObjectiveSettings:
-    """One objective and its options; None is the objective's own default.
-
-    Attributes:
-        name: Which loss; each accepts its own kind of labels.
-        weight: Factor of this objective's loss where several are added.
-        scale: cosent, angle and in_batch_negatives: factor before the softmax or exponential (inverse temperature).
-        margin: contrastive, online_contrastive and triplet: distance beyond which a negative pair costs nothing.
-        symmetric: in_batch_negatives: also find the first text from the second one.
-        class_weight: softmax: balanced for a weight of each class that is inverse to its number of rows.
-    """
-
-    name: str = field(default="cosine", metadata=one_of(*OBJECTIVE_NAMES))
-    weight: float = field(default=1.0, metadata=within(above=0))
-    scale: float | None = field(default=None, metadata=within(above=0))
-    margin: float | None = field(default=None, metadata=within(at_least=0))
-    symmetric: bool = False
-    class_weight: Literal["balanced"] | None = None
-
-
-@dataclass(frozen=True)
 class TrainingSettings:
     """How the weights are trained, and when to evaluate, save and stop.
 
@@ -293,7 +172,7 @@ class TrainingSettings:
     seed: int = field(default=42, metadata=within(at_least=0, at_most=2**32 - 1))
     eval_steps: int | None = field(default=None, metadata=_COUNT)
     save_steps: int | None = field(default=None, metadata=_COUNT)
-    metric: str | None = field(default=None, metadata=one_of(*METRIC_NAMES))
+    metric: str | None = field(default=None, metadata=one_of(*CHOOSING_METRICS))
     early_stopping_patience: int | None = field(default=None, metadata=_COUNT)
     logging_steps: int = field(default=10, metadata=_COUNT)
     tensorboard: bool = False

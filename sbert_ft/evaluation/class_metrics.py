@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sbert_ft.config.metrics import choosing_metrics
 from sbert_ft.config.settings import EvaluationSettings
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.bootstrap import Floats, Groups, cell_resamples, divided
@@ -24,7 +25,7 @@ from sbert_ft.evaluation.metrics import Score
 Codes = NDArray[np.int64]
 
 # The metrics that can choose the best step of a run.
-CLASS_METRIC_NAMES: Final = ("accuracy", "macro_f1", "mcc")
+CLASS_METRIC_NAMES: Final = choosing_metrics("classes")
 _LEAST_ROWS = 3
 # F1 values (classes times resamples) in memory at once: a quarter of a gigabyte.
 _MOST_HELD = 2**25

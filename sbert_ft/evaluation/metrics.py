@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sbert_ft.config.metrics import METRICS, choosing_metrics
 from sbert_ft.config.settings import EvaluationSettings
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.bootstrap import (
@@ -33,13 +32,6 @@ from sbert_ft.evaluation.bootstrap import (
 )
 
 Numbers = NDArray[np.floating] | Sequence[float]
-# The gold that a metric needs: graded scores, or labels that say whether a pair matches.
-GoldKind = Literal["graded", "labels"]
-
-# The metrics that can choose the best step of a run. Metrics that need a threshold cannot: it is chosen afterwards.
-METRIC_NAMES: Mapping[str, GoldKind] = MappingProxyType(
-    {"spearman": "graded", "pearson": "graded", "average_precision": "labels", "roc_auc": "labels"}
-)
 _LEAST_PAIRS = 3
 # As in scipy: a deviation from the mean of less than this share of the mean is rounding.
 _ROUNDING = 1e-13
@@ -99,7 +91,7 @@ def metric_value(
     """Return one metric without an interval; None if it is undefined.
 
     Args:
-        name: One of METRIC_NAMES.
+        name: One that can choose the best step by scores or labels (`config.metrics`).
         predicted: Shape (N,): the model's scores.
         gold: Shape (N,): graded scores, for spearman and pearson.
         matches: Shape (N,): whether the pairs belong together, for average_precision and roc_auc.
@@ -107,10 +99,9 @@ def metric_value(
     Raises:
         InputError: The name is unknown, the gold that it needs is None, or shapes differ.
     """
-    kind = METRIC_NAMES.get(name)
-    if kind is None:
-        raise InputError(f"the metric is {quoted(name)}, expected one of {', '.join(METRIC_NAMES)}")
-    if kind == "graded":
+    if name not in (names := choosing_metrics("graded", "labels")):
+        raise InputError(f"the metric is {quoted(name)}, expected one of {', '.join(names)}")
+    if METRICS[name].chooses_by == "graded":
         if gold is None:
             raise InputError(f"the metric {name} needs graded scores, and the pairs have none")
         return _graded(predicted, gold)[name].value

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
+from sbert_ft.config.metrics import metric_label
 from sbert_ft.evaluation.results import Json
 from sbert_ft.report.content import Report
 from sbert_ft.report.formatting import (
@@ -18,7 +19,6 @@ from sbert_ft.report.formatting import (
     decimals,
     inside_sentence,
     interval,
-    metric_label,
     plain_number,
 )
 

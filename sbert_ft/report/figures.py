@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sbert_ft.config.metrics import metric_label
 from sbert_ft.evaluation.results import ClassSplit, Json, SplitScores
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.report.charts import (
@@ -31,7 +32,7 @@ from sbert_ft.report.classes import MOST_IN_MATRIX, class_names, confusion_count
 from sbert_ft.report.content import Report
 from sbert_ft.report.decision_facts import Reached, quoted_name, reached, second_class_scores
 from sbert_ft.report.facts import evaluations, inner, judged_splits, main_metric, train_lines
-from sbert_ft.report.formatting import counted, decimals, inside_sentence, metric_label, shortened
+from sbert_ft.report.formatting import counted, decimals, inside_sentence, shortened
 from sbert_ft.report.svg import WIDTH, fitting
 
 _MOST_ROWS: Final = 20

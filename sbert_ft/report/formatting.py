@@ -24,16 +24,6 @@ _NAMED: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _ZERO_WIDTH_JOINER: Final = "\u200d"
 _VARIATION: Final = re.compile("[\ufe00-\ufe0f]")
 
-_METRICS: Final = {
-    "spearman": "Spearman correlation",
-    "pearson": "Pearson correlation",
-    "average_precision": "Average precision",
-    "roc_auc": "ROC AUC",
-    "f1": "F1",
-    "mcc": "Matthews correlation",
-    "macro_f1": "Macro F1",
-}
-
 
 def escape_of(character: str) -> str:
     r"""Return the escape of a hidden character, such as \n, \x1b or \u202e."""
@@ -66,11 +56,6 @@ def _continues(character: str) -> bool:
     """Return whether the character is part of the one before it."""
     joined = character == _ZERO_WIDTH_JOINER or _VARIATION.match(character) is not None
     return joined or unicodedata.combining(character) != 0 or "\U0001f3fb" <= character <= "\U0001f3ff"
-
-
-def metric_label(name: str) -> str:
-    """Return the display name of a metric."""
-    return _METRICS.get(name, name.replace("_", " ").capitalize())
 
 
 def inside_sentence(label: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from sbert_ft.config.metrics import metric_label
 from sbert_ft.markdown_text import escaped_markdown
 from sbert_ft.report.classes import (
     balance_grid,
@@ -37,7 +38,7 @@ from sbert_ft.report.facts import (
     verdict,
     worst_note,
 )
-from sbert_ft.report.formatting import capitalised, counted, decimals, metric_label, plain_number, shortened, visible
+from sbert_ft.report.formatting import capitalised, counted, decimals, plain_number, shortened, visible
 from sbert_ft.report.training import training_grid
 
 # Two numbers in brackets are an interval, which needs no escapes unless the text after it would make it a link.

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from sbert_ft.config.metrics import metric_label
 from sbert_ft.report.content import Report
 from sbert_ft.report.facts import Cell, Grid, fact, inner
 from sbert_ft.report.formatting import (
@@ -13,7 +14,6 @@ from sbert_ft.report.formatting import (
     decimals,
     duration,
     inside_sentence,
-    metric_label,
     percent,
     plain_number,
     short_digest,

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.arguments import instance_argument
-from sbert_ft.config.settings import EvaluationSettings, ObjectiveSettings, Reading, TrainingSettings
+from sbert_ft.config.objectives import ObjectiveSettings
+from sbert_ft.config.settings import EvaluationSettings, Reading, TrainingSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.labels import class_name
 from sbert_ft.errors import InputError, OutputError, quoted

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sbert_ft.arguments import path_argument, word_argument
 from sbert_ft.config.loader import check_settings
+from sbert_ft.config.objectives import CLASSIFIER_OBJECTIVES, ObjectiveSettings
 from sbert_ft.config.settings import (
-    CLASSIFIER_OBJECTIVES,
     DataSettings,
     EvaluationSettings,
     ModelSettings,
-    ObjectiveSettings,
     Reading,
     RunSettings,
     TrainingSettings,

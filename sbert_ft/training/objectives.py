@@ -1,304 +1,30 @@
-"""Objectives: losses over the vectors of a batch, built by name and checked against the data.
+"""The objective of a run: one or more of `config.objectives`, added with weights and checked against the data.
 
 One packed forward gives the vectors of all texts of a batch; an objective turns them and the labels into one number, in
-float32. Several objectives may be added with weights. The table `OBJECTIVES` says what rows and settings each one
-accepts: `build_objective` checks settings and `check_fits` checks data against it, before training starts.
+float32. `check_fits` checks before training that the rows are those that it takes.
 """
 
 from __future__ import annotations
 
-import difflib
 import logging
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from sbert_ft.config.settings import ObjectiveSettings
-from sbert_ft.errors import InputError, quoted
+from sbert_ft.config.objectives import OBJECTIVES, HeadToTrain, ObjectiveSettings
+from sbert_ft.errors import InputError, enumerated, quoted
 
-LossMethod = Callable[[list[Tensor], Tensor | None], Tensor]
+if TYPE_CHECKING:
+    from sbert_ft.config.objectives import LossMethod
 
-# The loss classes hold a model for their own forward, which is not used here.
-_NO_MODEL: Any = None
-
-
-_SCORED = "two texts and a score or a label 0 or 1"
-_LABELLED = "two texts and a label 0 or 1"
 logger = logging.getLogger(__name__)
 _LABEL_WORDS = {"none": "no label", "binary": "a label 0 or 1", "score": "a score", "classes": "a class name"}
 _NUMBER_WORDS = {1: "one text", 2: "two texts", 3: "three texts"}
-
-
-@dataclass(frozen=True)
-class ObjectiveKind:
-    """One entry of `OBJECTIVES`.
-
-    Attributes:
-        summary: What the loss is, and its source.
-        takes: The rows that it accepts, in words.
-        n_texts: Texts that a row may have.
-        label_kinds: Labels that a row may have: none, binary (0 or 1), score or classes.
-        make: Makes the loss from the settings named in `defaults`.
-        defaults: The settings that it accepts, with their default values.
-        coupled: Whether a row's loss depends on the other rows of its batch.
-        distinct_texts: Whether a text that occurs twice in a batch would be used as its own negative.
-        find_fault: Returns what is wrong with the labels, shape (rows,), as the rest of a sentence; or None.
-        of_classifier: Whether it trains a classifier, with a loss on the head's logits: `make` gets a `HeadToTrain`.
-    """
-
-    summary: str
-    takes: str
-    n_texts: tuple[int, ...]
-    label_kinds: tuple[str, ...]
-    make: Callable[..., LossMethod]
-    defaults: Mapping[str, float]
-    coupled: bool = False
-    distinct_texts: bool = False
-    find_fault: Callable[[NDArray[np.float64]], str | None] | None = None
-    of_classifier: bool = False
-
-
-@dataclass(frozen=True)
-class HeadToTrain:
-    """The head and the class weights that a classifier's loss needs.
-
-    Attributes:
-        head: Maps the vectors of each column of texts, shape (B, D) each, to logits, shape (B, K).
-        class_weights: Factor on the loss of each class's rows, shape (K,), on the head's device; None for 1.
-    """
-
-    head: Callable[[list[Tensor]], Tensor]
-    class_weights: Tensor | None = None
-
-
-def find_no_order(labels: NDArray[np.float64]) -> str | None:
-    """Return why an objective that ranks rows cannot learn from these labels, or None if it can."""
-    if len(labels) == 0 or (labels != labels[0]).any():
-        return None
-    return f"learns from which of two rows has the higher label, but all {len(labels):,} labels are {labels[0]:g}"
-
-
-def find_no_match(labels: NDArray[np.float64]) -> str | None:
-    """Return why an objective for matching rows cannot use these labels, or None if it can."""
-    n_other = int((labels != 1).sum())
-    if n_other == 0:
-        return None
-    return (
-        f"takes rows known to match, but {n_other:,} of {len(labels):,} labels are 0: keep only the matching rows "
-        'with data.label_values, such as {"1": 1}'
-    )
-
-
-def _losses() -> Any:
-    from sentence_transformers.sentence_transformer import losses
-
-    return losses
-
-
-def _loss_method(loss: Any) -> LossMethod:
-    method: LossMethod = loss.compute_loss_from_embeddings
-    return method
-
-
-def _cosine() -> LossMethod:
-    return _loss_method(_losses().CosineSimilarityLoss(_NO_MODEL))
-
-
-def _cosent(scale: float) -> LossMethod:
-    return _loss_method(_losses().CoSENTLoss(_NO_MODEL, scale=scale))
-
-
-def _angle(scale: float) -> LossMethod:
-    return _loss_method(_losses().AnglELoss(_NO_MODEL, scale=scale))
-
-
-def _contrastive(margin: float) -> LossMethod:
-    """Return sentence-transformers' ContrastiveLoss, without its label check that waits for the device."""
-
-    def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
-        assert labels is not None
-        distances = _cosine_distance(columns)
-        shortfall = F.relu(margin - distances)
-        return 0.5 * (labels * distances.square() + (1 - labels) * shortfall.square()).mean()
-
-    return loss
-
-
-def _online_contrastive(margin: float) -> LossMethod:
-    """Return sentence-transformers' OnlineContrastiveLoss, without its selections that wait for the device."""
-
-    def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
-        assert labels is not None
-        distances = _cosine_distance(columns)
-        matching, other = labels == 1, labels == 0
-        farthest = distances.masked_fill(~matching, -math.inf).amax()
-        nearest = distances.masked_fill(~other, math.inf).amin()
-        # a batch of only one kind is compared with its own mean
-        farthest = torch.where(matching.any(), farthest, distances.mean())
-        nearest = torch.where(other.any(), nearest, distances.mean())
-        pulled = torch.where(matching & (distances > nearest), distances, 0.0)
-        pushed = torch.where(other & (distances < farthest), F.relu(margin - distances), 0.0)
-        return (pulled.square() + pushed.square()).sum()
-
-    return loss
-
-
-def _cosine_distance(columns: list[Tensor]) -> Tensor:
-    """Return 1 - cosine of two columns row by row, shape (B,)."""
-    return 1 - F.cosine_similarity(columns[0], columns[1])
-
-
-def _in_batch_negatives(scale: float, symmetric: bool) -> LossMethod:
-    losses = _losses()
-    if not symmetric:
-        return _loss_method(losses.MultipleNegativesRankingLoss(_NO_MODEL, scale=scale))
-    both = ("query_to_doc", "doc_to_query")
-    return _loss_method(
-        losses.MultipleNegativesRankingLoss(_NO_MODEL, scale=scale, directions=both, partition_mode="per_direction")
-    )
-
-
-def _triplet(margin: float) -> LossMethod:
-    # The library's own distance had, up to 6.0, a square root whose gradient is NaN where two texts are the same.
-    return _loss_method(_losses().TripletLoss(_NO_MODEL, distance_metric=_distance, triplet_margin=margin))
-
-
-def _distance(left: Tensor, right: Tensor) -> Tensor:
-    """Return the Euclidean distance row by row, shape (B,), with a gradient of 0 where it is 0."""
-    distance: Tensor = torch.linalg.vector_norm(left - right, dim=-1)
-    return distance
-
-
-def _softmax(head: HeadToTrain) -> LossMethod:
-    """Return the cross-entropy of a batch, the mean over its rows of (weighted) losses.
-
-    Torch's mean of a weighted loss is not used: it divides by the sum of the batch's weights, so a row's share would
-    depend on the other rows, and the losses of micro-batches could not be added.
-    """
-
-    def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
-        assert labels is not None
-        codes = labels.long()
-        losses = F.cross_entropy(head.head(columns), codes, reduction="none")
-        if head.class_weights is not None:
-            losses = losses * head.class_weights[codes]
-        return losses.mean()
-
-    return loss
-
-
-def _binary_cross_entropy(head: HeadToTrain) -> LossMethod:
-    def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
-        assert labels is not None
-        return F.binary_cross_entropy_with_logits(head.head(columns)[:, 0], labels)
-
-    return loss
-
-
-OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType(
-    {
-        "cosine": ObjectiveKind(
-            summary="Mean squared error between the cosine of two texts and their score, scaled to 0..1 (or -1..1) "
-            "(Reimers and Gurevych 2019, Sentence-BERT, section 3).",
-            takes=_SCORED,
-            n_texts=(2,),
-            label_kinds=("score", "binary"),
-            make=_cosine,
-            defaults={},
-        ),
-        "cosent": ObjectiveKind(
-            summary="log(1 + sum of exp(scale * (cosine of a row - cosine of another))) over all rows of a batch and "
-            "others with a higher label; only the order of the labels counts (Huang et al. 2024, CoSENT).",
-            takes=_SCORED,
-            n_texts=(2,),
-            label_kinds=("score", "binary"),
-            make=_cosent,
-            defaults={"scale": 20.0},
-            coupled=True,
-            find_fault=find_no_order,
-        ),
-        "angle": ObjectiveKind(
-            summary="cosent with the similarity of halved vectors in the complex plane in place of the cosine, whose "
-            "gradient does not vanish where texts are nearly the same (Li and Li 2024, AnglE).",
-            takes=_SCORED,
-            n_texts=(2,),
-            label_kinds=("score", "binary"),
-            make=_angle,
-            defaults={"scale": 20.0},
-            coupled=True,
-            find_fault=find_no_order,
-        ),
-        "contrastive": ObjectiveKind(
-            summary="Half the squared cosine distance of matching rows, and half the square of margin minus distance "
-            "(at least 0) of the others (Hadsell et al. 2006).",
-            takes=_LABELLED,
-            n_texts=(2,),
-            label_kinds=("binary",),
-            make=_contrastive,
-            defaults={"margin": 0.5},
-        ),
-        "online_contrastive": ObjectiveKind(
-            summary="contrastive, summed over only a batch's hard rows: matching rows farther apart than the nearest "
-            "other row, and other rows nearer than the farthest matching one (sentence-transformers).",
-            takes=_LABELLED,
-            n_texts=(2,),
-            label_kinds=("binary",),
-            make=_online_contrastive,
-            defaults={"margin": 0.5},
-            coupled=True,
-        ),
-        "in_batch_negatives": ObjectiveKind(
-            summary="Cross-entropy of finding a row's second text among all second (and third) texts of the batch by "
-            "scale * cosine (Henderson et al. 2017; van den Oord et al. 2018); symmetric: and the first text from the "
-            "second, both halved.",
-            takes="two texts known to match, and optionally a third that does not, without labels or with only label 1",
-            n_texts=(2, 3),
-            label_kinds=("none", "binary"),
-            make=_in_batch_negatives,
-            defaults={"scale": 20.0, "symmetric": False},
-            coupled=True,
-            distinct_texts=True,
-            find_fault=find_no_match,
-        ),
-        "triplet": ObjectiveKind(
-            summary="Distance of the first text to the second, minus its distance to the third, plus the margin (at "
-            "least 0), Euclidean (Sentence-BERT, section 3). Vectors of length 1 are at most 2 apart.",
-            takes="three texts without labels",
-            n_texts=(3,),
-            label_kinds=("none",),
-            make=_triplet,
-            defaults={"margin": 5.0},
-        ),
-        "softmax": ObjectiveKind(
-            summary="Cross-entropy of the classes by the head's logits: over (u, v, |u-v|) of two towers (Reimers and "
-            "Gurevych 2019, Sentence-BERT, section 3), a joined pair or one text (Devlin et al. 2019, section 4.1).",
-            takes="one or two texts and a class",
-            n_texts=(1, 2),
-            label_kinds=("classes",),
-            make=_softmax,
-            defaults={},
-            of_classifier=True,
-        ),
-        "binary_cross_entropy": ObjectiveKind(
-            summary="Cross-entropy between the score, scaled to 0..1, and the sigmoid of the head's one logit: the "
-            "cross-encoder for graded pairs (Sentence-BERT, table 2).",
-            takes="one or two texts and a score or a label 0 or 1",
-            n_texts=(1, 2),
-            label_kinds=("score", "binary"),
-            make=_binary_cross_entropy,
-            defaults={},
-            of_classifier=True,
-        ),
-    }
-)
 
 
 class LabelledTexts(Protocol):
@@ -372,18 +98,12 @@ def build_objective(settings: Sequence[ObjectiveSettings], head: HeadToTrain | N
     """Return the objective that adds the losses of these settings, each times its weight.
 
     Args:
-        settings: One or more objectives.
+        settings: One or more objectives, checked by `config.loader`.
         head: The head of the classifier to train; None for a sentence encoder.
 
     Raises:
-        InputError: A name is unknown, a setting is out of range or not one of its objective, no row fits all
-            objectives, or an objective is not for this kind of model. All faults are in one message.
+        InputError: No row fits all objectives, or an objective is not for this kind of model.
     """
-    if not settings:
-        raise InputError(f"objective is empty, expected one or more of {_listed(OBJECTIVES)}")
-    faults = [fault for part in settings for fault in _faults(part)]
-    if faults:
-        raise InputError("; ".join(faults))
     _check_trained(settings, head)
     name = " + ".join(part.name for part in settings)
     kinds = [OBJECTIVES[part.name] for part in settings]
@@ -412,10 +132,12 @@ def _check_trained(settings: Sequence[ObjectiveSettings], head: HeadToTrain | No
     for part in settings:
         if OBJECTIVES[part.name].of_classifier != (head is not None):
             trained = "a sentence encoder (model.kind siamese)" if head is None else "a classifier"
-            fitting = _listed(name for name, kind in OBJECTIVES.items() if kind.of_classifier == (head is not None))
+            fitting = enumerated(name for name, kind in OBJECTIVES.items() if kind.of_classifier == (head is not None))
             raise InputError(f"objective {part.name} is not for {trained}, which takes {fitting}")
     if head is not None and len(settings) > 1:
-        raise InputError(f"a classifier can have only one objective, found {_listed(part.name for part in settings)}")
+        raise InputError(
+            f"a classifier can have only one objective, found {enumerated(part.name for part in settings)}"
+        )
 
 
 def check_fits(objective: Objective, dataset: LabelledTexts) -> None:
@@ -492,40 +214,10 @@ def _advice(dataset: LabelledTexts, of_classifier: bool) -> str:
     fitting = fitting_objectives(dataset, of_classifier)
     if not fitting:
         return "no objective fits such rows: name two text columns, or three without labels, with data.text_columns"
-    advice = f"objectives that fit this data: {_listed(fitting)}"
+    advice = f"objectives that fit this data: {enumerated(fitting)}"
     if dataset.label_kind == "none" and dataset.n_texts == 2:
         advice += " (a column of scores or labels is named with data.label_column)"
     return advice
-
-
-def _faults(settings: ObjectiveSettings) -> list[str]:
-    """Return a sentence for each fault of the settings; data are not considered."""
-    name = str(settings.name)
-    kind = OBJECTIVES.get(name)
-    if kind is None:
-        near = difflib.get_close_matches(name, OBJECTIVES, n=1)
-        meant = f" (did you mean {near[0]}?)" if near else ""
-        return [f"objective {quoted(name)} is not known{meant}, expected one of {_listed(OBJECTIVES)}"]
-    faults = []
-    if settings.class_weight is not None and name != "softmax":
-        faults.append(f"objective {name} takes no class_weight, which is a setting of softmax")
-    if settings.class_weight not in (None, "balanced"):
-        faults.append(f"class_weight is {quoted(settings.class_weight)}, expected balanced or None")
-    for key in ("scale", "margin", "symmetric"):
-        if getattr(settings, key) not in (None, False) and key not in kind.defaults:
-            takers = [other for other, its in OBJECTIVES.items() if key in its.defaults]
-            faults.append(f"objective {name} takes no {key}, which is a setting of {_listed(takers)}")
-    for key, least in (("weight", "above 0"), ("scale", "above 0"), ("margin", "from 0 on")):
-        value = getattr(settings, key)
-        if value is None and key != "weight":
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _in_range(value, least == "above 0"):
-            faults.append(f"{key} of objective {name} is {quoted(value)}, expected a number {least}")
-    return faults
-
-
-def _in_range(value: float, above: bool) -> bool:
-    return math.isfinite(value) and (value > 0 or (value == 0 and not above))
 
 
 def _filled(settings: ObjectiveSettings) -> ObjectiveSettings:
@@ -543,20 +235,15 @@ def _method(settings: ObjectiveSettings, head: HeadToTrain | None) -> LossMethod
 
 
 def _describe(settings: ObjectiveSettings) -> str:
-    numbers = [(key, getattr(settings, key)) for key in ("scale", "margin")]
-    options = [f"{key} {value:g}" for key, value in numbers if value is not None]
-    if settings.symmetric:
-        options.append("symmetric")
-    if settings.class_weight is not None:
-        options.append(f"class weights {settings.class_weight}")
+    options = []
+    for name in OBJECTIVES[settings.name].defaults:
+        value = getattr(settings, name)
+        if value not in (None, False):
+            shown = f" {value:g}" if isinstance(value, float | int) else f" {value}"
+            options.append(name.replace("_", " ") + ("" if value is True else shown))
     factor = "" if settings.weight == 1 else f"{settings.weight:g} * "
     return f"{factor}{settings.name}{' (' + ', '.join(options) + ')' if options else ''}"
 
 
 def _takes(settings: Iterable[ObjectiveSettings]) -> str:
     return ", ".join(f"{part.name} takes {OBJECTIVES[part.name].takes}" for part in settings)
-
-
-def _listed(names: Iterable[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last

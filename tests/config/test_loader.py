@@ -21,18 +21,16 @@ from sbert_ft.config.aliases import ALIASES, FLAT
 from sbert_ft.config.fields import KEYS, MOST_COUNT, SECTIONS
 from sbert_ft.config.jsonc import read_json_object
 from sbert_ft.config.loader import check_settings, read_run, run_from_json, run_to_json
-from sbert_ft.config.rules import CLASSIFIER_KINDS, METRICS_OF_CLASSES, OPTION_OF_OBJECTIVES
+from sbert_ft.config.metrics import METRICS, choosing_metrics
+from sbert_ft.config.objectives import CLASSIFIER_OBJECTIVES, OBJECTIVES, ObjectiveSettings
+from sbert_ft.config.rules import CLASSIFIER_KINDS
 from sbert_ft.config.schema import commented_start, json_schema
 from sbert_ft.config.settings import (
-    CLASSIFIER_OBJECTIVES,
-    METRIC_NAMES,
-    OBJECTIVE_NAMES,
     DataSettings,
     EvaluationSettings,
     Features,
     ModelKind,
     ModelSettings,
-    ObjectiveSettings,
     Reading,
     RunSettings,
     TrainingSettings,
@@ -989,7 +987,7 @@ def runs(draw: st.DrawFn) -> RunSettings:
         options |= {"softmax": {"class_weight": draw(st.sampled_from([None, "balanced"]))}, "binary_cross_entropy": {}}
     init: Literal["pretrained", "random"] = draw(st.sampled_from(["pretrained", "random"]))
     poolings = [None, "mean", "cls", "max", *(["pooler"] if kind in ("joined", "single") else [])]
-    metrics = [name for name in METRIC_NAMES if (name in METRICS_OF_CLASSES) == has_classes]
+    metrics = choosing_metrics("classes") if has_classes else choosing_metrics("graded", "labels")
     return RunSettings(
         model=ModelSettings(
             draw(NAMES),
@@ -1098,20 +1096,11 @@ def test_every_default_is_within_its_range(key: Any) -> None:
 def test_names_are_those_of_the_rooms_that_know_them() -> None:
     from sbert_ft.data.sniffing import DELIMITER_NAMES, Kind
     from sbert_ft.encoder.devices import PRECISIONS
-    from sbert_ft.evaluation import metrics
-    from sbert_ft.evaluation.class_metrics import CLASS_METRIC_NAMES
-    from sbert_ft.training.objectives import OBJECTIVES
 
-    assert (*metrics.METRIC_NAMES, *CLASS_METRIC_NAMES) == METRIC_NAMES
-    assert CLASS_METRIC_NAMES == METRICS_OF_CLASSES
-    assert tuple(OBJECTIVES) == OBJECTIVE_NAMES
-    assert tuple(name for name, kind in OBJECTIVES.items() if kind.of_classifier) == CLASSIFIER_OBJECTIVES
+    assert {*KEYS["training.metric"].limits.choices} < METRICS.keys()
     assert {"siamese", *CLASSIFIER_KINDS} == {*get_args(ModelKind)}
-    with_classes = tuple(name for name, kind in OBJECTIVES.items() if "classes" in kind.label_kinds)
-    for option, names in OPTION_OF_OBJECTIVES.items():
-        # Class weights are computed from the data, so they are not a setting with a default.
-        having = tuple(name for name, kind in OBJECTIVES.items() if option in kind.defaults)
-        assert names == (with_classes if option == "class_weight" else having)
+    options = {field.name for field in fields(ObjectiveSettings)} - {"name", "weight"}
+    assert options == {option for kind in OBJECTIVES.values() for option in kind.defaults}
     assert KEYS["training.precision"].limits.choices == PRECISIONS
     assert {*KEYS["data.kind"].limits.choices} == {*get_args(Kind)} - {"lines"}
     assert all(KEYS["data.delimiter"].fault(name) is None for name in DELIMITER_NAMES)

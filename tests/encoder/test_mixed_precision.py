@@ -11,7 +11,7 @@ import torch
 from test_spec import SETTINGS, make_encoder_folder, sentences
 from torch import Tensor, nn
 
-from sbert_ft.config.settings import ObjectiveSettings
+from sbert_ft.config.objectives import ObjectiveSettings
 from sbert_ft.encoder.mixed_precision import HalfCopy, can_be_trained_in_half
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.gradients import BackwardSettings, backward

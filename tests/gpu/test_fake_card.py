@@ -127,7 +127,7 @@ def test_classifiers_wait_once_a_window_and_never_block(run_journeys: Callable[[
 
 
 def test_no_objective_and_no_step_waits_or_blocks(run_journeys: Callable[[str], Told]) -> None:
-    from sbert_ft.training.objectives import OBJECTIVES
+    from sbert_ft.config.objectives import OBJECTIVES
 
     told = run_journeys("objectives")
     for name in OBJECTIVES:

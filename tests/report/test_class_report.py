@@ -18,7 +18,8 @@ from test_report import HOSTILE, Page, corners_of, log_lines, svgs_of
 from test_report import report as pair_report
 from test_report import split as pair_split
 
-from sbert_ft.config.settings import DataSettings, EvaluationSettings, ModelSettings, ObjectiveSettings, RunSettings
+from sbert_ft.config.objectives import ObjectiveSettings
+from sbert_ft.config.settings import DataSettings, EvaluationSettings, ModelSettings, RunSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.ledger import Ledger
 from sbert_ft.data.table import open_table

@@ -30,6 +30,7 @@ from sbert_ft import (
     fine_tune,
 )
 from sbert_ft.config.loader import read_run
+from sbert_ft.config.objectives import HeadToTrain
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
 from sbert_ft.errors import ConfigError, InputError, SbertFtError
 from sbert_ft.files import strict_json
@@ -37,7 +38,7 @@ from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.training.bert_classifier import classes_of
 from sbert_ft.training.fine_tune import load_run, starting_model
 from sbert_ft.training.gradients import BackwardSettings, backward
-from sbert_ft.training.objectives import HeadToTrain, build_objective
+from sbert_ft.training.objectives import build_objective
 from sbert_ft.training.prepare import RunOptions
 from sbert_ft.training.run import run_training
 

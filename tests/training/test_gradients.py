@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sbert_ft.config.settings import ObjectiveSettings
+from sbert_ft.config.objectives import ObjectiveSettings
 from sbert_ft.encoder.packing import Layout
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.tokenization.text_tokens import TextTokens

@@ -217,8 +217,9 @@ def classifiers(journeys: Journeys) -> None:
 def objectives(journeys: Journeys) -> None:
     """Run a batch of every objective, whole and in parts, forward and backward, and whole steps in every precision."""
     from sbert_ft import ObjectiveSettings, TrainingSettings
+    from sbert_ft.config.objectives import OBJECTIVES, HeadToTrain
     from sbert_ft.training.gradients import BackwardSettings, backward
-    from sbert_ft.training.objectives import OBJECTIVES, HeadToTrain, build_objective
+    from sbert_ft.training.objectives import build_objective
     from sbert_ft.training.optimizer import Optimizer
 
     n_rows = 8

@@ -1,0 +1,59 @@
+"""The metrics: what each is called, and by which gold it can choose the best step of a run.
+
+Configuration, schema, messages, commands and the report read this table; `evaluation.metrics` and
+`evaluation.class_metrics` compute what stands in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+# Graded scores, labels that say whether a pair matches, or classes.
+GoldKind = Literal["graded", "labels", "classes"]
+
+
+@dataclass(frozen=True)
+class MetricKind:
+    """One entry of `METRICS`.
+
+    Attributes:
+        label: Its name in a report, at the beginning of a line.
+        short: Its name in a terminal.
+        chooses_by: The gold by which it can choose the best step; None for a metric that needs a threshold, which is
+            fitted after the best step is known.
+    """
+
+    label: str
+    short: str
+    chooses_by: GoldKind | None = None
+
+
+METRICS: Final[Mapping[str, MetricKind]] = MappingProxyType(
+    {
+        "spearman": MetricKind("Spearman correlation", "spearman", "graded"),
+        "pearson": MetricKind("Pearson correlation", "pearson", "graded"),
+        "average_precision": MetricKind("Average precision", "average precision", "labels"),
+        "roc_auc": MetricKind("ROC AUC", "roc auc", "labels"),
+        "accuracy": MetricKind("Accuracy", "accuracy", "classes"),
+        "macro_f1": MetricKind("Macro F1", "macro F1", "classes"),
+        "mcc": MetricKind("Matthews correlation", "MCC", "classes"),
+        "f1": MetricKind("F1", "f1"),
+        "precision": MetricKind("Precision", "precision"),
+        "recall": MetricKind("Recall", "recall"),
+    }
+)
+# By which a run can choose its best step.
+CHOOSING_METRICS: Final = tuple(name for name, kind in METRICS.items() if kind.chooses_by is not None)
+
+
+def choosing_metrics(*gold: GoldKind) -> tuple[str, ...]:
+    """Return the names of the metrics that can choose the best step by one of these kinds of gold."""
+    return tuple(name for name, kind in METRICS.items() if kind.chooses_by in gold)
+
+
+def metric_label(name: str) -> str:
+    """Return a metric's name for people, at the beginning of a line."""
+    return METRICS[name].label if name in METRICS else name.replace("_", " ").capitalize()
