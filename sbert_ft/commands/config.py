@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sbert_ft.commands.output import checked_target
 from sbert_ft.errors import OutputError, quoted
-from sbert_ft.files.atomic import refusals_of, replaced_when_whole
+from sbert_ft.files.atomic import whole_file, writing
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,6 @@ def _write_new(output: str, text: str) -> None:
     target = checked_target(output, (".json", ".jsonc"), None)
     if os.path.lexists(output):
         raise OutputError(f"{quoted(output, limit=400)}: exists, and may hold what you wrote", "give another name")
-    with replaced_when_whole(target) as temporary, refusals_of(target):
+    with whole_file(target) as temporary, writing(target):
         temporary.write_text(text, encoding="utf-8")
     logger.info("-> %s", quoted(Path(output), limit=400)[1:-1])

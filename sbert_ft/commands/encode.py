@@ -28,7 +28,7 @@ from sbert_ft.commands.options import (
 )
 from sbert_ft.commands.output import Progress, checked_target
 from sbert_ft.errors import DataError, InputError, quoted
-from sbert_ft.files.atomic import refusals_of, replaced_when_whole
+from sbert_ft.files.atomic import whole_file, writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if args.id_column is not None and is_npy:
         raise InputError("--id-column has no place in a .npy, which holds only vectors", "write to a .parquet")
     source = _standard_input(args) if from_stdin else _file(args)
-    with replaced_when_whole(target) as temporary:
+    with whole_file(target) as temporary:
         progress = _encode(args, source, temporary, is_npy=is_npy)
     progress.say_pace(Path(args.output))
     if not progress.n_done:
@@ -234,19 +234,19 @@ def npy_writer(path: Path, dimension: int) -> Iterator[Append]:
 
     def append(vectors: NDArray[np.float32], ids: list[str]) -> None:
         nonlocal n_rows
-        with refusals_of(path):
+        with writing(path):
             file.write(np.ascontiguousarray(vectors, dtype="<f4").data)
         n_rows += len(vectors)
 
-    with refusals_of(path):
+    with writing(path):
         file = open(path, "wb")  # noqa: SIM115 (an error on closing must not hide why writing failed)
     try:
-        with refusals_of(path):
+        with writing(path):
             # numpy pads the header for the longest number of rows, so the last header is as long as the first.
             write_header()
         begin = file.tell()
         yield append
-        with refusals_of(path):
+        with writing(path):
             write_header()
             assert file.tell() == begin
             file.flush()
@@ -283,16 +283,16 @@ def parquet_writer(path: Path, dimension: int, has_ids: bool) -> Iterator[Append
         nonlocal n_rows
         column: pyarrow.Array = pa.array(ids if has_ids else range(n_rows, n_rows + len(vectors)), schema.types[0])
         lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=schema.types[1])
-        with refusals_of(path):
+        with writing(path):
             writer.write_batch(pa.RecordBatch.from_arrays([column, lists], schema=schema))
         n_rows += len(vectors)
 
-    with refusals_of(path):
+    with writing(path):
         # Numbers and ids hardly repeat, so a dictionary would only cost time.
         writer = pq.ParquetWriter(path, schema, use_dictionary=False)
     try:
         yield append
-        with refusals_of(path):
+        with writing(path):
             writer.close()
     finally:
         with suppress(OSError):  # closed already, or another error is being raised

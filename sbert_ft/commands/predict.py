@@ -26,7 +26,7 @@ from sbert_ft.commands.options import (
 )
 from sbert_ft.commands.output import Progress
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.files.atomic import replaced_when_whole
+from sbert_ft.files.atomic import whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,7 +177,7 @@ def _predict_file(args: argparse.Namespace, name: str) -> int:
     file.refuse_taken((prefix + "predicted",), _REMEDY)
     from sbert_ft.data.writers import NewColumn
 
-    with replaced_when_whole(file.target) as temporary:
+    with whole_file(file.target) as temporary:
         model = load_classifier(args)
         if n_named is not None and n_named != model.n_texts:
             raise InputError(

@@ -26,7 +26,7 @@ from sbert_ft.commands.options import (
 )
 from sbert_ft.commands.output import Progress
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.files.atomic import replaced_when_whole
+from sbert_ft.files.atomic import whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +124,7 @@ def _score_file(args: argparse.Namespace, pairs: str) -> int:
         file.refuse_taken(("match",), _REMEDY, (name,))
     from sbert_ft.data.writers import NewColumn
 
-    with replaced_when_whole(file.target) as temporary:
+    with whole_file(file.target) as temporary:
         model = _load(args)
         from sbert_ft.models.inference import EmbedCount
 

@@ -1,9 +1,10 @@
-"""Write files and folders so that a crash, a kill or a full disk leaves the old or the new content, never a part.
+"""Write files and model folders so that a crash, a kill or a full disk leaves the old or the new, never a part.
 
-Content is written to a temporary name beside its target, synced to the disk, and renamed to the target; then the
-folder is synced too. A folder that replaces another needs two renames; between them the old one is at `backup_of` its
-name, where a reader finds it. Temporary names begin with `PREFIX`, so that leftovers of a killed process can be
-recognised and removed. The cost is one wait for the disk per file.
+A file is written under a temporary name beside its target (`whole_file`), synced to the disk, and renamed to the
+target; then the folder is synced too. A model's folder may hold files of others, so it is not replaced: its files are
+written to a folder beside it (`staged_beside`) and moved in one by one, in an order in which a reader never finds a
+mixture of two models (`put_in_place`). Temporary names begin with `PREFIX`, so that leftovers of a killed process can
+be recognised and removed. The cost is one wait for the disk per file.
 """
 
 from __future__ import annotations
@@ -233,25 +234,26 @@ def _remove(place: Path) -> None:
 
 
 @contextmanager
-def replaced_when_whole(target: Path) -> Iterator[Path]:
-    """Context with an empty file beside the target; it replaces the target when the block ends without an error.
+def whole_file(target: Path) -> Iterator[Path]:
+    """Context with an empty file beside the target; synced, it replaces the target when the block ends.
 
     After an error or a raised signal it is removed and the target is unchanged. Only a kill that cannot be caught
-    leaves it behind, as `.NAME.PROCESS.tmp`.
+    leaves it behind, under a name that begins with `PREFIX`. A file that is replaced keeps its permissions; a link is
+    replaced, and not what it leads to.
 
     Raises:
         OutputError: The folder cannot be written to, or the result cannot be synced to the disk.
     """
     # cut, because the name may already have the maximum length of the file system
-    temporary = target.with_name(f".{target.name[:48]}.{os.getpid()}.tmp")
+    temporary = target.with_name(f"{PREFIX}{target.name[:48]}.{secrets.token_hex(4)}")
     try:
-        with refusals_of(target):
-            temporary.unlink(missing_ok=True)  # left by a killed process with the same number
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        with writing(target):
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the umask applies, as for any
         yield temporary
-        with refusals_of(target):
-            _bring_to_disk(temporary)
-            if target.exists():
+        with writing(target):
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
+            if target.is_file():
                 shutil.copymode(target, temporary)
             os.replace(temporary, target)
     except OutputError as error:  # the user knows the target's name, not the temporary one
@@ -260,36 +262,18 @@ def replaced_when_whole(target: Path) -> Iterator[Path]:
         raise OutputError(error.problem, error.hint, where=quoted(target, limit=400)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # other systems cannot open a folder
-        with refusals_of(target):
-            _bring_to_disk(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _bring_to_disk(path: Path, flags: int = os.O_RDWR) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with writing(target):
+        sync_folder(target.parent)
 
 
 @contextmanager
-def refusals_of(path: Path) -> Iterator[None]:
-    """Turn an `OSError` in the block into an `OutputError` that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror or error}", where=quoted(path, limit=400)) from error
-
-
-@contextmanager
-def faults_named(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turn an error from writing `path` in the block into an `OutputError` that names it and the cause."""
     try:
         yield
     except (OSError, SafetensorError) as error:  # the second is how safetensors reports a full disk
-        cause = getattr(error, "strerror", None) or str(error)
-        raise OutputError(f"{shown(path)} cannot be written: {cause}") from error
+        cause = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot be written: {cause}", where=quoted(path, limit=400)) from error
 
 
 def json_bytes(value: object) -> bytes:
@@ -316,16 +300,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OutputError: It cannot be written; what was there is unchanged, and no temporary file is left.
     """
-    with faults_named(path):
-        temporary = _temporary_name(path.parent)
-        try:
-            write_new(temporary, data)
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        sync_folder(path.parent)
+    with writing(path), whole_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_new(path: Path, data: bytes) -> None:
@@ -346,48 +322,6 @@ def write_all(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-@contextmanager
-def staged_folder(target: Path) -> Iterator[Path]:
-    """Context with an empty folder to fill; when the block ends it is synced and replaces `target`.
-
-    Raises:
-        OutputError: It cannot be written or put in place; `target` is what it was before.
-    """
-    with faults_named(target):
-        staging = _temporary_name(target.parent)
-        try:
-            os.mkdir(staging)
-            yield staging
-            _sync_tree(staging)
-            _put_in_place(staging, target)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-        if os.path.lexists(backup_of(target)):
-            discard(backup_of(target))
-
-
-def backup_of(target: Path) -> Path:
-    """Return the path of the old folder `target` while a new one replaces it."""
-    return target.with_name(f"{target.name}.old")
-
-
-def discard(path: Path) -> None:
-    """Remove a file, link or folder; a folder is renamed before it is deleted, and a link's target is not touched.
-
-    If the renamed folder cannot be deleted, it stays under its temporary name with a warning, so that a run continues.
-
-    Raises:
-        OSError: The file or link cannot be removed, or the folder cannot be renamed.
-    """
-    if path.is_symlink() or not path.is_dir():
-        os.unlink(path)
-        return
-    doomed = _temporary_name(path.parent)
-    os.rename(path, doomed)
-    _remove_tree(doomed)
-
-
 def remove_leftovers(folder: Path) -> int:
     """Remove what killed processes left in `folder` under temporary names; return the number of leftovers.
 
@@ -396,13 +330,13 @@ def remove_leftovers(folder: Path) -> int:
     Raises:
         OutputError: The folder cannot be read, or a leftover cannot be removed.
     """
-    with faults_named(folder):
+    with writing(folder):
         leftovers = [folder / name for name in os.listdir(folder) if name.startswith(PREFIX)]
         for path in leftovers:
             if path.is_symlink() or not path.is_dir():
                 os.unlink(path)
             else:
-                _remove_tree(path)
+                shutil.rmtree(path)
     return len(leftovers)
 
 
@@ -412,8 +346,8 @@ def probe_writing(folder: Path) -> None:
     Raises:
         OutputError: The file cannot be written, synced or removed.
     """
-    with faults_named(folder):
-        temporary = _temporary_name(folder)
+    with writing(folder):
+        temporary = folder / f"{PREFIX}{secrets.token_hex(8)}"
         try:
             write_new(temporary, b"probe\n")
         finally:
@@ -435,39 +369,3 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
         return descriptor
     os.close(descriptor)
     raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-
-
-def _temporary_name(folder: Path) -> Path:
-    return folder / f"{PREFIX}{secrets.token_hex(8)}"  # not from a generator whose state a run depends on
-
-
-def _sync_tree(folder: Path) -> None:
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with open(os.path.join(place, name), "r+b") as file:
-                os.fsync(file.fileno())
-        sync_folder(Path(place))
-
-
-def _put_in_place(staging: Path, target: Path) -> None:
-    """Rename `staging` to `target`; an existing `target` is renamed to `backup_of` it."""
-    backup = backup_of(target)
-    if not os.path.lexists(target):
-        os.rename(staging, target)
-    else:
-        if os.path.lexists(backup):
-            discard(backup)
-        os.rename(target, backup)
-        try:
-            os.rename(staging, target)
-        except BaseException:
-            os.rename(backup, target)
-            raise
-    sync_folder(target.parent)
-
-
-def _remove_tree(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder)
-    except OSError as error:
-        logger.warning("%s is no longer needed and cannot be deleted: %s", shown(folder), error.strerror or error)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sbert_ft.errors import ModelFolderError, RunFolderError, quoted, shown
-from sbert_ft.files.atomic import PREFIX, faults_named, open_regular, write_all, write_new
+from sbert_ft.files.atomic import PREFIX, open_regular, write_all, write_new, writing
 from sbert_ft.files.strict_json import parse_json
 
 if sys.platform != "win32":
@@ -65,7 +65,7 @@ def locked_by_name(path: Path) -> Iterator[None]:
         OutputError: The file cannot be written.
     """
     whole = path.with_name(f"{PREFIX}{secrets.token_hex(8)}")
-    with faults_named(path):
+    with writing(path):
         try:
             write_new(whole, _this_process())
             try:
@@ -87,7 +87,7 @@ def locked_by_name(path: Path) -> Iterator[None]:
 def _flocked(path: Path) -> int | None:
     """Return a descriptor that holds the lock of the file at `path`, or None if the system has no locks."""
     while True:
-        with faults_named(path):
+        with writing(path):
             descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
             try:
                 got = _try_flock(descriptor)

@@ -11,6 +11,7 @@ To read only the shapes, no data is loaded and no memory used for it: storages a
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import pickle
@@ -22,7 +23,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeGuard
@@ -292,6 +293,36 @@ def safetensors_header(path: Path) -> dict[str, TensorInfo]:
     """
     with open_file(path) as file:
         return {key: info for key, (info, _) in _stored_tensors(file, path).items()}
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file; one tensor at a time is brought to the CPU.
+
+    Args:
+        tensors: On any device; views and tensors that share memory are written as they look.
+        path: The file; one that exists keeps its permissions.
+        metadata: Texts for the header.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    names = {dtype: name for name, (dtype, _) in _DTYPES.items()}
+    # the largest elements first, so that each tensor begins at a multiple of its element's size
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in order:
+        tensor, start = tensors[name], end
+        end += tensor.numel() * tensor.element_size()
+        dtype = names[str(tensor.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with path.open("wb", buffering=2**20) as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for name in order:
+            plain = tensors[name].detach().to("cpu").contiguous()
+            file.write(plain.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def load_safetensors(path: Path, keys: Collection[str]) -> Iterator[tuple[str, Tensor]]:

@@ -8,8 +8,6 @@ incomplete folder, or a mixture of two models, cannot be loaded as a model.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sbert_ft.encoder.heads import ClassificationHead
 from sbert_ft.encoder.kinds import StockHead
 from sbert_ft.errors import OutputError, quoted
-from sbert_ft.files.atomic import make_folder, put_in_place, staged_beside
+from sbert_ft.files.atomic import json_bytes, make_folder, put_in_place, staged_beside
 from sbert_ft.markdown_text import escaped_markdown
 from sbert_ft.model_folder.classifier import ClassifierSettings, stock_name
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.model_folder.layout import HEAD_FILE, ModelFolder
 from sbert_ft.model_folder.metadata import FORMAT, OwnSettings
+from sbert_ft.model_folder.tensor_files import write_safetensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -191,18 +189,12 @@ def write_weights(config: Mapping[str, Any], tensors: Mapping[str, Tensor], fold
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file in float32, beside the config.json and with its permissions."""
-    kept = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
-    save_file(kept, str(file), metadata={"format": "pt"})
-    shutil.copymode(file.with_name("config.json"), file)  # safetensors gives permissions only to the owner
+    """Write a safetensors file in float32."""
+    write_safetensors({name: tensor.float() for name, tensor in tensors.items()}, file, {"format": "pt"})
 
 
 def _write_json(path: Path, content: object) -> None:
-    try:
-        data = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError:  # a lone surrogate, which was read from an escape and is written as one
-        data = json.dumps(content, indent=2, allow_nan=False).encode()
-    path.write_bytes(data + b"\n")
+    path.write_bytes(json_bytes(content))
 
 
 def version_of(name: str) -> str:

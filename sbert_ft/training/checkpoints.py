@@ -1,10 +1,10 @@
 """Save and load a run's state; a checkpoint on disk is either complete or absent.
 
-A checkpoint is a folder `step-00000120`: tensors as safetensors, everything else in state.json, and manifest.json with
-the size and sha256 of each file. It is written under a temporary name, synced and renamed. A kill at any moment
-therefore leaves the earlier checkpoints, with or without the new one. The newest checkpoint is the one with the highest
-step in its name; no clock is used. A checkpoint is valid only if all files match the manifest. Nothing is pickled. The
-cost is reading each file back once for its sha256.
+A checkpoint is one safetensors file `step-00000120.safetensors`, with everything that is not a tensor as JSON in the
+metadata of its header. It is written under a temporary name, synced and renamed, so a kill at any moment leaves the
+earlier checkpoints, with or without the new one. The newest checkpoint is the one with the highest step in its name; no
+clock is used. A digest in the header covers every byte of the file, and a file that does not match it is not used.
+Nothing is pickled. The cost is one pass over the file when a run is resumed.
 """
 
 from __future__ import annotations
@@ -13,82 +13,88 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sbert_ft.errors import CheckpointError, ModelFolderError, quoted, shown
-from sbert_ft.files.atomic import (
-    backup_of,
-    discard,
-    faults_named,
-    json_bytes,
-    make_folder,
-    open_regular,
-    staged_folder,
-    sync_folder,
-    write_new,
-)
+from sbert_ft.files.atomic import json_bytes, make_folder, open_regular, sync_folder, whole_file, writing
 from sbert_ft.files.strict_json import parse_json
+from sbert_ft.model_folder.tensor_files import safetensors_header, write_safetensors
 from sbert_ft.training.optimizer import Optimizer, optimizer_tensors, restore_optimizer
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-_STATE, _MANIFEST = "state.json", "manifest.json"
-_STEP_NAME = re.compile(r"step-([0-9]{8,18})(\.old)?")
-_STEM = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_MAX_MANIFEST_BYTES = 2**20
-_MAX_STATE_BYTES = 64 * 2**20
+FORMAT = 2
+_FILE_NAME = re.compile(r"step-([0-9]{8,18})\.safetensors")
+_GROUP = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_NO_DIGEST = "0" * 64
+_DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_MAX_STATE_BYTES = 8 * 2**20
+_MAX_HEADER_BYTES = 16 * 2**20
 _CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files all matched its manifest when it was opened.
+    """A checkpoint whose bytes matched its digest when it was opened.
 
     Attributes:
-        path: Its folder.
+        path: Its file.
         step: Optimizer steps made before it was saved.
         state: The JSON values saved with the tensors.
-        stems: Names of its groups of tensors, for `read_tensors`.
+        groups: Names of its groups of tensors, for `read_tensors`.
     """
 
     path: Path
     step: int
     state: dict[str, Any] = field(repr=False)
-    stems: tuple[str, ...]
+    groups: tuple[str, ...]
 
-    def read_tensors(self, stem: str) -> dict[str, torch.Tensor]:
-        """Return the tensors saved as `stem`: copies on the CPU, with their original dtypes.
+    def read_tensors(self, group: str) -> dict[str, torch.Tensor]:
+        """Return the tensors saved as `group`: copies on the CPU, with their original dtypes.
 
         Raises:
-            CheckpointError: There is no such group, or its file cannot be read.
+            CheckpointError: There is no such group, or the file cannot be read.
         """
-        if stem not in self.stems:
-            found = ", ".join(self.stems) or "none"
-            raise CheckpointError(f"{shown(self.path)} has no tensors {quoted(stem)}; found: {found}")
-        path = self.path / f"{stem}.safetensors"
+        prefix = self._prefix(group)
         try:
-            os.close(open_regular(path))
-            with safe_open(path, framework="pt", device="cpu") as file:
+            os.close(open_regular(self.path))
+            with safe_open(self.path, framework="pt", device="cpu") as file:
+                names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
                 # copied, because the file may be deleted or replaced while the run goes on
-                return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+                return {name.removeprefix(prefix): file.get_tensor(name).clone() for name in names}
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-            raise _damaged(self.path, f"{path.name}: {quoted(error, limit=200)}") from None
+            raise _damaged(self.path, quoted(error, limit=200)) from None
+
+    def shapes(self, group: str) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the tensors of a group, without reading them.
+
+        Raises:
+            CheckpointError: There is no such group.
+        """
+        prefix = self._prefix(group)
+        header = safetensors_header(self.path)
+        return {name.removeprefix(prefix): info.shape for name, info in header.items() if name.startswith(prefix)}
+
+    def _prefix(self, group: str) -> str:
+        if group in self.groups:
+            return f"{group}/"
+        found = ", ".join(self.groups) or "none"
+        raise CheckpointError(
+            f"{shown(self.path)} has no tensors {quoted(group)}; found: {found}", "start again with --overwrite"
+        )
 
 
 def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, object]
 ) -> Path:
-    """Write a checkpoint and return its folder; the files are synced to disk before this returns.
+    """Write a checkpoint and return its file, which is synced to disk before this returns.
 
     A checkpoint of the same step is replaced; the old one can be read until the new one is on disk.
 
@@ -103,25 +109,49 @@ def save_checkpoint(
         OutputError: It cannot be written; earlier checkpoints are kept, and no partial file is left.
         ValueError: A name, a step or a value cannot be saved (NaN and infinity are not JSON: use null).
     """
-    if not 0 <= step < 10**18 or not all(map(_STEM.fullmatch, tensors)):
+    if not 0 <= step < 10**18 or not all(map(_GROUP.fullmatch, tensors)):
         raise ValueError(f"step {step} or one of the names {list(tensors)} is not valid for a checkpoint")
     state_bytes = json_bytes(dict(state))
     if len(state_bytes) > _MAX_STATE_BYTES:
         raise ValueError(f"a state of {len(state_bytes)} bytes is above the limit for reading; save arrays as tensors")
-    target = folder / _name(step)
-    with faults_named(folder):
+    metadata = {
+        "format": str(FORMAT),
+        "step": str(step),
+        "groups": " ".join(sorted(tensors)),
+        "state": state_bytes.decode(),
+        "sha256": _NO_DIGEST,
+    }
+    target = checkpoint_file(folder, step)
+    with writing(folder):
         make_folder(folder)
-        _settle(target)
-    with staged_folder(target) as staging:
-        write_new(staging / _STATE, state_bytes)
-        for stem, group in tensors.items():
-            file = staging / f"{stem}.safetensors"
-            save_file(_as_stored(group), str(file))
-            shutil.copymode(staging / _STATE, file)  # safetensors creates files that only their owner can read
-        files = {name: _size_and_sha256(staging / name) for name in sorted(os.listdir(staging))}
-        entries = {name: {"bytes": n_bytes, "sha256": digest} for name, (n_bytes, digest) in files.items()}
-        write_new(staging / _MANIFEST, json_bytes({"format": FORMAT, "step": step, "files": entries}))
+    with writing(target), whole_file(target) as temporary:
+        named = {f"{group}/{name}": tensor for group, its in tensors.items() for name, tensor in its.items()}
+        write_safetensors(named, temporary, metadata)
+        with temporary.open("r+b") as file:
+            place, digest = _digest_of(file)
+            file.seek(place)
+            file.write(digest.encode())
     return target
+
+
+def _digest_of(file: BinaryIO) -> tuple[int, str]:
+    """Return where a file's digest is, and what it has to be: the sha256 of all bytes, with zeros in its own place.
+
+    Raises:
+        ValueError: There is none in the header.
+    """
+    file.seek(0)
+    n_header = int.from_bytes(file.read(8), "little")
+    head = file.read(min(n_header, _MAX_HEADER_BYTES))
+    found = _DIGEST.search(head)
+    if found is None or len(head) != n_header:
+        raise ValueError("its header is cut or holds no digest")
+    place = found.start(1)
+    digest = hashlib.sha256(n_header.to_bytes(8, "little"))
+    digest.update(head[:place] + _NO_DIGEST.encode() + head[found.end(1) :])
+    while chunk := file.read(_CHUNK_BYTES):
+        digest.update(chunk)
+    return 8 + place, digest.hexdigest()
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
@@ -151,31 +181,33 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint in the folder `path`, after checking every byte against the manifest.
+    """Return the checkpoint in the file `path`, after checking every byte against its digest.
 
     Raises:
         CheckpointError: It is missing, incomplete, damaged, or has a format that this version cannot read.
     """
-    named = _STEP_NAME.fullmatch(path.name)
+    named = _FILE_NAME.fullmatch(path.name)
     try:
-        if named is None or path.is_symlink() or not path.is_dir():
-            raise _damaged(path, "it is not a folder named step- and a number")
-        step = int(named[1])
-        files = _manifest_files(_json_object(path / _MANIFEST, _MAX_MANIFEST_BYTES), step)
-        for name, expected in files.items():
-            found = os.lstat(path / name).st_size
-            if found != expected[0]:  # before reading: the file may be endless
-                raise ValueError(f"{name} has {found} bytes, the manifest says {expected[0]}")
-            if _size_and_sha256(path / name) != expected:
-                raise ValueError(f"the sha256 of {name} is not the one in the manifest")
-        state = _json_object(path / _STATE, _MAX_STATE_BYTES)
+        if named is None:
+            raise ValueError("it is not a file named step- and a number")
+        with os.fdopen(open_regular(path), "rb") as file:
+            place, expected = _digest_of(file)
+            file.seek(place)
+            if file.read(len(expected)).decode() != expected:
+                raise ValueError("its sha256 is not the one in its header")
+        with safe_open(path, framework="pt", device="cpu") as opened:
+            metadata: dict[str, str] = opened.metadata() or {}
+        if metadata.get("format") != str(FORMAT):
+            raise ValueError(f"its format is {quoted(metadata.get('format'))}; this version reads {FORMAT}")
+        if metadata.get("step") != str(int(named[1])):
+            raise ValueError(f"its header is for step {quoted(metadata.get('step'))}")
+        state: dict[str, Any] = parse_json(metadata.get("state", "").encode("utf-8", "surrogatepass"), "its state")
+        groups = tuple(metadata.get("groups", "").split())
     except OSError as error:
-        name = Path(error.filename).name if isinstance(error.filename, str | os.PathLike) else path.name
-        raise _damaged(path, f"{quoted(name)}: {error.strerror or error}") from None
-    except (ValueError, ModelFolderError) as error:
+        raise _damaged(path, error.strerror or str(error)) from None
+    except (ValueError, SafetensorError, ModelFolderError) as error:
         raise _damaged(path, str(error)) from None
-    stems = tuple(sorted(name.removesuffix(".safetensors") for name in files if name != _STATE))
-    return Checkpoint(path, step, state, stems)
+    return Checkpoint(path, int(named[1]), state, groups)
 
 
 def remove_all_but(folder: Path, keep: Collection[int], before: int | None = None) -> None:
@@ -191,45 +223,39 @@ def remove_all_but(folder: Path, keep: Collection[int], before: int | None = Non
         CheckpointError: The folder cannot be read.
     """
     for path in _checkpoints(folder):
-        with faults_named(path):
-            if _step(path) not in keep and (before is None or _step(path) < before):
-                discard(path)
-            elif path == backup_of(folder / _name(_step(path))):
-                _settle(folder / _name(_step(path)))
+        if _step(path) not in keep and (before is None or _step(path) < before):
+            with writing(path):
+                path.unlink()
     if folder.is_dir():
-        with faults_named(folder):
+        with writing(folder):
             sync_folder(folder)
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """Return the steps that have a checkpoint, damaged ones too; empty if the folder cannot be read."""
     try:
-        return sorted(_step(path) for path in _checkpoints(folder))
+        return sorted(map(_step, _checkpoints(folder)))
     except CheckpointError:
         return []
 
 
-def is_checkpoint_file(name: str) -> bool:
-    """Return whether this is the name of a checkpoint's file."""
-    return name in (_STATE, _MANIFEST) or (name.endswith(".safetensors") and bool(_STEM.fullmatch(name[:-12])))
+def checkpoint_file(folder: Path, step: int) -> Path:
+    """Return the path of a step's checkpoint."""
+    return folder / f"step-{step:08d}.safetensors"
 
 
 def is_checkpoint_name(name: str) -> bool:
-    """Return whether this can be the name of a checkpoint's folder."""
-    named = _STEP_NAME.fullmatch(name)
-    return named is not None and name.removesuffix(".old") == _name(int(named[1]))
-
-
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
+    """Return whether this is the name of a checkpoint's file."""
+    named = _FILE_NAME.fullmatch(name)
+    return named is not None and name == checkpoint_file(Path(), int(named[1])).name
 
 
 def _step(path: Path) -> int:
-    return int(path.name.removesuffix(".old").removeprefix("step-"))
+    return int(path.stem.removeprefix("step-"))
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Return the paths named like a checkpoint, the highest step first; of one step, the newer first."""
+    """Return the files and links named like a checkpoint, the highest step first."""
     try:
         found = [folder / name for name in os.listdir(folder) if is_checkpoint_name(name)]
     except FileNotFoundError:
@@ -237,84 +263,9 @@ def _checkpoints(folder: Path) -> list[Path]:
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"{shown(folder)} cannot be read: {cause}; expected a folder of checkpoints") from None
-    found = [path for path in found if not _holds_only_others(path)]
-    return sorted(found, key=lambda path: (-_step(path), path.name.endswith(".old")))
-
-
-def _holds_only_others(path: Path) -> bool:
-    """Return whether `path` is a folder with files, none of them a checkpoint's (left when a run was overwritten)."""
-    try:
-        if path.is_symlink() or not path.is_dir():
-            return False
-        names = os.listdir(path)
-    except OSError:
-        return False  # reading it will name the fault
-    return bool(names) and not any(map(is_checkpoint_file, names))
-
-
-def _settle(target: Path) -> None:
-    """Finish a replacement of `target` that a kill interrupted: keep the new one if complete, else the old one."""
-    backup = backup_of(target)
-    if not os.path.lexists(backup) or not os.path.lexists(target):
-        return
-    try:
-        read_checkpoint(target)
-    except CheckpointError:
-        discard(target)
-    else:
-        discard(backup)
-
-
-def _as_stored(group: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors as safetensors needs them: on the CPU, contiguous, without shared memory."""
-    stored: dict[str, torch.Tensor] = {}
-    storages: set[int] = set()
-    for name, tensor in group.items():
-        plain = tensor.detach().to("cpu").contiguous()
-        storage = plain.untyped_storage()
-        if storage.nbytes() != plain.nbytes or storage.data_ptr() in storages:
-            plain = plain.clone()  # only where needed: copying everything would double the memory
-        storages.add(plain.untyped_storage().data_ptr())
-        stored[name] = plain
-    return stored
-
-
-def _size_and_sha256(path: Path) -> tuple[int, str]:
-    digest, n_bytes = hashlib.sha256(), 0
-    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            n_bytes += len(chunk)
-    return n_bytes, digest.hexdigest()
-
-
-def _json_object(path: Path, max_bytes: int) -> dict[str, Any]:
-    with os.fdopen(open_regular(path), "rb") as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise ValueError(f"{path.name} is larger than {max_bytes} bytes")
-    object_: dict[str, Any] = parse_json(data, path.name)
-    return object_
-
-
-def _manifest_files(manifest: Mapping[str, Any], step: int) -> dict[str, tuple[int, str]]:
-    """Return size and sha256 of each file that a manifest names; a ValueError says what is wrong with it."""
-    if type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
-        raise ValueError(f"its format is {quoted(manifest.get('format'))}; this version reads {FORMAT}")
-    if type(manifest.get("step")) is not int or manifest["step"] != step:
-        raise ValueError(f"the manifest is for step {quoted(manifest.get('step'))}")
-    entries = manifest.get("files")
-    if not isinstance(entries, dict) or _STATE not in entries:
-        raise ValueError(f"the manifest names no {_STATE}")
-    files: dict[str, tuple[int, str]] = {}
-    for name, entry in entries.items():
-        if not is_checkpoint_file(name) or name == _MANIFEST:
-            raise ValueError(f"the manifest names {quoted(name)}, which is not a file of a checkpoint")
-        n_bytes, digest = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
-        if type(n_bytes) is not int or not isinstance(digest, str):
-            raise ValueError(f"the manifest gives no size and sha256 of {name}")
-        files[name] = (n_bytes, digest)
-    return files
+    # a folder of this name is somebody's own
+    found = [path for path in found if path.is_symlink() or not path.is_dir()]
+    return sorted(found, key=_step, reverse=True)
 
 
 def _damaged(path: Path, cause: str) -> CheckpointError:

@@ -23,7 +23,6 @@ from sbert_ft.config.loader import run_to_json
 from sbert_ft.encoder.devices import describe_device
 from sbert_ft.errors import CheckpointError, RunFolderError, quoted, shown
 from sbert_ft.files.atomic import write_json
-from sbert_ft.model_folder.tensor_files import safetensors_header
 from sbert_ft.training.checkpoints import Checkpoint, TrainerState, newest_checkpoint
 from sbert_ft.training.prepare import PreparedRun, RunOptions
 from sbert_ft.training.run_folder import RunFolder
@@ -337,7 +336,7 @@ def _check_fits(run: PreparedRun, checkpoint: Checkpoint | None) -> None:
     content = checkpoint.state.get("progress")
     TrainerState.from_json(content if isinstance(content, dict) else {}, checkpoint.path)
     module = trained_module(run.model)
-    saved = _shapes(checkpoint, "weights")
+    saved = checkpoint.shapes("weights")
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     for name in sorted({*saved, *own}):
         if saved.get(name) != own.get(name):
@@ -348,7 +347,7 @@ def _check_fits(run: PreparedRun, checkpoint: Checkpoint | None) -> None:
                 "undo the change, or start again with --overwrite",
             )
     frozen = {id(parameter) for parameter in frozen_parameters(run.model.bert.encoder, run.settings.model)}
-    optimizer = _shapes(checkpoint, "optimizer")
+    optimizer = checkpoint.shapes("optimizer")
     for name, parameter in module.named_parameters():
         if _is_trained(parameter, frozen) and not all(f"{key}:{name}" in optimizer for key in ("exp_avg", "step")):
             raise CheckpointError(
@@ -360,13 +359,6 @@ def _check_fits(run: PreparedRun, checkpoint: Checkpoint | None) -> None:
 
 def _is_trained(parameter: nn.Parameter, frozen: set[int]) -> bool:
     return parameter.requires_grad and id(parameter) not in frozen
-
-
-def _shapes(checkpoint: Checkpoint, stem: str) -> dict[str, tuple[int, ...]]:
-    if stem not in checkpoint.stems:
-        raise CheckpointError(f"{shown(checkpoint.path)} has no tensors {stem!r}", "start again with --overwrite")
-    header = safetensors_header(checkpoint.path / f"{stem}.safetensors")
-    return {name: info.shape for name, info in header.items()}
 
 
 def _warn_of_gaps(run: PreparedRun, folder: RunFolder, checkpoint: Checkpoint | None) -> None:

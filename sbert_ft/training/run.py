@@ -25,7 +25,13 @@ from sbert_ft.encoder.devices import describe_device
 from sbert_ft.errors import CheckpointError, RunFolderError, quoted
 from sbert_ft.files.atomic import write_json
 from sbert_ft.report.write import Report, write_report
-from sbert_ft.training.checkpoints import Checkpoint, TrainerState, read_checkpoint, restore_weights
+from sbert_ft.training.checkpoints import (
+    Checkpoint,
+    TrainerState,
+    checkpoint_file,
+    read_checkpoint,
+    restore_weights,
+)
 from sbert_ft.training.interruption import Interruption, interruptible, memory_named, saved_named
 from sbert_ft.training.loop import Evaluation, TrainingRows, TrainingSession, train
 from sbert_ft.training.plan import RunPlan
@@ -236,7 +242,7 @@ def _take_best(run: PreparedRun, progress: TrainerState, folder: RunFolder) -> N
     if progress.best_step is None or progress.best_step == progress.step:
         return
     try:
-        best = read_checkpoint(folder.checkpoints_dir / f"step-{progress.best_step:08d}")
+        best = read_checkpoint(checkpoint_file(folder.checkpoints_dir, progress.best_step))
     except CheckpointError as error:
         logger.warning(
             "%s; it was the best step, so the model of the last step, %d, is used instead", error, progress.step

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from sbert_ft.errors import OutputError, RunFolderError, quoted, shown
-from sbert_ft.files.atomic import PREFIX, faults_named, make_folder, probe_writing, remove_leftovers, sync_folder
+from sbert_ft.files.atomic import PREFIX, make_folder, probe_writing, remove_leftovers, sync_folder, writing
 from sbert_ft.files.file_lock import LOCK_NAME, locked
 from sbert_ft.training import checkpoints
 
@@ -112,7 +112,7 @@ def open_run_folder(path: str | os.PathLike[str], mode: Mode) -> Iterator[RunFol
     _check_place(folder.path)
     _check_content(folder, mode)  # before anything is written there
     was_there = folder.path.is_dir()
-    with faults_named(folder.path):
+    with writing(folder.path):
         make_folder(folder.path)
     try:
         with locked(folder.path):
@@ -120,7 +120,7 @@ def open_run_folder(path: str | os.PathLike[str], mode: Mode) -> Iterator[RunFol
             probe_writing(folder.path)
             _remove_leftovers(folder)
             if mode == "overwrite":
-                with faults_named(folder.path):
+                with writing(folder.path):
                     _remove_run(folder)
             yield folder
     finally:
@@ -183,11 +183,7 @@ def _remove_run(folder: RunFolder) -> None:
             sync_folder(folder.path)
     if _is_real_folder(folder.checkpoints_dir):
         for name in filter(checkpoints.is_checkpoint_name, os.listdir(folder.checkpoints_dir)):
-            place = folder.checkpoints_dir / name
-            if _is_real_folder(place):
-                _remove_files(place, list(filter(checkpoints.is_checkpoint_file, os.listdir(place))))
-            else:
-                _remove_file(place)
+            _remove_file(folder.checkpoints_dir / name)
     if _is_real_folder(folder.tensorboard_dir):
         _remove_files(
             folder.tensorboard_dir, list(filter(_TENSORBOARD_FILE.fullmatch, os.listdir(folder.tensorboard_dir)))

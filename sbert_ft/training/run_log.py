@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from sbert_ft.errors import ModelFolderError, ResourceError, RunFolderError, shown
-from sbert_ft.files.atomic import faults_named, open_regular, sync_folder, write_all, write_bytes
+from sbert_ft.files.atomic import open_regular, sync_folder, write_all, write_bytes, writing
 from sbert_ft.files.strict_json import parse_json
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class RunLog:
             OutputError: It cannot be written; the earlier lines stay complete.
         """
         line = json.dumps(_without_nan(record), allow_nan=False).encode() + b"\n"
-        with faults_named(self.path):
+        with writing(self.path):
             n_bytes = os.fstat(self._descriptor).st_size
             try:
                 write_all(self._descriptor, line)
@@ -61,7 +61,7 @@ class RunLog:
         Raises:
             OutputError: Syncing failed.
         """
-        with faults_named(self.path):
+        with writing(self.path):
             os.fsync(self._descriptor)
 
     def truncate_after(self, step: int) -> int:
@@ -99,7 +99,7 @@ class RunLog:
         self.close()
 
     def _open(self) -> int:
-        with faults_named(self.path):
+        with writing(self.path):
             is_new = not os.path.lexists(self.path)
             descriptor = open_regular(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             try:

@@ -630,7 +630,7 @@ def test_result_keeps_the_mode_and_the_link_of_what_it_replaces(tmp_path: Path) 
     (tmp_path / "real" / "v.npy").touch(mode=0o640)
     (tmp_path / "link.npy").symlink_to("real/v.npy")
     target = output.checked_target(str(tmp_path / "link.npy"), (".npy",), None)
-    with atomic.replaced_when_whole(target) as temporary:
+    with atomic.whole_file(target) as temporary:
         assert temporary.parent == target.parent
         temporary.write_bytes(b"new")
         assert target.read_bytes() == b""
@@ -650,14 +650,14 @@ def test_result_that_does_not_reach_the_disk_leaves_the_old_one(
     target.write_bytes(b"old")
     monkeypatch.setattr(os, failing, refuse)
     said = pytest.raises(OutputError, match=r"v\.npy': cannot be written: Input/output error")
-    with said, atomic.replaced_when_whole(target) as temporary:
+    with said, atomic.whole_file(target) as temporary:
         temporary.write_bytes(b"new")
     assert (target.read_bytes(), names(tmp_path)) == (b"old", ["v.npy"])
 
 
 def test_temporary_file_of_a_killed_process_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / f".v.npy.{os.getpid()}.tmp").symlink_to(tmp_path / "elsewhere")
-    with atomic.replaced_when_whole(tmp_path / "v.npy") as temporary:
+    with atomic.whole_file(tmp_path / "v.npy") as temporary:
         temporary.write_bytes(b"new")
     assert names(tmp_path) == ["v.npy"]
 
