@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -552,7 +553,7 @@ def test_bad_use_found_later_leaves_nothing_and_keeps_the_old_result(
     said = capfd.readouterr()
     assert said.out == ""
     assert said.err.startswith("sbert-ft: error: ") and said.err.count("\n") == 1, said.err
-    assert message in said.err and ".tmp" not in said.err
+    assert message in said.err and ".sbert-ft-" not in said.err
     assert names(inside) == before
     assert {(inside / name).read_bytes() for name in ("out.npy", "out.csv", "out.tsv", "out.parquet")} == {
         b"the old result"
@@ -656,10 +657,12 @@ def test_result_that_does_not_reach_the_disk_leaves_the_old_one(
 
 
 def test_temporary_file_of_a_killed_process_is_no_obstacle(tmp_path: Path) -> None:
-    (tmp_path / f".v.npy.{os.getpid()}.tmp").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(KeyError), atomic.whole_file(tmp_path / "v.npy") as temporary:
+        shutil.copy(temporary, left := temporary.with_name(f"{temporary.name}0"))
+        raise KeyError
     with atomic.whole_file(tmp_path / "v.npy") as temporary:
         temporary.write_bytes(b"new")
-    assert names(tmp_path) == ["v.npy"]
+    assert names(tmp_path) == [left.name, "v.npy"] and left.name.startswith(".sbert-ft-v.npy.")
 
 
 @pytest.mark.parametrize(
@@ -678,9 +681,8 @@ def test_signal_in_the_middle_leaves_no_temporary_file_and_no_half_result(
     feeder = threading.Thread(target=feed_without_end, args=(pipe,), daemon=True)
     feeder.start()
     pid = warm.start("warm.calls:command", argv=["encode", str(folder), "-", "-o", "out.npy"], stdin=pipe)
-    temporary = inside / f".out.npy.{pid}.tmp"
     deadline = time.monotonic() + 120
-    while not (temporary.exists() and temporary.stat().st_size > 100_000):  # rows of at least a window
+    while not any(path.stat().st_size > 100_000 for path in inside.glob(".sbert-ft-out.npy.*")):  # at least a window
         assert not warm.has_ended(0.02) and time.monotonic() < deadline
     os.kill(pid, number)
     ended = warm.end(60)

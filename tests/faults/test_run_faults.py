@@ -308,7 +308,7 @@ def test_clocks_do_not_say_which_checkpoint_is_the_newest(bench: Bench, stopped:
     folder = folder_of(config)
     for path in folder.rglob("*"):
         os.utime(path, (old, old))
-    os.utime(folder / "checkpoints" / "step-00000010", (new, new))
+    os.utime(folder / "checkpoints" / "step-00000010.safetensors", (new, new))
     ended = bench.resume(config)
     assert ended.code == 0 and "going on after step 10 of 24" in ended.said
     assert_same_run(folder, bench.unbroken("short"))
@@ -357,7 +357,10 @@ def test_a_model_of_another_shape_is_refused_before_anything_is_written_though_c
     before = tree(folder_of(config))
     ended = bench.resume(config, "--allow-changes")
     assert ended.code == 2 and "Traceback" not in ended.said
-    assert "step-00000010' holds another model's weights: 'embeddings.LayerNorm.bias' is (16,) there" in ended.said
+    assert (
+        "step-00000010.safetensors' holds another model's weights: 'embeddings.LayerNorm.bias' is (16,) there"
+        in ended.said
+    )
     assert tree(folder_of(config)) == before
 
 

@@ -53,6 +53,7 @@ from sbert_ft import BertClassifier, SiameseBert
 from sbert_ft.cli import main as command_line
 from sbert_ft.errors import CheckpointError, ModelFolderError
 from sbert_ft.training.checkpoints import is_checkpoint_name, newest_checkpoint, read_checkpoint
+from sbert_ft.training.resume import tensors_sha256
 
 SECONDS = 60  # for a run of one second; one that hangs is a loss
 N_RANDOM_KILLS = 100
@@ -192,7 +193,7 @@ def faults_of_checkpoints(folder: Path, calls: Sequence[Call]) -> list[str]:
             except CheckpointError as error:
                 found.append(str(error))
     written = [Path(call.path) for call in calls if call.kind == "rename"]
-    steps = [int(path.name[5:]) for path in written if path.parts[:-1] == ("checkpoints",) and path.name[:5] == "step-"]
+    steps = [int(path.stem[5:]) for path in written if path.parts[:-1] == ("checkpoints",) and path.name[:5] == "step-"]
     newest = newest_checkpoint(place)
     if steps and (newest is None or newest.step < max(steps)):
         found.append(f"step {max(steps)} was written, and {newest} is the newest that can be read")
@@ -206,9 +207,11 @@ def differences(folder: Path, unbroken: Path) -> list[str]:
     for name in sorted(found.keys() & wanted.keys()):
         if (folder / name).stat().st_mode != (unbroken / name).stat().st_mode:
             faults.append(f"{name} has other rights")
-        exact = name.startswith("model/") or name.endswith((".safetensors", ".csv", "ledger.json"))
+        exact = name.startswith("model/") or name.endswith((".csv", "ledger.json"))
         if exact and found[name] != wanted[name]:
             faults.append(f"{name} has other bytes")
+        if is_checkpoint_name(Path(name).name) and not same_tensors(folder / name, unbroken / name):
+            faults.append(f"{name} has other tensors")  # its state holds the seconds of the run
         if name.endswith(".html") and not (found[name] or b"").rstrip().endswith(b"</html>"):
             faults.append(f"{name} is cut off")
     if (folder / "metrics.jsonl").exists() and log_of(folder) != log_of(unbroken):
@@ -220,10 +223,19 @@ def differences(folder: Path, unbroken: Path) -> list[str]:
     return faults
 
 
+def same_tensors(one: Path, other: Path) -> bool:
+    """Return whether two checkpoints hold the same tensors, bit by bit."""
+    first, second = read_checkpoint(one), read_checkpoint(other)
+    return first.groups == second.groups and all(
+        tensors_sha256(first.read_tensors(group)) == tensors_sha256(second.read_tensors(group))
+        for group in first.groups
+    )
+
+
 def leftovers(folder: Path) -> list[str]:
     """Return what has a temporary name."""
     names = tree(folder) if folder.is_dir() else {}
-    return [name for name in names if re.search(r"\.sbert-ft-|\.tmp", name)]
+    return [name for name in names if ".sbert-ft-" in name]
 
 
 def chosen(calls: Sequence[Call], n: int | None) -> list[Call]:

@@ -494,7 +494,7 @@ def stream_lines(place: Path, scale: Scale) -> dict[str, Any]:
         target.unlink()
     grown = 1024 * (result["all"]["peak_kib"] - result["some"]["peak_kib"])
     result["bytes_a_text"] = round(grown / (scale.lines - n_some), 3)
-    result["left_behind"] = sorted(path.name for path in place.iterdir() if path.name.endswith(".tmp"))
+    result["left_behind"] = sorted(path.name for path in place.iterdir() if path.name.startswith(".sbert-ft-"))
     return result
 
 
@@ -526,7 +526,7 @@ def stream_killed(place: Path, scale: Scale) -> dict[str, Any]:
     command = [sys.executable, "-m", "sbert_ft", "encode", str(folder), str(source), "-o", str(target)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not any(p.stat().st_size > 500_000 for p in place.glob(".killed.npy.*.tmp")):
+    while process.poll() is None and not any(p.stat().st_size > 500_000 for p in place.glob(".sbert-ft-killed.npy.*")):
         time.sleep(0.005)
     was_running = process.poll() is None
     process.kill()

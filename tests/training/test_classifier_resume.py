@@ -196,9 +196,11 @@ def test_a_checkpoint_holds_the_head_and_the_best_step_s_is_saved(bench: Bench) 
     folder = bench.unbroken("towers")
     metrics = json.loads((folder / "metrics.json").read_text())
     for step in steps_kept(folder):
-        weights = read_checkpoint(folder / "checkpoints" / f"step-{step:08d}").read_tensors("weights")
+        weights = read_checkpoint(folder / "checkpoints" / f"step-{step:08d}.safetensors").read_tensors("weights")
         assert {name.partition(".")[0] for name in weights} == {"encoder", "head"}
-    best = read_checkpoint(folder / "checkpoints" / f"step-{metrics['best']['step']:08d}").read_tensors("weights")
+    best = read_checkpoint(folder / "checkpoints" / f"step-{metrics['best']['step']:08d}.safetensors").read_tensors(
+        "weights"
+    )
     saved = load_file(folder / "model" / "head.safetensors")
     temperature = metrics["calibration"]["temperature"]
     # calibrated: the head of the best step, divided by the temperature

@@ -149,8 +149,7 @@ def test_resuming_changes_nothing_by_itself(tmp_path: Path) -> None:
 def test_resuming_removes_half_written_files(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     before = tree(tmp_path)
-    (folder.checkpoints_dir / f"{PREFIX}12").mkdir()
-    (folder.checkpoints_dir / f"{PREFIX}12" / "weights.safetensors").write_bytes(b"half")
+    (folder.checkpoints_dir / f"{PREFIX}12").write_bytes(b"half")
     (tmp_path / f"{PREFIX}34").write_bytes(b"half")
     with open_run_folder(tmp_path, "resume"):
         pass
@@ -186,7 +185,7 @@ def test_overwriting_keeps_every_stray_file(tmp_path: Path) -> None:
     (folder.model_dir / "1_Pooling" / "config.json").write_text("{}")
     strays = [
         *("thesis.odt", "report.html.bak", "notes/config.json", "model/notes.txt", "model/1_Pooling/notes.txt"),
-        *("checkpoints/notes.txt", "checkpoints/step-00000001/notes.txt", "checkpoints/step-12/state.json"),
+        *("checkpoints/notes.txt", "checkpoints/step-00000001/notes.txt", "checkpoints/step-12.safetensors"),
         "tensorboard/notes.txt",
     ]
     for name in strays:
@@ -197,7 +196,7 @@ def test_overwriting_keeps_every_stray_file(tmp_path: Path) -> None:
     files = {name for name, data in tree(tmp_path).items() if data is not None}
     assert files == set(strays)
     assert newest_checkpoint(folder.checkpoints_dir) is None
-    assert not (folder.checkpoints_dir / "step-00000002").exists()
+    assert not (folder.checkpoints_dir / "step-00000002.safetensors").exists()
 
 
 def test_overwriting_follows_no_link(tmp_path: Path) -> None:
@@ -209,7 +208,9 @@ def test_overwriting_follows_no_link(tmp_path: Path) -> None:
     (run / "checkpoints").mkdir(parents=True)
     for name in ("config.json", "metrics.json", "model", "tensorboard"):
         (run / name).symlink_to(elsewhere.path / name)
-    (run / "checkpoints" / "step-00000001").symlink_to(elsewhere.checkpoints_dir / "step-00000001")
+    (run / "checkpoints" / "step-00000001.safetensors").symlink_to(
+        elsewhere.checkpoints_dir / "step-00000001.safetensors"
+    )
     with open_run_folder(run, "overwrite"):
         pass
     assert tree(elsewhere.path) == before
