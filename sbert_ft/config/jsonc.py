@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
-from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-from sbert_ft.errors import ConfigError, quoted
-from sbert_ft.files.strict_json import is_deeper
+from sbert_ft.errors import ConfigError, ModelFolderError, quoted
+from sbert_ft.files.strict_json import is_deeper, open_file, strict_value
 
 _MOST_BYTES: Final = 2**20
 _DEEPEST: Final = 8
@@ -49,7 +47,7 @@ def parse_json(text: str, where: str) -> Any:
         ConfigError: It is not JSON, a key is in an object twice, or a value is NaN or Infinity.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_number)
+        value = strict_value(text)
     except json.JSONDecodeError as error:
         found = f"line {error.lineno}, column {error.colno}: {error.msg}{_usual_slip(text, error)}"
         raise ConfigError(f"{where}: is broken JSON at {found}") from None
@@ -73,26 +71,18 @@ def refuse_depth(value: object, where: str) -> None:
 
 def _bytes_of(path: str | Path, where: str) -> bytes:
     """Return the bytes of a small regular file."""
+    start = "'sbert-ft config init -o FILE' writes one to start from"
+    if not os.path.lexists(path):
+        raise ConfigError(f"{where}: no such file", start)
     try:
-        # Without O_NONBLOCK, opening a FIFO waits for its writer forever.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        descriptor = os.open(path, flags)
-    except FileNotFoundError:
-        raise ConfigError(f"{where}: no such file", "'sbert-ft config init -o FILE' writes one to start from") from None
-    except (OSError, ValueError) as error:
-        cause = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{where}: cannot be opened: {cause}") from None
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        found = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
-        raise ConfigError(f"{where}: is {found}; expected a JSON file")
-    with os.fdopen(descriptor, "rb") as file:
-        data = file.read(_MOST_BYTES + 1)
+        with open_file(Path(path)) as file:
+            data = file.read(_MOST_BYTES + 1)
+    except ModelFolderError as error:
+        raise ConfigError(error.problem, error.hint) from None
     if len(data) > _MOST_BYTES:
         raise ConfigError(f"{where}: is larger than the {_MOST_BYTES} bytes that a configuration may have")
     if not data.strip():
-        raise ConfigError(f"{where}: is empty", "'sbert-ft config init -o FILE' writes one to start from")
+        raise ConfigError(f"{where}: is empty", start)
     return data
 
 
@@ -108,17 +98,3 @@ def _usual_slip(text: str, error: json.JSONDecodeError) -> str:
     if before.endswith(",") and after.startswith(("}", "]")):
         return "; remove the comma before the closing bracket"
     return ""
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return `pairs` as a dict, or refuse a key that is there twice (readers could choose different values)."""
-    items = dict(pairs)
-    if len(items) < len(pairs):
-        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {quoted(repeated)} stands twice in one object")
-    return items
-
-
-def _no_number(word: str) -> float:
-    """Refuse NaN and Infinity, which are not JSON and could pass range checks."""
-    raise ValueError(f"{word} is not a JSON number")

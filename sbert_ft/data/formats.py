@@ -9,8 +9,6 @@ of a cell is one number for the whole process, and its errors do not say where a
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sbert_ft.data.text import MAX_RECORD_CHARS, fault, text_lines, without_line_end
 from sbert_ft.errors import quoted
-from sbert_ft.files.strict_json import is_deeper
+from sbert_ft.files.strict_json import is_deeper, strict_value
 
 if TYPE_CHECKING:
     import pyarrow
@@ -30,7 +28,6 @@ _MAX_RECORD_LINES = 1 << 21  # more than any text has; searching further for a c
 # Called with the line of a bad record, what is wrong with it, and what to do.
 OnBadRecord = Callable[[int, str, str], None]
 _DEEPEST = 64  # levels of lists and objects in a JSON line
-_MAX_INT_DIGITS = 4300  # Python's own limit; the oldest releases that we support do not have it
 
 
 class CellRecord(NamedTuple):
@@ -177,9 +174,7 @@ def _json_object(raw: str, number: int) -> dict[str, object]:
         _NoObject: The line is not a JSON object, or holds what is not allowed.
     """
     try:
-        value = json.loads(
-            raw, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer
-        )
+        value = strict_value(raw)
         if "\\u" in raw:
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -198,30 +193,6 @@ def _json_object(raw: str, number: int) -> dict[str, object]:
         remedy = "write one object a line, without a list around them" if isinstance(value, list) else "fix the line"
         raise _NoObject(f"expected a JSON object, found {quoted(raw)}", remedy)
     return value
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {quoted(twice)} comes twice in one object")
-    return values
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite(digits: str) -> float:
-    if math.isinf(value := float(digits)):
-        raise ValueError(f"the number {quoted(digits, limit=30)} is too large")
-    return value
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > _MAX_INT_DIGITS:
-        raise ValueError(f"a number of {len(digits):,} digits is too large")
-    return int(digits)
 
 
 def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:

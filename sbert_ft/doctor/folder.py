@@ -35,7 +35,7 @@ from sbert_ft.model_folder.layout import (
     unused_parts,
 )
 from sbert_ft.model_folder.metadata import OwnSettings
-from sbert_ft.model_folder.tensor_names import NameMatch, check_match, match_names
+from sbert_ft.model_folder.tensor_names import NameMatch, check_is_float, check_match, match_names
 from sbert_ft.model_folder.weights import WeightFiles, find_weights, read_tensors
 from sbert_ft.models.connection_bert import ConnectionBert, check_room, read_tokenizer_of
 
@@ -188,7 +188,7 @@ def _read_source(path: Path) -> tuple[ModelFolder, list[Check]]:
     faults: list[Check] = []
     hint = "copy the config.json that belongs to the weights"
     config = attempt(faults, "config", hint, lambda: read_json(encoder_path / "config.json"))
-    if faults and "has no config.json" in whole.found:
+    if faults and not os.path.lexists(encoder_path / "config.json"):
         faults = [Check("config", "FAIL", whole.found, hint)]  # this message lists the files that are there instead
     elif whole.found not in [fault.found for fault in faults]:
         faults.append(whole)
@@ -277,7 +277,8 @@ def _weights(weights: WeightFiles, plan: EncoderPlan | None, source: ModelFolder
     match = match_names(weights.tensors, plan.shapes, plan.base_prefix)
     attempt(checks, "tensors", _ONE_MODEL, lambda: check_match(match, source.encoder_path))
     if not _has(checks, "tensors"):
-        checks.append(_needed_tensors(weights, match))
+        hint = "use the original weights; quantized ones are not supported"
+        attempt(checks, "tensors", hint, lambda: checks.append(_needed_tensors(weights, match)))
     checks.append(_key_names(match, is_sentence_encoder(source)))
     if deep and all(check.status != "FAIL" for check in checks):
         attempt(checks, "values", _COPY_AGAIN, lambda: checks.append(_values(weights, match)))
@@ -287,11 +288,7 @@ def _weights(weights: WeightFiles, plan: EncoderPlan | None, source: ModelFolder
 def _needed_tensors(weights: WeightFiles, match: NameMatch) -> Check:
     """Return the check of the needed tensors' types; their names and shapes have been checked before."""
     for key in _needed(match).values():
-        name = weights.tensors[key].dtype
-        dtype = getattr(torch, name)
-        if not dtype.is_floating_point or dtype.itemsize < 2:
-            said = f"{quoted(weights.files[0].name)}: the tensor {quoted(key)} is {name}, expected floating point"
-            return finding("tensors", "FAIL", said, "use the original weights; quantized ones are not supported")
+        check_is_float(weights.tensors[key].dtype, key, weights.files[0])
     return finding("tensors", "OK", f"{len(match.names)} of {len(match.names)} are there and fit config.json")
 
 

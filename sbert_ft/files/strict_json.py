@@ -67,6 +67,22 @@ def damaged(path: Path, n_bytes: int, cause: str) -> ModelFolderError:
     )
 
 
+def strict_value(text: str) -> Any:
+    """Return the value of a JSON text, which has no key twice in an object, no NaN, and no number that is too large.
+
+    Raises:
+        ValueError: It has; the message is a clause. Or it is not JSON (`json.JSONDecodeError`).
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(
+        text,
+        object_pairs_hook=_without_repeats,
+        parse_float=_finite,
+        parse_int=_short,
+        parse_constant=_no_number,
+    )
+
+
 def parse_json(data: bytes, source: str, kind: type = dict) -> Any:
     """Return the one JSON value in `data`, of the type `kind`; `source` names it in messages.
 
@@ -74,13 +90,7 @@ def parse_json(data: bytes, source: str, kind: type = dict) -> Any:
         ModelFolderError: It is not UTF-8, not JSON, not of the kind, nested too deeply, or has a key twice.
     """
     try:
-        value = json.loads(
-            data.decode("utf-8-sig"),
-            object_pairs_hook=_without_repeats,
-            parse_float=_finite,
-            parse_int=_short,
-            parse_constant=_no_number,
-        )
+        value = strict_value(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         hint = ", it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise ModelFolderError(f"{source} is not UTF-8 text (byte {error.start}{hint})", "save it as UTF-8") from None

@@ -111,8 +111,17 @@ def test_a_signal_outside_of_the_training_ends_at_once_and_leaves_nothing_half_w
         assert_same_run(folder, bench.unbroken("short"))
 
 
+@pytest.fixture
+def signals_as_usual() -> Iterator[None]:
+    """Let signals end this process, whatever the tests were started with: under nohup, SIGHUP is ignored."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_no_handler_of_exceptions_on_the_way_keeps_a_run_from_ending(number: int) -> None:
+def test_no_handler_of_exceptions_on_the_way_keeps_a_run_from_ending(signals_as_usual: None, number: int) -> None:
     went_on = False
     with pytest.raises(RunInterrupted) as ended, interruptible():
         try:
