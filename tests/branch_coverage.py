@@ -21,7 +21,7 @@ GROUPS = {
     "folder": [
         *("model_folder/layout.py", "model_folder/writer.py", "model_folder/classifier.py", "model_folder/weights.py"),
         *("model_folder/tensor_names.py", "model_folder/tensor_files.py", "model_folder/metadata.py"),
-        *("files/strict_json.py", "encoder/spec.py"),
+        *("files/strict_json.py", "encoder/spec.py", "encoder/kinds.py"),
     ],
     "tokenizer": [
         *("tokenization/tokenizer.py", "tokenization/loading.py", "tokenization/vocabulary.py"),

@@ -47,7 +47,7 @@ def parse_json(text: str, where: str) -> Any:
         ConfigError: It is not JSON, a key is in an object twice, or a value is NaN or Infinity.
     """
     try:
-        value = strict_value(text)
+        value = strict_value(text, finite=False)  # a range check names the key
     except json.JSONDecodeError as error:
         found = f"line {error.lineno}, column {error.colno}: {error.msg}{_usual_slip(text, error)}"
         raise ConfigError(f"{where}: is broken JSON at {found}") from None

@@ -67,8 +67,12 @@ def damaged(path: Path, n_bytes: int, cause: str) -> ModelFolderError:
     )
 
 
-def strict_value(text: str) -> Any:
+def strict_value(text: str, *, finite: bool = True) -> Any:
     """Return the value of a JSON text, which has no key twice in an object, no NaN, and no number that is too large.
+
+    Args:
+        text: One JSON value.
+        finite: Whether a number beyond the range of a float is refused here; else it is read as infinity.
 
     Raises:
         ValueError: It has; the message is a clause. Or it is not JSON (`json.JSONDecodeError`).
@@ -77,7 +81,7 @@ def strict_value(text: str) -> Any:
     return json.loads(
         text,
         object_pairs_hook=_without_repeats,
-        parse_float=_finite,
+        parse_float=_finite if finite else float,
         parse_int=_short,
         parse_constant=_no_number,
     )

@@ -947,7 +947,7 @@ def json_lines() -> list[Case]:
         "a number beyond all": (f"{pair}1e309}}", ("'1e309' is too large",)),
         "a number of 5,000 digits": (f"{pair}{'1' * 5000}}}", ("5,000 digits",)),
         "100,000 brackets": (f"{pair}{'[' * 100_000}", ("nested too deeply",)),
-        "the same key twice": ('{"sentence1": "a", "sentence1": "b", "score": 1}', ("'sentence1' comes twice",)),
+        "the same key twice": ('{"sentence1": "a", "sentence1": "b", "score": 1}', ("'sentence1' stands twice",)),
         "a number as a text": ('{"sentence1": "a", "sentence2": 5, "score": 1}', ("sentence2", "int '5'")),
         "a truth value as a text": ('{"sentence1": "a", "sentence2": true, "score": 1}', ("sentence2", "bool 'True'")),
         "a list as a text": ('{"sentence1": "a", "sentence2": ["b"], "score": 1}', ("sentence2", "list")),

@@ -359,7 +359,12 @@ BAD_TEXT_FILES: list[tuple[str, str, str | bytes, str]] = [
     ("JSON NaN", "a.jsonl", '{"a": "x", "b": "y", "c": NaN}', "line 1: NaN is not a JSON number"),
     ("JSON infinity", "a.jsonl", '{"a": "x", "b": "y", "c": -Infinity}', "line 1: -Infinity is not a JSON"),
     ("JSON overflow", "a.jsonl", '{"a": "x", "b": "y", "c": 1e309}', "line 1: the number '1e309' is too large"),
-    ("JSON keys twice", "a.jsonl", '{"a": "x", "b": "y"}\n{"a": "x", "a": "y"}', "line 2: the key 'a' comes twice"),
+    (
+        "JSON keys twice",
+        "a.jsonl",
+        '{"a": "x", "b": "y"}\n{"a": "x", "a": "y"}',
+        "line 2: the key 'a' stands twice in one object",
+    ),
     ("JSON control", "a.jsonl", '{"a": "x\ty", "b": "y"}', "line 1: is not JSON"),
     ("JSON two objects", "a.jsonl", '{"a": "x", "b": "y"} {"a": "x"}', "line 1: is not JSON"),
     ("JSON no keys", "a.jsonl", "{}\n", "no columns"),

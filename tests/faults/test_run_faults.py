@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from test_resume import (
     IN_CHECKPOINT,
     JUDGING,
     REPORT,
+    ROOT,
     STEP,
     Bench,
     assert_same_run,
@@ -82,7 +84,7 @@ def stopped(bench: Bench) -> Path:
 
 @pytest.mark.parametrize(
     ("where", "nth", "step"),
-    [(STEP, 5, 5), (EVALUATION, 2, 8), (IN_CHECKPOINT, 5, 4)],
+    [(STEP, 5, 5), (EVALUATION, 2, 8), (IN_CHECKPOINT, 2, 4)],
     ids=["in a step", "in an evaluation", "in a checkpoint"],
 )
 def test_a_terminal_that_closes_leaves_a_checkpoint(bench: Bench, where: tuple[str, str], nth: int, step: int) -> None:
@@ -407,17 +409,33 @@ def test_want_of_memory_is_a_sentence_with_what_would_need_less(bench: Bench, mi
     )
 
 
+IN_A_PROCESS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from warm.calls import command
+sys.exit(command({}, **json.loads(sys.argv[2])))
+"""
+
+
 def test_in_a_step_forwards_are_halved_until_they_fit_or_it_is_said_that_none_does(
     bench: Bench, minilm_path: Path
 ) -> None:
     halved = "going on from step 2 with forwards of 32 rows; the batch stays the same"
     for room_kib in (20_000, 10_000, 4_000):  # what the allocator has kept from earlier steps differs by its threads
         config = minilm_config(bench, minilm_path, batch_size=64, epochs=4, save_steps=1)
-        ended = bench.train(config, strike=without_memory(STEP, 3, room_kib))
-        assert ended.code in (0, 2) and "Traceback" not in ended.said, ended.said
-        if halved in ended.said:
+        request = {"argv": ["train", str(config)], "strike": without_memory(STEP, 3, room_kib)}
+        # a process of its own: the allocator of one that has trained before keeps what the run is not to find
+        done = subprocess.run(
+            [sys.executable, "-c", IN_A_PROCESS, str(ROOT / "tests"), json.dumps(request)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode in (0, 2) and "Traceback" not in done.stderr, done.stderr
+        if halved in done.stderr:
             break
-    assert halved in ended.said
+    assert halved in done.stderr
     assert newest_step(folder_of(config)) >= 2
 
 

@@ -21,7 +21,8 @@ from sbert_ft.training.resume import Fingerprint, differences
 
 INSTRUMENTED = (
     "sbert_ft.config",
-    "sbert_ft.encoder.class_names",
+    "sbert_ft.encoder.heads",
+    "sbert_ft.encoder.kinds",
     "sbert_ft.model_folder.classifier",
     "sbert_ft.model_folder.decision",
     "sbert_ft.encoder.spec",

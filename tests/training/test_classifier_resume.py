@@ -168,7 +168,7 @@ def test_killed_at_a_step_of_its_way_a_classifier_ends_as_the_unbroken_one(
     [
         ("joined", STEP, 5, 5),
         ("joined", EVALUATION, 2, 14),
-        ("single", IN_CHECKPOINT, 5, 3),
+        ("single", IN_CHECKPOINT, 2, 3),
         ("towers", STEP, 5, 2),  # the second of a step's three batches
         ("single", EVALUATION, 2, 4),
         ("graded", STEP, 3, 3),

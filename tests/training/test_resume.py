@@ -365,7 +365,7 @@ def test_what_a_run_had_not_removed_when_it_was_killed_after_its_last_checkpoint
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
     ("where", "nth", "step"),
-    [(STEP, 5, 5), (EVALUATION, 2, 8), (IN_CHECKPOINT, 5, 4), (STEP, 24, 24), (EVALUATION, 6, 24)],
+    [(STEP, 5, 5), (EVALUATION, 2, 8), (IN_CHECKPOINT, 2, 4), (STEP, 24, 24), (EVALUATION, 6, 24)],
     ids=["in a step", "in an evaluation", "in a checkpoint", "in the last step", "in the last evaluation"],
 )
 def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(
@@ -401,7 +401,7 @@ def test_a_signal_before_or_after_the_training_ends_at_once(
     [
         (STEP, 8, (signal.SIGTERM, signal.SIGTERM), 6),
         (EVALUATION, 2, (signal.SIGINT, signal.SIGINT), 6),
-        (IN_CHECKPOINT, 8, (signal.SIGTERM, signal.SIGINT), 4),
+        (IN_CHECKPOINT, 3, (signal.SIGTERM, signal.SIGINT), 4),
     ],
 )
 def test_a_second_signal_ends_at_once(
@@ -477,10 +477,10 @@ def flip(path: Path, place: float = 0.5) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("place", [0.001, 0.5, 0.999], ids=["its header", "its middle", "its end"])
-def test_a_damaged_newest_checkpoint_is_named_and_passed_over(bench: Bench, stopped_short: Path, place: float) -> None:
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.999], ids=["its header", "its middle", "its end"])
+def test_a_damaged_newest_checkpoint_is_named_and_passed_over(bench: Bench, stopped_short: Path, share: float) -> None:
     config = bench.copy_of(stopped_short)
-    flip(folder_of(config) / "checkpoints" / "step-00000010.safetensors", place)
+    flip(folder_of(config) / "checkpoints" / "step-00000010.safetensors", share)
     earlier = steps_kept(folder_of(config))[-2]
     ended = bench.resume(config)
     assert ended.code == 0, ended.said
