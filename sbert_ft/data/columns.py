@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, get_args
@@ -51,22 +51,34 @@ def folded(names: Iterable[str]) -> list[str]:
     return [name.casefold().strip() for name in names]
 
 
-def groups_of_texts(names: Sequence[str], usual: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Return the groups of usual names, such as those of a pair, of which all are among the folded `names`."""
+def usual_texts(names: Sequence[str], counts: Collection[int]) -> tuple[tuple[int, ...] | None, list[tuple[str, ...]]]:
+    """Return the columns of texts by their usual names, None if that is not clear, and all candidates.
+
+    This is the one rule for every command. The columns of a triplet do not count as a pair too, nor those of a pair as
+    single texts.
+
+    Args:
+        names: Of all columns, in order.
+        counts: How many texts a row may have: one or more of 1, 2 and 3. Where only single texts are wanted, a usual
+            name for one side of a pair counts too, if there is no other candidate.
+    """
+    there = folded(names)
+    groups = _whole_groups(there, [group for group in (*TRIPLET_NAMES, *PAIR_NAMES) if len(group) in counts])
+    if not groups and 1 in counts:
+        pairs = _whole_groups(there, PAIR_NAMES)
+        singles = [name for name in there if name in SINGLE_NAMES]
+        if not singles and len(counts) == 1:
+            singles = [name for name in there if name in SIDE_NAMES]
+        groups = pairs or [(name,) for name in singles]
+    is_clear = len(groups) == 1 and len(groups[0]) in counts and all(there.count(name) == 1 for name in groups[0])
+    return tuple(map(there.index, groups[0])) if is_clear else None, groups
+
+
+def _whole_groups(names: Sequence[str], usual: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the groups of usual names of which all are among the folded `names`, without parts of larger ones."""
     there = set(names)
     groups = [group for group in usual if there.issuperset(group)]
     return [group for group in groups if not any(set(group) < set(other) for other in groups)]
-
-
-def single_texts(names: Sequence[str], *, sides_too: bool) -> list[str]:
-    """Return which of the folded `names` may be a column of single texts.
-
-    Args:
-        names: Of all columns.
-        sides_too: Whether a usual name for one side of a pair counts where there is no other candidate.
-    """
-    found = [name for name in names if name in SINGLE_NAMES]
-    return found if found or not sides_too else [name for name in names if name in SIDE_NAMES]
 
 
 def nearest_name(wanted: str, names: Sequence[str]) -> str | None:
@@ -244,15 +256,11 @@ def _usual_labels(names: Sequence[str], texts: Sequence[int], usual: Sequence[st
 
 def _usual_texts(where: str, names: Sequence[str], hint: str) -> tuple[int, ...]:
     """Return the only columns with usual names; a triplet's do not count as a pair too, nor a pair's as a text."""
-    there = folded(names)
-    groups = groups_of_texts(there, (*TRIPLET_NAMES, *PAIR_NAMES))
-    if len(groups) == 1 and all(there.count(name) == 1 for name in groups[0]):
-        return tuple(map(there.index, groups[0]))
-    singles = [(name,) for name in single_texts(there, sides_too=False)] if not groups else []
-    if len(singles) == 1:
-        return (there.index(singles[0][0]),)
-    if groups or singles:
-        candidates = " or ".join("/".join(group) for group in groups or singles)
+    found, groups = usual_texts(names, (1, 2, 3))
+    if found is not None:
+        return found
+    if groups:
+        candidates = " or ".join("/".join(group) for group in groups)
         problem = f"which columns hold the texts is not clear ({candidates})"
     else:
         known = {*SINGLE_NAMES, *(name for group in (*TRIPLET_NAMES, *PAIR_NAMES) for name in group)}

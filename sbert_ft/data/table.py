@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from sbert_ft.data import formats
-from sbert_ft.data.columns import PAIR_NAMES, folded, groups_of_texts, nearest_name, single_texts
+from sbert_ft.data.columns import nearest_name, usual_texts
 from sbert_ft.data.formats import Missing
 from sbert_ft.data.ledger import RowFaults, Unit, at_lines, counted
 from sbert_ft.data.sniffing import Kind, TableFormat, find_format, listed
@@ -149,13 +149,10 @@ class Table:
             return tuple(map(self.column_index, names))
         if n == 1 and len(self.format.columns) == 1 and self.format.kind in ("jsonl", "parquet"):
             return (0,)  # the only key is certainly a name, but the first line of a file of cells could be a text
-        there = folded(self.format.columns)
-        pairs = groups_of_texts(there, PAIR_NAMES)
-        found = pairs if n == 2 else [(name,) for name in single_texts(there, sides_too=True)]
-        a_pair_too = n == 1 and bool(pairs)
-        if len(found) == 1 and all(there.count(name) == 1 for name in found[0]) and not a_pair_too:
-            return tuple(map(there.index, found[0]))
-        several = "which of them is not clear" if found or a_pair_too else "none with a usual name"
+        found, candidates = usual_texts(self.format.columns, (n,))
+        if found is not None:
+            return found
+        several = "which of them is not clear" if candidates else "none with a usual name"
         raise fault(self.path, f"expected {wanted}, {several}; {self._columns_found()}", hint=say_it)
 
     def _columns_found(self) -> str:

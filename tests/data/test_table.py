@@ -363,7 +363,7 @@ BAD_TEXT_FILES: list[tuple[str, str, str | bytes, str]] = [
         "JSON keys twice",
         "a.jsonl",
         '{"a": "x", "b": "y"}\n{"a": "x", "a": "y"}',
-        "line 2: the key 'a' stands twice in one object",
+        "line 2: the key 'a' stands twice",
     ),
     ("JSON control", "a.jsonl", '{"a": "x\ty", "b": "y"}', "line 1: is not JSON"),
     ("JSON two objects", "a.jsonl", '{"a": "x", "b": "y"} {"a": "x"}', "line 1: is not JSON"),
