@@ -20,7 +20,7 @@ from sbert_ft.commands.output import Progress, checked_target
 from sbert_ft.errors import InputError, OutputError, quoted
 
 if TYPE_CHECKING:
-    from sbert_ft.data.sniffing import Kind
+    from sbert_ft.config.file_kinds import Kind
     from sbert_ft.data.table import Table
     from sbert_ft.data.writers import NewColumn, Values
 
@@ -111,7 +111,7 @@ class RowsToExtend:
         Raises:
             SbertFtError: The file cannot be read, or the result cannot be written to --output.
         """
-        from sbert_ft.data.sniffing import KIND_OF_SUFFIX
+        from sbert_ft.config.file_kinds import KIND_OF_SUFFIX
 
         target = checked_target(args.output, tuple(KIND_OF_SUFFIX), Path(name))
         table = open_given_table(args, name)

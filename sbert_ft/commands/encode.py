@@ -168,7 +168,7 @@ def _ids(table: Table, column: int) -> Iterator[str]:
     Raises:
         DataError: A row has no id, or one that is neither a text nor a whole number.
     """
-    unit = "row" if table.format.kind == "parquet" else "line"
+    unit = table.unit
     for row in table:
         value = row.values[column]
         if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":

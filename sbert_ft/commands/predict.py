@@ -111,7 +111,7 @@ def _refuse_file(text: str) -> None:
     Raises:
         InputError: It is or does.
     """
-    from sbert_ft.data.sniffing import KIND_OF_SUFFIX
+    from sbert_ft.config.file_kinds import KIND_OF_SUFFIX
 
     shown = quoted(text, limit=400)
     if os.path.isfile(text):

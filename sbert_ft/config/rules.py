@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sbert_ft.config.faults import Fault, shown_value
 from sbert_ft.config.fields import KEYS
+from sbert_ft.config.file_kinds import FILE_KINDS
 from sbert_ft.config.metrics import choosing_metrics
 from sbert_ft.config.objectives import CLASSIFIER_OBJECTIVES, OBJECTIVES, ObjectiveSettings, takers_of
 from sbert_ft.errors import enumerated, quoted
@@ -112,11 +113,12 @@ def _rules_of_reading(values: Mapping[str, Any]) -> Iterator[Fault]:
         found = f"{shown_value(match_from)} outside of it"
         yield Fault("evaluation.match_from", f"expected a score in data.score_range, {list(interval)}, found {found}")
     kind, delimiter = values.get("data.kind"), values.get("data.delimiter")
-    if delimiter is not None and kind in ("jsonl", "parquet"):
-        yield Fault("data.delimiter", f"{quoted(delimiter)} is for csv and tsv; data.kind is {kind}")
+    if delimiter is not None and kind is not None and not FILE_KINDS[kind].takes_delimiter:
+        takers = enumerated(name for name, its in FILE_KINDS.items() if its.takes_delimiter)
+        yield Fault("data.delimiter", f"{quoted(delimiter)} is for {takers}; data.kind is {kind}")
     encoding = values.get("data.encoding")
-    if encoding is not None and kind == "parquet":
-        yield Fault("data.encoding", f"{quoted(encoding)} is for files of text; data.kind is parquet")
+    if encoding is not None and kind is not None and not FILE_KINDS[kind].takes_encoding:
+        yield Fault("data.encoding", f"{quoted(encoding)} is for files of text; data.kind is {kind}")
     if encoding is not None and not _is_codec(encoding):
         yield Fault("data.encoding", f"expected utf-8, cp949 or another that Python knows, found {quoted(encoding)}")
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from sbert_ft.config.file_kinds import TABLE_KINDS
 from sbert_ft.config.limits import holding, matching, one_of, within
 from sbert_ft.config.metrics import CHOOSING_METRICS
 from sbert_ft.config.objectives import ObjectiveSettings
@@ -100,7 +101,7 @@ class Reading:
             r"""[^"\r\n\x00]|comma|semicolon|tab|\\t|pipe""", "one character, or comma, semicolon, tab, pipe"
         ),
     )
-    kind: str | None = field(default=None, metadata=one_of("csv", "tsv", "jsonl", "parquet"))
+    kind: str | None = field(default=None, metadata=one_of(*TABLE_KINDS))
     on_bad_row: OnBadRow = "error"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,6 +29,20 @@ _MAX_RECORD_LINES = 1 << 21  # more than any text has; searching further for a c
 # Called with the line of a bad record, what is wrong with it, and what to do.
 OnBadRecord = Callable[[int, str, str], None]
 _DEEPEST = 64  # levels of lists and objects in a JSON line
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: its values in the order of the format's columns, and the line in which it begins, for messages.
+
+    Attributes:
+        line: The line in which the record begins, from 1; for Parquet the number of the row.
+        values: Texts exactly as in the file; JSON and Parquet values keep their type, and a key that an object does
+            not have is `Missing.MISSING`.
+    """
+
+    line: int
+    values: tuple[object, ...]
 
 
 class CellRecord(NamedTuple):

@@ -21,6 +21,7 @@ import numpy as np
 from sbert_ft.config.settings import Reading
 from sbert_ft.data import formats
 from sbert_ft.data.columns import LABEL_NAMES, SINGLE_LABEL_NAMES, PairColumns, find_columns
+from sbert_ft.data.file_formats import FORMATS
 from sbert_ft.data.formats import Missing
 from sbert_ft.data.ledger import RowFaults, Unit, file_sha256
 from sbert_ft.data.table import Table, open_table
@@ -85,15 +86,15 @@ def file_source(path: Path, reading: Reading) -> PairSource:
         DataError: It is not a file of rows, or its columns are not the stated ones or not clear.
     """
     table = open_table(path, encoding=reading.encoding, delimiter=reading.delimiter, kind=reading.kind)
-    if table.format.kind == "lines" and reading.kind is None and _first_line_has_tabs(table):
+    if not table.format.columns and reading.kind is None and _first_line_has_tabs(table):
         table = open_table(path, encoding=reading.encoding, delimiter="tab")
-    if table.format.kind == "lines":
+    if not table.format.columns:
         raise fault(path, "has one text per line, expected rows of pairs", hint="give a .csv, .tsv, .jsonl or .parquet")
     where = quoted(path, limit=400)
-    is_header = table.format.kind in ("csv", "tsv")
+    is_header = table.format.delimiter is not None
     hint = table.format.delimiter_hint() or (_HEADER if is_header else "")
     columns = find_columns(where, table.format.columns, reading, hint=hint)
-    unit: Unit = "row" if table.format.kind == "parquet" else "line"
+    unit = table.unit
     rows = _checked_json_rows if table.format.kind == "jsonl" and columns.label is None else _table_rows
 
     def raw_rows(faults: RowFaults) -> Iterator[RawRow]:
@@ -124,8 +125,7 @@ def _of_columns(
 
 def _bad_record(table: Table, faults: RowFaults) -> formats.OnBadRecord:
     """Return the function that adds a record that is not a row to `faults`."""
-    kind = "not_json" if table.format.kind == "jsonl" else "ragged"
-    return partial(faults.add, kind)
+    return partial(faults.add, FORMATS[table.format.kind].bad_record)
 
 
 def _table_rows(table: Table, columns: PairColumns, faults: RowFaults) -> Iterator[RawRow]:

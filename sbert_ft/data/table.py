@@ -11,36 +11,24 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sbert_ft.data import formats
+from sbert_ft.config.file_kinds import Kind
 from sbert_ft.data.columns import nearest_name, usual_texts
-from sbert_ft.data.formats import Missing
+from sbert_ft.data.file_formats import FORMATS
+from sbert_ft.data.formats import Missing, OnBadRecord, Row
 from sbert_ft.data.ledger import RowFaults, Unit, at_lines, counted
-from sbert_ft.data.sniffing import Kind, TableFormat, find_format, listed
-from sbert_ft.data.text import fault, is_blank, text_lines, without_line_end
+from sbert_ft.data.sniffing import TableFormat, kind_of, listed
+from sbert_ft.data.text import fault, find_encoding, first_bytes, is_blank, refuse_other_formats
 from sbert_ft.errors import DataError, quoted
 
 __all__ = ["Kind", "Missing", "Row", "Table", "TableFormat", "open_table"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row: its values in the order of the format's columns, and the line in which it begins, for messages.
-
-    Attributes:
-        line: The line in which the record begins, from 1; for Parquet the number of the row.
-        values: Texts exactly as in the file; JSON and Parquet values keep their type, and a key that an object does
-            not have is `Missing.MISSING`.
-    """
-
-    line: int
-    values: tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -54,11 +42,16 @@ class Table:
         return self.rows()
 
     @property
+    def column_names(self) -> tuple[str, ...]:
+        """The names of the columns; a file without columns has one, "text"."""
+        return self.format.columns or ("text",)
+
+    @property
     def unit(self) -> Unit:
         """What a row's `line` counts."""
-        return "row" if self.format.kind == "parquet" else "line"
+        return FORMATS[self.format.kind].unit
 
-    def rows(self, columns: Sequence[int] | None = None, on_bad: formats.OnBadRecord | None = None) -> Iterator[Row]:
+    def rows(self, columns: Sequence[int] | None = None, on_bad: OnBadRecord | None = None) -> Iterator[Row]:
         """Yield each row with the values of `columns`, or of all columns.
 
         Args:
@@ -69,50 +62,7 @@ class Table:
         Raises:
             DataError: A row cannot be read, or is such a row and `on_bad` is None.
         """
-        if self.format.kind == "parquet":
-            yield from self._parquet_rows(range(len(self.format.columns)) if columns is None else columns)
-            return
-        for row in self._text_rows(on_bad):
-            yield row if columns is None else Row(row.line, tuple(row.values[i] for i in columns))
-
-    def _text_rows(self, on_bad: formats.OnBadRecord | None) -> Iterator[Row]:
-        if self.format.kind == "lines":
-            for number, line in text_lines(self.path, self.format.encoding):
-                yield Row(number, (without_line_end(line),))
-        elif self.format.kind == "jsonl":
-            for record in formats.json_records(self.path, self.format.encoding, on_bad):
-                values = record.values
-                yield Row(record.line, tuple(values.get(name, Missing.MISSING) for name in self.format.columns))
-        else:
-            yield from self._cell_rows(on_bad)
-
-    def _cell_records(self) -> Iterator[formats.CellRecord]:
-        assert self.format.delimiter is not None
-        return formats.cell_records(self.path, self.format.encoding, self.format.delimiter, bool(self.format.quoting))
-
-    def _cell_rows(self, on_bad: formats.OnBadRecord | None) -> Iterator[Row]:
-        records = self._cell_records()
-        header = next(records, None)
-        if header is None or tuple(header.cells) != self.format.columns:
-            raise fault(self.path, "the header has changed: the file was changed while it was read")
-        for line, _, cells in records:
-            if len(cells) != len(header.cells):
-                if self.format.quoting:
-                    remedy = "quote a cell that holds the delimiter or a line end, or give the right --delimiter"
-                else:
-                    remedy = "remove tabs and line ends from the cells; if they are quoted, save the file as .csv"
-                expected = f"expected {len(header.cells)} cells as in the header, found {len(cells)}"
-                if on_bad is None:
-                    raise fault(self.path, expected, line, hint=remedy)
-                on_bad(line, expected, remedy)
-                continue
-            yield Row(line, tuple(cells))
-
-    def _parquet_rows(self, columns: Sequence[int]) -> Iterator[Row]:
-        for first_row, batch in formats.parquet_batches(self.path):
-            values = [formats.parquet_values(self.path, batch, column, first_row) for column in columns]
-            for i in range(batch.num_rows):
-                yield Row(first_row + i, tuple(column[i] for column in values))
+        return FORMATS[self.format.kind].rows(self, columns, on_bad)
 
     def column_index(self, name: str) -> int:
         """Return the position of the column called exactly `name`.
@@ -122,7 +72,7 @@ class Table:
         """
         if name in self.format.columns:
             return self.format.columns.index(name)
-        if self.format.kind == "lines":
+        if not self.format.columns:
             problem = f"has one text per line, so there is no column {quoted(name)}"
             raise fault(self.path, problem, hint="for a file with cells give --kind")
         near = nearest_name(name, self.format.columns)
@@ -137,9 +87,9 @@ class Table:
         """
         say_it = "name the column with --column NAME" if n == 1 else "name the two columns with --columns A,B"
         wanted = "one column of texts" if n == 1 else "two columns of texts"
-        if names is None and self.format.kind == "lines" and n == 1:
+        if names is None and not self.format.columns and n == 1:
             return (0,)
-        if self.format.kind == "lines" and n == 2:
+        if not self.format.columns and n == 2:
             raise fault(
                 self.path, f"expected {wanted}, found one text per line", hint="give a .csv, .tsv, .jsonl or .parquet"
             )
@@ -147,7 +97,7 @@ class Table:
             if len(names) != n or len(set(names)) != n:
                 raise fault(self.path, f"expected the names of {wanted}, found {listed(list(map(quoted, names)))}")
             return tuple(map(self.column_index, names))
-        if n == 1 and len(self.format.columns) == 1 and self.format.kind in ("jsonl", "parquet"):
+        if n == 1 and len(self.format.columns) == 1 and self.format.delimiter is None:
             return (0,)  # the only key is certainly a name, but the first line of a file of cells could be a text
         found, candidates = usual_texts(self.format.columns, (n,))
         if found is not None:
@@ -156,8 +106,7 @@ class Table:
         raise fault(self.path, f"expected {wanted}, {several}; {self._columns_found()}", hint=say_it)
 
     def _columns_found(self) -> str:
-        by_kind = {"jsonl": "the first object has", "parquet": "it has"}
-        source = by_kind.get(self.format.kind, "the first line, taken as the header, names")
+        source = FORMATS[self.format.kind].names_columns
         return f"{source} {listed([quoted(name) for name in self.format.columns])}{self.format.delimiter_hint()}"
 
     def texts(self, columns: Sequence[int], *, may_be_empty: bool = False) -> Iterator[tuple[str, ...]]:
@@ -235,7 +184,7 @@ class Table:
         if bad is None:
             return None
         i, value = bad
-        if self.format.kind == "lines":
+        if not self.format.columns:
             return "empty text", "write a text there or remove the line"
         column = f"column {quoted(self.format.columns[i])}"
         remedy = f"fill it or remove the {self.unit}"
@@ -250,17 +199,7 @@ class Table:
 
     def count_rows(self) -> int:
         """Return the number of rows without checking them, by one pass over the file or from Parquet's footer."""
-        if self.format.kind == "parquet":
-            with formats.open_parquet(self.path) as file:
-                return int(file.metadata.num_rows)
-        if self.format.quoting:
-            return sum(1 for _ in self._cell_records()) - 1
-        lines = (line for _, line in text_lines(self.path, self.format.encoding))
-        if self.format.kind == "lines":
-            return sum(1 for _ in lines)
-        if self.format.kind == "jsonl":
-            return sum(1 for line in lines if line.strip(" \t\r\n"))
-        return sum(1 for line in lines if line not in ("\n", "\r\n")) - 1
+        return FORMATS[self.format.kind].count(self)
 
 
 def open_table(
@@ -278,3 +217,36 @@ def open_table(
         DataError: The file does not have the expected format; the message says what was found and what to do.
     """
     return Table(Path(path), find_format(Path(path), encoding, delimiter, kind))
+
+
+def find_format(path: Path, encoding: str | None, delimiter: str | None, kind: str | None) -> TableFormat:
+    """Return the format of a file, found out from its suffix and its beginning where it is not given.
+
+    The cells of a .csv are quoted; its delimiter is the most frequent one of , ; tab | in the header. The cells of a
+    .tsv are not quoted, unless a CSV writer must have written it: the header is quoted, or (in the first million
+    characters) every quote is where such a writer puts it and some are needed. To decide this yourself, `kind="tsv"`
+    reads quotes as characters, `kind="csv"` with `delimiter="tab"` as quotes. A .txt has one text per line, unless
+    `kind` or `delimiter` says otherwise.
+
+    Args:
+        path: A regular file.
+        encoding: The codec; None to use the byte order mark, else UTF-8.
+        delimiter: One character, or comma, semicolon, tab or pipe.
+        kind: lines, csv, tsv, jsonl or parquet; None to use the suffix.
+
+    Raises:
+        DataError: The file does not have the expected format; the message says what was found and what to do.
+    """
+    head = first_bytes(path)
+    chosen = FORMATS[kind_of(path, kind, delimiter)]
+    refuse_other_formats(path, head, chosen.kind)
+    if encoding is not None and not chosen.options.takes_encoding:
+        raise fault(path, f"{chosen.kind.capitalize()} knows its own encoding", hint="leave --encoding out")
+    codec = find_encoding(path, head, encoding) if chosen.options.takes_encoding else ""
+    found = chosen.find(path, codec, delimiter, kind is not None)
+    if chosen.options.has_columns and not found.columns:
+        raise fault(path, "has no columns; expected at least one of texts")
+    name, count = Counter(found.columns or ("",)).most_common(1)[0]
+    if count > 1:
+        raise fault(path, f"{count} columns are called {quoted(name)}", hint="give each a name of its own")
+    return found

@@ -1094,7 +1094,8 @@ def test_every_default_is_within_its_range(key: Any) -> None:
 
 
 def test_names_are_those_of_the_rooms_that_know_them() -> None:
-    from sbert_ft.data.sniffing import DELIMITER_NAMES, Kind
+    from sbert_ft.data.file_formats import FORMATS
+    from sbert_ft.data.sniffing import DELIMITER_NAMES
     from sbert_ft.encoder.devices import PRECISIONS
 
     assert {*KEYS["training.metric"].limits.choices} < METRICS.keys()
@@ -1102,7 +1103,7 @@ def test_names_are_those_of_the_rooms_that_know_them() -> None:
     options = {field.name for field in fields(ObjectiveSettings)} - {"name", "weight"}
     assert options == {option for kind in OBJECTIVES.values() for option in kind.defaults}
     assert KEYS["training.precision"].limits.choices == PRECISIONS
-    assert {*KEYS["data.kind"].limits.choices} == {*get_args(Kind)} - {"lines"}
+    assert {*KEYS["data.kind"].limits.choices} == {*FORMATS} - {"lines"}
     assert all(KEYS["data.delimiter"].fault(name) is None for name in DELIMITER_NAMES)
 
 

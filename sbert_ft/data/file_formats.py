@@ -1,0 +1,377 @@
+# ruff: noqa: D102 (the base class says what a method does)
+"""The formats of files with texts: one class each that finds out, reads, counts and writes its rows.
+
+A new format is a class here and an entry of `config.file_kinds`. Everything else goes through `FORMATS`: a `Table`
+reads by it, `writers` write by it, and messages take their words from it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal
+
+from sbert_ft.config.file_kinds import FILE_KINDS, FileKind, Kind
+from sbert_ft.data import formats
+from sbert_ft.data.formats import Missing, OnBadRecord, Row
+from sbert_ft.data.ledger import Unit
+from sbert_ft.data.sniffing import TableFormat, delimiter_of, written_as_csv
+from sbert_ft.data.text import fault, text_lines, without_line_end
+from sbert_ft.errors import OutputError, quoted
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from sbert_ft.data.table import Table
+    from sbert_ft.data.writers import NewColumn, Values
+
+    # Adds to each row its new values as texts; the first argument are the rows, the second says whether for JSON.
+    WithValues = Callable[[Iterator[Row], bool], Iterator[tuple[Row, list[str]]]]
+
+
+class FileFormat(ABC):
+    """One format.
+
+    Attributes:
+        kind: Its name.
+        unit: What the `line` of a row counts.
+        bad_record: The kind of row, for the ledger, that is not one of this format.
+        names_columns: How the columns are known, for messages.
+    """
+
+    kind: Kind
+    unit: Unit = "line"
+    bad_record: str = "ragged"
+    names_columns: str = "the first line, taken as the header, names"
+
+    @property
+    def options(self) -> FileKind:
+        """Its suffixes, and the options that it takes."""
+        return FILE_KINDS[self.kind]
+
+    @abstractmethod
+    def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
+        """Return the file's format, found from its beginning.
+
+        Args:
+            path: A file whose first bytes are not those of another format.
+            encoding: The codec, as given or found.
+            delimiter: As given; None for what is found.
+            is_named: Whether the user named the format, instead of the suffix.
+
+        Raises:
+            DataError: The file does not have this format.
+        """
+
+    @abstractmethod
+    def rows(self, table: Table, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
+        """Yield each row with the values of `columns`, or of all; see `Table.rows`."""
+
+    @abstractmethod
+    def count(self, table: Table) -> int:
+        """Return the number of rows without checking them."""
+
+    @abstractmethod
+    def lines(self, table: Table, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+        """Yield the lines of a file of this format, with the table's rows and new columns of these names."""
+
+    def whole_rows(self, table: Table) -> Iterator[Row]:
+        """Yield the table's rows to be written in another format.
+
+        Raises:
+            DataError: A row has a value that is in none of the columns.
+        """
+        return self.rows(table, None, None)
+
+    def arrow_schema(self, table: Table) -> pyarrow.Schema:
+        """Return the types of the table's columns in Parquet: strings, where the format says no other."""
+        import pyarrow
+
+        return pyarrow.schema([(column, pyarrow.string()) for column in table.column_names])
+
+    def arrow_batches(self, table: Table, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+        """Yield the table's rows as batches for Parquet."""
+        rows = self.whole_rows(table)
+        while chunk := list(islice(rows, formats.PARQUET_BATCH_ROWS)):
+            yield _arrow_batch(table, chunk, schema)
+
+
+class Lines(FileFormat):
+    """One text per line, without columns."""
+
+    kind = "lines"
+
+    def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
+        next(text_lines(path, encoding), None)  # to find a wrong encoding early, where it shows in the first line
+        return TableFormat("lines", encoding, None, None, ())
+
+    def rows(self, table: Table, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
+        for number, line in text_lines(table.path, table.format.encoding):
+            yield Row(number, (without_line_end(line),))
+
+    def count(self, table: Table) -> int:
+        return sum(1 for _ in text_lines(table.path, table.format.encoding))
+
+    def lines(self, table: Table, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+        raise AssertionError("a file of one text per line has no place for a column")
+
+
+class Cells(FileFormat):
+    """Cells separated by a character, in quotes where needed (csv)."""
+
+    kind: Kind = "csv"
+
+    def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
+        separator, quoting = self._separator(path, encoding, delimiter, is_named)
+        header = next(formats.cell_records(path, encoding, separator, quoting), None)
+        if header is None:
+            raise fault(path, "holds only empty lines; expected a header and rows")
+        if re.search("\r(?!\n)", without_line_end(header.raw)):
+            raise fault(path, "a lone carriage return in the header: lines must end with \\n or \\r\\n", header.line)
+        return TableFormat(self.kind, encoding, separator, quoting, tuple(header.cells))
+
+    def _separator(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> tuple[str, bool]:
+        """Return the character between cells, and whether cells are quoted."""
+        return delimiter_of(path, encoding, delimiter), True
+
+    def rows(self, table: Table, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
+        records = self._records(table)
+        header = next(records, None)
+        if header is None or tuple(header.cells) != table.format.columns:
+            raise fault(table.path, "the header has changed: the file was changed while it was read")
+        for line, _, cells in records:
+            if len(cells) == len(header.cells):
+                yield Row(line, tuple(cells) if columns is None else tuple(cells[i] for i in columns))
+                continue
+            if table.format.quoting:
+                remedy = "quote a cell that holds the delimiter or a line end, or give the right --delimiter"
+            else:
+                remedy = "remove tabs and line ends from the cells; if they are quoted, save the file as .csv"
+            expected = f"expected {len(header.cells)} cells as in the header, found {len(cells)}"
+            if on_bad is None:
+                raise fault(table.path, expected, line, hint=remedy)
+            on_bad(line, expected, remedy)
+
+    def count(self, table: Table) -> int:
+        if table.format.quoting:
+            return sum(1 for _ in self._records(table)) - 1
+        lines = (line for _, line in text_lines(table.path, table.format.encoding))
+        return sum(1 for line in lines if line not in ("\n", "\r\n")) - 1
+
+    def lines(self, table: Table, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+        delimiter = (table.format.delimiter if table.format.kind == self.kind else None) or ","
+        for _, cells in _cell_rows(table, names, with_values):
+            yield formats.joined_cells(cells, delimiter) + "\n"
+
+    def _records(self, table: Table) -> Iterator[formats.CellRecord]:
+        assert table.format.delimiter is not None
+        return formats.cell_records(
+            table.path, table.format.encoding, table.format.delimiter, bool(table.format.quoting)
+        )
+
+
+class TabCells(Cells):
+    """Cells separated by tabs, whose quotes are ordinary characters unless a CSV writer must have written them."""
+
+    kind: Kind = "tsv"
+
+    def _separator(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> tuple[str, bool]:
+        return "\t", not is_named and written_as_csv(path, encoding)
+
+    def lines(self, table: Table, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+        """Yield lines without quoting, or with all cells in quotes where the table's own cells are quoted.
+
+        Quotes around the cells of the header tell a reader that the cells are quoted.
+        """
+        quoting = table.format.kind == self.kind and table.format.quoting
+        for line, cells in _cell_rows(table, names, with_values):
+            if not quoting and any("\t" in cell or "\n" in cell for cell in cells):
+                raise fault(table.path, "a tab or line end in a cell cannot be in a .tsv", line, hint="write to .csv")
+            yield (formats.joined_cells(cells, "\t", always=True) if quoting else "\t".join(cells)) + "\n"
+
+
+class JsonLines(FileFormat):
+    """One JSON object per line; the keys of the first are the columns."""
+
+    kind = "jsonl"
+    bad_record = "not_json"
+    names_columns = "the first object has"
+
+    def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
+        first = next(formats.json_records(path, encoding), None)
+        if first is None:
+            raise fault(path, "holds only blank lines; expected one JSON object a line")
+        return TableFormat("jsonl", encoding, None, None, tuple(first.values))
+
+    def rows(self, table: Table, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
+        names = [table.format.columns[i] for i in columns] if columns is not None else table.format.columns
+        for record in formats.json_records(table.path, table.format.encoding, on_bad):
+            yield Row(record.line, tuple(record.values.get(name, Missing.MISSING) for name in names))
+
+    def whole_rows(self, table: Table) -> Iterator[Row]:
+        for record in formats.json_records(table.path, table.format.encoding):
+            extra = next((key for key in record.values if key not in table.format.columns), None)
+            if extra is not None:
+                problem = f"the key {quoted(extra)} is not in the first object, so there is no column for it"
+                raise fault(table.path, problem, record.line, hint="write to .jsonl")
+            yield Row(record.line, tuple(record.values.get(key, Missing.MISSING) for key in table.format.columns))
+
+    def count(self, table: Table) -> int:
+        return sum(1 for _, line in text_lines(table.path, table.format.encoding) if line.strip(" \t\r\n"))
+
+    def lines(self, table: Table, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+        """Yield one JSON object per line; those read from JSON lines are copied exactly."""
+        keys = [json.dumps(name, ensure_ascii=False) for name in names]
+        if table.format.kind == self.kind:
+            records = formats.json_records(table.path, table.format.encoding)
+            # The values of such a row: its text, whether it has keys, and the first new key that it already has.
+            rows = (
+                Row(r.line, (r.raw, bool(r.values), next((n for n in names if n in r.values), None))) for r in records
+            )
+        else:
+            rows = (Row(row.line, (_json_object(table, row), True, None)) for row in table)
+        for row, cells in with_values(rows, True):
+            line, has_keys, taken = row.values
+            if taken is not None:
+                raise fault(table.path, f"has a key {quoted(taken)} already", row.line, hint="rename one of the two")
+            added = ", ".join(f"{key}: {cell}" for key, cell in zip(keys, cells, strict=True))
+            yield f"{str(line)[:-1].rstrip()}{', ' if has_keys else ''}{added}}}\n"
+
+    def arrow_schema(self, table: Table) -> pyarrow.Schema:
+        """Return the types of the values in the first rows."""
+        return _arrow_batch(table, list(islice(self.whole_rows(table), formats.PARQUET_BATCH_ROWS)), None).schema
+
+
+class Parquet(FileFormat):
+    """Columns of typed values, read in batches."""
+
+    kind = "parquet"
+    unit = "row"
+    names_columns = "it has"
+
+    def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
+        with formats.open_parquet(path) as file:
+            names = tuple(str(name) for name in file.schema_arrow.names)
+        return TableFormat("parquet", "utf-8", None, None, names)
+
+    def rows(self, table: Table, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
+        chosen = range(len(table.format.columns)) if columns is None else columns
+        for first_row, batch in formats.parquet_batches(table.path):
+            values = [formats.parquet_values(table.path, batch, column, first_row) for column in chosen]
+            for i in range(batch.num_rows):
+                yield Row(first_row + i, tuple(column[i] for column in values))
+
+    def count(self, table: Table) -> int:
+        with formats.open_parquet(table.path) as file:
+            return int(file.metadata.num_rows)
+
+    def lines(self, table: Table, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+        raise AssertionError("Parquet is not written in lines")
+
+    def arrow_schema(self, table: Table) -> pyarrow.Schema:
+        with formats.open_parquet(table.path) as file:
+            return file.schema_arrow
+
+    def arrow_batches(self, table: Table, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+        return (batch for _, batch in formats.parquet_batches(table.path))
+
+    def write(
+        self, table: Table, target: Path, columns: Sequence[NewColumn], batches: Callable[[int], Sequence[Values]]
+    ) -> None:
+        """Write a Parquet file; `batches` returns the new values of the next so many rows.
+
+        Raises:
+            OutputError: pyarrow is not installed, or it cannot be written.
+        """
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError:
+            raise OutputError("writing Parquet needs pyarrow: pip install 'sbert-ft[parquet]'") from None
+        own = FORMATS[table.format.kind]
+        types = own.arrow_schema(table)
+        arrow_types: dict[Literal["float32", "bool", "text"], pyarrow.DataType] = {
+            "float32": pyarrow.float32(),
+            "bool": pyarrow.bool_(),
+            "text": pyarrow.string(),
+        }
+        added = [arrow_types[column.type] for column in columns]
+        schema = types
+        for column, type_ in zip(columns, added, strict=True):
+            schema = schema.append(pyarrow.field(column.name, type_))
+        try:
+            with pyarrow.parquet.ParquetWriter(target, schema) as writer:
+                for batch in own.arrow_batches(table, types):
+                    rows = batches(batch.num_rows)
+                    arrays = [pyarrow.array([row[i] for row in rows], type_) for i, type_ in enumerate(added)]
+                    writer.write_batch(pyarrow.RecordBatch.from_arrays([*batch.columns, *arrays], schema=schema))
+        except pyarrow.ArrowException as error:
+            where = quoted(target, limit=400)
+            raise OutputError(f"cannot be written: {quoted(error, limit=200)}", where=where) from error
+
+
+FORMATS: Final[Mapping[Kind, FileFormat]] = MappingProxyType(
+    {made.kind: made for made in (Lines(), Cells(), TabCells(), JsonLines(), Parquet())}
+)
+
+
+def _cell_rows(table: Table, names: Sequence[str], with_values: WithValues) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, cells) of the header and of each row, including the new columns."""
+    yield 1, [*table.column_names, *names]
+    for row, cells in with_values(FORMATS[table.format.kind].whole_rows(table), False):
+        yield row.line, [*_cells(table, row), *cells]
+
+
+def _cells(table: Table, row: Row) -> list[str]:
+    """Return the row's values as cells of a text file."""
+    cells = []
+    for value in row.values:
+        if value is None or value is Missing.MISSING:
+            cell = ""
+        elif isinstance(value, str):
+            cell = value
+        elif isinstance(value, (bool, dict, list)):
+            cell = json.dumps(value, ensure_ascii=False, default=str)
+        elif isinstance(value, bytes):
+            raise fault(table.path, "holds bytes, which are not text", row.line, "row", hint="write to .parquet")
+        else:
+            cell = str(value)
+        if "\0" in cell:
+            raise fault(table.path, "holds a NUL character", row.line, "row", hint="write to .jsonl or .parquet")
+        cells.append(cell)
+    return cells
+
+
+def _json_object(table: Table, row: Row) -> str:
+    values = dict(zip(table.column_names, row.values, strict=True))
+    try:
+        return json.dumps(values, ensure_ascii=False, allow_nan=False, default=_as_text)
+    except (TypeError, ValueError) as error:
+        problem = f"cannot be written as JSON: {quoted(error)}"
+        raise fault(table.path, problem, row.line, "row", hint="write to .parquet") from None
+
+
+def _as_text(value: object) -> str:
+    """Return the text of a value that JSON has no type for, such as a date."""
+    if isinstance(value, bytes):
+        raise TypeError("bytes are not text")
+    return str(value)
+
+
+def _arrow_batch(table: Table, rows: list[Row], schema: pyarrow.Schema | None) -> pyarrow.RecordBatch:
+    import pyarrow
+
+    arrays = []
+    for i, column in enumerate(table.column_names):
+        values = [None if row.values[i] is Missing.MISSING else row.values[i] for row in rows]
+        try:
+            arrays.append(pyarrow.array(values, None if schema is None else schema.types[i]))
+        except (pyarrow.ArrowException, OverflowError, TypeError, ValueError) as error:
+            problem = f"column {quoted(column)} holds values of several types ({quoted(error, limit=200)})"
+            raise fault(table.path, f"{problem}", rows[0].line, "at or after line", hint="write to .jsonl") from None
+    return pyarrow.RecordBatch.from_arrays(arrays, names=list(table.column_names))
