@@ -55,7 +55,7 @@ def broken_rules(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettin
     """
     yield from _rules_of_paths(values)
     yield from _rules_of_dev(values)
-    yield from _rules_of_reading(values)
+    yield from broken_rules_of_reading(values)
     yield from _rules_of_model(values)
     if "model.kind" in values and objectives:
         mismatches = [*_mismatches(values["model.kind"], objectives)]
@@ -103,8 +103,8 @@ def _rules_of_dev(values: Mapping[str, Any]) -> Iterator[Fault]:
                 )
 
 
-def _rules_of_reading(values: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield the faults of how a file is read."""
+def broken_rules_of_reading(values: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield a fault for each rule about how a file is read that is broken."""
     columns, label = values.get("data.text_columns"), values.get("data.label_column")
     if columns is not None and label in columns:
         yield Fault("data.label_column", f"{quoted(label)} is one of data.text_columns too; name another")
@@ -112,6 +112,22 @@ def _rules_of_reading(values: Mapping[str, Any]) -> Iterator[Fault]:
     if interval is not None and match_from is not None and not interval[0] <= match_from <= interval[1]:
         found = f"{shown_value(match_from)} outside of it"
         yield Fault("evaluation.match_from", f"expected a score in data.score_range, {list(interval)}, found {found}")
+    numbers, classes = values.get("data.label_values"), values.get("data.classes")
+    if interval is not None and numbers is not None:
+        low, high = interval
+        for label, number in numbers.items():
+            if not low <= number <= high:
+                found = f"{quoted(label)}: {shown_value(number)}"
+                yield Fault(
+                    "data.label_values", f"expected numbers in data.score_range, {list(interval)}, found {found}"
+                )
+    if classes is not None and numbers is not None:
+        yield Fault("data.classes", "is set beside data.label_values; leave one of them out")
+    label_kind = values.get("data.label_kind")
+    if classes is not None and label_kind == "scores":
+        yield Fault("data.classes", "is set, but data.label_kind is scores; leave one of them out")
+    if interval is not None and (label_kind == "classes" or classes is not None):
+        yield Fault("data.score_range", "is set, but the labels are read as classes; leave it out")
     kind, delimiter = values.get("data.kind"), values.get("data.delimiter")
     if delimiter is not None and kind is not None and not FILE_KINDS[kind].takes_delimiter:
         takers = enumerated(name for name, its in FILE_KINDS.items() if its.takes_delimiter)

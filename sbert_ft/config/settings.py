@@ -18,7 +18,7 @@ from sbert_ft.config.metrics import CHOOSING_METRICS
 from sbert_ft.config.objectives import ObjectiveSettings
 
 _TARGET: Final = r"f1|(precision|recall)>=(1(\.0+)?|0?\.[0-9]*[1-9][0-9]*)"
-_MOST_CLASSES: Final = 1000
+_MOST_CLASSES: Final = 10_000
 OnBadRow = Literal["error", "skip"]
 Schedule = Literal["linear", "constant", "cosine"]
 CalibrationKind = Literal["auto", "isotonic", "platt", "temperature", "none"]

@@ -7,16 +7,18 @@ notes the chosen columns, or the one that may have been meant where none was cho
 from __future__ import annotations
 
 import difflib
-import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Final, get_args
+from typing import Final
 
 from sbert_ft.arguments import instance_argument
-from sbert_ft.config.settings import OnBadRow, Reading
-from sbert_ft.data.labels import LabelFault, class_name
+from sbert_ft.config.faults import Fault
+from sbert_ft.config.fields import KEYS
+from sbert_ft.config.rules import broken_rules_of_reading
+from sbert_ft.config.settings import Reading
+from sbert_ft.data.labels import class_name
 from sbert_ft.data.sniffing import listed
 from sbert_ft.errors import DataError, InputError, quoted
 
@@ -117,76 +119,25 @@ class PairColumns:
 
 
 def checked_reading(reading: Reading | None) -> Reading:
-    """Return `reading` after checking it, or an empty one for None.
+    """Return `reading` after checking it as the section of a run's JSON is checked, or an empty one for None.
 
     Raises:
-        InputError: A field has an invalid value or contradicts another one; the message names it.
+        InputError: Fields have invalid values or contradict each other; the message names all of them.
     """
     chosen = Reading() if reading is None else instance_argument(Reading, reading, "reading")
-    _check(chosen)
+    values = {f"data.{field.name}": getattr(chosen, field.name) for field in fields(Reading)}
+    faults = [Fault(path, fault) for path, value in values.items() if (fault := KEYS[path].fault(value)) is not None]
+    faults = faults or [*broken_rules_of_reading(values), *_same_classes(chosen.classes or ())]
+    if faults:
+        raise InputError("; ".join(f"{fault.path.removeprefix('data.')}: {fault.sentence}" for fault in faults))
     return chosen
 
 
-def _check(reading: Reading) -> None:
-    if reading.on_bad_row not in get_args(OnBadRow):
-        raise InputError(f"on_bad_row is {quoted(reading.on_bad_row)}, expected {' or '.join(get_args(OnBadRow))}")
-    for field in ("label_column", "encoding", "delimiter", "kind"):
-        if (value := getattr(reading, field)) is not None:
-            instance_argument(str, value, field)
-    names = reading.text_columns
-    if names is not None and not (_is_listed(names, 1, 3) and _all_texts(names) and len(set(names)) == len(names)):
-        raise InputError(f"text_columns is {quoted(names)}, expected the names of one, two or three different columns")
-    _check_classes(reading)
-    low, high = -math.inf, math.inf
-    if reading.score_range is not None:
-        ends = reading.score_range
-        if not _is_listed(ends, 2, 2) or not all(map(_is_number, ends)) or not ends[0] < ends[1]:
-            raise InputError(f"score_range is {quoted(ends)}, expected the lowest and the highest score")
-        low, high = ends
-    if reading.label_values is None:
-        return
-    if not isinstance(reading.label_values, Mapping):
-        found = f"{quoted(reading.label_values)} ({type(reading.label_values).__name__})"
-        raise InputError(f"label_values is {found}, expected what each label means, such as {{'entailment': 1}}")
-    if not reading.label_values:
-        raise InputError("label_values is empty, expected what each label means, such as {'entailment': 1}")
-    for label, number in reading.label_values.items():
-        if not isinstance(label, str) or not _is_number(number) or not low <= number <= high:
-            of_range = "" if reading.score_range is None else f" in score_range {low:g}..{high:g}"
-            found = f"{quoted(label)}: {quoted(number)}"
-            raise InputError(f"label_values has {found}, expected the label's text and a finite number{of_range}")
-
-
-def _is_listed(value: object, least: int, most: float = math.inf) -> bool:
-    """Return whether a value is a list or tuple of `least` to `most` items."""
-    return isinstance(value, list | tuple) and least <= len(value) <= most
-
-
-def _all_texts(values: Sequence[object]) -> bool:
-    return all(isinstance(value, str) for value in values)
-
-
-def _check_classes(reading: Reading) -> None:
-    """Raise InputError where the fields about classes are invalid or contradict each other."""
-    kind, classes = reading.label_kind, reading.classes
-    if kind not in (None, "scores", "classes"):
-        raise InputError(f"label_kind is {quoted(kind)}, expected scores or classes")
-    if classes is not None:
-        if not _is_listed(classes, 2) or not _all_texts(classes):
-            raise InputError(f"classes is {quoted(classes)}, expected the labels of two or more classes, as texts")
-        try:
-            names = Counter(map(class_name, classes))
-        except LabelFault as problem:
-            raise InputError(f"classes has a label that {problem}", "give each class a text") from None
-        name, count = names.most_common(1)[0]
+def _same_classes(classes: Sequence[str]) -> Iterator[Fault]:
+    """Yield the fault of a class that stands twice: "1" and "1.0" are one label."""
+    for name, count in Counter(map(class_name, classes)).most_common(1):
         if count > 1:
-            raise InputError(f"classes has the label {quoted(name)} {count} times", "give each class once")
-        if kind == "scores":
-            raise InputError("classes is set, but label_kind is scores", "leave one of them out")
-        if reading.label_values is not None:
-            raise InputError("classes and label_values are both set", "leave one of them out")
-    if reading.score_range is not None and (kind == "classes" or classes is not None):
-        raise InputError("score_range is set, but the labels are read as classes", "leave it out")
+            yield Fault("data.classes", f"the label {quoted(name)} stands there {count} times; give each class once")
 
 
 def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: str = "") -> PairColumns:
@@ -235,10 +186,6 @@ def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: st
         problem = f"{why}, but no column has a usual label name; {_found(names)}"
         raise DataError(f"{where}: {problem}", _set("label_column"))
     return PairColumns(texts, None, (chosen, _no_label(names, texts, guesses)))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _position(where: str, names: Sequence[str], name: str, setting: str) -> int:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from sbert_ft.config.file_kinds import FILE_KINDS, FileKind, Kind
 from sbert_ft.data import formats
-from sbert_ft.data.formats import Missing, OnBadRecord, Row
+from sbert_ft.data.formats import Missing, NewColumn, OnBadRecord, Row, Values
 from sbert_ft.data.ledger import Unit
 from sbert_ft.data.sniffing import TableFormat, delimiter_of, written_as_csv
 from sbert_ft.data.text import fault, text_lines, without_line_end
@@ -27,11 +27,24 @@ from sbert_ft.errors import OutputError, quoted
 if TYPE_CHECKING:
     import pyarrow
 
-    from sbert_ft.data.table import Table
-    from sbert_ft.data.writers import NewColumn, Values
-
     # Adds to each row its new values as texts; the first argument are the rows, the second says whether for JSON.
     WithValues = Callable[[Iterator[Row], bool], Iterator[tuple[Row, list[str]]]]
+
+
+class TableFile(Protocol):
+    """A file whose format is known; `Table` is one."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def format(self) -> TableFormat:
+        """What was found at its beginning."""
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The names of its columns; a file without columns has one."""
 
 
 class FileFormat(ABC):
@@ -69,18 +82,18 @@ class FileFormat(ABC):
         """
 
     @abstractmethod
-    def rows(self, table: Table, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
+    def rows(self, table: TableFile, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
         """Yield each row with the values of `columns`, or of all; see `Table.rows`."""
 
     @abstractmethod
-    def count(self, table: Table) -> int:
+    def count(self, table: TableFile) -> int:
         """Return the number of rows without checking them."""
 
     @abstractmethod
-    def lines(self, table: Table, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+    def lines(self, table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
         """Yield the lines of a file of this format, with the table's rows and new columns of these names."""
 
-    def whole_rows(self, table: Table) -> Iterator[Row]:
+    def whole_rows(self, table: TableFile) -> Iterator[Row]:
         """Yield the table's rows to be written in another format.
 
         Raises:
@@ -88,13 +101,13 @@ class FileFormat(ABC):
         """
         return self.rows(table, None, None)
 
-    def arrow_schema(self, table: Table) -> pyarrow.Schema:
+    def arrow_schema(self, table: TableFile) -> pyarrow.Schema:
         """Return the types of the table's columns in Parquet: strings, where the format says no other."""
         import pyarrow
 
         return pyarrow.schema([(column, pyarrow.string()) for column in table.column_names])
 
-    def arrow_batches(self, table: Table, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+    def arrow_batches(self, table: TableFile, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
         """Yield the table's rows as batches for Parquet."""
         rows = self.whole_rows(table)
         while chunk := list(islice(rows, formats.PARQUET_BATCH_ROWS)):
@@ -110,14 +123,14 @@ class Lines(FileFormat):
         next(text_lines(path, encoding), None)  # to find a wrong encoding early, where it shows in the first line
         return TableFormat("lines", encoding, None, None, ())
 
-    def rows(self, table: Table, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
+    def rows(self, table: TableFile, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
         for number, line in text_lines(table.path, table.format.encoding):
             yield Row(number, (without_line_end(line),))
 
-    def count(self, table: Table) -> int:
+    def count(self, table: TableFile) -> int:
         return sum(1 for _ in text_lines(table.path, table.format.encoding))
 
-    def lines(self, table: Table, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+    def lines(self, table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
         raise AssertionError("a file of one text per line has no place for a column")
 
 
@@ -139,7 +152,7 @@ class Cells(FileFormat):
         """Return the character between cells, and whether cells are quoted."""
         return delimiter_of(path, encoding, delimiter), True
 
-    def rows(self, table: Table, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
+    def rows(self, table: TableFile, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
         records = self._records(table)
         header = next(records, None)
         if header is None or tuple(header.cells) != table.format.columns:
@@ -157,18 +170,18 @@ class Cells(FileFormat):
                 raise fault(table.path, expected, line, hint=remedy)
             on_bad(line, expected, remedy)
 
-    def count(self, table: Table) -> int:
+    def count(self, table: TableFile) -> int:
         if table.format.quoting:
             return sum(1 for _ in self._records(table)) - 1
         lines = (line for _, line in text_lines(table.path, table.format.encoding))
         return sum(1 for line in lines if line not in ("\n", "\r\n")) - 1
 
-    def lines(self, table: Table, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+    def lines(self, table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
         delimiter = (table.format.delimiter if table.format.kind == self.kind else None) or ","
         for _, cells in _cell_rows(table, names, with_values):
             yield formats.joined_cells(cells, delimiter) + "\n"
 
-    def _records(self, table: Table) -> Iterator[formats.CellRecord]:
+    def _records(self, table: TableFile) -> Iterator[formats.CellRecord]:
         assert table.format.delimiter is not None
         return formats.cell_records(
             table.path, table.format.encoding, table.format.delimiter, bool(table.format.quoting)
@@ -183,7 +196,7 @@ class TabCells(Cells):
     def _separator(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> tuple[str, bool]:
         return "\t", not is_named and written_as_csv(path, encoding)
 
-    def lines(self, table: Table, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+    def lines(self, table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
         """Yield lines without quoting, or with all cells in quotes where the table's own cells are quoted.
 
         Quotes around the cells of the header tell a reader that the cells are quoted.
@@ -208,12 +221,12 @@ class JsonLines(FileFormat):
             raise fault(path, "holds only blank lines; expected one JSON object a line")
         return TableFormat("jsonl", encoding, None, None, tuple(first.values))
 
-    def rows(self, table: Table, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
+    def rows(self, table: TableFile, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
         names = [table.format.columns[i] for i in columns] if columns is not None else table.format.columns
         for record in formats.json_records(table.path, table.format.encoding, on_bad):
             yield Row(record.line, tuple(record.values.get(name, Missing.MISSING) for name in names))
 
-    def whole_rows(self, table: Table) -> Iterator[Row]:
+    def whole_rows(self, table: TableFile) -> Iterator[Row]:
         for record in formats.json_records(table.path, table.format.encoding):
             extra = next((key for key in record.values if key not in table.format.columns), None)
             if extra is not None:
@@ -221,10 +234,10 @@ class JsonLines(FileFormat):
                 raise fault(table.path, problem, record.line, hint="write to .jsonl")
             yield Row(record.line, tuple(record.values.get(key, Missing.MISSING) for key in table.format.columns))
 
-    def count(self, table: Table) -> int:
+    def count(self, table: TableFile) -> int:
         return sum(1 for _, line in text_lines(table.path, table.format.encoding) if line.strip(" \t\r\n"))
 
-    def lines(self, table: Table, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+    def lines(self, table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
         """Yield one JSON object per line; those read from JSON lines are copied exactly."""
         keys = [json.dumps(name, ensure_ascii=False) for name in names]
         if table.format.kind == self.kind:
@@ -234,7 +247,10 @@ class JsonLines(FileFormat):
                 Row(r.line, (r.raw, bool(r.values), next((n for n in names if n in r.values), None))) for r in records
             )
         else:
-            rows = (Row(row.line, (_json_object(table, row), True, None)) for row in table)
+            rows = (
+                Row(row.line, (_json_object(table, row), True, None))
+                for row in FORMATS[table.format.kind].rows(table, None, None)
+            )
         for row, cells in with_values(rows, True):
             line, has_keys, taken = row.values
             if taken is not None:
@@ -242,7 +258,7 @@ class JsonLines(FileFormat):
             added = ", ".join(f"{key}: {cell}" for key, cell in zip(keys, cells, strict=True))
             yield f"{str(line)[:-1].rstrip()}{', ' if has_keys else ''}{added}}}\n"
 
-    def arrow_schema(self, table: Table) -> pyarrow.Schema:
+    def arrow_schema(self, table: TableFile) -> pyarrow.Schema:
         """Return the types of the values in the first rows."""
         return _arrow_batch(table, list(islice(self.whole_rows(table), formats.PARQUET_BATCH_ROWS)), None).schema
 
@@ -259,29 +275,29 @@ class Parquet(FileFormat):
             names = tuple(str(name) for name in file.schema_arrow.names)
         return TableFormat("parquet", "utf-8", None, None, names)
 
-    def rows(self, table: Table, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
+    def rows(self, table: TableFile, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
         chosen = range(len(table.format.columns)) if columns is None else columns
         for first_row, batch in formats.parquet_batches(table.path):
             values = [formats.parquet_values(table.path, batch, column, first_row) for column in chosen]
             for i in range(batch.num_rows):
                 yield Row(first_row + i, tuple(column[i] for column in values))
 
-    def count(self, table: Table) -> int:
+    def count(self, table: TableFile) -> int:
         with formats.open_parquet(table.path) as file:
             return int(file.metadata.num_rows)
 
-    def lines(self, table: Table, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+    def lines(self, table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
         raise AssertionError("Parquet is not written in lines")
 
-    def arrow_schema(self, table: Table) -> pyarrow.Schema:
+    def arrow_schema(self, table: TableFile) -> pyarrow.Schema:
         with formats.open_parquet(table.path) as file:
             return file.schema_arrow
 
-    def arrow_batches(self, table: Table, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+    def arrow_batches(self, table: TableFile, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
         return (batch for _, batch in formats.parquet_batches(table.path))
 
     def write(
-        self, table: Table, target: Path, columns: Sequence[NewColumn], batches: Callable[[int], Sequence[Values]]
+        self, table: TableFile, target: Path, columns: Sequence[NewColumn], batches: Callable[[int], Sequence[Values]]
     ) -> None:
         """Write a Parquet file; `batches` returns the new values of the next so many rows.
 
@@ -320,14 +336,14 @@ FORMATS: Final[Mapping[Kind, FileFormat]] = MappingProxyType(
 )
 
 
-def _cell_rows(table: Table, names: Sequence[str], with_values: WithValues) -> Iterator[tuple[int, list[str]]]:
+def _cell_rows(table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, cells) of the header and of each row, including the new columns."""
     yield 1, [*table.column_names, *names]
     for row, cells in with_values(FORMATS[table.format.kind].whole_rows(table), False):
         yield row.line, [*_cells(table, row), *cells]
 
 
-def _cells(table: Table, row: Row) -> list[str]:
+def _cells(table: TableFile, row: Row) -> list[str]:
     """Return the row's values as cells of a text file."""
     cells = []
     for value in row.values:
@@ -347,7 +363,7 @@ def _cells(table: Table, row: Row) -> list[str]:
     return cells
 
 
-def _json_object(table: Table, row: Row) -> str:
+def _json_object(table: TableFile, row: Row) -> str:
     values = dict(zip(table.column_names, row.values, strict=True))
     try:
         return json.dumps(values, ensure_ascii=False, allow_nan=False, default=_as_text)
@@ -363,7 +379,7 @@ def _as_text(value: object) -> str:
     return str(value)
 
 
-def _arrow_batch(table: Table, rows: list[Row], schema: pyarrow.Schema | None) -> pyarrow.RecordBatch:
+def _arrow_batch(table: TableFile, rows: list[Row], schema: pyarrow.Schema | None) -> pyarrow.RecordBatch:
     import pyarrow
 
     arrays = []

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sbert_ft.data.text import MAX_RECORD_CHARS, fault, text_lines, without_line_end
 from sbert_ft.errors import quoted
@@ -43,6 +43,23 @@ class Row:
 
     line: int
     values: tuple[object, ...]
+
+
+Values = Sequence[float | bool | str]
+
+
+@dataclass(frozen=True)
+class NewColumn:
+    """A column to add.
+
+    Attributes:
+        name: Different from the names in the table.
+        type: float32, in text files as the shortest decimals that give the same float32 back; bool, in text files as
+            true and false; or text, unchanged.
+    """
+
+    name: str
+    type: Literal["float32", "bool", "text"] = "float32"
 
 
 class CellRecord(NamedTuple):

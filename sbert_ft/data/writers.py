@@ -11,17 +11,16 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sbert_ft.config.file_kinds import KIND_OF_SUFFIX, Kind
 from sbert_ft.data.file_formats import FORMATS, Parquet
-from sbert_ft.data.formats import Row
+from sbert_ft.data.formats import NewColumn, Row, Values
 from sbert_ft.data.table import Table
 from sbert_ft.data.text import fault
 from sbert_ft.errors import DataError, OutputError, quoted
@@ -30,23 +29,6 @@ if TYPE_CHECKING:
     pass
 
 _LARGEST = float(np.finfo(np.float32).max)
-
-
-Values = Sequence[float | bool | str]
-
-
-@dataclass(frozen=True)
-class NewColumn:
-    """A column to add.
-
-    Attributes:
-        name: Different from the names in the table.
-        type: float32, in text files as the shortest decimals that give the same float32 back; bool, in text files as
-            true and false; or text, unchanged.
-    """
-
-    name: str
-    type: Literal["float32", "bool", "text"] = "float32"
 
 
 def write_table_with_columns(

@@ -263,10 +263,10 @@ BAD_VALUES: list[tuple[str, object, str]] = [
     ("data__label_column", "", "data.label_column"),
     ("data__label_kind", "labels", "one of scores, classes, or null, found 'labels'"),
     ("data__label_kind", "classes", "data.label_kind: found classes, only for softmax; objective is cosine"),
-    ("data__classes", ["a"], "an array of 2 to 1,000 different texts that are not blank, or null, found ['a']"),
+    ("data__classes", ["a"], "an array of 2 to 10,000 different texts that are not blank, or null, found ['a']"),
     ("data__classes", [0, 1], "found [0, 1]"),
     ("data__classes", ["a", "a"], "data.classes"),
-    ("data__classes", [f"{i}" for i in range(1001)], "found an array of 1001, [...]"),
+    ("data__classes", [f"{i}" for i in range(10_001)], "found an array of 10001, [...]"),
     ("data__classes", ["a", "b"], "data.classes: ['a', 'b'] are for softmax; objective is cosine; leave it out"),
     ("data__label_values", {}, "an object from label to number"),
     ("data__label_values", {"a": "1"}, "data.label_values"),
@@ -966,11 +966,12 @@ def runs(draw: st.DrawFn) -> RunSettings:
     has_classes = kind != "siamese" and draw(st.booleans())
     n_texts = {"siamese": draw(st.integers(2, 3)), "single": 1}.get(kind, 2)
     classes = st.lists(NAMES, min_size=2, max_size=4, unique=True).map(tuple)
+    values = st.dictionaries(NAMES, st.floats(low, high), min_size=1, max_size=3)
     reading = Reading(
         text_columns=draw(maybe(st.lists(NAMES, min_size=n_texts, max_size=n_texts, unique=True).map(tuple))),
         label_kind=draw(st.sampled_from([None, "classes" if has_classes else "scores"])),
         classes=draw(maybe(classes)) if has_classes else None,
-        label_values=draw(maybe(st.dictionaries(NAMES, st.floats(-1e9, 1e9), min_size=1, max_size=3))),
+        label_values=None if has_classes else draw(maybe(values)),
         score_range=None if has_classes else draw(maybe(st.just((float(low), float(high))))),
         delimiter=draw(st.sampled_from([None, ",", "tab", " "])),
         on_bad_row=draw(st.sampled_from(["error", "skip"])),

@@ -254,15 +254,15 @@ def test_list_of_labels_in_a_file_is_out_of_scope(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stated", "problem"),
     [
-        ({"label_kind": "class"}, "label_kind is 'class', expected scores or classes"),
-        ({"classes": ("a",)}, "two or more"),
-        ({"classes": "ab"}, "two or more"),
-        ({"classes": (0, 1)}, "as texts"),
-        ({"classes": ("1", "1.0")}, "label '1' 2 times"),
-        ({"classes": ("a", "")}, "label that is empty"),
+        ({"label_kind": "class"}, "label_kind: expected one of scores, classes, or null, found 'class'"),
+        ({"classes": ("a",)}, "classes: expected an array of 2 to 10,000 different texts"),
+        ({"classes": "ab"}, "classes: expected an array of 2 to 10,000 different texts"),
+        ({"classes": (0, 1)}, "classes: expected an array of 2 to 10,000 different texts"),
+        ({"classes": ("1", "1.0")}, "the label '1' stands there 2 times"),
+        ({"classes": ("a", "")}, "classes: expected an array .* texts that are not blank"),
         ({"classes": ("a", "b"), "label_kind": "scores"}, "label_kind is scores"),
-        ({"classes": ("a", "b"), "label_values": {"a": 1}}, "both set"),
-        ({"label_kind": "classes", "score_range": (0, 1)}, "score_range is set, but the labels are read as classes"),
+        ({"classes": ("a", "b"), "label_values": {"a": 1}}, "classes: is set beside data.label_values"),
+        ({"label_kind": "classes", "score_range": (0, 1)}, "score_range: is set, but the labels are read as classes"),
     ],
 )
 def test_reading_that_contradicts_itself_about_classes_is_refused(stated: dict[str, object], problem: str) -> None:
