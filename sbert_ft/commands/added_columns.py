@@ -21,8 +21,8 @@ from sbert_ft.errors import InputError, OutputError, quoted
 
 if TYPE_CHECKING:
     from sbert_ft.config.file_kinds import Kind
+    from sbert_ft.data.formats import NewColumn, Values
     from sbert_ft.data.table import Table
-    from sbert_ft.data.writers import NewColumn, Values
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sbert_ft.data.writers import NewColumn
+    from sbert_ft.data.formats import NewColumn
     from sbert_ft.model_folder.decision import Calibration
     from sbert_ft.models.classifier import ClassifierModel
 
@@ -175,7 +175,7 @@ def _predict_file(args: argparse.Namespace, name: str) -> int:
     if n_named is not None:
         file.text_columns(args.columns, 1 if n_named == 1 else 2)
     file.refuse_taken((prefix + "predicted",), _REMEDY)
-    from sbert_ft.data.writers import NewColumn
+    from sbert_ft.data.formats import NewColumn
 
     with whole_file(file.target) as temporary:
         model = load_classifier(args)
@@ -254,7 +254,7 @@ class Answers:
     @property
     def columns(self) -> list[NewColumn]:
         """The new columns, in order."""
-        from sbert_ft.data.writers import NewColumn
+        from sbert_ft.data.formats import NewColumn
 
         kind: Literal["text", "float32"] = "text" if self.class_names else "float32"
         found = [NewColumn("predicted", kind)]

@@ -122,7 +122,7 @@ def _score_file(args: argparse.Namespace, pairs: str) -> int:
         raise InputError(f"{quoted(pairs, limit=400)}: has a column {quoted(name)} already; {remedy}")
     if args.threshold is not None:
         file.refuse_taken(("match",), _REMEDY, (name,))
-    from sbert_ft.data.writers import NewColumn
+    from sbert_ft.data.formats import NewColumn
 
     with whole_file(file.target) as temporary:
         model = _load(args)

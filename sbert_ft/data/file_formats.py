@@ -247,10 +247,8 @@ class JsonLines(FileFormat):
                 Row(r.line, (r.raw, bool(r.values), next((n for n in names if n in r.values), None))) for r in records
             )
         else:
-            rows = (
-                Row(row.line, (_json_object(table, row), True, None))
-                for row in FORMATS[table.format.kind].rows(table, None, None)
-            )
+            read = FORMATS[table.format.kind].rows(table, None, None)
+            rows = (Row(row.line, (_json_object(table, row), True, None)) for row in read)
         for row, cells in with_values(rows, True):
             line, has_keys, taken = row.values
             if taken is not None:

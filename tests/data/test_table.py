@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sbert_ft.data import formats, text
-from sbert_ft.data.formats import Missing
+from sbert_ft.data.formats import Missing, NewColumn
 from sbert_ft.data.sniffing import TableFormat
 from sbert_ft.data.table import Row, Table, open_table
-from sbert_ft.data.writers import NewColumn, write_table_with_columns
+from sbert_ft.data.writers import write_table_with_columns
 from sbert_ft.errors import DataError, OutputError
 
 pa = pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")
