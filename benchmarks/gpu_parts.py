@@ -277,9 +277,9 @@ def one_step(encoder: SiameseBert, name: str, kind: str) -> tuple[float, dict[st
     model: TrainableModel = encoder
     if kind:
         model = BertClassifier(encoder.bert, kind)
-        model.start_head(["no", "maybe", "yes"] if "classes" in row.label_kinds else None, seed=1)
+        model.start_head(["no", "maybe", "yes"] if "classes" in row.rows.label_kinds else None, seed=1)
         head = HeadToTrain(model.head)
-    n_texts = {"": row.n_texts[0], "single": 1, "towers": 2, "joined": 2}[kind]
+    n_texts = {"": row.rows.n_texts[0], "single": 1, "towers": 2, "joined": 2}[kind]
     texts = some_texts(n_rows * n_texts)
     tokenizer, longest = model.tokenizer, model.max_seq_length
     if kind == "joined":
@@ -287,9 +287,9 @@ def one_step(encoder: SiameseBert, name: str, kind: str) -> tuple[float, dict[st
     else:
         tokens = tokenizer.frame(tokenizer.tokenize(texts), longest)
     # of the labels: none, classes, scores, or else 0 and 1
-    n_values = next((n for word, n in (("none", 0), ("classes", 3), ("score", 5)) if word in row.label_kinds), 2)
+    n_values = next((n for word, n in (("none", 0), ("classes", 3), ("score", 5)) if word in row.rows.label_kinds), 2)
     labels = None if n_values == 0 else (torch.arange(n_rows) % n_values).float()
-    if labels is not None and "classes" not in row.label_kinds:
+    if labels is not None and "classes" not in row.rows.label_kinds:
         labels /= n_values - 1
     model.eval()
     settings = BackwardSettings(micro_rows=n_rows, layout=training_layout(model.bert))

@@ -1,16 +1,18 @@
 """The objectives: of each one its options, the rows that it takes and its loss.
 
-This is the one place for a new objective: an entry of `OBJECTIVES`, and where it has a new option a field of
-`ObjectiveSettings`. Configuration, schema, messages and the tables of the documents are made from them. A loss is a
-function of the vectors of a batch's texts, a column of texts each, and the labels, in float32. torch and
-sentence-transformers are imported when a loss is made, so that reading a configuration brings neither.
+This is the one place for a new objective: a function that makes its loss, in `OBJECTIVES`, and where it has a new
+option a field of `ObjectiveSettings`. Configuration, schema, messages and the tables of the documents are made from
+them. A loss is a function of the vectors of a batch's texts, a column of texts each, and the labels, in float32. torch
+and sentence-transformers are imported when a loss is made, so that reading a configuration brings neither.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -23,10 +25,20 @@ if TYPE_CHECKING:
 
     LossMethod = Callable[[list[Tensor], Tensor | None], Tensor]
 
-# The loss classes hold a model for their own forward, which is not used here.
-_NO_MODEL: Any = None
-_SCORED: Final = "two texts and a score or a label 0 or 1"
-_LABELLED: Final = "two texts and a label 0 or 1"
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows that an objective takes.
+
+    Attributes:
+        takes: The rows in words.
+        n_texts: Texts that a row may have.
+        label_kinds: Labels that a row may have: none, binary (0 or 1), score or classes.
+    """
+
+    takes: str
+    n_texts: tuple[int, ...]
+    label_kinds: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -34,28 +46,27 @@ class ObjectiveKind:
     """One entry of `OBJECTIVES`.
 
     Attributes:
-        summary: What the loss is, and its source.
-        takes: The rows that it accepts, in words.
-        n_texts: Texts that a row may have.
-        label_kinds: Labels that a row may have: none, binary (0 or 1), score or classes.
-        make: Makes the loss from the settings named in `defaults`.
-        defaults: The settings that it accepts, with their default values.
+        rows: The rows that it takes.
+        make: Makes the loss. Its name is the objective's name, its docstring says what the loss is and its source, and
+            its arguments with a default are the options.
         coupled: Whether a row's loss depends on the other rows of its batch.
         distinct_texts: Whether a text that occurs twice in a batch would be used as its own negative.
         find_fault: Returns what is wrong with the labels, shape (rows,), as the rest of a sentence; or None.
         of_classifier: Whether it trains a classifier, with a loss on the head's logits: `make` gets a `HeadToTrain`.
     """
 
-    summary: str
-    takes: str
-    n_texts: tuple[int, ...]
-    label_kinds: tuple[str, ...]
+    rows: Rows
     make: Callable[..., LossMethod]
-    defaults: Mapping[str, float | None]
     coupled: bool = False
     distinct_texts: bool = False
     find_fault: Callable[[NDArray[np.float64]], str | None] | None = None
     of_classifier: bool = False
+
+    @cached_property
+    def defaults(self) -> Mapping[str, Any]:
+        """The options that it takes, with their default values."""
+        parameters = inspect.signature(self.make).parameters.values()
+        return {option.name: option.default for option in parameters if option.default is not option.empty}
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ class HeadToTrain:
 
     Attributes:
         head: Maps the vectors of each column of texts, shape (B, D) each, to logits, shape (B, K).
-        class_weights: Factor on the loss of each class's rows, shape (K,), on the head's device; None for 1.
+        class_weights: Factor on the loss of each class's rows if classes are weighed, shape (K,), on the head's device.
     """
 
     head: Callable[[list[Tensor]], Tensor]
@@ -89,33 +100,68 @@ def find_no_match(labels: NDArray[np.float64]) -> str | None:
     )
 
 
-def _losses() -> Any:
+def _library_loss(name: str, **options: Any) -> LossMethod:
+    """Return a loss of sentence-transformers, without a model: its forward is not used here."""
     from sentence_transformers.sentence_transformer import losses
 
-    return losses
-
-
-def _loss_method(loss: Any) -> LossMethod:
-    method: LossMethod = loss.compute_loss_from_embeddings
+    method: LossMethod = getattr(losses, name)(None, **options).compute_loss_from_embeddings
     return method
 
 
-def _cosine() -> LossMethod:
-    return _loss_method(_losses().CosineSimilarityLoss(_NO_MODEL))
+_SCORED: Final = Rows("two texts and a score or a label 0 or 1", (2,), ("score", "binary"))
+_LABELLED: Final = Rows("two texts and a label 0 or 1", (2,), ("binary",))
+_MATCHING: Final = Rows(
+    "two texts known to match, and optionally a third that does not, without labels or with only label 1",
+    (2, 3),
+    ("none", "binary"),
+)
+_TRIPLETS: Final = Rows("three texts without labels", (3,), ("none",))
+_CLASSIFIED: Final = Rows("one or two texts and a class", (1, 2), ("classes",))
+_GRADED: Final = Rows("one or two texts and a score or a label 0 or 1", (1, 2), ("score", "binary"))
 
 
-def _cosent(scale: float) -> LossMethod:
-    return _loss_method(_losses().CoSENTLoss(_NO_MODEL, scale=scale))
+@partial(ObjectiveKind, _SCORED)
+def cosine() -> LossMethod:
+    """Mean squared error between the cosine of two texts and their score, scaled to 0..1 (or -1..1).
+
+    Reimers and Gurevych 2019, Sentence-BERT, section 3.
+    """
+    return _library_loss("CosineSimilarityLoss")
 
 
-def _angle(scale: float) -> LossMethod:
-    return _loss_method(_losses().AnglELoss(_NO_MODEL, scale=scale))
+@partial(ObjectiveKind, _SCORED, coupled=True, find_fault=find_no_order)
+def cosent(scale: float = 20.0) -> LossMethod:
+    """Only the order of the labels counts: log(1 + sum of exp(scale * (cosine of a row - cosine of another))).
+
+    The sum is over all rows of a batch, and for each over the others with a higher label (Huang et al. 2024, CoSENT).
+    """
+    return _library_loss("CoSENTLoss", scale=scale)
 
 
-def _contrastive(margin: float) -> LossMethod:
-    """Return sentence-transformers' ContrastiveLoss, without its label check that waits for the device."""
+@partial(ObjectiveKind, _SCORED, coupled=True, find_fault=find_no_order)
+def angle(scale: float = 20.0) -> LossMethod:
+    """As cosent, with the similarity of halved vectors in the complex plane in place of the cosine.
 
-    from torch.nn.functional import relu
+    Its gradient does not vanish where texts are nearly the same (Li and Li 2024, AnglE).
+    """
+    return _library_loss("AnglELoss", scale=scale)
+
+
+def _cosine_distance(columns: list[Tensor]) -> Tensor:
+    """Return 1 - cosine of two columns row by row, shape (B,)."""
+    from torch.nn.functional import cosine_similarity
+
+    return 1 - cosine_similarity(columns[0], columns[1])
+
+
+@partial(ObjectiveKind, _LABELLED)
+def contrastive(margin: float = 0.5) -> LossMethod:
+    """Half the squared distance of matching rows, and half the square of margin minus distance of the others.
+
+    The distance is 1 - cosine, and beyond the margin a row costs nothing (Hadsell et al. 2006). It is
+    sentence-transformers' ContrastiveLoss, without its label check that waits for the device.
+    """
+    from torch import relu
 
     def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
         assert labels is not None
@@ -126,9 +172,13 @@ def _contrastive(margin: float) -> LossMethod:
     return loss
 
 
-def _online_contrastive(margin: float) -> LossMethod:
-    """Return sentence-transformers' OnlineContrastiveLoss, without its selections that wait for the device."""
+@partial(ObjectiveKind, _LABELLED, coupled=True)
+def online_contrastive(margin: float = 0.5) -> LossMethod:
+    """As contrastive, but only a batch's hard rows count, and their losses are added.
 
+    Hard are matching rows farther apart than the nearest other row, and other rows nearer than the farthest matching
+    one. It is sentence-transformers' OnlineContrastiveLoss, without its selections that wait for the device.
+    """
     import torch
 
     def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
@@ -147,26 +197,26 @@ def _online_contrastive(margin: float) -> LossMethod:
     return loss
 
 
-def _cosine_distance(columns: list[Tensor]) -> Tensor:
-    """Return 1 - cosine of two columns row by row, shape (B,)."""
-    from torch.nn.functional import cosine_similarity
+@partial(ObjectiveKind, _MATCHING, coupled=True, distinct_texts=True, find_fault=find_no_match)
+def in_batch_negatives(scale: float = 20.0, symmetric: bool = False) -> LossMethod:
+    """Cross-entropy of finding a row's second text among all second (and third) texts of the batch by scale * cosine.
 
-    return 1 - cosine_similarity(columns[0], columns[1])
-
-
-def _in_batch_negatives(scale: float, symmetric: bool) -> LossMethod:
-    losses = _losses()
-    if not symmetric:
-        return _loss_method(losses.MultipleNegativesRankingLoss(_NO_MODEL, scale=scale))
-    both = ("query_to_doc", "doc_to_query")
-    return _loss_method(
-        losses.MultipleNegativesRankingLoss(_NO_MODEL, scale=scale, directions=both, partition_mode="per_direction")
-    )
+    Henderson et al. 2017; van den Oord et al. 2018. Symmetric: and the first text from the second, both halved.
+    """
+    options: dict[str, Any] = {"scale": scale}
+    if symmetric:
+        options |= {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
+    return _library_loss("MultipleNegativesRankingLoss", **options)
 
 
-def _triplet(margin: float) -> LossMethod:
+@partial(ObjectiveKind, _TRIPLETS)
+def triplet(margin: float = 5.0) -> LossMethod:
+    """Distance of the first text to the second, minus its distance to the third, plus the margin; at least 0.
+
+    The distance is Euclidean (Sentence-BERT, section 3). Vectors of length 1 are at most 2 apart.
+    """
     # The library's own distance had, up to 6.0, a square root whose gradient is NaN where two texts are the same.
-    return _loss_method(_losses().TripletLoss(_NO_MODEL, distance_metric=_distance, triplet_margin=margin))
+    return _library_loss("TripletLoss", distance_metric=_distance, triplet_margin=margin)
 
 
 def _distance(left: Tensor, right: Tensor) -> Tensor:
@@ -177,27 +227,37 @@ def _distance(left: Tensor, right: Tensor) -> Tensor:
     return distance
 
 
-def _softmax(head: HeadToTrain) -> LossMethod:
-    """Return the cross-entropy of a batch, the mean over its rows of (weighted) losses.
+@partial(ObjectiveKind, _CLASSIFIED, of_classifier=True)
+def softmax(head: HeadToTrain, class_weight: Literal["balanced"] | None = None) -> LossMethod:
+    """Cross-entropy of the classes by the head's logits, the mean over the rows of a batch of (weighted) losses.
+
+    The head gets (u, v, |u-v|) of two towers (Reimers and Gurevych 2019, Sentence-BERT, section 3), or the vector of a
+    joined pair or of one text (Devlin et al. 2019, section 4.1).
 
     Torch's mean of a weighted loss is not used: it divides by the sum of the batch's weights, so a row's share would
     depend on the other rows, and the losses of micro-batches could not be added.
     """
-
     from torch.nn.functional import cross_entropy
+
+    weights = None if class_weight is None else head.class_weights
 
     def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
         assert labels is not None
         codes = labels.long()
         losses = cross_entropy(head.head(columns), codes, reduction="none")
-        if head.class_weights is not None:
-            losses = losses * head.class_weights[codes]
+        if weights is not None:
+            losses = losses * weights[codes]
         return losses.mean()
 
     return loss
 
 
-def _binary_cross_entropy(head: HeadToTrain) -> LossMethod:
+@partial(ObjectiveKind, _GRADED, of_classifier=True)
+def binary_cross_entropy(head: HeadToTrain) -> LossMethod:
+    """Cross-entropy between the score, scaled to 0..1, and the sigmoid of the head's one logit.
+
+    The cross-encoder for graded pairs (Sentence-BERT, table 2).
+    """
     from torch.nn.functional import binary_cross_entropy_with_logits
 
     def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
@@ -207,103 +267,11 @@ def _binary_cross_entropy(head: HeadToTrain) -> LossMethod:
     return loss
 
 
-OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType(
-    {
-        "cosine": ObjectiveKind(
-            summary="Mean squared error between the cosine of two texts and their score, scaled to 0..1 (or -1..1) "
-            "(Reimers and Gurevych 2019, Sentence-BERT, section 3).",
-            takes=_SCORED,
-            n_texts=(2,),
-            label_kinds=("score", "binary"),
-            make=_cosine,
-            defaults={},
-        ),
-        "cosent": ObjectiveKind(
-            summary="log(1 + sum of exp(scale * (cosine of a row - cosine of another))) over all rows of a batch and "
-            "others with a higher label; only the order of the labels counts (Huang et al. 2024, CoSENT).",
-            takes=_SCORED,
-            n_texts=(2,),
-            label_kinds=("score", "binary"),
-            make=_cosent,
-            defaults={"scale": 20.0},
-            coupled=True,
-            find_fault=find_no_order,
-        ),
-        "angle": ObjectiveKind(
-            summary="cosent with the similarity of halved vectors in the complex plane in place of the cosine, whose "
-            "gradient does not vanish where texts are nearly the same (Li and Li 2024, AnglE).",
-            takes=_SCORED,
-            n_texts=(2,),
-            label_kinds=("score", "binary"),
-            make=_angle,
-            defaults={"scale": 20.0},
-            coupled=True,
-            find_fault=find_no_order,
-        ),
-        "contrastive": ObjectiveKind(
-            summary="Half the squared cosine distance of matching rows, and half the square of margin minus distance "
-            "(at least 0) of the others (Hadsell et al. 2006).",
-            takes=_LABELLED,
-            n_texts=(2,),
-            label_kinds=("binary",),
-            make=_contrastive,
-            defaults={"margin": 0.5},
-        ),
-        "online_contrastive": ObjectiveKind(
-            summary="contrastive, summed over only a batch's hard rows: matching rows farther apart than the nearest "
-            "other row, and other rows nearer than the farthest matching one (sentence-transformers).",
-            takes=_LABELLED,
-            n_texts=(2,),
-            label_kinds=("binary",),
-            make=_online_contrastive,
-            defaults={"margin": 0.5},
-            coupled=True,
-        ),
-        "in_batch_negatives": ObjectiveKind(
-            summary="Cross-entropy of finding a row's second text among all second (and third) texts of the batch by "
-            "scale * cosine (Henderson et al. 2017; van den Oord et al. 2018); symmetric: and the first text from the "
-            "second, both halved.",
-            takes="two texts known to match, and optionally a third that does not, without labels or with only label 1",
-            n_texts=(2, 3),
-            label_kinds=("none", "binary"),
-            make=_in_batch_negatives,
-            defaults={"scale": 20.0, "symmetric": False},
-            coupled=True,
-            distinct_texts=True,
-            find_fault=find_no_match,
-        ),
-        "triplet": ObjectiveKind(
-            summary="Distance of the first text to the second, minus its distance to the third, plus the margin (at "
-            "least 0), Euclidean (Sentence-BERT, section 3). Vectors of length 1 are at most 2 apart.",
-            takes="three texts without labels",
-            n_texts=(3,),
-            label_kinds=("none",),
-            make=_triplet,
-            defaults={"margin": 5.0},
-        ),
-        "softmax": ObjectiveKind(
-            summary="Cross-entropy of the classes by the head's logits: over (u, v, |u-v|) of two towers (Reimers and "
-            "Gurevych 2019, Sentence-BERT, section 3), a joined pair or one text (Devlin et al. 2019, section 4.1).",
-            takes="one or two texts and a class",
-            n_texts=(1, 2),
-            label_kinds=("classes",),
-            make=_softmax,
-            defaults={"class_weight": None},
-            of_classifier=True,
-        ),
-        "binary_cross_entropy": ObjectiveKind(
-            summary="Cross-entropy between the score, scaled to 0..1, and the sigmoid of the head's one logit: the "
-            "cross-encoder for graded pairs (Sentence-BERT, table 2).",
-            takes="one or two texts and a score or a label 0 or 1",
-            n_texts=(1, 2),
-            label_kinds=("score", "binary"),
-            make=_binary_cross_entropy,
-            defaults={},
-            of_classifier=True,
-        ),
-    }
+_ALL = (
+    *(cosine, cosent, angle, contrastive, online_contrastive, in_batch_negatives, triplet),
+    *(softmax, binary_cross_entropy),
 )
-
+OBJECTIVES: Final[Mapping[str, ObjectiveKind]] = MappingProxyType({kind.make.__name__: kind for kind in _ALL})
 # These train a classifier, and the first is the default; the others train a sentence encoder.
 CLASSIFIER_OBJECTIVES: Final = tuple(name for name, kind in OBJECTIVES.items() if kind.of_classifier)
 

@@ -179,7 +179,7 @@ def _mismatches(kind: str, objectives: Sequence[ObjectiveSettings]) -> Iterator[
 
 def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
     """Yield the faults of values that do not fit the objectives' labels: classes, or scores and 0 or 1."""
-    has_classes = "classes" in OBJECTIVES[objectives[0].name].label_kinds
+    has_classes = "classes" in OBJECTIVES[objectives[0].name].rows.label_kinds
     names = ", ".join(dict.fromkeys(one.name for one in objectives))
     of_objective = f"objective is {names}"
     metric = values.get("training.metric")

@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sbert_ft.config.objectives import OBJECTIVES, HeadToTrain, ObjectiveSettings
+from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError, enumerated, quoted
 
 if TYPE_CHECKING:
@@ -27,38 +26,12 @@ _LABEL_WORDS = {"none": "no label", "binary": "a label 0 or 1", "score": "a scor
 _NUMBER_WORDS = {1: "one text", 2: "two texts", 3: "three texts"}
 
 
-class LabelledTexts(Protocol):
-    """The parts of a data set that `check_fits` uses; `ConnectionDataset` has them."""
-
-    @property
-    def n_texts(self) -> int:
-        """Texts per row."""
-
-    @property
-    def label_kind(self) -> str:
-        """One of none, binary, score and classes."""
-
-    @property
-    def labels(self) -> NDArray[np.float64] | None:
-        """Shape (rows,), or None without labels."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, if the labels are classes."""
-
-
 @dataclass(frozen=True)
 class Objective:
     """A loss over a batch, made by `build_objective`.
 
-    Attributes:
-        name: The name in the settings; several are joined by a plus.
-        settings: The given settings, with all defaults filled in.
-        n_texts: Texts that a row may have.
-        label_kinds: Labels that a row may have: none, binary, score or classes.
-        coupled: Whether a row's loss depends on the other rows of its batch. If not, the loss is the mean over rows.
-        distinct_texts: Whether a batch must hold no text twice.
-        methods: One loss function per entry of `settings`.
+    `settings` have all defaults filled in, and `methods` has one loss for each of them. Of several objectives `coupled`
+    and `distinct_texts` (see `ObjectiveKind`) hold if they hold for one. If not coupled, the loss is a mean over rows.
     """
 
     name: str
@@ -102,18 +75,14 @@ def build_objective(settings: Sequence[ObjectiveSettings], head: HeadToTrain | N
         head: The head of the classifier to train; None for a sentence encoder.
 
     Raises:
-        InputError: No row fits all objectives, or an objective is not for this kind of model.
+        InputError: No row fits all objectives.
     """
-    _check_trained(settings, head)
-    name = " + ".join(part.name for part in settings)
     kinds = [OBJECTIVES[part.name] for part in settings]
-    n_texts = tuple(n for n in kinds[0].n_texts if all(n in kind.n_texts for kind in kinds))
-    label_kinds = tuple(k for k in kinds[0].label_kinds if all(k in kind.label_kinds for kind in kinds))
-    if not n_texts or not label_kinds:
-        raise InputError(f"the objectives {name} cannot be added, since no row fits all of them: {_takes(settings)}")
+    assert all(kind.of_classifier == (head is not None) for kind in kinds)
+    n_texts, label_kinds = _common_rows(settings)
     filled = tuple(_filled(part) for part in settings)
     return Objective(
-        name=name,
+        name=_names(settings),
         settings=filled,
         n_texts=n_texts,
         label_kinds=label_kinds,
@@ -123,38 +92,22 @@ def build_objective(settings: Sequence[ObjectiveSettings], head: HeadToTrain | N
     )
 
 
-def _check_trained(settings: Sequence[ObjectiveSettings], head: HeadToTrain | None) -> None:
-    """Refuse classifier objectives for an encoder, and encoder objectives for a classifier.
-
-    Raises:
-        InputError: An objective is not for this kind of model, or a classifier has several objectives.
-    """
-    for part in settings:
-        if OBJECTIVES[part.name].of_classifier != (head is not None):
-            trained = "a sentence encoder (model.kind siamese)" if head is None else "a classifier"
-            fitting = enumerated(name for name, kind in OBJECTIVES.items() if kind.of_classifier == (head is not None))
-            raise InputError(f"objective {part.name} is not for {trained}, which takes {fitting}")
-    if head is not None and len(settings) > 1:
-        raise InputError(
-            f"a classifier can have only one objective, found {enumerated(part.name for part in settings)}"
-        )
-
-
-def check_fits(objective: Objective, dataset: LabelledTexts) -> None:
-    """Check that the objective can learn from these rows.
+def check_fits(settings: Sequence[ObjectiveSettings], dataset: ConnectionDataset) -> None:
+    """Check that the objectives can learn from these rows.
 
     If all labels are equal, a warning is logged: if texts are only pulled together, all end at one point.
 
     Raises:
-        InputError: It cannot; the message says what rows the data has and which objectives would fit.
+        InputError: They cannot; the message says what rows the data has and which objectives would fit.
     """
-    for part in objective.settings:
+    _common_rows(settings)
+    for part in settings:
         fault = _misfit(part.name, dataset)
         if fault is not None:
             of_classifier = OBJECTIVES[part.name].of_classifier
             raise InputError(f"objective {part.name} {fault}; {_advice(dataset, of_classifier)}")
-    labels = dataset.labels
-    if labels is None or len(labels) == 0 or objective.distinct_texts or (labels != labels[0]).any():
+    labels, needs_labels = dataset.labels, not any(OBJECTIVES[part.name].distinct_texts for part in settings)
+    if labels is None or len(labels) == 0 or not needs_labels or (labels != labels[0]).any():
         return
     if dataset.label_kind == "classes":
         name = quoted(dataset.class_names[int(labels[0])], limit=40)
@@ -165,14 +118,22 @@ def check_fits(objective: Objective, dataset: LabelledTexts) -> None:
     better = "; in_batch_negatives is for such rows" if "in_batch_negatives" in fitting_objectives(dataset) else ""
     logger.warning(
         "all %d labels are %g: objective %s needs at least two different labels%s",
-        len(labels),
-        labels[0],
-        objective.name,
-        better,
+        *(len(labels), labels[0], _names(settings), better),
     )
 
 
-def fitting_objectives(dataset: LabelledTexts, of_classifier: bool = False) -> tuple[str, ...]:
+def _common_rows(settings: Sequence[ObjectiveSettings]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the numbers of texts and the kinds of labels that all objectives take."""
+    first, *others = (OBJECTIVES[part.name].rows for part in settings)
+    n_texts = tuple(n for n in first.n_texts if all(n in rows.n_texts for rows in others))
+    label_kinds = tuple(kind for kind in first.label_kinds if all(kind in rows.label_kinds for rows in others))
+    if not n_texts or not label_kinds:
+        names = _names(settings)
+        raise InputError(f"the objectives {names} cannot be added, since no row fits all of them: {_takes(settings)}")
+    return n_texts, label_kinds
+
+
+def fitting_objectives(dataset: ConnectionDataset, of_classifier: bool = False) -> tuple[str, ...]:
     """Return the names of the objectives that can learn from these rows, in the table's order.
 
     Args:
@@ -183,18 +144,18 @@ def fitting_objectives(dataset: LabelledTexts, of_classifier: bool = False) -> t
     return tuple(name for name in kinds if _misfit(name, dataset) is None)
 
 
-def _misfit(name: str, dataset: LabelledTexts) -> str | None:
+def _misfit(name: str, dataset: ConnectionDataset) -> str | None:
     """Return why the objective cannot learn from these rows, as the rest of a sentence; or None."""
     kind = OBJECTIVES[name]
-    if dataset.n_texts not in kind.n_texts or dataset.label_kind not in kind.label_kinds:
+    if dataset.n_texts not in kind.rows.n_texts or dataset.label_kind not in kind.rows.label_kinds:
         found = f"{_NUMBER_WORDS[dataset.n_texts]} and {_LABEL_WORDS[dataset.label_kind]}"
-        return f"takes {kind.takes}, but a row of this data has {found}"
+        return f"takes {kind.rows.takes}, but a row of this data has {found}"
     if kind.find_fault is None or dataset.labels is None:
         return None
     return kind.find_fault(dataset.labels)
 
 
-def _advice(dataset: LabelledTexts, of_classifier: bool) -> str:
+def _advice(dataset: ConnectionDataset, of_classifier: bool) -> str:
     """Return what to do with data that the chosen objective does not fit."""
     if of_classifier and dataset.label_kind == "none":
         return "name the column of labels with data.label_column"
@@ -223,15 +184,13 @@ def _advice(dataset: LabelledTexts, of_classifier: bool) -> str:
 def _filled(settings: ObjectiveSettings) -> ObjectiveSettings:
     """Return the settings with the objective's own default in place of None."""
     defaults = OBJECTIVES[settings.name].defaults
-    missing: dict[str, Any] = {key: value for key, value in defaults.items() if getattr(settings, key) is None}
-    return replace(settings, **missing)
+    return replace(settings, **{key: value for key, value in defaults.items() if getattr(settings, key) is None})
 
 
 def _method(settings: ObjectiveSettings, head: HeadToTrain | None) -> LossMethod:
     kind = OBJECTIVES[settings.name]
-    if kind.of_classifier:
-        return kind.make(head)
-    return kind.make(**{key: getattr(settings, key) for key in kind.defaults})
+    options = {key: getattr(settings, key) for key in kind.defaults}
+    return kind.make(head, **options) if kind.of_classifier else kind.make(**options)
 
 
 def _describe(settings: ObjectiveSettings) -> str:
@@ -245,5 +204,9 @@ def _describe(settings: ObjectiveSettings) -> str:
     return f"{factor}{settings.name}{' (' + ', '.join(options) + ')' if options else ''}"
 
 
+def _names(settings: Iterable[ObjectiveSettings]) -> str:
+    return " + ".join(part.name for part in settings)
+
+
 def _takes(settings: Iterable[ObjectiveSettings]) -> str:
-    return ", ".join(f"{part.name} takes {OBJECTIVES[part.name].takes}" for part in settings)
+    return ", ".join(f"{part.name} takes {OBJECTIVES[part.name].rows.takes}" for part in settings)

@@ -135,36 +135,22 @@ def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> Prep
         InputError: Objective, data, encoder and settings do not fit each other.
         ResourceError: training.tensorboard is set, but tensorboard is not installed.
     """
-    is_classifier = isinstance(model, ClassifierModel)
-    # without the head at first: it is made for the classes, which come from the checked data
-    objective = build_objective(settings.objective, _no_head() if is_classifier else None)
     data = data.with_overlaps()
     _check_rows(model, data)
-    check_fits(objective, data.train)
+    check_fits(settings.objective, data.train)
     check_encoder(model.bert.encoder, settings)
     check_tensorboard(settings.training.tensorboard)
-    evaluator: Evaluator
+    head, had_head = None, False
     if isinstance(model, ClassifierModel):
         had_head = _with_head(model, data.train, settings)
         _check_something_is_trained(model, settings)
-        objective = build_objective(settings.objective, _head_of(model, data.train, settings))
-        if model.n_outputs > 1:
-            evaluator = ClassEvaluator.of(data.splits(), model, settings, had_head)
-        else:
-            evaluator = PairEvaluator.of(data.splits(), settings)
+        head = _head_of(model, data.train)
+    evaluator: Evaluator
+    if isinstance(model, ClassifierModel) and model.n_outputs > 1:
+        evaluator = ClassEvaluator.of(data.splits(), model, settings, had_head)
     else:
         evaluator = PairEvaluator.of(data.splits(), settings)
-    training = settings.training
-    if data.dev is None and (training.metric or training.early_stopping_patience or training.eval_steps):
-        raise InputError(
-            "training.metric, early_stopping_patience and eval_steps need pairs to evaluate on",
-            "give data.dev or data.dev_share",
-        )
-    return PreparedRun(model, data, settings, objective, evaluator)
-
-
-def _no_head() -> HeadToTrain:
-    return HeadToTrain(lambda columns: columns[0])
+    return PreparedRun(model, data, settings, build_objective(settings.objective, head), evaluator)
 
 
 def _check_rows(model: TrainableModel, data: RunData) -> None:
@@ -216,10 +202,10 @@ def _check_something_is_trained(model: ClassifierModel, settings: RunSettings) -
         raise InputError("every weight is frozen, the head's by requires_grad", "leave some to train")
 
 
-def _head_of(model: ClassifierModel, train: ConnectionDataset, settings: RunSettings) -> HeadToTrain:
-    """Return the head with class weights: if balanced, n / (K * n_class), as in scikit-learn."""
+def _head_of(model: ClassifierModel, train: ConnectionDataset) -> HeadToTrain:
+    """Return the head with balanced class weights: n / (K * n_class), as in scikit-learn."""
     assert model.head is not None
-    if settings.objective[0].class_weight is None:
+    if model.n_outputs == 1:
         return HeadToTrain(model.head)
     counts = np.bincount(train.class_codes(names_of_classes(model)), minlength=model.n_outputs)
     weights = len(train) / (model.n_outputs * np.maximum(counts, 1))

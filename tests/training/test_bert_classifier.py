@@ -46,6 +46,7 @@ FEW = EvaluationSettings(bootstrap_samples=20)
 QUICK = TrainingSettings(max_steps=4, batch_size=8, learning_rate=1e-3, precision="float32", warmup_steps=0)
 LEARN = TrainingSettings(epochs=6, batch_size=16, learning_rate=3e-3, precision="float32")
 CLASSES = Reading(label_kind="classes")
+BALANCED = ObjectiveSettings("softmax", class_weight="balanced")
 TOPICS = {"animals": ["dog", "cat", "bird", "horse"], "colours": ["red", "blue", "green", "white"]}
 FILLERS = [
     "the",
@@ -254,7 +255,7 @@ def test_balanced_weights_make_a_rare_class_count_as_much_as_a_frequent_one() ->
     logits = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
     labels = torch.tensor([0.0, 0, 0, 1])
     weights = torch.tensor([4 / (2 * 3), 4 / (2 * 1)])
-    weighted = build_objective([ObjectiveSettings("softmax")], HeadToTrain(lambda columns: columns[0], weights))
+    weighted = build_objective([BALANCED], HeadToTrain(lambda columns: columns[0], weights))
     found = weighted.loss([logits], labels)
     of_class = F.cross_entropy(logits, labels.long(), reduction="none")
     torch.testing.assert_close(found, (of_class[:3].mean() + of_class[3]) / 2)
@@ -277,7 +278,7 @@ def test_micro_batches_give_the_whole_batch_s_gradient(kind: str, folder: Path) 
     else:
         tokens = model.tokenizer.frame(model.tokenizer.tokenize([r[s] for s in (0, 1) for r in rows]), 40)
     assert model.head is not None
-    objective = build_objective([ObjectiveSettings("softmax")], HeadToTrain(model.head, torch.tensor([2.0, 0.5, 1.0])))
+    objective = build_objective([BALANCED], HeadToTrain(model.head, torch.tensor([2.0, 0.5, 1.0])))
     targets = torch.tensor([names.index(label) for label in labels])
     gradients = []
     for micro_rows in (8, 3):

@@ -180,8 +180,8 @@ def test_online_contrastive_is_finite_where_a_side_is_empty(labels: list[float])
 def test_equal_texts_give_finite_gradients(name: str) -> None:
     kind = OBJECTIVES[name]
     vectors = torch.tensor([[1.0, 2, 0, 1], [0, 0, 0, 1], [1, 0, 0, 0]])
-    columns = [vectors.clone().requires_grad_() for _ in range(kind.n_texts[-1])]
-    loss = objective(name).loss(columns, None if "none" in kind.label_kinds else torch.tensor([1.0, 0, 1]))
+    columns = [vectors.clone().requires_grad_() for _ in range(kind.rows.n_texts[-1])]
+    loss = objective(name).loss(columns, None if "none" in kind.rows.label_kinds else torch.tensor([1.0, 0, 1]))
     loss.backward()
     assert loss.isfinite() and all(column.grad.isfinite().all() for column in columns)
 
@@ -336,7 +336,7 @@ def test_all_faults_of_the_settings_come_in_one_message() -> None:
 
 def test_objectives_that_no_row_fits_are_not_added() -> None:
     with pytest.raises(InputError, match=r"no row fits all of them: cosine takes two texts .* triplet takes three"):
-        build_objective([ObjectiveSettings("cosine"), ObjectiveSettings("triplet")])
+        check_fits([ObjectiveSettings("cosine"), ObjectiveSettings("triplet")], SCORES)
     both = build_objective([ObjectiveSettings("in_batch_negatives"), ObjectiveSettings("triplet")])
     assert (both.n_texts, both.label_kinds) == ((3,), ("none",))
 
@@ -367,10 +367,10 @@ def test_what_fits_is_accepted_and_the_rest_is_refused(data: Data, fitting: tupl
     assert fitting_objectives(data) == fitting
     for name in OF_ENCODERS:
         if name in fitting:
-            check_fits(objective(name), data)
+            check_fits([ObjectiveSettings(name)], data)
         else:
             with pytest.raises(InputError, match=f"^objective {name} "):
-                check_fits(objective(name), data)
+                check_fits([ObjectiveSettings(name)], data)
 
 
 @pytest.mark.parametrize(
@@ -388,27 +388,17 @@ def test_what_fits_a_classifier_is_accepted_and_the_rest_is_refused(data: Data, 
     assert fitting_objectives(data, of_classifier=True) == fitting
     for name in OF_CLASSIFIERS:
         if name in fitting:
-            check_fits(objective(name), data)
+            check_fits([ObjectiveSettings(name)], data)
         else:
             with pytest.raises(InputError, match=f"^objective {name} "):
-                check_fits(objective(name), data)
+                check_fits([ObjectiveSettings(name)], data)
 
 
 def test_rows_of_one_class_teach_a_classifier_nothing() -> None:
     with pytest.raises(
         InputError, match=r"all 3 training rows are of the class 'good', .* two classes; add rows of another class"
     ):
-        check_fits(objective("softmax"), Data(1, "classes", np.ones(3), ("bad", "good")))
-
-
-def test_a_classifier_has_one_objective_and_its_own() -> None:
-    head = HeadToTrain(lambda columns: columns[0])
-    with pytest.raises(InputError, match="a classifier can have only one objective, found softmax and binary_cross"):
-        build_objective([ObjectiveSettings("softmax"), ObjectiveSettings("binary_cross_entropy")], head)
-    with pytest.raises(InputError, match="objective cosine is not for a classifier, which takes softmax and binary"):
-        build_objective([ObjectiveSettings("cosine")], head)
-    with pytest.raises(InputError, match="objective softmax is not for a sentence encoder"):
-        build_objective([ObjectiveSettings("softmax")])
+        check_fits([ObjectiveSettings("softmax")], Data(1, "classes", np.ones(3), ("bad", "good")))
 
 
 @pytest.mark.parametrize(
@@ -478,12 +468,12 @@ def test_a_classifier_has_one_objective_and_its_own() -> None:
 )
 def test_a_mismatch_says_what_the_data_has_and_what_fits(name: str, data: Data, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        check_fits(objective(name), data)
+        check_fits([ObjectiveSettings(name)], data)
     assert str(caught.value) == message
 
 
 def test_each_of_added_objectives_is_checked_against_the_data() -> None:
-    both = build_objective([ObjectiveSettings("contrastive"), ObjectiveSettings("cosent")])
+    both = [ObjectiveSettings("contrastive"), ObjectiveSettings("cosent")]
     check_fits(both, BINARY)
     with pytest.raises(InputError, match="objective cosent learns from which of two rows"):
         check_fits(both, MATCHING)
@@ -491,10 +481,10 @@ def test_each_of_added_objectives_is_checked_against_the_data() -> None:
 
 def test_labels_that_are_all_alike_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        check_fits(objective("in_batch_negatives"), MATCHING)
-        check_fits(objective("cosine"), BINARY)
+        check_fits([ObjectiveSettings("in_batch_negatives")], MATCHING)
+        check_fits([ObjectiveSettings("cosine")], BINARY)
         assert not caplog.records
-        check_fits(objective("contrastive"), MATCHING)
+        check_fits([ObjectiveSettings("contrastive")], MATCHING)
     assert caplog.messages == [
         "all 4 labels are 1: objective contrastive needs at least two different labels; in_batch_negatives is for "
         "such rows"

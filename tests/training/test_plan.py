@@ -498,12 +498,6 @@ def test_memory_of_a_classifiers_forward_is_foreseen_within_a_factor_of_two(
 # before the plan: what does not fit is rejected
 
 
-def test_an_evaluation_without_pairs_is_refused(tiny: SiameseBert) -> None:
-    for training in ({"metric": "spearman"}, {"early_stopping_patience": 2}, {"eval_steps": 5}):
-        with pytest.raises(InputError, match="need pairs to evaluate on"):
-            prepared(tiny, scored(5), run_settings(**training))
-
-
 def test_a_metric_that_the_pairs_do_not_have_is_refused(tiny: SiameseBert) -> None:
     yes_no = ConnectionDataset.from_pairs([("a", "b", 1), ("c", "d", 0), ("e", "f", 1)])
     data = RunData(ConnectionDataset.from_pairs(scored(5)), yes_no)

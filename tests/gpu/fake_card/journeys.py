@@ -236,13 +236,14 @@ def objectives(journeys: Journeys) -> None:
                     model = classifier
                     weights = torch.ones(3).to(model.device) if name == "softmax" else None
                     head = HeadToTrain(model.head, weights)
-                    objective = build_objective([ObjectiveSettings(name)], head)
+                    weight = "balanced" if name == "softmax" else None
+                    objective = build_objective([ObjectiveSettings(name, class_weight=weight)], head)
                 else:
                     model = encoder
                     objective = build_objective([ObjectiveSettings(name)])
                 model.zero_grad()
-                targets = None if "none" in kind.label_kinds else torch.tensor([0.0, 1.0] * (n_rows // 2))
-                tokens = columns_of(model, max(kind.n_texts))
+                targets = None if "none" in kind.rows.label_kinds else torch.tensor([0.0, 1.0] * (n_rows // 2))
+                tokens = columns_of(model, max(kind.rows.n_texts))
                 model.train()
                 with model.bert.trained_in(torch.bfloat16):
                     journeys.card.clear()
