@@ -44,44 +44,44 @@ logger = logging.getLogger(__name__)
 _N_CHECKPOINTS = 3  # the last, the one before or the best, and the one being written
 
 
-@dataclass(frozen=True)
-class Fingerprint:
-    """Everything that a run's results depend on, as JSON values; compared when the run is resumed.
+Fingerprint = Mapping[str, Any]
+"""The JSON document of everything that a run's results depend on; `fingerprint_of` says what is in it."""
+_SECTIONS = {"settings": dict, "data": dict, "model": dict, "versions": dict, "device": str}
 
-    Attributes:
-        settings: The resolved configuration.
-        data: For each split its ``source`` (as given), ``sha256`` and ``n`` (rows).
-        model: Parts of the starting model (files, or ``weights``), each with its sha256.
-        versions: Versions of Python and the libraries, as `library_versions` returns them.
-        device: Description of the device.
+
+def fingerprint_of(run: PreparedRun) -> Fingerprint:
+    """Return what the run starts with: what a resumed run is compared with.
+
+    It has the resolved settings; for each split of the data its source (as given), sha256 and n (rows); the sha256 of
+    the weights and of the tokenizer; the versions of Python and the libraries; and the device in words.
     """
+    return {
+        "settings": run_to_json(run.settings),
+        "data": {
+            name: {"source": dataset.source, "sha256": dataset.sha256, "n": len(dataset)}
+            for name, dataset in run.data.splits().items()
+        },
+        "model": {
+            "weights": tensors_sha256(trained_module(run.model).state_dict()),
+            "tokenizer": hashlib.sha256(run.model.tokenizer.backend.to_str().encode()).hexdigest(),
+        },
+        "versions": library_versions(),
+        "device": describe_device(run.model.device),
+    }
 
-    settings: Mapping[str, Any]
-    data: Mapping[str, Mapping[str, Any]]
-    model: Mapping[str, str]
-    versions: Mapping[str, str]
-    device: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fingerprint as JSON values."""
-        values: dict[str, Any] = json.loads(json.dumps(vars(self)))
-        return values
+def checked_fingerprint(value: object, source: Path) -> Fingerprint:
+    """Return the fingerprint that the file `source` holds, after checking its form.
 
-    @classmethod
-    def from_json(cls, value: object, source: Path) -> Fingerprint:
-        """Return the fingerprint from the value that `to_json` returned; `source` is its file, for messages.
-
-        Raises:
-            RunFolderError: The value is not a fingerprint.
-        """
-        names = tuple(cls.__dataclass_fields__)
-        if not isinstance(value, dict) or set(value) != set(names):
-            raise RunFolderError(f"{shown(source)} does not say what the run started with; expected {', '.join(names)}")
-        for name in names:
-            kind = str if name == "device" else dict
-            if not isinstance(value[name], kind):
-                raise RunFolderError(f"{shown(source)}: expected {name} to be of type {kind.__name__}")
-        return cls(**value)
+    Raises:
+        RunFolderError: The value is not a fingerprint.
+    """
+    if not isinstance(value, dict) or set(value) != set(_SECTIONS):
+        raise RunFolderError(f"{shown(source)} does not say what the run started with; expected {', '.join(_SECTIONS)}")
+    for name, kind in _SECTIONS.items():
+        if not isinstance(value[name], kind):
+            raise RunFolderError(f"{shown(source)}: expected {name} to be of type {kind.__name__}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,12 @@ class Difference:
 
 def differences(saved: Fingerprint, now: Fingerprint) -> list[Difference]:
     """Return all differences between two fingerprints, section by section."""
-    was, is_ = saved.to_json(), now.to_json()
-    free = {*FREE_SETTINGS, *(f"data.{split}" for split in saved.data.keys() & now.data.keys())}
-    if saved.model and now.model:
+    free = {*FREE_SETTINGS, *(f"data.{split}" for split in saved["data"].keys() & now["data"].keys())}
+    if saved["model"] and now["model"]:
         free.add("model.path")
     found = []
-    for section in was:
-        before, after = dict(_leaves(was[section], "")), dict(_leaves(is_[section], ""))
+    for section in _SECTIONS:
+        before, after = dict(_leaves(saved[section], "")), dict(_leaves(now[section], ""))
         for key in dict.fromkeys([*before, *after]):
             old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
             if key in before and key in after and _same(old, new):
@@ -215,8 +214,8 @@ def checked_resume_state(run: PreparedRun, folder: RunFolder, options: RunOption
         RunFolderError: The run was started differently and changes are not allowed, or its fingerprint is missing.
         CheckpointError: No checkpoint is complete, or the newest belongs to another model.
     """
-    now = _fingerprint(run)
-    settings: dict[str, Any] = now.to_json()["settings"]
+    now = fingerprint_of(run)
+    settings: dict[str, Any] = now["settings"]
     if options.mode != "resume":
         return ResumeState(now, None, settings, is_new=True)
     checkpoint = newest_checkpoint(folder.checkpoints_dir)
@@ -227,14 +226,14 @@ def checked_resume_state(run: PreparedRun, folder: RunFolder, options: RunOption
     _warn_of_gaps(run, folder, checkpoint)
     if options.allow_changes or saved is None:  # the next session is compared with the changed state
         return ResumeState(now, checkpoint, settings, is_new=True)
-    if _content(folder.config_file) == saved.to_json()["settings"]:
+    if _content(folder.config_file) == saved["settings"]:
         return ResumeState(now, checkpoint, None, is_new=False)
     logger.warning(
         "%s was edited or damaged since the run began and is written again; to change settings, edit the CONFIG that "
         "the command names",
         shown(folder.config_file),
     )
-    return ResumeState(now, checkpoint, saved.to_json()["settings"], is_new=False)
+    return ResumeState(now, checkpoint, saved["settings"], is_new=False)
 
 
 def write_resume_state(state: ResumeState, folder: RunFolder) -> None:
@@ -246,7 +245,7 @@ def write_resume_state(state: ResumeState, folder: RunFolder) -> None:
     if state.settings is not None:
         write_json(folder.config_file, state.settings)
     if state.is_new:
-        write_json(folder.fingerprint_file, state.now.to_json())
+        write_json(folder.fingerprint_file, state.now)
 
 
 def check_finished(run: PreparedRun, folder: RunFolder, options: RunOptions) -> dict[str, Any]:
@@ -255,7 +254,7 @@ def check_finished(run: PreparedRun, folder: RunFolder, options: RunOptions) -> 
     Raises:
         RunFolderError: The run was started differently, or its metrics cannot be read.
     """
-    _checked_against(_fingerprint(run), folder, options)
+    _checked_against(fingerprint_of(run), folder, options)
     content = _content(folder.metrics_file)
     if content is None:
         raise RunFolderError(
@@ -285,22 +284,6 @@ def warn_of_room(run: PreparedRun, folder: RunFolder, state: ResumeState) -> Non
         )
 
 
-def _fingerprint(run: PreparedRun) -> Fingerprint:
-    return Fingerprint(
-        settings=run_to_json(run.settings),
-        data={
-            name: {"source": dataset.source, "sha256": dataset.sha256, "n": len(dataset)}
-            for name, dataset in run.data.splits().items()
-        },
-        model={
-            "weights": tensors_sha256(trained_module(run.model).state_dict()),
-            "tokenizer": hashlib.sha256(run.model.tokenizer.backend.to_str().encode()).hexdigest(),
-        },
-        versions=library_versions(),
-        device=describe_device(run.model.device),
-    )
-
-
 def _checked_against(now: Fingerprint, folder: RunFolder, options: RunOptions) -> Fingerprint | None:
     """Return what the run started with, or None if unknown and changes are allowed; log a warning per difference.
 
@@ -312,7 +295,7 @@ def _checked_against(now: Fingerprint, folder: RunFolder, options: RunOptions) -
         content = _content(path)
         if content is None:
             raise RunFolderError(f"{shown(path)}, which says what the run started with, is missing or damaged")
-        saved = Fingerprint.from_json(content, path)
+        saved = checked_fingerprint(content, path)
     except RunFolderError as error:
         if options.allow_changes:
             logger.warning("%s: the run continues without being checked against it", error)

@@ -40,7 +40,7 @@ from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 from sbert_ft.training.checkpoints import TrainerState, read_checkpoint, save_checkpoint
-from sbert_ft.training.resume import Fingerprint, differences
+from sbert_ft.training.resume import checked_fingerprint, differences
 from sbert_ft.training.run_log import RunLog, read_log
 
 pyarrow = pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")
@@ -181,13 +181,13 @@ def test_a_valid_file_with_a_change_gives_a_result_or_the_typed_error(
 @given(content=JSON, at=st.sampled_from(["settings", "data", "model", "versions", "device"]))
 def test_any_fingerprint_survives_the_disk_and_is_compared(content: Any, at: str) -> None:
     whole = {"settings": {"a": [1, {"b": 2.0}]}, "data": {}, "model": {}, "versions": {}, "device": "cpu"}
-    usual = Fingerprint.from_json(whole, Path("usual"))
+    usual = checked_fingerprint(whole, Path("usual"))
     try:
-        found = Fingerprint.from_json({**whole, at: content}, Path("fingerprint.json"))
+        found = checked_fingerprint({**whole, at: content}, Path("fingerprint.json"))
     except RunFolderError as error:
         assert at in str(error)
         return
-    again = Fingerprint.from_json(parse_json(json_bytes(found.to_json()), "it"), Path("fingerprint.json"))
+    again = checked_fingerprint(parse_json(json_bytes(found), "it"), Path("fingerprint.json"))
     assert again == found and not differences(found, again)
     assert all(difference.sentence.isprintable() for difference in differences(usual, found))
 

@@ -34,8 +34,8 @@ from sbert_ft.training.checkpoints import newest_checkpoint, save_checkpoint
 from sbert_ft.training.resume import (
     FREE_SETTINGS,
     WARNED_SETTINGS,
-    Fingerprint,
     check_unchanged,
+    checked_fingerprint,
     differences,
     tensors_sha256,
 )
@@ -571,7 +571,7 @@ SETTINGS: dict[str, Any] = {
 DATA = {"train": {"source": "a.csv", "sha256": "ab" * 32, "n": 5749}}
 
 
-def fingerprint(**changes: Any) -> Fingerprint:
+def fingerprint(**changes: Any) -> dict[str, Any]:
     parts: dict[str, Any] = {
         "settings": SETTINGS,
         "data": DATA,
@@ -579,10 +579,10 @@ def fingerprint(**changes: Any) -> Fingerprint:
         "versions": {"torch": "2.13.0"},
         "device": "cpu (2 threads)",
     }
-    return Fingerprint(**{**parts, **changes})
+    return {**parts, **changes}
 
 
-def with_setting(path: str, value: object) -> Fingerprint:
+def with_setting(path: str, value: object) -> dict[str, Any]:
     """Return the fingerprint with one setting changed."""
     changed = json.loads(json.dumps(SETTINGS))
     *sections, name = path.split(".")
@@ -595,13 +595,13 @@ def with_setting(path: str, value: object) -> Fingerprint:
 
 def test_a_fingerprint_survives_the_disk(tmp_path: Path) -> None:
     print_ = fingerprint(
-        settings={**SETTINGS, "objective": ({"name": "cosine", "weight": 1},)}, versions=library_versions()
+        settings={**SETTINGS, "objective": [{"name": "cosine", "weight": 1}]}, versions=library_versions()
     )
-    write_json(tmp_path / "f.json", print_.to_json())
-    again = Fingerprint.from_json(json.loads((tmp_path / "f.json").read_text()), tmp_path / "f.json")
+    write_json(tmp_path / "f.json", print_)
+    again = checked_fingerprint(json.loads((tmp_path / "f.json").read_text()), tmp_path / "f.json")
     assert differences(again, print_) == []
     assert check_unchanged(again, print_) == []
-    assert {"sbert_ft", "python", "torch", "transformers"} <= set(again.versions)
+    assert {"sbert_ft", "python", "torch", "transformers"} <= set(again["versions"])
 
 
 @pytest.mark.parametrize(
@@ -682,10 +682,10 @@ def test_a_message_cannot_drive_a_terminal() -> None:
     assert str(error.value).isprintable()
 
 
-@pytest.mark.parametrize("value", [None, [], {}, {"settings": {}}, {**fingerprint().to_json(), "device": 1}, {"x": 1}])
+@pytest.mark.parametrize("value", [None, [], {}, {"settings": {}}, {**fingerprint(), "device": 1}, {"x": 1}])
 def test_what_is_no_fingerprint_is_an_error(value: object, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"state\.json"):
-        Fingerprint.from_json(value, tmp_path / "state.json")
+        checked_fingerprint(value, tmp_path / "state.json")
 
 
 def test_the_sha256_of_tensors_sees_names_types_shapes_and_values() -> None:
