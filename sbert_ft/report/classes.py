@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.evaluation.results import Json
+from sbert_ft.report.blocks import Cell, Grid
 from sbert_ft.report.content import Report
-from sbert_ft.report.facts import Cell, Grid, inner, judged_splits, score_cell
+from sbert_ft.report.facts import inner, judged_splits, score_cell
 from sbert_ft.report.formatting import counted, decimals, percent, plain_number
 
 MOST_IN_MATRIX: Final = 20
@@ -90,13 +91,19 @@ def confusion_grid(name: str, of: Json) -> Grid | None:
         rows = tuple(
             (Cell(gold), *(Cell(f"{n:,}") for n in row)) for gold, row in zip(names, counts.tolist(), strict=True)
         )
-        return Grid(f"Confusion matrix on {name}: rows true, columns predicted", ("True class", *names), rows)
+        return Grid(
+            f"Confusion matrix on {name}: rows true, columns predicted",
+            ("True class", *names),
+            rows,
+            "numbers counts",
+            True,
+        )
     found = confusions(of)
     if not found:
         return None
     header = ("True class", "Predicted as", "Rows", "Share of the class")
     rows = tuple((Cell(c.gold), Cell(c.predicted), Cell(f"{c.n:,}"), Cell(percent(c.n / c.of))) for c in found)
-    return Grid(f"The most frequent confusions on {name}", header, rows)
+    return Grid(f"The most frequent confusions on {name}", header, rows, "numbers counts", scrolls=True)
 
 
 def confusion_notes(report: Report, name: str, of: Json) -> Iterator[str]:
@@ -126,7 +133,7 @@ def balance_grid(report: Report) -> Grid | None:
         caption = f"Class balance: the {_MOST_LISTED} rarest of {len(names):,} classes in {next(iter(by_split))}"
         names = sorted(names, key=lambda name: int(first.get(name, 0)))[:_MOST_LISTED]
     rows = tuple((Cell(name), *(_share_cell(counts, name) for counts in by_split.values())) for name in names)
-    return Grid(caption, ("Class", *by_split), rows)
+    return Grid(caption, ("Class", *by_split), rows, "numbers counts", scrolls=True)
 
 
 def _share_cell(counts: Json, name: str) -> Cell:

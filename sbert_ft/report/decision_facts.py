@@ -12,9 +12,10 @@ import numpy as np
 
 from sbert_ft.evaluation.results import ClassSplit, SplitScores
 from sbert_ft.model_folder.decision import Decision
+from sbert_ft.report.blocks import Cell, Grid, fact
 from sbert_ft.report.charts import Calibrated, calibrated
 from sbert_ft.report.content import Report
-from sbert_ft.report.facts import Cell, Grid, fact, inner, judged_splits
+from sbert_ft.report.facts import inner, judged_splits
 from sbert_ft.report.formatting import counted, decimals, interval, plain_number, short_digest, shortened
 
 

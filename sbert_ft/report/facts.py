@@ -1,4 +1,4 @@
-"""The sentences and small tables of a report, shared by the HTML page and the Markdown text.
+"""The sentences and small tables of a report.
 
 If a run lacks something (a dev set, scores of the base model, a threshold, a defined metric), a sentence says so.
 Everything is read from the `Report` only, so equal reports give equal text.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 from sbert_ft.config.metrics import metric_label
 from sbert_ft.evaluation.results import Json
+from sbert_ft.report.blocks import Cell, Grid, fact
 from sbert_ft.report.content import Report
 from sbert_ft.report.formatting import (
     capitalised,
@@ -33,28 +34,6 @@ _THAN: Final[Mapping[VerdictKind, str]] = {"better": "than", "worse": "than", "u
 _MAIN_METRICS: Final = ("spearman", "average_precision", "pearson", "roc_auc", "f1", "macro_f1", "accuracy")
 
 
-class Cell(NamedTuple):
-    """A value in a table, with a note in smaller letters, such as its interval."""
-
-    value: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table: the first cell of each row names the row.
-
-    Attributes:
-        caption: What the table contains; empty if a heading says so.
-        header: Names of the columns; empty for a list of facts with two columns.
-        rows: The cells of each row, one per column.
-    """
-
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-
 @dataclass(frozen=True)
 class Verdict:
     """Whether the model is better than before, and the numbers that show it."""
@@ -62,11 +41,6 @@ class Verdict:
     kind: VerdictKind
     headline: str
     sentence: str
-
-
-def fact(name: str, value: str, note: str = "") -> tuple[Cell, ...]:
-    """Return one row of a list of facts."""
-    return Cell(name), Cell(value, note)
 
 
 def inner(content: object, *keys: str) -> Any:
@@ -291,7 +265,9 @@ def ledger_findings(ledger: Json) -> Grid | None:
         dropped = "left out" if inner(finding, "dropped") else "kept"
         kind = str(inner(finding, "kind")).replace("_", " ")
         rows.append((Cell(kind, str(inner(finding, "sentence"))), Cell(f"{count:,}"), Cell(dropped), Cell(lines)))
-    return Grid("Findings", ("Finding", "Rows", "Status", "First lines"), tuple(rows)) if rows else None
+    return (
+        Grid("Findings", ("Finding", "Rows", "Status", "First lines"), tuple(rows), "numbers found") if rows else None
+    )
 
 
 def evaluations(report: Report) -> Sequence[Json]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sbert_ft.config.metrics import metric_label
 from sbert_ft.evaluation.results import ClassSplit, Json, SplitScores
 from sbert_ft.model_folder.decision import Decision
+from sbert_ft.report.blocks import Figure
 from sbert_ft.report.charts import (
     IntervalRow,
     ScoreWords,
@@ -36,21 +37,6 @@ from sbert_ft.report.formatting import counted, decimals, inside_sentence, short
 from sbert_ft.report.svg import WIDTH, fitting
 
 _MOST_ROWS: Final = 20
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its title and caption.
-
-    Attributes:
-        title: In a few words.
-        svg: The chart; empty if there is nothing to draw.
-        caption: What the chart shows, or why there is none.
-    """
-
-    title: str
-    svg: str
-    caption: str
 
 
 def interval_figure(number: int, name: str, of: Json) -> Figure | None:
@@ -225,12 +211,7 @@ def confusion_figure(number: int, name: str, of: Json) -> Figure | None:
     caption = (
         "The colour is the share of the true class: with a good model the framed diagonal has the strongest colour."
     )
-    return Figure(title, chart, caption)
-
-
-def is_wide(of: Json) -> bool:
-    """Return whether the chart of a split's confusion matrix needs the full width of the page."""
-    return confusion_width(len(class_names(of))) > WIDTH
+    return Figure(title, chart, caption, is_wide=confusion_width(len(names)) > WIDTH)
 
 
 def class_f1_figure(number: int, name: str, of: Json) -> Figure | None:

@@ -7,60 +7,28 @@ forbids scripts and external resources. Every chart is inline SVG. The same repo
 from __future__ import annotations
 
 import html
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Final
 
-from sbert_ft.evaluation.results import Json, Mistake, WorstPair
-from sbert_ft.report.classes import (
-    balance_grid,
-    balance_note,
-    confusion_grid,
-    confusion_notes,
-    judged_by_class,
-    mistakes_note,
-    no_mistakes,
-    per_class_grid,
+from sbert_ft.report.blocks import (
+    Beside,
+    Block,
+    Cell,
+    Charts,
+    Figure,
+    Folded,
+    Grid,
+    Heading,
+    Items,
+    Paragraph,
+    Section,
+    Texts,
 )
 from sbert_ft.report.content import Report
-from sbert_ft.report.decision_facts import decision_grid, decision_note, no_decision, probability_grid, reached_grid
-from sbert_ft.report.facts import (
-    Cell,
-    Grid,
-    inner,
-    interval_note,
-    judged_splits,
-    ledger_facts,
-    ledger_findings,
-    not_judged,
-    score_grids,
-    split_notes,
-    verdict,
-    worst_note,
-)
-from sbert_ft.report.figures import (
-    Figure,
-    class_f1_figure,
-    class_split_figures,
-    confusion_figure,
-    interval_figure,
-    is_wide,
-    run_figures,
-    split_figures,
-)
-from sbert_ft.report.formatting import (
-    HIDDEN,
-    capitalised,
-    counted,
-    decimals,
-    escape_of,
-    plain_number,
-    shortened,
-    visible,
-)
+from sbert_ft.report.facts import inner, verdict
+from sbert_ft.report.formatting import HIDDEN, escape_of, shortened, visible
+from sbert_ft.report.sections import sections_of
 from sbert_ft.report.style import STYLE
-from sbert_ft.report.training import training_grid
 
 _CELL_LIMIT: Final = 2000  # characters of any text: no finding, path or setting needs more
 
@@ -80,22 +48,14 @@ def escaped(text: str, limit: int = _CELL_LIMIT) -> str:
     return "".join([*shown, html.escape(text[at:])])
 
 
-def section(name: str, heading: str, parts: Iterable[str]) -> Iterator[str]:
-    """Yield a section with its heading."""
-    yield f'<section id="{name}" aria-labelledby="{name}-heading"><h2 id="{name}-heading">{heading}</h2>'
-    yield from parts
-    yield "</section>"
+def _paragraph(block: Paragraph) -> str:
+    attribute = ' class="note"' if block.is_note else ""
+    return f"<p{attribute}>{escaped(block.text)}</p>"
 
 
-def paragraph(sentence: str, style: str = "") -> str:
-    """Return a sentence as a paragraph."""
-    attribute = f' class="{style}"' if style else ""
-    return f"<p{attribute}>{escaped(sentence)}</p>"
-
-
-def table(grid: Grid, style: str) -> str:
+def _table(grid: Grid) -> str:
     """Return a grid as an HTML table; a grid without a header is a list of facts."""
-    parts = [f'<table class="{style}">']
+    parts = [f'<table class="{grid.style if grid.header else "facts"}">']
     if grid.caption:
         parts.append(f'<caption dir="auto">{escaped(grid.caption)}</caption>')
     if grid.header:
@@ -105,7 +65,8 @@ def table(grid: Grid, style: str) -> str:
     for first, *rest in grid.rows:
         cells = "".join(f'<td dir="auto">{_cell(cell)}</td>' for cell in rest)
         parts.append(f'<tr><th scope="row">{_cell(first)}</th>{cells}</tr>')
-    return "".join([*parts, "</tbody></table>"])
+    table = "".join([*parts, "</tbody></table>"])
+    return _scrolling(table, grid.caption) if grid.scrolls else table
 
 
 def _cell(cell: Cell) -> str:
@@ -115,40 +76,77 @@ def _cell(cell: Cell) -> str:
     return f'{escaped(cell.value)} <span class="{style}">{escaped(cell.note)}</span>'
 
 
-def figure(shown: Figure) -> str:
-    """Return a chart with its title and caption."""
-    caption = f"<figcaption><b>{escaped(shown.title)}.</b> {escaped(shown.caption)}</figcaption>"
-    return f"<figure>{shown.svg}{caption}</figure>"
+def _figure(figure: Figure) -> str:
+    """Return a chart with its title and caption; only the sentence if there is nothing to draw."""
+    if not figure.svg:
+        return _paragraph(Paragraph(figure.caption, is_note=True))
+    caption = f"<figcaption><b>{escaped(figure.title)}.</b> {escaped(figure.caption)}</figcaption>"
+    drawn = f"<figure>{figure.svg}{caption}</figure>"
+    return _scrolling(drawn, figure.title, "scroll drawing") if figure.is_wide else drawn
 
 
-def figures(shown: Iterable[Figure], style: str = "charts") -> Iterator[str]:
-    """Yield the charts side by side, after the sentences of figures without a chart."""
-    found = list(shown)
-    yield from (paragraph(each.caption, "note") for each in found if not each.svg)
-    drawn = [figure(each) for each in found if each.svg]
-    if drawn:
-        yield f'<div class="{style}">{"".join(drawn)}</div>'
+def _charts(charts: Charts) -> str:
+    """Return charts side by side, after the sentences of those without a drawing."""
+    said = "".join(_figure(figure) for figure in charts.figures if not figure.svg)
+    drawn = "".join(_figure(figure) for figure in charts.figures if figure.svg)
+    style = "charts wide" if charts.is_wide else "charts"
+    return said + (f'<div class="{style}">{drawn}</div>' if drawn else "")
 
 
-def scrolling(content: str, label: str, style: str = "scroll") -> str:
+def _beside(block: Beside) -> str:
+    """Return two groups of blocks side by side; a chart fills its side by itself."""
+    left, right = ("".join(map(_block, side)) for side in (block.left, block.right))
+    if not isinstance(block.left[0], Figure):
+        left = f"<div>{left}</div>"
+    if block.right and not block.uneven and not isinstance(block.left[0], Figure):
+        right = f"<div>{right}</div>"
+    return f'<div class="{"pair uneven" if block.uneven else "pair"}">{left}{right}</div>'
+
+
+def _folded(block: Folded) -> str:
+    lines = "\n".join(escaped(line) for line in block.text.split("\n"))
+    return f"<details><summary>{escaped(block.summary)}</summary><pre>{lines}</pre></details>"
+
+
+def _scrolling(content: str, label: str, style: str = "scroll") -> str:
     """Return the content in a box that scrolls, also by keyboard, if it is wider than the page."""
     name = html.escape(visible(shortened(label, 200)))
     return f'<div class="{style}" role="region" aria-label="{name}" tabindex="0">{content}</div>'
 
 
+def _items(block: Items) -> str:
+    items = "".join(f'<li dir="auto">{escaped(text)}</li>' for text in block.texts)
+    return f"<ul>{items}</ul>"
+
+
+def _block(block: Block) -> str:
+    """Return a block as markup."""
+    if isinstance(block, Heading):
+        return f"<h3>{escaped(block.text)}</h3>"
+    if isinstance(block, Paragraph):
+        return _paragraph(block)
+    if isinstance(block, Items):
+        return _items(block)
+    if isinstance(block, Grid):
+        return _table(block)
+    if isinstance(block, Figure):
+        return _figure(block)
+    if isinstance(block, Charts):
+        return _charts(block)
+    if isinstance(block, Beside):
+        return _beside(block)
+    return _texts(block) if isinstance(block, Texts) else _folded(block)
+
+
+def _section(section: Section) -> Iterator[str]:
+    name = section.name
+    yield f'<section id="{name}" aria-labelledby="{name}-heading"><h2 id="{name}-heading">{section.heading}</h2>'
+    yield from map(_block, section.blocks)
+    yield "</section>"
+
+
 def html_report(report: Report) -> str:
     """Return the HTML page."""
-    sections = (
-        _scores(report),
-        *([_classes(report)] if report.is_classifier else []),
-        _decision(report),
-        _training(report),
-        _curves(report),
-        _probability_charts(report) if report.is_classifier else _score_charts(report),
-        _ledgers(report),
-        _mistakes(report) if report.is_classifier else _worst(report),
-        _settings(report),
-    )
     title = escaped(report.title)
     plain_title = html.escape(visible(shortened(report.title, 200)))
     return "\n".join(
@@ -162,7 +160,7 @@ def html_report(report: Report) -> str:
             f'<h1 dir="auto">{title}</h1>',
             _verdict(report),
             _warnings(report),
-            *(part for section in sections for part in section),
+            *(part for section in sections_of(report) for part in _section(section)),
             "</main></body></html>",
             "",
         ]
@@ -179,176 +177,23 @@ def _warnings(report: Report) -> str:
     warnings = [str(warning) for warning in inner(report.metrics, "warnings") or ()]
     if not warnings:
         return '<p class="note">No warnings.</p>'
-    listed = "".join(f'<li dir="auto">{escaped(warning)}</li>' for warning in warnings)
     heading = "1 warning" if len(warnings) == 1 else f"{len(warnings):,} warnings"
-    return f'<section class="warnings" id="warnings"><h2>{heading}</h2><ul>{listed}</ul></section>'
+    return f'<section class="warnings" id="warnings"><h2>{heading}</h2>{_items(Items(tuple(warnings)))}</section>'
 
 
-def _scores(report: Report) -> Iterator[str]:
-    parts = []
-    grids = list(score_grids(report))
-    for i, (name, of) in enumerate(judged_splits(report).items()):
-        drawn, grid = interval_figure(i, name, of), grids[i]
-        chart = "" if drawn is None else figure(drawn)
-        parts.append(f'<div class="pair uneven"><div>{table(grid, "numbers")}</div>{chart}</div>')
-    if not parts:
-        parts = [paragraph(f"{capitalised(not_judged(report))}, so nothing was measured.")]
-    else:
-        parts += [paragraph(note, "note") for note in (*split_notes(report), interval_note(report))]
-    heading = "Scores and baselines" if report.is_classifier else "Scores before and after"
-    return section("scores", heading, parts)
-
-
-def _classes(report: Report) -> Iterator[str]:
-    parts = []
-    for i, name, of in judged_by_class(report):
-        parts.append(f"<h3>{escaped(name)}: {counted(int(inner(of, 'n') or 0), report.row_word)}</h3>")
-        if (grid := per_class_grid(report, name, of)) is not None:
-            drawn = class_f1_figure(i, name, of)
-            chart = "" if drawn is None else figure(drawn)
-            parts.append(f'<div class="pair uneven"><div>{table(grid, "numbers")}</div>{chart}</div>')
-        parts += _confusion(i, name, of)
-        parts += [paragraph(note) for note in confusion_notes(report, name, of)]
-    balance = balance_grid(report)
-    if balance is not None:
-        counts = table(replace(balance, caption=""), "numbers counts")
-        parts += [f"<h3>{escaped(balance.caption)}</h3>", scrolling(counts, balance.caption)]
-    return section("classes", "Class by class", [*parts, paragraph(balance_note(report), "note")])
-
-
-def _confusion(number: int, name: str, of: Json) -> Iterator[str]:
-    """Yield the confusion matrix of a split, as a chart and as a table."""
-    drawn, grid = confusion_figure(number, name, of), confusion_grid(name, of)
-    counts = "" if grid is None else scrolling(table(grid, "numbers counts"), grid.caption)
-    if drawn is None:
-        yield counts
-    elif is_wide(of):
-        yield scrolling(figure(drawn), drawn.title, "scroll drawing")
-        yield counts
-    else:
-        yield f'<div class="pair">{figure(drawn)}{counts}</div>'
-
-
-def _decision(report: Report) -> Iterator[str]:
-    if report.decision is None and not report.is_classifier:
-        return section("decision", "Decision", [paragraph(no_decision(report))])
-    grids = [grid for grid in (probability_grid(report), reached_grid(report)) if grid is not None]
-    done = f"<div>{''.join(table(grid, 'numbers') for grid in grids)}</div>" if grids else ""
-    parts = [f'<div class="pair"><div>{table(decision_grid(report), "facts")}</div>{done}</div>']
-    parts += [] if report.decision is None else [paragraph(decision_note(report), "note")]
-    return section("decision", "Decision", parts)
-
-
-def _training(report: Report) -> Iterator[str]:
-    return section("training", "Training", [table(training_grid(report), "facts")])
-
-
-def _curves(report: Report) -> Iterator[str]:
-    return section("curves", "Curves", figures(run_figures(report)))
-
-
-def _score_charts(report: Report) -> Iterator[str]:
-    parts = []
-    for i, split in enumerate(sorted(report.splits, key=lambda split: (split.name != "test", split.name))):
-        parts.append(f"<h3>{escaped(split.name)}: {counted(len(split.after), report.row_word)}</h3>")
-        parts += figures(split_figures(i, split, report.decision, report.score_word), "charts wide")
-    if not parts:
-        parts = [paragraph(f"No {report.row_word}s were scored, so there are no charts of scores.")]
-    return section("charts", f"Scores, {report.row_word} by {report.row_word}", parts)
-
-
-def _probability_charts(report: Report) -> Iterator[str]:
-    parts = []
-    for i, split in enumerate(sorted(report.classes, key=lambda split: (split.name != "test", split.name))):
-        parts.append(f"<h3>{escaped(split.name)}: {counted(len(split.gold), report.row_word)}</h3>")
-        parts += figures(class_split_figures(i, split, report))
-    if not parts:
-        parts = [paragraph(f"No {report.row_word}s were evaluated, so there are no charts of probabilities.")]
-    return section("charts", f"Probabilities, {report.row_word} by {report.row_word}", parts)
-
-
-def _ledgers(report: Report) -> Iterator[str]:
-    parts = []
-    for name, ledger in report.ledgers.items():
-        parts.append(f"<h3>{escaped(name)}</h3>{table(ledger_facts(ledger), 'facts')}")
-        grid = ledger_findings(ledger)
-        parts.append(
-            paragraph("Nothing unusual was found in its rows.") if grid is None else table(grid, "numbers found")
-        )
-        notes = "".join(f'<li dir="auto">{escaped(str(note))}</li>' for note in inner(ledger, "notes") or ())
-        if notes:
-            parts.append(f"<ul>{notes}</ul>")
-    return section("ledger", "Data files", parts or [paragraph("No data file was recorded.")])
-
-
-def _worst(report: Report) -> Iterator[str]:
-    heading = f"Worst {report.row_word}s"
-    if not report.worst:
-        return section(
-            "worst",
-            heading,
-            [paragraph(f"No {report.row_word}s were scored, so there are no worst {report.row_word}s.")],
-        )
-    parts = [paragraph(worst_note(report))]
-    for name in dict.fromkeys(pair.split for pair in report.worst):
-        pairs = [pair for pair in report.worst if pair.split == name]
-        caption = f"{name}: {counted(len(pairs), report.row_word)}"
-        parts.append(_worst_table(caption, pairs, 1 if report.row_word == "text" else 2))
-    return section("worst", heading, parts)
-
-
-def _worst_table(caption: str, pairs: list[WorstPair], n_texts: int) -> str:
-    compared = any(pair.before is not None for pair in pairs)
-    names = ("Gold", *(("Before",) if compared else ()), "After", "Error")
-    rows = []
-    for pair in pairs:
-        values = [plain_number(pair.gold)]
-        values += ["–" if pair.before is None else decimals(pair.before)] if compared else []
-        values += [decimals(pair.after), decimals(pair.error, signed=True)]
-        rows.append((pair.line, (pair.text1, pair.text2)[:n_texts], values))
-    return _cards(caption, names, rows)
-
-
-def _mistakes(report: Report) -> Iterator[str]:
-    if not report.mistakes:
-        return section("worst", "Most confident mistakes", [paragraph(no_mistakes(report))])
-    parts = [paragraph(mistakes_note(report))]
-    names = ("True class", "Predicted", "Probability", "Of the true class")
-    for name in dict.fromkeys(mistake.split for mistake in report.mistakes):
-        found = [mistake for mistake in report.mistakes if mistake.split == name]
-        rows = [(mistake.line, mistake.texts, _mistake_values(mistake)) for mistake in found]
-        parts.append(_cards(f"{name}: {counted(len(found), report.row_word)}", names, rows, n_words=2))
-    return section("worst", "Most confident mistakes", parts)
-
-
-def _mistake_values(mistake: Mistake) -> list[str]:
-    return [mistake.gold, mistake.predicted, decimals(mistake.probability), decimals(mistake.gold_probability)]
-
-
-def _cards(
-    caption: str,
-    names: Sequence[str],
-    rows: Sequence[tuple[int, Sequence[str], Sequence[str]]],
-    n_words: int = 0,
-) -> str:
-    """Return a table of texts; on a phone its rows become cards, so ARIA roles keep it a table for screen readers.
-
-    Args:
-        caption: What the table contains.
-        names: Names of the columns after line and texts.
-        rows: Line, texts and values.
-        n_words: The first so many of these columns hold words, the others numbers.
-    """
-    styles = ["word"] * n_words + ["number"] * (len(names) - n_words)
+def _texts(block: Texts) -> str:
+    """Return a table of texts; on a phone its rows become cards, so ARIA roles keep it a table for screen readers."""
+    names, rows = block.names, block.rows
+    styles = ["word"] * block.n_words + ["number"] * (len(names) - block.n_words)
     columns = zip(
-        ("Line", "Texts" if rows and len(rows[0][1]) > 1 else "Text", *names), ("line", "texts", *styles), strict=True
+        ("Line", "Texts" if rows and len(rows[0][2]) > 1 else "Text", *names), ("line", "texts", *styles), strict=True
     )
     head = "".join(f'<th role="columnheader" scope="col" class="{style}">{name}</th>' for name, style in columns)
     parts = [
-        f'<table class="worst" role="table"><caption>{escaped(caption)}</caption>',
+        f'<table class="worst" role="table"><caption>{escaped(block.caption)}</caption>',
         f'<thead role="rowgroup"><tr role="row">{head}</tr></thead><tbody role="rowgroup">',
     ]
-    for line, texts, values in rows:
+    for _, line, texts, values in rows:
         shown = "".join(f'<span class="text" dir="auto">{escaped(text, TEXT_LIMIT)}</span>' for text in texts)
         cells = "".join(
             f'<td class="{style}" role="cell" dir="auto" data-label="{name}">{escaped(value, TEXT_LIMIT)}</td>'
@@ -357,10 +202,3 @@ def _cards(
         named = f'<th scope="row" role="rowheader">{line}</th>'
         parts.append(f'<tr role="row">{named}<td class="texts" role="cell">{shown}</td>{cells}</tr>')
     return "".join([*parts, "</tbody></table>"])
-
-
-def _settings(report: Report) -> Iterator[str]:
-    content = json.dumps(report.settings, indent=2, ensure_ascii=False, default=str)
-    lines = "\n".join(escaped(line) for line in content.split("\n"))
-    folded = f"<details><summary>The resolved configuration</summary><pre>{lines}</pre></details>"
-    return section("settings", "Settings", [folded])

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from sbert_ft.config.metrics import metric_label
+from sbert_ft.report.blocks import Cell, Grid, fact
 from sbert_ft.report.content import Report
-from sbert_ft.report.facts import Cell, Grid, fact, inner
+from sbert_ft.report.facts import inner
 from sbert_ft.report.formatting import (
     counted,
     decimals,

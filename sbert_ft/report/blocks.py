@@ -1,0 +1,144 @@
+"""What the sections of a report are made of: blocks, which the two renderers walk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+class Cell(NamedTuple):
+    """A value in a table, with a note in smaller letters, such as its interval."""
+
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: the first cell of each row names the row.
+
+    Attributes:
+        caption: What the table contains; empty if a heading says so.
+        header: Names of the columns; empty for a list of facts with two columns.
+        rows: The cells of each row, one per column.
+        style: How a page lays its columns out.
+        scrolls: Whether it may be wider than the page.
+    """
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    style: Literal["numbers", "numbers counts", "numbers found"] = "numbers"
+    scrolls: bool = False
+
+
+def fact(name: str, value: str, note: str = "") -> tuple[Cell, ...]:
+    """Return one row of a list of facts."""
+    return Cell(name), Cell(value, note)
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading within a section."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph; a note is in smaller letters."""
+
+    text: str
+    is_note: bool = False
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list of sentences."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its title and caption.
+
+    Attributes:
+        title: In a few words.
+        svg: The chart, with its text alternative; empty if there is nothing to draw.
+        caption: What the chart shows, or why there is none.
+        is_wide: Whether it may be wider than the page.
+    """
+
+    title: str
+    svg: str
+    caption: str
+    is_wide: bool = False
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Charts side by side.
+
+    Attributes:
+        figures: The charts.
+        is_wide: Whether each needs more room than usual.
+        table: What a text shows in their place; None for nothing.
+    """
+
+    figures: tuple[Figure, ...]
+    is_wide: bool = False
+    table: Grid | None = None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Two groups of blocks side by side where there is room; the first takes more of it if `uneven`."""
+
+    left: tuple[Block, ...]
+    right: tuple[Block, ...]
+    uneven: bool = False
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Rows of texts with values.
+
+    Attributes:
+        caption: What the table contains.
+        names: Names of the columns after place and texts.
+        n_words: The first so many of these columns hold words, the others numbers.
+        rows: Split, line, texts and values of each row.
+    """
+
+    caption: str
+    names: tuple[str, ...]
+    n_words: int
+    rows: Sequence[tuple[str, int, tuple[str, ...], tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A long text that opens on request; a short report leaves it out."""
+
+    summary: str
+    text: str
+
+
+Block = Heading | Paragraph | Items | Grid | Figure | Charts | Beside | Texts | Folded
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a report.
+
+    Attributes:
+        name: Its id on a page.
+        heading: Its heading.
+        blocks: Its content.
+    """
+
+    name: str
+    heading: str
+    blocks: tuple[Block, ...]
