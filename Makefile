@@ -34,7 +34,7 @@ INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLA
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run side by side.
 .NOTPARALLEL:
-.PHONY: help demo test lint check fuzz soak audit bench bench-peers bench-gpu gpu gpu-bundle clean
+.PHONY: help demo test lint check docs fuzz soak audit bench bench-peers bench-gpu gpu gpu-bundle clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +68,9 @@ check: ## what continuous integration runs: test, fuzz, then lint
 soak: $(VENV)/.installed-test ## install, then kill runs at every write, and encode for long (about an hour)
 	$(OFFLINE) $(BIN)/python tests/soak/crash_sweep.py --output benchmarks/results/soak-crash-sweep.json
 	$(OFFLINE) $(BIN)/python tests/soak/load.py --output benchmarks/results/soak-load.json
+
+docs: $(VENV)/.installed-test ## install, then write the documents' tables of keys and objectives from the code
+	$(OFFLINE) $(BIN)/python docs/tables.py
 
 audit: $(VENV)/.installed-test ## ask pip-audit's database for advisories on what is installed (needs the network)
 	@"$(PYTHON)" -m venv "$(VENV)-audit"
