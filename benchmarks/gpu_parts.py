@@ -54,8 +54,8 @@ from sbert_ft.models.classifier import TrainableModel
 from sbert_ft.models.inference import WINDOW_TEXTS
 from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.objectives import build_objective
-from sbert_ft.training.plan import training_layout
-from sbert_ft.training.prepare import RunData, plan_run, prepare
+from sbert_ft.training.plan import plan_run, training_layout
+from sbert_ft.training.prepare import RunData, prepare
 from sbert_ft.training.trainable_model import trained_module
 
 Value = TypeVar("Value")
@@ -547,7 +547,7 @@ def memory_of(context: Context, name: str, batch_size: int, n_tokens: int, preci
     rows = ConnectionDataset.from_pairs([(f"{i} {long}", f"{long} {i}", i % 6 / 5) for i in range(batch_size)])
     settings = TrainingSettings(batch_size=batch_size, precision=precision)
     told = RunSettings(ModelSettings(str(folder)), DataSettings("rows"), "run", (ObjectiveSettings(),), settings)
-    plan, _ = plan_run(prepare(model, RunData(rows), told))
+    plan = plan_run(prepare(model, RunData(rows), told))
     peaks: list[float] = []
     forget_peak(context)
     take_steps(model, rows, 3, settings, lambda step: peaks.append(harness.peak_mib()))

@@ -13,7 +13,6 @@ from sbert_ft.config.metrics import METRICS
 from sbert_ft.errors import InputError, quoted
 
 if TYPE_CHECKING:
-    from sbert_ft.config.settings import RunSettings
     from sbert_ft.training.prepare import FineTuneResult, PreparedRun
 
 logger = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     settings = read_run(args.config, args.overrides or ())
     from sbert_ft.training.fine_tune import load_run
     from sbert_ft.training.prepare import RunOptions
-    from sbert_ft.training.run import check_run_folder, run_training
+    from sbert_ft.training.run import check_output_dir, run_training
 
     options = RunOptions(
         "resume" if args.resume else "overwrite" if args.overwrite else "new",
@@ -65,30 +64,28 @@ def run(args: argparse.Namespace) -> int:
         progress_bar=not args.quiet and sys.stderr is not None and sys.stderr.isatty(),
     )
     if not args.dry_run:
-        check_run_folder(settings, options)  # before the data is read and the model is loaded
+        check_output_dir(settings, options)  # before the data is read and the model is loaded
     prepared = load_run(settings)
     for name, dataset in prepared.data.splits().items():
         logger.info("%s: %s, %d of %d rows", name, dataset.source, len(dataset), dataset.ledger.n_rows)
         for line in dataset.ledger.notes:
             logger.info("  %s", line)
     if args.dry_run:
-        _show_plan(prepared, settings)
+        _show_plan(prepared)
         return 0
     _show_result(run_training(prepared, options))
     return 0
 
 
-def _show_plan(prepared: PreparedRun, settings: RunSettings) -> None:
+def _show_plan(prepared: PreparedRun) -> None:
     """Print the plan of the run and its first batch."""
-    from sbert_ft.training.batch_sampler import epoch_batches
-    from sbert_ft.training.prepare import plan_run
+    from sbert_ft.training.plan import plan_run
 
-    plan, tokens = plan_run(prepared)
-    for line in plan.describe(settings.training, prepared.objective.describe()):
+    plan = plan_run(prepared)
+    for line in plan.describe():
         print(line)
-    text_rows = tokens.rows if prepared.objective.distinct_texts else None
-    batch = epoch_batches(plan.n_rows, settings.training.batch_size, settings.training.seed, 0, text_rows=text_rows)[0]
-    packed = prepared.model.bert.pack(tokens.pack_rows(batch), plan.layout)
+    batch = plan.batches(0)[0]
+    packed = prepared.model.bert.pack(plan.tokens.pack_rows(batch), plan.layout)
     shape = " x ".join(map(str, packed.token_ids.shape))
     print(f"first batch: {len(batch)} rows, {packed.n_tokens:,} tokens in {shape} ({packed.layout})")
     for row in batch.tolist():

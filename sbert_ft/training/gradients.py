@@ -26,6 +26,7 @@ from sbert_ft.encoder.devices import to_device
 from sbert_ft.encoder.packing import Layout, PackedBatch
 from sbert_ft.models.classifier import TrainableModel
 from sbert_ft.tokenization.text_tokens import TextTokens
+from sbert_ft.training.checkpoints import random_states, restore_random_states
 from sbert_ft.training.objectives import Objective
 
 
@@ -38,12 +39,14 @@ class BackwardSettings:
         autocast_dtype: Type in which the encoder computes, under autocast unless a copy is trained; None for float32.
         layout: How texts are packed; None to choose by lengths and device.
         loss_factor: Factor on the gradient, such as 1 / (batches per optimizer step).
+        scale: Scales the loss before the backward pass, as ``GradScaler.scale`` does for float16.
     """
 
     micro_rows: int
     autocast_dtype: torch.dtype | None = None
     layout: Layout | None = None
     loss_factor: float = 1.0
+    scale: Callable[[Tensor], Tensor] | None = None
 
 
 def backward(
@@ -53,7 +56,6 @@ def backward(
     labels: Tensor | None,
     n_rows: int,
     settings: BackwardSettings,
-    scale: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Return the loss of a batch, and add the gradient of loss * loss_factor to the parameters' ``grad``.
 
@@ -67,12 +69,11 @@ def backward(
             pairs are one column.
         labels: Targets, shape (n_rows,), on the CPU; None without labels.
         n_rows: Rows of the batch, at least 1.
-        settings: Micro-batch size, precision, layout and loss factor.
-        scale: Scales the loss before the backward pass, as ``GradScaler.scale`` does for float16.
+        settings: Micro-batch size, precision, layout and factors.
 
     Returns:
-        A scalar on the model's device, float32, without a graph, without `scale` and loss_factor. This function does
-        not wait for the device.
+        A scalar on the model's device, float32, without a graph and without the factors. This function does not wait
+        for the device.
     """
     assert n_rows > 0 and len(tokens) % n_rows == 0, "texts must come in columns of n_rows"
     assert settings.micro_rows > 0
@@ -81,7 +82,7 @@ def backward(
     # of nearly equal sizes, so that the largest is as small as possible
     parts = np.array_split(np.arange(n_rows), n_parts)
     if n_parts > 1 and objective.coupled:
-        return _backward_cached(model, objective, tokens, labels, parts, settings, scale)
+        return _backward_cached(model, objective, tokens, labels, parts, settings)
     losses = []
     for rows in parts:
         batch = model.bert.pack(tokens if n_parts == 1 else select_rows(tokens, n_rows, rows), settings.layout)
@@ -89,7 +90,7 @@ def backward(
         targets = None if labels is None else labels[rows[0] : rows[-1] + 1]
         # the loss is a mean over rows
         loss = objective.loss(columns, targets) * (len(rows) / n_rows)
-        _lead_back(model, loss, settings, scale)
+        _backward(model, loss, settings)
         losses.append(loss.detach())
     return torch.stack(losses).sum()
 
@@ -115,7 +116,6 @@ def _backward_cached(
     labels: Tensor | None,
     parts: list[NDArray[np.int64]],
     settings: BackwardSettings,
-    scale: Callable[[Tensor], Tensor] | None,
 ) -> Tensor:
     """Return the loss of a batch whose rows depend on each other, by gradient caching; arguments as in `backward`."""
     n_rows = sum(len(rows) for rows in parts)
@@ -124,17 +124,17 @@ def _backward_cached(
     states, vectors = [], []
     with torch.no_grad():
         for batch in batches:
-            states.append(_RandomState.of(model.device))
+            states.append(random_states(model.device))
             vectors.append(_embed(model, batch, settings))
     leaves = [part.requires_grad_() for part in vectors]
     by_part = [leaf.split(len(rows)) for leaf, rows in zip(leaves, parts, strict=True)]
     loss = objective.loss([torch.cat(column) for column in zip(*by_part, strict=True)], labels)
-    _lead_back(model, loss, settings, scale)
+    _backward(model, loss, settings)
     for batch, state, leaf in zip(batches, states, leaves, strict=True):
         # restored in order, so the last forward leaves the generators as the first pass did
-        state.restore()
+        restore_random_states(state, model.device)
         torch.autograd.backward([_embed(model, batch, settings)], [leaf.grad])
-        _lead_on(model)
+        _add_gradients_of_copy(model)
     return loss.detach()
 
 
@@ -148,40 +148,13 @@ def _embed(model: TrainableModel, batch: PackedBatch, settings: BackwardSettings
     return vectors
 
 
-def _lead_back(
-    model: TrainableModel, loss: Tensor, settings: BackwardSettings, scale: Callable[[Tensor], Tensor] | None
-) -> None:
+def _backward(model: TrainableModel, loss: Tensor, settings: BackwardSettings) -> None:
     loss = loss * settings.loss_factor
-    (loss if scale is None else scale(loss)).backward()
-    _lead_on(model)
+    (loss if settings.scale is None else settings.scale(loss)).backward()
+    _add_gradients_of_copy(model)
 
 
-def _lead_on(model: TrainableModel) -> None:
-    """Add the gradients of the half-precision copy, if there is one, to the float32 weights."""
+def _add_gradients_of_copy(model: TrainableModel) -> None:
+    """Add the gradients of the half-precision copy, if there is one, to those of the float32 weights."""
     if model.bert.trained_copy is not None:
         model.bert.trained_copy.lead_gradients_on()
-
-
-@dataclass(frozen=True)
-class _RandomState:
-    """The states of the random generators that dropout uses: of the CPU and of the model's device."""
-
-    cpu: Tensor
-    device: torch.device
-    on_device: Tensor | None
-
-    @classmethod
-    def of(cls, device: torch.device) -> _RandomState:
-        on_device = None
-        if device.type == "cuda":
-            on_device = torch.cuda.get_rng_state(device)
-        elif device.type == "mps":
-            on_device = torch.mps.get_rng_state()
-        return cls(torch.get_rng_state(), device, on_device)
-
-    def restore(self) -> None:
-        torch.set_rng_state(self.cpu)
-        if self.on_device is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(self.on_device, self.device)
-        elif self.on_device is not None:
-            torch.mps.set_rng_state(self.on_device)

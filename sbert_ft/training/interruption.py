@@ -48,16 +48,16 @@ class Interruption:
                 _name(number),
             )
 
-    def end_if_asked(self, how: str) -> None:
+    def raise_if_signalled(self, how: str) -> None:
         """End the run if a signal was recorded.
 
         Raises:
             RunInterrupted: A signal was recorded.
         """
         if self.signal_number:
-            raise self.error(how)
+            raise self.ended(how)
 
-    def error(self, how: str) -> RunInterrupted:
+    def ended(self, how: str) -> RunInterrupted:
         """Return the exception that ends the run; `how` says when it ended and how to continue."""
         return RunInterrupted(f"the run was ended by {_name(self.signal_number)} {how}", self.signal_number)
 
@@ -85,7 +85,7 @@ def interruptible() -> Iterator[Interruption]:
         yield interruption
     except _AtOnce:
         how = "at once; if it has a checkpoint, continue from the last one with --resume"
-        raise interruption.error(how) from None
+        raise interruption.ended(how) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -12,10 +12,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from sbert_ft.config.settings import TrainingSettings
 from sbert_ft.encoder.devices import is_out_of_memory
 from sbert_ft.errors import ResourceError, TrainingError
-from sbert_ft.models.classifier import TrainableModel
-from sbert_ft.training.batch_sampler import epoch_batches
 from sbert_ft.training.checkpoints import (
     Checkpoint,
     TrainerState,
@@ -38,33 +35,19 @@ from sbert_ft.training.checkpoints import (
 )
 from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.interruption import Interruption
-from sbert_ft.training.objectives import Objective
 from sbert_ft.training.optimizer import Optimizer, rate_factor, set_rate
-from sbert_ft.training.plan import ROW_WORDS, RunPlan
+from sbert_ft.training.plan import RunPlan
+from sbert_ft.training.prepare import training_targets
 from sbert_ft.training.run_folder import FolderWatch, RunFolder
-from sbert_ft.training.run_log import RunLog, Scalars, read_log
-from sbert_ft.training.tokenized_dataset import TokenizedConnections
+from sbert_ft.training.run_log import RunLog, read_log
 from sbert_ft.training.trainable_model import trained_module
 
 _N_NAMED_LINES = 8
 # A scaler starts at 2**16 and halves at each overflow; this many in sequence are not a problem of scale.
 _MAX_OVERFLOWS = 30
-
+_SPLIT = "dev"  # is evaluated on
 
 logger = logging.getLogger(__name__)
-
-
-class TrainRecord(TypedDict):
-    """A line of the log about training steps."""
-
-    kind: str
-    step: int
-    epoch: float
-    loss: float
-    learning_rate: float
-    grad_norm: float
-    pairs_per_second: float
-    seconds: float
 
 
 class StepLogger:
@@ -72,12 +55,14 @@ class StepLogger:
 
     Args:
         progress: The run's trainer state.
+        lines: The line of each training row in its source, shape (N,).
         scaled: Whether a scaler is used, which skips steps whose gradient overflows and then tries a smaller scale.
     """
 
-    def __init__(self, progress: TrainerState, scaled: bool) -> None:
+    def __init__(self, progress: TrainerState, lines: NDArray[np.int64], scaled: bool) -> None:
         self.progress = progress
-        self.unseen: list[tuple[int, list[NDArray[np.int64]], Tensor, Tensor]] = []
+        self.lines = lines
+        self.unread: list[tuple[int, list[NDArray[np.int64]], Tensor]] = []
         self.norm = 0.0
         self.n_overflows = 0
         self.max_overflows = _MAX_OVERFLOWS if scaled else 0
@@ -87,42 +72,41 @@ class StepLogger:
 
     def add(self, group: list[NDArray[np.int64]], losses: list[Tensor], norm: Tensor) -> None:
         """Record a step without waiting for its loss."""
-        self.unseen.append((self.progress.step, group, torch.stack(losses), norm))
+        self.unread.append((self.progress.step, group, torch.stack([*losses, norm])))
         self.n_rows += sum(map(len, group))
 
-    def check(self, lines: NDArray[np.int64]) -> None:
+    def check(self) -> None:
         """Read the losses of the steps since the last check; waits for the device.
 
         Raises:
             TrainingError: A loss or the norm of a gradient is not a finite number.
         """
-        if not self.unseen:
+        if not self.unread:
             return
-        read = [part for _, _, losses, norm in self.unseen for part in (losses, norm[None])]
-        numbers: list[float] = torch.cat(read).cpu().tolist()  # one copy from the device for all steps
-        for step, group, losses, _ in self.unseen:
-            *values, self.norm = numbers[: len(losses) + 1]
-            del numbers[: len(losses) + 1]
+        numbers: list[float] = torch.cat([read for _, _, read in self.unread]).cpu().tolist()  # one copy
+        for step, group, read in self.unread:
+            *losses, self.norm = numbers[: len(read)]
+            del numbers[: len(read)]
             self.n_overflows = 0 if math.isfinite(self.norm) else self.n_overflows + 1
-            bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
+            bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
             if bad is not None or self.n_overflows > self.max_overflows:
                 rows = np.concatenate(group) if bad is None else group[bad]
-                named = ", ".join(str(int(line)) for line in lines[rows][:_N_NAMED_LINES])
+                named = ", ".join(str(int(line)) for line in self.lines[rows][:_N_NAMED_LINES])
                 named += f" and {more} more" if (more := len(rows) - _N_NAMED_LINES) > 0 else ""
-                what = f"loss is {values[bad]}" if bad is not None else f"gradient's norm is {self.norm}"
+                what = f"loss is {losses[bad]}" if bad is not None else f"gradient's norm is {self.norm}"
                 raise TrainingError(
                     f"the {what} in step {step} (lines {named} of the training data)",
                     "check these rows, lower training.learning_rate, or set training.precision to float32; saved "
                     "checkpoints are from before this step",
                 )
-            self.progress.losses.append(sum(values) / len(values))
-        self.unseen.clear()
+            self.progress.losses.append(sum(losses) / len(losses))
+        self.unread.clear()
 
-    def record(self, rate: float) -> TrainRecord:
+    def record(self, rate: float) -> dict[str, Any]:
         """Return the line for the log, and start a new interval."""
-        self.pause()
+        self._add_time()
         losses, seconds = self.progress.losses, self.n_seconds
-        record: TrainRecord = {
+        record = {
             "kind": "train",
             "step": self.progress.step,
             "epoch": round(self.progress.passes, 4),
@@ -134,60 +118,30 @@ class StepLogger:
         }
         losses.clear()
         self.n_rows, self.n_seconds = 0, 0.0
-        self.go_on()
         return record
 
-    def pause(self) -> None:
-        """Stop the clock."""
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock during the block."""
+        self._add_time()
+        yield
+        self.since = time.perf_counter()
+
+    def _add_time(self) -> None:
         now = time.perf_counter()
         self.n_seconds += now - self.since
         self.progress.seconds += now - self.since
         self.since = now
 
-    def go_on(self) -> None:
-        """Start the clock again."""
-        self.since = time.perf_counter()
-
-
-@dataclass(frozen=True)
-class TrainingRows:
-    """The training rows.
-
-    Attributes:
-        tokens: The rows' texts as tokens.
-        targets: Targets for the objective, shape (N,), float32: scores or class numbers; None without labels.
-        lines: The line of each row in its source, shape (N,).
-    """
-
-    tokens: TokenizedConnections
-    targets: NDArray[np.float32] | None
-    lines: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How the best step is found.
-
-    Attributes:
-        evaluate: Returns the metrics of the current model; None if a signal stopped the evaluation.
-        metric: The metric that decides; higher is better.
-        split: Name of the data that is evaluated on.
-    """
-
-    evaluate: Callable[[], Mapping[str, float | None] | None]
-    metric: str
-    split: str = "dev"
-
 
 @dataclass(frozen=True)
 class TrainingSession:
-    """The folder, log and interruption state for one call of `train`.
+    """What one call of `train` writes to, and how it starts and ends.
 
     Attributes:
         watch: The run's folder, checked before anything is written there.
         log: The run's open log.
         interruption: Whether a signal requested the end of the run.
-        scalars: The TensorBoard writer; writes nothing if TensorBoard is off.
         resume_from: The checkpoint to resume from; None to start from the first step.
         progress_bar: Whether to show a progress bar.
     """
@@ -195,29 +149,17 @@ class TrainingSession:
     watch: FolderWatch
     log: RunLog
     interruption: Interruption
-    scalars: Scalars
     resume_from: Checkpoint | None = None
     progress_bar: bool = False
 
 
-def train(
-    model: TrainableModel,
-    rows: TrainingRows,
-    objective: Objective,
-    settings: TrainingSettings,
-    plan: RunPlan,
-    evaluation: Evaluation | None,
-    session: TrainingSession,
-) -> TrainerState:
-    """Train the model in place, and return the final trainer state; the best and the last step are in checkpoints.
+def train(plan: RunPlan, session: TrainingSession) -> TrainerState:
+    """Train the model of a run in place, and return the final trainer state.
+
+    The weights of the best and of the last step are in checkpoints.
 
     Args:
-        model: float32 weights, on the device to train on.
-        rows: The training rows.
-        objective: The loss.
-        settings: The loop's settings.
-        plan: Steps, precision and memory, computed from the settings.
-        evaluation: How the best step is found; None for no evaluation.
+        plan: The run, with its tokens, steps, precision and memory.
         session: Folder, log, signals and checkpoint to resume from.
 
     Raises:
@@ -226,210 +168,189 @@ def train(
         OutputError: A checkpoint cannot be written.
         RunInterrupted: A signal ended the run, after a checkpoint was written.
     """
-    module, device = trained_module(model), model.device
-    optimizer = Optimizer(module, settings)
-    scaler = torch.amp.GradScaler(device.type) if plan.autocast_dtype == torch.float16 else None
-    torch.manual_seed(settings.seed)
-    progress = TrainerState(micro_rows=plan.micro_rows)
-    if session.resume_from is not None:
-        progress = restore_progress(session.resume_from, module, optimizer, scaler)
-        if settings.micro_batch_size is not None:
-            progress.micro_rows = min(progress.micro_rows, plan.micro_rows)
+    return _Loop(plan, session).train()
 
-    with (
-        closing(optimizer),
-        model.bert.trained_in(plan.autocast_dtype),
-        _bar(plan, progress, session.progress_bar) as bar,
-    ):
-        if progress.evaluation_due and evaluation is not None:  # the run ended before this evaluation was made
-            optimizer.settle()
-            _evaluate(model, evaluation, progress, plan, session, is_noted=_is_noted(session.log, progress.step))
-            _save(model, optimizer, scaler, progress, session)
-        step_logger = StepLogger(progress, scaled=scaler is not None)
-        while progress.epoch < len(plan.steps_by_epoch) and not progress.stopped_early:
-            text_rows = rows.tokens.rows if objective.distinct_texts else None
-            batches = epoch_batches(
-                plan.n_rows, settings.batch_size, settings.seed, progress.epoch, text_rows=text_rows
-            )
-            groups = [
-                batches[i : i + settings.accumulation_steps]
-                for i in range(0, len(batches), settings.accumulation_steps)
-            ]
-            model.train()
-            for group in groups[progress.step_in_epoch : plan.steps_by_epoch[progress.epoch]]:
+
+class _Loop:
+    """The loop, and what changes in it: model, optimizer, scaler and trainer state."""
+
+    def __init__(self, plan: RunPlan, session: TrainingSession) -> None:
+        self.plan, self.session = plan, session
+        self.model, self.settings = plan.run.model, plan.run.settings.training
+        self.module, self.device = trained_module(self.model), self.model.device
+        self.targets = training_targets(plan.run)
+        self.optimizer = Optimizer(self.module, self.settings)
+        self.scaler = torch.amp.GradScaler(self.device.type) if plan.autocast_dtype == torch.float16 else None
+        torch.manual_seed(self.settings.seed)
+        self.progress = TrainerState(micro_rows=plan.micro_rows)
+        if session.resume_from is not None:
+            self.progress = restore_progress(session.resume_from, self.module, self.optimizer, self.scaler)
+            if self.settings.micro_batch_size is not None:
+                self.progress.micro_rows = min(self.progress.micro_rows, plan.micro_rows)
+
+    def train(self) -> TrainerState:
+        plan, settings, progress, session = self.plan, self.settings, self.progress, self.session
+        evaluates = plan.run.metric is not None
+        with closing(self.optimizer), self.model.bert.trained_in(plan.autocast_dtype), self._bar() as bar:
+            if progress.evaluation_due and evaluates:  # the run ended before this evaluation was made
+                self.optimizer.settle()
+                self._evaluate(is_resumed=True)
+                self._save()
+            steps = StepLogger(progress, plan.run.data.train.lines, scaled=self.scaler is not None)
+            self.model.train()
+            for group, passes in self._groups():
                 rate = settings.learning_rate * rate_factor(progress.step, plan.n_steps, settings)
-                set_rate(optimizer, rate)
-
-                losses = _gradients(model, rows, objective, group, plan, progress, optimizer, scaler)
-                if scaler is not None:
-                    scaler.unscale_(optimizer.adamw)
-                norm = optimizer.clip_gradient(settings.max_grad_norm or math.inf)
-                if scaler is None:
-                    optimizer.step()
-                else:
-                    scaler.step(optimizer.adamw)
-                    scaler.update()
-                optimizer.zero_grad()
-                if model.bert.trained_copy is not None:
-                    model.bert.trained_copy.refresh()
+                set_rate(self.optimizer, rate)
+                losses = self._gradients(group)
+                norm = self._step()
 
                 progress.step += 1
                 progress.step_in_epoch += 1
-                progress.passes = progress.epoch + progress.step_in_epoch / len(groups)
-                step_logger.add(group, losses, norm)
+                progress.passes = passes
+                steps.add(group, losses, norm)
                 ends_epoch = progress.step_in_epoch == plan.steps_by_epoch[progress.epoch]
                 is_last = ends_epoch and progress.epoch + 1 == len(plan.steps_by_epoch)
-                log_due = is_last or _due(progress, settings.logging_steps)
-                save_due = is_last or (_due(progress, settings.save_steps) if settings.save_steps else ends_epoch)
-                progress.evaluation_due = evaluation is not None and (
-                    is_last or (_due(progress, settings.eval_steps) if settings.eval_steps else ends_epoch)
-                )
-                if device.type == "cpu" or log_due or save_due or progress.evaluation_due:
-                    step_logger.check(rows.lines)  # the one place that waits for the device
+                log_due = is_last or progress.step % settings.logging_steps == 0
+                save_due = is_last or self._is_due(settings.save_steps, ends_epoch)
+                progress.evaluation_due = evaluates and (is_last or self._is_due(settings.eval_steps, ends_epoch))
+                if self.device.type == "cpu" or log_due or save_due or progress.evaluation_due:
+                    steps.check()  # the one place that waits for the device
                 if log_due:
                     session.watch.check()
-                    record = step_logger.record(rate)
+                    record = steps.record(rate)
                     session.log.append(record)
-                    session.scalars.add(record)
-                    speed = f"{record['pairs_per_second']:.0f} {ROW_WORDS[plan.n_texts]}s/s"
+                    speed = f"{record['pairs_per_second']:.0f} {plan.row}s/s"
                     bar.set_postfix_str(f"loss {record['loss']:.4f}, rate {rate:.1e}, {speed}")
                 bar.update(1)
                 if ends_epoch:
                     progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
 
                 if is_last or progress.evaluation_due:
-                    optimizer.settle()  # at the same steps as in a resumed run, so that the weights are the same
-                if evaluation is not None and progress.evaluation_due and not session.interruption.signal_number:
-                    step_logger.pause()
-                    save_due |= _evaluate(model, evaluation, progress, plan, session)
-                    model.train()
-                    step_logger.go_on()
+                    self.optimizer.settle()  # at the same steps as in a resumed run, so that the weights are the same
+                if progress.evaluation_due and not session.interruption.signal_number:
+                    with steps.paused():
+                        save_due |= self._evaluate()
+                        self.model.train()
                 if save_due or progress.stopped_early or session.interruption.signal_number:
-                    step_logger.check(rows.lines)
-                    step_logger.pause()
-                    _save(model, optimizer, scaler, progress, session)
-                    step_logger.go_on()
-                if progress.stopped_early or ends_epoch:
+                    steps.check()
+                    with steps.paused():
+                        self._save()
+                if progress.stopped_early:
                     break
-            else:  # no steps left in this epoch: the run was resumed with fewer of them, by --allow-changes
-                progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
-    model.eval()
-    return progress
+        self.model.eval()
+        return progress
 
+    def _groups(self) -> Iterator[tuple[list[NDArray[np.int64]], float]]:
+        """Yield the batches of each step that is left, and the passes over the rows that it completes."""
+        progress, size = self.progress, self.settings.accumulation_steps
+        while progress.epoch < len(self.plan.steps_by_epoch) and not progress.stopped_early:
+            epoch, n_steps = progress.epoch, self.plan.steps_by_epoch[progress.epoch]
+            batches = self.plan.batches(epoch)
+            groups = [batches[i : i + size] for i in range(0, len(batches), size)]
+            for i in range(progress.step_in_epoch, n_steps):
+                yield groups[i], epoch + (i + 1) / len(groups)
+            # also where no step is left: the run was resumed with fewer of them, by --allow-changes
+            progress.epoch, progress.step_in_epoch = epoch + 1, 0
 
-def _gradients(
-    model: TrainableModel,
-    rows: TrainingRows,
-    objective: Objective,
-    group: list[NDArray[np.int64]],
-    plan: RunPlan,
-    progress: TrainerState,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler | None,
-) -> list[Tensor]:
-    """Compute the gradients of the mean loss of a group of batches, and return the batches' losses.
+    def _is_due(self, every: int | None, ends_epoch: bool) -> bool:
+        return self.progress.step % every == 0 if every else ends_epoch
 
-    If memory runs out, the rows per forward are halved and the step is repeated with the same dropout masks.
-    """
-    while True:
-        states = random_states(model.device)
-        settings = BackwardSettings(progress.micro_rows, plan.autocast_dtype, plan.layout, 1.0 / len(group))
-        scale = None if scaler is None else scaler.scale
-        losses = []
-        try:
-            for batch in group:
-                tokens = rows.tokens.pack_rows(batch)
-                targets = None if rows.targets is None else torch.from_numpy(rows.targets[batch])
-                optimizer.prepare(np.append(tokens.token_ids, model.tokenizer.padding_id))
-                losses.append(backward(model, objective, tokens, targets, len(batch), settings, scale))
-            return losses
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if progress.micro_rows == 1:
-                sequence = "pair" if plan.is_joined else "text"
-                raise ResourceError(
-                    f"one row of at most {plan.max_seq_length} tokens a {sequence} does not fit into the memory of "
-                    f"{model.device} beside a batch of {len(group[0])}",
-                    "lower model.max_seq_length or training.batch_size, or set training.gradient_checkpointing",
-                ) from error
-        # outside the handler, whose exception would keep the failed forward's tensors alive
-        progress.micro_rows = max(1, min(progress.micro_rows, max(map(len, group))) // 2)
-        optimizer.zero_grad()
-        if model.bert.trained_copy is not None:
-            model.bert.trained_copy.drop_gradients()
-        if model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        restore_random_states(states, model.device)
-        logger.warning(
-            "out of memory on %s: going on from step %d with forwards of %d rows; the batch stays the same",
-            model.device,
-            progress.step,
-            progress.micro_rows,
-        )
+    def _gradients(self, group: list[NDArray[np.int64]]) -> list[Tensor]:
+        """Compute the gradients of the mean loss of a group of batches, and return the batches' losses.
 
+        If memory runs out, the rows per forward are halved and the step is repeated with the same dropout masks.
+        """
+        plan, progress, model = self.plan, self.progress, self.model
+        scale = None if self.scaler is None else self.scaler.scale
+        while True:
+            states = random_states(self.device)
+            factor = 1.0 / len(group)
+            settings = BackwardSettings(progress.micro_rows, plan.autocast_dtype, plan.layout, factor, scale)
+            losses = []
+            try:
+                for batch in group:
+                    tokens = plan.tokens.pack_rows(batch)
+                    targets = None if self.targets is None else torch.from_numpy(self.targets[batch])
+                    self.optimizer.prepare(np.append(tokens.token_ids, model.tokenizer.padding_id))
+                    losses.append(backward(model, plan.run.objective, tokens, targets, len(batch), settings))
+                return losses
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if progress.micro_rows == 1:
+                    raise ResourceError(
+                        f"one row of at most {plan.tokens.max_seq_length} tokens a {plan.sequence} does not fit into "
+                        f"the memory of {self.device} beside a batch of {len(group[0])}",
+                        "lower model.max_seq_length or training.batch_size, or set training.gradient_checkpointing",
+                    ) from error
+            # outside the handler, whose exception would keep the failed forward's tensors alive
+            progress.micro_rows = max(1, min(progress.micro_rows, max(map(len, group))) // 2)
+            self.optimizer.zero_grad()
+            if model.bert.trained_copy is not None:
+                model.bert.trained_copy.drop_gradients()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            restore_random_states(states, self.device)
+            logger.warning(
+                "out of memory on %s: going on from step %d with forwards of %d rows; the batch stays the same",
+                *(self.device, progress.step, progress.micro_rows),
+            )
 
-def _evaluate(
-    model: TrainableModel,
-    evaluation: Evaluation,
-    progress: TrainerState,
-    plan: RunPlan,
-    session: TrainingSession,
-    is_noted: bool = False,
-) -> bool:
-    """Evaluate the model, log the result, and return whether it is the best so far and must be saved."""
-    metrics = evaluation.evaluate()
-    if metrics is None:
-        return False
-    value = metrics.get(evaluation.metric)
-    best = value is not None and (progress.best_value is None or value > progress.best_value)
-    if best:
-        progress.best_step, progress.best_value, progress.n_stale = progress.step, value, 0
-    else:
-        progress.n_stale += 1
-    progress.evaluation_due = False
-    patience = plan.patience
-    progress.stopped_early = patience is not None and progress.n_stale >= patience
-    record = {
-        "kind": "eval",
-        "step": progress.step,
-        "epoch": round(progress.passes, 4),
-        "split": evaluation.split,
-        "metrics": dict(metrics),
-        "best": best,
-    }
-    if not is_noted:
-        session.log.append(record)
-        session.scalars.add(record)
-    shown = ", ".join(f"{name} {number:.4f}" for name, number in metrics.items() if number is not None)
-    logger.info("step %d: %s %s%s", progress.step, evaluation.split, shown, ", the best so far" if best else "")
-    if progress.stopped_early:
-        logger.info("stopped early: no better %s in %d evaluations", evaluation.metric, progress.n_stale)
-    return best
+    def _step(self) -> Tensor:
+        """Update the weights, clear the gradient, and return its norm before clipping, a scalar."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer.adamw)
+        norm = self.optimizer.clip_gradient(self.settings.max_grad_norm or math.inf)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer.adamw)
+            self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.model.bert.trained_copy is not None:
+            self.model.bert.trained_copy.refresh()
+        return norm
 
+    def _evaluate(self, is_resumed: bool = False) -> bool:
+        """Evaluate the model, log the result, and return whether it is the best so far and must be saved.
 
-def _save(
-    model: TrainableModel,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler | None,
-    progress: TrainerState,
-    session: TrainingSession,
-) -> None:
-    """Write a checkpoint; then end the run if a signal came before or meanwhile."""
-    session.watch.check()
-    session.log.sync()
-    save_progress(RunFolder(session.watch.path).checkpoints_dir, progress, trained_module(model), optimizer, scaler)
-    session.interruption.end_if_asked(f"after step {progress.step:,}; continue with --resume")
+        If `is_resumed`, the log may have this evaluation already: the run was killed before the next checkpoint.
+        """
+        progress, run, session = self.progress, self.plan.run, self.session
+        metrics = run.evaluator.evaluate(self.model, lambda: session.interruption.signal_number != 0)
+        if metrics is None:
+            return False
+        value = metrics.get(run.metric or "")
+        best = value is not None and (progress.best_value is None or value > progress.best_value)
+        if best:
+            progress.best_step, progress.best_value, progress.n_stale = progress.step, value, 0
+        else:
+            progress.n_stale += 1
+        progress.evaluation_due = False
+        patience = self.settings.early_stopping_patience
+        progress.stopped_early = patience is not None and progress.n_stale >= patience
+        if not (is_resumed and _is_noted(session.log, progress.step)):
+            passes = round(progress.passes, 4)
+            where = {"kind": "eval", "step": progress.step, "epoch": passes, "split": _SPLIT}
+            session.log.append({**where, "metrics": dict(metrics), "best": best})
+        shown = ", ".join(f"{name} {number:.4f}" for name, number in metrics.items() if number is not None)
+        logger.info("step %d: %s %s%s", progress.step, _SPLIT, shown, ", the best so far" if best else "")
+        if progress.stopped_early:
+            logger.info("stopped early: no better %s in %d evaluations", run.metric, progress.n_stale)
+        return best
+
+    def _save(self) -> None:
+        """Write a checkpoint; then end the run if a signal came before or meanwhile."""
+        session, folder = self.session, RunFolder(self.session.watch.path).checkpoints_dir
+        session.watch.check()
+        session.log.sync()
+        save_progress(folder, self.progress, self.module, self.optimizer, self.scaler)
+        session.interruption.raise_if_signalled(f"after step {self.progress.step:,}; continue with --resume")
+
+    def _bar(self) -> tqdm:
+        n_steps, shown = self.plan.n_steps, self.session.progress_bar
+        return tqdm(total=n_steps, initial=self.progress.step, unit="step", disable=not shown, dynamic_ncols=True)
 
 
 def _is_noted(log: RunLog, step: int) -> bool:
-    """Return whether the log already has the evaluation of this step, as after a kill before the next checkpoint."""
     return any(record.get("kind") == "eval" and record.get("step") == step for record in read_log(log.path))
-
-
-def _due(progress: TrainerState, every: int | None) -> bool:
-    return every is not None and progress.step % every == 0
-
-
-def _bar(plan: RunPlan, progress: TrainerState, shown: bool) -> tqdm:
-    return tqdm(total=plan.n_steps, initial=progress.step, unit="step", disable=not shown, dynamic_ncols=True)

@@ -6,8 +6,8 @@ rows per forward follows from it; larger batches are split into parts, with the 
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,13 @@ from sbert_ft.data.ledger import counted
 from sbert_ft.encoder.devices import choose_precision, describe_device, memory_bytes
 from sbert_ft.encoder.packing import Layout, row_width
 from sbert_ft.models.connection_bert import ConnectionBert
-from sbert_ft.training.batch_sampler import epoch_batches
+from sbert_ft.training.batch_sampler import epoch_batches, fitting_batch_size
+from sbert_ft.training.optimizer import warmup_steps
+from sbert_ft.training.prepare import PreparedRun, joining_of
+from sbert_ft.training.tokenized_dataset import TokenizedConnections, tokenize_connections
+from sbert_ft.training.trainable_model import frozen_parameters
+
+logger = logging.getLogger(__name__)
 
 # Bytes kept for the backward pass of a BERT layer, per feature of a token and per attention score of a head, by the
 # bytes of a value. Checked against MiniLM and a small BERT on a CPU with 16 and 64 STS pairs (see
@@ -31,81 +37,107 @@ _BYTES_PER_FEATURE = {2: 56, 4: 88}
 _BYTES_PER_SCORE = {2: 8, 4: 16}
 # Share of the free memory that the activations of a forward may use.
 _SHARE_FOR_ACTIVATIONS = 0.5
-# Name of a row, by its number of texts.
-ROW_WORDS = {1: "text", 2: "pair", 3: "triplet"}
 # Weights, gradients and the two moments in float32; and the copy in half precision for inference.
 _BYTES_PER_WEIGHT = 4 * 4 + 2
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The plan of a run: steps, precision, lengths and memory.
+    """A run with its tokens, and how it goes: steps, precision and memory.
 
     Attributes:
-        n_rows: Training rows.
-        n_texts: Texts per row.
-        is_joined: Whether the texts of a row are joined into one sequence for the encoder.
+        run: The run.
+        tokens: The training rows as tokens.
         steps_by_epoch: Optimizer steps of each epoch; max_steps may shorten the last one.
-        n_steps: All optimizer steps.
-        n_warmup: Warm-up steps among them.
         micro_rows: Rows per forward.
         autocast_dtype: Type in which the encoder computes; None for float32.
         layout: How texts are packed; None to choose for each batch.
-        device: The device to train on.
-        percentiles: Tokens of a text (or joined pair), by percentile.
-        n_cut: Texts (or joined pairs) truncated by max_seq_length.
-        max_seq_length: Maximum tokens of a text (or joined pair).
         fixed_bytes: Memory of weights, gradients and optimizer.
         batch_bytes: Memory of the largest forward and its backward.
-        n_frozen: Weights that are not trained.
-        patience: Evaluations without improvement before training stops; None for never.
     """
 
-    n_rows: int
-    n_texts: int
+    run: PreparedRun
+    tokens: TokenizedConnections
     steps_by_epoch: tuple[int, ...]
-    n_steps: int
-    n_warmup: int
     micro_rows: int
     autocast_dtype: torch.dtype | None
     layout: Layout | None
-    device: torch.device
-    percentiles: Mapping[int, int]
-    n_cut: int
-    max_seq_length: int
     fixed_bytes: int
     batch_bytes: int
-    n_frozen: int
-    patience: int | None = None
-    is_joined: bool = False
+
+    @property
+    def n_steps(self) -> int:
+        """All optimizer steps."""
+        return sum(self.steps_by_epoch)
 
     @property
     def precision(self) -> str:
         """Name of the type in which the encoder computes."""
         return str(self.autocast_dtype or torch.float32).removeprefix("torch.")
 
-    def describe(self, settings: TrainingSettings, objective: str) -> list[str]:
+    @property
+    def row(self) -> str:
+        """What a row is: a text, pair or triplet."""
+        return ("text", "pair", "triplet")[self.run.data.train.n_texts - 1]
+
+    @property
+    def sequence(self) -> str:
+        """What the encoder gets as one sequence: a text, or a pair that is joined."""
+        return "text" if self.tokens.joiner is None else "pair"
+
+    def batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Return the rows of each batch of an epoch, as `epoch_batches` does."""
+        settings = self.run.settings.training
+        text_rows = self.tokens.rows if self.run.objective.distinct_texts else None
+        return epoch_batches(len(self.tokens), settings.batch_size, settings.seed, epoch, text_rows=text_rows)
+
+    def describe(self) -> list[str]:
         """Return the plan as a few lines of text."""
-        rows = counted(self.n_rows, ROW_WORDS[self.n_texts])
-        sequence = "pair" if self.is_joined else "text"
-        lengths = ", ".join(f"{p} % up to {n}" for p, n in self.percentiles.items() if p < 100)
-        cut = f"{counted(self.n_cut, sequence)} cut at {self.max_seq_length}" if self.n_cut else "none is cut"
+        settings, tokens, percentiles = self.run.settings.training, self.tokens, self.tokens.percentiles()
+        lengths = ", ".join(f"{p} % up to {n}" for p, n in percentiles.items() if p < 100)
+        cut = (
+            f"{counted(tokens.n_cut, self.sequence)} cut at {tokens.max_seq_length}" if tokens.n_cut else "none is cut"
+        )
         batch = f"batch {settings.batch_size}"
         if settings.accumulation_steps > 1:
             batch += f" x {settings.accumulation_steps} accumulated"
         if self.micro_rows < settings.batch_size:
             batch += f" in forwards of {self.micro_rows}"
-        frozen = f", {self.n_frozen:,} weights frozen" if self.n_frozen else ""
-        warm_up = f"after {counted(self.n_warmup, 'step')} of" if self.n_warmup else "without"
+        n_frozen = sum(p.numel() for p in frozen_parameters(self.run.model.bert.encoder, self.run.settings.model))
+        frozen = f", {n_frozen:,} weights frozen" if n_frozen else ""
+        n_warmup = warmup_steps(self.n_steps, settings)
+        warm_up = f"after {counted(n_warmup, 'step')} of" if n_warmup else "without"
         return [
-            f"{describe_device(self.device)}, {self.precision}{frozen}",
-            f"{rows}, objective {objective}",
-            f"tokens a {sequence}: {lengths}, the longest {self.percentiles[100]}; {cut}",
+            f"{describe_device(self.run.model.device)}, {self.precision}{frozen}",
+            f"{counted(len(tokens), self.row)}, objective {self.run.objective.describe()}",
+            f"tokens a {self.sequence}: {lengths}, the longest {percentiles[100]}; {cut}",
             f"{counted(self.n_steps, 'step')} ({counted(len(self.steps_by_epoch), 'epoch')}), {batch}, "
             f"rate {settings.learning_rate:g}, {settings.schedule} {warm_up} warm-up",
             f"memory foreseen: {_size(self.fixed_bytes + self.batch_bytes)}, of which {_size(self.batch_bytes)} for "
             "a batch",
         ]
+
+
+def plan_run(run: PreparedRun) -> RunPlan:
+    """Return the plan of a run, with its tokens.
+
+    Raises:
+        InputError: The precision is unknown.
+    """
+    model, settings = run.model, run.settings.training
+    tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, joining_of(model))
+    text_rows = tokens.rows if run.objective.distinct_texts else None
+    if text_rows is not None and (fitting := fitting_batch_size(settings.batch_size, text_rows)) < settings.batch_size:
+        logger.warning(
+            "batches have %d rows instead of %d: one text occurs in many rows, and no batch may hold a text twice",
+            *(fitting, settings.batch_size),
+        )
+    dtype = training_dtype(settings, model.device)
+    longest = min(tokens.longest, model.max_seq_length)
+    micro_rows, fixed_bytes, batch_bytes = foresee(model.bert, tokens.row_lengths, longest, settings, dtype)
+    steps = steps_by_epoch(len(tokens), settings, text_rows)
+    layout = training_layout(model.bert)
+    return RunPlan(run, tokens, steps, micro_rows, dtype, layout, fixed_bytes, batch_bytes)
 
 
 def training_dtype(settings: TrainingSettings, device: torch.device) -> torch.dtype | None:

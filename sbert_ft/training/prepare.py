@@ -1,4 +1,4 @@
-"""Prepare a run before it starts: its data, the checks that its parts fit each other, and the plan.
+"""Prepare a run before it starts: its data, and the checks that its parts fit each other.
 
 Training starts only after objective, data and settings have passed these checks.
 """
@@ -23,13 +23,10 @@ from sbert_ft.evaluation.class_evaluator import ClassEvaluator, names_of_classes
 from sbert_ft.evaluation.evaluator import Evaluator
 from sbert_ft.evaluation.pair_evaluator import PairEvaluator
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
-from sbert_ft.training.batch_sampler import fitting_batch_size
 from sbert_ft.training.objectives import Objective, build_objective, check_fits
-from sbert_ft.training.optimizer import warmup_steps
-from sbert_ft.training.plan import RunPlan, foresee, steps_by_epoch, training_dtype, training_layout
 from sbert_ft.training.run_folder import Mode
 from sbert_ft.training.run_log import check_tensorboard
-from sbert_ft.training.tokenized_dataset import Joining, TokenizedConnections, tokenize_connections
+from sbert_ft.training.tokenized_dataset import Joining
 from sbert_ft.training.trainable_model import check_encoder, frozen_parameters
 
 logger = logging.getLogger(__name__)
@@ -228,45 +225,3 @@ def training_targets(run: PreparedRun) -> NDArray[np.float32] | None:
 def joining_of(model: TrainableModel) -> Joining | None:
     """Return how the model joins the two texts of a row; None if it encodes each text separately."""
     return Joining(model.truncation) if isinstance(model, ClassifierModel) and model.kind == "joined" else None
-
-
-def plan_run(run: PreparedRun) -> tuple[RunPlan, TokenizedConnections]:
-    """Return the plan of the run, and its tokens.
-
-    Raises:
-        InputError: The precision is unknown.
-    """
-    model, settings = run.model, run.settings.training
-    joining = joining_of(model)
-    tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, joining)
-    dtype = training_dtype(settings, model.device)
-    text_rows = tokens.rows if run.objective.distinct_texts else None
-    if text_rows is not None and (fitting := fitting_batch_size(settings.batch_size, text_rows)) < settings.batch_size:
-        logger.warning(
-            "batches have %d rows instead of %d: one text occurs in many rows, and no batch may hold a text twice",
-            fitting,
-            settings.batch_size,
-        )
-    by_epoch = steps_by_epoch(len(run.data.train), settings, text_rows)
-    longest = min(tokens.longest, model.max_seq_length)
-    micro_rows, fixed, batch = foresee(model.bert, tokens.row_lengths, longest, settings, dtype)
-    plan = RunPlan(
-        n_rows=len(run.data.train),
-        n_texts=run.data.train.n_texts,
-        steps_by_epoch=by_epoch,
-        n_steps=sum(by_epoch),
-        n_warmup=warmup_steps(sum(by_epoch), settings),
-        micro_rows=micro_rows,
-        autocast_dtype=dtype,
-        layout=training_layout(model.bert),
-        device=model.device,
-        percentiles=tokens.percentiles(),
-        n_cut=tokens.n_cut,
-        max_seq_length=model.max_seq_length,
-        fixed_bytes=fixed,
-        batch_bytes=batch,
-        n_frozen=sum(p.numel() for p in frozen_parameters(model.bert.encoder, run.settings.model)),
-        patience=settings.early_stopping_patience,
-        is_joined=joining is not None,
-    )
-    return plan, tokens

@@ -264,7 +264,7 @@ def check_finished(run: PreparedRun, folder: RunFolder, options: RunOptions) -> 
     return content
 
 
-def warn_of_room(run: PreparedRun, folder: RunFolder, state: ResumeState) -> None:
+def warn_of_disk_space(run: PreparedRun, folder: RunFolder, state: ResumeState) -> None:
     """Warn before training starts if there may be too little disk space for checkpoints and model."""
     module = trained_module(run.model)
     frozen = {id(parameter) for parameter in frozen_parameters(run.model.bert.encoder, run.settings.model)}

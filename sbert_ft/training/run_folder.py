@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sbert_ft.errors import OutputError, RunFolderError, quoted, shown
+from sbert_ft.errors import ModelFolderError, OutputError, RunFolderError, quoted, shown
 from sbert_ft.files.atomic import PREFIX, make_folder, probe_writing, remove_leftovers, sync_folder, writing
 from sbert_ft.files.file_lock import LOCK_NAME, locked
+from sbert_ft.files.strict_json import read_json
 from sbert_ft.training import checkpoints
 
 Mode = Literal["new", "resume", "overwrite"]
@@ -109,8 +110,7 @@ def open_run_folder(path: str | os.PathLike[str], mode: Mode) -> Iterator[RunFol
         OutputError: The folder cannot be created or written to.
     """
     folder = RunFolder(Path(path))
-    _check_place(folder.path)
-    _check_content(folder, mode)  # before anything is written there
+    check_run_folder(folder, mode)  # before anything is written there
     was_there = folder.path.is_dir()
     with writing(folder.path):
         make_folder(folder.path)
@@ -127,6 +127,12 @@ def open_run_folder(path: str | os.PathLike[str], mode: Mode) -> Iterator[RunFol
         if not was_there:
             with suppress(OSError):
                 folder.path.rmdir()  # fails, as wanted, unless the folder is empty
+
+
+def check_run_folder(folder: RunFolder, mode: Mode) -> None:
+    """Check that the folder, or what is in its place, fits the mode, as in `open_run_folder`; nothing is written."""
+    _check_place(folder.path)
+    _check_content(folder, mode)
 
 
 def _check_place(path: Path) -> None:
@@ -153,6 +159,10 @@ def _check_content(folder: RunFolder, mode: Mode) -> None:
         raise OutputError(f"{shown(path)} cannot be read: {error.strerror or error}") from None
     if mode == "resume" and (_CONFIG not in names or not folder.config_file.is_file()):
         raise RunFolderError(f"{shown(path)} holds no run to resume: expected {_CONFIG} in it")
+    if mode != "new" and _FINGERPRINT not in names and os.path.isfile(folder.config_file) and not _is_of_run(folder):
+        raise RunFolderError(
+            f"the config.json in {shown(path)} is not from a run; it may belong to a model", "give another output_dir"
+        )
     names = [name for name in names if name != LOCK_NAME and not name.startswith(PREFIX)]
     if mode != "new" or not names:
         return
@@ -166,6 +176,14 @@ def _check_content(folder: RunFolder, mode: Mode) -> None:
         f"{shown(path)} is not empty ({listed})",
         "give another output_dir, or use --overwrite, which removes the files of a run and keeps all others",
     )
+
+
+def _is_of_run(folder: RunFolder) -> bool:
+    """Return whether config.json is from a run, which would replace it, and not from a model."""
+    try:
+        return "output_dir" in read_json(folder.config_file)
+    except ModelFolderError:
+        return False
 
 
 def _remove_leftovers(folder: RunFolder) -> None:

@@ -10,43 +10,56 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from sbert_ft.errors import ModelFolderError, ResourceError, RunFolderError, shown
-from sbert_ft.files.atomic import open_regular, sync_folder, write_all, write_bytes, writing
+from sbert_ft.files.atomic import open_regular, write_all, write_bytes, writing
 from sbert_ft.files.strict_json import parse_json
 
 logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """metrics.jsonl, open for appending; also a context manager that closes it.
+    """metrics.jsonl, open for appending, and TensorBoard's event files; also a context manager that closes them.
 
     Args:
-        path: The file; it is created if missing, and an incomplete last line is dropped.
+        path: The file; it is created if missing. Broken lines and an incomplete last line are removed.
+        after_step: The last step whose lines are kept; None to keep all.
+        tensorboard: The folder of event files, which get the same numbers; None for none.
 
     Raises:
         OutputError: The file cannot be opened or written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, after_step: int | None = None, tensorboard: Path | None = None) -> None:
         self.path = path
-        self._descriptor = self._open()
+        self._writer: Any = None
+        self._descriptor = -1
+        if tensorboard is not None:
+            from torch.utils.tensorboard import SummaryWriter
 
-    def append(self, record: Mapping[str, object]) -> None:
+            # events of later steps in older files are not shown
+            self._writer = SummaryWriter(str(tensorboard), purge_step=(after_step or 0) + 1)
+        with writing(path):
+            content = _content(path)
+            kept = b"".join(line + b"\n" for line, record in _lines(content or b"") if _is_kept(record, after_step))
+            if content != kept:
+                write_bytes(path, kept)
+            self._descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND)
+
+    def append(self, record: Mapping[str, Any]) -> None:
         """Add one line; NaN and infinity become null.
 
         Raises:
             OutputError: It cannot be written; the earlier lines stay complete.
         """
-        line = json.dumps(_without_nan(record), allow_nan=False).encode() + b"\n"
+        strict = json.loads(json.dumps(record), parse_constant=_null)
+        line = json.dumps(strict).encode() + b"\n"
         with writing(self.path):
             n_bytes = os.fstat(self._descriptor).st_size
             try:
@@ -54,6 +67,11 @@ class RunLog:
             except BaseException:
                 os.ftruncate(self._descriptor, n_bytes)
                 raise
+        if self._writer is not None:
+            group, values = (record["split"], record["metrics"]) if record["kind"] == "eval" else ("train", record)
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._writer.add_scalar(f"{group}/{name}", value, record["step"])
 
     def sync(self) -> None:
         """Sync all lines to disk.
@@ -64,52 +82,19 @@ class RunLog:
         with writing(self.path):
             os.fsync(self._descriptor)
 
-    def truncate_after(self, step: int) -> int:
-        """Remove the lines of steps after `step`, and broken lines; return how many.
-
-        Raises:
-            OutputError: The file cannot be rewritten; it is unchanged.
-            RunFolderError: It cannot be read.
-        """
-        kept, n_dropped = [], 0
-        for line, record in _lines(self.path):
-            found = None if record is None else record.get("step")
-            if record is None or (isinstance(found, int) and found > step):
-                n_dropped += 1
-            else:
-                kept.append(line + b"\n")
-        if n_dropped:
-            write_bytes(self.path, b"".join(kept))
-            self.close()
-            self._descriptor = self._open()
-        return n_dropped
-
     def close(self) -> None:
-        """Close the file; calling it again has no effect."""
+        """Close the files; calling it again has no effect."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+        if self._writer is not None:
+            self._writer.close()
 
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
-
-    def _open(self) -> int:
-        with writing(self.path):
-            is_new = not os.path.lexists(self.path)
-            descriptor = open_regular(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            try:
-                os.ftruncate(descriptor, _end_of_last_line(descriptor))
-                if is_new:
-                    sync_folder(self.path.parent)
-            except BaseException:
-                os.close(descriptor)
-                raise
-        return descriptor
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -118,91 +103,40 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises:
         RunFolderError: The file cannot be read.
     """
-    numbered = list(enumerate(_lines(path), start=1))
-    if broken := [number for number, (_, record) in numbered if record is None]:
-        logger.warning(
-            "%s: %d lines are not JSON objects and were skipped, first line %d", path, len(broken), broken[0]
-        )
-    return [record for _, (_, record) in numbered if record is not None]
-
-
-def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-    """Yield each complete line with its JSON object, None if it is not one; skip a last line without line feed."""
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
-            *lines, _ = file.read().split(b"\n")
-    except FileNotFoundError:
-        return
+        records = [record for _, record in _lines(_content(path) or b"")]
     except OSError as error:
         raise RunFolderError(f"{shown(path)} cannot be read: {error.strerror or error}") from None
-    for line in lines:
+    if n_broken := records.count(None):
+        first = records.index(None) + 1
+        logger.warning("%s: %d lines are not JSON objects and were skipped, first line %d", path, n_broken, first)
+    return [record for record in records if record is not None]
+
+
+def _content(path: Path) -> bytes | None:
+    """Return the bytes of a log, or None if there is no file."""
+    if not os.path.lexists(path):
+        return None
+    with os.fdopen(open_regular(path), "rb") as file:
+        return file.read()
+
+
+def _lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Yield each complete line with its JSON object, None if it is not one; skip a last line without line feed."""
+    for line in content.split(b"\n")[:-1]:
         try:
             yield line, parse_json(line, "the line")
         except ModelFolderError:
             yield line, None
 
 
-def _end_of_last_line(descriptor: int) -> int:
-    """Return the number of bytes up to and including the last line feed."""
-    end = os.fstat(descriptor).st_size
-    while end:
-        start = max(0, end - 4096)
-        os.lseek(descriptor, start, os.SEEK_SET)
-        found = os.read(descriptor, end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
+def _is_kept(record: Mapping[str, Any] | None, after_step: int | None) -> bool:
+    step = None if record is None else record.get("step")
+    return record is not None and (after_step is None or not isinstance(step, int) or step <= after_step)
 
 
-def _without_nan(value: object) -> object:
-    """Return `value` with None for NaN and infinity, which JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return value
-
-
-class Scalars:
-    """Writes the numbers of log lines to TensorBoard; without a writer it does nothing."""
-
-    def __init__(self, writer: Any = None) -> None:
-        self._writer = writer
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Write every float of a log line, under its kind and name."""
-        if self._writer is None:
-            return
-        values = record["metrics"] if record["kind"] == "eval" else record
-        group = record["split"] if record["kind"] == "eval" else "train"
-        for name, value in values.items():
-            if isinstance(value, float):
-                self._writer.add_scalar(f"{group}/{name}", value, record["step"])
-
-
-@contextmanager
-def open_scalars(folder: Path, wanted: bool, after_step: int = 0) -> Iterator[Scalars]:
-    """Yield a writer of TensorBoard event files in `folder`, or one that writes nothing.
-
-    Args:
-        folder: The folder of event files; created if `wanted`.
-        wanted: Whether to write event files.
-        after_step: The step after which the run starts or resumes; later steps in older files are purged.
-
-    Raises:
-        ResourceError: tensorboard is not installed.
-    """
-    check_tensorboard(wanted)
-    if not wanted:
-        yield Scalars()
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder), purge_step=after_step + 1) as writer:
-        yield Scalars(writer)
+def _null(_word: str) -> None:
+    """Return None for NaN and infinity, which JSON does not have."""
 
 
 def check_tensorboard(wanted: bool) -> None:
@@ -223,18 +157,13 @@ class WarningList(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._sentences: dict[str, None] = {}
+        self.sentences: list[str] = []  # distinct, in the order of their first occurrence
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the record's message."""
-        if record.thread == self._thread:
-            self._sentences[record.getMessage()] = None
-
-    @property
-    def sentences(self) -> list[str]:
-        """The distinct warnings so far, in the order of their first occurrence."""
-        return list(self._sentences)
+        if record.thread == self._thread and (sentence := record.getMessage()) not in self.sentences:
+            self.sentences.append(sentence)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def set_up_for_training(encoder: PreTrainedModel, settings: RunSettings) -> Iter
         InputError: The encoder cannot be trained with these settings, as in `check_encoder`.
     """
     check_encoder(encoder, settings)
-    trained_before = {name: parameter.requires_grad for name, parameter in encoder.named_parameters()}
+    trained_before = [parameter.requires_grad for parameter in encoder.parameters()]
     checkpointing = settings.training.gradient_checkpointing and not _is_checkpointing(encoder)
     with dropout_set_to(encoder, settings.model.dropout):
         try:
@@ -50,13 +50,12 @@ def set_up_for_training(encoder: PreTrainedModel, settings: RunSettings) -> Iter
                 _newest(encoder, "checkpointing_enable")({"use_reentrant": False})
                 # Remove the hook for reentrant checkpointing (inputs with a gradient), which would stay after training.
                 encoder.disable_input_require_grads()
-            with word_gradients_by_row(
-                encoder, wanted=settings.training.precision != "float16"
-            ):  # its scaler needs dense gradients
+            # the scaler of float16 needs dense gradients
+            with word_gradients_by_row(encoder, wanted=settings.training.precision != "float16"):
                 yield
         finally:
-            for name, parameter in encoder.named_parameters():
-                parameter.requires_grad_(trained_before[name])
+            for parameter, is_trained in zip(encoder.parameters(), trained_before, strict=True):
+                parameter.requires_grad_(is_trained)
             encoder.eval()
             if checkpointing:
                 _newest(encoder, "checkpointing_disable")()
@@ -127,14 +126,19 @@ def put_back_on_failure(model: TrainableModel, *, weights: bool = True) -> Itera
     """
     encoder, facts = model.bert.encoder, {name: getattr(model, name) for name in _FACTS if hasattr(model, name)}
     modules = [module for module in (encoder, facts.get("head")) if weights and module is not None]
+    tensors = [tensor for module in modules for tensor in module.state_dict().values()]  # not copied
     trained_before = [parameter.requires_grad for parameter in encoder.parameters()]
-    with _kept(modules) as file:
+    with _copied(tensors) as file:
         try:
             yield
         except BaseException:
             for name, value in facts.items():
                 setattr(model, name, value)
-            _put_back(modules, file)
+            file.seek(0)
+            for tensor in tensors:
+                data = bytearray(file.read(tensor.numel() * tensor.element_size()))
+                if data:
+                    tensor.copy_(torch.frombuffer(data, dtype=tensor.dtype).reshape(tensor.shape))
             for parameter, is_trained in zip(encoder.parameters(), trained_before, strict=True):
                 parameter.requires_grad_(is_trained)
             model.eval()
@@ -142,34 +146,20 @@ def put_back_on_failure(model: TrainableModel, *, weights: bool = True) -> Itera
 
 
 @contextmanager
-def _kept(modules: Sequence[nn.Module]) -> Iterator[IO[bytes]]:
-    """Yield a temporary file with the bytes of all tensors of the modules, one after another."""
+def _copied(tensors: Sequence[Tensor]) -> Iterator[IO[bytes]]:
+    """Yield a temporary file with the bytes of all tensors, one after another; in memory if there is no space."""
     with ExitStack() as files:
         try:
             file: IO[bytes] = files.enter_context(tempfile.TemporaryFile(prefix="sbert-ft-"))
-            _write(modules, file)
+            _write(tensors, file)
         except OSError:  # no writable folder for temporary files, or not enough space in it
             files.close()
             file = files.enter_context(io.BytesIO())
-            _write(modules, file)
+            _write(tensors, file)
         yield file
 
 
-def _write(modules: Sequence[nn.Module], file: IO[bytes]) -> None:
-    for tensor in _tensors(modules):
-        file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+def _write(tensors: Sequence[Tensor], file: IO[bytes]) -> None:
+    for tensor in tensors:
+        file.write(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     file.flush()
-
-
-def _put_back(modules: Sequence[nn.Module], file: IO[bytes]) -> None:
-    file.seek(0)
-    for tensor in _tensors(modules):
-        if tensor.numel():
-            data = bytearray(file.read(tensor.numel() * tensor.element_size()))
-            with torch.no_grad():
-                tensor.copy_(torch.frombuffer(data, dtype=tensor.dtype).reshape(tensor.shape))
-
-
-def _tensors(modules: Sequence[nn.Module]) -> Iterator[Tensor]:
-    for module in modules:
-        yield from module.state_dict().values()

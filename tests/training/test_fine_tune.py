@@ -37,7 +37,7 @@ from sbert_ft.errors import (
     TrainingError,
 )
 from sbert_ft.training.fine_tune import as_dataset, fine_tune, reading_on_scale_of
-from sbert_ft.training.run_log import open_scalars, read_log
+from sbert_ft.training.run_log import RunLog, read_log
 
 FEW = EvaluationSettings(bootstrap_samples=20)
 QUICK = TrainingSettings(max_steps=3, batch_size=8, learning_rate=1e-3, precision="float32", warmup_steps=0)
@@ -551,9 +551,9 @@ def test_tensorboard_gets_every_line_of_the_log_and_loses_what_is_taken_back(
     for after_step, n_kept in ((0, 0), (2, 2)):
         folder = tmp_path / f"resumed after {after_step}"
         for begin, end in ((0, 5), (after_step, 3)):
-            with open_scalars(folder, True, begin) as scalars:
+            with RunLog(tmp_path / "log", begin, tensorboard=folder) as log:
                 for step in range(begin + 1, end + 1):
-                    scalars.add({"kind": "train", "step": step, "loss": float(end)})
+                    log.append({"kind": "train", "step": step, "loss": float(end)})
             time.sleep(1.1)  # the files' names hold the second
         assert steps(folder, "train/loss") == [1, 2, 3]
         events = accumulating.EventAccumulator(str(folder))

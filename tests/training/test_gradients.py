@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,8 +192,8 @@ def test_factors_change_the_gradient_and_not_the_loss(model: SiameseBert, case: 
     plain_loss, plain = run(model, case, BackwardSettings(micro_rows=micro_rows))
     parts, n_texts, labels = case
     tokens, settings = batch_of(model, n_texts), BackwardSettings(micro_rows=micro_rows, loss_factor=0.25)
-    objective = build_objective(parts)
-    loss = backward(model, objective, tokens, labels, N_ROWS, settings, scale=lambda loss: loss * 1024)
+    objective, scaled = build_objective(parts), replace(settings, scale=lambda loss: loss * 1024)
+    loss = backward(model, objective, tokens, labels, N_ROWS, scaled)
     # a second batch is added to the first
     backward(model, objective, tokens, labels, N_ROWS, settings)
     assert torch.equal(loss, plain_loss)

@@ -7,7 +7,6 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +34,15 @@ from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.training import plan as plan_module
 from sbert_ft.training.batch_sampler import epoch_batches
 from sbert_ft.training.plan import (
-    RunPlan,
     activation_bytes,
     foresee,
     free_memory,
+    plan_run,
     steps_by_epoch,
     training_dtype,
     training_layout,
 )
-from sbert_ft.training.prepare import PreparedRun, RunData, plan_run, prepare
+from sbert_ft.training.prepare import PreparedRun, RunData, prepare
 from sbert_ft.training.trainable_model import set_up_for_training
 
 CPU = torch.device("cpu")
@@ -176,9 +175,9 @@ def test_the_batch_foreseen_is_the_one_of_the_longest_rows(tiny: SiameseBert, mo
 def test_a_text_that_is_cut_is_foreseen_as_cut(tiny: SiameseBert, monkeypatch: pytest.MonkeyPatch) -> None:
     with_free(monkeypatch, 2**26)
     settings = run_settings(batch_size=16, precision="float32")
-    plain = plan_run(prepared(tiny, scored(50), settings))[0]
-    plan, tokens = plan_run(prepared(tiny, [*scored(50), ("dog " * 20_000, "cat", 1.0)], settings))
-    assert int(tokens.lengths.max()) > 20_000 and plan.n_cut > 0
+    plain = plan_run(prepared(tiny, scored(50), settings))
+    plan = plan_run(prepared(tiny, [*scored(50), ("dog " * 20_000, "cat", 1.0)], settings))
+    assert int(plan.tokens.lengths.max()) > 20_000 and plan.tokens.n_cut > 0
     assert plan.micro_rows == plain.micro_rows == 16
     assert plan.batch_bytes == pytest.approx(plain.batch_bytes, rel=0.2)
 
@@ -299,15 +298,15 @@ def test_a_plan_says_what_will_be_done(tiny: SiameseBert, monkeypatch: pytest.Mo
     with_free(monkeypatch, 2**40)
     settings = run_settings(batch_size=8, accumulation_steps=2, epochs=3, precision="float32", warmup_ratio=0.25)
     run = prepared(tiny, [*scored(99), ("dog " * 100, "cat", 1.0)], settings)
-    plan, tokens = plan_run(run)
-    assert (plan.n_rows, plan.n_texts, plan.steps_by_epoch, plan.n_steps, plan.n_warmup) == (100, 2, (7,) * 3, 21, 6)
-    assert plan.precision == "float32" and plan.micro_rows == 8 and plan.n_frozen == 0
-    where, data, lengths, steps, memory = plan.describe(settings.training, run.objective.describe())
+    plan = plan_run(run)
+    assert (len(plan.tokens), plan.row, plan.steps_by_epoch, plan.n_steps) == (100, "pair", (7,) * 3, 21)
+    assert plan.precision == "float32" and plan.micro_rows == 8
+    where, data, lengths, steps, memory = plan.describe()
     assert where.startswith("cpu (") and where.endswith("float32")
     assert data == "100 pairs, objective cosine"
-    percentiles = tokens.percentiles()
+    percentiles = plan.tokens.percentiles()
     assert f"50 % up to {percentiles[50]}, 90 % up to {percentiles[90]}, 99 % up to" in lengths
-    assert f"the longest {percentiles[100]}; {tokens.n_cut} text" in lengths and lengths.endswith("cut at 64")
+    assert f"the longest {percentiles[100]}; {plan.tokens.n_cut} text" in lengths and lengths.endswith("cut at 64")
     assert steps == "21 steps (3 epochs), batch 8 x 2 accumulated, rate 2e-05, linear after 6 steps of warm-up"
     assert re.fullmatch(r"memory foreseen: \d+ MiB, of which \d+ MiB for a batch", memory)
 
@@ -326,26 +325,25 @@ def test_a_plan_counts_in_the_singular_and_names_what_is_out_of_the_ordinary(
     run = prepared(
         tiny, [("a man", "the man", "two dogs"), ("a cat", "the cat", "a dog"), ("one", "two", "x")], settings
     )
-    plan, _ = plan_run(run)
+    plan = plan_run(run)
     frozen = sum(
         p.numel() for n, p in tiny.bert.encoder.named_parameters() if n.startswith(("emb", "encoder.layer.0."))
     )
-    lines = plan.describe(settings.training, "triplet")
+    lines = plan.describe()
     assert lines[0].endswith(f", {frozen:,} weights frozen")
-    assert lines[1] == "3 triplets, objective triplet"
+    assert lines[1] == "3 triplets, objective triplet (margin 5)"
     assert lines[2].endswith("none is cut")
     assert lines[3] == "1 step (1 epoch), batch 16 in forwards of 2, rate 2e-05, cosine without warm-up"
 
 
 def test_sizes_are_said_in_the_unit_that_fits(tiny: SiameseBert) -> None:
-    plan = plan_run(prepared(tiny, scored(20), run_settings()))[0]
-    say = partial(RunPlan.describe, settings=TrainingSettings(), objective="cosine")
+    plan = plan_run(prepared(tiny, scored(20), run_settings()))
     for fixed, batch, expected in (
         (2**20, 2**21, "memory foreseen: 3 MiB, of which 2 MiB for a batch"),
         (2**30, 2**29, "memory foreseen: 1.5 GiB, of which 512 MiB for a batch"),
         (20 * 2**30, 2**31, "memory foreseen: 22.0 GiB, of which 2.0 GiB for a batch"),
     ):
-        assert say(replace(plan, fixed_bytes=fixed, batch_bytes=batch))[-1] == expected
+        assert replace(plan, fixed_bytes=fixed, batch_bytes=batch).describe()[-1] == expected
 
 
 def test_batches_made_smaller_by_one_frequent_text_are_warned_of(
@@ -354,7 +352,7 @@ def test_batches_made_smaller_by_one_frequent_text_are_warned_of(
     pairs = [("the same text", f"{text} {i}") for i, text in enumerate(sentences(20))]
     run = prepared(tiny, pairs, run_settings("in_batch_negatives", batch_size=8))
     with caplog.at_level(logging.WARNING, logger="sbert_ft"):
-        plan, _ = plan_run(run)
+        plan = plan_run(run)
     assert "batches have 2 rows instead of 8" in caplog.text
     assert plan.n_steps == len(epoch_batches(20, 8, 42, 0, text_rows=run.data.train.text_rows))
 
@@ -390,12 +388,12 @@ def test_a_joined_pair_is_foreseen_as_the_one_sequence_that_it_becomes(
 ) -> None:
     with_free(monkeypatch, 2**40)
     pairs = [(dogs(20, i), dogs(10, i)) for i in range(40)]
-    joined, tokens = plan_run(classifier_run(tiny_encoder, "joined", pairs, batch_size=8))
-    assert tokens.row_lengths.tolist() == [20 + 10 + 3] * 40 and joined.percentiles[100] == 33
+    joined = plan_run(classifier_run(tiny_encoder, "joined", pairs, batch_size=8))
+    assert joined.tokens.row_lengths.tolist() == [20 + 10 + 3] * 40 and joined.tokens.percentiles()[100] == 33
     expected = activation_bytes(tiny_encoder, 8 * 33, 33, 4, False)
     assert joined.micro_rows == 8 and joined.batch_bytes == pytest.approx(expected, rel=1e-3)
-    towers, tokens = plan_run(classifier_run(tiny_encoder, "towers", pairs, batch_size=8))
-    assert tokens.row_lengths.tolist() == [20 + 10 + 4] * 40 and towers.percentiles[100] == 22
+    towers = plan_run(classifier_run(tiny_encoder, "towers", pairs, batch_size=8))
+    assert towers.tokens.row_lengths.tolist() == [20 + 10 + 4] * 40 and towers.tokens.percentiles()[100] == 22
     assert towers.batch_bytes == pytest.approx(activation_bytes(tiny_encoder, 8 * 34, 22, 4, False), rel=1e-3)
 
 
@@ -404,17 +402,17 @@ def test_memory_of_joined_rows_is_bounded_by_the_length_at_which_they_are_cut(
 ) -> None:
     with_free(monkeypatch, 2**40)
     pairs = [(dogs(20, i), dogs(10, i)) for i in range(39)]
-    plan, tokens = plan_run(
+    plan = plan_run(
         classifier_run(tiny_encoder, "joined", [*pairs, (dogs(3000, 1), dogs(9, 2))], max_seq_length=24, batch_size=8),
     )
-    assert tokens.longest == 3000 + 9 + 3 and plan.percentiles[100] == 3012
-    assert plan.n_cut == 40 and plan.max_seq_length == 24
+    assert plan.tokens.longest == 3000 + 9 + 3 and plan.tokens.percentiles()[100] == 3012
+    assert plan.tokens.n_cut == 40 and plan.tokens.max_seq_length == 24
     assert plan.batch_bytes == pytest.approx(activation_bytes(tiny_encoder, 8 * 24, 24, 4, False), rel=1e-3)
     # neither text alone is too long for 32, both together are
-    plan, _ = plan_run(classifier_run(tiny_encoder, "joined", pairs, max_seq_length=32))
-    assert plan.n_cut == 39
-    plan, _ = plan_run(classifier_run(tiny_encoder, "towers", pairs, max_seq_length=32))
-    assert plan.n_cut == 0
+    plan = plan_run(classifier_run(tiny_encoder, "joined", pairs, max_seq_length=32))
+    assert plan.tokens.n_cut == 39
+    plan = plan_run(classifier_run(tiny_encoder, "towers", pairs, max_seq_length=32))
+    assert plan.tokens.n_cut == 0
 
 
 @pytest.mark.parametrize("kind", ["joined", "single"])
@@ -425,16 +423,16 @@ def test_little_memory_makes_small_forwards_of_a_classifiers_rows(
     if kind == "joined":
         rows = [(row, "cat") for row in rows]
     run = classifier_run(tiny_encoder, kind, rows, batch_size=32)
-    lengths = plan_run(run)[1].row_lengths
+    lengths = plan_run(run).tokens.row_lengths
     per_row = activation_bytes(tiny_encoder, int(lengths[0]), int(lengths[0]), 4, False)
     with_free(monkeypatch, 0)
-    fixed = plan_run(run)[0].fixed_bytes
+    fixed = plan_run(run).fixed_bytes
     for n_rows in (32, 5, 1):
         # half of what is free is for activations
         with_free(monkeypatch, fixed + int(2 * per_row * (n_rows + 0.5)))
-        plan = plan_run(run)[0]
+        plan = plan_run(run)
         assert plan.micro_rows == n_rows
-        said = plan.describe(run.settings.training, "softmax")[3]
+        said = plan.describe()[3]
         assert (f"batch 32 in forwards of {n_rows}," in said) == (n_rows < 32)
 
 
@@ -443,18 +441,18 @@ def test_the_plan_of_a_classifier_speaks_of_pairs_and_texts(
 ) -> None:
     with_free(monkeypatch, 2**40)
     run = classifier_run(tiny_encoder, "joined", [(dogs(20, i), dogs(10, i)) for i in range(9)] + [(dogs(90, 1), "x")])
-    plan, _ = plan_run(run)
-    lines = plan.describe(run.settings.training, run.objective.describe())
+    plan = plan_run(run)
+    lines = plan.describe()
     assert lines[1] == "10 pairs, objective softmax"
     assert lines[2] == "tokens a pair: 50 % up to 33, 90 % up to 33, 99 % up to 94, the longest 94; 1 pair cut at 64"
     run = classifier_run(tiny_encoder, "single", [dogs(20, i) for i in range(8)] + [dogs(90, 1), dogs(80, 2)])
-    plan, _ = plan_run(run)
-    lines = plan.describe(run.settings.training, run.objective.describe())
+    plan = plan_run(run)
+    lines = plan.describe()
     assert lines[1] == "10 texts, objective softmax"
     assert lines[2] == "tokens a text: 50 % up to 22, 90 % up to 82, 99 % up to 92, the longest 92; 2 texts cut at 64"
     run = classifier_run(tiny_encoder, "towers", [(dogs(20, i), dogs(70, 3)) for i in range(4)])
-    plan, _ = plan_run(run)
-    said = plan.describe(run.settings.training, run.objective.describe())[2]
+    plan = plan_run(run)
+    said = plan.describe()[2]
     # the one long text is cut once, in however many pairs it stands
     assert said.endswith("the longest 72; 1 text cut at 64")
 
@@ -464,9 +462,9 @@ def test_what_is_frozen_under_a_head_is_said(tiny_encoder: ConnectionBert) -> No
     texts = [dogs(5, i) for i in range(8)]
     data = ConnectionDataset.from_texts(texts, CLASSES, labels=["a", "b"] * 4)
     settings = run_settings("softmax", {"kind": "single", "freeze_embeddings": True, "freeze_layers": 2})
-    plan, _ = plan_run(prepare(model, RunData(data), settings))
-    assert plan.n_frozen == sum(parameter.numel() for parameter in tiny_encoder.encoder.parameters())
-    assert plan.describe(settings.training, "softmax")[0].endswith(f", {plan.n_frozen:,} weights frozen")
+    plan = plan_run(prepare(model, RunData(data), settings))
+    n_frozen = sum(parameter.numel() for parameter in tiny_encoder.encoder.parameters())
+    assert plan.describe()[0].endswith(f", {n_frozen:,} weights frozen")
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -206,7 +206,7 @@ def test_overwriting_follows_no_link(tmp_path: Path) -> None:
     before = tree(elsewhere.path)
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    for name in ("config.json", "metrics.json", "model", "tensorboard"):
+    for name in ("config.json", "fingerprint.json", "metrics.json", "model", "tensorboard"):
         (run / name).symlink_to(elsewhere.path / name)
     (run / "checkpoints" / "step-00000001.safetensors").symlink_to(
         elsewhere.checkpoints_dir / "step-00000001.safetensors"
@@ -285,7 +285,7 @@ HOLDER = """
 import sys, time
 from sbert_ft.training.run_folder import open_run_folder
 with open_run_folder(sys.argv[1], sys.argv[2]) as folder:
-    folder.config_file.write_text("{}")
+    folder.config_file.write_text('{"output_dir": "run"}')
     print("begun", flush=True)
     time.sleep(600)
 """
@@ -315,7 +315,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone_however_it_ends(tmp
         with open_run_folder(tmp_path, "resume"):
             owner = json.loads((tmp_path / LOCK_NAME).read_bytes())
             assert (owner["pid"], owner["host"]) == (os.getpid(), socket.gethostname())
-    assert tree(tmp_path) == {"config.json": b"{}"}
+    assert tree(tmp_path) == {"config.json": b'{"output_dir": "run"}'}
 
 
 def test_a_folder_is_held_within_a_process_too_and_freed_by_exceptions(tmp_path: Path) -> None:
@@ -473,9 +473,8 @@ def test_a_resumed_run_takes_back_later_lines_and_its_log_is_one_curve(tmp_path:
         log.append({"kind": "note"})
         for record in unbroken[:7]:
             log.append(record)
-    with RunLog(tmp_path / "log") as log:
-        assert log.truncate_after(4) == 3
-        assert log.truncate_after(4) == 0
+    with RunLog(tmp_path / "log", after_step=4) as log:
+        assert len(read_log(log.path)) == 6
         for record in unbroken[4:]:
             log.append(record)
     assert read_log(tmp_path / "log") == [{"kind": "eval", "step": 0}, {"kind": "note"}, *unbroken]
@@ -500,8 +499,7 @@ def test_broken_lines_are_named_passed_over_and_gone_after_a_resume(
     with caplog.at_level(logging.WARNING, "sbert_ft"):
         assert read_log(path) == [{"step": 1}, {"step": 2}]
     assert "4 lines" in caplog.text and "first line 2" in caplog.text
-    with RunLog(path) as log:
-        assert log.truncate_after(2) == 4
+    RunLog(path, after_step=2).close()
     assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
 
 
@@ -550,8 +548,7 @@ def test_any_bytes_as_a_log_are_read_and_mended(tmp_path: Path, content: bytes, 
     path = tmp_path / "log"
     path.write_bytes(b'{"step": 1}\n' + content)
     before = read_log(path)
-    with RunLog(path) as log:
-        log.truncate_after(step)
+    with RunLog(path, after_step=step) as log:
         log.append({"step": 9})
     assert read_log(path) == [r for r in before if not (isinstance(r.get("step"), int) and r["step"] > step)] + [
         {"step": 9}
