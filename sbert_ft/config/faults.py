@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -62,12 +62,19 @@ def shown_value(value: object) -> str:
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else "NaN" if math.isnan(value) else "a number beyond all limits"
     if isinstance(value, Mapping):
-        return "an object, {...}" if value else "an empty object, {}"
+        if not value:
+            return "an empty object, {}"
+        if _is_short(value.values()):
+            return f"{{{', '.join(f'{shown_value(name)}: {shown_value(item)}' for name, item in value.items())}}}"
+        return "an object, {...}"
     if isinstance(value, list | tuple):
-        if len(value) <= _ITEMS_SHOWN and not any(isinstance(item, Mapping | list | tuple) for item in value):
-            return f"[{', '.join(map(shown_value, value))}]"
-        return f"an array of {len(value)}, [...]"
+        return f"[{', '.join(map(shown_value, value))}]" if _is_short(value) else f"an array of {len(value)}, [...]"
     return f"a {quoted(type(value).__name__)[1:-1]} of Python"
+
+
+def _is_short(values: Collection[object]) -> bool:
+    """Return whether an array or object is shown with all that it holds: few values, and none is one itself."""
+    return len(values) <= _ITEMS_SHOWN and not any(isinstance(value, Mapping | list | tuple) for value in values)
 
 
 def nearest(word: str, known: Sequence[str], listed: Sequence[str]) -> str:
