@@ -323,7 +323,7 @@ class TrainerState:
             )
             if not fits and not (value is None and name in optional):
                 raise CheckpointError(
-                    f"{source}: state.json has no usable {quoted(name)}; start again with --overwrite"
+                    f"{source}: its state has no usable {quoted(name)}; start again with --overwrite"
                 )
         return cls(**{name: content[name] for name in fresh})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import itertools
@@ -22,15 +23,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from sbert_ft.config.settings import TrainingSettings
 from sbert_ft.errors import CheckpointError, OutputError
-from sbert_ft.files.atomic import PREFIX, open_regular, remove_leftovers, write_bytes, write_json
+from sbert_ft.files.atomic import (
+    PREFIX,
+    open_regular,
+    remove_leftovers,
+    sync_folder,
+    whole_file,
+    write_bytes,
+    write_json,
+)
 from sbert_ft.training.checkpoints import (
+    TrainerState,
     checkpoint_steps,
     newest_checkpoint,
     read_checkpoint,
     remove_all_but,
+    restore_progress,
     save_checkpoint,
+    save_progress,
 )
+from sbert_ft.training.optimizer import Optimizer, optimizer_tensors
+from sbert_ft.training.run_folder import watched
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "soak"))
 from watched_calls import Fail, Kill, reason_why_not, run_watched
@@ -104,6 +119,86 @@ def test_a_random_state_goes_on_where_it_was(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(5, generator=other), expected)
 
 
+class Loop:
+    """A small module with dropout, its optimizer and a scaler, which make steps as a run does."""
+
+    def __init__(self, width: int = 4) -> None:
+        torch.manual_seed(width)
+        self.module = torch.nn.Sequential(
+            torch.nn.Linear(width, width), torch.nn.Dropout(0.5), torch.nn.Linear(width, 1)
+        )
+        self.optimizer = Optimizer(self.module, TrainingSettings(learning_rate=0.01))
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+        self.width = width
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.scaler.scale(self.module(torch.rand(6, self.width)).square().mean()).backward()
+        self.scaler.step(self.optimizer.adamw)
+        self.scaler.update()
+
+
+def test_a_loop_goes_on_from_its_progress_bit_by_bit(tmp_path: Path) -> None:
+    loop, progress = Loop(), TrainerState(step=3, losses=[0.1 + 0.2], best_step=1, best_value=0.5)
+    for _ in range(3):
+        loop.step()
+    save_progress(tmp_path, progress, loop.module, loop.optimizer, loop.scaler)
+    for _ in range(3):
+        loop.step()
+    other = Loop()
+    found = restore_progress(
+        read_checkpoint(tmp_path / "step-00000003.safetensors"), other.module, other.optimizer, other.scaler
+    )
+    assert found == progress and found.saved_step == 3
+    for _ in range(3):
+        other.step()
+    assert_equal_bits(other.module.state_dict(), loop.module.state_dict())
+    assert_equal_bits(optimizer_tensors(other.optimizer, other.module), optimizer_tensors(loop.optimizer, loop.module))
+    assert other.scaler.state_dict() == loop.scaler.state_dict() and loop.scaler.get_scale() > 8
+
+
+def test_the_newest_the_one_before_and_the_best_progress_are_kept(tmp_path: Path) -> None:
+    loop, progress = Loop(), TrainerState(best_step=1)
+    for progress.step in (1, 2, 3, 4):
+        save_progress(tmp_path, progress, loop.module, loop.optimizer, None)
+    assert checkpoint_steps(tmp_path) == [1, 3, 4]
+    # a run that was killed before it removed the others removes them when it goes on
+    save(tmp_path, 2)
+    restore_progress(read_checkpoint(tmp_path / "step-00000004.safetensors"), loop.module, loop.optimizer, None)
+    assert checkpoint_steps(tmp_path) == [1, 3, 4]
+
+
+@pytest.mark.parametrize("stem", ["weights", "optimizer", "random"])
+def test_the_progress_of_another_model_is_refused(tmp_path: Path, stem: str) -> None:
+    loop, other = Loop(), Loop(width=5)
+    save_progress(tmp_path, TrainerState(step=1), loop.module, loop.optimizer, None)
+    checkpoint = read_checkpoint(tmp_path / "step-00000001.safetensors")
+    mixed = {name: checkpoint.read_tensors(name) for name in ("weights", "optimizer", "random")}
+    if stem == "weights":
+        mixed["weights"] = dict(other.module.state_dict())
+    elif stem == "optimizer":
+        mixed["optimizer"] = optimizer_tensors(other.optimizer, other.module)
+    else:
+        mixed["random"] = {"cpu": torch.zeros(3, dtype=torch.uint8)}
+    save_checkpoint(tmp_path, 1, mixed, dict(checkpoint.state))
+    with pytest.raises(CheckpointError, match="another model") as caught:
+        restore_progress(read_checkpoint(tmp_path / "step-00000001.safetensors"), loop.module, loop.optimizer, None)
+    assert "step-00000001.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TrainerState)])
+@pytest.mark.parametrize("value", ["1", {}, "missing"], ids=["text", "object", "missing"])
+def test_a_progress_without_a_usable_value_is_refused(name: str, value: object) -> None:
+    content = dataclasses.asdict(TrainerState())
+    assert TrainerState.from_json(content, Path("step-1")) == TrainerState()
+    if value == "missing":
+        del content[name]
+    else:
+        content[name] = value
+    with pytest.raises(CheckpointError, match=f"step-1: its state has no usable '{name}'"):
+        TrainerState.from_json(content, Path("step-1"))
+
+
 def test_views_shared_and_strange_tensors_are_saved_as_they_look(tmp_path: Path) -> None:
     base = torch.arange(24.0).reshape(4, 6)
     tensors = {
@@ -148,6 +243,18 @@ def test_a_state_that_is_not_json_is_refused_before_anything_is_written(tmp_path
     with pytest.raises(ValueError, match="JSON"):
         save(tmp_path / "checkpoints", 1, value=value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_that_is_too_large_to_be_read_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="save arrays as tensors"):
+        save(tmp_path, 1, losses="x" * 9 * 2**20)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_of_another_name_is_not_a_checkpoint(tmp_path: Path) -> None:
+    other = save(tmp_path, 1).rename(tmp_path / "best.safetensors")
+    with pytest.raises(CheckpointError, match="it is not a file named step- and a number"):
+        read_checkpoint(other)
 
 
 @pytest.mark.parametrize(("step", "stem"), [(-1, "weights"), (10**18, "weights"), (1, "../weights"), (1, "State")])
@@ -528,3 +635,31 @@ def test_a_file_behind_a_link_is_not_written_to(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="link"):
         (tmp_path / "other").symlink_to(tmp_path / "elsewhere")
         open_regular(tmp_path / "other")
+
+
+def test_a_file_of_a_nested_save_is_named_by_its_own_path(tmp_path: Path) -> None:
+    missing = tmp_path / "missing" / "inner"
+    with pytest.raises(OutputError, match=str(missing)), whole_file(tmp_path / "outer") as temporary:
+        temporary.write_bytes(b"outer")
+        write_bytes(missing, b"inner")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no folder here that cannot be synced")
+def test_a_file_system_that_cannot_sync_folders_is_no_error() -> None:
+    sync_folder(Path("/proc/self"))
+
+
+def test_a_folder_that_is_replaced_is_noticed_and_watching_ends_once(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with watched(folder) as watch:
+        watch.check()
+        folder.rename(tmp_path / "moved")
+        with pytest.raises(OutputError, match=r"was removed, moved or unmounted .* \(No such file or directory\)"):
+            watch.check()
+        folder.mkdir()
+        with pytest.raises(OutputError, match="another folder is in its place"):
+            watch.check()
+        watch.close()
+        watch.close()
