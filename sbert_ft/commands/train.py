@@ -13,7 +13,8 @@ from sbert_ft.config.metrics import METRICS
 from sbert_ft.errors import InputError, quoted
 
 if TYPE_CHECKING:
-    from sbert_ft.training.prepare import FineTuneResult, PreparedRun
+    from sbert_ft.training.prepare import PreparedRun
+    from sbert_ft.training.run import FineTuneResult
 
 logger = logging.getLogger(__name__)
 

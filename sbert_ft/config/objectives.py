@@ -302,3 +302,8 @@ class ObjectiveSettings:
 def takers_of(option: str) -> tuple[str, ...]:
     """Return the names of the objectives that use an option; another one would ignore it silently."""
     return tuple(name for name, kind in OBJECTIVES.items() if option in kind.defaults)
+
+
+def takes_classes(name: str) -> bool:
+    """Return whether the labels of an objective's rows are classes; False for an unknown name."""
+    return name in OBJECTIVES and "classes" in OBJECTIVES[name].rows.label_kinds

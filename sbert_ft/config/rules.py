@@ -14,7 +14,7 @@ from sbert_ft.config.faults import Fault, shown_value
 from sbert_ft.config.fields import KEYS
 from sbert_ft.config.file_kinds import FILE_KINDS
 from sbert_ft.config.metrics import choosing_metrics
-from sbert_ft.config.objectives import CLASSIFIER_OBJECTIVES, OBJECTIVES, ObjectiveSettings, takers_of
+from sbert_ft.config.objectives import CLASSIFIER_OBJECTIVES, ObjectiveSettings, takers_of, takes_classes
 from sbert_ft.errors import enumerated, quoted
 
 CLASSIFIER_KINDS: Final = ("towers", "joined", "single")
@@ -179,7 +179,7 @@ def _mismatches(kind: str, objectives: Sequence[ObjectiveSettings]) -> Iterator[
 
 def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
     """Yield the faults of values that do not fit the objectives' labels: classes, or scores and 0 or 1."""
-    has_classes = "classes" in OBJECTIVES[objectives[0].name].rows.label_kinds
+    has_classes = takes_classes(objectives[0].name)
     names = ", ".join(dict.fromkeys(one.name for one in objectives))
     of_objective = f"objective is {names}"
     metric = values.get("training.metric")

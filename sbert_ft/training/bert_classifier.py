@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.arguments import instance_argument
-from sbert_ft.config.objectives import ObjectiveSettings
+from sbert_ft.config.objectives import ObjectiveSettings, takes_classes
 from sbert_ft.config.settings import EvaluationSettings, Reading, TrainingSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.labels import class_name
@@ -80,13 +80,13 @@ class BertClassifier(ClassifierModel):
         """
         if dev is not None and dev_share is not None:
             raise InputError("dev and dev_share are both given", "keep one of them")
-        if training is not None:
-            instance_argument(TrainingSettings, training, "training")
+        training = TrainingSettings() if training is None else instance_argument(TrainingSettings, training, "training")
+        has_classes = takes_classes(objective)
         with put_back_on_failure(self, weights=False):  # restores the head if preparation fails
             labels = _listed(y, "y")
             reading, names = Reading(), labels
-            if objective == "softmax":
-                classes = self._take_classes(classes_of(labels), (training or TrainingSettings()).seed)
+            if has_classes:
+                classes = self._take_classes(classes_of(labels), training.seed)
                 reading = Reading(label_kind="classes", classes=tuple(map(class_name, classes)))
                 names = [class_name(label) for label in labels]
             train = self._dataset(X, names, reading)
@@ -94,20 +94,18 @@ class BertClassifier(ClassifierModel):
             if dev is not None:
                 if not isinstance(dev, (tuple, list)) or len(dev) != 2:
                     raise InputError(f"dev is of type {type(dev).__name__}, expected two: the rows and their labels")
-                dev_labels = _listed(dev[1], "the labels of dev")
-                if objective == "softmax":
-                    reading = Reading(label_kind="classes")  # a class that is not in y is reported, not left out
-                dev_data = self._dataset(dev[0], dev_labels, reading)
+                # of all classes: one that is not in y is reported, not left out
+                reading = Reading(label_kind="classes") if has_classes else reading
+                dev_data = self._dataset(dev[0], _listed(dev[1], "the labels of dev"), reading)
             elif dev_share is not None:
-                train, dev_data = train.split(dev_share, (training or TrainingSettings()).seed)
-            weight = self.class_weight if objective == "softmax" else None
+                train, dev_data = train.split(dev_share, training.seed)
             with _run_folder(output_dir) as folder:
                 fine_tune(
                     self,
                     train,
                     dev=dev_data,
                     output_dir=folder,
-                    objective=ObjectiveSettings(objective, class_weight=weight),
+                    objective=ObjectiveSettings(objective, class_weight=self.class_weight if has_classes else None),
                     training=training,
                     evaluation=evaluation,
                     show_progress_bar=show_progress_bar,

@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sbert_ft.arguments import path_argument, word_argument
 from sbert_ft.config.loader import check_settings
-from sbert_ft.config.objectives import CLASSIFIER_OBJECTIVES, ObjectiveSettings
+from sbert_ft.config.objectives import CLASSIFIER_OBJECTIVES, ObjectiveSettings, takes_classes
 from sbert_ft.config.settings import (
     DataSettings,
     EvaluationSettings,
@@ -24,13 +24,13 @@ from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.encoder.devices import Precision
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.classifier import has_classifier
-from sbert_ft.model_folder.layout import ModelFolder, read_folder
+from sbert_ft.model_folder.layout import read_folder
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.interruption import memory_named
-from sbert_ft.training.prepare import FineTuneResult, PreparedRun, RunData, RunOptions, prepare
-from sbert_ft.training.run import run_training
+from sbert_ft.training.prepare import PreparedRun, RunData, RunOptions, prepare
+from sbert_ft.training.run import FineTuneResult, run_training
 from sbert_ft.training.run_folder import Mode
 from sbert_ft.training.run_log import warnings_kept
 from sbert_ft.training.trainable_model import put_back_on_failure, trained_module
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 
 _MODES: Mapping[str, Mode] = {"error": "new", "resume": "resume", "overwrite": "overwrite"}
+# Settings of a classifier that are attributes of one too.
+_OF_CLASSIFIER = ("pooling", "features", "truncation", "head_dropout", "max_seq_length")
 
 
 def starting_model(settings: RunSettings) -> TrainableModel:
@@ -59,42 +61,23 @@ def starting_model(settings: RunSettings) -> TrainableModel:
         bert = ConnectionBert.from_config(wanted.path, device, precision, settings.training.seed)
     else:
         source = read_folder(wanted.path)
-        if wanted.kind != "siamese" and has_classifier(source):
-            kind = _kind_of_stock(wanted, source)
+        if wanted.kind == "siamese" or not has_classifier(source):
+            bert = ConnectionBert.from_pretrained(source, device, precision)
+        else:
+            # a stock folder does not state the kind, one of ours does
+            kind = None if "classifier" in source.own or wanted.kind == "towers" else wanted.kind
             found = ClassifierModel.from_pretrained(source, device, precision, wanted.max_seq_length, kind=kind)
             if _goes_on(found, wanted):
                 return found
             logger.warning(
                 "%s holds a classifier of another kind (%s): its encoder is used, and a new head is created",
-                quoted(wanted.path, limit=400),
-                found.kind,
+                *(quoted(wanted.path, limit=400), found.kind),
             )
-            return _classifier(found.bert, wanted)
-        bert = ConnectionBert.from_pretrained(source, device, precision)
-    if wanted.kind != "siamese":
-        return _classifier(bert, wanted)
-    assert wanted.pooling != "pooler", "rejected when the settings were checked"
-    return SiameseBert(bert, wanted.pooling, wanted.max_seq_length)
-
-
-def _kind_of_stock(wanted: ModelSettings, source: ModelFolder) -> Literal["joined", "single"] | None:
-    """Return the kind to read a stock classifier folder as, which does not state it; None for our own, which does."""
-    if "classifier" in source.own:
-        return None
-    return wanted.kind if wanted.kind == "joined" or wanted.kind == "single" else None
-
-
-def _classifier(bert: ConnectionBert, wanted: ModelSettings) -> ClassifierModel:
-    assert wanted.kind != "siamese"
-    return ClassifierModel(
-        bert,
-        wanted.kind,
-        pooling=wanted.pooling,
-        features=wanted.features,
-        truncation=wanted.truncation,
-        head_dropout=wanted.head_dropout,
-        max_seq_length=wanted.max_seq_length,
-    )
+            bert = found.bert
+    if wanted.kind == "siamese":
+        assert wanted.pooling != "pooler", "rejected when the settings were checked"
+        return SiameseBert(bert, wanted.pooling, wanted.max_seq_length)
+    return ClassifierModel(bert, wanted.kind, **{name: getattr(wanted, name) for name in _OF_CLASSIFIER})
 
 
 def _goes_on(found: ClassifierModel, wanted: ModelSettings) -> bool:
@@ -103,6 +86,70 @@ def _goes_on(found: ClassifierModel, wanted: ModelSettings) -> bool:
     same_pooling = wanted.pooling in (None, found.pooling)
     same_dropout = wanted.head_dropout in (None, found.head_dropout)
     return found.kind == wanted.kind and same_features and same_pooling and same_dropout
+
+
+def read_rows(train: Any, dev: Any, test: Any, objective: str, reading: Reading) -> RunData:
+    """Return the rows of a run, each split given as in `as_dataset`, or None.
+
+    With an objective for classes, labels are read as classes if `reading` does not say otherwise. All splits have the
+    score scale of train.
+
+    Raises:
+        InputError, DataError: As in `as_dataset`.
+    """
+    if takes_classes(objective) and reading.label_kind is None and reading.classes is None:
+        reading = replace(reading, label_kind="classes")
+    first = as_dataset(train, reading)
+    reading = reading_on_scale_of(first, reading)
+    return RunData(first, *(None if rows is None else as_dataset(rows, reading) for rows in (dev, test)))
+
+
+def reading_on_scale_of(train: ConnectionDataset, reading: Reading) -> Reading:
+    """Return how to read the other files: on the score scale of the training pairs, even if they have few scores."""
+    if train.scale is None or reading.score_range is not None:
+        return reading
+    return replace(reading, score_range=(train.scale.low, train.scale.high))
+
+
+def as_dataset(pairs: Any, reading: Reading | None = None) -> ConnectionDataset:
+    """Return pairs as a data set.
+
+    Args:
+        pairs: A data set, which is returned as it is, the path of a file, or a DataFrame.
+        reading: How to read files and DataFrames.
+
+    Raises:
+        InputError: They are neither a data set, a path nor a DataFrame.
+        DataError: They cannot be read.
+    """
+    if isinstance(pairs, ConnectionDataset):
+        return pairs
+    if isinstance(pairs, (str, os.PathLike)):
+        return ConnectionDataset.from_file(Path(pairs), reading)
+    if type(pairs).__name__ == "DataFrame":
+        return ConnectionDataset.from_dataframe(pairs, reading)
+    raise InputError(
+        f"pairs are of type {type(pairs).__name__}, expected a ConnectionDataset, the path of a file, or a DataFrame; "
+        "for tuples: ConnectionDataset.from_pairs(pairs)"
+    )
+
+
+def load_run(settings: RunSettings) -> PreparedRun:
+    """Return the run of a configuration, with data and model loaded and checked; warnings are kept in it.
+
+    Raises:
+        ModelFolderError: The model's folder is damaged, incomplete or of an unsupported kind.
+        DataError: A file cannot be read as pairs.
+        InputError: Objective, data, model and settings do not fit each other.
+    """
+    data, objective = settings.data, settings.objective[0].name
+    with warnings_kept() as warnings, memory_named(settings, "data and model were read"):
+        rows = read_rows(data.train, data.dev, data.test, objective, data.reading)
+        if data.dev_share is not None:
+            train, dev = rows.train.split(data.dev_share, settings.training.seed)
+            rows = replace(rows, train=train, dev=dev)
+        run = prepare(starting_model(settings), rows, settings)
+    return replace(run, warnings=tuple(warnings.sentences))
 
 
 def fine_tune(
@@ -160,30 +207,24 @@ def fine_tune(
     folder = str(path_argument(output_dir, "output_dir"))
     parts = _objectives(objective, model)
     with warnings_kept() as warnings:
-        reading = reading_for(_name_of_first(parts), Reading())
-        first = as_dataset(train, reading)
-        reading = reading_on_scale_of(first, reading)
-        data = RunData(first, *(None if pairs is None else as_dataset(pairs, reading) for pairs in (dev, test)))
-    settings = RunSettings(
-        model=_model_settings(model),
-        data=DataSettings(
-            train=data.train.source,
-            dev=None if data.dev is None else data.dev.source,
-            test=None if data.test is None else data.test.source,
-        ),
-        output_dir=folder,
-        objective=parts,
-        training=TrainingSettings() if training is None else training,
-        evaluation=EvaluationSettings() if evaluation is None else evaluation,
-    )
-    settings = check_settings(settings)
-    with put_back_on_failure(model), memory_named(settings, "the run was prepared"):
-        with warnings_kept() as more:
-            prepared = prepare(model, data, settings)
-        prepared = replace(prepared, warnings=(*warnings.sentences, *more.sentences))
-        result = run_training(prepared, RunOptions(_MODES[on_existing], False, show_progress_bar))
-        if result.was_finished:
-            _become(model, result)
+        name = next((part.name for part in parts[:1] if isinstance(part, ObjectiveSettings)), "")
+        data = read_rows(train, dev, test, name, Reading())
+        sources: dict[str, Any] = {split: dataset.source for split, dataset in data.splits().items()}
+        settings = check_settings(
+            RunSettings(
+                model=_model_settings(model),
+                data=DataSettings(**sources),
+                output_dir=folder,
+                objective=parts,
+                training=TrainingSettings() if training is None else training,
+                evaluation=EvaluationSettings() if evaluation is None else evaluation,
+            )
+        )
+        with put_back_on_failure(model), memory_named(settings, "the run was prepared"):
+            prepared = replace(prepare(model, data, settings), warnings=tuple(warnings.sentences))
+            result = run_training(prepared, RunOptions(_MODES[on_existing], progress_bar=show_progress_bar))
+            if result.was_finished:
+                _become(model, result)
     return result
 
 
@@ -200,25 +241,10 @@ def _objectives(
     return tuple(ObjectiveSettings(part) if isinstance(part, str) else part for part in parts)
 
 
-def _name_of_first(parts: tuple[Any, ...]) -> str:
-    """Return the first objective's name, or "" if it is not settings, which is reported after the data are read."""
-    return next((part.name for part in parts[:1] if isinstance(part, ObjectiveSettings)), "")
-
-
 def _model_settings(model: TrainableModel) -> ModelSettings:
     """Return the settings that describe a model made in Python."""
-    path = str(model.bert.source.path)
-    if isinstance(model, SiameseBert):
-        return ModelSettings(path=path, max_seq_length=model.max_seq_length, pooling=model.pooling)
-    return ModelSettings(
-        path=path,
-        kind=model.kind,
-        max_seq_length=model.max_seq_length,
-        pooling=model.pooling,
-        features=model.features,
-        truncation=model.truncation,
-        head_dropout=model.head_dropout,
-    )
+    names = ("pooling", "max_seq_length") if isinstance(model, SiameseBert) else ("kind", *_OF_CLASSIFIER)
+    return ModelSettings(str(model.bert.source.path), **{name: getattr(model, name) for name in names})
 
 
 def _become(model: TrainableModel, result: FineTuneResult) -> None:
@@ -230,65 +256,3 @@ def _become(model: TrainableModel, result: FineTuneResult) -> None:
         model.temperature = tuned.temperature
     trained_module(model).load_state_dict(trained_module(tuned).state_dict())
     model.decision, model.score_scale = tuned.decision, tuned.score_scale
-
-
-def reading_for(objective: str, reading: Reading) -> Reading:
-    """Return how to read files for an objective: with classes for softmax, otherwise with scores."""
-    if reading.label_kind is not None or reading.classes is not None:
-        return reading
-    return replace(reading, label_kind="classes") if objective == "softmax" else reading
-
-
-def reading_on_scale_of(train: ConnectionDataset, reading: Reading) -> Reading:
-    """Return how to read the other files: on the score scale of the training pairs, even if they have few scores."""
-    if train.scale is None or reading.score_range is not None:
-        return reading
-    return replace(reading, score_range=(train.scale.low, train.scale.high))
-
-
-def as_dataset(pairs: Any, reading: Reading | None = None) -> ConnectionDataset:
-    """Return pairs as a data set.
-
-    Args:
-        pairs: A data set, which is returned as it is, the path of a file, or a DataFrame.
-        reading: How to read files and DataFrames.
-
-    Raises:
-        InputError: They are neither a data set, a path nor a DataFrame.
-        DataError: They cannot be read.
-    """
-    if isinstance(pairs, ConnectionDataset):
-        return pairs
-    if isinstance(pairs, (str, os.PathLike)):
-        return ConnectionDataset.from_file(Path(pairs), reading)
-    if type(pairs).__name__ == "DataFrame":
-        return ConnectionDataset.from_dataframe(pairs, reading)
-    raise InputError(
-        f"pairs are of type {type(pairs).__name__}, expected a ConnectionDataset, the path of a file, or a DataFrame; "
-        "for tuples: ConnectionDataset.from_pairs(pairs)"
-    )
-
-
-def load_run(settings: RunSettings) -> PreparedRun:
-    """Return the run of a configuration, with data and model loaded and checked; warnings are kept in it.
-
-    Raises:
-        ModelFolderError: The model's folder is damaged, incomplete or of an unsupported kind.
-        DataError: A file cannot be read as pairs.
-        InputError: Objective, data, model and settings do not fit each other.
-    """
-    with warnings_kept() as warnings, memory_named(settings, "data and model were read"):
-        run = _load_parts(settings)
-    return replace(run, warnings=tuple(warnings.sentences))
-
-
-def _load_parts(settings: RunSettings) -> PreparedRun:
-    data = settings.data
-    reading = reading_for(_name_of_first(settings.objective), data.reading)
-    train = ConnectionDataset.from_file(Path(data.train), reading)
-    reading = reading_on_scale_of(train, reading)
-    dev = None if data.dev is None else ConnectionDataset.from_file(Path(data.dev), reading)
-    test = None if data.test is None else ConnectionDataset.from_file(Path(data.test), reading)
-    if data.dev_share is not None:
-        train, dev = train.split(data.dev_share, settings.training.seed)
-    return prepare(starting_model(settings), RunData(train, dev, test), settings)

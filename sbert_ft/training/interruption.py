@@ -48,6 +48,15 @@ class Interruption:
                 _name(number),
             )
 
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Only record a first signal in the block."""
+        self.deferring = True
+        try:
+            yield
+        finally:
+            self.deferring = False
+
     def raise_if_signalled(self, how: str) -> None:
         """End the run if a signal was recorded.
 

@@ -37,10 +37,9 @@ from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.interruption import Interruption
 from sbert_ft.training.optimizer import Optimizer, rate_factor, set_rate
 from sbert_ft.training.plan import RunPlan
-from sbert_ft.training.prepare import training_targets
 from sbert_ft.training.run_folder import FolderWatch, RunFolder
 from sbert_ft.training.run_log import RunLog, read_log
-from sbert_ft.training.trainable_model import trained_module
+from sbert_ft.training.trainable_model import set_up_for_training, trained_module
 
 _N_NAMED_LINES = 8
 # A scaler starts at 2**16 and halves at each overflow; this many in sequence are not a problem of scale.
@@ -136,49 +135,57 @@ class StepLogger:
 
 @dataclass(frozen=True)
 class TrainingSession:
-    """What one call of `train` writes to, and how it starts and ends.
+    """The run's folder, its signals, and how it starts: one call of `train`.
 
     Attributes:
         watch: The run's folder, checked before anything is written there.
-        log: The run's open log.
         interruption: Whether a signal requested the end of the run.
         resume_from: The checkpoint to resume from; None to start from the first step.
         progress_bar: Whether to show a progress bar.
     """
 
     watch: FolderWatch
-    log: RunLog
     interruption: Interruption
     resume_from: Checkpoint | None = None
     progress_bar: bool = False
 
 
 def train(plan: RunPlan, session: TrainingSession) -> TrainerState:
-    """Train the model of a run in place, and return the final trainer state.
+    """Train the model of a run in place, and return the final trainer state; the model is then in eval mode.
 
     The weights of the best and of the last step are in checkpoints.
-
-    Args:
-        plan: The run, with its tokens, steps, precision and memory.
-        session: Folder, log, signals and checkpoint to resume from.
 
     Raises:
         TrainingError: A loss or gradient is not a finite number; the message names the step and the rows.
         ResourceError: A single row does not fit into memory.
-        OutputError: A checkpoint cannot be written.
+        OutputError: A checkpoint or a line of the log cannot be written.
         RunInterrupted: A signal ended the run, after a checkpoint was written.
     """
-    return _Loop(plan, session).train()
+    run, folder = plan.run, RunFolder(session.watch.path)
+    begin = 0 if session.resume_from is None else session.resume_from.step
+    tensorboard = folder.tensorboard_dir if run.settings.training.tensorboard else None
+    devices = range(torch.cuda.device_count())  # the seed is set on all of them
+    session.watch.check()  # the base model was evaluated meanwhile
+    with (
+        RunLog(folder.log_file, begin, tensorboard) as log,
+        torch.random.fork_rng(devices=devices),  # the caller's generators stay as they were
+        set_up_for_training(run.model.bert.encoder, run.settings),
+        session.interruption.deferred(),
+    ):
+        try:
+            return _Loop(plan, session, log).train()
+        finally:
+            run.model.eval()
 
 
 class _Loop:
     """The loop, and what changes in it: model, optimizer, scaler and trainer state."""
 
-    def __init__(self, plan: RunPlan, session: TrainingSession) -> None:
-        self.plan, self.session = plan, session
+    def __init__(self, plan: RunPlan, session: TrainingSession, log: RunLog) -> None:
+        self.plan, self.session, self.log = plan, session, log
         self.model, self.settings = plan.run.model, plan.run.settings.training
         self.module, self.device = trained_module(self.model), self.model.device
-        self.targets = training_targets(plan.run)
+        self.targets = plan.run.targets()
         self.optimizer = Optimizer(self.module, self.settings)
         self.scaler = torch.amp.GradScaler(self.device.type) if plan.autocast_dtype == torch.float16 else None
         torch.manual_seed(self.settings.seed)
@@ -218,7 +225,7 @@ class _Loop:
                 if log_due:
                     session.watch.check()
                     record = steps.record(rate)
-                    session.log.append(record)
+                    self.log.append(record)
                     speed = f"{record['pairs_per_second']:.0f} {plan.row}s/s"
                     bar.set_postfix_str(f"loss {record['loss']:.4f}, rate {rate:.1e}, {speed}")
                 bar.update(1)
@@ -237,7 +244,6 @@ class _Loop:
                         self._save()
                 if progress.stopped_early:
                     break
-        self.model.eval()
         return progress
 
     def _groups(self) -> Iterator[tuple[list[NDArray[np.int64]], float]]:
@@ -329,10 +335,10 @@ class _Loop:
         progress.evaluation_due = False
         patience = self.settings.early_stopping_patience
         progress.stopped_early = patience is not None and progress.n_stale >= patience
-        if not (is_resumed and _is_noted(session.log, progress.step)):
+        if not (is_resumed and _is_noted(self.log, progress.step)):
             passes = round(progress.passes, 4)
             where = {"kind": "eval", "step": progress.step, "epoch": passes, "split": _SPLIT}
-            session.log.append({**where, "metrics": dict(metrics), "best": best})
+            self.log.append({**where, "metrics": dict(metrics), "best": best})
         shown = ", ".join(f"{name} {number:.4f}" for name, number in metrics.items() if number is not None)
         logger.info("step %d: %s %s%s", progress.step, _SPLIT, shown, ", the best so far" if best else "")
         if progress.stopped_early:
@@ -343,7 +349,7 @@ class _Loop:
         """Write a checkpoint; then end the run if a signal came before or meanwhile."""
         session, folder = self.session, RunFolder(self.session.watch.path).checkpoints_dir
         session.watch.check()
-        session.log.sync()
+        self.log.sync()
         save_progress(folder, self.progress, self.module, self.optimizer, self.scaler)
         session.interruption.raise_if_signalled(f"after step {self.progress.step:,}; continue with --resume")
 

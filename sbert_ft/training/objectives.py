@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _LABEL_WORDS = {"none": "no label", "binary": "a label 0 or 1", "score": "a score", "classes": "a class name"}
-_NUMBER_WORDS = {1: "one text", 2: "two texts", 3: "three texts"}
+NUMBERS_OF_TEXTS = {1: "one text", 2: "two texts", 3: "three texts"}
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _misfit(name: str, dataset: ConnectionDataset) -> str | None:
     """Return why the objective cannot learn from these rows, as the rest of a sentence; or None."""
     kind = OBJECTIVES[name]
     if dataset.n_texts not in kind.rows.n_texts or dataset.label_kind not in kind.rows.label_kinds:
-        found = f"{_NUMBER_WORDS[dataset.n_texts]} and {_LABEL_WORDS[dataset.label_kind]}"
+        found = f"{NUMBERS_OF_TEXTS[dataset.n_texts]} and {_LABEL_WORDS[dataset.label_kind]}"
         return f"takes {kind.rows.takes}, but a row of this data has {found}"
     if kind.find_fault is None or dataset.labels is None:
         return None

@@ -22,7 +22,7 @@ from sbert_ft.encoder.packing import Layout, row_width
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.training.batch_sampler import epoch_batches, fitting_batch_size
 from sbert_ft.training.optimizer import warmup_steps
-from sbert_ft.training.prepare import PreparedRun, joining_of
+from sbert_ft.training.prepare import PreparedRun
 from sbert_ft.training.tokenized_dataset import TokenizedConnections, tokenize_connections
 from sbert_ft.training.trainable_model import frozen_parameters
 
@@ -125,7 +125,7 @@ def plan_run(run: PreparedRun) -> RunPlan:
         InputError: The precision is unknown.
     """
     model, settings = run.model, run.settings.training
-    tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, joining_of(model))
+    tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, run.joining)
     text_rows = tokens.rows if run.objective.distinct_texts else None
     if text_rows is not None and (fitting := fitting_batch_size(settings.batch_size, text_rows)) < settings.batch_size:
         logger.warning(

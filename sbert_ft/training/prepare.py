@@ -6,15 +6,13 @@ Training starts only after objective, data and settings have passed these checks
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sbert_ft.config.objectives import HeadToTrain
+from sbert_ft.config.objectives import HeadToTrain, takes_classes
 from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.encoder.devices import to_device
@@ -23,7 +21,7 @@ from sbert_ft.evaluation.class_evaluator import ClassEvaluator, names_of_classes
 from sbert_ft.evaluation.evaluator import Evaluator
 from sbert_ft.evaluation.pair_evaluator import PairEvaluator
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
-from sbert_ft.training.objectives import Objective, build_objective, check_fits
+from sbert_ft.training.objectives import NUMBERS_OF_TEXTS, Objective, build_objective, check_fits
 from sbert_ft.training.run_folder import Mode
 from sbert_ft.training.run_log import check_tensorboard
 from sbert_ft.training.tokenized_dataset import Joining
@@ -34,13 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunData:
-    """The pairs of a run.
-
-    Attributes:
-        train: The training pairs.
-        dev: Pairs for choosing the best step, threshold and calibration; may be None.
-        test: Pairs used for the final evaluation only; may be None.
-    """
+    """The rows of a run: to train on, to choose step, threshold and calibration by, and for the final evaluation."""
 
     train: ConnectionDataset
     dev: ConnectionDataset | None = None
@@ -50,11 +42,6 @@ class RunData:
         """Return the data sets that are not None, by name."""
         named = {"train": self.train, "dev": self.dev, "test": self.test}
         return {name: dataset for name, dataset in named.items() if dataset is not None}
-
-    def with_overlaps(self) -> RunData:
-        """Return the same pairs, with overlaps between the splits counted in the ledger of the training pairs."""
-        others = {name: dataset for name, dataset in self.splits().items() if name != "train"}
-        return replace(self, train=self.train.with_overlaps(**others)) if others else self
 
 
 @dataclass(frozen=True)
@@ -73,41 +60,10 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class FineTuneResult:
-    """The result of a run.
-
-    Attributes:
-        folder: The run's folder.
-        metrics: The content of metrics.json.
-        was_finished: Whether the run was already finished; then nothing was done.
-    """
-
-    folder: Path
-    metrics: dict[str, Any] = field(repr=False)
-    was_finished: bool = False
-
-    @property
-    def model_dir(self) -> Path:
-        """The folder of the tuned model, to use and share."""
-        return self.folder / "model"
-
-    @property
-    def report(self) -> Path:
-        """The report, a single HTML file."""
-        return self.folder / "report.html"
-
-
-@dataclass(frozen=True)
 class PreparedRun:
-    """A run whose parts have been checked to fit each other.
+    """A run whose parts have been checked to fit each other; a classifier has its head.
 
-    Attributes:
-        model: The base model; a classifier has its head.
-        data: The pairs.
-        settings: The resolved settings.
-        objective: The loss.
-        evaluator: Evaluates the result, and has the metric for choosing the best step.
-        warnings: Warnings logged during preparation.
+    `warnings` are those that were logged during preparation.
     """
 
     model: TrainableModel
@@ -122,6 +78,23 @@ class PreparedRun:
         """The metric for choosing the best step; None without dev pairs."""
         return self.evaluator.metric
 
+    @property
+    def joining(self) -> Joining | None:
+        """How the model joins the two texts of a row; None if it encodes each text separately."""
+        model = self.model
+        return Joining(model.truncation) if isinstance(model, ClassifierModel) and model.kind == "joined" else None
+
+    def targets(self) -> NDArray[np.float32] | None:
+        """Return the targets, shape (N,): class numbers, or scores (0 to 1 for a classifier); None without labels."""
+        train, model = self.data.train, self.model
+        if isinstance(model, ClassifierModel) and model.n_outputs > 1:
+            return train.class_codes(names_of_classes(model)).astype(np.float32)
+        targets = train.targets()
+        of_cosine = train.scale is not None and train.scale.is_cosine
+        if targets is None or not of_cosine or not isinstance(model, ClassifierModel):
+            return targets
+        return ((targets + 1) / 2).astype(np.float32)
+
 
 def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> PreparedRun:
     """Return the run, after all checks that need no training.
@@ -132,7 +105,8 @@ def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> Prep
         InputError: Objective, data, encoder and settings do not fit each other.
         ResourceError: training.tensorboard is set, but tensorboard is not installed.
     """
-    data = data.with_overlaps()
+    if others := {name: dataset for name, dataset in data.splits().items() if name != "train"}:
+        data = replace(data, train=data.train.with_overlaps(**others))
     _check_rows(model, data)
     check_fits(settings.objective, data.train)
     check_encoder(model.bert.encoder, settings)
@@ -151,31 +125,22 @@ def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> Prep
 
 
 def _check_rows(model: TrainableModel, data: RunData) -> None:
-    """Check that the rows have as many texts as the model needs.
-
-    Raises:
-        InputError: They have more or fewer.
-    """
+    """Check that the rows have as many texts as the model needs."""
     for name, dataset in data.splits().items():
-        found = ("one text", "two texts", "three texts")[dataset.n_texts - 1]
-        shown = quoted(dataset.source, limit=400)
-        if isinstance(model, ClassifierModel) and dataset.n_texts != model.n_texts:
-            wanted = ("one text", "two texts")[model.n_texts - 1]
-            raise InputError(
-                f"{shown}: a row has {found}, and a classifier of kind {model.kind} takes {wanted}",
-                "name the columns with data.text_columns, or use another model.kind",
-            )
-        if (
-            not isinstance(model, ClassifierModel) and dataset.n_texts == 1 and name != "train"
-        ):  # `check_fits` checks train
-            raise InputError(
-                f"{shown}: a row has {found}, but a sentence encoder is evaluated on pairs", "name two columns"
-            )
+        found = f"{quoted(dataset.source, limit=400)}: a row has {NUMBERS_OF_TEXTS[dataset.n_texts]}"
+        if isinstance(model, ClassifierModel):
+            if dataset.n_texts != model.n_texts:
+                raise InputError(
+                    f"{found}, and a classifier of kind {model.kind} takes {NUMBERS_OF_TEXTS[model.n_texts]}",
+                    "name the columns with data.text_columns, or use another model.kind",
+                )
+        elif dataset.n_texts == 1 and name != "train":  # `check_fits` checks train
+            raise InputError(f"{found}, but a sentence encoder is evaluated on pairs", "name two columns")
 
 
 def _with_head(model: ClassifierModel, train: ConnectionDataset, settings: RunSettings) -> bool:
     """Return whether the model had a head for the classes of the training rows; otherwise give it a new one."""
-    classes = train.class_names if settings.objective[0].name == "softmax" else None
+    classes = train.class_names if takes_classes(settings.objective[0].name) else None
     if model.head is not None:
         # in the head's own order, which another tool may have chosen
         if sorted(names_of_classes(model)) == sorted(classes or ()):
@@ -186,16 +151,11 @@ def _with_head(model: ClassifierModel, train: ConnectionDataset, settings: RunSe
 
 
 def _check_something_is_trained(model: ClassifierModel, settings: RunSettings) -> None:
-    """Check that some weights of the classifier are trained; with a frozen encoder, the head may be.
-
-    Raises:
-        InputError: Encoder and head are frozen.
-    """
+    """Check that some weights of the classifier are trained; with a frozen encoder, the head may be."""
     assert model.head is not None
-    n_frozen = len(frozen_parameters(model.bert.encoder, settings.model))
-    if n_frozen == len(list(model.bert.encoder.parameters())) and not any(
-        parameter.requires_grad for parameter in model.head.parameters()
-    ):
+    encoder = model.bert.encoder
+    is_frozen = len(frozen_parameters(encoder, settings.model)) == len(list(encoder.parameters()))
+    if is_frozen and not any(parameter.requires_grad for parameter in model.head.parameters()):
         raise InputError("every weight is frozen, the head's by requires_grad", "leave some to train")
 
 
@@ -207,21 +167,3 @@ def _head_of(model: ClassifierModel, train: ConnectionDataset) -> HeadToTrain:
     counts = np.bincount(train.class_codes(names_of_classes(model)), minlength=model.n_outputs)
     weights = len(train) / (model.n_outputs * np.maximum(counts, 1))
     return HeadToTrain(model.head, to_device(torch.from_numpy(weights.astype(np.float32)), model.device))
-
-
-def training_targets(run: PreparedRun) -> NDArray[np.float32] | None:
-    """Return the targets, shape (N,): class numbers, or scores (0 to 1 for a classifier), or None without labels."""
-    train, model = run.data.train, run.model
-    if not isinstance(model, ClassifierModel):
-        return train.targets()
-    if model.n_outputs > 1:
-        return train.class_codes(names_of_classes(model)).astype(np.float32)
-    targets = train.targets()
-    if targets is None or train.scale is None or not train.scale.is_cosine:
-        return targets
-    return ((targets + 1) / 2).astype(np.float32)
-
-
-def joining_of(model: TrainableModel) -> Joining | None:
-    """Return how the model joins the two texts of a row; None if it encodes each text separately."""
-    return Joining(model.truncation) if isinstance(model, ClassifierModel) and model.kind == "joined" else None

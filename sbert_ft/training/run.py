@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from sbert_ft._version import library_versions
 from sbert_ft.config.loader import run_to_json
@@ -23,27 +22,51 @@ from sbert_ft.errors import CheckpointError, RunFolderError, quoted
 from sbert_ft.evaluation.evaluator import EvaluationResult
 from sbert_ft.files.atomic import write_json
 from sbert_ft.report.write import Report, write_report
-from sbert_ft.training.checkpoints import Checkpoint, TrainerState, checkpoint_file, read_checkpoint, restore_weights
-from sbert_ft.training.interruption import Interruption, interruptible, memory_named, saved_named
+from sbert_ft.training.checkpoints import TrainerState, checkpoint_file, read_checkpoint, restore_weights
+from sbert_ft.training.interruption import interruptible, memory_named, saved_named
 from sbert_ft.training.loop import TrainingSession, train
 from sbert_ft.training.plan import RunPlan, plan_run
-from sbert_ft.training.prepare import FineTuneResult, PreparedRun, RunOptions, joining_of
+from sbert_ft.training.prepare import PreparedRun, RunOptions
 from sbert_ft.training.resume import check_finished, checked_resume_state, warn_of_disk_space, write_resume_state
 from sbert_ft.training.run_folder import (
     RUN_FILES,
     RUN_FOLDERS,
-    FolderWatch,
     RunFolder,
     check_run_folder,
     open_run_folder,
     watched,
 )
-from sbert_ft.training.run_log import RunLog, check_tensorboard, read_log, warnings_kept
+from sbert_ft.training.run_log import check_tensorboard, read_log, warnings_kept
 from sbert_ft.training.tokenized_dataset import N_SHOWN, cut_rows
-from sbert_ft.training.trainable_model import set_up_for_training, trained_module
+from sbert_ft.training.trainable_model import trained_module
 
 FORMAT = 1
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FineTuneResult:
+    """The result of a run.
+
+    Attributes:
+        folder: The run's folder.
+        metrics: The content of metrics.json.
+        was_finished: Whether the run was already finished; then nothing was done.
+    """
+
+    folder: Path
+    metrics: dict[str, Any] = field(repr=False)
+    was_finished: bool = False
+
+    @property
+    def model_dir(self) -> Path:
+        """The folder of the tuned model, to use and share."""
+        return self.folder / "model"
+
+    @property
+    def report(self) -> Path:
+        """The report, a single HTML file."""
+        return self.folder / "report.html"
 
 
 def check_output_dir(settings: RunSettings, options: RunOptions) -> None:
@@ -99,7 +122,8 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         before = run.evaluator.evaluate_baseline(run.model)
         if state.checkpoint is not None:
             logger.info("going on after step %d of %d", state.checkpoint.step, plan.n_steps)
-        progress = _train(plan, watch, state.checkpoint, interruption, options.progress_bar)
+        progress = train(plan, TrainingSession(watch, interruption, state.checkpoint, options.progress_bar))
+        interruption.raise_if_signalled("after its last step; continue with --resume")
         _take_best(run, progress, folder)
 
         found = run.evaluator.evaluate_final(run.model, before)
@@ -125,33 +149,6 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         watch.check()
         write_json(folder.metrics_file, metrics)
         return FineTuneResult(folder.path, metrics)
-
-
-def _train(
-    plan: RunPlan,
-    watch: FolderWatch,
-    checkpoint: Checkpoint | None,
-    interruption: Interruption,
-    progress_bar: bool,
-) -> TrainerState:
-    """Set the encoder up for training, run the loop, and return the model to eval mode."""
-    run, folder = plan.run, RunFolder(watch.path)
-    tensorboard = folder.tensorboard_dir if run.settings.training.tensorboard else None
-    devices = range(torch.cuda.device_count())  # the seed is set on all of them
-    watch.check()  # the base model was evaluated meanwhile
-    with (
-        RunLog(folder.log_file, 0 if checkpoint is None else checkpoint.step, tensorboard) as log,
-        torch.random.fork_rng(devices=devices),  # the caller's generators stay as they were
-        set_up_for_training(run.model.bert.encoder, run.settings),
-    ):
-        interruption.deferring = True
-        try:
-            progress = train(plan, TrainingSession(watch, log, interruption, checkpoint, progress_bar))
-        finally:
-            interruption.deferring = False
-            run.model.eval()
-        interruption.raise_if_signalled("after its last step; continue with --resume")
-        return progress
 
 
 def _take_best(run: PreparedRun, progress: TrainerState, folder: RunFolder) -> None:
@@ -230,7 +227,7 @@ def _write_ledgers(plan: RunPlan, folder: RunFolder) -> dict[str, Any]:
         if name == "train":
             n_cut, first = tokens.n_cut_rows, list(tokens.first_cut_rows)
         else:
-            cut = cut_rows(dataset, model.tokenizer, model.max_seq_length, joining_of(model))
+            cut = cut_rows(dataset, model.tokenizer, model.max_seq_length, plan.run.joining)
             n_cut, first = len(cut), cut[:N_SHOWN].tolist()
         if n_cut:
             sentence = f"{counted(n_cut, 'row')} with {what} longer than {model.max_seq_length} tokens, which is cut"

@@ -38,7 +38,7 @@ from sbert_ft.files.atomic import PREFIX
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.batch_sampler import epoch_batches
 from sbert_ft.training.checkpoints import newest_checkpoint, read_checkpoint
-from sbert_ft.training.prepare import FineTuneResult
+from sbert_ft.training.run import FineTuneResult
 
 if not hasattr(os, "fork") or not sys.platform.startswith("linux"):
     pytest.skip("the processes under test are forks", allow_module_level=True)
