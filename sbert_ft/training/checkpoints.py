@@ -322,9 +322,7 @@ class TrainerState:
                 value, bool
             )
             if not fits and not (value is None and name in optional):
-                raise CheckpointError(
-                    f"{source}: its state has no usable {quoted(name)}; start again with --overwrite"
-                )
+                raise CheckpointError(f"{source}: its state has no usable {quoted(name)}; start again with --overwrite")
         return cls(**{name: content[name] for name in fresh})
 
 
