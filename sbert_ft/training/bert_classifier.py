@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sbert_ft.arguments import instance_argument
 from sbert_ft.config.objectives import ObjectiveSettings, takes_classes
@@ -86,8 +85,7 @@ class BertClassifier(ClassifierModel):
             labels = _listed(y, "y")
             reading, names = Reading(), labels
             if has_classes:
-                classes = self._take_classes(classes_of(labels), training.seed)
-                reading = Reading(label_kind="classes", classes=tuple(map(class_name, classes)))
+                reading = Reading(label_kind="classes", classes=self._take_classes(classes_of(labels)))
                 names = [class_name(label) for label in labels]
             train = self._dataset(X, names, reading)
             dev_data = None
@@ -112,21 +110,19 @@ class BertClassifier(ClassifierModel):
                 )
         return self
 
-    def _take_classes(self, classes: list[Any], seed: int) -> list[Any]:
-        """Return the classes in the order of the head; a head for other classes is replaced by a new one.
+    def _take_classes(self, classes: Sequence[Any]) -> tuple[str, ...]:
+        """Return the names of the classes in the order of the head; a head for other classes is dropped.
 
         The order of a head may differ from the sorted labels: it may come from a configuration or another tool.
         """
-        if self._classes is not None:
-            by_name = {class_name(label): label for label in classes}
-            own = [class_name(label) for label in self._classes]
-            if sorted(own) == sorted(by_name):
-                self._classes = tuple(by_name[name] for name in own)  # with the type of these labels, 1 for "1"
-                return list(self._classes)
-        if self.head is not None:
-            logger.warning("the classifier's head is for other classes than y has: a new head is created")
-        self.start_head(classes, seed)
-        return classes
+        by_name = {class_name(label): label for label in classes}
+        names = tuple(class_name(label) for label in self._classes or ())
+        if sorted(names) != sorted(by_name):
+            if self.head is not None:
+                logger.warning("the classifier's head is for other classes than y has: a new head is created")
+            self.head, names = None, tuple(by_name)
+        self._classes = tuple(by_name[name] for name in names)  # with the type of these labels, 1 for "1"
+        return names
 
     def _dataset(self, rows: Iterable[Any], labels: Sequence[Any], reading: Reading) -> ConnectionDataset:
         if getattr(rows, "ndim", 1) == 2:
@@ -137,11 +133,7 @@ class BertClassifier(ClassifierModel):
 
 @contextmanager
 def _run_folder(output_dir: str | os.PathLike[str] | None) -> Iterator[str | os.PathLike[str]]:
-    """Return the run's folder; without `output_dir` a temporary folder, which is removed afterwards.
-
-    Raises:
-        OutputError: No temporary folder can be made.
-    """
+    """Yield the run's folder; without `output_dir` a temporary folder, which is removed afterwards."""
     if output_dir is not None:
         yield output_dir
         return
@@ -186,11 +178,7 @@ def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:
 
 
 def _rows_of_table(table: Any, n_texts: int) -> list[Any]:
-    """Return the rows of a DataFrame or array with one column per text; missing texts are None.
-
-    Raises:
-        InputError: It has more or fewer columns.
-    """
+    """Return the rows of a DataFrame or array with one column per text; missing texts are None."""
     if table.shape[1] != n_texts:
         expected = "one, the text" if n_texts == 1 else "two, the texts of a pair"
         raise InputError(f"X has {table.shape[1]} columns, expected {expected}", "select them, as in frame[[...]]")
@@ -201,17 +189,12 @@ def _rows_of_table(table: Any, n_texts: int) -> list[Any]:
 
 
 def _listed(values: Iterable[Any], name: str) -> list[Any]:
-    """Return labels as a list of plain Python values.
-
-    Raises:
-        InputError: They are not a sequence, or they are a table.
-    """
+    """Return labels, one a row, as a list of plain Python values."""
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
         raise InputError(f"{name} is of type {type(values).__name__}, expected a list of labels, one a row")
     if getattr(values, "ndim", 1) != 1:
         raise InputError(
             f"{name} has several columns, expected one label a row; multi-label classification is not supported"
         )
-    array: NDArray[Any] | None = np.asarray(values) if hasattr(values, "dtype") else None
-    listed: list[Any] = list(values) if array is None else array.tolist()
+    listed: list[Any] = np.asarray(values).tolist() if hasattr(values, "dtype") else list(values)
     return [value.item() if isinstance(value, np.generic) else value for value in listed]

@@ -6,6 +6,7 @@ Training starts only after objective, data and settings have passed these checks
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from sbert_ft.config.objectives import HeadToTrain, takes_classes
 from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.dataset import ConnectionDataset
+from sbert_ft.data.labels import class_name
 from sbert_ft.encoder.devices import to_device
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.class_evaluator import ClassEvaluator, names_of_classes
@@ -140,11 +142,14 @@ def _check_rows(model: TrainableModel, data: RunData) -> None:
 
 def _with_head(model: ClassifierModel, train: ConnectionDataset, settings: RunSettings) -> bool:
     """Return whether the model had a head for the classes of the training rows; otherwise give it a new one."""
-    classes = train.class_names if takes_classes(settings.objective[0].name) else None
-    if model.head is not None:
-        # in the head's own order, which another tool may have chosen
-        if sorted(names_of_classes(model)) == sorted(classes or ()):
+    names = train.class_names if takes_classes(settings.objective[0].name) else ()
+    classes: Sequence[object] | None = names or None
+    own = model._classes
+    if sorted(map(class_name, own or ())) == sorted(names):
+        if model.head is not None:
             return True
+        classes = own  # as `fit` has named them, in the type of its labels
+    elif model.head is not None:
         logger.warning("the classifier's head is for other classes than the training rows have: a new head is created")
     model.start_head(classes, settings.training.seed)
     return False

@@ -313,6 +313,15 @@ def test_labels_of_any_type_come_back_as_they_went_in(
     assert json.loads((tmp_path / "saved" / "config.json").read_text("utf-8"))["id2label"].keys() == {"0", "1"}
 
 
+def test_a_head_that_fit_has_made_is_no_starting_point(folder: Path, tmp_path: Path) -> None:
+    texts, topics = texts_by_topic(24)
+    model, options = classifier(folder), {"dev": (texts, topics), "training": QUICK, "evaluation": FEW}
+    for name, before in (("first", "the majority class"), ("second", "the classifier before training")):
+        model.fit(texts, topics, output_dir=tmp_path / name, **options)
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text("utf-8"))
+        assert metrics["splits"]["dev"]["before_is"] == before
+
+
 def test_fit_takes_columns_of_a_data_frame(folder: Path) -> None:
     pairs, labels = pairs_by_topic(24)
     frame = pd.DataFrame({"a": [a for a, _ in pairs], "b": [b for _, b in pairs], "label": labels})
