@@ -47,7 +47,7 @@ from sbert_ft import (
     TrainingSettings,
     fine_tune,
 )
-from sbert_ft.config.objectives import OBJECTIVES, HeadToTrain
+from sbert_ft.config.objectives import OBJECTIVES
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
 from sbert_ft.errors import RunInterrupted, SbertFtError
 from sbert_ft.models.classifier import TrainableModel
@@ -278,7 +278,7 @@ def one_step(encoder: SiameseBert, name: str, kind: str) -> tuple[float, dict[st
     if kind:
         model = BertClassifier(encoder.bert, kind)
         model.start_head(["no", "maybe", "yes"] if "classes" in row.rows.label_kinds else None, seed=1)
-        head = HeadToTrain(model.head)
+        head = model.head
     n_texts = {"": row.rows.n_texts[0], "single": 1, "towers": 2, "joined": 2}[kind]
     texts = some_texts(n_rows * n_texts)
     tokenizer, longest = model.tokenizer, model.max_seq_length

@@ -2,8 +2,9 @@
 
 This is the one place for a new objective: a function that makes its loss, in `OBJECTIVES`, and where it has a new
 option a field of `ObjectiveSettings`. Configuration, schema, messages and the tables of the documents are made from
-them. A loss is a function of the vectors of a batch's texts, a column of texts each, and the labels, in float32. torch
-and sentence-transformers are imported when a loss is made, so that reading a configuration brings neither.
+them. A loss is a function of the vectors of a batch's texts, a column of texts each (or of a classifier's logits, as
+the only column), and the labels, in float32. torch and sentence-transformers are imported when a loss is made, so that
+reading a configuration brings neither.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class ObjectiveKind:
         coupled: Whether a row's loss depends on the other rows of its batch.
         distinct_texts: Whether a text that occurs twice in a batch would be used as its own negative.
         find_fault: Returns what is wrong with the labels, shape (rows,), as the rest of a sentence; or None.
-        of_classifier: Whether it trains a classifier, with a loss on the head's logits: `make` gets a `HeadToTrain`.
+        of_classifier: Whether it trains a classifier, with a loss on the head's logits, shape (B, K).
     """
 
     rows: Rows
@@ -67,19 +68,6 @@ class ObjectiveKind:
         """The options that it takes, with their default values."""
         parameters = inspect.signature(self.make).parameters.values()
         return {option.name: option.default for option in parameters if option.default is not option.empty}
-
-
-@dataclass(frozen=True)
-class HeadToTrain:
-    """The head and the class weights that a classifier's loss needs.
-
-    Attributes:
-        head: Maps the vectors of each column of texts, shape (B, D) each, to logits, shape (B, K).
-        class_weights: Factor on the loss of each class's rows if classes are weighed, shape (K,), on the head's device.
-    """
-
-    head: Callable[[list[Tensor]], Tensor]
-    class_weights: Tensor | None = None
 
 
 def find_no_order(labels: NDArray[np.float64]) -> str | None:
@@ -228,32 +216,30 @@ def _distance(left: Tensor, right: Tensor) -> Tensor:
 
 
 @partial(ObjectiveKind, _CLASSIFIED, of_classifier=True)
-def softmax(head: HeadToTrain, class_weight: Literal["balanced"] | None = None) -> LossMethod:
+def softmax(class_weight: Tensor | None = None) -> LossMethod:
     """Cross-entropy of the classes by the head's logits, the mean over the rows of a batch of (weighted) losses.
 
     The head gets (u, v, |u-v|) of two towers (Reimers and Gurevych 2019, Sentence-BERT, section 3), or the vector of a
     joined pair or of one text (Devlin et al. 2019, section 4.1).
 
     Torch's mean of a weighted loss is not used: it divides by the sum of the batch's weights, so a row's share would
-    depend on the other rows, and the losses of micro-batches could not be added.
+    depend on the other rows, and the losses of micro-batches could not be added. class_weight: shape (K,).
     """
     from torch.nn.functional import cross_entropy
-
-    weights = None if class_weight is None else head.class_weights
 
     def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
         assert labels is not None
         codes = labels.long()
-        losses = cross_entropy(head.head(columns), codes, reduction="none")
-        if weights is not None:
-            losses = losses * weights[codes]
+        losses = cross_entropy(columns[0], codes, reduction="none")
+        if class_weight is not None:
+            losses = losses * class_weight[codes]
         return losses.mean()
 
     return loss
 
 
 @partial(ObjectiveKind, _GRADED, of_classifier=True)
-def binary_cross_entropy(head: HeadToTrain) -> LossMethod:
+def binary_cross_entropy() -> LossMethod:
     """Cross-entropy between the score, scaled to 0..1, and the sigmoid of the head's one logit.
 
     The cross-encoder for graded pairs (Sentence-BERT, table 2).
@@ -262,7 +248,7 @@ def binary_cross_entropy(head: HeadToTrain) -> LossMethod:
 
     def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
         assert labels is not None
-        return binary_cross_entropy_with_logits(head.head(columns)[:, 0], labels)
+        return binary_cross_entropy_with_logits(columns[0][:, 0], labels)
 
     return loss
 

@@ -83,9 +83,8 @@ def starting_model(settings: RunSettings) -> TrainableModel:
 def _goes_on(found: ClassifierModel, wanted: ModelSettings) -> bool:
     """Return whether a folder's classifier matches the settings, so that training continues with its head."""
     same_features = wanted.kind != "towers" or found.features == wanted.features
-    same_pooling = wanted.pooling in (None, found.pooling)
-    same_dropout = wanted.head_dropout in (None, found.head_dropout)
-    return found.kind == wanted.kind and same_features and same_pooling and same_dropout
+    same_others = all(getattr(wanted, name) in (None, getattr(found, name)) for name in ("pooling", "head_dropout"))
+    return found.kind == wanted.kind and same_features and same_others
 
 
 def read_rows(train: Any, dev: Any, test: Any, objective: str, reading: Reading) -> RunData:

@@ -7,14 +7,14 @@ float32. `check_fits` checks before training that the rows are those that it tak
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from sbert_ft.config.objectives import OBJECTIVES, HeadToTrain, ObjectiveSettings
+from sbert_ft.config.objectives import OBJECTIVES, ObjectiveSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError, enumerated, quoted
 
@@ -32,6 +32,7 @@ class Objective:
 
     `settings` have all defaults filled in, and `methods` has one loss for each of them. Of several objectives `coupled`
     and `distinct_texts` (see `ObjectiveKind`) hold if they hold for one. If not coupled, the loss is a mean over rows.
+    The `head` of a classifier makes logits, shape (B, K), of the vectors of each column of texts.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Objective:
     coupled: bool
     distinct_texts: bool
     methods: tuple[LossMethod, ...]
+    head: Callable[[list[Tensor]], Tensor] | None = None
 
     def loss(self, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
         """Return the weighted sum of the losses of a batch: a scalar, float32, under autocast too.
@@ -58,6 +60,8 @@ class Objective:
             raise InputError(f"objective {self.name} was given {given}, but {_takes(self.settings)}")
         with torch.autocast(embeddings[0].device.type, enabled=False):
             vectors = [column.float() for column in embeddings]
+            if self.head is not None:
+                vectors = [self.head(vectors)]
             targets = None if labels is None else labels.float()
             parts = zip(self.settings, self.methods, strict=True)
             return torch.stack([part.weight * method(vectors, targets) for part, method in parts]).sum()
@@ -67,12 +71,17 @@ class Objective:
         return " + ".join(_describe(part) for part in self.settings)
 
 
-def build_objective(settings: Sequence[ObjectiveSettings], head: HeadToTrain | None = None) -> Objective:
+def build_objective(
+    settings: Sequence[ObjectiveSettings],
+    head: Callable[[list[Tensor]], Tensor] | None = None,
+    class_weights: Tensor | None = None,
+) -> Objective:
     """Return the objective that adds the losses of these settings, each times its weight.
 
     Args:
         settings: One or more objectives, checked by `config.loader`.
         head: The head of the classifier to train; None for a sentence encoder.
+        class_weights: Factor on the loss of each class's rows if they are to be balanced, shape (K,), on its device.
 
     Raises:
         InputError: No row fits all objectives.
@@ -88,7 +97,8 @@ def build_objective(settings: Sequence[ObjectiveSettings], head: HeadToTrain | N
         label_kinds=label_kinds,
         coupled=any(kind.coupled for kind in kinds),
         distinct_texts=any(kind.distinct_texts for kind in kinds),
-        methods=tuple(_method(part, head) for part in filled),
+        methods=tuple(_method(part, class_weights) for part in filled),
+        head=head,
     )
 
 
@@ -187,10 +197,12 @@ def _filled(settings: ObjectiveSettings) -> ObjectiveSettings:
     return replace(settings, **{key: value for key, value in defaults.items() if getattr(settings, key) is None})
 
 
-def _method(settings: ObjectiveSettings, head: HeadToTrain | None) -> LossMethod:
+def _method(settings: ObjectiveSettings, class_weights: Tensor | None) -> LossMethod:
     kind = OBJECTIVES[settings.name]
     options = {key: getattr(settings, key) for key in kind.defaults}
-    return kind.make(head, **options) if kind.of_classifier else kind.make(**options)
+    if settings.class_weight is not None:
+        options["class_weight"] = class_weights
+    return kind.make(**options)
 
 
 def _describe(settings: ObjectiveSettings) -> str:

@@ -43,17 +43,10 @@ _BYTES_PER_WEIGHT = 4 * 4 + 2
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run with its tokens, and how it goes: steps, precision and memory.
+    """A run with its training rows as tokens, and how it goes: steps, precision and memory.
 
-    Attributes:
-        run: The run.
-        tokens: The training rows as tokens.
-        steps_by_epoch: Optimizer steps of each epoch; max_steps may shorten the last one.
-        micro_rows: Rows per forward.
-        autocast_dtype: Type in which the encoder computes; None for float32.
-        layout: How texts are packed; None to choose for each batch.
-        fixed_bytes: Memory of weights, gradients and optimizer.
-        batch_bytes: Memory of the largest forward and its backward.
+    `micro_rows` go through at once. The memory is that of weights, gradients and optimizer (`fixed_bytes`), and that of
+    the largest forward and its backward (`batch_bytes`). Where `layout` is None it is chosen for each batch.
     """
 
     run: PreparedRun
@@ -119,11 +112,7 @@ class RunPlan:
 
 
 def plan_run(run: PreparedRun) -> RunPlan:
-    """Return the plan of a run, with its tokens.
-
-    Raises:
-        InputError: The precision is unknown.
-    """
+    """Return the plan of a run, with its tokens."""
     model, settings = run.model, run.settings.training
     tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, run.joining)
     text_rows = tokens.rows if run.objective.distinct_texts else None
@@ -167,17 +156,12 @@ def steps_by_epoch(
 ) -> tuple[int, ...]:
     """Return the optimizer steps of each epoch, at most max_steps in total.
 
-    Args:
-        n_rows: Training rows.
-        settings: Epochs, batch size, accumulation, seed.
-        text_rows: As in `epoch_batches`. With it, the number of batches depends on the order of the epoch.
+    With `text_rows`, as in `epoch_batches`, the number of batches depends on the order of the epoch.
     """
     steps: list[int] = []
-    left = settings.max_steps if settings.max_steps is not None else 1 << 62
+    n_steps, left = 0, settings.max_steps or 1 << 62
     for epoch in range(settings.epochs):
-        if text_rows is None and steps and steps[0] <= left:
-            n_steps = steps[0]
-        else:
+        if epoch == 0 or text_rows is not None:
             n_batches = len(epoch_batches(n_rows, settings.batch_size, settings.seed, epoch, text_rows=text_rows))
             n_steps = -(-n_batches // settings.accumulation_steps)
         steps.append(min(n_steps, left))
@@ -185,11 +169,6 @@ def steps_by_epoch(
         if left == 0:
             break
     return tuple(steps)
-
-
-def keeps_scores(bert: ConnectionBert) -> bool:
-    """Return whether a forward keeps attention scores: torch's kernels for rows on a GPU recompute them."""
-    return bert.device.type != "cuda" or training_layout(bert) != "rows"
 
 
 def activation_bytes(bert: ConnectionBert, n_tokens: int, longest: int, n_bytes: int, checkpointing: bool) -> int:
@@ -206,8 +185,8 @@ def activation_bytes(bert: ConnectionBert, n_tokens: int, longest: int, n_bytes:
     heads, layers, width = int(config.num_attention_heads), int(config.num_hidden_layers), bert.hidden_size
     feed_forward = int(getattr(config, "intermediate_size", 4 * width)) / (4 * width)
     per_token = width * _BYTES_PER_FEATURE[n_bytes] * (0.7 + 0.3 * feed_forward)
-    scores = row_width(longest)
-    per_token += heads * scores * _BYTES_PER_SCORE[n_bytes] if keeps_scores(bert) else 0
+    if bert.device.type != "cuda" or training_layout(bert) != "rows":  # torch's kernels for rows recompute scores there
+        per_token += heads * row_width(longest) * _BYTES_PER_SCORE[n_bytes]
     if checkpointing:
         return int(n_tokens * (per_token + 4 * width * layers))
     return int(n_tokens * per_token * layers)
@@ -222,12 +201,7 @@ def foresee(
 ) -> tuple[int, int, int]:
     """Return the rows per forward, the fixed bytes (weights, gradients, moments) and the bytes of the largest batch.
 
-    Args:
-        bert: The encoder, on its device.
-        row_lengths: Tokens of each training row, all its texts together, shape (N,).
-        longest: Tokens of the longest text, after truncation.
-        settings: Batch size, micro-batch size.
-        dtype: As returned by `training_dtype`.
+    `row_lengths`, shape (N,), are the tokens of each training row, and `longest` those of the longest text, truncated.
     """
     n_weights = sum(parameter.numel() for parameter in bert.encoder.parameters())
     fixed = n_weights * _BYTES_PER_WEIGHT

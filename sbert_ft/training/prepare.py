@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from sbert_ft.config.objectives import HeadToTrain, takes_classes
+from sbert_ft.config.objectives import takes_classes
 from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.labels import class_name
@@ -113,17 +114,17 @@ def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> Prep
     check_fits(settings.objective, data.train)
     check_encoder(model.bert.encoder, settings)
     check_tensorboard(settings.training.tensorboard)
-    head, had_head = None, False
+    head = class_weights = None
+    evaluator: Evaluator | None = None
     if isinstance(model, ClassifierModel):
         had_head = _with_head(model, data.train, settings)
         _check_something_is_trained(model, settings)
-        head = _head_of(model, data.train)
-    evaluator: Evaluator
-    if isinstance(model, ClassifierModel) and model.n_outputs > 1:
-        evaluator = ClassEvaluator.of(data.splits(), model, settings, had_head)
-    else:
-        evaluator = PairEvaluator.of(data.splits(), settings)
-    return PreparedRun(model, data, settings, build_objective(settings.objective, head), evaluator)
+        head = model.head
+        if model.n_outputs > 1:
+            class_weights = _balanced_weights(model, data.train)
+            evaluator = ClassEvaluator.of(data.splits(), model, settings, had_head)
+    objective = build_objective(settings.objective, head, class_weights)
+    return PreparedRun(model, data, settings, objective, evaluator or PairEvaluator.of(data.splits(), settings))
 
 
 def _check_rows(model: TrainableModel, data: RunData) -> None:
@@ -164,11 +165,8 @@ def _check_something_is_trained(model: ClassifierModel, settings: RunSettings) -
         raise InputError("every weight is frozen, the head's by requires_grad", "leave some to train")
 
 
-def _head_of(model: ClassifierModel, train: ConnectionDataset) -> HeadToTrain:
-    """Return the head with balanced class weights: n / (K * n_class), as in scikit-learn."""
-    assert model.head is not None
-    if model.n_outputs == 1:
-        return HeadToTrain(model.head)
+def _balanced_weights(model: ClassifierModel, train: ConnectionDataset) -> Tensor:
+    """Return a weight of each class, n / (K * n_class) as in scikit-learn: shape (K,), float32."""
     counts = np.bincount(train.class_codes(names_of_classes(model)), minlength=model.n_outputs)
     weights = len(train) / (model.n_outputs * np.maximum(counts, 1))
-    return HeadToTrain(model.head, to_device(torch.from_numpy(weights.astype(np.float32)), model.device))
+    return to_device(torch.from_numpy(weights.astype(np.float32)), model.device)

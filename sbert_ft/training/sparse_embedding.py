@@ -24,13 +24,9 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def word_gradients_by_row(encoder: PreTrainedModel, wanted: bool = True) -> Iterator[None]:
-    """Give the encoder's word table sparse gradients during the block, if it can be updated by rows.
+    """Give the encoder's word table sparse gradients during the block, if it is `wanted` and can be updated by rows.
 
     That is on a CPU, for a trained float32 table that no other module shares and that lookups do not change.
-
-    Args:
-        encoder: On its training device, with frozen parameters already frozen.
-        wanted: False to keep the gradient dense.
     """
     words = encoder.get_input_embeddings()
     if not wanted or not isinstance(words, nn.Embedding) or not _has_rows_of_its_own(encoder, words):

@@ -30,7 +30,6 @@ from sbert_ft import (
     fine_tune,
 )
 from sbert_ft.config.loader import read_run
-from sbert_ft.config.objectives import HeadToTrain
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
 from sbert_ft.errors import ConfigError, InputError, SbertFtError
 from sbert_ft.files import strict_json
@@ -241,7 +240,7 @@ def test_loss_and_gradient_of_towers_are_those_of_sentence_transformers(
     expected.backward()
 
     texts = ours.tokenizer.tokenize([pair[side] for side in (0, 1) for pair in pairs])
-    objective = build_objective([ObjectiveSettings("softmax")], HeadToTrain(ours.head))
+    objective = build_objective([ObjectiveSettings("softmax")], ours.head)
     tokens = ours.tokenizer.frame(texts, 64)
     loss = backward(ours, objective, tokens, codes.float(), len(pairs), BackwardSettings(len(pairs)))
     torch.testing.assert_close(loss, expected.detach(), atol=1e-5, rtol=1e-5)
@@ -255,7 +254,7 @@ def test_balanced_weights_make_a_rare_class_count_as_much_as_a_frequent_one() ->
     logits = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
     labels = torch.tensor([0.0, 0, 0, 1])
     weights = torch.tensor([4 / (2 * 3), 4 / (2 * 1)])
-    weighted = build_objective([BALANCED], HeadToTrain(lambda columns: columns[0], weights))
+    weighted = build_objective([BALANCED], lambda columns: columns[0], weights)
     found = weighted.loss([logits], labels)
     of_class = F.cross_entropy(logits, labels.long(), reduction="none")
     torch.testing.assert_close(found, (of_class[:3].mean() + of_class[3]) / 2)
@@ -278,7 +277,7 @@ def test_micro_batches_give_the_whole_batch_s_gradient(kind: str, folder: Path) 
     else:
         tokens = model.tokenizer.frame(model.tokenizer.tokenize([r[s] for s in (0, 1) for r in rows]), 40)
     assert model.head is not None
-    objective = build_objective([BALANCED], HeadToTrain(model.head, torch.tensor([2.0, 0.5, 1.0])))
+    objective = build_objective([BALANCED], model.head, torch.tensor([2.0, 0.5, 1.0]))
     targets = torch.tensor([names.index(label) for label in labels])
     gradients = []
     for micro_rows in (8, 3):

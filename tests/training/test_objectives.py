@@ -20,7 +20,7 @@ from sentence_transformers.sentence_transformer import losses
 from torch import Tensor, nn
 
 from sbert_ft.config.loader import check_settings
-from sbert_ft.config.objectives import OBJECTIVES, HeadToTrain, ObjectiveSettings
+from sbert_ft.config.objectives import OBJECTIVES, ObjectiveSettings
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
 from sbert_ft.errors import ConfigError, InputError
 from sbert_ft.models.siamese import SiameseBert
@@ -44,7 +44,7 @@ OF_CLASSIFIERS = [name for name, kind in OBJECTIVES.items() if kind.of_classifie
 
 
 def objective(name: str, **settings: float) -> Objective:
-    head = HeadToTrain(lambda columns: torch.cat(columns, dim=-1)[:, :3]) if name in OF_CLASSIFIERS else None
+    head = (lambda columns: torch.cat(columns, dim=-1)[:, :3]) if name in OF_CLASSIFIERS else None
     return build_objective([ObjectiveSettings(name, **settings)], head)
 
 

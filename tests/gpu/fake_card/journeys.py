@@ -217,7 +217,7 @@ def classifiers(journeys: Journeys) -> None:
 def objectives(journeys: Journeys) -> None:
     """Run a batch of every objective, whole and in parts, forward and backward, and whole steps in every precision."""
     from sbert_ft import ObjectiveSettings, TrainingSettings
-    from sbert_ft.config.objectives import OBJECTIVES, HeadToTrain
+    from sbert_ft.config.objectives import OBJECTIVES
     from sbert_ft.training.gradients import BackwardSettings, backward
     from sbert_ft.training.objectives import build_objective
     from sbert_ft.training.optimizer import Optimizer
@@ -235,9 +235,8 @@ def objectives(journeys: Journeys) -> None:
                 if kind.of_classifier:
                     model = classifier
                     weights = torch.ones(3).to(model.device) if name == "softmax" else None
-                    head = HeadToTrain(model.head, weights)
                     weight = "balanced" if name == "softmax" else None
-                    objective = build_objective([ObjectiveSettings(name, class_weight=weight)], head)
+                    objective = build_objective([ObjectiveSettings(name, class_weight=weight)], model.head, weights)
                 else:
                     model = encoder
                     objective = build_objective([ObjectiveSettings(name)])
