@@ -27,10 +27,8 @@ class _AtOnce(BaseException):
 class Interruption:
     """Records whether a signal requested the end of the run.
 
-    Attributes:
-        signal_number: Number of the signal received, 0 if none was.
-        deferring: If True, a first signal is only recorded, and the loop ends after the current step; otherwise the
-            run ends at once.
+    While `deferring`, a first signal is only recorded, and the loop ends after the current step; otherwise the run ends
+    at once. `signal_number` is 0 if no signal was received.
     """
 
     def __init__(self) -> None:
@@ -58,11 +56,7 @@ class Interruption:
             self.deferring = False
 
     def raise_if_signalled(self, how: str) -> None:
-        """End the run if a signal was recorded.
-
-        Raises:
-            RunInterrupted: A signal was recorded.
-        """
+        """Raise `RunInterrupted` if a signal was recorded."""
         if self.signal_number:
             raise self.ended(how)
 

@@ -66,7 +66,7 @@ class StepLogger:
         self.n_overflows = 0
         self.max_overflows = _MAX_OVERFLOWS if scaled else 0
         self.n_rows = 0
-        self.n_seconds = 0.0
+        self.seconds_before = progress.seconds
         self.since = time.perf_counter()
 
     def add(self, group: list[NDArray[np.int64]], losses: list[Tensor], norm: Tensor) -> None:
@@ -104,7 +104,7 @@ class StepLogger:
     def record(self, rate: float) -> dict[str, Any]:
         """Return the line for the log, and start a new interval."""
         self._add_time()
-        losses, seconds = self.progress.losses, self.n_seconds
+        losses, seconds = self.progress.losses, self.progress.seconds - self.seconds_before
         record = {
             "kind": "train",
             "step": self.progress.step,
@@ -116,7 +116,7 @@ class StepLogger:
             "seconds": self.progress.seconds,
         }
         losses.clear()
-        self.n_rows, self.n_seconds = 0, 0.0
+        self.n_rows, self.seconds_before = 0, self.progress.seconds
         return record
 
     @contextmanager
@@ -128,21 +128,13 @@ class StepLogger:
 
     def _add_time(self) -> None:
         now = time.perf_counter()
-        self.n_seconds += now - self.since
         self.progress.seconds += now - self.since
         self.since = now
 
 
 @dataclass(frozen=True)
 class TrainingSession:
-    """The run's folder, its signals, and how it starts: one call of `train`.
-
-    Attributes:
-        watch: The run's folder, checked before anything is written there.
-        interruption: Whether a signal requested the end of the run.
-        resume_from: The checkpoint to resume from; None to start from the first step.
-        progress_bar: Whether to show a progress bar.
-    """
+    """One call of `train`: the run's folder, its signals, and the checkpoint to resume from."""
 
     watch: FolderWatch
     interruption: Interruption

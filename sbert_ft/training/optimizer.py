@@ -49,8 +49,8 @@ class Optimizer:
         for parameter in self.dense:
             self.adamw.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
             }
         if self.rows is not None:
             self.adamw.state[self.rows.weights] = {"step": torch.zeros((), dtype=torch.float32)}

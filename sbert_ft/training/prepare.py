@@ -49,13 +49,7 @@ class RunData:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is started.
-
-    Attributes:
-        mode: ``new``, ``resume`` or ``overwrite``.
-        allow_changes: Whether to resume with other settings or data than the run started with.
-        progress_bar: Whether to show a progress bar.
-    """
+    """How a run is started: with `allow_changes` it is resumed with other settings or data than it began with."""
 
     mode: Mode = "new"
     allow_changes: bool = False
