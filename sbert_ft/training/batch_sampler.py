@@ -21,7 +21,7 @@ Waiting = dict[int, deque[Entry]]
 
 _CHUNK_ROWS = 8192  # converted to Python lists at a time
 _MAX_MOVES = 64  # of rows between queues, per batch: limits the cost of the search when hardly any row fits
-_MAX_ASKED = 64  # batches that are tried as the source of a second row, or as the new place, for a single row
+_MAX_TRIED = 64  # batches that are tried as the source of a second row, or as the new place, for a single row
 
 
 def epoch_batches(
@@ -144,7 +144,7 @@ def _without_single_rows(
     for single in singles:
         helped = _lend(batches, single, lenders, pairs, text_rows) or _join(batches, single, lenders, pairs, text_rows)
         n_failed = 0 if helped else n_failed + 1
-        if n_failed == _MAX_ASKED:  # one text occurs in most rows: the other single rows will fail, too
+        if n_failed == _MAX_TRIED:  # one text occurs in most rows: the other single rows will fail, too
             break
     return [batch for batch in batches if len(batch)]
 
@@ -158,7 +158,7 @@ def _lend(
 ) -> bool:
     """Return whether a row of a batch of more than two rows was moved to the single row."""
     row = batches[single]
-    for _ in range(min(len(lenders), _MAX_ASKED)):
+    for _ in range(min(len(lenders), _MAX_TRIED)):
         lender = lenders.pop()
         fitting = np.flatnonzero(_share_no_text(batches[lender], row, text_rows))
         if len(fitting):
@@ -179,7 +179,7 @@ def _join(
 ) -> bool:
     """Return whether the single row was moved into a batch of two rows; its own batch is then empty."""
     row = batches[single]
-    for _ in range(min(len(pairs), _MAX_ASKED)):
+    for _ in range(min(len(pairs), _MAX_TRIED)):
         pair = pairs.pop()
         if _share_no_text(batches[pair], row, text_rows).all():
             batches[pair], batches[single] = np.append(batches[pair], row), row[:0]
