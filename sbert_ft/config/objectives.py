@@ -290,6 +290,6 @@ def takers_of(option: str) -> tuple[str, ...]:
     return tuple(name for name, kind in OBJECTIVES.items() if option in kind.defaults)
 
 
-def takes_classes(name: str) -> bool:
-    """Return whether the labels of an objective's rows are classes; False for an unknown name."""
-    return name in OBJECTIVES and "classes" in OBJECTIVES[name].rows.label_kinds
+def takes_classes(name: object) -> bool:
+    """Return whether the labels of an objective's rows are classes; False for what is no objective's name."""
+    return isinstance(name, str) and name in OBJECTIVES and "classes" in OBJECTIVES[name].rows.label_kinds
