@@ -33,6 +33,7 @@ from sbert_ft.files.atomic import (
     whole_file,
     write_bytes,
     write_json,
+    writing,
 )
 from sbert_ft.training.checkpoints import (
     TrainerState,
@@ -642,6 +643,13 @@ def test_a_file_of_a_nested_save_is_named_by_its_own_path(tmp_path: Path) -> Non
     with pytest.raises(OutputError, match=str(missing)), whole_file(tmp_path / "outer") as temporary:
         temporary.write_bytes(b"outer")
         write_bytes(missing, b"inner")
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_in_the_temporary_file_names_the_file_that_is_wanted(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as caught, whole_file(tmp_path / "out.npy") as temporary, writing(temporary):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.where == f"'{tmp_path / 'out.npy'}'" and PREFIX not in str(caught.value)
     assert os.listdir(tmp_path) == []
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -39,7 +40,7 @@ from sbert_ft.training.resume import (
     differences,
     tensors_sha256,
 )
-from sbert_ft.training.run_folder import RUN_FILES, RUN_FOLDERS, Mode, RunFolder, open_run_folder
+from sbert_ft.training.run_folder import RUN_FILES, RUN_FOLDERS, Mode, RunFolder, check_run_folder, open_run_folder
 from sbert_ft.training.run_log import RunLog, read_log
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -698,3 +699,35 @@ def test_the_sha256_of_tensors_sees_names_types_shapes_and_values() -> None:
     assert tensors_sha256(base) == tensors_sha256(dict(reversed(base.items())))
     assert tensors_sha256(base) == tensors_sha256({**base, "a": torch.arange(12.0)[:6].clone()})
     assert len({tensors_sha256(tensors) for tensors in (base, *others)}) == 7
+
+
+@pytest.mark.parametrize("mode", ["resume", "overwrite"])
+@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "{", "[]"], ids=["a model's", "broken", "an array"])
+def test_a_folder_whose_config_is_not_from_a_run_is_refused_and_stays(tmp_path: Path, mode: Mode, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(RunFolderError, match=r"config\.json in .* is not from a run; it may belong to a model"):
+        check_run_folder(RunFolder(tmp_path), mode)
+    assert (tmp_path / "config.json").read_text() == content and len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("mode", ["resume", "overwrite"])
+def test_a_run_that_was_stopped_before_its_fingerprint_is_known_by_its_config(tmp_path: Path, mode: Mode) -> None:
+    (tmp_path / "config.json").write_text('{"output_dir": "run"}')
+    check_run_folder(RunFolder(tmp_path), mode)
+
+
+def test_a_folder_on_a_full_disk_keeps_the_log_s_complete_lines(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    was = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with RunLog(tmp_path / "metrics.jsonl") as log:
+        log.append({"kind": "train", "step": 1})
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+            with pytest.raises(OutputError, match=r"metrics\.jsonl"):
+                log.append({"kind": "train", "step": 2, "text": "x" * 200})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, was)
+        log.append({"kind": "train", "step": 3})
+    assert [record["step"] for record in read_log(tmp_path / "metrics.jsonl")] == [1, 3]
