@@ -421,7 +421,8 @@ def test_in_a_step_forwards_are_halved_until_they_fit_or_it_is_said_that_none_do
     bench: Bench, minilm_path: Path
 ) -> None:
     halved = "going on from step 2 with forwards of 32 rows; the batch stays the same"
-    for room_kib in (20_000, 10_000, 4_000):  # what the allocator has kept from earlier steps differs by its threads
+    # what the allocator has kept from earlier steps differs by its threads
+    for room_kib in (20_000, 10_000, 4_000, 1_000, 200):
         config = minilm_config(bench, minilm_path, batch_size=64, epochs=4, save_steps=1)
         request = {"argv": ["train", str(config)], "strike": without_memory(STEP, 3, room_kib)}
         # a process of its own: the allocator of one that has trained before keeps what the run is not to find
