@@ -226,16 +226,7 @@ def find_format(path: Path, encoding: str | None, delimiter: str | None, kind: s
     .tsv are not quoted, unless a CSV writer must have written it: the header is quoted, or (in the first million
     characters) every quote is where such a writer puts it and some are needed. To decide this yourself, `kind="tsv"`
     reads quotes as characters, `kind="csv"` with `delimiter="tab"` as quotes. A .txt has one text per line, unless
-    `kind` or `delimiter` says otherwise.
-
-    Args:
-        path: A regular file.
-        encoding: The codec; None to use the byte order mark, else UTF-8.
-        delimiter: One character, or comma, semicolon, tab or pipe.
-        kind: lines, csv, tsv, jsonl or parquet; None to use the suffix.
-
-    Raises:
-        DataError: The file does not have the expected format; the message says what was found and what to do.
+    `kind` or `delimiter` says otherwise. Arguments and errors as in `open_table`.
     """
     head = first_bytes(path)
     chosen = FORMATS[kind_of(path, kind, delimiter)]

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,9 +23,6 @@ from sbert_ft.data.formats import NewColumn, Row, Values
 from sbert_ft.data.table import Table
 from sbert_ft.data.text import fault
 from sbert_ft.errors import DataError, OutputError, quoted
-
-if TYPE_CHECKING:
-    pass
 
 _LARGEST = float(np.finfo(np.float32).max)
 

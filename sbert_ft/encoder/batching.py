@@ -27,9 +27,13 @@ WELL_FILLED = 0.9
 def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, padded: bool = False) -> list[NDArray[np.int64]]:
     """Return batches of texts, longest first, with at most `token_budget` tokens each.
 
-    The longest come first so that a lack of memory shows at once, and texts of equal length are together. A
-    text longer than the budget gets its own batch. If every text will be `padded` to the longest of its batch, padding
-    counts too.
+    The longest come first so that a lack of memory shows at once, and texts of equal length are together. A text longer
+    than the budget gets its own batch.
+
+    Args:
+        lengths: Tokens of each text, shape (N,).
+        token_budget: Most tokens of a batch, at least 1; with `padded`, padding counts too.
+        padded: Whether every text will be padded to the longest of its batch.
     """
     order = np.argsort(-lengths, kind="stable")
     if len(order) == 0:
@@ -79,9 +83,15 @@ def choose_layout(
 ) -> Layout:
     """Return the layout that is expected to be fastest for a forward over texts of these lengths.
 
-    On a CPU ``runs`` computes the fewest scores and no padding, but has a cost for each distinct length. On a
-    GPU one kernel computes runs of any lengths, so ``runs`` is chosen wherever it is admitted. ``padded`` is returned
-    if no other layout is admitted.
+    On a CPU ``runs`` computes the fewest scores and no padding, but has a cost for each distinct length. On a GPU one
+    kernel computes runs of any lengths, so ``runs`` is chosen wherever it is admitted.
+
+    Args:
+        lengths: Tokens of each text, shape (N,).
+        n_heads: H of the encoder.
+        hidden_size: D of the encoder.
+        device_type: Such as ``cpu`` or ``cuda``.
+        admitted: The layouts to choose from; ``padded`` is returned if there is no other.
     """
     if "runs" not in admitted:
         return "rows" if "rows" in admitted else "padded"

@@ -160,7 +160,15 @@ def _no_mask(*positional: Any, **named: Any) -> None:
 
 @dataclass(frozen=True)
 class EncoderToCompile:
-    """A stock encoder on the CPU, which is not changed, and how it is to be run: `dtype` is that of its layers."""
+    """An encoder to compile, and how it is to be run.
+
+    Attributes:
+        encoder: The stock encoder, float32, on the CPU; it is not changed.
+        dtype: The type in which its layers compute: float32 or bfloat16.
+        takes_token_types: Whether its forward has an argument for token types.
+        max_tokens: Tokens of the longest text that it has positions for.
+        pack_options: Other arguments of `pack`: all but the texts, the layout and the device.
+    """
 
     encoder: PreTrainedModel
     dtype: torch.dtype

@@ -44,9 +44,11 @@ class HeadPlan:
         pooling: How tokens become a vector; ``pooler`` for the stock head of the encoder's kind.
         features: Only for towers: which features of the two vectors the last layer gets.
         width: Width of a vector, D.
-        dropout: Probability of the dropout before the last layer; `first_dropout`: before a stock head's dense layer.
+        dropout: Probability of the dropout before the last layer.
         initializer_range: Standard deviation of new weights.
         stock: The stock head of the encoder's kind if `pooling` is ``pooler``, otherwise None.
+        activation: The activation after the dense layer of a stock head.
+        first_dropout: Probability of the dropout before the dense layer of a stock head.
     """
 
     kind: ClassifierKind

@@ -325,18 +325,23 @@ def write_all(descriptor: int, data: bytes) -> None:
 def remove_leftovers(folder: Path) -> int:
     """Remove what killed processes left in `folder` under temporary names; return the number of leftovers.
 
-    Only for the holder of the folder's lock: without it, the files may belong to a process that still runs.
+    Only for the holder of the folder's lock: without it, the files may belong to a process that still runs. A folder
+    that cannot be removed stays, with a warning.
 
     Raises:
-        OutputError: The folder cannot be read, or a leftover cannot be removed.
+        OutputError: The folder cannot be read, or a file cannot be removed.
     """
     with writing(folder):
         leftovers = [folder / name for name in os.listdir(folder) if name.startswith(PREFIX)]
         for path in leftovers:
             if path.is_symlink() or not path.is_dir():
                 os.unlink(path)
-            else:
+                continue
+            try:
                 shutil.rmtree(path)
+            except OSError as error:
+                cause = error.strerror or error
+                logger.warning("%s is no longer needed and cannot be deleted: %s", shown(path), cause)
     return len(leftovers)
 
 

@@ -101,6 +101,11 @@ def match_names(
 
     Example: with `expected = {"pooler.dense.bias": (4,)}` and `base_prefix = "bert"`, the key
     "module.bert.pooler.dense.bias" is matched, and `prefixes` is ("module.bert.",).
+
+    Args:
+        found: Every tensor of the weights.
+        expected: Names and shapes of the stock encoder, without a prefix.
+        base_prefix: The encoder's name inside larger models, "bert" for BERT.
     """
     wrappers = (*_WRAPPERS, base_prefix + ".") if base_prefix else _WRAPPERS
     keys: dict[str, str] = {}

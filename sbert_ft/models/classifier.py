@@ -185,6 +185,11 @@ class ClassifierModel(TextModel):
         return np.array(self._known_classes())
 
     @property
+    def known_classes(self) -> tuple[object, ...] | None:
+        """The classes in the order of their logits, with their types, even before there is a head; None for none."""
+        return self._classes
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """The classes as strings, in the order of their logits; empty for one output."""
         self._fitted_head()

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from sbert_ft.config.metrics import metric_label
-from sbert_ft.evaluation.results import Json
+from sbert_ft.evaluation.results import ClassSplit, Json, SplitScores
 from sbert_ft.report.blocks import (
     Beside,
     Block,
@@ -157,9 +157,8 @@ def _charts(report: Report) -> Section:
     return Section("charts", f"{what}, {word} by {word}", tuple(blocks))
 
 
-def _test_first(split: object) -> tuple[bool, str]:
-    name: str = split.name  # type: ignore[attr-defined]
-    return name != "test", name
+def _test_first(split: SplitScores | ClassSplit) -> tuple[bool, str]:
+    return split.name != "test", split.name
 
 
 def _ledgers(report: Report) -> Section:
@@ -179,11 +178,10 @@ def _worst(report: Report) -> Section:
     if report.is_classifier:
         heading, note = "Most confident mistakes", mistakes_note if report.mistakes else no_mistakes
         names, n_words = ("True class", "Predicted", "Probability", "Of the true class"), 2
-        rows = [
-            (found.split, found.line, found.texts, (found.gold, found.predicted, *map(decimals, shares)))
-            for found in report.mistakes
-            for shares in [(found.probability, found.gold_probability)]
-        ]
+        rows = []
+        for found in report.mistakes:
+            shares = decimals(found.probability), decimals(found.gold_probability)
+            rows.append((found.split, found.line, found.texts, (found.gold, found.predicted, *shares)))
         return Section("worst", heading, (Paragraph(note(report)), *_by_split(report, names, n_words, rows)))
     heading = f"Worst {word}s"
     if not report.worst:

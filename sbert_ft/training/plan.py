@@ -114,7 +114,7 @@ class RunPlan:
 def plan_run(run: PreparedRun) -> RunPlan:
     """Return the plan of a run, with its tokens."""
     model, settings = run.model, run.settings.training
-    tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, run.joining)
+    tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, run.joined_by)
     text_rows = tokens.rows if run.objective.distinct_texts else None
     if text_rows is not None and (fitting := fitting_batch_size(settings.batch_size, text_rows)) < settings.batch_size:
         logger.warning(

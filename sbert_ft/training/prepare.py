@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sbert_ft.config.objectives import takes_classes
-from sbert_ft.config.settings import RunSettings
+from sbert_ft.config.settings import RunSettings, Truncation
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.labels import class_name
 from sbert_ft.encoder.devices import to_device
@@ -27,7 +27,6 @@ from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.training.objectives import NUMBERS_OF_TEXTS, Objective, build_objective, check_fits
 from sbert_ft.training.run_folder import Mode
 from sbert_ft.training.run_log import check_tensorboard
-from sbert_ft.training.tokenized_dataset import Joining
 from sbert_ft.training.trainable_model import check_encoder, frozen_parameters
 
 logger = logging.getLogger(__name__)
@@ -76,10 +75,10 @@ class PreparedRun:
         return self.evaluator.metric
 
     @property
-    def joining(self) -> Joining | None:
-        """How the model joins the two texts of a row; None if it encodes each text separately."""
+    def joined_by(self) -> Truncation | None:
+        """Which text of a row is cut where the model joins two to one sequence; None if it encodes each separately."""
         model = self.model
-        return Joining(model.truncation) if isinstance(model, ClassifierModel) and model.kind == "joined" else None
+        return model.truncation if isinstance(model, ClassifierModel) and model.kind == "joined" else None
 
     def targets(self) -> NDArray[np.float32] | None:
         """Return the targets, shape (N,): class numbers, or scores (0 to 1 for a classifier); None without labels."""
@@ -139,7 +138,7 @@ def _with_head(model: ClassifierModel, train: ConnectionDataset, settings: RunSe
     """Return whether the model had a head for the classes of the training rows; otherwise give it a new one."""
     names = train.class_names if takes_classes(settings.objective[0].name) else ()
     classes: Sequence[object] | None = names or None
-    own = model._classes
+    own = model.known_classes
     if sorted(map(class_name, own or ())) == sorted(names):
         if model.head is not None:
             return True

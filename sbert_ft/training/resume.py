@@ -21,8 +21,9 @@ from torch import nn
 from sbert_ft._version import library_versions
 from sbert_ft.config.loader import run_to_json
 from sbert_ft.encoder.devices import describe_device
-from sbert_ft.errors import CheckpointError, RunFolderError, quoted, shown
+from sbert_ft.errors import CheckpointError, ModelFolderError, RunFolderError, quoted, shown
 from sbert_ft.files.atomic import write_json
+from sbert_ft.files.strict_json import read_json
 from sbert_ft.training.checkpoints import Checkpoint, TrainerState, newest_checkpoint
 from sbert_ft.training.prepare import PreparedRun, RunOptions
 from sbert_ft.training.run_folder import RunFolder
@@ -361,7 +362,6 @@ def _warn_of_gaps(run: PreparedRun, folder: RunFolder, checkpoint: Checkpoint | 
 def _content(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file, or None if it cannot be read."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return read_json(path)
+    except ModelFolderError:
         return None
-    return content if isinstance(content, dict) else None

@@ -61,7 +61,7 @@ class FineTuneResult:
     @property
     def model_dir(self) -> Path:
         """The folder of the tuned model, to use and share."""
-        return self.folder / "model"
+        return RunFolder(self.folder).model_dir
 
     @property
     def report(self) -> Path:
@@ -227,7 +227,7 @@ def _write_ledgers(plan: RunPlan, folder: RunFolder) -> dict[str, Any]:
         if name == "train":
             n_cut, first = tokens.n_cut_rows, list(tokens.first_cut_rows)
         else:
-            cut = cut_rows(dataset, model.tokenizer, model.max_seq_length, plan.run.joining)
+            cut = cut_rows(dataset, model.tokenizer, model.max_seq_length, plan.run.joined_by)
             n_cut, first = len(cut), cut[:N_SHOWN].tolist()
         if n_cut:
             sentence = f"{counted(n_cut, 'row')} with {what} longer than {model.max_seq_length} tokens, which is cut"

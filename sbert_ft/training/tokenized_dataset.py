@@ -103,22 +103,11 @@ def _all_texts(dataset: TextRows) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Joining:
-    """How the two texts of a row are joined into one sequence.
-
-    Attributes:
-        truncation: Which text is truncated if both together are too long.
-    """
-
-    truncation: Truncation = "longest_first"
-
-
-@dataclass(frozen=True)
 class RowJoiner:
     """Joins the two texts of a row into one sequence.
 
     Attributes:
-        truncation: As in `Joining`.
+        truncation: Which text is truncated if both together are too long.
         specials: Special tokens around and between two texts.
         n_before: Special tokens before a single text.
         n_alone: All special tokens of a single text.
@@ -238,7 +227,7 @@ def tokenize_connections(
     dataset: TextRows,
     tokenizer: TextTokenizer,
     max_seq_length: int,
-    joining: Joining | None = None,
+    joined_by: Truncation | None = None,
 ) -> TokenizedConnections:
     """Return the data set's rows as tokens.
 
@@ -246,8 +235,8 @@ def tokenize_connections(
         dataset: The data set with rows and distinct texts.
         tokenizer: The model's tokenizer.
         max_seq_length: Maximum tokens of a sequence, special tokens included; longer ones are truncated.
-        joining: How to join the two texts of a row into one sequence; None to keep each text separate. A separate text
-            that is too long loses its end.
+        joined_by: Joins the two texts of a row into one sequence, and says which is truncated if both together are too
+            long; None to keep each text separate. A separate text that is too long loses its end.
 
     Raises:
         InputError: A text is not valid or has no tokens, `max_seq_length` is too small for any token of a text, or
@@ -257,7 +246,7 @@ def tokenize_connections(
     if max_seq_length <= tokenizer.n_special:
         least = tokenizer.n_special + 1
         raise InputError(f"max_seq_length is {quoted(max_seq_length)}, expected a whole number of at least {least}")
-    joiner = None if joining is None else _row_joiner(dataset, tokenizer, max_seq_length, joining)
+    joiner = None if joined_by is None else _row_joiner(dataset, tokenizer, max_seq_length, joined_by)
     numbers = text_numbers(dataset, tokenizer, max_seq_length)
     tokens = _tokenized(numbers, dataset.text_rows, tokenizer.n_special, max_seq_length, joiner)
     if not tokens.sequence_lengths.all():  # possible only if the tokenizer adds no special tokens
@@ -272,15 +261,15 @@ def tokenize_connections(
 
 
 def cut_rows(
-    dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int, joining: Joining | None = None
+    dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int, joined_by: Truncation | None = None
 ) -> NDArray[np.int64]:
     """Return the rows with a sequence that `tokenize_connections` would truncate, shape (n,); tokens are not kept."""
-    joiner = None if joining is None else _row_joiner(dataset, tokenizer, max_seq_length, joining)
+    joiner = None if joined_by is None else _row_joiner(dataset, tokenizer, max_seq_length, joined_by)
     lengths = text_lengths(dataset, tokenizer)
     return np.flatnonzero((_sequence_lengths(lengths, dataset.text_rows, joiner) > max_seq_length).any(axis=1))
 
 
-def _row_joiner(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int, joining: Joining) -> RowJoiner:
+def _row_joiner(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int, truncation: Truncation) -> RowJoiner:
     n_texts = dataset.text_rows.shape[1]
     if n_texts != 2:
         raise InputError(
@@ -289,7 +278,7 @@ def _row_joiner(dataset: TextRows, tokenizer: TextTokenizer, max_seq_length: int
         )
     specials = tokenizer.pair_specials
     specials.room(max_seq_length, at_least=2)  # raises if max_seq_length is too small
-    return RowJoiner(joining.truncation, specials, len(tokenizer.specials.before), tokenizer.n_special)
+    return RowJoiner(truncation, specials, len(tokenizer.specials.before), tokenizer.n_special)
 
 
 def _tokenized(

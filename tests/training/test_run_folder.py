@@ -717,7 +717,7 @@ def test_a_run_that_was_stopped_before_its_fingerprint_is_known_by_its_config(tm
     check_run_folder(RunFolder(tmp_path), mode)
 
 
-def test_a_folder_on_a_full_disk_keeps_the_log_s_complete_lines(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_log_s_complete_lines(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     was = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with RunLog(tmp_path / "metrics.jsonl") as log:

@@ -20,7 +20,7 @@ from sbert_ft.encoder.packing import pack
 from sbert_ft.errors import InputError
 from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.tokenization.tokenizer import TextTokenizer
-from sbert_ft.training.tokenized_dataset import Joining, TokenizedConnections, tokenize_connections
+from sbert_ft.training.tokenized_dataset import TokenizedConnections, tokenize_connections
 
 TEXTS = [
     "A man plays a guitar.",
@@ -239,7 +239,7 @@ def test_joined_rows_are_as_the_tokenizer_joins_the_whole_texts(
     minilm: TextTokenizer, truncation: Truncation, max_tokens: int
 ) -> None:
     rows = rows_of(*[(a, b) for a in range(5) for b in range(5)], texts=LONG)
-    tokenized = tokenize_connections(rows, minilm, max_tokens, Joining(truncation))
+    tokenized = tokenize_connections(rows, minilm, max_tokens, truncation)
     order = np.random.default_rng(0).permutation(25)
     packed = tokenized.pack_rows(order)
     expected = joined(minilm, rows, max_tokens, truncation).select(order)
@@ -256,7 +256,7 @@ def test_what_is_counted_of_joined_rows_are_rows(minilm: TextTokenizer) -> None:
     """No single text is too long for 40 tokens, but three of the four rows are."""
     texts = ["word " * 30, "word " * 20, "word " * 5]
     rows = rows_of((0, 2), (0, 1), (1, 1), (1, 0), texts=texts)
-    tokenized = tokenize_connections(rows, minilm, 40, Joining())
+    tokenized = tokenize_connections(rows, minilm, 40, "longest_first")
     assert (len(tokenized), tokenized.n_sequences) == (4, 1)
     assert tokenized.sequence_lengths.tolist() == [[38], [53], [43], [53]]
     assert tokenized.row_lengths.tolist() == [38, 40, 40, 40]
@@ -281,14 +281,14 @@ def test_any_pairs_come_back_as_the_tokenizer_joins_them(
     words = ["a man plays the guitar " * 6, "some music is in the street " * 5]
     texts = [" ".join(words[side].split()[:n]) for pair in lengths for side, n in enumerate(pair)]
     rows = Rows(tuple(texts), np.arange(len(texts)).reshape(-1, 2))
-    tokenized = tokenize_connections(rows, minilm, max_tokens, Joining(truncation))
+    tokenized = tokenize_connections(rows, minilm, max_tokens, truncation)
     packed = tokenized.pack_rows(np.arange(len(rows.text_rows)))
     assert listed(packed) == listed(joined(minilm, rows, max_tokens, truncation))
     assert packed.lengths.tolist() == tokenized.row_lengths.tolist()
 
 
 def test_no_rows_are_joined_to_nothing(minilm: TextTokenizer) -> None:
-    tokenized = tokenize_connections(Rows((), np.zeros((0, 2), np.int64)), minilm, 32, Joining())
+    tokenized = tokenize_connections(Rows((), np.zeros((0, 2), np.int64)), minilm, 32, "longest_first")
     assert (len(tokenized), tokenized.n_sequences, tokenized.longest, tokenized.cut_share) == (0, 1, 0, 0.0)
     assert tokenized.row_lengths.tolist() == []
     assert tokenized.percentiles() == {50: 0, 90: 0, 99: 0, 100: 0}
@@ -297,12 +297,12 @@ def test_no_rows_are_joined_to_nothing(minilm: TextTokenizer) -> None:
 @pytest.mark.parametrize(("row", "said"), [((0,), "1 text each"), ((0, 1, 2), "3 texts each")])
 def test_rows_of_other_than_two_texts_are_not_joined(minilm: TextTokenizer, row: tuple[int, ...], said: str) -> None:
     with pytest.raises(InputError, match=f"the rows have {said}, expected two to be joined"):
-        tokenize_connections(rows_of(row), minilm, 32, Joining())
+        tokenize_connections(rows_of(row), minilm, 32, "longest_first")
 
 
 def test_a_length_without_room_for_two_texts_is_refused(minilm: TextTokenizer) -> None:
     with pytest.raises(InputError, match="max_seq_length is '4', expected a whole number of at least 5 for two texts"):
-        tokenize_connections(PAIRS, minilm, 4, Joining())
+        tokenize_connections(PAIRS, minilm, 4, "longest_first")
 
 
 def test_a_text_that_utf_8_cannot_encode_is_refused(minilm: TextTokenizer) -> None:
