@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.linalg.blas import dgemm
+
 from sbert_ft._version import library_versions
 from sbert_ft.config.loader import run_to_json
 from sbert_ft.config.settings import RunSettings
@@ -118,6 +121,7 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         for line in plan.describe():
             logger.info("%s", line)
         ledgers = _write_ledgers(plan, folder)
+        _allocate_blas_buffers()
 
         before = run.evaluator.evaluate_baseline(run.model)
         if state.checkpoint is not None:
@@ -149,6 +153,17 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         watch.check()
         write_json(folder.metrics_file, metrics)
         return FineTuneResult(folder.path, metrics)
+
+
+def _allocate_blas_buffers() -> None:
+    """Make the OpenBLAS of numpy and that of scipy allocate their buffers now.
+
+    Each does so at its first product, about 32 MiB, and ends the process without an exception where they are missing.
+    In an evaluation that would be after the training has filled the memory.
+    """
+    square = np.ones((256, 256))
+    np.dot(square, square)
+    dgemm(1.0, square, square)
 
 
 def _take_best(run: PreparedRun, progress: TrainerState, folder: RunFolder) -> None:

@@ -440,6 +440,33 @@ def test_in_a_step_forwards_are_halved_until_they_fit_or_it_is_said_that_none_do
     assert newest_step(folder_of(config)) >= 2
 
 
+PRODUCTS_IN_FULL_MEMORY = """
+import resource
+from pathlib import Path
+import numpy as np
+from scipy.linalg.blas import dgemm
+from sbert_ft.training.run import _allocate_blas_buffers
+_allocate_blas_buffers()
+has = int(next(line for line in Path("/proc/self/status").open() if line.startswith("VmSize")).split()[1])
+resource.setrlimit(resource.RLIMIT_AS, ((has + 6_000) * 1024,) * 2)
+square = np.ones((256, 256))
+print(np.array_equal(square @ square, dgemm(1.0, square, square)))
+"""
+
+
+def test_an_evaluation_s_products_need_no_memory_that_the_training_may_have_filled() -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("/proc, which says how much memory a process has, is not there")
+    done = subprocess.run(
+        [sys.executable, "-c", PRODUCTS_IN_FULL_MEMORY],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
 def test_other_errors_are_not_taken_for_want_of_memory() -> None:
     settings: Any = None
     with pytest.raises(RuntimeError, match="shapes"), memory_named(settings, "it went on"):
