@@ -72,7 +72,7 @@ def has_hangul(text: str) -> bool:
     return re.search("[가-힣]", text) is not None
 
 
-ALL_FILES = [*SPLITS, "matches", *(f"{kind}_{split}" for kind in CLASSES for split in SPLITS)]
+ALL_FILES = [*SPLITS, "matches", *(f"{kind}_{split}" for kind in (*CLASSES, "questions") for split in SPLITS)]
 
 
 def test_the_readme_knows_every_file() -> None:
@@ -167,6 +167,51 @@ def test_shared_words_alone_do_not_give_the_score(name: str) -> None:
     n = len(overlaps)
     assert sum(overlap >= 0.5 and score <= 2.5 for overlap, score in overlaps) >= n / 20
     assert sum(overlap <= 0.2 and score >= 4 for overlap, score in overlaps) >= n / 20
+
+
+# ---------------------------------------------------------------- questions to a help desk
+
+
+def read_questions(split: str) -> list[tuple[str, str, str, str]]:
+    table = open_table(DATA / f"questions_{split}.csv")
+    assert table.format.columns == ("sentence1", "sentence2", "label", "language")
+    rows = [tuple(map(str, row.values)) for row in table]
+    return [(first, second, label, language) for first, second, label, language in rows]
+
+
+@each_split
+def test_pairs_of_questions_are_as_many_as_the_readme_says_and_half_of_them_korean(name: str) -> None:
+    rows = read_questions(name)
+    n_matches, n_korean = (sum(row[place] == value for row in rows) for place, value in ((2, "1"), (3, "ko")))
+    readme = (DATA / "README.md").read_text(encoding="utf-8")
+    assert f"| `questions_{name}.csv` | {len(rows)} | {n_korean} | {n_matches} match |" in readme
+    assert {row[2] for row in rows} == {"0", "1"}
+    for *texts, _, language in rows:
+        assert [has_hangul(text) for text in texts] == [language == "ko"] * 2
+    assert 0.45 <= n_korean / len(rows) <= 0.55
+    assert len({frozenset(map(folded, row[:2])) for row in rows}) == len(rows)
+    assert all(2 <= len(text.split()) <= 30 and text == text.strip() for row in rows for text in row[:2])
+
+
+def test_no_question_is_in_two_files_or_pairs_with_itself() -> None:
+    texts = {split: {folded(text) for row in read_questions(split) for text in row[:2]} for split in SPLITS}
+    assert {split: len(found) for split, found in texts.items()} == {"train": 240, "dev": 160, "test": 160}
+    assert len(set().union(*texts.values(), *map(texts_of, (*SPLITS, "matches")))) == 560 + len(
+        set().union(*map(texts_of, (*SPLITS, "matches")))
+    )
+
+
+@each_split
+def test_matches_of_questions_close_to_a_group_of_one_answer(name: str) -> None:
+    groups: dict[str, set[str]] = {}
+    rows = read_questions(name)
+    for first, second, label, _ in rows:
+        if label == "1":
+            groups.setdefault(first, {first}).add(second)
+            groups[first] |= groups.get(second, {second})
+            groups |= dict.fromkeys(groups[first], groups[first])
+    assert {len(group) for group in groups.values()} == {3 if name == "train" else 2}
+    assert all(first not in groups[second] for first, second, label, _ in rows if label == "0")
 
 
 # ---------------------------------------------------------------- with classes
