@@ -340,9 +340,7 @@ class ClassifierModel(TextModel):
                 the correlation is not defined; or as in `logits_stream`.
         """
         logits = self._logits(X, batch_size, "warn")
-        if isinstance(y, (str, bytes)) or not hasattr(y, "__iter__") or getattr(y, "ndim", 1) != 1:
-            raise InputError(f"y is of type {type(y).__name__}, expected a list with one label for each row")
-        gold = list(y)
+        gold = listed_labels(y, "y")
         if len(gold) != len(logits):
             raise InputError(f"X has {len(logits):,} rows, but y has {len(gold):,} labels; expected one for each row")
         if not gold:
@@ -429,6 +427,29 @@ class ClassifierModel(TextModel):
     ) -> NDArray[np.float32]:
         parts = list(self.logits_stream(rows, batch_size, on_truncate=on_truncate, count=count))
         return np.concatenate(parts) if parts else np.zeros((0, self.n_outputs), np.float32)
+
+
+def listed_labels(values: Iterable[Any], name: str) -> list[Any]:
+    """Return labels, one a row, as a list of plain Python values.
+
+    Args:
+        values: A list, array or Series, or an array or frame of a single column, shape (n, 1).
+        name: What the labels are called in messages, such as y.
+
+    Raises:
+        InputError: They are not a list, or have several columns.
+    """
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__") or getattr(values, "ndim", 1) == 0:
+        raise InputError(f"{name} is of type {type(values).__name__}, expected a list of labels, one a row")
+    shape = tuple(getattr(values, "shape", ()))
+    if len(shape) == 2 and shape[1] == 1:
+        values = np.asarray(values).ravel()
+    elif len(shape) > 1:
+        raise InputError(
+            f"{name} has several columns, expected one label a row; multi-label classification is not supported"
+        )
+    listed: list[Any] = np.asarray(values).tolist() if hasattr(values, "dtype") else list(values)
+    return [value.item() if isinstance(value, np.generic) else value for value in listed]
 
 
 def _numbers(gold: list[Any]) -> NDArray[np.float64]:

@@ -15,15 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sbert_ft.arguments import instance_argument
 from sbert_ft.config.objectives import ObjectiveSettings, takes_classes
 from sbert_ft.config.settings import EvaluationSettings, Reading, TrainingSettings
 from sbert_ft.data.dataset import ConnectionDataset
-from sbert_ft.data.labels import class_name
+from sbert_ft.data.labels import LabelFault, class_name
 from sbert_ft.errors import InputError, OutputError, quoted
-from sbert_ft.models.classifier import ClassifierModel
+from sbert_ft.models.classifier import ClassifierModel, listed_labels
 from sbert_ft.training.fine_tune import fine_tune
 from sbert_ft.training.trainable_model import put_back_on_failure
 
@@ -82,7 +80,7 @@ class BertClassifier(ClassifierModel):
         training = TrainingSettings() if training is None else instance_argument(TrainingSettings, training, "training")
         has_classes = takes_classes(objective)
         with put_back_on_failure(self, weights=False):  # restores the head if preparation fails
-            labels = _listed(y, "y")
+            labels = listed_labels(y, "y")
             reading, names = Reading(), labels
             if has_classes:
                 reading = Reading(label_kind="classes", classes=self._take_classes(classes_of(labels)))
@@ -94,7 +92,7 @@ class BertClassifier(ClassifierModel):
                     raise InputError(f"dev is of type {type(dev).__name__}, expected two: the rows and their labels")
                 # of all classes: one that is not in y is reported, not left out
                 reading = Reading(label_kind="classes") if has_classes else reading
-                dev_data = self._dataset(dev[0], _listed(dev[1], "the labels of dev"), reading)
+                dev_data = self._dataset(dev[0], listed_labels(dev[1], "the labels of dev"), reading)
             elif dev_share is not None:
                 train, dev_data = train.split(dev_share, training.seed)
             with _run_folder(output_dir) as folder:
@@ -164,6 +162,10 @@ def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:
             several = "; several labels a row (multi-label classification) are not supported" if is_list else ""
             found = f"{quoted(label)} ({type(label).__name__}) at position {position}"
             raise InputError(f"y holds {found}, expected labels that are all str, int, float or bool{several}")
+        try:
+            class_name(label)
+        except LabelFault as fault:
+            raise InputError(f"y at position {position} is {quoted(label, limit=40)}: the label {fault}") from None
     if len(kinds) > 1:
         found = " and ".join(sorted(kind.__name__ for kind in kinds))
         raise InputError(
@@ -186,15 +188,3 @@ def _rows_of_table(table: Any, n_texts: int) -> list[Any]:
         table = table.astype(object).where(table.notna(), None).to_numpy(dtype=object)
     rows: list[list[Any]] = table.tolist()
     return [row[0] if n_texts == 1 else tuple(row) for row in rows]
-
-
-def _listed(values: Iterable[Any], name: str) -> list[Any]:
-    """Return labels, one a row, as a list of plain Python values."""
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
-        raise InputError(f"{name} is of type {type(values).__name__}, expected a list of labels, one a row")
-    if getattr(values, "ndim", 1) != 1:
-        raise InputError(
-            f"{name} has several columns, expected one label a row; multi-label classification is not supported"
-        )
-    listed: list[Any] = np.asarray(values).tolist() if hasattr(values, "dtype") else list(values)
-    return [value.item() if isinstance(value, np.generic) else value for value in listed]

@@ -392,6 +392,10 @@ def test_fit_sets_a_share_of_the_rows_apart_for_dev(folder: Path, tmp_path: Path
         ([1, "1"] * 4, "different types"),
         ([None, "a"] * 4, "None"),
         ([[1, 2], [3, 4]] * 4, "list"),
+        (["a", "b", "nan", "a"] * 2, "y at position 2 is 'nan': the label is missing"),
+        (["a", "b", " ", "a"] * 2, "y at position 2 is ' ': the label is empty"),
+        (["a", "b" * 201] * 4, "y at position 1 .* has 201 characters"),
+        ([1, 10**400] * 4, "y at position 1 .* is a number of too many digits"),
         ("abababab", "expected a list of labels"),
         (np.zeros((8, 2)), "several columns"),
     ],
@@ -401,6 +405,15 @@ def test_labels_that_are_none_are_refused_in_one_sentence(labels: Any, said: str
     with pytest.raises(SbertFtError, match=said) as found:
         classifier(folder).fit(texts, labels, training=QUICK, evaluation=FEW)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("kind", ["array", "frame"])
+def test_labels_as_one_column_are_the_labels_of_its_rows(kind: str, folder: Path) -> None:
+    texts, labels = texts_by_topic(16)
+    column = pd.DataFrame({"label": labels}) if kind == "frame" else np.array(labels, dtype=object)[:, None]
+    fitted = classifier(folder).fit(texts, column, training=QUICK, evaluation=FEW)
+    assert list(fitted.classes_) == sorted(set(labels))
+    assert fitted.score(texts, column) == fitted.score(texts, labels)
 
 
 def test_a_class_of_dev_that_training_lacks_is_named(folder: Path, tmp_path: Path) -> None:
