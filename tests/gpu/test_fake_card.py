@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,25 +42,41 @@ def guard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_journeys(
     guard_folder: Path, tiny_bert_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Told]:
-    """Return a function that runs a group of journeys in its own process and returns their results by name."""
-    model = tiny_bert_folder(
-        tmp_path_factory.mktemp("card") / "model", hidden_size=64, layers=N_LAYERS, heads=2, intermediate=128
-    )
+) -> Iterator[Callable[[str], Told]]:
+    """Yield a function that runs a group of journeys in its own process and returns their results by name."""
+    place = tmp_path_factory.mktemp("card")
+    model = tiny_bert_folder(place / "model", hidden_size=64, layers=N_LAYERS, heads=2, intermediate=128)
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    with (
+        (place / "errors").open("w") as errors,
+        subprocess.Popen(
+            [sys.executable, str(JOURNEYS), str(model), str(place)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, "FAKE_CARD_PLACE": str(guard_folder), "PYTHONPATH": paths},
+            cwd=ROOT,
+        ) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
 
-    def run(group: str) -> Told:
-        command = [sys.executable, str(JOURNEYS), group, str(model), str(tmp_path_factory.mktemp(group))]
-        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "FAKE_CARD_PLACE": str(guard_folder), "PYTHONPATH": paths}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
-        assert done.returncode == 0, done.stderr[-3000:]
-        told = {journey["name"]: journey for journey in map(json.loads, done.stdout.splitlines())}
-        assert told
-        failed = {name: journey["error"] for name, journey in told.items() if "error" in journey}
-        assert not failed, "\n".join(f"{name}: {error}" for name, error in failed.items())
-        return told
+        def run(group: str) -> Told:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(f"{group}\n")
+            process.stdin.flush()
+            lines = []
+            while (line := process.stdout.readline()) != "\n":
+                assert line, f"the process has ended: {(place / 'errors').read_text()[-3000:]}"
+                lines.append(line)
+            assert lines, (place / "errors").read_text()[-3000:]
+            told = {journey["name"]: journey for journey in map(json.loads, lines)}
+            failed = {name: journey["error"] for name, journey in told.items() if "error" in journey}
+            assert not failed, "\n".join(f"{name}: {error}" for name, error in failed.items())
+            return told
 
-    return run
+        yield run
+        process.stdin.close()
 
 
 def of_function(counted: dict[str, int], *functions: str) -> int:

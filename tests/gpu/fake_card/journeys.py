@@ -1,15 +1,18 @@
-"""Run a group of journeys (sequences of calls) on the fake card, and print the result of each as a line of JSON.
+"""Run groups of journeys (sequences of calls) on the fake card, and print the result of each as a line of JSON.
 
-    FAKE_CARD_PLACE=folder python tests/gpu/fake_card/journeys.py inference MODEL_FOLDER WORK_FOLDER
+    echo inference | FAKE_CARD_PLACE=folder python tests/gpu/fake_card/journeys.py MODEL_FOLDER WORK_FOLDER
 
-The groups are `inference`, `classifiers`, `objectives` and `runs`. If a journey raises, its error is printed and the
-others still run. `tests/gpu/test_fake_card.py` checks the counts.
+The groups are `inference`, `classifiers`, `objectives` and `runs`. Each line of standard input names one, which runs in
+a fork, so that torch is imported once for all of them; an empty line is printed at its end. If a journey raises, its
+error is printed and the others still run. `tests/gpu/test_fake_card.py` checks the counts.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -384,12 +387,28 @@ GROUPS = {"inference": inference, "classifiers": classifiers, "objectives": obje
 
 
 def main() -> None:
-    """Run a group."""
-    group, model, work = sys.argv[1:]
-    np.random.seed(0)
-    torch.manual_seed(0)
-    with fake.card_in_place() as card:
-        GROUPS[group](Journeys(card, Path(model), Path(work)))
+    """Run each group that standard input names."""
+    model, work = map(Path, sys.argv[1:])
+    for module in ("sbert_ft.training.run", "sbert_ft.doctor.folder", "sbert_ft.training.bert_classifier"):
+        importlib.import_module(module)
+    for group in map(str.strip, sys.stdin):
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                np.random.seed(0)
+                torch.manual_seed(0)
+                (work / group).mkdir()
+                with fake.card_in_place() as card:
+                    GROUPS[group](Journeys(card, model, work / group))
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        os.waitpid(pid, 0)
+        print(flush=True)
 
 
 if __name__ == "__main__":
