@@ -28,7 +28,7 @@ class Grid:
 
     caption: str
     header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: Sequence[tuple[Cell, ...]]
     style: Literal["numbers", "numbers counts", "numbers found"] = "numbers"
     scrolls: bool = False
 
@@ -62,14 +62,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its title and caption.
-
-    Attributes:
-        title: In a few words.
-        svg: The chart, with its text alternative; empty if there is nothing to draw.
-        caption: What the chart shows, or why there is none.
-        is_wide: Whether it may be wider than the page.
-    """
+    """A chart (with its text alternative) above its title and caption; a wide one may be wider than the page."""
 
     title: str
     svg: str
@@ -79,15 +72,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Charts:
-    """Charts side by side.
+    """Charts side by side, below the notes on those that cannot be drawn.
 
     Attributes:
-        figures: The charts.
-        is_wide: Whether each needs more room than usual.
+        parts: The charts and notes.
+        is_wide: Whether each chart needs more room than usual.
         table: What a text shows in their place; None for nothing.
     """
 
-    figures: tuple[Figure, ...]
+    parts: Sequence[Figure | Paragraph]
     is_wide: bool = False
     table: Grid | None = None
 
@@ -96,26 +89,28 @@ class Charts:
 class Beside:
     """Two groups of blocks side by side where there is room; the first takes more of it if `uneven`."""
 
-    left: tuple[Block, ...]
-    right: tuple[Block, ...]
+    left: Sequence[Block]
+    right: Sequence[Block]
     uneven: bool = False
+
+
+class TextRow(NamedTuple):
+    """A row of the data: its split, line and texts, and a value for each column after these."""
+
+    split: str
+    line: int
+    texts: tuple[str, ...]
+    values: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Rows of texts with values.
-
-    Attributes:
-        caption: What the table contains.
-        names: Names of the columns after place and texts.
-        n_words: The first so many of these columns hold words, the others numbers.
-        rows: Split, line, texts and values of each row.
-    """
+    """Rows of texts with values; the first `n_words` columns of `names` hold words, the others numbers."""
 
     caption: str
     names: tuple[str, ...]
     n_words: int
-    rows: Sequence[tuple[str, int, tuple[str, ...], tuple[str, ...]]]
+    rows: Sequence[TextRow]
 
 
 @dataclass(frozen=True)
@@ -131,14 +126,8 @@ Block = Heading | Paragraph | Items | Grid | Figure | Charts | Beside | Texts | 
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a report.
-
-    Attributes:
-        name: Its id on a page.
-        heading: Its heading.
-        blocks: Its content.
-    """
+    """A section of a report; `name` is its id on a page."""
 
     name: str
     heading: str
-    blocks: tuple[Block, ...]
+    blocks: Sequence[Block]

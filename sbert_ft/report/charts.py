@@ -1,7 +1,7 @@
 """The charts of a report, such as loss, metric on dev, score histograms, intervals and the confusion matrix.
 
-Each chart is a pure function from numbers to one SVG element. Thousands of steps are averaged in groups, because a
-phone is only about 300 points wide.
+Each chart is a pure function from numbers to one SVG element; `name` makes its ids unique on a page. Thousands of steps
+are averaged in groups, because a phone is only about 300 points wide.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sbert_ft.report.svg import (
     CHAR,
     WIDTH,
     Axis,
+    Floats,
     Frame,
     LegendEntry,
     circle,
@@ -32,15 +33,14 @@ from sbert_ft.report.svg import (
     text,
 )
 
+Scores = NDArray[np.float32]
+Flags = NDArray[np.bool_]
+Interval = tuple[float, float | None, float | None]  # value, low and high
+
+MOST_DOTS: Final = 2000
 _N_BINS: Final = 30
-_MOST_DOTS: Final = 2000
 _CELLS: Final = (44, 30)
 _N_SHADES: Final = 5
-_Z: Final = 1.959964  # of a 95 % interval
-
-Scores = NDArray[np.float32]
-
-
 _MOST_POINTS: Final = 300
 _SMOOTH_FROM: Final = 20  # points; fewer need no running mean
 # With more classes a chart is twice as wide, so that the cells are large enough for their counts.
@@ -60,11 +60,7 @@ class ScoreWords:
 
 
 def histogram_charts(
-    name: str,
-    scores: Mapping[str, Scores],
-    matches: NDArray[np.bool_],
-    threshold: float | None,
-    words: ScoreWords = ScoreWords(),
+    name: str, scores: Mapping[str, Scores], matches: Flags, threshold: float | None, words: ScoreWords = ScoreWords()
 ) -> list[str]:
     """Return a histogram of the scores by label for each entry of `scores`, all on the same axes.
 
@@ -75,48 +71,45 @@ def histogram_charts(
         threshold: Marked by a line; None for none.
         words: The words for scores, labels and rows.
     """
-    axis = score_axis(*scores.values(), word=words.score)
+    sides = {"no": (words.no, ~matches), "yes": (words.yes, matches)}
+    axis = _score_axis(scores, words.score)
     edges = np.linspace(axis.low, axis.high, _N_BINS + 1)
-    shares = {title: _shares(values, matches, edges) for title, values in scores.items()}
-    highest = max(float(share.max()) for pair in shares.values() for share in pair)
-    y_axis = round_axis(f"share of the label's {words.rows}, %", 0.0, 100 * highest)
-    n_yes, n_no = int(matches.sum()), int((~matches).sum())
-    no, yes = (fitting(label, 15 * CHAR) for label in (words.no, words.yes))
-    labels = (LegendEntry(f"{no} ({n_no:,})", "no", "area"), LegendEntry(f"{yes} ({n_yes:,})", "yes", "area"))
+    shares = {
+        title: {
+            style: 100 * (np.histogram(values[mask], edges)[0] / max(1, int(mask.sum())))
+            for style, (_, mask) in sides.items()
+        }
+        for title, values in scores.items()
+    }
+    highest = max(float(share.max()) for of_chart in shares.values() for share in of_chart.values())
+    y_axis = round_axis(f"share of the label's {words.rows}, %", 0.0, highest)
+    labels = [
+        LegendEntry(f"{fitting(label, 15 * CHAR)} ({int(mask.sum()):,})", style, "area")
+        for style, (label, mask) in sides.items()
+    ]
     charts = []
-    for i, (title, pair) in enumerate(shares.items()):
-        marked = threshold if i == len(shares) - 1 else None
-        legend = labels if marked is None else (*labels, LegendEntry(f"threshold {marked:.4f}", "mark"))
+    for i, (title, values) in enumerate(scores.items()):
+        marked = threshold if i == len(scores) - 1 else None
+        legend = labels if marked is None else [*labels, LegendEntry(f"threshold {marked:.4f}", "mark")]
         # Both charts leave space for the longer legend, so that their plots have the same size.
         frame = Frame(axis, y_axis, legend, 270, least_rows=1 if threshold is None else 2)
-        marks = [_steps_area(frame, edges, 100 * pair[k], "no" if k == 0 else "yes") for k in (0, 1)]
+        marks = [_steps_area(frame, edges, heights, style) for style, heights in shares[title].items()]
         if marked is not None and axis.low <= marked <= axis.high:
             marks.append(frame.line(marked, 0.0, marked, y_axis.high, "line mark"))
-        values = scores[title]
-        description = "; ".join(
-            f"{label}: {_middle(values[mask])}" for label, mask in ((words.yes, matches), (words.no, ~matches))
-        )
-        charts.append(frame.svg(f"{name}-{i}", title, f"{capitalised(words.score)} by label. {description}.", marks))
+        yes, no = f"{words.yes}: {_middle(values[matches])}", f"{words.no}: {_middle(values[~matches])}"
+        charts.append(frame.svg(f"{name}-{i}", title, f"{capitalised(words.score)} by label. {yes}; {no}.", marks))
     return charts
 
 
-def score_axis(*scores: Scores, word: str = "cosine") -> Axis:
+def _score_axis(scores: Mapping[str, Scores], word: str) -> Axis:
     """Return one axis for all these scores, from the lowest to the highest. Shape: (n,) each."""
-    found = np.concatenate([values[np.isfinite(values)] for values in scores])
+    found = np.concatenate([values[np.isfinite(values)] for values in scores.values()])
     if not len(found):
         return round_axis(word, 0.0, 1.0)
     return round_axis(word, float(found.min()), float(found.max()), n_ticks=8)
 
 
-def _shares(
-    scores: Scores, matches: NDArray[np.bool_], edges: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the share of the non-matches and of the matches in each bin. Shape: (bins,) each."""
-    no, yes = (np.histogram(scores[mask], edges)[0] / max(1, int(mask.sum())) for mask in (~matches, matches))
-    return no, yes
-
-
-def _steps_area(frame: Frame, edges: NDArray[np.float64], heights: NDArray[np.float64], style: str) -> str:
+def _steps_area(frame: Frame, edges: Floats, heights: Floats, style: str) -> str:
     x = frame.to_x(np.repeat(edges, 2))
     y = frame.to_y(np.concatenate(([0.0], np.repeat(heights, 2), [0.0])))
     return path(x, y, f"area {style}", closed=True)
@@ -130,7 +123,7 @@ def _middle(scores: Scores) -> str:
 
 
 def scatter_charts(
-    name: str, scores: Mapping[str, Scores], gold: NDArray[np.float64], scale: tuple[float, float], word: str = "cosine"
+    name: str, scores: Mapping[str, Scores], gold: Floats, scale: tuple[float, float], word: str = "cosine"
 ) -> list[str]:
     """Return a chart of scores against gold for each entry of `scores`, all on the same axes.
 
@@ -143,29 +136,28 @@ def scatter_charts(
         scale: Lowest and highest gold score.
         word: What the scores are, such as cosine.
     """
-    y_axis = score_axis(*scores.values(), word=word)
-    x_axis = round_axis("gold score", *scale, n_ticks=6, exact=True)
+    frame = Frame(round_axis("gold score", *scale, n_ticks=6, exact=True), _score_axis(scores, word), height=270)
     charts = []
     for i, (title, values) in enumerate(scores.items()):
-        frame = Frame(x_axis, y_axis, height=270)
         style = "after" if i == len(scores) - 1 else "before"
         whole = np.isfinite(values) & np.isfinite(gold)
         x, y = frame.to_x(gold[whole]), frame.to_y(values[whole].astype(np.float64))
-        marks = _dots(x, y, style) if len(x) <= _MOST_DOTS else _cells(frame, x, y, style)
-        how = "one dot per pair" if len(x) <= _MOST_DOTS else "the more pairs a cell holds, the stronger its colour"
-        charts.append(
-            frame.svg(f"{name}-{i}", title, f"{capitalised(word)} against gold, {len(x):,} pairs; {how}.", marks)
-        )
+        if len(x) <= MOST_DOTS:
+            marks, how = _dots(x, y, style), "one dot per pair"
+        else:
+            marks, how = _cells(frame, x, y, style), "the more pairs a cell holds, the stronger its colour"
+        description = f"{capitalised(word)} against gold, {len(x):,} pairs; {how}."
+        charts.append(frame.svg(f"{name}-{i}", title, description, marks))
     return charts
 
 
-def _dots(x: NDArray[np.float64], y: NDArray[np.float64], style: str) -> list[str]:
+def _dots(x: Floats, y: Floats, style: str) -> list[str]:
     # A line of length 0 with round ends is a dot, and needs half the characters of a circle element.
     dots = "".join(f'<path d="M{a:g} {b:g}h0"/>' for a, b in zip(x.tolist(), y.tolist(), strict=True))
     return [f'<g class="dots {style}">{dots}</g>']
 
 
-def _cells(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64], style: str) -> list[str]:
+def _cells(frame: Frame, x: Floats, y: Floats, style: str) -> list[str]:
     """Return the plot's non-empty cells, in five shades by the logarithm of the number of pairs."""
     x_edges = np.linspace(frame.left, frame.right, _CELLS[0] + 1)
     y_edges = np.linspace(frame.top, frame.bottom, _CELLS[1] + 1)
@@ -194,15 +186,15 @@ class Calibrated:
         error: Mean over the pairs of |predicted - observed| of their bin (the expected calibration error).
     """
 
-    predicted: NDArray[np.float64]
-    observed: NDArray[np.float64]
+    predicted: Floats
+    observed: Floats
     n: NDArray[np.int64]
     bins: NDArray[np.int64]
     brier: float
     error: float
 
 
-def calibrated(probabilities: Scores, matches: NDArray[np.bool_]) -> Calibrated:
+def calibrated(probabilities: Scores, matches: Flags) -> Calibrated:
     """Return the calibration of probabilities. Shape: (n,) each, n > 0."""
     p, y = probabilities.astype(np.float64), matches.astype(np.float64)
     bins = np.clip((p * 10).astype(np.int64), 0, 9)
@@ -226,28 +218,29 @@ def reliability_chart(
         rows: The word for what is counted, such as pairs.
     """
     legend = (LegendEntry("perfectly calibrated", "before"), LegendEntry("bin with its interval", "after", "dot"))
-    unit = round_axis("", 0.0, 1.0, n_ticks=6)
-    x_axis, y_axis = (Axis(label, 0.0, 1.0, unit.ticks) for label in ("probability", observed_is))
-    frame = Frame(x_axis, y_axis, legend, foot=20)
+    frame = Frame(_unit_axis("probability"), _unit_axis(observed_is), legend, foot=20)
     marks = [frame.line(0, 0, 1, 1, "line before"), text(2, frame.height + 14, rows, style="label")]
-    largest = float(found.n.max())
+    largest, said = float(found.n.max()), []
     columns = (found.predicted, found.observed, found.n, found.bins)
     for predicted, observed, n, k in zip(*(column.tolist() for column in columns), strict=True):
         low, high = wilson_interval(observed, n)
         marks.append(frame.line(predicted, low, predicted, high, "line solid after"))
-        x, y = float(frame.to_x(predicted)), float(frame.to_y(observed))
-        marks.append(circle(x, y, 3 + 4 * math.sqrt(n / largest), "after"))
+        marks.append(frame.circle(predicted, observed, 3 + 4 * math.sqrt(n / largest), "after"))
         marks.append(text(float(frame.to_x(k / 10 + 0.05)), frame.height + 14, short_count(n), "middle", "small"))
-    said = ", ".join(f"{p:.2f}: {o:.2f} of {n:,}" for p, o, n in zip(*columns[:3], strict=True))
-    return frame.svg(name, title, f"Probability and {observed_is} by bin. {said}.", marks)
+        said.append(f"{predicted:.2f}: {observed:.2f} of {n:,}")
+    return frame.svg(name, title, f"Probability and {observed_is} by bin. {', '.join(said)}.", marks)
+
+
+def _unit_axis(label: str) -> Axis:
+    return round_axis(label, 0.0, 1.0, n_ticks=6)
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
     """Return the 95 % interval of a share of n trials (Wilson 1927); it stays within 0 to 1."""
-    z2 = _Z**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    from scipy.stats import binomtest
+
+    interval = binomtest(round(share * n), n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def short_count(n: int) -> str:
@@ -258,9 +251,7 @@ def short_count(n: int) -> str:
     return str(n)
 
 
-def precision_recall_points(
-    scores: Scores, matches: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def precision_recall_points(scores: Scores, matches: Flags) -> tuple[Floats, Floats]:
     """Return (recall, precision) at every threshold, recall falling to 0. Shape: (n,); both labels must occur."""
     from sklearn.metrics import precision_recall_curve
 
@@ -269,11 +260,7 @@ def precision_recall_points(
 
 
 def precision_recall_chart(
-    name: str,
-    title: str,
-    scores: Mapping[str, Scores],
-    matches: NDArray[np.bool_],
-    reached: tuple[float, float] | None,
+    name: str, title: str, scores: Mapping[str, Scores], matches: Flags, reached: tuple[float, float] | None
 ) -> str:
     """Return a chart of precision against recall, drawn as steps, as average precision sums them.
 
@@ -284,11 +271,10 @@ def precision_recall_chart(
         matches: Both labels must occur. Shape: (n,).
         reached: (recall, precision) at the threshold; None if there is none.
     """
-    ticks = round_axis("", 0.0, 1.0, n_ticks=6).ticks
     share = float(matches.mean())
-    legend = [LegendEntry(label, label) for label in scores] + [LegendEntry(f"by chance {share:.2f}", "chance")]
+    legend = [*(LegendEntry(label, label) for label in scores), LegendEntry(f"by chance {share:.2f}", "chance")]
     legend += [LegendEntry("threshold", "mark", "dot")] if reached is not None else []
-    frame = Frame(Axis("recall", 0.0, 1.0, ticks), Axis("precision", 0.0, 1.0, ticks), tuple(legend), 270)
+    frame = Frame(_unit_axis("recall"), _unit_axis("precision"), legend, 270)
     marks = [frame.line(0, share, 1, share, "line chance")]
     for label, values in scores.items():
         recall, precision = thinned(*precision_recall_points(values, matches))
@@ -296,12 +282,12 @@ def precision_recall_chart(
         marks.append(path(x, y, f"line {label}"))
     description = f"By chance precision is {share:.3f}"
     if reached is not None:
-        marks.append(circle(float(frame.to_x(reached[0])), float(frame.to_y(reached[1])), 5.5, "mark"))
+        marks.append(frame.circle(*reached, 5.5, "mark"))
         description += f"; at the threshold recall is {reached[0]:.3f} and precision {reached[1]:.3f}"
     return frame.svg(name, title, f"{description}.", marks)
 
 
-def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """Return only visible points: the first, lowest, highest and last of each of 300 columns. Shape: (n,) each."""
     columns = np.floor(x * 300).astype(np.int64)
     kept: list[int] = []
@@ -312,16 +298,7 @@ def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.
     return x[kept], y[kept]
 
 
-@dataclass(frozen=True)
-class IntervalRow:
-    """One measure before and after: (value, low, high); low and high are None if there is no interval."""
-
-    label: str
-    before: tuple[float, float | None, float | None] | None
-    after: tuple[float, float | None, float | None]
-
-
-def loss_chart(name: str, steps: NDArray[np.float64], losses: NDArray[np.float64]) -> str:
+def loss_chart(name: str, steps: Floats, losses: Floats) -> str:
     """Return a chart of the loss by step: values in a faint line, and with many values their running mean.
 
     Args:
@@ -330,13 +307,10 @@ def loss_chart(name: str, steps: NDArray[np.float64], losses: NDArray[np.float64
         losses: Shape: (n,), finite.
     """
     x, y = grouped(steps, losses)
-    many = len(x) >= _SMOOTH_FROM
-    legend = (
-        LegendEntry("as logged" if len(x) == len(steps) else "mean of a few steps", "faint"),
-        LegendEntry("running mean", "after"),
-    )
-    frame = Frame(_step_axis(steps), round_axis("loss", float(y.min()), float(y.max())), legend if many else ())
-    smooth = running_mean(y)
+    many, smooth = len(x) >= _SMOOTH_FROM, running_mean(y)
+    logged = "as logged" if len(x) == len(steps) else "mean of a few steps"
+    legend = (LegendEntry(logged, "faint"), LegendEntry("running mean", "after")) if many else ()
+    frame = Frame(_step_axis(steps), round_axis("loss", float(y.min()), float(y.max())), legend)
     marks = [path(frame.to_x(x), frame.to_y(y), f"line {'faint' if many else 'after'}")]
     if many:
         marks.append(path(frame.to_x(x), frame.to_y(smooth), "line after"))
@@ -344,7 +318,7 @@ def loss_chart(name: str, steps: NDArray[np.float64], losses: NDArray[np.float64
     return frame.svg(name, "Loss by step", f"{span}; lowest {y.min():.4g}, highest {y.max():.4g}.", marks)
 
 
-def learning_rate_chart(name: str, steps: NDArray[np.float64], rates: NDArray[np.float64]) -> str:
+def learning_rate_chart(name: str, steps: Floats, rates: Floats) -> str:
     """Return a chart of the learning rate by step. Shape: steps, rates (n,)."""
     x, y = grouped(steps, rates)
     frame = Frame(_step_axis(steps), round_axis("learning rate", 0.0, float(y.max())))
@@ -372,25 +346,33 @@ def metric_chart(
         before_is: Name of the level line.
     """
     steps, values = np.array(points, dtype=np.float64).T
-    shown = values if before is None else np.append(values, before)
-    best = [value for step, value in points if step == best_step]
-    legend = [LegendEntry("during training", "after")]
-    legend += [LegendEntry(before_is, "before")] if before is not None else []
-    legend += [LegendEntry(f"best: step {best_step:,.0f}", "mark", "dot")] if best and best_step is not None else []
-    frame = Frame(_step_axis(steps), round_axis(label, float(shown.min()), float(shown.max())), tuple(legend))
-    marks = [frame.line(frame.x.low, before, frame.x.high, before, "line before")] if before is not None else []
-    x, y = frame.to_x(steps), frame.to_y(values)
-    marks.append(path(x, y, "line after"))
-    if len(points) <= 60:
-        marks += [circle(float(a), float(b), 3, "after") for a, b in zip(x, y, strict=True)]
+    best = next((value for step, value in reversed(points) if step == best_step), None)
+    legend, shown = [LegendEntry("during training", "after")], [*values]
     description = f"{len(points):,} evaluations, from {values[0]:.4f} to {values[-1]:.4f}"
-    if best and best_step is not None:
-        marks.append(circle(float(frame.to_x(best_step)), float(frame.to_y(best[-1])), 5.5, "mark"))
-        description += f"; the best, {best[-1]:.4f}, at step {best_step:,.0f}, was kept"
+    if best is not None:
+        legend.append(LegendEntry(f"best: step {best_step:,.0f}", "mark", "dot"))
+        description += f"; the best, {best:.4f}, at step {best_step:,.0f}, was kept"
     if before is not None:
-        who = "the base model" if before_is == "before" else before_is
-        description += f"; {who} has {before:.4f}"
+        shown.append(before)
+        legend.insert(1, LegendEntry(before_is, "before"))
+        description += f"; {'the base model' if before_is == 'before' else before_is} has {before:.4f}"
+    frame = Frame(_step_axis(steps), round_axis(label, float(min(shown)), float(max(shown))), legend)
+    marks = [] if before is None else [frame.line(frame.x.low, before, frame.x.high, before, "line before")]
+    marks.append(path(frame.to_x(steps), frame.to_y(values), "line after"))
+    if len(points) <= 60:
+        marks += [frame.circle(step, value, 3, "after") for step, value in points]
+    if best is not None and best_step is not None:
+        marks.append(frame.circle(best_step, best, 5.5, "mark"))
     return frame.svg(name, f"{label} on dev by step", f"{description}.", marks)
+
+
+@dataclass(frozen=True)
+class IntervalRow:
+    """One measure before and after; `before` is None if it was not measured."""
+
+    label: str
+    before: Interval | None
+    after: Interval
 
 
 def interval_chart(
@@ -408,10 +390,8 @@ def interval_chart(
     paired = any(row.before is not None for row in rows)
     # Differences of a few hundredths must be visible, so the axis does not begin at 0.
     axis = round_axis("value, with its interval", min(found), max(found), n_ticks=6)
-    legend = (
-        *((LegendEntry(names[0], "before hollow", "dot"),) if paired else ()),
-        LegendEntry(names[1], "after", "dot"),
-    )
+    styles = {"before hollow": names[0], "after": names[1]} if paired else {"after": names[1]}
+    legend = [LegendEntry(label, style, "dot") for style, label in styles.items()]
     each = 46 if paired else 34
     frame = Frame(axis, round_axis("", 0.0, 1.0), legend)
     frame = replace(frame, height=round(frame.top) - 2 + each * len(rows) + 40)
@@ -419,19 +399,18 @@ def interval_chart(
     marks = []
     for tick, label in zip(axis.ticks, axis.tick_texts(), strict=True):
         x = _wide(frame, tick)
-        marks.append(line(x, top, x, frame.bottom, "grid"))
-        marks.append(text(x, frame.bottom + 17, label, "middle"))
+        marks += [line(x, top, x, frame.bottom, "grid"), text(x, frame.bottom + 17, label, "middle")]
     marks.append(text(WIDTH / 2, frame.height - 6, axis.label, "middle", "label"))
     for i, row in enumerate(rows):
         y = top + each * i + 14
         marks.append(text(2, y, fitting(row.label, WIDTH - 8), "start", "label halo"))
-        both = [(row.before, "before hollow"), (row.after, "after")]
-        for value, style in both if paired else both[1:]:
+        values = (row.before, row.after) if paired else (row.after,)
+        for value, style in zip(values, styles, strict=True):
             y += 12
             if value is not None:
                 marks += _whisker(frame, value, y, style)
-    entries = frame.legend_marks()
-    return svg(name, title, " ".join(_said(row, names) for row in rows), frame.height, [*entries, *marks])
+    said = " ".join(_said(row, names) for row in rows)
+    return svg(name, title, said, frame.height, [*frame.legend_marks(), *marks])
 
 
 def _wide(frame: Frame, value: float) -> float:
@@ -440,7 +419,7 @@ def _wide(frame: Frame, value: float) -> float:
     return round(24 + share * (WIDTH - 48), 1)
 
 
-def _whisker(frame: Frame, value: tuple[float, float | None, float | None], y: float, style: str) -> list[str]:
+def _whisker(frame: Frame, value: Interval, y: float, style: str) -> list[str]:
     middle, low, high = value
     dot = circle(_wide(frame, middle), y, 4, style)
     if low is None or high is None:
@@ -453,11 +432,11 @@ def _said(row: IntervalRow, names: tuple[str, str]) -> str:
     return f"{row.label}: {before}{names[1]} {row.after[0]:.4f}."
 
 
-def _step_axis(steps: NDArray[np.float64]) -> Axis:
+def _step_axis(steps: Floats) -> Axis:
     return round_axis("step", 0.0, float(steps.max()), exact=True)
 
 
-def grouped(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def grouped(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """Return at most 300 points, each the mean of equally many neighbours. Shape: x, y (n,), returns (m,)."""
     size = -(-len(x) // _MOST_POINTS)
     if size <= 1:
@@ -467,13 +446,13 @@ def grouped(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.
     return np.add.reduceat(x, starts) / n, np.add.reduceat(y, starts) / n
 
 
-def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def running_mean(values: Floats) -> Floats:
     """Return the running mean over about a fifteenth of all values, over fewer at the ends. Shape: (n,)."""
     half = max(1, len(values) // 30)
     at = np.arange(len(values))
     low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
     sums = np.concatenate(([0.0], np.cumsum(values)))
-    means: NDArray[np.float64] = (sums[high] - sums[low]) / (high - low)
+    means: Floats = (sums[high] - sums[low]) / (high - low)
     return means
 
 

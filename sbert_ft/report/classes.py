@@ -1,7 +1,6 @@
-"""Tables and sentences about each class of a classifier: scores, confusions and number of rows.
+"""The section about each class of a classifier: scores, confusions and number of rows.
 
-With few classes the tables show all of them, with many only the worst (metrics.json has all). Everything is read from
-metrics.json, whose splits hold a confusion matrix: rows are true classes, columns predicted ones.
+With few classes the tables show all of them, with many only the worst (metrics.json has all).
 """
 
 from __future__ import annotations
@@ -10,15 +9,17 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sbert_ft.evaluation.results import Json
-from sbert_ft.report.blocks import Cell, Grid
-from sbert_ft.report.content import Report
-from sbert_ft.report.facts import inner, judged_splits, score_cell
-from sbert_ft.report.formatting import counted, decimals, percent, plain_number
+from sbert_ft.evaluation.metrics import Score
+from sbert_ft.report.blocks import Beside, Block, Cell, Figure, Grid, Heading, Paragraph, Section
+from sbert_ft.report.charts import IntervalRow, confusion_chart, confusion_width, interval_chart
+from sbert_ft.report.content import Report, SplitResult
+from sbert_ft.report.formatting import counted, decimals, percent
+from sbert_ft.report.scores import drawn, score_cell
+from sbert_ft.report.svg import WIDTH
 
-MOST_IN_MATRIX: Final = 20
+_MOST_IN_MATRIX: Final = 20
+_MOST_IN_CHART: Final = 20
 _MOST_LISTED: Final = 50
 _N_CONFUSIONS: Final = 10
 
@@ -32,160 +33,132 @@ class Confusion(NamedTuple):
     of: int
 
 
-def class_names(of: Json) -> tuple[str, ...]:
-    """Return the class names of a split, empty if it was not evaluated by classes."""
-    return tuple(map(str, inner(of, "classes") or ()))
+def classes_section(report: Report) -> Section:
+    """Return the section about each class of a classifier."""
+    blocks: list[Block] = []
+    for i, of in enumerate(report.results):
+        if of.classes:
+            blocks += [Heading(f"{of.name}: {counted(of.n, report.row_word)}"), *_split_blocks(i, report, of)]
+    balance = balance_grid(report)
+    blocks += [] if balance is None else [balance]
+    return Section("classes", "Class by class", [*blocks, Paragraph(balance_note(report), is_note=True)])
 
 
-def confusion_counts(of: Json) -> NDArray[np.int64] | None:
-    """Return the confusion matrix of a split, shape (K, K), a row for each true class; None if there is none."""
-    n, rows = len(class_names(of)), inner(of, "confusion")
-    if not n or rows is None:
-        return None
-    counts = np.array(rows, dtype=np.int64)
-    assert counts.shape == (n, n)
-    return counts
+def _split_blocks(number: int, report: Report, of: SplitResult) -> Iterator[Block]:
+    """Yield what there is about the classes of a split; `number` makes the ids of its charts unique."""
+    if of.per_class:
+        yield Beside((_per_class_grid(report, of),), tuple(_f1_figure(number, of)), uneven=True)
+    if of.confusion is None:
+        return
+    if len(of.classes) <= _MOST_IN_MATRIX:
+        figure, grid = _confusion_figure(number, of), _confusion_matrix(of)
+        yield from (figure, grid) if figure.is_wide else (Beside((figure,), (grid,)),)
+    elif found := confusions(of):
+        header = ("True class", "Predicted as", "Rows", "Share of the class")
+        rows = [(Cell(c.gold), Cell(c.predicted), Cell(f"{c.n:,}"), Cell(percent(c.n / c.of))) for c in found]
+        yield Grid(f"The most frequent confusions on {of.name}", header, rows, "numbers counts", scrolls=True)
+    yield from map(Paragraph, _confusion_notes(report, of))
 
 
-def confusions(of: Json, n_most: int = _N_CONFUSIONS) -> list[Confusion]:
+def confusions(of: SplitResult, n_most: int = _N_CONFUSIONS) -> list[Confusion]:
     """Return the most frequent confusions of a split, most rows first; ties in the order of the classes."""
-    counts, names = confusion_counts(of), class_names(of)
-    if counts is None:
-        return []
-    wrong = counts - np.diag(np.diag(counts))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:n_most]
-    places = zip(*(side.tolist() for side in np.unravel_index(order, wrong.shape)), strict=True)
-    totals = counts.sum(axis=1)
-    return [Confusion(names[i], names[j], int(wrong[i, j]), int(totals[i])) for i, j in places if wrong[i, j]]
+    assert of.confusion is not None
+    wrong = of.confusion - np.diag(np.diag(of.confusion))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:n_most].tolist()
+    places = [divmod(place, len(of.classes)) for place in order]
+    totals = of.confusion.sum(axis=1)
+    return [Confusion(of.classes[i], of.classes[j], int(wrong[i, j]), int(totals[i])) for i, j in places if wrong[i, j]]
 
 
-def per_class_grid(report: Report, name: str, of: Json) -> Grid | None:
+def _per_class_grid(report: Report, of: SplitResult) -> Grid:
     """Return precision, recall and F1 of each class; if there are many, only the classes with the lowest F1."""
-    entries = list(inner(of, "per_class") or ())
-    if not entries:
-        return None
-    caption = f"Each class on {name}"
+    entries, caption = of.per_class, f"Each class on {of.name}"
     if len(entries) > _MOST_LISTED:
-        caption = f"On {name}, the {_MOST_LISTED} of {len(entries):,} classes with the lowest F1"
-        entries = sorted((entry for entry in entries if inner(entry, "n")), key=_f1_first)[:_MOST_LISTED]
+        caption = f"On {of.name}, the {_MOST_LISTED} of {len(entries):,} classes with the lowest F1"
+        ranked = sorted((entry for entry in entries if entry["n"]), key=lambda entry: entry["f1"]["value"])
+        entries = ranked[:_MOST_LISTED]
     rows = []
     for entry in entries:
-        n = counted(int(entry["n"]), report.row_word)
-        called = Cell(str(entry["name"]), f"{n}, {plain_number(entry['n_predicted'])} predicted")
-        shares = (Cell("–" if entry[key] is None else decimals(entry[key])) for key in ("precision", "recall"))
-        rows.append((called, *shares, score_cell(entry["f1"])))
-    return Grid(caption, ("Class", "Precision", "Recall", "F1"), tuple(rows))
+        n = counted(entry["n"], report.row_word)
+        called = Cell(entry["name"], f"{n}, {entry['n_predicted']:,} predicted")
+        shares = (Cell(decimals(entry[key])) for key in ("precision", "recall"))
+        rows.append((called, *shares, score_cell(Score(**entry["f1"]))))
+    return Grid(caption, ("Class", "Precision", "Recall", "F1"), rows)
 
 
-def _f1_first(entry: Json) -> tuple[bool, float]:
-    value = inner(entry, "f1", "value")
-    return value is None, 0.0 if value is None else float(value)
+def _f1_figure(number: int, of: SplitResult) -> Iterator[Figure]:
+    """Yield a chart of the F1 of each class with its interval, unless no class has one or there are too many."""
+    found = [(entry["name"], drawn(Score(**entry["f1"]))) for entry in of.per_class]
+    rows = [IntervalRow(name, None, f1) for name, f1 in found if f1 is not None]
+    if rows and len(found) <= _MOST_IN_CHART:
+        title = f"F1 of each class on {of.name}"
+        chart = interval_chart(f"class-f1-{number}", title, rows, ("before", "this model"))
+        caption = "Dots are values, lines their intervals: the fewer rows a class has, the longer the line."
+        yield Figure(title, chart, caption)
 
 
-def confusion_grid(name: str, of: Json) -> Grid | None:
-    """Return the confusion matrix as a table, or for many classes the most frequent confusions; None without either."""
-    counts, names = confusion_counts(of), class_names(of)
-    if counts is None:
-        return None
-    if len(names) <= MOST_IN_MATRIX:
-        rows = tuple(
-            (Cell(gold), *(Cell(f"{n:,}") for n in row)) for gold, row in zip(names, counts.tolist(), strict=True)
-        )
-        return Grid(
-            f"Confusion matrix on {name}: rows true, columns predicted",
-            ("True class", *names),
-            rows,
-            "numbers counts",
-            True,
-        )
-    found = confusions(of)
-    if not found:
-        return None
-    header = ("True class", "Predicted as", "Rows", "Share of the class")
-    rows = tuple((Cell(c.gold), Cell(c.predicted), Cell(f"{c.n:,}"), Cell(percent(c.n / c.of))) for c in found)
-    return Grid(f"The most frequent confusions on {name}", header, rows, "numbers counts", scrolls=True)
+def _confusion_figure(number: int, of: SplitResult) -> Figure:
+    assert of.confusion is not None
+    title = f"Confusion matrix on {of.name}"
+    caption = (
+        "The colour is the share of the true class: with a good model the framed diagonal has the strongest colour."
+    )
+    chart = confusion_chart(f"confusion-{number}", title, of.classes, of.confusion)
+    return Figure(title, chart, caption, is_wide=confusion_width(len(of.classes)) > WIDTH)
 
 
-def confusion_notes(report: Report, name: str, of: Json) -> Iterator[str]:
+def _confusion_matrix(of: SplitResult) -> Grid:
+    assert of.confusion is not None
+    caption = f"Confusion matrix on {of.name}: rows true, columns predicted"
+    counts = of.confusion.tolist()
+    rows = [(Cell(gold), *(Cell(f"{n:,}") for n in row)) for gold, row in zip(of.classes, counts, strict=True)]
+    return Grid(caption, ("True class", *of.classes), rows, "numbers counts", scrolls=True)
+
+
+def _confusion_notes(report: Report, of: SplitResult) -> Iterator[str]:
     """Yield the most frequent confusion, and why there may be no matrix."""
-    counts, names = confusion_counts(of), class_names(of)
-    if counts is None:
-        return
-    if len(names) > MOST_IN_MATRIX:
-        yield f"A matrix of {len(names):,} classes would be unreadable here; metrics.json has it."
+    if len(of.classes) > _MOST_IN_MATRIX:
+        yield f"A matrix of {len(of.classes):,} classes would be unreadable here; metrics.json has it."
     found = confusions(of, 1)
     if not found:
-        yield f"Every {report.row_word} of {name} is classified correctly."
+        yield f"Every {report.row_word} of {of.name} is classified correctly."
     for worst in found:
         share = f"{worst.n:,} of {counted(worst.of, report.row_word)}, {percent(worst.n / worst.of)}"
-        yield f"Most often on {name}, “{worst.gold}” is predicted as “{worst.predicted}”: {share}."
+        yield f"Most often on {of.name}, “{worst.gold}” is predicted as “{worst.predicted}”: {share}."
 
 
 def balance_grid(report: Report) -> Grid | None:
     """Return the rows of each class in each file, None if not counted; if there are many, only the rarest classes."""
-    by_split = {str(name): counts for name, counts in (inner(report.metrics, "classes") or {}).items() if counts}
+    by_split = {name: counts for name, counts in report.metrics["classes"].items() if counts}
     if not by_split:
         return None
-    names = list(dict.fromkeys(str(name) for counts in by_split.values() for name in counts))
-    first = next(iter(by_split.values()))
+    names = list(dict.fromkeys(name for counts in by_split.values() for name in counts))
+    (first_name, first), *_ = by_split.items()
     caption = "Class balance"
     if len(names) > _MOST_LISTED:
-        caption = f"Class balance: the {_MOST_LISTED} rarest of {len(names):,} classes in {next(iter(by_split))}"
-        names = sorted(names, key=lambda name: int(first.get(name, 0)))[:_MOST_LISTED]
-    rows = tuple((Cell(name), *(_share_cell(counts, name) for counts in by_split.values())) for name in names)
+        caption = f"Class balance: the {_MOST_LISTED} rarest of {len(names):,} classes in {first_name}"
+        names = sorted(names, key=lambda name: first.get(name, 0))[:_MOST_LISTED]
+    rows = []
+    for name in names:
+        counts = [(of.get(name, 0), sum(of.values())) for of in by_split.values()]
+        rows.append((Cell(name), *(Cell(f"{n:,}", percent(n / total) if total else "") for n, total in counts)))
     return Grid(caption, ("Class", *by_split), rows, "numbers counts", scrolls=True)
-
-
-def _share_cell(counts: Json, name: str) -> Cell:
-    n, total = int(counts.get(name, 0)), sum(map(int, counts.values()))
-    return Cell(f"{n:,}", percent(n / total) if total else "")
 
 
 def balance_note(report: Report) -> str:
     """Return how uneven the classes are in the first file, the training file."""
-    by_split = inner(report.metrics, "classes") or {}
-    name = next((name for name, of in by_split.items() if of), None)
-    counts = {str(key): int(n) for key, n in (by_split.get(name) or {}).items()}
+    name, counts = next(((name, of) for name, of in report.metrics["classes"].items() if of), ("", {}))
     if not counts:
         return "The rows of each class were not counted."
-    rarest, commonest = min(counts, key=lambda key: counts[key]), max(counts, key=lambda key: counts[key])
-    all_of_them = "Both" if len(counts) == 2 else f"All {len(counts):,}"
+    rows, all_of_them = report.row_word, "Both" if len(counts) == 2 else f"All {len(counts):,}"
+    rarest, commonest = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     if counts[rarest] == counts[commonest]:
-        return f"{all_of_them} classes have the same number of {report.row_word}s in {name}."
+        return f"{all_of_them} classes have the same number of {rows}s in {name}."
     if not counts[rarest]:
         n_absent = sum(n == 0 for n in counts.values())
-        return f"{n_absent:,} of {len(counts):,} classes have no {report.row_word} in {name}."
+        return f"{n_absent:,} of {len(counts):,} classes have no {rows} in {name}."
     ratio = counts[commonest] / counts[rarest]
     if ratio < 1.05:
-        return f"{all_of_them} classes have nearly the same number of {report.row_word}s in {name}."
+        return f"{all_of_them} classes have nearly the same number of {rows}s in {name}."
     often = f"{ratio:.1f}" if ratio < 10 else f"{ratio:,.0f}"
-    return f"In {name}, “{commonest}” has {often} times as many {report.row_word}s as “{rarest}”."
-
-
-def mistakes_note(report: Report) -> str:
-    """Return a sentence that says which rows the list of mistakes has."""
-    split = next(
-        (split for split in report.classes if report.mistakes and split.name == report.mistakes[0].split), None
-    )
-    whole = "The file mistakes.csv has them with full texts."
-    how = f"Shown are the mistakes with the highest predicted probability, highest first. {whole}"
-    if split is None:
-        return how
-    n_wrong = int((split.predicted != split.gold).sum())
-    rows = counted(len(split.gold), report.row_word)
-    return f"{n_wrong:,} of {rows} of {split.name} are classified wrongly. {how}"
-
-
-def no_mistakes(report: Report) -> str:
-    """Return a sentence that says why there is no list of mistakes."""
-    if not report.classes:
-        return f"No {report.row_word}s were evaluated, so there are no mistakes to show."
-    names = " and ".join(split.name for split in report.classes)
-    return f"Every {report.row_word} of {names} is classified correctly."
-
-
-def judged_by_class(report: Report) -> Iterator[tuple[int, str, Json]]:
-    """Yield number, name and results of each split that was evaluated by classes, test first."""
-    for i, (name, of) in enumerate(judged_splits(report).items()):
-        if class_names(of):
-            yield i, name, of
+    return f"In {name}, “{commonest}” has {often} times as many {rows}s as “{rarest}”."

@@ -3,10 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from sbert_ft.config.settings import RunSettings
+from sbert_ft.data.ledger import Ledger
+from sbert_ft.evaluation.metrics import Score
 from sbert_ft.evaluation.results import ClassSplit, Json, Mistake, SplitScores, WorstPair
 from sbert_ft.model_folder.decision import Decision
+
+
+class Scores(dict[str, Score]):
+    """Metric -> its score; one that was not computed has neither value nor reason."""
+
+    def __missing__(self, metric: str) -> Score:
+        return Score(None)
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """The entry of dev or test in metrics.json; what it does not have is empty or None.
+
+    `evaluate_pairs` and `evaluate_classes` make these entries. `confusion` has a row for each true class, shape (K, K).
+    """
+
+    name: str
+    n: int = 0
+    source: str = "an unnamed source"
+    note: str | None = None
+    before_is: str | None = None
+    before: Scores = field(default_factory=Scores)
+    after: Scores = field(default_factory=Scores)
+    difference: Scores = field(default_factory=Scores)
+    baselines: dict[str, Scores] = field(default_factory=dict)
+    baseline_differences: dict[str, Scores] = field(default_factory=dict)
+    classes: Sequence[str] = ()
+    per_class: Sequence[Json] = ()
+    confusion: NDArray[np.int64] | None = None
+    log_loss: float | None = None
+    calibration_error: float | None = None
+
+    @classmethod
+    def of_json(cls, name: str, entry: Json) -> SplitResult:
+        """Return the entry of the split `name` as a result."""
+        values: dict[str, Any] = {key: value for key, value in entry.items() if key in cls.__dataclass_fields__}
+        for key in values.keys() & {"before", "after", "difference"}:
+            values[key] = _scores(values[key])
+        for key in values.keys() & {"baselines", "baseline_differences"}:
+            values[key] = {who: _scores(scores) for who, scores in values[key].items()}
+        if "confusion" in values:
+            values["confusion"] = np.array(values["confusion"], dtype=np.int64)
+        return cls(name, **values)
+
+
+def _scores(content: Json) -> Scores:
+    return Scores({metric: Score(**score) for metric, score in content.items()})
 
 
 @dataclass(frozen=True)
@@ -17,9 +72,9 @@ class Report:
 
     Attributes:
         title: The heading.
-        settings: The resolved configuration, as JSON.
+        settings: The resolved configuration.
         metrics: The content of metrics.json.
-        ledgers: train, dev or test -> `Ledger.to_json()`.
+        ledgers: The accounts of train, dev and test.
         log: The lines of metrics.jsonl.
         splits: Scored pairs for the charts.
         worst: The worst pairs, worst first.
@@ -29,9 +84,9 @@ class Report:
     """
 
     title: str
-    settings: Json
+    settings: RunSettings
     metrics: Json
-    ledgers: Mapping[str, Json]
+    ledgers: Mapping[str, Ledger]
     log: Sequence[Json]
     splits: tuple[SplitScores, ...] = ()
     worst: tuple[WorstPair, ...] = ()
@@ -39,20 +94,28 @@ class Report:
     classes: tuple[ClassSplit, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
 
+    @cached_property
+    def results(self) -> tuple[SplitResult, ...]:
+        """The results of each split, test first."""
+        splits = self.metrics.get("splits", {})
+        return tuple(sorted((SplitResult.of_json(name, of) for name, of in splits.items()), key=split_order))
+
     @property
     def is_classifier(self) -> bool:
-        """Return whether the model classifies rows."""
-        return bool(self.classes) or self.metrics.get("classes") is not None
+        """Whether the model classifies rows."""
+        return self.metrics.get("classes") is not None
 
     @property
     def row_word(self) -> str:
-        """Return the word for a row of the data: pair or text."""
-        model = self.settings.get("model")
-        return "text" if isinstance(model, Mapping) and model.get("kind") == "single" else "pair"
+        """The word for a row of the data: pair or text."""
+        return "text" if self.settings.model.kind == "single" else "pair"
 
     @property
     def score_word(self) -> str:
-        """Return the word for the model's scores: cosine, or score for a classifier with one output."""
-        model = self.settings.get("model")
-        kind = model.get("kind", "siamese") if isinstance(model, Mapping) else "siamese"
-        return "cosine" if kind == "siamese" and not self.is_classifier else "score"
+        """The word for the model's scores: cosine, or score for a classifier with one output."""
+        return "cosine" if self.settings.model.kind == "siamese" and not self.is_classifier else "score"
+
+
+def split_order(split: SplitResult | SplitScores | ClassSplit) -> tuple[bool, str]:
+    """Return the sort key of a split: test comes first, because nothing was chosen on it."""
+    return split.name != "test", split.name

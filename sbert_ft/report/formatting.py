@@ -60,9 +60,8 @@ def _continues(character: str) -> bool:
 
 def inside_sentence(label: str) -> str:
     """Return a label with a lowercase first letter, unless it is a name such as Spearman or F1."""
-    return (
-        label if label.split()[0] in ("Spearman", "Pearson", "Matthews", "ROC", "F1") else label[:1].lower() + label[1:]
-    )
+    is_name = label.startswith(("Spearman", "Pearson", "Matthews", "ROC", "F1"))
+    return label if is_name else label[:1].lower() + label[1:]
 
 
 def capitalised(text: str) -> str:
@@ -70,8 +69,10 @@ def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def decimals(value: float, *, signed: bool = False) -> str:
-    """Return a value with four decimals and a minus sign (U+2212); `signed` adds a plus, for differences."""
+def decimals(value: float | None, *, signed: bool = False) -> str:
+    """Return a value with four decimals and a minus sign (U+2212), None as a dash; `signed` adds a plus."""
+    if value is None:
+        return "–"
     digits = f"{value:+.4f}" if signed else f"{value:.4f}"
     if float(digits) == 0:
         return "0.0000"

@@ -7,26 +7,14 @@ forbids scripts and external resources. Every chart is inline SVG. The same repo
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
-from sbert_ft.report.blocks import (
-    Beside,
-    Block,
-    Cell,
-    Charts,
-    Figure,
-    Folded,
-    Grid,
-    Heading,
-    Items,
-    Paragraph,
-    Section,
-    Texts,
-)
+from sbert_ft.report import blocks
+from sbert_ft.report.blocks import Block, Cell
 from sbert_ft.report.content import Report
-from sbert_ft.report.facts import inner, verdict
-from sbert_ft.report.formatting import HIDDEN, escape_of, shortened, visible
+from sbert_ft.report.formatting import HIDDEN, counted, escape_of, shortened, visible
+from sbert_ft.report.scores import verdict
 from sbert_ft.report.sections import sections_of
 from sbert_ft.report.style import STYLE
 
@@ -48,13 +36,21 @@ def escaped(text: str, limit: int = _CELL_LIMIT) -> str:
     return "".join([*shown, html.escape(text[at:])])
 
 
-def _paragraph(block: Paragraph) -> str:
+def _heading(block: blocks.Heading) -> str:
+    return f"<h3>{escaped(block.text)}</h3>"
+
+
+def _paragraph(block: blocks.Paragraph) -> str:
     attribute = ' class="note"' if block.is_note else ""
     return f"<p{attribute}>{escaped(block.text)}</p>"
 
 
-def _table(grid: Grid) -> str:
-    """Return a grid as an HTML table; a grid without a header is a list of facts."""
+def _items(block: blocks.Items) -> str:
+    items = "".join(f'<li dir="auto">{escaped(text)}</li>' for text in block.texts)
+    return f"<ul>{items}</ul>"
+
+
+def _table(grid: blocks.Grid) -> str:
     parts = [f'<table class="{grid.style if grid.header else "facts"}">']
     if grid.caption:
         parts.append(f'<caption dir="auto">{escaped(grid.caption)}</caption>')
@@ -76,34 +72,53 @@ def _cell(cell: Cell) -> str:
     return f'{escaped(cell.value)} <span class="{style}">{escaped(cell.note)}</span>'
 
 
-def _figure(figure: Figure) -> str:
-    """Return a chart with its title and caption; only the sentence if there is nothing to draw."""
-    if not figure.svg:
-        return _paragraph(Paragraph(figure.caption, is_note=True))
+def _figure(figure: blocks.Figure) -> str:
     caption = f"<figcaption><b>{escaped(figure.title)}.</b> {escaped(figure.caption)}</figcaption>"
     drawn = f"<figure>{figure.svg}{caption}</figure>"
     return _scrolling(drawn, figure.title, "scroll drawing") if figure.is_wide else drawn
 
 
-def _charts(charts: Charts) -> str:
-    """Return charts side by side, after the sentences of those without a drawing."""
-    said = "".join(_figure(figure) for figure in charts.figures if not figure.svg)
-    drawn = "".join(_figure(figure) for figure in charts.figures if figure.svg)
+def _charts(charts: blocks.Charts) -> str:
+    said = "".join(_block(part) for part in charts.parts if isinstance(part, blocks.Paragraph))
+    drawn = "".join(_block(part) for part in charts.parts if isinstance(part, blocks.Figure))
     style = "charts wide" if charts.is_wide else "charts"
     return said + (f'<div class="{style}">{drawn}</div>' if drawn else "")
 
 
-def _beside(block: Beside) -> str:
+def _beside(block: blocks.Beside) -> str:
     """Return two groups of blocks side by side; a chart fills its side by itself."""
     left, right = ("".join(map(_block, side)) for side in (block.left, block.right))
-    if not isinstance(block.left[0], Figure):
+    if not isinstance(block.left[0], blocks.Figure):
         left = f"<div>{left}</div>"
-    if block.right and not block.uneven and not isinstance(block.left[0], Figure):
-        right = f"<div>{right}</div>"
+        right = f"<div>{right}</div>" if block.right and not block.uneven else right
     return f'<div class="{"pair uneven" if block.uneven else "pair"}">{left}{right}</div>'
 
 
-def _folded(block: Folded) -> str:
+def _texts(block: blocks.Texts) -> str:
+    """Return a table of texts; on a phone its rows become cards, so ARIA roles keep it a table for screen readers."""
+    names, rows = block.names, block.rows
+    styles = ["word"] * block.n_words + ["number"] * (len(names) - block.n_words)
+    heads = ("Line", "Texts" if len(rows[0].texts) > 1 else "Text", *names)
+    head = "".join(
+        f'<th role="columnheader" scope="col" class="{style}">{name}</th>'
+        for name, style in zip(heads, ("line", "texts", *styles), strict=True)
+    )
+    parts = [
+        f'<table class="worst" role="table"><caption>{escaped(block.caption)}</caption>',
+        f'<thead role="rowgroup"><tr role="row">{head}</tr></thead><tbody role="rowgroup">',
+    ]
+    for row in rows:
+        shown = "".join(f'<span class="text" dir="auto">{escaped(text, TEXT_LIMIT)}</span>' for text in row.texts)
+        cells = "".join(
+            f'<td class="{style}" role="cell" dir="auto" data-label="{name}">{escaped(value, TEXT_LIMIT)}</td>'
+            for name, style, value in zip(names, styles, row.values, strict=True)
+        )
+        named = f'<th scope="row" role="rowheader">{row.line}</th>'
+        parts.append(f'<tr role="row">{named}<td class="texts" role="cell">{shown}</td>{cells}</tr>')
+    return "".join([*parts, "</tbody></table>"])
+
+
+def _folded(block: blocks.Folded) -> str:
     lines = "\n".join(escaped(line) for line in block.text.split("\n"))
     return f"<details><summary>{escaped(block.summary)}</summary><pre>{lines}</pre></details>"
 
@@ -114,31 +129,24 @@ def _scrolling(content: str, label: str, style: str = "scroll") -> str:
     return f'<div class="{style}" role="region" aria-label="{name}" tabindex="0">{content}</div>'
 
 
-def _items(block: Items) -> str:
-    items = "".join(f'<li dir="auto">{escaped(text)}</li>' for text in block.texts)
-    return f"<ul>{items}</ul>"
+_RENDERERS: Final[Mapping[type, Callable[[Any], str]]] = {
+    blocks.Heading: _heading,
+    blocks.Paragraph: _paragraph,
+    blocks.Items: _items,
+    blocks.Grid: _table,
+    blocks.Figure: _figure,
+    blocks.Charts: _charts,
+    blocks.Beside: _beside,
+    blocks.Texts: _texts,
+    blocks.Folded: _folded,
+}
 
 
 def _block(block: Block) -> str:
-    """Return a block as markup."""
-    if isinstance(block, Heading):
-        return f"<h3>{escaped(block.text)}</h3>"
-    if isinstance(block, Paragraph):
-        return _paragraph(block)
-    if isinstance(block, Items):
-        return _items(block)
-    if isinstance(block, Grid):
-        return _table(block)
-    if isinstance(block, Figure):
-        return _figure(block)
-    if isinstance(block, Charts):
-        return _charts(block)
-    if isinstance(block, Beside):
-        return _beside(block)
-    return _texts(block) if isinstance(block, Texts) else _folded(block)
+    return _RENDERERS[type(block)](block)
 
 
-def _section(section: Section) -> Iterator[str]:
+def _section(section: blocks.Section) -> Iterator[str]:
     name = section.name
     yield f'<section id="{name}" aria-labelledby="{name}-heading"><h2 id="{name}-heading">{section.heading}</h2>'
     yield from map(_block, section.blocks)
@@ -147,24 +155,20 @@ def _section(section: Section) -> Iterator[str]:
 
 def html_report(report: Report) -> str:
     """Return the HTML page."""
-    title = escaped(report.title)
-    plain_title = html.escape(visible(shortened(report.title, 200)))
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            f'<title>{plain_title}</title><link rel="icon" href="data:,">',
-            f"<style>{STYLE}</style></head><body><main>",
-            f'<h1 dir="auto">{title}</h1>',
-            _verdict(report),
-            _warnings(report),
-            *(part for section in sections_of(report) for part in _section(section)),
-            "</main></body></html>",
-            "",
-        ]
-    )
+    parts = [
+        "<!DOCTYPE html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+        f'<title>{html.escape(visible(shortened(report.title, 200)))}</title><link rel="icon" href="data:,">',
+        f"<style>{STYLE}</style></head><body><main>",
+        f'<h1 dir="auto">{escaped(report.title)}</h1>',
+        _verdict(report),
+        _warnings(report),
+        *(part for section in sections_of(report) for part in _section(section)),
+        "</main></body></html>",
+    ]
+    return "\n".join(parts) + "\n"
 
 
 def _verdict(report: Report) -> str:
@@ -174,31 +178,8 @@ def _verdict(report: Report) -> str:
 
 
 def _warnings(report: Report) -> str:
-    warnings = [str(warning) for warning in inner(report.metrics, "warnings") or ()]
+    warnings = tuple(report.metrics.get("warnings", ()))
     if not warnings:
         return '<p class="note">No warnings.</p>'
-    heading = "1 warning" if len(warnings) == 1 else f"{len(warnings):,} warnings"
-    return f'<section class="warnings" id="warnings"><h2>{heading}</h2>{_items(Items(tuple(warnings)))}</section>'
-
-
-def _texts(block: Texts) -> str:
-    """Return a table of texts; on a phone its rows become cards, so ARIA roles keep it a table for screen readers."""
-    names, rows = block.names, block.rows
-    styles = ["word"] * block.n_words + ["number"] * (len(names) - block.n_words)
-    columns = zip(
-        ("Line", "Texts" if rows and len(rows[0][2]) > 1 else "Text", *names), ("line", "texts", *styles), strict=True
-    )
-    head = "".join(f'<th role="columnheader" scope="col" class="{style}">{name}</th>' for name, style in columns)
-    parts = [
-        f'<table class="worst" role="table"><caption>{escaped(block.caption)}</caption>',
-        f'<thead role="rowgroup"><tr role="row">{head}</tr></thead><tbody role="rowgroup">',
-    ]
-    for _, line, texts, values in rows:
-        shown = "".join(f'<span class="text" dir="auto">{escaped(text, TEXT_LIMIT)}</span>' for text in texts)
-        cells = "".join(
-            f'<td class="{style}" role="cell" dir="auto" data-label="{name}">{escaped(value, TEXT_LIMIT)}</td>'
-            for name, style, value in zip(names, styles, values, strict=True)
-        )
-        named = f'<th scope="row" role="rowheader">{line}</th>'
-        parts.append(f'<tr role="row">{named}<td class="texts" role="cell">{shown}</td>{cells}</tr>')
-    return "".join([*parts, "</tbody></table>"])
+    head, items = f"<h2>{counted(len(warnings), 'warning')}</h2>", _items(blocks.Items(warnings))
+    return f'<section class="warnings" id="warnings">{head}{items}</section>'

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from sbert_ft.markdown_text import escaped_markdown
 from sbert_ft.report.blocks import Beside, Block, Cell, Charts, Grid, Heading, Items, Paragraph, Section, Texts
 from sbert_ft.report.content import Report
-from sbert_ft.report.facts import inner, verdict
 from sbert_ft.report.formatting import counted, shortened, visible
+from sbert_ft.report.scores import verdict
 from sbert_ft.report.sections import sections_of
 
 # Two numbers in brackets are an interval, which needs no escapes unless the text after it would make it a link.
@@ -94,24 +94,18 @@ def _cell(cell: Cell) -> str:
 
 
 def _warnings(report: Report) -> Iterator[str]:
-    warnings = [str(warning) for warning in inner(report.metrics, "warnings") or ()]
-    if not warnings:
-        yield "No warnings."
-        return
-    yield "## Warnings"
-    yield _items(warnings)
+    warnings = report.metrics.get("warnings")
+    yield from ("## Warnings", _items(warnings)) if warnings else ("No warnings.",)
 
 
 def _texts(block: Texts, row_word: str) -> Iterator[str]:
     """Yield the first rows of a table of texts."""
-    shown = block.rows[:_N_WORST]
-    header = ("Where", "Texts", *block.names)
     numbers = ["---"] * (2 + block.n_words) + ["---:"] * (len(block.names) - block.n_words)
-    rows = [_row(header), _row(numbers)]
-    for split, line, texts, values in shown:
-        both = "<br>".join(literal(text, _TEXT_LIMIT) for text in texts)
-        cells = (literal(value, _TEXT_LIMIT) for value in values)
-        rows.append(_row([literal(f"{split} {line}"), both, *cells]))
-    if len(shown) < len(block.rows):
-        yield f"The first {counted(len(shown), row_word)} of {len(block.rows):,}, by split and line."
+    rows = [_row(("Where", "Texts", *block.names)), _row(numbers)]
+    for row in block.rows[:_N_WORST]:
+        both = "<br>".join(literal(text, _TEXT_LIMIT) for text in row.texts)
+        cells = (literal(value, _TEXT_LIMIT) for value in row.values)
+        rows.append(_row([literal(f"{row.split} {row.line}"), both, *cells]))
+    if len(block.rows) > _N_WORST:
+        yield f"The first {counted(_N_WORST, row_word)} of {len(block.rows):,}, by split and line."
     yield "\n".join(rows)

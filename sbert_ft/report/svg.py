@@ -12,7 +12,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,40 +20,38 @@ from numpy.typing import NDArray
 from sbert_ft.report.formatting import shortened, visible
 
 WIDTH: Final = 360
-HEIGHT: Final = 250
 CHAR: Final = 6.6  # width of a character at font size 12, a little more than the average
 _ROW: Final = 17  # height of a row of the legend
 _RIGHT: Final = 12
 _BOTTOM: Final = 40
 
-Swatch = Literal["line", "area", "dot"]
+Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class LegendEntry:
-    """One entry of a legend.
-
-    Attributes:
-        label: The text.
-        style: The CSS class of the mark, such as after, before, yes, no or mark.
-        swatch: The shape of the mark.
-    """
+class LegendEntry(NamedTuple):
+    """An entry of a legend: its text, the CSS class of its mark (such as after, no or mark), and the mark's shape."""
 
     label: str
     style: str
-    swatch: Swatch = "line"
+    swatch: Literal["line", "area", "dot"] = "line"
+
+    @property
+    def width(self) -> float:
+        """The width of mark and text."""
+        return 38 + CHAR * len(self.label)
+
+    def mark(self, x: float, y: float) -> str:
+        """Return the mark with its left end at x and its middle at y."""
+        if self.swatch == "dot":
+            return circle(x + 10, y, 4, self.style)
+        if self.swatch == "area":
+            return rectangle(x, y - 5, 20, 10, f"area {self.style}")
+        return line(x, y, x + 20, y, f"line {self.style}")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its label, its range and its ticks.
-
-    Attributes:
-        label: What is measured.
-        low: Lower end.
-        high: Upper end, above `low`.
-        ticks: Round numbers from `low` to `high`, evenly spaced.
-    """
+    """One axis: what is measured, its ends, and round numbers between them as ticks, evenly spaced."""
 
     label: str
     low: float
@@ -113,37 +111,37 @@ class Frame:
 
     x: Axis
     y: Axis
-    legend: tuple[LegendEntry, ...] = ()
-    height: int = HEIGHT
+    legend: Sequence[LegendEntry] = ()
+    height: int = 250
     foot: int = 0
     least_rows: int = 0
 
     @property
     def left(self) -> float:
-        """Return the plot's left edge, after the longest number of the vertical axis."""
+        """The plot's left edge, after the longest number of the vertical axis."""
         return 10 + CHAR * max((len(text) for text in self.y.tick_texts()), default=0)
 
     @property
     def right(self) -> float:
-        """Return the plot's right edge."""
+        """The plot's right edge."""
         return WIDTH - _RIGHT
 
     @property
     def top(self) -> float:
-        """Return the plot's top edge, below label and legend."""
+        """The plot's top edge, below label and legend."""
         return 28 + _ROW * max(self.least_rows, len(_legend_rows(self.legend)))
 
     @property
     def bottom(self) -> float:
-        """Return the plot's bottom edge, above the numbers."""
+        """The plot's bottom edge, above the numbers."""
         return self.height - _BOTTOM
 
-    def to_x(self, values: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    def to_x(self, values: Floats | float) -> Floats:
         """Return the horizontal coordinates of values, clipped to the axis. Shape: as `values`."""
         share = (np.asarray(values, dtype=np.float64) - self.x.low) / (self.x.high - self.x.low)
         return np.round(self.left + np.clip(share, 0, 1) * (self.right - self.left), 1)
 
-    def to_y(self, values: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    def to_y(self, values: Floats | float) -> Floats:
         """Return the vertical coordinates of values, clipped to the axis. Shape: as `values`."""
         share = (np.asarray(values, dtype=np.float64) - self.y.low) / (self.y.high - self.y.low)
         return np.round(self.bottom - np.clip(share, 0, 1) * (self.bottom - self.top), 1)
@@ -153,14 +151,14 @@ class Frame:
         (a, c), (b, d) = self.to_x(np.array([x1, x2])), self.to_y(np.array([y1, y2]))
         return line(float(a), float(b), float(c), float(d), style)
 
-    def svg(self, name: str, title: str, description: str, marks: Sequence[str]) -> str:
-        """Return the chart: grid and numbers below, marks in their order, legend above.
+    def circle(self, x: float, y: float, radius: float, style: str) -> str:
+        """Return a dot around a point given in values."""
+        return circle(float(self.to_x(x)), float(self.to_y(y)), radius, style)
 
-        Args:
-            name: Makes the ids of this chart unique on a page; letters, digits and hyphens.
-            title: What is shown, in a few words.
-            description: What there is to see, for who cannot see it.
-            marks: SVG elements.
+    def svg(self, name: str, title: str, description: str, marks: Sequence[str]) -> str:
+        """Return the chart: grid and numbers below, the SVG elements `marks` in their order, legend above.
+
+        `name`, of letters, digits and hyphens, makes its ids unique on a page; see `svg` for the rest.
         """
         parts = [*self._grid(), *marks, *self.legend_marks()]
         return svg(name, title, description, self.height + self.foot, parts)
@@ -169,8 +167,7 @@ class Frame:
         parts = []
         for tick, label in zip(self.y.ticks, self.y.tick_texts(), strict=True):
             y = float(self.to_y(tick))
-            parts.append(line(self.left, y, self.right, y, "grid"))
-            parts.append(text(self.left - 5, y + 4, label, "end"))
+            parts += [line(self.left, y, self.right, y, "grid"), text(self.left - 5, y + 4, label, "end")]
         room = math.inf
         for tick, label in reversed(list(zip(self.x.ticks, self.x.tick_texts(), strict=True))):
             x, half = float(self.to_x(tick)), CHAR * len(label) / 2
@@ -190,32 +187,19 @@ class Frame:
         for row, entries in enumerate(_legend_rows(self.legend)):
             y, x = 24 + _ROW * row, 2.0
             for entry in entries:
-                parts.append(_swatch(entry, x, y + 5))
-                parts.append(text(x + 25, y + 9, entry.label))
-                x += _entry_width(entry)
+                parts += [entry.mark(x, y + 5), text(x + 25, y + 9, entry.label)]
+                x += entry.width
         return parts
-
-
-def _entry_width(entry: LegendEntry) -> float:
-    return 38 + CHAR * len(entry.label)
 
 
 def _legend_rows(legend: Sequence[LegendEntry]) -> list[list[LegendEntry]]:
     """Return the entries in rows that fit the width of the chart."""
     rows: list[list[LegendEntry]] = []
     for entry in legend:
-        if not rows or sum(map(_entry_width, [*rows[-1], entry])) > WIDTH:
+        if not rows or sum(each.width for each in [*rows[-1], entry]) > WIDTH:
             rows.append([])
         rows[-1].append(entry)
     return rows
-
-
-def _swatch(entry: LegendEntry, x: float, y: float) -> str:
-    if entry.swatch == "dot":
-        return circle(x + 10, y, 4, entry.style)
-    if entry.swatch == "area":
-        return rectangle(x, y - 5, 20, 10, f"area {entry.style}")
-    return line(x, y, x + 20, y, f"line {entry.style}")
 
 
 def number(value: float) -> str:
@@ -229,7 +213,7 @@ def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
     return f'<path class="{style}" d="M{number(x1)} {number(y1)}L{number(x2)} {number(y2)}"/>'
 
 
-def path(x: NDArray[np.float64], y: NDArray[np.float64], style: str, closed: bool = False) -> str:
+def path(x: Floats, y: Floats, style: str, closed: bool = False) -> str:
     """Return a line through coordinates, closed to an area if `closed`. Shape: x, y (n,)."""
     points = "L".join(f"{number(a)} {number(b)}" for a, b in zip(x.tolist(), y.tolist(), strict=True))
     return f'<path class="{style}" d="M{points}{"Z" if closed else ""}"/>'
@@ -261,7 +245,7 @@ def fitting(content: str, room: float, char: float = CHAR) -> str:
 
 
 def svg(name: str, title: str, description: str, height: int, parts: Sequence[str], width: int = WIDTH) -> str:
-    """Return the SVG element with its title and description."""
+    """Return the SVG element with a title of a few words, and a description for who cannot see it."""
     head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{name}-title {name}-description">'
     said = f'<title id="{name}-title">{html.escape(visible(title))}</title>'
     said += f'<desc id="{name}-description">{html.escape(visible(description))}</desc>'

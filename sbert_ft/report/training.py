@@ -1,15 +1,20 @@
-"""The training section of a report: model, data, important settings, versions, device and time."""
+"""The sections on the training: model, data, important settings, versions, device and time; and its curves."""
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+import numpy as np
+
 from sbert_ft.config.metrics import metric_label
-from sbert_ft.report.blocks import Cell, Grid, fact
-from sbert_ft.report.content import Report
-from sbert_ft.report.facts import inner
+from sbert_ft.config.objectives import ObjectiveSettings
+from sbert_ft.evaluation.results import Json
+from sbert_ft.report.blocks import Cell, Charts, Figure, Grid, Paragraph, Section, fact
+from sbert_ft.report.charts import learning_rate_chart, loss_chart, metric_chart
+from sbert_ft.report.content import Report, SplitResult
 from sbert_ft.report.formatting import (
     counted,
     decimals,
@@ -19,126 +24,169 @@ from sbert_ft.report.formatting import (
     plain_number,
     short_digest,
 )
+from sbert_ft.report.scores import drawn, main_metric, predictor_name
+from sbert_ft.report.svg import Floats
 
-_WHAT: Final[Mapping[str, str]] = {
+_N_EVALUATIONS: Final = 20  # shown in the table
+_WHAT: Final = {
+    "siamese": "",
     "towers": "a classifier over the vectors of both texts",
     "joined": "a classifier over the two texts joined to one",
     "single": "a classifier of single texts",
 }
+_OWN_SETTINGS: Final = {"towers": ("features",), "joined": ("truncation",)}
 
 
-def training_grid(report: Report) -> Grid:
-    """Return the facts of the training: model, data, important settings, versions, device and time."""
-    facts = (_model_facts, _data_facts, _length_facts, _loop_facts, _run_facts)
-    rows = [row for found in facts for row in found(report)]
-    return Grid("Model, data and settings", (), tuple(rows))
+def training_section(report: Report) -> Section:
+    """Return the section with the facts of the training."""
+    makers = (_model_facts, _data_facts, _length_facts, _loop_facts, _run_facts)
+    facts = [row for make in makers for row in make(report)]
+    return Section("training", "Training", [Grid("Model, data and settings", (), facts)])
 
 
 def _model_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
-    model = inner(report.settings, "model") or {}
-    kind = model.get("kind", "siamese")
-    what = "" if kind == "siamese" else _WHAT.get(kind, str(kind))
-    yield fact("Model", str(inner(model, "path") or "not recorded"), what)
-    parts = ["starts from random weights"] if model.get("init") == "random" else []
-    if model.get("max_seq_length") is not None:
-        texts = "pairs" if kind == "joined" else "texts"
-        parts.append(f"{texts} of at most {plain_number(model['max_seq_length'])} tokens")
-    own = {"towers": ("features",), "joined": ("truncation",)}.get(kind, ())
-    for key in ("pooling", *own, "dropout", "head_dropout"):
-        if model.get(key) is not None:
-            parts.append(f"{key.replace('_', ' ')} {str(plain_number(model[key])).replace('_', ' ')}")
-    if model.get("freeze_embeddings"):
+    model = report.settings.model
+    yield fact("Model", model.path, _WHAT[model.kind])
+    parts = ["starts from random weights"] if model.init == "random" else []
+    if model.max_seq_length is not None:
+        texts = "pairs" if model.kind == "joined" else "texts"
+        parts.append(f"{texts} of at most {plain_number(model.max_seq_length)} tokens")
+    for key in ("pooling", *_OWN_SETTINGS.get(model.kind, ()), "dropout", "head_dropout"):
+        if (value := getattr(model, key)) is not None:
+            parts.append(f"{key} {plain_number(value)}".replace("_", " "))
+    if model.freeze_embeddings:
         parts.append("embeddings frozen")
-    if model.get("freeze_layers"):
-        parts.append(f"lowest {counted(int(model['freeze_layers']), 'layer')} frozen")
+    if model.freeze_layers:
+        parts.append(f"lowest {counted(model.freeze_layers, 'layer')} frozen")
     if parts:
         yield fact("Model settings", ", ".join(parts))
 
 
 def _data_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     for name, ledger in report.ledgers.items():
-        rows = f"{plain_number(inner(ledger, 'n_kept'))} of {plain_number(inner(ledger, 'n_rows'))} rows"
-        digest = inner(ledger, "sha256")
-        yield fact(f"Data: {name}", str(inner(ledger, "source")), f"{rows}; sha256 {short_digest(digest)}")
+        rows = f"{ledger.n_kept:,} of {ledger.n_rows:,} rows"
+        yield fact(f"Data: {name}", ledger.source, f"{rows}; sha256 {short_digest(ledger.sha256)}")
 
 
 def _length_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     """Yield the shares of truncated training texts and of unknown tokens."""
-    lengths = inner(report.metrics, "lengths")
-    if (cut := inner(lengths, "cut_share")) is not None:
-        texts = "pairs" if inner(report.settings, "model", "kind") == "joined" else "texts"
-        n_rows = inner(lengths, "n_cut_rows")
-        where = "" if n_rows is None else f"in {counted(int(n_rows), 'row')}"
-        yield fact("Truncated, as too long", f"{percent(cut)} of the training {texts}", where)
-    if (unknown := inner(lengths, "unknown_share")) is not None:
-        yield fact("Not in the vocabulary ([UNK])", f"{percent(unknown)} of the training tokens")
+    if lengths := report.metrics.get("lengths"):
+        texts = "pairs" if report.settings.model.kind == "joined" else "texts"
+        where = f"in {counted(lengths['n_cut_rows'], 'row')}"
+        yield fact("Truncated, as too long", f"{percent(lengths['cut_share'])} of the training {texts}", where)
+        yield fact("Not in the vocabulary ([UNK])", f"{percent(lengths['unknown_share'])} of the training tokens")
 
 
 def _loop_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
-    training = inner(report.settings, "training") or {}
-    objectives = inner(report.settings, "objective") or inner(report.metrics, "objective")
-    if objectives:
-        listed = [objectives] if isinstance(objectives, (str, Mapping)) else list(objectives)
-        yield fact("Objective", " + ".join(_objective(each) for each in listed))
-    if not training:
-        return
-    batch = f"{plain_number(training.get('batch_size'))} per batch"
-    if (training.get("accumulation_steps") or 1) > 1:
-        batch += f", {plain_number(training['accumulation_steps'])} batches per step"
+    training = report.settings.training
+    yield fact("Objective", " + ".join(map(_objective, report.settings.objective)))
+    batch = f"{plain_number(training.batch_size)} per batch"
+    if training.accumulation_steps > 1:
+        batch += f", {plain_number(training.accumulation_steps)} batches per step"
     yield fact(f"{report.row_word.capitalize()}s", batch)
-    rate = f"{plain_number(training.get('learning_rate'))} at the peak, {training.get('schedule', 'linear')}"
-    warmup = training.get("warmup_steps")
-    warm = (
-        f"{warmup:,} steps" if warmup is not None else f"{100 * (training.get('warmup_ratio') or 0):g} % of the steps"
-    )
+    steps = training.warmup_steps
+    warm = f"{100 * training.warmup_ratio:g} % of the steps" if steps is None else f"{steps:,} steps"
+    rate = f"{plain_number(training.learning_rate)} at the peak, {training.schedule}"
     yield fact("Learning rate", f"{rate}, warm-up over {warm}")
-    decay, norm = training.get("weight_decay"), training.get("max_grad_norm")
-    yield fact("Weight decay, gradient norm", f"{plain_number(decay)}, at most {plain_number(norm)}")
-    yield fact("Seed", str(training.get("seed", "not recorded")))
+    decay, norm = plain_number(training.weight_decay), plain_number(training.max_grad_norm)
+    yield fact("Weight decay, gradient norm", f"{decay}, at most {norm}")
+    yield fact("Seed", str(training.seed))
 
 
-def _objective(objective: object) -> str:
-    if not isinstance(objective, Mapping):
-        return str(objective)
-    weight = objective.get("weight", 1.0)
-    extra = {k: v for k, v in objective.items() if k not in ("name", "weight") and v is not None and v is not False}
-    details = ", ".join(k if v is True else f"{k} {plain_number(v)}" for k, v in extra.items())
-    name = f"{objective.get('name', '?')}{f' ({details})' if details else ''}"
-    return name if weight == 1 else f"{plain_number(weight)} × {name}"
+def _objective(objective: ObjectiveSettings) -> str:
+    """Return the objective's name with its options, and its weight unless that is 1."""
+    options = {key: value for key, value in vars(objective).items() if key not in ("name", "weight")}
+    given = {key: value for key, value in options.items() if value is not None and value is not False}
+    details = ", ".join(key if value is True else f"{key} {plain_number(value)}" for key, value in given.items())
+    name = f"{objective.name} ({details})" if details else objective.name
+    return name if objective.weight == 1 else f"{plain_number(objective.weight)} × {name}"
 
 
 def _run_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     metrics = report.metrics
-    length = [f"{plain_number(inner(metrics, 'steps') or 0)} steps"]
-    if (epochs := inner(report.settings, "training", "epochs")) is not None:
-        length.append(f"{counted(int(epochs), 'epoch')} requested")
-    if inner(metrics, "stopped_early"):
+    length = [f"{metrics.get('steps', 0):,} steps", f"{counted(report.settings.training.epochs, 'epoch')} requested"]
+    if metrics.get("stopped_early"):
         length.append("stopped early: dev did not improve")
     yield fact("Length", ", ".join(length))
-    if (best := inner(metrics, "best")) and inner(best, "step") is not None:
-        value = inner(best, "value")
-        by = f"{inside_sentence(metric_label(str(inner(best, 'metric'))))}"
-        at_best = f" {decimals(value)}" if value is not None else ""
-        yield fact("Kept", f"step {plain_number(best['step'])}, the best by {by}{at_best}")
-    if (seconds := inner(metrics, "seconds")) is not None:
-        rates = [float(line["pairs_per_second"]) for line in report.log if line.get("pairs_per_second")]
+    if best := metrics.get("best"):
+        at_best = "" if best["value"] is None else f" {decimals(best['value'])}"
+        by = inside_sentence(metric_label(str(best["metric"])))
+        yield fact("Kept", f"step {best['step']:,}, the best by {by}{at_best}")
+    if (seconds := metrics.get("seconds")) is not None:
+        rates = [line["pairs_per_second"] for line in report.log if line.get("pairs_per_second")]
         pace = f"{statistics.median(rates):,.0f} {report.row_word}s per second" if rates else ""
-        yield fact("Time", duration(float(seconds)), pace)
-    yield fact(
-        "Device",
-        f"{inner(metrics, 'device') or 'not recorded'}, {inner(metrics, 'precision') or 'precision not recorded'}",
-    )
-    if versions := inner(metrics, "versions"):
+        yield fact("Time", duration(seconds), pace)
+    device, precision = metrics.get("device", "not recorded"), metrics.get("precision", "precision not recorded")
+    yield fact("Device", f"{device}, {precision}")
+    if versions := metrics.get("versions"):
         yield fact("Versions", ", ".join(f"{name} {number}" for name, number in versions.items()))
-    collapse = inner(metrics, "collapse") or {}
+    collapse = metrics.get("collapse", {})
     if any(value is not None for value in collapse.values()):  # classifiers have no collapse values
-        said = [f"{key.replace('_', ' ')} {_rounded(value)}" for key, value in collapse.items()]
+        said = (f"{key} {'not known' if value is None else decimals(value)}" for key, value in collapse.items())
         yield fact("Mean cosine of random pairs of texts", ", ".join(said), "near 1, the model has collapsed")
-    if plan := inner(metrics, "plan"):
-        yield fact("Plan", "; ".join(map(str, plan)))
+    if plan := metrics.get("plan"):
+        yield fact("Plan", "; ".join(plan))
 
 
-def _rounded(value: object) -> str:
-    if value is None:
-        return "not known"
-    return decimals(value) if isinstance(value, float) else plain_number(value)
+def curves_section(report: Report) -> Section:
+    """Return the section with loss, learning rate, and the metric on dev."""
+    evaluations = _by_step(report, "eval")
+    curves = (
+        _curve(report, "loss", loss_chart),
+        _curve(report, "learning_rate", learning_rate_chart),
+        _metric_curve(report, evaluations),
+    )
+    return Section("curves", "Curves", [Charts(curves, table=_evaluations_grid(report, evaluations))])
+
+
+def _by_step(report: Report, kind: str) -> list[Json]:
+    """Return the log's lines of this kind in order; of a step logged twice (after a resume) the last line counts."""
+    lines = {int(line["step"]): line for line in report.log if line.get("kind") == kind}
+    return [line for _, line in sorted(lines.items())]
+
+
+def _curve(report: Report, key: str, draw: Callable[[str, Floats, Floats], str]) -> Figure | Paragraph:
+    """Return the chart of a value that each logged step has."""
+    title = key.replace("_", " ").capitalize()
+    found = [(line["step"], line[key]) for line in _by_step(report, "train") if line.get(key) is not None]
+    points = np.array([point for point in found if math.isfinite(point[1])], dtype=np.float64).reshape(-1, 2)
+    if not len(points):
+        return Paragraph(f"The run logged no {title.lower()}, so there is no curve.", is_note=True)
+    steps, values = points.T
+    caption = f"{counted(len(steps), 'line')} of the log, the last at step {steps[-1]:,.0f}."
+    return Figure(title, draw(key.replace("_", "-"), steps, values), caption)
+
+
+def _metric_curve(report: Report, evaluations: Sequence[Json]) -> Figure | Paragraph:
+    """Return the chart of the metric that chose the best step, or of the first one that has values."""
+    values = [(name, value) for line in evaluations for name, value in line["metrics"].items()]
+    defined = {name for name, value in values if value is not None}
+    dev = next((of for of in report.results if of.name == "dev"), SplitResult("dev"))
+    best = report.metrics.get("best") or {}
+    chosen = best.get("metric") or main_metric(report, dev)
+    name = next((name for name in (chosen, *(name for name, _ in values)) if name in defined), None)
+    if name is None:
+        sentence = "There was no evaluation during training, so there is no curve of a metric."
+        return Paragraph(sentence, is_note=True)
+    found = [(float(line["step"]), line["metrics"].get(name)) for line in evaluations]
+    points = [(step, value) for step, value in found if value is not None and math.isfinite(value)]
+    best_step = best.get("step", next((line["step"] for line in reversed(evaluations) if line.get("best")), None))
+    label, before = metric_label(name), drawn(dev.before[name])
+    chart = metric_chart("metric", label, points, best_step, before and before[0], predictor_name(dev))
+    kept = "" if best_step is None else f" The model of step {best_step:,} was kept."
+    return Figure(f"{label} on dev", chart, f"{counted(len(points), 'evaluation')} during training.{kept}")
+
+
+def _evaluations_grid(report: Report, evaluations: Sequence[Json]) -> Grid | None:
+    """Return the evaluations on dev: at most twenty, evenly spaced, and the best one; None without any."""
+    names = list(dict.fromkeys(name for line in evaluations for name in line["metrics"]))
+    if not names:
+        return None
+    best = (report.metrics.get("best") or {}).get("step")
+    spaced = set(np.linspace(0, len(evaluations) - 1, min(_N_EVALUATIONS, len(evaluations))).astype(int).tolist())
+    rows = []
+    for i, line in enumerate(evaluations):
+        if i in spaced or line["step"] == best:
+            cells = (Cell(decimals(line["metrics"].get(name))) for name in names)
+            rows.append((Cell(f"{line['step']:,}", "best" if line["step"] == best else ""), *cells))
+    return Grid("On dev during training", ("Step", *map(metric_label, names)), rows)

@@ -6,41 +6,18 @@ explains each part. Files are written atomically, and the same report gives the 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sbert_ft.data.formats import joined_cells
-from sbert_ft.evaluation.results import (
-    ClassSplit,
-    Mistake,
-    SplitScores,
-    WorstPair,
-    confident_mistakes,
-    errors_of_place,
-    worst_pairs,
-)
+from sbert_ft.evaluation.results import Mistake, WorstPair
 from sbert_ft.files.atomic import write_bytes
 from sbert_ft.report.content import Report
 from sbert_ft.report.formatting import UNWRITABLE, escape_of
 from sbert_ft.report.html_page import html_report
 from sbert_ft.report.markdown import markdown_report
-
-__all__ = [
-    "ClassSplit",
-    "Mistake",
-    "Report",
-    "SplitScores",
-    "WorstPair",
-    "confident_mistakes",
-    "errors_of_place",
-    "worst_pairs",
-    "write_report",
-]
-
-_COLUMNS = ("split", "line", "text1", "text2", "gold", "before", "after", "error")
 
 
 def write_report(report: Report, folder: Path) -> None:
@@ -63,7 +40,12 @@ def csv_of(pairs: Sequence[WorstPair]) -> str:
     A text that a spreadsheet would read as a formula is not prefixed, so that the text stays exact. A NUL character
     or half a surrogate pair cannot be stored in a CSV file and is written as an escape.
     """
-    return _csv(_rows(pairs))
+    rows = [("split", "line", "text1", "text2", "gold", "before", "after", "error")]
+    for pair in pairs:
+        before = "" if pair.before is None else _float32(pair.before)
+        values = (repr(pair.gold), before, _float32(pair.after), repr(pair.error))
+        rows.append((pair.split, str(pair.line), pair.text1, pair.text2, *values))
+    return _csv(rows)
 
 
 def mistakes_csv(mistakes: Sequence[Mistake], row_word: str = "pair") -> str:
@@ -74,31 +56,17 @@ def mistakes_csv(mistakes: Sequence[Mistake], row_word: str = "pair") -> str:
         row_word: What a row is: pair or text.
     """
     texts = ("text1",) if row_word == "text" else ("text1", "text2")
-    return _csv(_mistake_rows(mistakes, texts))
-
-
-def _csv(rows: Iterator[Sequence[str]]) -> str:
-    return "".join(joined_cells([UNWRITABLE.sub(_escape, cell) for cell in row], ",") + "\n" for row in rows)
-
-
-def _escape(found: re.Match[str]) -> str:
-    return escape_of(found[0])
-
-
-def _rows(pairs: Sequence[WorstPair]) -> Iterator[Sequence[str]]:
-    yield _COLUMNS
-    for pair in pairs:
-        before = "" if pair.before is None else _float32(pair.before)
-        values = (repr(pair.gold), before, _float32(pair.after), repr(pair.error))
-        yield (pair.split, str(pair.line), pair.text1, pair.text2, *values)
-
-
-def _mistake_rows(mistakes: Sequence[Mistake], texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    yield ("split", "line", *texts, "gold", "predicted", "probability", "gold_probability")
+    rows: list[tuple[str, ...]] = [("split", "line", *texts, "gold", "predicted", "probability", "gold_probability")]
     for mistake in mistakes:
         assert len(mistake.texts) == len(texts)
         probabilities = map(_float32, (mistake.probability, mistake.gold_probability))
-        yield (mistake.split, str(mistake.line), *mistake.texts, mistake.gold, mistake.predicted, *probabilities)
+        rows.append((mistake.split, str(mistake.line), *mistake.texts, mistake.gold, mistake.predicted, *probabilities))
+    return _csv(rows)
+
+
+def _csv(rows: Iterable[Sequence[str]]) -> str:
+    escaped = ([UNWRITABLE.sub(lambda found: escape_of(found[0]), cell) for cell in row] for row in rows)
+    return "".join(joined_cells(row, ",") + "\n" for row in escaped)
 
 
 def _float32(value: float) -> str:

@@ -17,14 +17,14 @@ import numpy as np
 from scipy.linalg.blas import dgemm
 
 from sbert_ft._version import library_versions
-from sbert_ft.config.loader import run_to_json
 from sbert_ft.config.settings import RunSettings
-from sbert_ft.data.ledger import counted
+from sbert_ft.data.ledger import Ledger, counted
 from sbert_ft.encoder.devices import describe_device
 from sbert_ft.errors import CheckpointError, RunFolderError, quoted
 from sbert_ft.evaluation.evaluator import EvaluationResult
 from sbert_ft.files.atomic import write_json
-from sbert_ft.report.write import Report, write_report
+from sbert_ft.report.content import Report
+from sbert_ft.report.write import write_report
 from sbert_ft.training.checkpoints import TrainerState, checkpoint_file, read_checkpoint, restore_weights
 from sbert_ft.training.interruption import interruptible, memory_named, saved_named
 from sbert_ft.training.loop import TrainingSession, train
@@ -138,7 +138,7 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         metrics = _metrics(plan, progress, found, [*run.warnings, *warnings.sentences])
         report = Report(
             title=f"Fine-tuning of {Path(run.settings.model.path).resolve().name or run.settings.model.path}",
-            settings=run_to_json(run.settings),
+            settings=run.settings,
             metrics=metrics,
             ledgers=ledgers,
             log=read_log(folder.log_file),
@@ -233,9 +233,9 @@ def _check_inputs_stay(settings: RunSettings) -> None:
             )
 
 
-def _write_ledgers(plan: RunPlan, folder: RunFolder) -> dict[str, Any]:
+def _write_ledgers(plan: RunPlan, folder: RunFolder) -> dict[str, Ledger]:
     """Write the counts of kept, left-out and truncated rows per split, and return them."""
-    model, tokens, content = plan.run.model, plan.tokens, {}
+    model, tokens, ledgers = plan.run.model, plan.tokens, dict[str, Ledger]()
     what = "a text" if tokens.joiner is None else "both texts together"
     for name, dataset in plan.run.data.splits().items():
         ledger = dataset.ledger
@@ -248,6 +248,6 @@ def _write_ledgers(plan: RunPlan, folder: RunFolder) -> dict[str, Any]:
             sentence = f"{counted(n_cut, 'row')} with {what} longer than {model.max_seq_length} tokens, which is cut"
             ledger = ledger.with_finding("cut", n_cut, sentence, first=dataset.lines[first].tolist())
             logger.warning("%s: %s", quoted(dataset.source, limit=400), sentence)
-        content[name] = ledger.to_json()
-    write_json(folder.ledger_file, content)
-    return content
+        ledgers[name] = ledger
+    write_json(folder.ledger_file, {name: ledger.to_json() for name, ledger in ledgers.items()})
+    return ledgers

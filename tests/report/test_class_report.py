@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
-from test_report import HOSTILE, Page, corners_of, log_lines, svgs_of
+from test_report import HOSTILE, RUN, Page, corners_of, log_lines, svgs_of
 from test_report import report as pair_report
 from test_report import split as pair_split
 
@@ -24,16 +23,18 @@ from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.ledger import Ledger
 from sbert_ft.data.table import open_table
 from sbert_ft.evaluation.class_evaluator import EvaluationRows, evaluate_classes, majority_codes
+from sbert_ft.evaluation.results import ClassSplit, Mistake, confident_mistakes
 from sbert_ft.model_folder.decision import Decision, FittedOn
 from sbert_ft.report.charts import confusion_chart
 from sbert_ft.report.classes import balance_grid, balance_note, confusions
-from sbert_ft.report.facts import verdict
+from sbert_ft.report.content import Report, SplitResult
 from sbert_ft.report.formatting import percent
 from sbert_ft.report.html_page import html_report
 from sbert_ft.report.markdown import markdown_report
+from sbert_ft.report.scores import verdict
 from sbert_ft.report.style import STYLE
 from sbert_ft.report.svg import fitting
-from sbert_ft.report.write import ClassSplit, Mistake, Report, confident_mistakes, mistakes_csv, write_report
+from sbert_ft.report.write import mistakes_csv, write_report
 
 SETTINGS = EvaluationSettings(bootstrap_samples=40)
 NLI = ("contradiction", "entailment", "neutral")
@@ -99,7 +100,7 @@ def class_report(
     trained = class_split("train", splits[0].class_names if splits else NLI, 3000)
     return Report(
         title="Run first",
-        settings=json.loads(json.dumps(dataclasses.asdict(settings))),
+        settings=settings,
         metrics={
             "format": 1,
             "steps": 40,
@@ -111,7 +112,7 @@ def class_report(
             "lengths": {"n_sequences": 100, "n_cut_rows": 7, "cut_share": 0.07, "unknown_share": 0.1234},
             "warnings": [],
         },
-        ledgers={"train": Ledger("rows.csv", "csv", "ef" * 32, 100, 100).to_json()},
+        ledgers={"train": Ledger("rows.csv", "csv", "ef" * 32, 100, 100)},
         log=log_lines(40, "macro_f1"),
         classes=splits,
         mistakes=mistakes,
@@ -135,7 +136,11 @@ def hostile() -> Report:
     split = dataclasses.replace(class_split("dev", names, 300), name=evil, source=evil, before_is=evil)
     made = class_report(split, texts=HOSTILE)
     of = {**made.metrics["splits"][evil], "before_is": evil, "baselines": {evil: {"accuracy": {"value": 0.5}}}}
-    metrics = {**made.metrics, "splits": {evil: of}, "calibration": {"temperature": 2.0, "fitted_on": {"source": evil}}}
+    metrics = {
+        **made.metrics,
+        "splits": {evil: of},
+        "calibration": {"temperature": 2.0, "fitted_on": {"source": evil, "sha256": evil, "n": 3}},
+    }
     return dataclasses.replace(made, title=evil, metrics=metrics)
 
 
@@ -338,15 +343,15 @@ def test_confusion_table_has_the_counts_of_scikit_learn() -> None:
 
 
 def test_commonest_confusions_are_listed_most_rows_first() -> None:
-    of = {"classes": ["a", "b", "c"], "confusion": [[5, 1, 4], [0, 9, 0], [4, 0, 0]]}
+    of = SplitResult.of_json("dev", {"classes": ["a", "b", "c"], "confusion": [[5, 1, 4], [0, 9, 0], [4, 0, 0]]})
     assert [tuple(found) for found in confusions(of)] == [("a", "c", 4, 10), ("c", "a", 4, 4), ("a", "b", 1, 10)]
-    assert confusions({"classes": ["a"], "confusion": [[3]]}) == []
+    assert confusions(SplitResult.of_json("dev", {"classes": ["a"], "confusion": [[3]]})) == []
 
 
 @both_renderings
 def test_worst_confusion_is_said_in_a_sentence(render: Any) -> None:
     made = REPORTS["many"]()
-    worst = confusions(made.metrics["splits"]["dev"], 1)[0]
+    worst = confusions(made.results[0], 1)[0]
     sentence = f"“{worst.gold}” is predicted as “{worst.predicted}”: {worst.n} of {worst.of} texts"
     assert sentence in text_of(render, made)
     assert "Every pair of dev is classified correctly." in text_of(render, REPORTS["perfect"]())
@@ -354,7 +359,7 @@ def test_worst_confusion_is_said_in_a_sentence(render: Any) -> None:
 
 def test_class_balance_is_counted_by_file() -> None:
     counts = {"train": {"a": 30, "b": 10}, "dev": {"a": 1, "b": 3}}
-    made = Report("", {}, {"classes": counts}, {}, [])
+    made = Report("", RUN, {"classes": counts}, {}, [])
     grid = balance_grid(made)
     assert grid is not None and grid.header == ("Class", "train", "dev")
     assert [[tuple(cell) for cell in row] for row in grid.rows] == [
@@ -415,7 +420,8 @@ def test_one_output_has_scores_instead_of_cosines(render: Any) -> None:
     made = pair_report(pair_split(graded=True, before=False), fitted=decision)
     nothing = {"before": None, "after": None}
     metrics = {**made.metrics, "collapse": nothing, "objective": [{"name": "binary_cross_entropy"}]}
-    settings = {**made.settings, "model": {**made.settings["model"], "kind": "joined"}, "objective": []}
+    model = dataclasses.replace(made.settings.model, kind="joined")
+    settings = dataclasses.replace(made.settings, model=model, objective=(ObjectiveSettings("binary_cross_entropy"),))
     shown = text_of(render, dataclasses.replace(made, metrics=metrics, settings=settings))
     assert "cosine" not in shown.split("The resolved configuration")[0].lower()
     assert "Gold is on the file's scale, 0 to 5; after is the model's output, 0 to 1." in shown

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -20,11 +19,13 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, brier_score_loss, precision_recall_curve, roc_auc_score
 
-from sbert_ft.config.settings import DataSettings, EvaluationSettings, ModelSettings, RunSettings
+from sbert_ft.config.objectives import ObjectiveSettings
+from sbert_ft.config.settings import DataSettings, EvaluationSettings, ModelSettings, Reading, RunSettings
 from sbert_ft.data.ledger import Ledger
 from sbert_ft.data.table import open_table
 from sbert_ft.errors import OutputError
 from sbert_ft.evaluation.metrics import Score, graded_metrics, label_metrics, paired_differences
+from sbert_ft.evaluation.results import SplitScores, WorstPair, errors_of_place, worst_pairs
 from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
 from sbert_ft.report.charts import (
     calibrated,
@@ -40,13 +41,14 @@ from sbert_ft.report.charts import (
     thinned,
     wilson_interval,
 )
-from sbert_ft.report.facts import verdict
+from sbert_ft.report.content import Report
 from sbert_ft.report.formatting import decimals, duration, interval, plain_number, shortened, visible
 from sbert_ft.report.html_page import TEXT_LIMIT, html_report
 from sbert_ft.report.markdown import literal, markdown_report
+from sbert_ft.report.scores import verdict
 from sbert_ft.report.style import STYLE
 from sbert_ft.report.svg import round_axis
-from sbert_ft.report.write import Report, SplitScores, WorstPair, csv_of, errors_of_place, worst_pairs, write_report
+from sbert_ft.report.write import csv_of, write_report
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -73,6 +75,7 @@ HOSTILE = [
 SECTIONS = ["scores", "decision", "training", "curves", "charts", "ledger", "worst", "settings"]
 VOID = {"meta", "link", "br"}
 SETTINGS = EvaluationSettings(bootstrap_samples=40)
+RUN = RunSettings(ModelSettings("bert"), DataSettings("pairs.csv"), "runs/first", evaluation=SETTINGS)
 
 
 # ---------------------------------------------------------------- reports to look at
@@ -162,10 +165,9 @@ def report(
     metric = "spearman" if any(of.scale is not None for of in splits) else "average_precision"
     ledger = Ledger("pairs.csv", "csv, comma, quoted, utf-8", "ef" * 32, 100, 100, (), ("Scores are on 0..5.",))
     ledger = ledger.with_finding("duplicate", 7, "7 rows come twice", dropped=True, first=[3, 5, 8, 13, 21, 34])
-    settings = RunSettings(ModelSettings("bert"), DataSettings("pairs.csv"), "runs/first", evaluation=SETTINGS)
     return Report(
         title="Run first",
-        settings=json.loads(json.dumps(dataclasses.asdict(settings))),
+        settings=RUN,
         metrics={
             "format": 1,
             "objective": [{"name": "cosine", "weight": 1.0, "scale": None, "symmetric": False}],
@@ -182,7 +184,7 @@ def report(
             "stopped_early": True,
             "warnings": ["The dev set is small."],
         },
-        ledgers={"train": ledger.to_json()},
+        ledgers={"train": ledger},
         log=log_lines(n_steps, metric),
         splits=splits,
         worst=worst,
@@ -191,7 +193,7 @@ def report(
 
 
 def bare() -> Report:
-    return Report("Run first", {}, {}, {}, [])
+    return Report("Run first", RUN, {}, {}, [])
 
 
 def hostile() -> Report:
@@ -203,8 +205,7 @@ def hostile() -> Report:
         "warnings": [evil, "1. one", "- two"],
         "device": evil,
         "versions": {evil: evil},
-        "collapse": {evil: evil},
-        "objective": [evil, {"name": evil, evil: evil}],
+        "collapse": {evil: 0.5},
         "best": {"step": 20, "metric": evil, "value": 0.5},
         "splits": {
             "dev": {**made.metrics["splits"]["dev"], "source": evil},
@@ -212,12 +213,15 @@ def hostile() -> Report:
         },
     }
     splits = (*made.splits, dataclasses.replace(made.splits[0], name=evil, source=evil))
+    objective = (ObjectiveSettings(evil), ObjectiveSettings(evil, 2.0, margin=0.0, symmetric=True))
+    data = DataSettings(evil, evil, evil, reading=Reading(text_columns=(evil, evil), label_values={evil: 1}))
+    settings = RunSettings(ModelSettings(evil), data, evil, objective)
     return dataclasses.replace(
         made,
         title=evil,
-        settings={"model": {"path": evil}, evil: evil},
+        settings=settings,
         metrics=metrics,
-        ledgers={evil: ledger.to_json()},
+        ledgers={evil: ledger},
         splits=splits,
     )
 
@@ -460,7 +464,7 @@ def test_verdict_follows_the_interval_of_the_difference_on_test() -> None:
     def judged(low: float | None, value: float | None, high: float | None, name: str = "test") -> str:
         scores = {"n": 1234, "before": {"spearman": {"value": 0.5}}, "after": {"spearman": {"value": 0.6}}}
         scores["difference"] = {"spearman": {"value": value, "low": low, "high": high}}
-        found = verdict(Report("", {}, {"splits": {name: scores}}, {}, []))
+        found = verdict(Report("", RUN, {"splits": {name: scores}}, {}, []))
         assert f"on {name} (1,234 pairs)" in found.sentence
         assert ("also chosen on dev" in found.sentence) == (name == "dev")
         return found.kind

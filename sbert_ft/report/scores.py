@@ -1,0 +1,226 @@
+"""The verdict on a model, and the section with its scores before and after, or beside baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sbert_ft.config.metrics import metric_label
+from sbert_ft.evaluation.metrics import Score
+from sbert_ft.report.blocks import Beside, Block, Cell, Figure, Grid, Paragraph, Section
+from sbert_ft.report.charts import Interval, IntervalRow, interval_chart
+from sbert_ft.report.content import Report, SplitResult
+from sbert_ft.report.formatting import capitalised, counted, decimals, inside_sentence, interval, plain_number
+from sbert_ft.report.svg import WIDTH, fitting
+
+VerdictKind = Literal["better", "worse", "unclear", "unknown"]
+_HEADLINES: Final[Mapping[VerdictKind, str]] = {
+    "better": "Better",
+    "worse": "Worse",
+    "unclear": "No clear difference",
+    "unknown": "Not compared",
+}
+_THAN: Final[Mapping[VerdictKind, str]] = {"better": "than", "worse": "than", "unclear": "from"}
+_MAIN_METRICS: Final = ("spearman", "average_precision", "pearson", "roc_auc", "f1", "macro_f1", "accuracy")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the model is better than before, and the numbers that show it."""
+
+    kind: VerdictKind
+    headline: str
+    sentence: str
+
+
+def verdict(report: Report) -> Verdict:
+    """Return whether the model is better: by the interval of the difference on test, or on dev without a test."""
+    found = [(of, metric) for of in report.results if (metric := main_metric(report, of)) is not None]
+    found.sort(key=lambda each: each[0].difference[each[1]].value is None)
+    if not found:
+        return Verdict("unknown", "Not evaluated", f"{_not_judged(report)}, so it is not known how good this model is.")
+    of, metric = found[0]
+    kind, sentence = _judged(report, of, metric)
+    if len(found) > 1:
+        sentence += f" {_in_short(*found[1])}"
+    elif of.name == "dev" and kind != "unknown":
+        sentence += (
+            " The best step was also chosen on dev, so the result is a little too good; a test file avoids this."
+        )
+    headline = _HEADLINES[kind]
+    if of.before_is is not None and kind in _THAN:
+        headline += f" {_THAN[kind]} {of.before_is}"
+    if kind in ("better", "unclear") and (clearly := _better_without_training(of, metric)) is not None:
+        headline += f", {'but' if kind == 'better' else 'and'} worse than {clearly[0]}"
+        return Verdict("worse", headline, f"{sentence} {clearly[1]}")
+    return Verdict(kind, headline, sentence)
+
+
+def main_metric(report: Report, of: SplitResult) -> str | None:
+    """Return the metric used for the verdict: the one that chose the best step, if the split has it."""
+    best = report.metrics.get("best") or {}
+    return next((name for name in (best.get("metric"), *_MAIN_METRICS, *of.after) if name in of.after), None)
+
+
+def _better_without_training(of: SplitResult, metric: str) -> tuple[str, str] | None:
+    """Return a baseline without training that is clearly better than the classifier, and a sentence about it."""
+    for who, differences in of.baseline_differences.items():
+        if _kind(differences[metric]) == "worse":
+            label, value = inside_sentence(metric_label(metric)), decimals(of.baselines[who][metric].value)
+            change = _said(differences[metric], signed=True)
+            return who, f"But {who} has a {label} of {value} on {of.name}; the model differs from it by {change}."
+    return None
+
+
+def _not_judged(report: Report) -> str:
+    """Return the clause, without a full stop, that there were no rows to evaluate the model on."""
+    needed = "labels" if report.is_classifier else "scores or labels"
+    return f"there were neither dev nor test {report.row_word}s with {needed}"
+
+
+def _judged(report: Report, of: SplitResult, metric: str) -> tuple[VerdictKind, str]:
+    """Return the verdict by one metric; a new head has no scores before, so it is compared with another predictor."""
+    before, after, difference = of.before[metric], of.after[metric], of.difference[metric]
+    its = f"on {of.name} ({counted(of.n, report.row_word)}) the {inside_sentence(metric_label(metric))}"
+    said = f"{its} is {_said(after)}"
+    if after.value is None:
+        return "unknown", f"{its} is undefined ({after.reason or 'no reason was recorded'})."
+    if before.value is None and not report.is_classifier:
+        why = before.reason or "the base model was not scored on these pairs"
+        return "unknown", f"{said}; there is nothing to compare it with ({why})."
+    if metric not in of.before:
+        return "unknown", f"{said}; there is nothing to compare it with."
+    if before.value is None:
+        why = before.reason or "no reason was recorded"
+        return "unknown", f"{said}; that of {of.before_is} is undefined ({why})."
+    kind, low, high = _kind(difference), difference.low, difference.high
+    zero = ", an interval that contains zero" if kind == "unclear" else ""
+    change = _said(difference, signed=True)
+    if report.is_classifier:
+        said += f", that of {of.before_is} {decimals(before.value)}"
+        if low is None or high is None:
+            return kind, f"{said}; the difference has no interval, so it may be chance."
+        return kind, f"{said}: a difference of {change}{zero}."
+    verb = {"better": "rose", "worse": "fell"}.get(kind, "went")
+    said = f"{its} {verb} from {decimals(before.value)} to {decimals(after.value)}, by {change}"
+    if low is None or high is None:
+        return kind, f"{said}; the change has no interval, so it may be chance."
+    return kind, f"{said}{zero}."
+
+
+def _kind(difference: Score) -> VerdictKind:
+    if difference.low is not None and difference.low > 0:
+        return "better"
+    return "worse" if difference.high is not None and difference.high < 0 else "unclear"
+
+
+def _said(score: Score, *, signed: bool = False) -> str:
+    cell = score_cell(score, signed=signed)
+    return f"{cell.value} {cell.note}".strip()
+
+
+def _in_short(of: SplitResult, metric: str) -> str:
+    difference, now = of.difference[metric], of.after[metric]
+    if difference.value is not None:
+        return f"On {of.name} the difference is {_said(difference, signed=True)}."
+    return f"On {of.name} it is {'undefined' if now.value is None else _said(now)}."
+
+
+def score_cell(score: Score, *, signed: bool = False) -> Cell:
+    """Return a metric with its interval, or a dash with the reason if it has no value."""
+    if score.value is None:
+        return Cell("–", f"undefined: {score.reason}" if score.reason else "not known")
+    span = interval(score.low, score.high, signed=signed)
+    return Cell(decimals(score.value, signed=signed), span or score.reason or "")
+
+
+def scores_section(report: Report) -> Section:
+    """Return the section with the measures of each split."""
+    blocks: list[Block] = []
+    for i, of in enumerate(report.results):
+        blocks.append(Beside((_score_grid(report, of),), tuple(_interval_figure(i, report, of)), uneven=True))
+    if blocks:
+        notes = (f"The {report.row_word}s of {of.name}: {of.note}." for of in report.results if of.note)
+        blocks += [Paragraph(note, is_note=True) for note in (*notes, _interval_note(report))]
+    else:
+        blocks.append(Paragraph(f"{capitalised(_not_judged(report))}, so nothing was measured."))
+    return Section("scores", "Scores and baselines" if report.is_classifier else "Scores before and after", blocks)
+
+
+def _score_grid(report: Report, of: SplitResult) -> Grid:
+    """Return the measures of a split: a row for each metric, or of a classifier a row for each predictor."""
+    caption = f"{of.name}: {counted(of.n, report.row_word)} of {of.source}"
+    if report.is_classifier:
+        return Grid(caption, ("Predictor", *map(metric_label, of.after)), tuple(_predictor_rows(of)))
+    rows = []
+    for metric, after in of.after.items():
+        cells = [Cell(metric_label(metric)), score_cell(after)]
+        if of.before:
+            cells.insert(1, score_cell(of.before[metric]))
+            cells.append(score_cell(of.difference[metric], signed=True))
+        rows.append(tuple(cells))
+    return Grid(caption, ("Measure", "Before", "After", "Difference") if of.before else ("Measure", "After"), rows)
+
+
+def _predictor_rows(of: SplitResult) -> Iterator[tuple[Cell, ...]]:
+    """Yield a row for each predictor (the baselines and this classifier), and then the differences."""
+    before_is = of.before_is or "before"
+    predictors = {before_is: of.before} if of.before else {}
+    predictors |= {who: scores for who, scores in of.baselines.items() if who != before_is}
+    for who, scores in (*predictors.items(), ("This model", of.after)):
+        yield Cell(capitalised(who)), *(score_cell(scores[metric]) for metric in of.after)
+    for who, changes in ({before_is: of.difference} | of.baseline_differences).items():
+        if changes:
+            yield Cell("Difference", f"from {who}"), *(score_cell(changes[metric], signed=True) for metric in of.after)
+
+
+def _interval_figure(number: int, report: Report, of: SplitResult) -> Iterator[Figure]:
+    """Yield a chart of a split's measures with intervals, if any has a value; `number` makes its ids unique."""
+    rows = []
+    for metric, score in of.after.items():
+        if (after := drawn(score)) is not None:
+            rows.append(IntervalRow(metric_label(metric), drawn(of.before[metric]), after))
+    if rows:
+        # A new classifier has no scores before training: a baseline takes their place.
+        is_new = report.is_classifier or of.before_is is not None
+        names = (predictor_name(of), "this model") if is_new else ("before", "after")
+        chart = interval_chart(f"intervals-{number}", f"Measures on {of.name}", rows, names)
+        yield Figure(f"The measures on {of.name}", chart, "Dots are values, lines their intervals.")
+
+
+def predictor_name(of: SplitResult) -> str:
+    """Return the name, in a legend, of the predictor that the model is compared with."""
+    return fitting(of.before_is or "before", 0.8 * WIDTH)
+
+
+def drawn(score: Score) -> Interval | None:
+    """Return value, low and high of a metric for a chart, None if it has no finite value."""
+    if score.value is None or not math.isfinite(score.value):
+        return None
+    return score.value, score.low, score.high
+
+
+def _interval_note(report: Report) -> str:
+    """Return a sentence that explains the brackets."""
+    settings, rows = report.settings.evaluation, f"{report.row_word}s"
+    of = f"of {plain_number(settings.bootstrap_samples)} resamples"
+    meaning = f"In brackets: the {100 * settings.confidence:g} % bootstrap interval {of}."
+    compared = [split for split in report.results if split.before]
+    if not compared:
+        nothing = "There is nothing to compare it with"
+        if not report.is_classifier:
+            nothing = f"The base model was not scored on these {rows}"
+        return f"{meaning} {nothing}, so there is no difference to show."
+    paired = f"{meaning} The interval of a difference is paired: "
+    if report.is_classifier:
+        return f"{paired}both on the same resampled {rows}."
+    before_is = next((split.before_is for split in report.results if split.before_is), None)
+    both, each = ("both models", "each model") if before_is is None else ("both", "each")
+    paired += f"{both} on the same resampled pairs."
+    if before_is is not None:
+        paired = f"Before: {before_is}. After: this model. {paired}"
+    if any("f1" in split.before for split in compared):
+        paired += f" F1 and the measures after it: {each} with its own threshold."
+    return paired
