@@ -1,7 +1,7 @@
 """The charts of a report, such as loss, metric on dev, score histograms, intervals and the confusion matrix.
 
-Each chart is a pure function from numbers to one SVG element; `name` makes its ids unique on a page. Thousands of steps
-are averaged in groups, because a phone is only about 300 points wide.
+Each chart is a pure function from numbers to one SVG element, with a `title` of a few words; its `name` makes its ids
+unique on a page. Thousands of steps are averaged in groups, because a phone is only about 300 points wide.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from sbert_ft.report.svg import (
     Frame,
     LegendEntry,
     circle,
+    end_positions,
     fitting,
     line,
     number,
@@ -62,14 +63,9 @@ class ScoreWords:
 def histogram_charts(
     name: str, scores: Mapping[str, Scores], matches: Flags, threshold: float | None, words: ScoreWords = ScoreWords()
 ) -> list[str]:
-    """Return a histogram of the scores by label for each entry of `scores`, all on the same axes.
+    """Return a histogram of the scores by label for each entry of `scores` (by title), all on the same axes.
 
-    Args:
-        name: Makes the charts' ids unique.
-        scores: Title of the chart -> scores. Shape: (n,). The threshold belongs to the last one.
-        matches: Whether a pair belongs together. Shape: (n,).
-        threshold: Marked by a line; None for none.
-        words: The words for scores, labels and rows.
+    The threshold belongs to the last one, where a line marks it. Shape: each scores, matches (n,).
     """
     sides = {"no": (words.no, ~matches), "yes": (words.yes, matches)}
     axis = _score_axis(scores, words.score)
@@ -93,7 +89,10 @@ def histogram_charts(
         legend = labels if marked is None else [*labels, LegendEntry(f"threshold {marked:.4f}", "mark")]
         # Both charts leave space for the longer legend, so that their plots have the same size.
         frame = Frame(axis, y_axis, legend, 270, least_rows=1 if threshold is None else 2)
-        marks = [_steps_area(frame, edges, heights, style) for style, heights in shares[title].items()]
+        marks = []
+        for style, heights in shares[title].items():
+            y = frame.to_y(np.concatenate(([0.0], np.repeat(heights, 2), [0.0])))
+            marks.append(path(frame.to_x(np.repeat(edges, 2)), y, f"area {style}", closed=True))
         if marked is not None and axis.low <= marked <= axis.high:
             marks.append(frame.line(marked, 0.0, marked, y_axis.high, "line mark"))
         yes, no = f"{words.yes}: {_middle(values[matches])}", f"{words.no}: {_middle(values[~matches])}"
@@ -109,12 +108,6 @@ def _score_axis(scores: Mapping[str, Scores], word: str) -> Axis:
     return round_axis(word, float(found.min()), float(found.max()), n_ticks=8)
 
 
-def _steps_area(frame: Frame, edges: Floats, heights: Floats, style: str) -> str:
-    x = frame.to_x(np.repeat(edges, 2))
-    y = frame.to_y(np.concatenate(([0.0], np.repeat(heights, 2), [0.0])))
-    return path(x, y, f"area {style}", closed=True)
-
-
 def _middle(scores: Scores) -> str:
     if not len(scores):
         return "no scores"
@@ -125,16 +118,10 @@ def _middle(scores: Scores) -> str:
 def scatter_charts(
     name: str, scores: Mapping[str, Scores], gold: Floats, scale: tuple[float, float], word: str = "cosine"
 ) -> list[str]:
-    """Return a chart of scores against gold for each entry of `scores`, all on the same axes.
+    """Return a chart of scores against gold for each entry of `scores` (by title), all on the same axes.
 
-    Up to 2,000 pairs are drawn as dots. More are counted in cells: the more pairs, the stronger the colour.
-
-    Args:
-        name: Makes the charts' ids unique.
-        scores: Title of the chart -> scores. Shape: (n,).
-        gold: The graded gold scores. Shape: (n,).
-        scale: Lowest and highest gold score.
-        word: What the scores are, such as cosine.
+    Up to 2,000 pairs are drawn as dots. More are counted in cells: the more pairs, the stronger the colour. `scale` is
+    the lowest and the highest gold score. Shape: each scores, gold (n,).
     """
     frame = Frame(round_axis("gold score", *scale, n_ticks=6, exact=True), _score_axis(scores, word), height=270)
     charts = []
@@ -143,18 +130,14 @@ def scatter_charts(
         whole = np.isfinite(values) & np.isfinite(gold)
         x, y = frame.to_x(gold[whole]), frame.to_y(values[whole].astype(np.float64))
         if len(x) <= MOST_DOTS:
-            marks, how = _dots(x, y, style), "one dot per pair"
+            # A line of length 0 with round ends is a dot, and needs half the characters of a circle element.
+            dots = "".join(f'<path d="M{a:g} {b:g}h0"/>' for a, b in zip(x.tolist(), y.tolist(), strict=True))
+            marks, how = [f'<g class="dots {style}">{dots}</g>'], "one dot per pair"
         else:
             marks, how = _cells(frame, x, y, style), "the more pairs a cell holds, the stronger its colour"
         description = f"{capitalised(word)} against gold, {len(x):,} pairs; {how}."
         charts.append(frame.svg(f"{name}-{i}", title, description, marks))
     return charts
-
-
-def _dots(x: Floats, y: Floats, style: str) -> list[str]:
-    # A line of length 0 with round ends is a dot, and needs half the characters of a circle element.
-    dots = "".join(f'<path d="M{a:g} {b:g}h0"/>' for a, b in zip(x.tolist(), y.tolist(), strict=True))
-    return [f'<g class="dots {style}">{dots}</g>']
 
 
 def _cells(frame: Frame, x: Floats, y: Floats, style: str) -> list[str]:
@@ -208,15 +191,7 @@ def calibrated(probabilities: Scores, matches: Flags) -> Calibrated:
 def reliability_chart(
     name: str, title: str, found: Calibrated, observed_is: str = "share that matches", rows: str = "pairs"
 ) -> str:
-    """Return the share of matches against the probability, with 95 % Wilson intervals and the number of pairs.
-
-    Args:
-        name: Makes the chart's ids unique.
-        title: Title of the chart.
-        found: The bins.
-        observed_is: What the observed share is, for the axis.
-        rows: The word for what is counted, such as pairs.
-    """
+    """Return the observed share against the probability, with 95 % Wilson intervals and the number of rows."""
     legend = (LegendEntry("perfectly calibrated", "before"), LegendEntry("bin with its interval", "after", "dot"))
     frame = Frame(_unit_axis("probability"), _unit_axis(observed_is), legend, foot=20)
     marks = [frame.line(0, 0, 1, 1, "line before"), text(2, frame.height + 14, rows, style="label")]
@@ -251,33 +226,24 @@ def short_count(n: int) -> str:
     return str(n)
 
 
-def precision_recall_points(scores: Scores, matches: Flags) -> tuple[Floats, Floats]:
-    """Return (recall, precision) at every threshold, recall falling to 0. Shape: (n,); both labels must occur."""
-    from sklearn.metrics import precision_recall_curve
-
-    precision, recall, _ = precision_recall_curve(matches, scores)
-    return np.asarray(recall, dtype=np.float64), np.asarray(precision, dtype=np.float64)
-
-
 def precision_recall_chart(
     name: str, title: str, scores: Mapping[str, Scores], matches: Flags, reached: tuple[float, float] | None
 ) -> str:
     """Return a chart of precision against recall, drawn as steps, as average precision sums them.
 
-    Args:
-        name: Makes the chart's ids unique.
-        title: Title of the chart.
-        scores: "before" or "after" -> scores. Shape: (n,).
-        matches: Both labels must occur. Shape: (n,).
-        reached: (recall, precision) at the threshold; None if there is none.
+    `scores` are by "before" or "after", both labels must occur in `matches`, and `reached` is (recall, precision) at
+    the threshold. Shape: each scores, matches (n,).
     """
+    from sklearn.metrics import precision_recall_curve
+
     share = float(matches.mean())
     legend = [*(LegendEntry(label, label) for label in scores), LegendEntry(f"by chance {share:.2f}", "chance")]
     legend += [LegendEntry("threshold", "mark", "dot")] if reached is not None else []
     frame = Frame(_unit_axis("recall"), _unit_axis("precision"), legend, 270)
     marks = [frame.line(0, share, 1, share, "line chance")]
     for label, values in scores.items():
-        recall, precision = thinned(*precision_recall_points(values, matches))
+        precision, recall, _ = precision_recall_curve(matches, values)
+        recall, precision = thinned(recall, precision)
         x, y = frame.to_x(np.repeat(recall, 2)[1:]), frame.to_y(np.repeat(precision, 2)[:-1])
         marks.append(path(x, y, f"line {label}"))
     description = f"By chance precision is {share:.3f}"
@@ -301,10 +267,7 @@ def thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 def loss_chart(name: str, steps: Floats, losses: Floats) -> str:
     """Return a chart of the loss by step: values in a faint line, and with many values their running mean.
 
-    Args:
-        name: Makes the chart's ids unique.
-        steps: Shape: (n,), ascending.
-        losses: Shape: (n,), finite.
+    Shape: steps, ascending, and losses, finite, (n,).
     """
     x, y = grouped(steps, losses)
     many, smooth = len(x) >= _SMOOTH_FROM, running_mean(y)
@@ -337,13 +300,7 @@ def metric_chart(
 ) -> str:
     """Return a chart of a metric at each evaluation: the best step is marked, the base model's value is a level line.
 
-    Args:
-        name: Makes the chart's ids unique.
-        label: Display name of the metric.
-        points: (step, value) of each evaluation, ascending, at least one.
-        best_step: The step that was kept; None if unknown.
-        before: The base model's value; None if it was not evaluated.
-        before_is: Name of the level line.
+    `points` are (step, value) of each evaluation, ascending, at least one; `before_is` is the name of the level line.
     """
     steps, values = np.array(points, dtype=np.float64).T
     best = next((value for step, value in reversed(points) if step == best_step), None)
@@ -366,8 +323,7 @@ def metric_chart(
     return frame.svg(name, f"{label} on dev by step", f"{description}.", marks)
 
 
-@dataclass(frozen=True)
-class IntervalRow:
+class IntervalRow(NamedTuple):
     """One measure before and after; `before` is None if it was not measured."""
 
     label: str
@@ -378,14 +334,7 @@ class IntervalRow:
 def interval_chart(
     name: str, title: str, rows: Sequence[IntervalRow], names: tuple[str, str] = ("before", "after")
 ) -> str:
-    """Return a chart of measures, each as two dots with intervals, before above after, on one axis.
-
-    Args:
-        name: Makes the chart's ids unique.
-        title: Title of the chart.
-        rows: At least one.
-        names: Names of the two in the legend.
-    """
+    """Return a chart of one or more measures on one axis, each as two dots with intervals, before above after."""
     found = [value for row in rows for value in (*(row.before or ()), *row.after) if value is not None]
     paired = any(row.before is not None for row in rows)
     # Differences of a few hundredths must be visible, so the axis does not begin at 0.
@@ -395,8 +344,7 @@ def interval_chart(
     each = 46 if paired else 34
     frame = Frame(axis, round_axis("", 0.0, 1.0), legend)
     frame = replace(frame, height=round(frame.top) - 2 + each * len(rows) + 40)
-    top = frame.top - 6
-    marks = []
+    top, marks, said = frame.top - 6, list[str](), list[str]()
     for tick, label in zip(axis.ticks, axis.tick_texts(), strict=True):
         x = _wide(frame, tick)
         marks += [line(x, top, x, frame.bottom, "grid"), text(x, frame.bottom + 17, label, "middle")]
@@ -409,8 +357,9 @@ def interval_chart(
             y += 12
             if value is not None:
                 marks += _whisker(frame, value, y, style)
-    said = " ".join(_said(row, names) for row in rows)
-    return svg(name, title, said, frame.height, [*frame.legend_marks(), *marks])
+        was = "" if row.before is None else f"{names[0]} {row.before[0]:.4f}, "
+        said.append(f"{row.label}: {was}{names[1]} {row.after[0]:.4f}.")
+    return svg(name, title, " ".join(said), frame.height, [*frame.legend_marks(), *marks])
 
 
 def _wide(frame: Frame, value: float) -> float:
@@ -425,11 +374,6 @@ def _whisker(frame: Frame, value: Interval, y: float, style: str) -> list[str]:
     if low is None or high is None:
         return [dot]
     return [line(_wide(frame, low), y, _wide(frame, high), y, f"line solid {style.split()[0]}"), dot]
-
-
-def _said(row: IntervalRow, names: tuple[str, str]) -> str:
-    before = "" if row.before is None else f"{names[0]} {row.before[0]:.4f}, "
-    return f"{row.label}: {before}{names[1]} {row.after[0]:.4f}."
 
 
 def _step_axis(steps: Floats) -> Axis:
@@ -449,11 +393,8 @@ def grouped(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 def running_mean(values: Floats) -> Floats:
     """Return the running mean over about a fifteenth of all values, over fewer at the ends. Shape: (n,)."""
     half = max(1, len(values) // 30)
-    at = np.arange(len(values))
-    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
-    sums = np.concatenate(([0.0], np.cumsum(values)))
-    means: Floats = (sums[high] - sums[low]) / (high - low)
-    return means
+    sums, n = (np.convolve(each, np.ones(2 * half + 1))[half:-half] for each in (values, np.ones(len(values))))
+    return sums / n
 
 
 def confusion_width(n_classes: int) -> int:
@@ -462,19 +403,15 @@ def confusion_width(n_classes: int) -> int:
 
 
 def confusion_chart(name: str, title: str, class_names: Sequence[str], counts: NDArray[np.int64]) -> str:
-    """Return the heat map of a confusion matrix.
+    """Return the heat map of the confusion matrix of at most about twenty classes.
 
-    Args:
-        name: Makes the chart's ids unique.
-        title: Title of the chart.
-        class_names: Shape: (K,), at most about twenty.
-        counts: Rows of the true class, columns of the predicted one. Shape: (K, K).
+    `counts`, of shape (K, K), has a row for each true class and a column for each predicted one.
     """
     n = len(class_names)
     width = confusion_width(n)
     marked = [f"{i + 1} {label}" for i, label in enumerate(class_names)]
     labels = [fitting(label, 0.32 * width) for label in marked]
-    left = 10 + max(_width(label) for label in labels)
+    left = 10 + float(max(end_positions(label)[-1] for label in labels))
     cell = (width - 2 - left) / n
     height = 44.0 if n <= _MOST_NARROW else max(24.0, min(40.0, cell))
     level = [fitting(label, cell - 4, _SMALL) for label in class_names]
@@ -511,15 +448,6 @@ def _cell(x: float, y: float, size: tuple[float, float], count: int, share: floa
         return [*parts, text(middle, y + height / 2 + 4, shown, "middle", style)]
     parts.append(text(middle, y + height / 2 - 1, shown, "middle", style))
     return [*parts, text(middle, y + height / 2 + 13, percent(share), "middle", "label small")]
-
-
-def _width(label: str) -> float:
-    """Return the approximate width of a label: the smallest width that it fits."""
-    low, high = 0.0, 2 * CHAR * len(label)
-    while high - low > 1:
-        middle = (low + high) / 2
-        low, high = (low, middle) if fitting(label, middle) == label else (middle, high)
-    return high
 
 
 def _row_in_words(i: int, class_names: Sequence[str], counts: NDArray[np.int64]) -> str:

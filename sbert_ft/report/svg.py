@@ -22,8 +22,6 @@ from sbert_ft.report.formatting import shortened, visible
 WIDTH: Final = 360
 CHAR: Final = 6.6  # width of a character at font size 12, a little more than the average
 _ROW: Final = 17  # height of a row of the legend
-_RIGHT: Final = 12
-_BOTTOM: Final = 40
 
 Floats = NDArray[np.float64]
 
@@ -124,7 +122,7 @@ class Frame:
     @property
     def right(self) -> float:
         """The plot's right edge."""
-        return WIDTH - _RIGHT
+        return WIDTH - 12
 
     @property
     def top(self) -> float:
@@ -134,7 +132,7 @@ class Frame:
     @property
     def bottom(self) -> float:
         """The plot's bottom edge, above the numbers."""
-        return self.height - _BOTTOM
+        return self.height - 40
 
     def to_x(self, values: Floats | float) -> Floats:
         """Return the horizontal coordinates of values, clipped to the axis. Shape: as `values`."""
@@ -148,18 +146,14 @@ class Frame:
 
     def line(self, x1: float, y1: float, x2: float, y2: float, style: str) -> str:
         """Return a straight line between two points given in values."""
-        (a, c), (b, d) = self.to_x(np.array([x1, x2])), self.to_y(np.array([y1, y2]))
-        return line(float(a), float(b), float(c), float(d), style)
+        return line(float(self.to_x(x1)), float(self.to_y(y1)), float(self.to_x(x2)), float(self.to_y(y2)), style)
 
     def circle(self, x: float, y: float, radius: float, style: str) -> str:
         """Return a dot around a point given in values."""
         return circle(float(self.to_x(x)), float(self.to_y(y)), radius, style)
 
     def svg(self, name: str, title: str, description: str, marks: Sequence[str]) -> str:
-        """Return the chart: grid and numbers below, the SVG elements `marks` in their order, legend above.
-
-        `name`, of letters, digits and hyphens, makes its ids unique on a page; see `svg` for the rest.
-        """
+        """Return the chart, as `svg`: grid and numbers below, the elements `marks` in their order, legend above."""
         parts = [*self._grid(), *marks, *self.legend_marks()]
         return svg(name, title, description, self.height + self.foot, parts)
 
@@ -236,16 +230,23 @@ def text(x: float, y: float, content: str, anchor: str = "start", style: str = "
     return f'<text x="{number(x)}" y="{number(y)}"{attributes}>{html.escape(visible(content))}</text>'
 
 
+def end_positions(content: str, char: float = CHAR) -> Floats:
+    """Return where each character of a text ends, after 0; wide East Asian characters count twice. Shape: (n + 1,)."""
+    return np.cumsum([0.0, *(char * (2 if unicodedata.east_asian_width(c) in "WF" else 1) for c in content)])
+
+
 def fitting(content: str, room: float, char: float = CHAR) -> str:
-    """Return a text, cut with an ellipsis if it is wider than `room`; wide East Asian characters count twice."""
-    widths = np.cumsum([0.0, *(char * (2 if unicodedata.east_asian_width(c) in "WF" else 1) for c in visible(content))])
-    if widths[-1] <= room:
-        return visible(content)
-    return shortened(visible(content), max(1, int(np.searchsorted(widths, room - char, side="right"))))
+    """Return a text, cut with an ellipsis if it is wider than `room`."""
+    shown = visible(content)
+    ends = end_positions(shown, char)
+    return shown if ends[-1] <= room else shortened(shown, max(1, int(np.searchsorted(ends, room - char, "right"))))
 
 
 def svg(name: str, title: str, description: str, height: int, parts: Sequence[str], width: int = WIDTH) -> str:
-    """Return the SVG element with a title of a few words, and a description for who cannot see it."""
+    """Return the SVG element with a title of a few words, and a description for who cannot see it.
+
+    `name`, of letters, digits and hyphens, makes its ids unique on a page.
+    """
     head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{name}-title {name}-description">'
     said = f'<title id="{name}-title">{html.escape(visible(title))}</title>'
     said += f'<desc id="{name}-description">{html.escape(visible(description))}</desc>'

@@ -33,7 +33,6 @@ from sbert_ft.report.charts import (
     histogram_charts,
     loss_chart,
     precision_recall_chart,
-    precision_recall_points,
     reliability_chart,
     running_mean,
     scatter_charts,
@@ -689,7 +688,7 @@ def test_precision_recall_curve_is_that_of_scikit_learn() -> None:
 
 def test_thinned_curves_keep_their_area() -> None:
     scores, labels = labelled(20_000)
-    recall, precision = precision_recall_points(scores, labels)
+    precision, recall, _ = precision_recall_curve(labels, scores)
     x, y = thinned(recall, precision)
     assert len(x) <= 4 * 301
     assert -np.sum(np.diff(x) * y[:-1]) == pytest.approx(average_precision_score(labels, scores), abs=2e-3)
