@@ -20,17 +20,12 @@ HIDDEN: Final = re.compile(
 )
 # Cannot be stored in a text file.
 UNWRITABLE: Final = re.compile(r"[\x00\ud800-\udfff]")
-_NAMED: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _ZERO_WIDTH_JOINER: Final = "\u200d"
-_VARIATION: Final = re.compile("[\ufe00-\ufe0f]")
 
 
 def escape_of(character: str) -> str:
     r"""Return the escape of a hidden character, such as \n, \x1b or \u202e."""
-    code = ord(character)
-    if character in _NAMED:
-        return _NAMED[character]
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return character.encode("unicode_escape").decode()
 
 
 def visible(text: str) -> str:
@@ -41,8 +36,7 @@ def visible(text: str) -> str:
 def shortened(text: str, limit: int) -> str:
     """Return the text, cut with an ellipsis if it has more than `limit` characters.
 
-    A letter with its accents or an emoji of several parts is not cut, unless it is longer than about twenty
-    characters.
+    A letter with its accents or an emoji of several parts is not cut, unless it has more than about twenty characters.
     """
     if len(text) <= limit:
         return text
@@ -53,9 +47,9 @@ def shortened(text: str, limit: int) -> str:
 
 
 def _continues(character: str) -> bool:
-    """Return whether the character is part of the one before it."""
-    joined = character == _ZERO_WIDTH_JOINER or _VARIATION.match(character) is not None
-    return joined or unicodedata.combining(character) != 0 or "\U0001f3fb" <= character <= "\U0001f3ff"
+    """Return whether the character is part of the one before it: an accent, a joiner or a colour of skin."""
+    is_mark = unicodedata.category(character).startswith("M")
+    return is_mark or character == _ZERO_WIDTH_JOINER or "\U0001f3fb" <= character <= "\U0001f3ff"
 
 
 def inside_sentence(label: str) -> str:

@@ -27,13 +27,9 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-ur
 
 def escaped(text: str, limit: int = _CELL_LIMIT) -> str:
     """Return a text as markup: special characters escaped, hidden characters shown in a style of their own."""
-    shown, at = [], 0
-    text = shortened(text, limit)
-    for found in HIDDEN.finditer(text):
-        shown.append(html.escape(text[at : found.start()]))
-        shown.append(f'<span class="control">{html.escape(escape_of(found[0]))}</span>')
-        at = found.end()
-    return "".join([*shown, html.escape(text[at:])])
+    return HIDDEN.sub(
+        lambda found: f'<span class="control">{escape_of(found[0])}</span>', html.escape(shortened(text, limit))
+    )
 
 
 def _heading(block: blocks.Heading) -> str:
