@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import re
 import types
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from sbert_ft.config.faults import shown_value
@@ -115,8 +115,9 @@ def _words(kind: Kind, limits: Limits) -> str:
     if kind == "text":
         return f"one of {', '.join(limits.choices)}" if limits.choices else limits.words or "a text that is not blank"
     if kind == "texts":
-        assert limits.n_items is not None
-        return f"an array of {limits.n_items_words()} different texts that are not blank"
+        least, most = limits.n_items
+        n_items = f"{least:,} {'or' if most == least + 1 else 'to'} {most:,}"
+        return f"an array of {n_items} different texts that are not blank"
     if kind in ("int", "number"):
         return f"a {'whole ' if kind == 'int' else ''}number{limits.range_words()}"
     if kind == "truth":
@@ -126,36 +127,29 @@ def _words(kind: Kind, limits: Limits) -> str:
     return 'an object from label to number, such as {"entailment": 1, "contradiction": 0}'
 
 
-def _fits(kind: Kind, limits: Limits, value: object) -> bool:
+def _fits(kind: Kind, limits: Limits, value: Any) -> bool:
     """Return whether a value is of the kind and within the limits."""
     if kind == "text":
-        if limits.pattern or limits.choices:
-            return is_text(value) and limits.admits_text(str(value))
-        return is_text(value) and not str(value).isspace()
+        return _is_text(value) and limits.admits_text(value)
     if kind == "truth":
         return isinstance(value, bool)
     if kind == "int":
-        most = MOST_COUNT if limits.at_most is None else limits.at_most
-        return isinstance(value, int) and not isinstance(value, bool) and limits.admits_number(value) and value <= most
+        is_whole = isinstance(value, int) and _is_number(value)
+        return is_whole and limits.admits_number(value) and (limits.at_most is not None or value <= MOST_COUNT)
     if kind == "number":
-        return _is_number(value) and limits.admits_number(value)  # type: ignore[arg-type]
+        return _is_number(value) and limits.admits_number(value)
     if kind == "labels":
-        return (
-            isinstance(value, Mapping)
-            and bool(value)
-            and all(map(is_text, value))
-            and all(map(_is_number, value.values()))
-        )
+        is_object = isinstance(value, Mapping) and bool(value)
+        return is_object and all(map(_is_text, value)) and all(map(_is_number, value.values()))
     if not isinstance(value, list | tuple):
         return False
     if kind == "interval":
         return len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]
-    assert limits.n_items is not None
-    in_order = limits.n_items[0] <= len(value) <= limits.n_items[1]
-    return in_order and all(is_text(text) and not text.isspace() for text in value) and len({*value}) == len(value)
+    in_range = limits.n_items[0] <= len(value) <= limits.n_items[1]
+    return in_range and all(_is_text(text) and not text.isspace() for text in value) and len({*value}) == len(value)
 
 
-def is_text(value: object) -> bool:
+def _is_text(value: object) -> bool:
     """Return whether a value is a text that is not empty and can be written: no NUL, no lone surrogate."""
     return isinstance(value, str) and re.search("[\0\ud800-\udfff]", value) is None and bool(value)
 
@@ -187,14 +181,8 @@ def _remedy(kind: Kind, value: object) -> str:
 def _meanings(of: type) -> dict[str, str]:
     """Return the docstring text of each attribute of a class; empty if docstrings are stripped (-OO)."""
     _, _, attributes = (of.__doc__ or "").partition("Attributes:")
-    found: dict[str, str] = {}
-    for line in attributes.splitlines():
-        if begun := re.fullmatch(r" {8}(\w+): (.*)", line):
-            name = begun[1]
-            found[name] = begun[2]
-        elif line.strip() and found:
-            found[name] += f" {line.strip()}"
-    return {name: _in_json(text) for name, text in found.items()}
+    found = re.findall(r"^ {8}(\w+): (.*(?:\n {9,}.*)*)", attributes, re.MULTILINE)
+    return {name: _in_json(" ".join(text.split())) for name, text in found}
 
 
 def _in_json(text: str) -> str:
@@ -207,32 +195,28 @@ def section_meaning(section: str) -> str:
     return _in_json(" ".join(filter(None, firsts)))
 
 
-def _key(section: str, field: Field[Any], hint: Any, meaning: str) -> Key:
-    """Return a field of a dataclass as a key."""
-    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    (bare,) = (member for member in members if member is not type(None))
-    limits = field.metadata.get("limits", Limits())
-    if get_origin(bare) is Literal:
-        limits, bare = Limits(choices=get_args(bare)), str
-    # An objective's object must have a name; the default of the dataclass is for runs without an objective.
-    required = field.default is MISSING or (section, field.name) == ("objective", "name")
-    default = None if required else field.default
-    return Key(section, field.name, _KINDS[bare], type(None) in members, required, default, limits, meaning)
-
-
-def _keys() -> dict[str, Key]:
-    """Return every key by its path, in the order of the dataclasses; the fields of `Reading` are in "data"."""
-    found: dict[str, Key] = {}
+def _keys() -> Iterator[Key]:
+    """Yield every key in the order of the dataclasses; the fields of `Reading` are in "data"."""
     for section, of in CLASSES:
         meanings, hints = _meanings(of), get_type_hints(of)
         for field in fields(of):
-            if field.name not in (*SECTIONS, "reading"):
-                meaning = meanings.get(field.name, "")
-                if section == "objective" and meaning and (takers := takers_of(field.name)):
-                    meaning = f"{enumerated(takers)}: {meaning}"
-                key = _key(section, field, hints[field.name], meaning)
-                found[key.path] = key
-    return found
+            if field.name in (*SECTIONS, "reading"):
+                continue
+            meaning, limits, hint = (
+                meanings.get(field.name, ""),
+                field.metadata.get("limits", Limits()),
+                hints[field.name],
+            )
+            if section == "objective" and meaning and (takers := takers_of(field.name)):
+                meaning = f"{enumerated(takers)}: {meaning}"
+            members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+            (bare,) = (member for member in members if member is not type(None))
+            if get_origin(bare) is Literal:
+                limits, bare = Limits(choices=get_args(bare)), str
+            # An objective's object must have a name; the default of the dataclass is for runs without an objective.
+            required = field.default is MISSING or (section, field.name) == ("objective", "name")
+            default = None if required else field.default
+            yield Key(section, field.name, _KINDS[bare], type(None) in members, required, default, limits, meaning)
 
 
-KEYS: Final[Mapping[str, Key]] = types.MappingProxyType(_keys())
+KEYS: Final[Mapping[str, Key]] = types.MappingProxyType({key.path: key for key in _keys()})

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+
+class Bound(NamedTuple):
+    """One kind of end of a range: its test, its words for messages, and its keyword of JSON Schema."""
+
+    admits: Callable[[float, float], bool]
+    words: str
+    keyword: str
+
+
+BOUNDS: Final = {
+    "at_least": Bound(operator.ge, "of at least", "minimum"),
+    "above": Bound(operator.gt, "above", "exclusiveMinimum"),
+    "at_most": Bound(operator.le, "at most", "maximum"),
+    "below": Bound(operator.lt, "below", "exclusiveMaximum"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,65 +47,35 @@ class Limits:
     choices: tuple[str, ...] = ()
     pattern: str = ""
     words: str = ""
-    n_items: tuple[int, int] | None = None
+    n_items: tuple[int, int] = (0, 0)
+
+    def bounds(self) -> Iterator[tuple[Bound, float]]:
+        """Yield the ends of the range of numbers that are set."""
+        for name, bound in BOUNDS.items():
+            if (value := getattr(self, name)) is not None:
+                yield bound, value
 
     def admits_number(self, value: float) -> bool:
         """Return whether a number is in the range."""
-        return (
-            (self.at_least is None or value >= self.at_least)
-            and (self.above is None or value > self.above)
-            and (self.at_most is None or value <= self.at_most)
-            and (self.below is None or value < self.below)
-        )
+        return all(bound.admits(value, end) for bound, end in self.bounds())
 
     def admits_text(self, value: str) -> bool:
-        """Return whether a text is one of the choices or matches the pattern."""
+        """Return whether a text is one of the choices or matches the pattern; without either, if it is not blank."""
         if self.choices:
             return value in self.choices
-        return re.fullmatch(self.pattern, value) is not None if self.pattern else True
+        return re.fullmatch(self.pattern, value) is not None if self.pattern else not value.isspace()
 
     def range_words(self) -> str:
         """Return the range in words, to follow "a number": " above 0 and at most 1"; "" if all are allowed."""
         if self.at_least is not None and self.at_most is not None:
             return f" from {shown_number(self.at_least)} to {shown_number(self.at_most)}"
-        parts = [] if self.at_least is None else [f"of at least {shown_number(self.at_least)}"]
-        parts += [] if self.above is None else [f"above {shown_number(self.above)}"]
-        parts += [] if self.at_most is None else [f"at most {shown_number(self.at_most)}"]
-        parts += [] if self.below is None else [f"below {shown_number(self.below)}"]
+        parts = [f"{bound.words} {shown_number(end)}" for bound, end in self.bounds()]
         return " " + " and ".join(parts) if parts else ""
 
-    def n_items_words(self) -> str:
-        """Return the allowed number of entries in words: "2 or 3", "1 to 3"; "" if any number is allowed."""
-        if self.n_items is None:
-            return ""
-        least, most = self.n_items
-        return f"{shown_number(least)} {'or' if most == least + 1 else 'to'} {shown_number(most)}"
 
-
-def within(
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> Mapping[str, Limits]:
-    """Return the metadata of a field whose number is in this range."""
-    return {"limits": Limits(at_least=at_least, above=above, at_most=at_most, below=below)}
-
-
-def one_of(*choices: str) -> Mapping[str, Limits]:
-    """Return the metadata of a field whose text is one of these."""
-    return {"limits": Limits(choices=choices)}
-
-
-def matching(pattern: str, words: str) -> Mapping[str, Limits]:
-    """Return the metadata of a field whose text matches `pattern`, described by `words`."""
-    return {"limits": Limits(pattern=pattern, words=words)}
-
-
-def holding(least: int, most: int) -> Mapping[str, Limits]:
-    """Return the metadata of a field whose array has `least` to `most` entries."""
-    return {"limits": Limits(n_items=(least, most))}
+def setting(default: Any, **limits: Any) -> Any:
+    """Return a field of settings with a default, and `Limits` of these arguments as its metadata."""
+    return field(default=default, metadata={"limits": Limits(**limits)})
 
 
 def shown_number(value: float) -> str:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from sbert_ft.config.limits import one_of, within
+from sbert_ft.config.limits import setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -277,10 +277,10 @@ class ObjectiveSettings:
         class_weight: balanced for a weight of each class that is inverse to its number of rows.
     """
 
-    name: str = field(default="cosine", metadata=one_of(*OBJECTIVES))
-    weight: float = field(default=1.0, metadata=within(above=0))
-    scale: float | None = field(default=None, metadata=within(above=0))
-    margin: float | None = field(default=None, metadata=within(at_least=0))
+    name: str = setting("cosine", choices=tuple(OBJECTIVES))
+    weight: float = setting(1.0, above=0)
+    scale: float | None = setting(None, above=0)
+    margin: float | None = setting(None, at_least=0)
     symmetric: bool = False
     class_weight: Literal["balanced"] | None = None
 

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final
 
 from sbert_ft.config.aliases import ALIASES, CONSTANT_WITH_WARMUP, FLAT, HALF_PRECISIONS, IGNORED
 from sbert_ft.config.fields import KEYS, MOST_COUNT, SECTIONS, Key, section_meaning
-from sbert_ft.config.limits import Limits
 from sbert_ft.config.loader import MOST_OBJECTIVES
 from sbert_ft.config.rules import LEFT_OUT
 
 JsonSchema = dict[str, Any]
 
 _NOT_BLANK: Final = r"\S"
-
-
 _VALUES: Final[dict[str, JsonSchema]] = {
     "text": {"type": "string"},
     "int": {"type": "integer", "maximum": MOST_COUNT},
@@ -52,18 +49,11 @@ _EXAMPLES: Final = {
 def json_schema() -> JsonSchema:
     """Return the schema (draft 2020-12) of a run's JSON object."""
     sections: JsonSchema = {name: _section(name) for name in SECTIONS}
-    one = {"anyOf": [_of_key(KEYS["objective.name"]), sections["objective"]]}
+    definition = {"anyOf": [_of_key(KEYS["objective.name"]), sections["objective"]]}
+    one = {"$ref": "#/$defs/objective"}
     sections["objective"] = {
         "description": f"{sections['objective']['description']} {LEFT_OUT}",
-        "anyOf": [
-            {"$ref": "#/$defs/objective"},
-            {
-                "type": "array",
-                "items": {"$ref": "#/$defs/objective"},
-                "minItems": 1,
-                "maxItems": MOST_OBJECTIVES,
-            },
-        ],
+        "anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": MOST_OBJECTIVES}],
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -73,7 +63,7 @@ def json_schema() -> JsonSchema:
         "patternProperties": _aliases(FLAT),
         "required": ["model", "data", "output_dir"],
         "additionalProperties": False,
-        "$defs": {"objective": one},
+        "$defs": {"objective": definition},
     }
 
 
@@ -100,9 +90,8 @@ def _aliases(names: Iterable[str]) -> JsonSchema:
         section, _, key = FLAT[name].partition(".")
         meant: JsonSchema = {"$ref": f"#/properties/{section}/properties/{key}"}
         if name == "warmup":
-            steps, ratio = KEYS["training.warmup_steps"], KEYS["training.warmup_ratio"]
-            below_1 = {"type": "number", "minimum": ratio.limits.at_least, "exclusiveMaximum": 1}
-            meant = {"anyOf": [_VALUES["int"] | _bounds(steps.limits), below_1]}
+            share = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
+            meant = {"anyOf": [_VALUES["int"] | {"minimum": 0}, share]}
         elif name in HALF_PRECISIONS:
             meant = {"type": "boolean"}
         elif FLAT[name] == "training.schedule":
@@ -116,55 +105,40 @@ def _of_key(key: Key) -> JsonSchema:
     schema: JsonSchema = {"description": f"{key.meaning} Expected: {key.expected()}."}
     if not key.required:
         schema["default"] = key.default
-    value = _VALUES[key.kind] | _bounds(key.limits)
+    value = _VALUES[key.kind] | {bound.keyword: end for bound, end in key.limits.bounds()}
     if key.nullable:
         value["type"] = [value["type"], "null"]
     if key.limits.choices:
         value["enum"] = [*key.limits.choices, *([None] if key.nullable else [])]
     elif key.kind == "text":
         value["pattern"] = f"^({key.limits.pattern})$" if key.limits.pattern else _NOT_BLANK
-    if key.limits.n_items is not None:
+    if key.kind == "texts":
         value["minItems"], value["maxItems"] = key.limits.n_items
     return schema | value
 
 
-def _bounds(limits: Limits) -> JsonSchema:
-    """Return the range of a number as keywords of JSON Schema."""
-    bounds = {
-        "minimum": limits.at_least,
-        "exclusiveMinimum": limits.above,
-        "maximum": limits.at_most,
-        "exclusiveMaximum": limits.below,
-    }
-    return {word: bound for word, bound in bounds.items() if bound is not None}
-
-
 def commented_start() -> str:
     """Return the text of a run's JSON with comments."""
-    parts = [_start_section(name) for name in SECTIONS]
-    parts.append("\n".join(_lines(KEYS["output_dir"], "  ")))
+    parts = [_start_section(name) for name in SECTIONS] + [_line(KEYS["output_dir"], "  ")]
     return _HEAD + "{\n" + ",\n\n".join(parts) + "\n}\n"
 
 
 def _start_section(name: str) -> str:
-    keys = [key for key in KEYS.values() if key.section == name]
-    body = ",\n".join("\n".join(_lines(key, "    ")) for key in keys)
+    body = ",\n".join(_line(key, "    ") for key in KEYS.values() if key.section == name)
     more = f" May be only a name, or an array of several, whose losses are added. {LEFT_OUT}"
-    more = more if name == "objective" else ""
-    head = "\n".join(_comment(section_meaning(name) + more, "  "))
+    head = _comment(section_meaning(name) + (more if name == "objective" else ""), "  ")
     return f'{head}\n  "{name}": {{\n{body}\n  }}'
 
 
-def _lines(key: Key, indent: str) -> Iterator[str]:
-    """Yield the comment and the line of a key."""
+def _line(key: Key, indent: str) -> str:
+    """Return the line of a key, below its comment."""
     said = key.kind == "truth" or (key.kind == "text" and not key.limits.choices and not key.limits.pattern)
-    yield from _comment(key.meaning if said else f"{key.meaning} Expected: {key.expected()}.", indent)
-    value = json.dumps(_EXAMPLES.get(key.path, key.default))
-    yield f'{indent}"{key.name}": {value}'
+    comment = _comment(key.meaning if said else f"{key.meaning} Expected: {key.expected()}.", indent)
+    return f'{comment}\n{indent}"{key.name}": {json.dumps(_EXAMPLES.get(key.path, key.default))}'
 
 
-def _comment(text: str, indent: str) -> list[str]:
+def _comment(text: str, indent: str) -> str:
     begin = f"{indent}// "
-    return textwrap.wrap(
+    return textwrap.fill(
         text, _WIDTH, initial_indent=begin, subsequent_indent=begin, break_long_words=False, break_on_hyphens=False
     )

@@ -10,25 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Literal
 
 from sbert_ft.config.file_kinds import TABLE_KINDS
-from sbert_ft.config.limits import holding, matching, one_of, within
+from sbert_ft.config.limits import setting
 from sbert_ft.config.metrics import CHOOSING_METRICS
 from sbert_ft.config.objectives import ObjectiveSettings
 
-_TARGET: Final = r"f1|(precision|recall)>=(1(\.0+)?|0?\.[0-9]*[1-9][0-9]*)"
-_MOST_CLASSES: Final = 10_000
 OnBadRow = Literal["error", "skip"]
 Schedule = Literal["linear", "constant", "cosine"]
 CalibrationKind = Literal["auto", "isotonic", "platt", "temperature", "none"]
 ModelKind = Literal["siamese", "towers", "joined", "single"]
 Features = Literal["uv", "difference", "uv_difference", "uv_difference_product"]
 Truncation = Literal["longest_first", "only_first", "only_second"]
-
-
-_COUNT: Final = within(at_least=1)
-_COUNT_OR_NONE: Final = within(at_least=0)
 
 
 @dataclass(frozen=True)
@@ -58,14 +52,14 @@ class ModelSettings:
     path: str
     kind: ModelKind = "siamese"
     init: Literal["pretrained", "random"] = "pretrained"
-    max_seq_length: int | None = field(default=None, metadata=within(at_least=3))
+    max_seq_length: int | None = setting(None, at_least=3)
     pooling: Literal["mean", "cls", "max", "pooler"] | None = None
     features: Features = "uv_difference"
     truncation: Truncation = "longest_first"
-    head_dropout: float | None = field(default=None, metadata=within(at_least=0, below=1))
-    dropout: float | None = field(default=None, metadata=within(at_least=0, below=1))
+    head_dropout: float | None = setting(None, at_least=0, below=1)
+    dropout: float | None = setting(None, at_least=0, below=1)
     freeze_embeddings: bool = False
-    freeze_layers: int = field(default=0, metadata=_COUNT_OR_NONE)
+    freeze_layers: int = setting(0, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -88,20 +82,19 @@ class Reading:
         on_bad_row: What to do with a row that has no text or no usable score: stop with an error, or skip and count.
     """
 
-    text_columns: tuple[str, ...] | None = field(default=None, metadata=holding(1, 3))
+    text_columns: tuple[str, ...] | None = setting(None, n_items=(1, 3))
     label_column: str | None = None
     label_kind: Literal["scores", "classes"] | None = None
-    classes: tuple[str, ...] | None = field(default=None, metadata=holding(2, _MOST_CLASSES))
+    classes: tuple[str, ...] | None = setting(None, n_items=(2, 10_000))
     label_values: Mapping[str, float] | None = None
     score_range: tuple[float, float] | None = None
     encoding: str | None = None
-    delimiter: str | None = field(
-        default=None,
-        metadata=matching(
-            r"""[^"\r\n\x00]|comma|semicolon|tab|\\t|pipe""", "one character, or comma, semicolon, tab, pipe"
-        ),
+    delimiter: str | None = setting(
+        None,
+        pattern=r"""[^"\r\n\x00]|comma|semicolon|tab|\\t|pipe""",
+        words="one character, or comma, semicolon, tab, pipe",
     )
-    kind: str | None = field(default=None, metadata=one_of(*TABLE_KINDS))
+    kind: str | None = setting(None, choices=TABLE_KINDS)
     on_bad_row: OnBadRow = "error"
 
 
@@ -120,7 +113,7 @@ class DataSettings:
     train: str
     dev: str | None = None
     test: str | None = None
-    dev_share: float | None = field(default=None, metadata=within(above=0, at_most=0.5))
+    dev_share: float | None = setting(None, above=0, at_most=0.5)
     reading: Reading = field(default_factory=Reading)
 
 
@@ -153,29 +146,28 @@ class TrainingSettings:
         tensorboard: Write event files for TensorBoard too.
     """
 
-    epochs: int = field(default=1, metadata=_COUNT)
-    max_steps: int | None = field(default=None, metadata=_COUNT)
-    batch_size: int = field(default=16, metadata=_COUNT)
-    accumulation_steps: int = field(default=1, metadata=_COUNT)
-    micro_batch_size: int | None = field(default=None, metadata=_COUNT)
-    learning_rate: float = field(default=2e-5, metadata=within(above=0, at_most=1))
+    epochs: int = setting(1, at_least=1)
+    max_steps: int | None = setting(None, at_least=1)
+    batch_size: int = setting(16, at_least=1)
+    accumulation_steps: int = setting(1, at_least=1)
+    micro_batch_size: int | None = setting(None, at_least=1)
+    learning_rate: float = setting(2e-5, above=0, at_most=1)
     schedule: Schedule = "linear"
-    warmup_ratio: float = field(default=0.1, metadata=within(at_least=0, at_most=1))
-    warmup_steps: int | None = field(default=None, metadata=_COUNT_OR_NONE)
-    weight_decay: float = field(default=0.01, metadata=within(at_least=0, at_most=1))
-    max_grad_norm: float = field(default=1.0, metadata=within(at_least=0))
+    warmup_ratio: float = setting(0.1, at_least=0, at_most=1)
+    warmup_steps: int | None = setting(None, at_least=0)
+    weight_decay: float = setting(0.01, at_least=0, at_most=1)
+    max_grad_norm: float = setting(1.0, at_least=0)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str | None = field(
-        default=None,
-        metadata=matching(r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", "cpu, cuda, cuda:1 (a card by its number) or mps"),
+    device: str | None = setting(
+        None, pattern=r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", words="cpu, cuda, cuda:1 (a card by its number) or mps"
     )
     gradient_checkpointing: bool = False
-    seed: int = field(default=42, metadata=within(at_least=0, at_most=2**32 - 1))
-    eval_steps: int | None = field(default=None, metadata=_COUNT)
-    save_steps: int | None = field(default=None, metadata=_COUNT)
-    metric: str | None = field(default=None, metadata=one_of(*CHOOSING_METRICS))
-    early_stopping_patience: int | None = field(default=None, metadata=_COUNT)
-    logging_steps: int = field(default=10, metadata=_COUNT)
+    seed: int = setting(42, at_least=0, at_most=2**32 - 1)
+    eval_steps: int | None = setting(None, at_least=1)
+    save_steps: int | None = setting(None, at_least=1)
+    metric: str | None = setting(None, choices=CHOOSING_METRICS)
+    early_stopping_patience: int | None = setting(None, at_least=1)
+    logging_steps: int = setting(10, at_least=1)
     tensorboard: bool = False
 
 
@@ -194,16 +186,15 @@ class EvaluationSettings:
         confidence: Share of cases in which each interval should contain the true value.
     """
 
-    threshold_target: str = field(
-        default="f1",
-        metadata=matching(
-            _TARGET, "f1, or precision>=X or recall>=X with X above 0 and at most 1, such as precision>=0.95"
-        ),
+    threshold_target: str = setting(
+        "f1",
+        pattern=r"f1|(precision|recall)>=(1(\.0+)?|0?\.[0-9]*[1-9][0-9]*)",
+        words="f1, or precision>=X or recall>=X with X above 0 and at most 1, such as precision>=0.95",
     )
     calibration: CalibrationKind = "auto"
     match_from: float | None = None
-    bootstrap_samples: int = field(default=1000, metadata=within(at_least=1, at_most=1_000_000))
-    confidence: float = field(default=0.95, metadata=within(above=0, below=1))
+    bootstrap_samples: int = setting(1000, at_least=1, at_most=1_000_000)
+    confidence: float = setting(0.95, above=0, below=1)
 
 
 @dataclass(frozen=True)
