@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sbert_ft.config.faults import Fault, nearest, shown_value
-from sbert_ft.config.fields import KEYS, SECTIONS
+from sbert_ft.config.fields import KEYS, SECTIONS, keys_of
 from sbert_ft.errors import quoted
 
 ALIASES: Final[Mapping[str, str]] = {
@@ -53,18 +53,12 @@ _FOUND_OUT: Final[Mapping[str, str]] = {
 }
 # Tells an editor where the schema is; ignored.
 IGNORED: Final = "$schema"
-
 MOST_UNKNOWN: Final = 20  # shown in a message; a search for the nearest name takes a millisecond
 
 
 @dataclass(frozen=True)
 class Given:
-    """A value, and its key as it was written.
-
-    Attributes:
-        value: The value in the JSON.
-        written: The key as it was written, such as `lr`, or `--set lr`.
-    """
+    """A value in the JSON, and its key as it was written, such as `lr`, or `--set lr`."""
 
     value: object
     written: str
@@ -72,12 +66,7 @@ class Given:
 
 @dataclass
 class GivenKeys:
-    """The values given so far, by the path of their key, and the faults found.
-
-    Attributes:
-        by_path: The values of known keys; "objective" is one of them.
-        faults: In the order in which they were found.
-    """
+    """The values given so far, by the path of their key ("objective" is one of them), and the faults found."""
 
     by_path: dict[str, Given] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
@@ -94,49 +83,40 @@ class GivenKeys:
 
 def given_in(value: Mapping[str, object]) -> GivenKeys:
     """Return the values in the object of a run's JSON."""
-    keys, halves, n_unknown = GivenKeys(), dict[str, Given](), 0
+    keys, unknown_keys = GivenKeys(), []
     for section, name, item in _entries(value, keys.faults):
-        path = path_of(section, name)
-        if path is not None:
-            _place(path, Given(item, _joined(section, name)), keys, halves)
-            continue
-        n_unknown += 1
-        if n_unknown <= MOST_UNKNOWN:
-            keys.faults.append(unknown(section, name))
-    if n_unknown > MOST_UNKNOWN:
-        keys.faults.append(Fault("", f"and {n_unknown - MOST_UNKNOWN} more unknown keys"))
-    _place_halves(halves, keys)
+        if (path := path_of(section, name)) is None:
+            unknown_keys.append((section, name))
+        else:
+            _place(path, Given(item, joined(section, name)), keys)
+    keys.faults += [unknown(section, name) for section, name in unknown_keys[:MOST_UNKNOWN]]
+    if (n_more := len(unknown_keys) - MOST_UNKNOWN) > 0:
+        keys.faults.append(Fault("", f"and {n_more} more unknown keys"))
+    _place_halves(keys)
     return keys
 
 
 def given_later(items: Iterable[tuple[str, str, object]]) -> GivenKeys:
-    """Return the values of overrides; of the same key the last one is kept.
-
-    Args:
-        items: Section, name as written and value of each; all keys are known ones.
-    """
-    keys, halves = GivenKeys(), dict[str, Given]()
+    """Return the values of overrides (section, name of a known key, value); of the same key the last one is kept."""
+    keys = GivenKeys()
     for section, name, item in items:
         path, one = path_of(section, name), GivenKeys()
         assert path is not None
-        halves.pop(name, None)
-        _place(path, Given(item, f"--set {_joined(section, name)}"), one, halves)
+        _place(path, Given(item, f"--set {joined(section, name)}"), one)
         keys.by_path |= one.by_path
         keys.faults += one.faults
-    _place_halves(halves, keys)
+    _place_halves(keys)
     return keys
 
 
 def path_of(section: str, name: str) -> str | None:
-    """Return the path that a key means, as `training.epochs` for "n_epochs"; None where there is no such key.
+    """Return the path that a key or alias means, as `training.epochs` for "n_epochs"; None where there is no such key.
 
-    Args:
-        section: The section of the key; empty for the top level.
-        name: The key, or an alias of it.
+    `section` is empty for the top level.
     """
     if "." in name or section == "objective":  # a full path at the top level, or an objective's number
         return None
-    if (path := _joined(section, name)) in KEYS or path == "objective":
+    if (path := joined(section, name)) in KEYS or path == "objective":
         return path
     meant = FLAT.get(name)
     return meant if meant is not None and section in ("", meant.partition(".")[0]) else None
@@ -144,7 +124,7 @@ def path_of(section: str, name: str) -> str | None:
 
 def unknown(section: str, name: str) -> Fault:
     """Return the fault of an unknown key, with the nearest known key or what to do instead."""
-    shown = quoted(_joined(section, name))[1:-1]
+    shown = quoted(joined(section, name))[1:-1]
     if "." in name and name in KEYS:
         home, _, bare = name.partition(".")
         return Fault(shown, f"unknown key; write {quoted(bare)} inside of {quoted(home)}")
@@ -153,12 +133,13 @@ def unknown(section: str, name: str) -> Fault:
     elsewhere = [key.path for key in KEYS.values() if key.name == name and key.section not in (section, "objective")]
     if elsewhere:
         return Fault(shown, f"unknown key; did you mean {quoted(elsewhere[0])}?")
-    here = [*([] if section else SECTIONS), *(key.name for key in KEYS.values() if key.section == section)]
+    here = [*([] if section else SECTIONS), *(key.name for key in keys_of(section))]
     flat = [other for other, path in FLAT.items() if section in ("", path.partition(".")[0])]
     return Fault(shown, f"unknown key; {nearest(name, [*here, *flat], here)}")
 
 
-def _joined(section: str, name: str) -> str:
+def joined(section: str, name: str) -> str:
+    """Return the path of a key; `section` is empty for the top level."""
     return f"{section}.{name}" if section else name
 
 
@@ -175,13 +156,13 @@ def _entries(value: Mapping[str, object], faults: list[Fault]) -> Iterator[tuple
             faults.append(Fault(name, f"expected an object with keys of {name}, {{...}}, found {shown_value(item)}"))
 
 
-def _place(path: str, given: Given, keys: GivenKeys, halves: dict[str, Given]) -> None:
-    """Add a value to `keys`; fp16 and bf16, which only together give a precision, are added to `halves`."""
+def _place(path: str, given: Given, keys: GivenKeys) -> None:
+    """Add a value to `keys`, under the path of the key that it gives."""
     name = path.partition(".")[2]
     if name in HALF_PRECISIONS:
         if not isinstance(given.value, bool):
             keys.faults.append(Fault(given.written, f"expected true or false, found {shown_value(given.value)}"))
-        elif halves.setdefault(name, given).value != given.value:
+        elif keys.by_path.setdefault(path, given).value != given.value:
             keys.faults.append(Fault(given.written, "is given twice, once true and once false; keep one of them"))
     elif path != ALIASES["warmup"]:
         if name == "schedule" and given.value == CONSTANT_WITH_WARMUP:
@@ -198,8 +179,10 @@ def _place(path: str, given: Given, keys: GivenKeys, halves: dict[str, Given]) -
         keys.faults.append(Fault(given.written, f"{expected}, found {shown_value(given.value)}"))
 
 
-def _place_halves(halves: Mapping[str, Given], keys: GivenKeys) -> None:
-    """Add the precision that fp16 and bf16 give together: float32 if none of those given is true."""
+def _place_halves(keys: GivenKeys) -> None:
+    """Replace fp16 and bf16 by the precision that they give together: float32 if none of those given is true."""
+    paths = {name: f"training.{name}" for name in HALF_PRECISIONS}
+    halves = {name: keys.by_path.pop(path) for name, path in paths.items() if path in keys.by_path}
     chosen = [name for name, given in halves.items() if given.value]
     if len(chosen) > 1:
         keys.faults.append(Fault("training.precision", "fp16 and bf16 are both true; keep one of them"))

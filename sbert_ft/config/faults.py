@@ -21,12 +21,7 @@ _ITEMS_SHOWN = 4
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault.
-
-    Attributes:
-        path: The key, such as `training.learning_rate`; empty if the fault is not about a key.
-        sentence: What was expected and what was found.
-    """
+    """One fault: the key (empty if it is not about a key), and a sentence with what was expected and what was found."""
 
     path: str
     sentence: str

@@ -202,11 +202,8 @@ def _keys() -> Iterator[Key]:
         for field in fields(of):
             if field.name in (*SECTIONS, "reading"):
                 continue
-            meaning, limits, hint = (
-                meanings.get(field.name, ""),
-                field.metadata.get("limits", Limits()),
-                hints[field.name],
-            )
+            meaning, hint = meanings.get(field.name, ""), hints[field.name]
+            limits = field.metadata.get("limits", Limits())
             if section == "objective" and meaning and (takers := takers_of(field.name)):
                 meaning = f"{enumerated(takers)}: {meaning}"
             members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
@@ -220,3 +217,8 @@ def _keys() -> Iterator[Key]:
 
 
 KEYS: Final[Mapping[str, Key]] = types.MappingProxyType({key.path: key for key in _keys()})
+
+
+def keys_of(section: str) -> list[Key]:
+    """Return the keys of a section, in their order; those at the top level for ""."""
+    return [key for key in KEYS.values() if key.section == section]

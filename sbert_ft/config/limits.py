@@ -30,10 +30,8 @@ class Limits:
     """The allowed values of a type.
 
     Attributes:
-        at_least: Lowest allowed number.
-        above: Exclusive lower bound of a number.
-        at_most: Highest allowed number.
-        below: Exclusive upper bound of a number.
+        at_least: Lowest number; `above` is the same without the number itself.
+        at_most: Highest number; `below` likewise.
         choices: The allowed texts.
         pattern: Regular expression for the whole text, with the same meaning in Python and JavaScript.
         words: The texts that match the pattern, in words for messages.

@@ -13,9 +13,9 @@ from numbers import Integral, Number, Real
 from pathlib import Path
 from typing import Any, Final
 
-from sbert_ft.config.aliases import MOST_UNKNOWN, Given, GivenKeys, given_in, given_later, path_of, unknown
+from sbert_ft.config.aliases import MOST_UNKNOWN, Given, GivenKeys, given_in, given_later, joined, path_of, unknown
 from sbert_ft.config.faults import Fault, nearest, refuse, shown_value
-from sbert_ft.config.fields import KEYS, SECTIONS
+from sbert_ft.config.fields import KEYS, SECTIONS, keys_of
 from sbert_ft.config.jsonc import parse_json, read_json_object, refuse_depth
 from sbert_ft.config.objectives import ObjectiveSettings
 from sbert_ft.config.rules import broken_rules, broken_rules_of_objective, default_objective
@@ -32,6 +32,13 @@ from sbert_ft.errors import ConfigError, quoted
 MOST_OBJECTIVES: Final = 8
 _WHERE_PYTHON = "the settings"
 _OF_READING = {field.name for field in fields(Reading)}
+# The sections whose class has a field for each key.
+_PLAIN: Final = {
+    "model": ModelSettings,
+    "data": DataSettings,
+    "training": TrainingSettings,
+    "evaluation": EvaluationSettings,
+}
 
 
 def read_run(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
@@ -78,13 +85,8 @@ def check_settings(settings: RunSettings) -> RunSettings:
 
 def _wrong_parts(settings: RunSettings) -> Iterator[Fault]:
     """Yield a fault for each part of a wrong class, such as a dict instead of a section."""
-    parts: list[tuple[str, object, type]] = [
-        ("model", settings.model, ModelSettings),
-        ("data", settings.data, DataSettings),
-        ("objective", settings.objective, tuple),
-        ("training", settings.training, TrainingSettings),
-        ("evaluation", settings.evaluation, EvaluationSettings),
-    ]
+    parts: list[tuple[str, object, type]] = [(name, getattr(settings, name), of) for name, of in _PLAIN.items()]
+    parts.append(("objective", settings.objective, tuple))
     if isinstance(settings.data, DataSettings):
         parts.append(("data.reading", settings.data.reading, Reading))
     if isinstance(settings.objective, tuple):
@@ -113,27 +115,37 @@ def _settings(value: Mapping[str, object], overrides: Sequence[str], where: str)
     faults = given.faults
     _override(given, overrides)
     objective = _objective_in(given)
-    values: dict[str, Any] = {}
-    for path, key in KEYS.items():
-        if key.section == "objective":
-            continue
-        if path not in given.by_path:
-            if key.required:
-                faults.append(Fault(path, f"is missing; expected {key.expected()}"))
-            else:
-                values[path] = key.default
-            continue
-        item = given.by_path[path]
-        if (fault := key.fault(item.value)) is None:
-            values[path] = key.to_python(item.value)
-        else:
-            written = "" if item.written in (path, f"--set {path}") else f" (given as {quoted(item.written)})"
-            faults.append(Fault(path + written, fault))
+    sections = {section: _checked(section, section, given.by_path, faults) for section in (*_PLAIN, "")}
     n_before = len(faults)
     objectives = _objectives(objective, faults)
-    faults += broken_rules(values, objectives if len(faults) == n_before else ())
+    by_path = {joined(section, name): value for section, of in sections.items() for name, value in of.items()}
+    faults += broken_rules(by_path, objectives if len(faults) == n_before else ())
     refuse(where, faults)
-    return _assembled(values, objectives)
+    data, run = sections["data"], sections[""]
+    sections["data"]["reading"] = Reading(**{name: data.pop(name) for name in _OF_READING})
+    parts = {section: of(**sections[section]) for section, of in _PLAIN.items()}
+    return RunSettings(**parts, **run, objective=objectives)
+
+
+def _checked(section: str, at: str, given: Mapping[str, Given], faults: list[Fault]) -> dict[str, Any]:
+    """Return the values of a section's keys by name, defaults included, and add the faults of the others to `faults`.
+
+    `at` is the path of the section in `given` and in messages.
+    """
+    values: dict[str, Any] = {}
+    for key in keys_of(section):
+        path = joined(at, key.name)
+        if path not in given and key.required:
+            faults.append(Fault(path, f"is missing; expected {key.expected()}"))
+        elif path not in given:
+            values[key.name] = key.default
+        elif (fault := key.fault(given[path].value)) is None:
+            values[key.name] = key.to_python(given[path].value)
+        else:
+            written = given[path].written
+            shown = path if written in (path, f"--set {path}") else f"{path} (given as {quoted(written)})"
+            faults.append(Fault(shown, fault))
+    return values
 
 
 def _override(given: GivenKeys, overrides: Sequence[str]) -> None:
@@ -209,29 +221,11 @@ def _json_or_text(text: str) -> object:
 def _unknown_override(section: str, name: str) -> Fault:
     """Return the fault of an override with an unknown key."""
     if not section and name in SECTIONS:
-        example = next(key.path for key in KEYS.values() if key.section == name)
-        return Fault(f"--set {name}", f"expected one of its keys, such as {example}")
+        return Fault(f"--set {name}", f"expected one of its keys, such as {keys_of(name)[0].path}")
     whole, dot, _ = name.partition(".")
     if dot and (path := path_of(section, whole)) is not None:
         return Fault(f"--set {path}", "is set as a whole, as JSON; it has no keys of its own")
     return unknown(section, name)
-
-
-def _assembled(values: Mapping[str, Any], objectives: tuple[ObjectiveSettings, ...]) -> RunSettings:
-    """Return checked values as settings."""
-    of: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, "")}
-    for path, value in values.items():
-        section, _, name = path.rpartition(".")
-        of[section][name] = value
-    reading = Reading(**{name: of["data"].pop(name) for name in _OF_READING})
-    return RunSettings(
-        model=ModelSettings(**of["model"]),
-        data=DataSettings(**of["data"], reading=reading),
-        output_dir=of[""]["output_dir"],
-        objective=objectives,
-        training=TrainingSettings(**of["training"]),
-        evaluation=EvaluationSettings(**of["evaluation"]),
-    )
 
 
 def _objectives(value: object, faults: list[Fault]) -> tuple[ObjectiveSettings, ...]:
@@ -255,17 +249,9 @@ def _objective(path: str, value: object, faults: list[Fault]) -> list[ObjectiveS
     if not isinstance(value, Mapping):
         faults.append(Fault(path, f'expected a name or an object, {{"name": ...}}, found {shown_value(value)}'))
         return []
-    found: list[Fault] = []
-    values: dict[str, Any] = {}
-    names = [key.name for key in KEYS.values() if key.section == "objective"]
-    for name in names:
-        key = KEYS[f"objective.{name}"]
-        if name not in value:
-            found += [Fault(f"{path}.{name}", f"is missing; expected {key.expected()}")] if key.required else []
-        elif (fault := key.fault(value[name])) is not None:
-            found.append(Fault(f"{path}.{name}", fault))
-        else:
-            values[name] = key.to_python(value[name])
+    found, names = list[Fault](), [key.name for key in keys_of("objective")]
+    given = {f"{path}.{name}": Given(item, f"{path}.{name}") for name, item in value.items()}
+    values = _checked("objective", path, given, found)
     unknown_names = [str(name) for name in value if name not in names]
     for name in unknown_names[:MOST_UNKNOWN]:
         found.append(Fault(f"{path}.{quoted(name)[1:-1]}", f"unknown key; {nearest(name, names, names)}"))

@@ -24,17 +24,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    LossMethod = Callable[[list[Tensor], Tensor | None], Tensor]
+    # The labels are a tensor, or None for an objective that takes rows without labels.
+    LossMethod = Callable[[list[Tensor], Any], Tensor]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that an objective takes.
+    """The rows that an objective takes: in words, by their number of texts, and by their labels.
 
-    Attributes:
-        takes: The rows in words.
-        n_texts: Texts that a row may have.
-        label_kinds: Labels that a row may have: none, binary (0 or 1), score or classes.
+    The kinds of labels are none, binary (0 or 1), score and classes.
     """
 
     takes: str
@@ -151,8 +149,7 @@ def contrastive(margin: float = 0.5) -> LossMethod:
     """
     from torch import relu
 
-    def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
-        assert labels is not None
+    def loss(columns: list[Tensor], labels: Tensor) -> Tensor:
         distances = _cosine_distance(columns)
         shortfall = relu(margin - distances)
         return 0.5 * (labels * distances.square() + (1 - labels) * shortfall.square()).mean()
@@ -169,8 +166,7 @@ def online_contrastive(margin: float = 0.5) -> LossMethod:
     """
     import torch
 
-    def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
-        assert labels is not None
+    def loss(columns: list[Tensor], labels: Tensor) -> Tensor:
         distances = _cosine_distance(columns)
         matching, other = labels == 1, labels == 0
         farthest = distances.masked_fill(~matching, -math.inf).amax()
@@ -227,8 +223,7 @@ def softmax(class_weight: Tensor | None = None) -> LossMethod:
     """
     from torch.nn.functional import cross_entropy
 
-    def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
-        assert labels is not None
+    def loss(columns: list[Tensor], labels: Tensor) -> Tensor:
         codes = labels.long()
         losses = cross_entropy(columns[0], codes, reduction="none")
         if class_weight is not None:
@@ -246,8 +241,7 @@ def binary_cross_entropy() -> LossMethod:
     """
     from torch.nn.functional import binary_cross_entropy_with_logits
 
-    def loss(columns: list[Tensor], labels: Tensor | None) -> Tensor:
-        assert labels is not None
+    def loss(columns: list[Tensor], labels: Tensor) -> Tensor:
         return binary_cross_entropy_with_logits(columns[0][:, 0], labels)
 
     return loss

@@ -38,21 +38,12 @@ LEFT_OUT: Final = "Left out, it is cosine, or softmax where model.kind is towers
 
 
 def default_objective(kind: object) -> str:
-    """Return the name of the objective that is used if none is given.
-
-    Args:
-        kind: The value given as the kind of model; any other value counts as a sentence encoder.
-    """
+    """Return the name of the objective if none is given; a kind of model that there is not counts as siamese."""
     return CLASSIFIER_OBJECTIVES[0] if kind in CLASSIFIER_KINDS else ObjectiveSettings().name
 
 
 def broken_rules(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
-    """Yield a fault for each rule that is broken.
-
-    Args:
-        values: The values by path, without those that have a fault.
-        objectives: All objectives; empty if one has a fault.
-    """
+    """Yield a fault for each rule that is broken by values (by path) and objectives (none if one has a fault)."""
     yield from _rules_of_paths(values)
     yield from _rules_of_dev(values)
     yield from broken_rules_of_reading(values)
@@ -64,12 +55,7 @@ def broken_rules(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettin
 
 
 def broken_rules_of_objective(path: str, values: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield a fault for each option that the objective does not have.
-
-    Args:
-        path: Path of the objective, `objective` or `objective.1`.
-        values: Its values by name, without those that have a fault.
-    """
+    """Yield a fault for each value (by name) of an option that the objective at this path does not have."""
     for option in values:
         names = takers_of(option)
         if names and "name" in values and values[option] and values["name"] not in names:
@@ -82,9 +68,8 @@ def _rules_of_paths(values: Mapping[str, Any]) -> Iterator[Fault]:
     for path in ("data.train", "data.dev", "data.test", "output_dir"):
         value = values.get(path)
         if value is not None and (value == "~" or value.startswith("~/")):
-            yield Fault(
-                path, f"found {quoted(value)}, but only a shell reads ~ as the home folder; write the whole path"
-            )
+            found = f"found {quoted(value)}, but only a shell reads ~ as the home folder"
+            yield Fault(path, f"{found}; write the whole path")
 
 
 def _rules_of_dev(values: Mapping[str, Any]) -> Iterator[Fault]:
@@ -98,9 +83,8 @@ def _rules_of_dev(values: Mapping[str, Any]) -> Iterator[Fault]:
     if dev is None and share is None:
         for name in _NEEDING_DEV:
             if (value := values.get(f"training.{name}")) is not None:
-                yield Fault(
-                    f"training.{name}", f"{shown_value(value)} needs evaluation pairs; give data.dev or data.dev_share"
-                )
+                needs = f"{shown_value(value)} needs evaluation pairs"
+                yield Fault(f"training.{name}", f"{needs}; give data.dev or data.dev_share")
 
 
 def broken_rules_of_reading(values: Mapping[str, Any]) -> Iterator[Fault]:
@@ -108,19 +92,16 @@ def broken_rules_of_reading(values: Mapping[str, Any]) -> Iterator[Fault]:
     columns, label = values.get("data.text_columns"), values.get("data.label_column")
     if columns is not None and label in columns:
         yield Fault("data.label_column", f"{quoted(label)} is one of data.text_columns too; name another")
-    interval, match_from = values.get("data.score_range"), values.get("evaluation.match_from")
-    if interval is not None and match_from is not None and not interval[0] <= match_from <= interval[1]:
-        found = f"{shown_value(match_from)} outside of it"
-        yield Fault("evaluation.match_from", f"expected a score in data.score_range, {list(interval)}, found {found}")
     numbers, classes = values.get("data.label_values"), values.get("data.classes")
-    if interval is not None and numbers is not None:
+    if (interval := values.get("data.score_range")) is not None:
         low, high = interval
-        for label, number in numbers.items():
+        match_from, within = values.get("evaluation.match_from"), f"in data.score_range, {list(interval)}, found"
+        if match_from is not None and not low <= match_from <= high:
+            yield Fault("evaluation.match_from", f"expected a score {within} {shown_value(match_from)} outside of it")
+        for label, number in (numbers or {}).items():
             if not low <= number <= high:
                 found = f"{quoted(label)}: {shown_value(number)}"
-                yield Fault(
-                    "data.label_values", f"expected numbers in data.score_range, {list(interval)}, found {found}"
-                )
+                yield Fault("data.label_values", f"expected numbers {within} {found}")
     if classes is not None and numbers is not None:
         yield Fault("data.classes", "is set beside data.label_values; leave one of them out")
     label_kind = values.get("data.label_kind")
@@ -194,11 +175,11 @@ def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSe
     if not has_classes and calibration == "temperature":
         found = f"temperature is for classes; {of_objective}"
         yield Fault("evaluation.calibration", f"{found}; expected auto, {', '.join(others)} or none")
-    label_kind, wrong = values.get("data.label_kind"), "scores" if has_classes else "classes"
-    if label_kind == wrong:
-        other = "" if has_classes else "only for softmax; "
-        expected = "classes" if has_classes else "scores"
-        yield Fault("data.label_kind", f"found {wrong}, {other}{of_objective}; expected {expected}, or null")
+    label_kind = values.get("data.label_kind")
+    if has_classes and label_kind == "scores":
+        yield Fault("data.label_kind", f"found scores, {of_objective}; expected classes, or null")
+    if not has_classes and label_kind == "classes":
+        yield Fault("data.label_kind", f"found classes, only for softmax; {of_objective}; expected scores, or null")
     if not has_classes and (classes := values.get("data.classes")) is not None:
         yield Fault("data.classes", f"{shown_value(classes)} are for softmax; {of_objective}; leave it out")
     for path in _OF_SCORES:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from sbert_ft.config.aliases import ALIASES, CONSTANT_WITH_WARMUP, FLAT, HALF_PRECISIONS, IGNORED
-from sbert_ft.config.fields import KEYS, MOST_COUNT, SECTIONS, Key, section_meaning
+from sbert_ft.config.fields import KEYS, MOST_COUNT, SECTIONS, Key, keys_of, section_meaning
 from sbert_ft.config.loader import MOST_OBJECTIVES
 from sbert_ft.config.rules import LEFT_OUT
 
@@ -69,7 +69,7 @@ def json_schema() -> JsonSchema:
 
 def _section(name: str) -> JsonSchema:
     """Return the schema of a section's object."""
-    keys = [key for key in KEYS.values() if key.section == name]
+    keys = keys_of(name)
     schema: JsonSchema = {
         "description": section_meaning(name),
         "type": "object",
@@ -124,7 +124,7 @@ def commented_start() -> str:
 
 
 def _start_section(name: str) -> str:
-    body = ",\n".join(_line(key, "    ") for key in KEYS.values() if key.section == name)
+    body = ",\n".join(_line(key, "    ") for key in keys_of(name))
     more = f" May be only a name, or an array of several, whose losses are added. {LEFT_OUT}"
     head = _comment(section_meaning(name) + (more if name == "objective" else ""), "  ")
     return f'{head}\n  "{name}": {{\n{body}\n  }}'
