@@ -201,7 +201,7 @@ def reliability_chart(
         low, high = wilson_interval(observed, n)
         marks.append(frame.line(predicted, low, predicted, high, "line solid after"))
         marks.append(frame.circle(predicted, observed, 3 + 4 * math.sqrt(n / largest), "after"))
-        marks.append(text(float(frame.to_x(k / 10 + 0.05)), frame.height + 14, short_count(n), "middle", "small"))
+        marks.append(text(frame.at(k / 10 + 0.05)[0], frame.height + 14, short_count(n), "middle", "small"))
         said.append(f"{predicted:.2f}: {observed:.2f} of {n:,}")
     return frame.svg(name, title, f"Probability and {observed_is} by bin. {', '.join(said)}.", marks)
 
@@ -342,11 +342,11 @@ def interval_chart(
     styles = {"before hollow": names[0], "after": names[1]} if paired else {"after": names[1]}
     legend = [LegendEntry(label, style, "dot") for style, label in styles.items()]
     each = 46 if paired else 34
-    frame = Frame(axis, round_axis("", 0.0, 1.0), legend)
+    frame = Frame(axis, _unit_axis(""), legend, margin=24)  # there are no numbers on the left
     frame = replace(frame, height=round(frame.top) - 2 + each * len(rows) + 40)
     top, marks, said = frame.top - 6, list[str](), list[str]()
     for tick, label in zip(axis.ticks, axis.tick_texts(), strict=True):
-        x = _wide(frame, tick)
+        x, _ = frame.at(tick)
         marks += [line(x, top, x, frame.bottom, "grid"), text(x, frame.bottom + 17, label, "middle")]
     marks.append(text(WIDTH / 2, frame.height - 6, axis.label, "middle", "label"))
     for i, row in enumerate(rows):
@@ -355,25 +355,15 @@ def interval_chart(
         values = (row.before, row.after) if paired else (row.after,)
         for value, style in zip(values, styles, strict=True):
             y += 12
-            if value is not None:
-                marks += _whisker(frame, value, y, style)
+            if value is None:
+                continue
+            middle, low, high = value
+            if low is not None and high is not None:
+                marks.append(line(frame.at(low)[0], y, frame.at(high)[0], y, f"line solid {style.split()[0]}"))
+            marks.append(circle(frame.at(middle)[0], y, 4, style))
         was = "" if row.before is None else f"{names[0]} {row.before[0]:.4f}, "
         said.append(f"{row.label}: {was}{names[1]} {row.after[0]:.4f}.")
     return svg(name, title, " ".join(said), frame.height, [*frame.legend_marks(), *marks])
-
-
-def _wide(frame: Frame, value: float) -> float:
-    """Return the x coordinate on an axis of the full width: there are no numbers on the left."""
-    share = (value - frame.x.low) / (frame.x.high - frame.x.low)
-    return round(24 + share * (WIDTH - 48), 1)
-
-
-def _whisker(frame: Frame, value: Interval, y: float, style: str) -> list[str]:
-    middle, low, high = value
-    dot = circle(_wide(frame, middle), y, 4, style)
-    if low is None or high is None:
-        return [dot]
-    return [line(_wide(frame, low), y, _wide(frame, high), y, f"line solid {style.split()[0]}"), dot]
 
 
 def _step_axis(steps: Floats) -> Axis:

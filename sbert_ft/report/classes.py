@@ -10,11 +10,12 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from sbert_ft.data.ledger import counted
 from sbert_ft.evaluation.metrics import Score
 from sbert_ft.report.blocks import Beside, Block, Cell, Figure, Grid, Heading, Paragraph, Section
 from sbert_ft.report.charts import IntervalRow, confusion_chart, confusion_width, interval_chart
 from sbert_ft.report.content import Report, SplitResult
-from sbert_ft.report.formatting import counted, decimals, percent
+from sbert_ft.report.formatting import decimals, percent
 from sbert_ft.report.scores import drawn, score_cell
 from sbert_ft.report.svg import WIDTH
 

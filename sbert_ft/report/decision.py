@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sbert_ft.data.ledger import counted
 from sbert_ft.evaluation.results import ClassSplit, SplitScores
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.report.blocks import Beside, Cell, Grid, Paragraph, Section, fact
 from sbert_ft.report.charts import Calibrated, calibrated
 from sbert_ft.report.content import Report
-from sbert_ft.report.formatting import counted, decimals, interval, plain_number, short_digest, shortened
+from sbert_ft.report.formatting import decimals, interval, plain_number, short_digest, shortened
 
 
 @dataclass(frozen=True)

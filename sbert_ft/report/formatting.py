@@ -117,8 +117,3 @@ def duration(seconds: float) -> str:
 def short_digest(digest: object) -> str:
     """Return the first twelve characters of a digest, enough to distinguish files."""
     return str(digest)[:12]
-
-
-def counted(n: int, word: str) -> str:
-    """Return "1 pair" or "1,234 pairs"."""
-    return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"

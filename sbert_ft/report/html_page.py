@@ -10,10 +10,11 @@ import html
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from sbert_ft.data.ledger import counted
 from sbert_ft.report import blocks
 from sbert_ft.report.blocks import Block, Cell
 from sbert_ft.report.content import Report
-from sbert_ft.report.formatting import HIDDEN, counted, escape_of, shortened, visible
+from sbert_ft.report.formatting import HIDDEN, escape_of, shortened, visible
 from sbert_ft.report.scores import verdict
 from sbert_ft.report.sections import sections_of
 from sbert_ft.report.style import STYLE

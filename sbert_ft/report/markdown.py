@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from sbert_ft.data.ledger import counted
 from sbert_ft.markdown_text import escaped_markdown
 from sbert_ft.report.blocks import Beside, Block, Cell, Charts, Grid, Heading, Items, Paragraph, Section, Texts
 from sbert_ft.report.content import Report
-from sbert_ft.report.formatting import counted, shortened, visible
+from sbert_ft.report.formatting import shortened, visible
 from sbert_ft.report.scores import verdict
 from sbert_ft.report.sections import sections_of
 

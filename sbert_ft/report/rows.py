@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sbert_ft.data.ledger import Ledger
+from sbert_ft.data.ledger import Ledger, counted
 from sbert_ft.report.blocks import Block, Cell, Grid, Heading, Items, Paragraph, Section, TextRow, Texts, fact
 from sbert_ft.report.content import Report
-from sbert_ft.report.formatting import counted, decimals, plain_number
+from sbert_ft.report.formatting import decimals, plain_number
 
 
 def ledger_section(report: Report) -> Section:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sbert_ft.data.ledger import counted
 from sbert_ft.evaluation.results import ClassSplit, SplitScores
 from sbert_ft.report.blocks import Block, Charts, Figure, Heading, Paragraph, Section
 from sbert_ft.report.charts import (
@@ -23,7 +24,7 @@ from sbert_ft.report.charts import (
 )
 from sbert_ft.report.content import Report, split_order
 from sbert_ft.report.decision import Reached, quoted_name, reached, second_class_scores
-from sbert_ft.report.formatting import counted, decimals, shortened
+from sbert_ft.report.formatting import decimals, shortened
 
 
 def charts_section(report: Report) -> Section:

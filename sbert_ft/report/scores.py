@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from sbert_ft.config.metrics import metric_label
+from sbert_ft.data.ledger import counted
 from sbert_ft.evaluation.metrics import Score
 from sbert_ft.report.blocks import Beside, Block, Cell, Figure, Grid, Paragraph, Section
 from sbert_ft.report.charts import Interval, IntervalRow, interval_chart
 from sbert_ft.report.content import Report, SplitResult
-from sbert_ft.report.formatting import capitalised, counted, decimals, inside_sentence, interval, plain_number
+from sbert_ft.report.formatting import capitalised, decimals, inside_sentence, interval, plain_number
 from sbert_ft.report.svg import WIDTH, fitting
 
 VerdictKind = Literal["better", "worse", "unclear", "unknown"]

@@ -105,6 +105,7 @@ class Frame:
         height: Height without the foot.
         foot: Space below, for a row of numbers under the horizontal axis.
         least_rows: Space for at least so many rows of legend, so that the plots of two charts have the same size.
+        margin: Space on both sides in place of that for the numbers of the vertical axis.
     """
 
     x: Axis
@@ -113,16 +114,17 @@ class Frame:
     height: int = 250
     foot: int = 0
     least_rows: int = 0
+    margin: int = 0
 
     @property
     def left(self) -> float:
         """The plot's left edge, after the longest number of the vertical axis."""
-        return 10 + CHAR * max((len(text) for text in self.y.tick_texts()), default=0)
+        return self.margin or 10 + CHAR * max(len(text) for text in self.y.tick_texts())
 
     @property
     def right(self) -> float:
         """The plot's right edge."""
-        return WIDTH - 12
+        return WIDTH - (self.margin or 12)
 
     @property
     def top(self) -> float:
@@ -144,13 +146,17 @@ class Frame:
         share = (np.asarray(values, dtype=np.float64) - self.y.low) / (self.y.high - self.y.low)
         return np.round(self.bottom - np.clip(share, 0, 1) * (self.bottom - self.top), 1)
 
+    def at(self, x: float, y: float = 0.0) -> tuple[float, float]:
+        """Return the coordinates of a point given in values."""
+        return float(self.to_x(x)), float(self.to_y(y))
+
     def line(self, x1: float, y1: float, x2: float, y2: float, style: str) -> str:
         """Return a straight line between two points given in values."""
-        return line(float(self.to_x(x1)), float(self.to_y(y1)), float(self.to_x(x2)), float(self.to_y(y2)), style)
+        return line(*self.at(x1, y1), *self.at(x2, y2), style)
 
     def circle(self, x: float, y: float, radius: float, style: str) -> str:
         """Return a dot around a point given in values."""
-        return circle(float(self.to_x(x)), float(self.to_y(y)), radius, style)
+        return circle(*self.at(x, y), radius, style)
 
     def svg(self, name: str, title: str, description: str, marks: Sequence[str]) -> str:
         """Return the chart, as `svg`: grid and numbers below, the elements `marks` in their order, legend above."""
@@ -160,11 +166,11 @@ class Frame:
     def _grid(self) -> list[str]:
         parts = []
         for tick, label in zip(self.y.ticks, self.y.tick_texts(), strict=True):
-            y = float(self.to_y(tick))
+            _, y = self.at(self.x.low, tick)
             parts += [line(self.left, y, self.right, y, "grid"), text(self.left - 5, y + 4, label, "end")]
         room = math.inf
         for tick, label in reversed(list(zip(self.x.ticks, self.x.tick_texts(), strict=True))):
-            x, half = float(self.to_x(tick)), CHAR * len(label) / 2
+            (x, _), half = self.at(tick), CHAR * len(label) / 2
             middle = min(max(x, half), WIDTH - half)
             parts.append(line(x, self.bottom, x, self.bottom + 4, "axis"))
             if middle + half < room:  # a number that would touch the one on its right is left out

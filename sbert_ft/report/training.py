@@ -11,19 +11,12 @@ import numpy as np
 
 from sbert_ft.config.metrics import metric_label
 from sbert_ft.config.objectives import ObjectiveSettings
+from sbert_ft.data.ledger import counted
 from sbert_ft.evaluation.results import Json
 from sbert_ft.report.blocks import Cell, Charts, Figure, Grid, Paragraph, Section, fact
 from sbert_ft.report.charts import learning_rate_chart, loss_chart, metric_chart
 from sbert_ft.report.content import Report, SplitResult
-from sbert_ft.report.formatting import (
-    counted,
-    decimals,
-    duration,
-    inside_sentence,
-    percent,
-    plain_number,
-    short_digest,
-)
+from sbert_ft.report.formatting import decimals, duration, inside_sentence, percent, plain_number, short_digest
 from sbert_ft.report.scores import drawn, main_metric, predictor_name
 from sbert_ft.report.svg import Floats
 
