@@ -29,10 +29,9 @@ from sbert_ft.report.charts import confusion_chart
 from sbert_ft.report.classes import balance_grid, balance_note, confusions
 from sbert_ft.report.content import Report, SplitResult
 from sbert_ft.report.formatting import percent
-from sbert_ft.report.html_page import html_report
+from sbert_ft.report.html_page import STYLE, html_report
 from sbert_ft.report.markdown import markdown_report
 from sbert_ft.report.scores import verdict
-from sbert_ft.report.style import STYLE
 from sbert_ft.report.svg import fitting
 from sbert_ft.report.write import mistakes_csv, write_report
 

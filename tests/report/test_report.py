@@ -42,10 +42,9 @@ from sbert_ft.report.charts import (
 )
 from sbert_ft.report.content import Report
 from sbert_ft.report.formatting import decimals, duration, interval, plain_number, shortened, visible
-from sbert_ft.report.html_page import TEXT_LIMIT, html_report
+from sbert_ft.report.html_page import STYLE, TEXT_LIMIT, html_report
 from sbert_ft.report.markdown import literal, markdown_report
 from sbert_ft.report.scores import verdict
-from sbert_ft.report.style import STYLE
 from sbert_ft.report.svg import round_axis
 from sbert_ft.report.write import csv_of, write_report
 
