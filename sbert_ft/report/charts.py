@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sbert_ft.evaluation.metrics import Score
 from sbert_ft.report.formatting import capitalised, percent
 from sbert_ft.report.svg import (
     CHAR,
@@ -36,7 +37,6 @@ from sbert_ft.report.svg import (
 
 Scores = NDArray[np.float32]
 Flags = NDArray[np.bool_]
-Interval = tuple[float, float | None, float | None]  # value, low and high
 
 MOST_DOTS: Final = 2000
 _N_BINS: Final = 30
@@ -65,24 +65,15 @@ def histogram_charts(
 ) -> list[str]:
     """Return a histogram of the scores by label for each entry of `scores` (by title), all on the same axes.
 
-    The threshold belongs to the last one, where a line marks it. Shape: each scores, matches (n,).
+    The threshold belongs to the last one, where a line marks it. Shape: each scores, finite, and matches (n,).
     """
-    sides = {"no": (words.no, ~matches), "yes": (words.yes, matches)}
-    axis = _score_axis(scores, words.score)
+    axis, n_yes, n_no = _score_axis(scores, words.score), int(matches.sum()), int((~matches).sum())
     edges = np.linspace(axis.low, axis.high, _N_BINS + 1)
-    shares = {
-        title: {
-            style: 100 * (np.histogram(values[mask], edges)[0] / max(1, int(mask.sum())))
-            for style, (_, mask) in sides.items()
-        }
-        for title, values in scores.items()
-    }
-    highest = max(float(share.max()) for of_chart in shares.values() for share in of_chart.values())
-    y_axis = round_axis(f"share of the label's {words.rows}, %", 0.0, highest)
-    labels = [
-        LegendEntry(f"{fitting(label, 15 * CHAR)} ({int(mask.sum()):,})", style, "area")
-        for style, (label, mask) in sides.items()
-    ]
+    counts = [(np.histogram(of[~matches], edges)[0], np.histogram(of[matches], edges)[0]) for of in scores.values()]
+    shares = [(100 * (no / max(1, n_no)), 100 * (yes / max(1, n_yes))) for no, yes in counts]
+    y_axis = round_axis(f"share of the label's {words.rows}, %", 0.0, float(np.max(shares)))
+    no, yes = (fitting(label, 15 * CHAR) for label in (words.no, words.yes))
+    labels = [LegendEntry(f"{no} ({n_no:,})", "no", "area"), LegendEntry(f"{yes} ({n_yes:,})", "yes", "area")]
     charts = []
     for i, (title, values) in enumerate(scores.items()):
         marked = threshold if i == len(scores) - 1 else None
@@ -90,21 +81,19 @@ def histogram_charts(
         # Both charts leave space for the longer legend, so that their plots have the same size.
         frame = Frame(axis, y_axis, legend, 270, least_rows=1 if threshold is None else 2)
         marks = []
-        for style, heights in shares[title].items():
+        for style, heights in zip(("no", "yes"), shares[i], strict=True):
             y = frame.to_y(np.concatenate(([0.0], np.repeat(heights, 2), [0.0])))
             marks.append(path(frame.to_x(np.repeat(edges, 2)), y, f"area {style}", closed=True))
         if marked is not None and axis.low <= marked <= axis.high:
             marks.append(frame.line(marked, 0.0, marked, y_axis.high, "line mark"))
-        yes, no = f"{words.yes}: {_middle(values[matches])}", f"{words.no}: {_middle(values[~matches])}"
-        charts.append(frame.svg(f"{name}-{i}", title, f"{capitalised(words.score)} by label. {yes}; {no}.", marks))
+        said = f"{words.yes}: {_middle(values[matches])}; {words.no}: {_middle(values[~matches])}"
+        charts.append(frame.svg(f"{name}-{i}", title, f"{capitalised(words.score)} by label. {said}.", marks))
     return charts
 
 
 def _score_axis(scores: Mapping[str, Scores], word: str) -> Axis:
     """Return one axis for all these scores, from the lowest to the highest. Shape: (n,) each."""
-    found = np.concatenate([values[np.isfinite(values)] for values in scores.values()])
-    if not len(found):
-        return round_axis(word, 0.0, 1.0)
+    found = np.concatenate(list(scores.values()))
     return round_axis(word, float(found.min()), float(found.max()), n_ticks=8)
 
 
@@ -121,14 +110,13 @@ def scatter_charts(
     """Return a chart of scores against gold for each entry of `scores` (by title), all on the same axes.
 
     Up to 2,000 pairs are drawn as dots. More are counted in cells: the more pairs, the stronger the colour. `scale` is
-    the lowest and the highest gold score. Shape: each scores, gold (n,).
+    the lowest and the highest gold score. Shape: each scores, gold (n,), finite.
     """
     frame = Frame(round_axis("gold score", *scale, n_ticks=6, exact=True), _score_axis(scores, word), height=270)
     charts = []
     for i, (title, values) in enumerate(scores.items()):
         style = "after" if i == len(scores) - 1 else "before"
-        whole = np.isfinite(values) & np.isfinite(gold)
-        x, y = frame.to_x(gold[whole]), frame.to_y(values[whole].astype(np.float64))
+        x, y = frame.to_x(gold), frame.to_y(values.astype(np.float64))
         if len(x) <= MOST_DOTS:
             # A line of length 0 with round ends is a dot, and needs half the characters of a circle element.
             dots = "".join(f'<path d="M{a:g} {b:g}h0"/>' for a, b in zip(x.tolist(), y.tolist(), strict=True))
@@ -324,21 +312,22 @@ def metric_chart(
 
 
 class IntervalRow(NamedTuple):
-    """One measure before and after; `before` is None if it was not measured."""
+    """One measure before and after; `before` has no value if it was not measured."""
 
     label: str
-    before: Interval | None
-    after: Interval
+    before: Score
+    after: Score
 
 
 def interval_chart(
     name: str, title: str, rows: Sequence[IntervalRow], names: tuple[str, str] = ("before", "after")
 ) -> str:
     """Return a chart of one or more measures on one axis, each as two dots with intervals, before above after."""
-    found = [value for row in rows for value in (*(row.before or ()), *row.after) if value is not None]
-    paired = any(row.before is not None for row in rows)
+    scores = [score for row in rows for score in (row.before, row.after)]
+    ends = [end for score in scores for end in (score.value, score.low, score.high) if end is not None]
+    paired = any(row.before.value is not None for row in rows)
     # Differences of a few hundredths must be visible, so the axis does not begin at 0.
-    axis = round_axis("value, with its interval", min(found), max(found), n_ticks=6)
+    axis = round_axis("value, with its interval", min(ends), max(ends), n_ticks=6)
     styles = {"before hollow": names[0], "after": names[1]} if paired else {"after": names[1]}
     legend = [LegendEntry(label, style, "dot") for style, label in styles.items()]
     each = 46 if paired else 34
@@ -352,17 +341,15 @@ def interval_chart(
     for i, row in enumerate(rows):
         y = top + each * i + 14
         marks.append(text(2, y, fitting(row.label, WIDTH - 8), "start", "label halo"))
-        values = (row.before, row.after) if paired else (row.after,)
-        for value, style in zip(values, styles, strict=True):
+        for score, style in zip((row.before, row.after) if paired else (row.after,), styles, strict=True):
             y += 12
-            if value is None:
-                continue
-            middle, low, high = value
-            if low is not None and high is not None:
-                marks.append(line(frame.at(low)[0], y, frame.at(high)[0], y, f"line solid {style.split()[0]}"))
-            marks.append(circle(frame.at(middle)[0], y, 4, style))
-        was = "" if row.before is None else f"{names[0]} {row.before[0]:.4f}, "
-        said.append(f"{row.label}: {was}{names[1]} {row.after[0]:.4f}.")
+            if score.low is not None and score.high is not None:
+                (low, _), (high, _) = frame.at(score.low), frame.at(score.high)
+                marks.append(line(low, y, high, y, f"line solid {style.split()[0]}"))
+            if score.value is not None:
+                marks.append(circle(frame.at(score.value)[0], y, 4, style))
+        was = "" if row.before.value is None else f"{names[0]} {row.before.value:.4f}, "
+        said.append(f"{row.label}: {was}{names[1]} {row.after.value:.4f}.")
     return svg(name, title, " ".join(said), frame.height, [*frame.legend_marks(), *marks])
 
 

@@ -16,7 +16,7 @@ from sbert_ft.report.blocks import Beside, Block, Cell, Figure, Grid, Heading, P
 from sbert_ft.report.charts import IntervalRow, confusion_chart, confusion_width, interval_chart
 from sbert_ft.report.content import Report, SplitResult
 from sbert_ft.report.formatting import decimals, percent
-from sbert_ft.report.scores import drawn, score_cell
+from sbert_ft.report.scores import score_cell
 from sbert_ft.report.svg import WIDTH
 
 _MOST_IN_MATRIX: Final = 20
@@ -89,9 +89,9 @@ def _per_class_grid(report: Report, of: SplitResult) -> Grid:
 
 def _f1_figure(number: int, of: SplitResult) -> Iterator[Figure]:
     """Yield a chart of the F1 of each class with its interval, unless no class has one or there are too many."""
-    found = [(entry["name"], drawn(Score(**entry["f1"]))) for entry in of.per_class]
-    rows = [IntervalRow(name, None, f1) for name, f1 in found if f1 is not None]
-    if rows and len(found) <= _MOST_IN_CHART:
+    rows = [IntervalRow(entry["name"], Score(None), Score(**entry["f1"])) for entry in of.per_class]
+    rows = [row for row in rows if row.after.value is not None]
+    if rows and len(of.per_class) <= _MOST_IN_CHART:
         title = f"F1 of each class on {of.name}"
         chart = interval_chart(f"class-f1-{number}", title, rows, ("before", "this model"))
         caption = "Dots are values, lines their intervals: the fewer rows a class has, the longer the line."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -11,7 +10,7 @@ from sbert_ft.config.metrics import metric_label
 from sbert_ft.data.ledger import counted
 from sbert_ft.evaluation.metrics import Score
 from sbert_ft.report.blocks import Beside, Block, Cell, Figure, Grid, Paragraph, Section
-from sbert_ft.report.charts import Interval, IntervalRow, interval_chart
+from sbert_ft.report.charts import IntervalRow, interval_chart
 from sbert_ft.report.content import Report, SplitResult
 from sbert_ft.report.formatting import capitalised, decimals, inside_sentence, interval, plain_number
 from sbert_ft.report.svg import WIDTH, fitting
@@ -179,11 +178,8 @@ def _predictor_rows(of: SplitResult) -> Iterator[tuple[Cell, ...]]:
 
 def _interval_figure(number: int, report: Report, of: SplitResult) -> Iterator[Figure]:
     """Yield a chart of a split's measures with intervals, if any has a value; `number` makes its ids unique."""
-    rows = []
-    for metric, score in of.after.items():
-        if (after := drawn(score)) is not None:
-            rows.append(IntervalRow(metric_label(metric), drawn(of.before[metric]), after))
-    if rows:
+    known = {metric: score for metric, score in of.after.items() if score.value is not None}
+    if rows := [IntervalRow(metric_label(metric), of.before[metric], score) for metric, score in known.items()]:
         # A new classifier has no scores before training: a baseline takes their place.
         is_new = report.is_classifier or of.before_is is not None
         names = (predictor_name(of), "this model") if is_new else ("before", "after")
@@ -194,13 +190,6 @@ def _interval_figure(number: int, report: Report, of: SplitResult) -> Iterator[F
 def predictor_name(of: SplitResult) -> str:
     """Return the name, in a legend, of the predictor that the model is compared with."""
     return fitting(of.before_is or "before", 0.8 * WIDTH)
-
-
-def drawn(score: Score) -> Interval | None:
-    """Return value, low and high of a metric for a chart, None if it has no finite value."""
-    if score.value is None or not math.isfinite(score.value):
-        return None
-    return score.value, score.low, score.high
 
 
 def _interval_note(report: Report) -> str:

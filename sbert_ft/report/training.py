@@ -17,7 +17,7 @@ from sbert_ft.report.blocks import Cell, Charts, Figure, Grid, Paragraph, Sectio
 from sbert_ft.report.charts import learning_rate_chart, loss_chart, metric_chart
 from sbert_ft.report.content import Report, SplitResult
 from sbert_ft.report.formatting import decimals, duration, inside_sentence, percent, plain_number, short_digest
-from sbert_ft.report.scores import drawn, main_metric, predictor_name
+from sbert_ft.report.scores import main_metric, predictor_name
 from sbert_ft.report.svg import Floats
 
 _N_EVALUATIONS: Final = 20  # shown in the table
@@ -164,8 +164,8 @@ def _metric_curve(report: Report, evaluations: Sequence[Json]) -> Figure | Parag
     found = [(float(line["step"]), line["metrics"].get(name)) for line in evaluations]
     points = [(step, value) for step, value in found if value is not None and math.isfinite(value)]
     best_step = best.get("step", next((line["step"] for line in reversed(evaluations) if line.get("best")), None))
-    label, before = metric_label(name), drawn(dev.before[name])
-    chart = metric_chart("metric", label, points, best_step, before and before[0], predictor_name(dev))
+    label = metric_label(name)
+    chart = metric_chart("metric", label, points, best_step, dev.before[name].value, predictor_name(dev))
     kept = "" if best_step is None else f" The model of step {best_step:,} was kept."
     return Figure(f"{label} on dev", chart, f"{counted(len(points), 'evaluation')} during training.{kept}")
 
