@@ -15,25 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.evaluation.metrics import Score
+from sbert_ft.report import svg
 from sbert_ft.report.formatting import capitalised, percent
-from sbert_ft.report.svg import (
-    CHAR,
-    WIDTH,
-    Axis,
-    Floats,
-    Frame,
-    LegendEntry,
-    circle,
-    end_positions,
-    fitting,
-    line,
-    number,
-    path,
-    rectangle,
-    round_axis,
-    svg,
-    text,
-)
+from sbert_ft.report.svg import CHAR, WIDTH, Axis, Floats, Frame, LegendEntry
 
 Scores = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -45,7 +29,7 @@ _N_SHADES: Final = 5
 _MOST_POINTS: Final = 300
 _SMOOTH_FROM: Final = 20  # points; fewer need no running mean
 # With more classes a chart is twice as wide, so that the cells are large enough for their counts.
-_MOST_NARROW: Final = 5
+MOST_NARROW: Final = 5
 _SMALL: Final = 5.6  # width of a letter of 10 units
 _TOP: Final = 40
 
@@ -71,8 +55,8 @@ def histogram_charts(
     edges = np.linspace(axis.low, axis.high, _N_BINS + 1)
     counts = [(np.histogram(of[~matches], edges)[0], np.histogram(of[matches], edges)[0]) for of in scores.values()]
     shares = [(100 * (no / max(1, n_no)), 100 * (yes / max(1, n_yes))) for no, yes in counts]
-    y_axis = round_axis(f"share of the label's {words.rows}, %", 0.0, float(np.max(shares)))
-    no, yes = (fitting(label, 15 * CHAR) for label in (words.no, words.yes))
+    y_axis = svg.round_axis(f"share of the label's {words.rows}, %", 0.0, float(np.max(shares)))
+    no, yes = (svg.fitting(label, 15 * CHAR) for label in (words.no, words.yes))
     labels = [LegendEntry(f"{no} ({n_no:,})", "no", "area"), LegendEntry(f"{yes} ({n_yes:,})", "yes", "area")]
     charts = []
     for i, (title, values) in enumerate(scores.items()):
@@ -83,7 +67,7 @@ def histogram_charts(
         marks = []
         for style, heights in zip(("no", "yes"), shares[i], strict=True):
             y = frame.to_y(np.concatenate(([0.0], np.repeat(heights, 2), [0.0])))
-            marks.append(path(frame.to_x(np.repeat(edges, 2)), y, f"area {style}", closed=True))
+            marks.append(svg.path(frame.to_x(np.repeat(edges, 2)), y, f"area {style}", closed=True))
         if marked is not None and axis.low <= marked <= axis.high:
             marks.append(frame.line(marked, 0.0, marked, y_axis.high, "line mark"))
         said = f"{words.yes}: {_middle(values[matches])}; {words.no}: {_middle(values[~matches])}"
@@ -94,7 +78,7 @@ def histogram_charts(
 def _score_axis(scores: Mapping[str, Scores], word: str) -> Axis:
     """Return one axis for all these scores, from the lowest to the highest. Shape: (n,) each."""
     found = np.concatenate(list(scores.values()))
-    return round_axis(word, float(found.min()), float(found.max()), n_ticks=8)
+    return svg.round_axis(word, float(found.min()), float(found.max()), n_ticks=8)
 
 
 def _middle(scores: Scores) -> str:
@@ -112,7 +96,7 @@ def scatter_charts(
     Up to 2,000 pairs are drawn as dots. More are counted in cells: the more pairs, the stronger the colour. `scale` is
     the lowest and the highest gold score. Shape: each scores, gold (n,), finite.
     """
-    frame = Frame(round_axis("gold score", *scale, n_ticks=6, exact=True), _score_axis(scores, word), height=270)
+    frame = Frame(svg.round_axis("gold score", *scale, n_ticks=6, exact=True), _score_axis(scores, word), height=270)
     charts = []
     for i, (title, values) in enumerate(scores.items()):
         style = "after" if i == len(scores) - 1 else "before"
@@ -182,20 +166,20 @@ def reliability_chart(
     """Return the observed share against the probability, with 95 % Wilson intervals and the number of rows."""
     legend = (LegendEntry("perfectly calibrated", "before"), LegendEntry("bin with its interval", "after", "dot"))
     frame = Frame(_unit_axis("probability"), _unit_axis(observed_is), legend, foot=20)
-    marks = [frame.line(0, 0, 1, 1, "line before"), text(2, frame.height + 14, rows, style="label")]
+    marks = [frame.line(0, 0, 1, 1, "line before"), svg.text(2, frame.height + 14, rows, style="label")]
     largest, said = float(found.n.max()), []
     columns = (found.predicted, found.observed, found.n, found.bins)
     for predicted, observed, n, k in zip(*(column.tolist() for column in columns), strict=True):
         low, high = wilson_interval(observed, n)
         marks.append(frame.line(predicted, low, predicted, high, "line solid after"))
         marks.append(frame.circle(predicted, observed, 3 + 4 * math.sqrt(n / largest), "after"))
-        marks.append(text(frame.at(k / 10 + 0.05)[0], frame.height + 14, short_count(n), "middle", "small"))
+        marks.append(svg.text(frame.at(k / 10 + 0.05)[0], frame.height + 14, short_count(n), "middle", "small"))
         said.append(f"{predicted:.2f}: {observed:.2f} of {n:,}")
     return frame.svg(name, title, f"Probability and {observed_is} by bin. {', '.join(said)}.", marks)
 
 
 def _unit_axis(label: str) -> Axis:
-    return round_axis(label, 0.0, 1.0, n_ticks=6)
+    return svg.round_axis(label, 0.0, 1.0, n_ticks=6)
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
@@ -233,7 +217,7 @@ def precision_recall_chart(
         precision, recall, _ = precision_recall_curve(matches, values)
         recall, precision = thinned(recall, precision)
         x, y = frame.to_x(np.repeat(recall, 2)[1:]), frame.to_y(np.repeat(precision, 2)[:-1])
-        marks.append(path(x, y, f"line {label}"))
+        marks.append(svg.path(x, y, f"line {label}"))
     description = f"By chance precision is {share:.3f}"
     if reached is not None:
         marks.append(frame.circle(*reached, 5.5, "mark"))
@@ -253,18 +237,15 @@ def thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def loss_chart(name: str, steps: Floats, losses: Floats) -> str:
-    """Return a chart of the loss by step: values in a faint line, and with many values their running mean.
-
-    Shape: steps, ascending, and losses, finite, (n,).
-    """
+    """Return a chart of the loss by step, with its running mean where there are many values. Shape: (n,), finite."""
     x, y = grouped(steps, losses)
     many, smooth = len(x) >= _SMOOTH_FROM, running_mean(y)
     logged = "as logged" if len(x) == len(steps) else "mean of a few steps"
     legend = (LegendEntry(logged, "faint"), LegendEntry("running mean", "after")) if many else ()
-    frame = Frame(_step_axis(steps), round_axis("loss", float(y.min()), float(y.max())), legend)
-    marks = [path(frame.to_x(x), frame.to_y(y), f"line {'faint' if many else 'after'}")]
+    frame = Frame(_step_axis(steps), svg.round_axis("loss", float(y.min()), float(y.max())), legend)
+    marks = [svg.path(frame.to_x(x), frame.to_y(y), f"line {'faint' if many else 'after'}")]
     if many:
-        marks.append(path(frame.to_x(x), frame.to_y(smooth), "line after"))
+        marks.append(svg.path(frame.to_x(x), frame.to_y(smooth), "line after"))
     span = f"From {smooth[0]:.4g} near step {steps[0]:,.0f} to {smooth[-1]:.4g} near step {steps[-1]:,.0f}"
     return frame.svg(name, "Loss by step", f"{span}; lowest {y.min():.4g}, highest {y.max():.4g}.", marks)
 
@@ -272,10 +253,10 @@ def loss_chart(name: str, steps: Floats, losses: Floats) -> str:
 def learning_rate_chart(name: str, steps: Floats, rates: Floats) -> str:
     """Return a chart of the learning rate by step. Shape: steps, rates (n,)."""
     x, y = grouped(steps, rates)
-    frame = Frame(_step_axis(steps), round_axis("learning rate", 0.0, float(y.max())))
+    frame = Frame(_step_axis(steps), svg.round_axis("learning rate", 0.0, float(y.max())))
     peak = float(steps[int(np.argmax(rates))])
     description = f"Highest, {rates.max():.3g}, at step {peak:,.0f}; {rates[-1]:.3g} at the last step logged."
-    return frame.svg(name, "Learning rate by step", description, [path(frame.to_x(x), frame.to_y(y), "line after")])
+    return frame.svg(name, "Learning rate by step", description, [svg.path(frame.to_x(x), frame.to_y(y), "line after")])
 
 
 def metric_chart(
@@ -301,9 +282,9 @@ def metric_chart(
         shown.append(before)
         legend.insert(1, LegendEntry(before_is, "before"))
         description += f"; {'the base model' if before_is == 'before' else before_is} has {before:.4f}"
-    frame = Frame(_step_axis(steps), round_axis(label, float(min(shown)), float(max(shown))), legend)
+    frame = Frame(_step_axis(steps), svg.round_axis(label, float(min(shown)), float(max(shown))), legend)
     marks = [] if before is None else [frame.line(frame.x.low, before, frame.x.high, before, "line before")]
-    marks.append(path(frame.to_x(steps), frame.to_y(values), "line after"))
+    marks.append(svg.path(frame.to_x(steps), frame.to_y(values), "line after"))
     if len(points) <= 60:
         marks += [frame.circle(step, value, 3, "after") for step, value in points]
     if best is not None and best_step is not None:
@@ -327,7 +308,7 @@ def interval_chart(
     ends = [end for score in scores for end in (score.value, score.low, score.high) if end is not None]
     paired = any(row.before.value is not None for row in rows)
     # Differences of a few hundredths must be visible, so the axis does not begin at 0.
-    axis = round_axis("value, with its interval", min(ends), max(ends), n_ticks=6)
+    axis = svg.round_axis("value, with its interval", min(ends), max(ends), n_ticks=6)
     styles = {"before hollow": names[0], "after": names[1]} if paired else {"after": names[1]}
     legend = [LegendEntry(label, style, "dot") for style, label in styles.items()]
     each = 46 if paired else 34
@@ -336,25 +317,25 @@ def interval_chart(
     top, marks, said = frame.top - 6, list[str](), list[str]()
     for tick, label in zip(axis.ticks, axis.tick_texts(), strict=True):
         x, _ = frame.at(tick)
-        marks += [line(x, top, x, frame.bottom, "grid"), text(x, frame.bottom + 17, label, "middle")]
-    marks.append(text(WIDTH / 2, frame.height - 6, axis.label, "middle", "label"))
+        marks += [svg.line(x, top, x, frame.bottom, "grid"), svg.text(x, frame.bottom + 17, label, "middle")]
+    marks.append(svg.text(WIDTH / 2, frame.height - 6, axis.label, "middle", "label"))
     for i, row in enumerate(rows):
         y = top + each * i + 14
-        marks.append(text(2, y, fitting(row.label, WIDTH - 8), "start", "label halo"))
+        marks.append(svg.text(2, y, svg.fitting(row.label, WIDTH - 8), "start", "label halo"))
         for score, style in zip((row.before, row.after) if paired else (row.after,), styles, strict=True):
             y += 12
             if score.low is not None and score.high is not None:
                 (low, _), (high, _) = frame.at(score.low), frame.at(score.high)
-                marks.append(line(low, y, high, y, f"line solid {style.split()[0]}"))
+                marks.append(svg.line(low, y, high, y, f"line solid {style.split()[0]}"))
             if score.value is not None:
-                marks.append(circle(frame.at(score.value)[0], y, 4, style))
+                marks.append(svg.circle(frame.at(score.value)[0], y, 4, style))
         was = "" if row.before.value is None else f"{names[0]} {row.before.value:.4f}, "
         said.append(f"{row.label}: {was}{names[1]} {row.after.value:.4f}.")
-    return svg(name, title, " ".join(said), frame.height, [*frame.legend_marks(), *marks])
+    return svg.svg(name, title, " ".join(said), frame.height, [*frame.legend_marks(), *marks])
 
 
 def _step_axis(steps: Floats) -> Axis:
-    return round_axis("step", 0.0, float(steps.max()), exact=True)
+    return svg.round_axis("step", 0.0, float(steps.max()), exact=True)
 
 
 def grouped(x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -374,66 +355,56 @@ def running_mean(values: Floats) -> Floats:
     return sums / n
 
 
-def confusion_width(n_classes: int) -> int:
-    """Return the width of a confusion chart, in SVG units."""
-    return WIDTH if n_classes <= _MOST_NARROW else 2 * WIDTH
-
-
 def confusion_chart(name: str, title: str, class_names: Sequence[str], counts: NDArray[np.int64]) -> str:
     """Return the heat map of the confusion matrix of at most about twenty classes.
 
     `counts`, of shape (K, K), has a row for each true class and a column for each predicted one.
     """
     n = len(class_names)
-    width = confusion_width(n)
-    marked = [f"{i + 1} {label}" for i, label in enumerate(class_names)]
-    labels = [fitting(label, 0.32 * width) for label in marked]
-    left = 10 + float(max(end_positions(label)[-1] for label in labels))
+    width = WIDTH if n <= MOST_NARROW else 2 * WIDTH
+    labels = [svg.fitting(f"{i + 1} {label}", 0.32 * width) for i, label in enumerate(class_names)]
+    left = 10 + float(max(svg.end_positions(label)[-1] for label in labels))
     cell = (width - 2 - left) / n
-    height = 44.0 if n <= _MOST_NARROW else max(24.0, min(40.0, cell))
-    level = [fitting(label, cell - 4, _SMALL) for label in class_names]
-    is_level = all(short == label for short, label in zip(level, class_names, strict=True))
+    height = 44.0 if n <= MOST_NARROW else max(24.0, min(40.0, cell))
+    level = [svg.fitting(label, cell - 4, _SMALL) for label in class_names]
+    is_level = level == list(class_names)
     if is_level:
-        labels = [fitting(label, left - 10) for label in class_names]
-    totals = counts.sum(axis=1)
-    shares = counts / np.maximum(totals, 1)[:, None]
-    parts = [text(2, 14, "rows: true class; columns: predicted class", style="label")]
-    for j in range(n):
-        parts.append(text(left + (j + 0.5) * cell, _TOP - 7, level[j] if is_level else str(j + 1), "middle", "small"))
+        labels = [svg.fitting(label, left - 10) for label in class_names]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    parts = [svg.text(2, 14, "rows: true class; columns: predicted class", style="label")]
+    for j, head in enumerate(level if is_level else range(1, n + 1)):
+        parts.append(svg.text(left + (j + 0.5) * cell, _TOP - 7, str(head), "middle", "small"))
     for i in range(n):
         y = _TOP + i * height
-        parts.append(text(left - 6, y + height / 2 + 4, labels[i], "end", "label"))
+        parts.append(svg.text(left - 6, y + height / 2 + 4, labels[i], "end", "label"))
         for j in range(n):
             x = left + j * cell
             parts += _cell(x, y, (cell, height), int(counts[i, j]), float(shares[i, j]))
     # Drawn last, so that no other cell covers the frames.
     corners = ((left + i * cell, _TOP + i * height) for i in range(n))
-    parts += [rectangle(x, y, cell, height, "heat-right") for x, y in corners]
+    parts += [svg.rectangle(x, y, cell, height, "heat-right") for x, y in corners]
     description = " ".join(_row_in_words(i, class_names, counts) for i in range(n))
-    return svg(name, title, description, round(_TOP + n * height + 4), parts, width)
+    return svg.svg(name, title, description, round(_TOP + n * height + 4), parts, width)
 
 
 def _cell(x: float, y: float, size: tuple[float, float], count: int, share: float) -> list[str]:
     """Return a cell: its colour, its count, and its share if it fits."""
     width, height = size
-    place = f'x="{number(x)}" y="{number(y)}" width="{number(width)}" height="{number(height)}"'
+    place = f'x="{svg.number(x)}" y="{svg.number(y)}" width="{svg.number(width)}" height="{svg.number(height)}"'
     parts = [f'<rect class="heat" fill-opacity="{share:.2f}" {place}/>']
     shown = f"{count:,}" if CHAR * len(f"{count:,}") <= width - 4 else short_count(count)
     style = ("label" if count else "") + (" small" if CHAR * len(shown) > width - 4 else "")
     middle = x + width / 2
     if height < 44:
-        return [*parts, text(middle, y + height / 2 + 4, shown, "middle", style)]
-    parts.append(text(middle, y + height / 2 - 1, shown, "middle", style))
-    return [*parts, text(middle, y + height / 2 + 13, percent(share), "middle", "label small")]
+        return [*parts, svg.text(middle, y + height / 2 + 4, shown, "middle", style)]
+    parts.append(svg.text(middle, y + height / 2 - 1, shown, "middle", style))
+    return [*parts, svg.text(middle, y + height / 2 + 13, percent(share), "middle", "label small")]
 
 
 def _row_in_words(i: int, class_names: Sequence[str], counts: NDArray[np.int64]) -> str:
-    total, others = int(counts[i].sum()), counts[i].copy()
+    name, total, others = class_names[i], int(counts[i].sum()), counts[i] * (np.arange(len(counts)) != i)
     if not total:
-        return f"{class_names[i]}: no rows."
-    others[i] = 0
-    said = f"{class_names[i]}: {int(counts[i, i]):,} of {total:,} right"
-    if not others.any():
-        return f"{said}."
+        return f"{name}: no rows."
     worst = int(others.argmax())
-    return f"{said}, {int(others[worst]):,} predicted as {class_names[worst]}."
+    confused = f", {int(others[worst]):,} predicted as {class_names[worst]}" if others[worst] else ""
+    return f"{name}: {int(counts[i, i]):,} of {total:,} right{confused}."

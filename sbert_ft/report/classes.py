@@ -13,11 +13,10 @@ import numpy as np
 from sbert_ft.data.ledger import counted
 from sbert_ft.evaluation.metrics import Score
 from sbert_ft.report.blocks import Beside, Block, Cell, Figure, Grid, Heading, Paragraph, Section
-from sbert_ft.report.charts import IntervalRow, confusion_chart, confusion_width, interval_chart
+from sbert_ft.report.charts import MOST_NARROW, IntervalRow, confusion_chart, interval_chart
 from sbert_ft.report.content import Report, SplitResult
 from sbert_ft.report.formatting import decimals, percent
 from sbert_ft.report.scores import score_cell
-from sbert_ft.report.svg import WIDTH
 
 _MOST_IN_MATRIX: Final = 20
 _MOST_IN_CHART: Final = 20
@@ -40,8 +39,8 @@ def classes_section(report: Report) -> Section:
     for i, of in enumerate(report.results):
         if of.classes:
             blocks += [Heading(f"{of.name}: {counted(of.n, report.row_word)}"), *_split_blocks(i, report, of)]
-    balance = balance_grid(report)
-    blocks += [] if balance is None else [balance]
+    if (balance := balance_grid(report)) is not None:
+        blocks.append(balance)
     return Section("classes", "Class by class", [*blocks, Paragraph(balance_note(report), is_note=True)])
 
 
@@ -49,7 +48,7 @@ def _split_blocks(number: int, report: Report, of: SplitResult) -> Iterator[Bloc
     """Yield what there is about the classes of a split; `number` makes the ids of its charts unique."""
     if of.per_class:
         yield Beside((_per_class_grid(report, of),), tuple(_f1_figure(number, of)), uneven=True)
-    if of.confusion is None:
+    if not of.confusion.size:
         return
     if len(of.classes) <= _MOST_IN_MATRIX:
         figure, grid = _confusion_figure(number, of), _confusion_matrix(of)
@@ -63,7 +62,6 @@ def _split_blocks(number: int, report: Report, of: SplitResult) -> Iterator[Bloc
 
 def confusions(of: SplitResult, n_most: int = _N_CONFUSIONS) -> list[Confusion]:
     """Return the most frequent confusions of a split, most rows first; ties in the order of the classes."""
-    assert of.confusion is not None
     wrong = of.confusion - np.diag(np.diag(of.confusion))
     order = np.argsort(-wrong, axis=None, kind="stable")[:n_most].tolist()
     places = [divmod(place, len(of.classes)) for place in order]
@@ -99,17 +97,14 @@ def _f1_figure(number: int, of: SplitResult) -> Iterator[Figure]:
 
 
 def _confusion_figure(number: int, of: SplitResult) -> Figure:
-    assert of.confusion is not None
     title = f"Confusion matrix on {of.name}"
-    caption = (
-        "The colour is the share of the true class: with a good model the framed diagonal has the strongest colour."
-    )
     chart = confusion_chart(f"confusion-{number}", title, of.classes, of.confusion)
-    return Figure(title, chart, caption, is_wide=confusion_width(len(of.classes)) > WIDTH)
+    good = "with a good model the framed diagonal has the strongest colour"
+    caption = f"The colour is the share of the true class: {good}."
+    return Figure(title, chart, caption, is_wide=len(of.classes) > MOST_NARROW)
 
 
 def _confusion_matrix(of: SplitResult) -> Grid:
-    assert of.confusion is not None
     caption = f"Confusion matrix on {of.name}: rows true, columns predicted"
     counts = of.confusion.tolist()
     rows = [(Cell(gold), *(Cell(f"{n:,}") for n in row)) for gold, row in zip(of.classes, counts, strict=True)]

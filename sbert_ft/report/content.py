@@ -43,7 +43,7 @@ class SplitResult:
     baseline_differences: dict[str, Scores] = field(default_factory=dict)
     classes: Sequence[str] = ()
     per_class: Sequence[Json] = ()
-    confusion: NDArray[np.int64] | None = None
+    confusion: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
     log_loss: float | None = None
     calibration_error: float | None = None
 

@@ -16,7 +16,7 @@ from sbert_ft.model_folder.decision import Decision
 from sbert_ft.report.blocks import Beside, Cell, Grid, Paragraph, Section, fact
 from sbert_ft.report.charts import Calibrated, calibrated
 from sbert_ft.report.content import Report
-from sbert_ft.report.formatting import decimals, interval, plain_number, short_digest, shortened
+from sbert_ft.report.formatting import decimals, interval, plain_number, shortened
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,10 @@ def decision_section(report: Report) -> Section:
         facts += _threshold_facts(report, decision, names)
         grids.append(_reached_grid(report, decision, names))
         caution = "It was chosen on dev, so its results on dev are a little too good."
-        note = f"A pair is predicted to match if its {decision.similarity} is at or above the threshold. {caution}"
-        if names:
-            note = (
-                f"A {row} is predicted to match if its probability of {quoted_name(names[1])} is at or above the "
-                f"threshold. {caution} The predicted class does not depend on it."
-            )
-        notes = [Paragraph(note, is_note=True)]
+        value = f"probability of {quoted_name(names[1])}" if names else decision.similarity
+        note = f"A {row if names else 'pair'} is predicted to match if its {value} is at or above the threshold."
+        more = " The predicted class does not depend on it." if names else ""
+        notes = [Paragraph(f"{note} {caution}{more}", is_note=True)]
     right = [grid for grid in grids if grid is not None]
     return Section("decision", "Decision", [Beside((Grid(title, (), facts),), right), *notes])
 
@@ -89,7 +86,7 @@ def _class_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
         return
     fitted = calibration["fitted_on"]
     n, temperature = counted(fitted["n"], report.row_word), decimals(calibration["temperature"])
-    on = f"fitted on {fitted['source']}: {n}; sha256 {short_digest(fitted['sha256'])}"
+    on = f"fitted on {fitted['source']}: {n}; sha256 {fitted['sha256'][:12]}"
     yield fact("Probabilities", f"softmax of the logits divided by a temperature of {temperature}", on)
 
 
@@ -109,7 +106,7 @@ def _threshold_facts(report: Report, decision: Decision, names: tuple[str, ...] 
     fitted = decision.fitted_on
     matches = f"labelled {quoted_name(names[1])}" if names else "matches"
     counts = f"{counted(fitted.n, report.row_word)}, {plain_number(fitted.n_matches)} of them {matches}"
-    yield fact("Fitted on", fitted.source, f"{counts}; sha256 {short_digest(fitted.sha256)}")
+    yield fact("Fitted on", fitted.source, f"{counts}; sha256 {fitted.sha256[:12]}")
     if not names:
         kind = None if decision.calibration is None else decision.calibration.kind
         how = "none: no calibration was fitted" if kind is None else f"by {kind} calibration on the same pairs"

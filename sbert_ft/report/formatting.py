@@ -112,8 +112,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
-
-
-def short_digest(digest: object) -> str:
-    """Return the first twelve characters of a digest, enough to distinguish files."""
-    return str(digest)[:12]

@@ -26,7 +26,6 @@ from sbert_ft.report.sections import sections_of
 # Read at import: at the end of a run, the installed package may have changed.
 STYLE: Final = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 _CELL_LIMIT: Final = 2000  # characters of any text: no finding, path or setting needs more
-
 TEXT_LIMIT = 240  # characters of a text that the table of worst pairs shows
 _SIGNS = {"better": "▲", "worse": "▼", "unclear": "◆", "unknown": "◇"}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"

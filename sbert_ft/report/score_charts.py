@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.data.ledger import counted
 from sbert_ft.evaluation.results import ClassSplit, SplitScores
+from sbert_ft.report import charts as draw
 from sbert_ft.report.blocks import Block, Charts, Figure, Heading, Paragraph, Section
-from sbert_ft.report.charts import (
-    MOST_DOTS,
-    Scores,
-    ScoreWords,
-    calibrated,
-    histogram_charts,
-    precision_recall_chart,
-    reliability_chart,
-    scatter_charts,
-)
+from sbert_ft.report.charts import Scores, ScoreWords
 from sbert_ft.report.content import Report, split_order
 from sbert_ft.report.decision import Reached, quoted_name, reached, second_class_scores
 from sbert_ft.report.formatting import decimals, shortened
+
+_CELLS: Final = "The stronger a cell's colour, the more pairs"
 
 
 def charts_section(report: Report) -> Section:
@@ -55,9 +49,7 @@ def _pair_charts(number: int, split: SplitScores, report: Report) -> Iterator[Fi
     if not finite.all():
         n_left_out = counted(int((~finite).sum()), "pair")
         yield _note(f"{n_left_out} of {split.name} without a finite score left out of the charts.")
-        rows: dict[str, Any] = {
-            name: value[finite] for name, value in vars(split).items() if isinstance(value, np.ndarray)
-        }
+        rows: dict[str, Any] = {key: of[finite] for key, of in vars(split).items() if isinstance(of, np.ndarray)}
         split = replace(split, **rows)
     yield from _finite_pair_charts(number, split, report)
 
@@ -69,15 +61,14 @@ def _finite_pair_charts(number: int, split: SplitScores, report: Report) -> Iter
     scores["after"] = split.after
     titled = {name.capitalize(): values for name, values in scores.items()}
     if split.scale is not None:
-        what = "Each dot is a pair" if len(split.after) <= MOST_DOTS else "The stronger a cell's colour, the more pairs"
-        caption = (
-            f"{what}: {word} against gold. With a good model the scores rise from left to right with little spread."
-        )
-        charts = scatter_charts(f"scatter-{number}", titled, split.gold, split.scale, word)
+        caption = f"{word} against gold. With a good model the scores rise from left to right with little spread."
+        is_small = len(split.after) <= draw.MOST_DOTS
+        caption = f"{'Each dot is a pair' if is_small else _CELLS}: {caption}"
+        charts = draw.scatter_charts(f"scatter-{number}", titled, split.gold, split.scale, word)
     elif labels is not None:
         caption = "The distribution of the scores of each label, in shares. The less the two overlap, the better."
         threshold = None if decision is None else decision.threshold
-        charts = histogram_charts(f"histogram-{number}", titled, labels, threshold, ScoreWords(word))
+        charts = draw.histogram_charts(f"histogram-{number}", titled, labels, threshold, ScoreWords(word))
     else:
         yield _note(f"The pairs of {split.name} have no labels, so their scores cannot be shown by label.")
         return
@@ -93,7 +84,7 @@ def _finite_pair_charts(number: int, split: SplitScores, report: Report) -> Iter
         caption = f"Of the pairs with a probability of 70 %, 70 % should match. Calibration error {error}."
         if split.name == "dev":
             caption += " They were fitted on these same pairs, so they look better than they are."
-        yield Figure(title, reliability_chart(f"reliability-{number}", title, done.calibration), caption)
+        yield Figure(title, draw.reliability_chart(f"reliability-{number}", title, done.calibration), caption)
 
 
 def _precision_recall(
@@ -106,13 +97,8 @@ def _precision_recall(
 ) -> Figure | Paragraph:
     """Return the precision-recall curve, with the values at the threshold if there is one.
 
-    Args:
-        number: Makes its ids unique.
-        title: Its title.
-        scores: "before" or "after" -> scores. Shape: (n,).
-        labels: Shape: (n,).
-        done: The results of the threshold; None without one.
-        row_matches: The clause, after "every" or "no", for labels that are all the same.
+    `scores` are by "before" or "after". `row_matches`, after "every" or "no", is the clause for labels that are all the
+    same. Shape: each scores, labels (n,).
     """
     if labels.all() or not labels.any():
         which = "Every" if labels.all() else "No"
@@ -122,7 +108,7 @@ def _precision_recall(
     if done is not None and done.precision is not None and done.recall is not None:
         point = done.recall, done.precision
         caption += f" At the threshold: precision {decimals(done.precision)} and recall {decimals(done.recall)}."
-    return Figure(title, precision_recall_chart(f"precision-{number}", title, scores, labels, point), caption)
+    return Figure(title, draw.precision_recall_chart(f"precision-{number}", title, scores, labels, point), caption)
 
 
 def _class_charts(number: int, split: ClassSplit, report: Report) -> Iterator[Figure | Paragraph]:
@@ -131,18 +117,19 @@ def _class_charts(number: int, split: ClassSplit, report: Report) -> Iterator[Fi
         yield _note(f"There are no finite probabilities on {split.name}, so no chart of them.")
         return
     title, rows = f"Probabilities on {split.name}", f"{report.row_word}s"
-    found = calibrated(split.probabilities.max(axis=1), split.predicted == split.gold)
+    found = draw.calibrated(split.probabilities.max(axis=1), split.predicted == split.gold)
     caption = f"Of the {rows} whose predicted class has a probability of 70 %, 70 % should be right."
     if split.name == "dev" and report.metrics.get("calibration") is not None:
         caption += " The temperature was fitted on them, so this looks better than it is."
-    yield Figure(title, reliability_chart(f"reliability-{number}", title, found, "share that is right", rows), caption)
+    chart = draw.reliability_chart(f"reliability-{number}", title, found, "share that is right", rows)
+    yield Figure(title, chart, caption)
     if len(split.class_names) != 2:
         return
     scores, decision, (no, yes) = second_class_scores(split), report.decision, split.class_names
     labels, threshold = scores.gold > 0.5, None if decision is None else decision.threshold
     words = ScoreWords(f"probability of {shortened(yes, 24)}", shortened(no, 24), shortened(yes, 24), rows)
     title = f"Probability of {quoted_name(yes)} on {split.name}"
-    chart = histogram_charts(f"histogram-{number}", {title: scores.after}, labels, threshold, words)[0]
+    chart = draw.histogram_charts(f"histogram-{number}", {title: scores.after}, labels, threshold, words)[0]
     caption = "The distribution of the probabilities of each class, in shares. The less the two overlap, the better."
     yield Figure(title, chart, caption)
     title = f"Precision and recall of {quoted_name(yes)} on {split.name}"

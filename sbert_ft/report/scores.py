@@ -46,9 +46,8 @@ def verdict(report: Report) -> Verdict:
     if len(found) > 1:
         sentence += f" {_in_short(*found[1])}"
     elif of.name == "dev" and kind != "unknown":
-        sentence += (
-            " The best step was also chosen on dev, so the result is a little too good; a test file avoids this."
-        )
+        caution = "The best step was also chosen on dev, so the result is a little too good; a test file avoids this."
+        sentence += f" {caution}"
     headline = _HEADLINES[kind]
     if of.before_is is not None and kind in _THAN:
         headline += f" {_THAN[kind]} {of.before_is}"
@@ -104,10 +103,9 @@ def _judged(report: Report, of: SplitResult, metric: str) -> tuple[VerdictKind, 
             return kind, f"{said}; the difference has no interval, so it may be chance."
         return kind, f"{said}: a difference of {change}{zero}."
     verb = {"better": "rose", "worse": "fell"}.get(kind, "went")
-    said = f"{its} {verb} from {decimals(before.value)} to {decimals(after.value)}, by {change}"
     if low is None or high is None:
-        return kind, f"{said}; the change has no interval, so it may be chance."
-    return kind, f"{said}{zero}."
+        zero = "; the change has no interval, so it may be chance"
+    return kind, f"{its} {verb} from {decimals(before.value)} to {decimals(after.value)}, by {change}{zero}."
 
 
 def _kind(difference: Score) -> VerdictKind:

@@ -16,7 +16,7 @@ from sbert_ft.evaluation.results import Json
 from sbert_ft.report.blocks import Cell, Charts, Figure, Grid, Paragraph, Section, fact
 from sbert_ft.report.charts import learning_rate_chart, loss_chart, metric_chart
 from sbert_ft.report.content import Report, SplitResult
-from sbert_ft.report.formatting import decimals, duration, inside_sentence, percent, plain_number, short_digest
+from sbert_ft.report.formatting import decimals, duration, inside_sentence, percent, plain_number
 from sbert_ft.report.scores import main_metric, predictor_name
 from sbert_ft.report.svg import Floats
 
@@ -58,7 +58,7 @@ def _model_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
 def _data_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     for name, ledger in report.ledgers.items():
         rows = f"{ledger.n_kept:,} of {ledger.n_rows:,} rows"
-        yield fact(f"Data: {name}", ledger.source, f"{rows}; sha256 {short_digest(ledger.sha256)}")
+        yield fact(f"Data: {name}", ledger.source, f"{rows}; sha256 {ledger.sha256[:12]}")
 
 
 def _length_facts(report: Report) -> Iterator[tuple[Cell, ...]]:

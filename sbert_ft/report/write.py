@@ -49,7 +49,7 @@ def csv_of(pairs: Sequence[WorstPair]) -> str:
 
 
 def mistakes_csv(mistakes: Sequence[Mistake], row_word: str = "pair") -> str:
-    """Return a classifier's mistakes as CSV, written as in `csv_of`; where a row is a text, there is no column text2."""
+    """Return a classifier's mistakes as CSV, written as in `csv_of`; rows of single texts have no column text2."""
     texts = ("text1",) if row_word == "text" else ("text1", "text2")
     rows: list[tuple[str, ...]] = [("split", "line", *texts, "gold", "predicted", "probability", "gold_probability")]
     for mistake in mistakes:
