@@ -42,33 +42,21 @@ _KINDS: Final[dict[object, Kind]] = {
     tuple[float, float]: "interval",
     Mapping[str, float]: "labels",
 }
-
-
-SECTIONS: Final = ("model", "data", "objective", "training", "evaluation")
-CLASSES: Final = (
-    ("model", ModelSettings),
-    ("data", DataSettings),
-    ("data", Reading),
-    ("objective", ObjectiveSettings),
-    ("training", TrainingSettings),
-    ("evaluation", EvaluationSettings),
-    ("", RunSettings),
-)
+SECTION_CLASSES: Final[Mapping[str, type]] = {
+    "model": ModelSettings,
+    "data": DataSettings,
+    "objective": ObjectiveSettings,
+    "training": TrainingSettings,
+    "evaluation": EvaluationSettings,
+}
+SECTIONS: Final = tuple(SECTION_CLASSES)
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key and its allowed values.
+    """One key and its allowed values; `section` is empty for the top level, and `meaning` is a sentence or two.
 
-    Attributes:
-        section: Its section in the JSON; empty for the top level.
-        name: Its name in the section.
-        kind: Its type; "interval" is two numbers and "labels" an object from label to number.
-        nullable: Whether null is allowed.
-        required: Whether it must be given.
-        default: The value if it is not given.
-        limits: The allowed values of that type.
-        meaning: A sentence or two.
+    The kind "interval" is two numbers, and "labels" an object from label to number.
     """
 
     section: str
@@ -191,32 +179,35 @@ def _in_json(text: str) -> str:
 
 def section_meaning(section: str) -> str:
     """Return a section's description; empty if docstrings are stripped (-OO)."""
-    firsts = ((of.__doc__ or "").partition("\n")[0] for name, of in CLASSES if name == section)
-    return _in_json(" ".join(filter(None, firsts)))
+    classes = (SECTION_CLASSES[section], *((Reading,) if section == "data" else ()))
+    return _in_json(" ".join((of.__doc__ or "").partition("\n")[0] for of in classes).strip())
 
 
-def _keys() -> Iterator[Key]:
-    """Yield every key in the order of the dataclasses; the fields of `Reading` are in "data"."""
-    for section, of in CLASSES:
-        meanings, hints = _meanings(of), get_type_hints(of)
-        for field in fields(of):
-            if field.name in (*SECTIONS, "reading"):
-                continue
-            meaning, hint = meanings.get(field.name, ""), hints[field.name]
-            limits = field.metadata.get("limits", Limits())
-            if section == "objective" and meaning and (takers := takers_of(field.name)):
-                meaning = f"{enumerated(takers)}: {meaning}"
-            members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-            (bare,) = (member for member in members if member is not type(None))
-            if get_origin(bare) is Literal:
-                limits, bare = Limits(choices=get_args(bare)), str
-            # An objective's object must have a name; the default of the dataclass is for runs without an objective.
-            required = field.default is MISSING or (section, field.name) == ("objective", "name")
-            default = None if required else field.default
-            yield Key(section, field.name, _KINDS[bare], type(None) in members, required, default, limits, meaning)
+def _keys(section: str, of: Any) -> Iterator[Key]:
+    """Yield the keys of a section, one for each field of its class; the fields of `Reading` are in "data" itself."""
+    meanings, hints = _meanings(of), get_type_hints(of)
+    for field in fields(of):
+        if field.name == "reading":
+            yield from _keys(section, Reading)
+        if field.name in (*SECTIONS, "reading"):
+            continue
+        meaning, hint = meanings.get(field.name, ""), hints[field.name]
+        limits = field.metadata.get("limits", Limits())
+        if section == "objective" and meaning and (takers := takers_of(field.name)):
+            meaning = f"{enumerated(takers)}: {meaning}"
+        members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        (bare,) = (member for member in members if member is not type(None))
+        if get_origin(bare) is Literal:
+            limits, bare = Limits(choices=get_args(bare)), str
+        # An objective's object must have a name; the default of the dataclass is for runs without an objective.
+        required = field.default is MISSING or (section, field.name) == ("objective", "name")
+        default = None if required else field.default
+        yield Key(section, field.name, _KINDS[bare], type(None) in members, required, default, limits, meaning)
 
 
-KEYS: Final[Mapping[str, Key]] = types.MappingProxyType({key.path: key for key in _keys()})
+KEYS: Final[Mapping[str, Key]] = types.MappingProxyType(
+    {key.path: key for name, of in (*SECTION_CLASSES.items(), ("", RunSettings)) for key in _keys(name, of)}
+)
 
 
 def keys_of(section: str) -> list[Key]:

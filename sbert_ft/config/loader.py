@@ -15,30 +15,17 @@ from typing import Any, Final
 
 from sbert_ft.config.aliases import MOST_UNKNOWN, Given, GivenKeys, given_in, given_later, joined, path_of, unknown
 from sbert_ft.config.faults import Fault, nearest, refuse, shown_value
-from sbert_ft.config.fields import KEYS, SECTIONS, keys_of
+from sbert_ft.config.fields import KEYS, SECTION_CLASSES, SECTIONS, keys_of
 from sbert_ft.config.jsonc import parse_json, read_json_object, refuse_depth
 from sbert_ft.config.objectives import ObjectiveSettings
 from sbert_ft.config.rules import broken_rules, broken_rules_of_objective, default_objective
-from sbert_ft.config.settings import (
-    DataSettings,
-    EvaluationSettings,
-    ModelSettings,
-    Reading,
-    RunSettings,
-    TrainingSettings,
-)
+from sbert_ft.config.settings import DataSettings, ModelSettings, Reading, RunSettings
 from sbert_ft.errors import ConfigError, quoted
 
 MOST_OBJECTIVES: Final = 8
 _WHERE_PYTHON = "the settings"
-_OF_READING = {field.name for field in fields(Reading)}
-# The sections whose class has a field for each key.
-_PLAIN: Final = {
-    "model": ModelSettings,
-    "data": DataSettings,
-    "training": TrainingSettings,
-    "evaluation": EvaluationSettings,
-}
+# The sections that are one object of a class.
+_PLAIN: Final = {name: of for name, of in SECTION_CLASSES.items() if name != "objective"}
 
 
 def read_run(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
@@ -121,10 +108,10 @@ def _settings(value: Mapping[str, object], overrides: Sequence[str], where: str)
     by_path = {joined(section, name): value for section, of in sections.items() for name, value in of.items()}
     faults += broken_rules(by_path, objectives if len(faults) == n_before else ())
     refuse(where, faults)
-    data, run = sections["data"], sections[""]
-    sections["data"]["reading"] = Reading(**{name: data.pop(name) for name in _OF_READING})
+    data = sections["data"]
+    data["reading"] = Reading(**{field.name: data.pop(field.name) for field in fields(Reading)})
     parts = {section: of(**sections[section]) for section, of in _PLAIN.items()}
-    return RunSettings(**parts, **run, objective=objectives)
+    return RunSettings(**parts, **sections[""], objective=objectives)
 
 
 def _checked(section: str, at: str, given: Mapping[str, Given], faults: list[Fault]) -> dict[str, Any]:
@@ -185,11 +172,8 @@ def _objective_in(given: GivenKeys) -> object:
 def _override_objective(given: GivenKeys, name: str, value: object) -> None:
     """Replace the objective, or one of its options, by an override.
 
-    Args:
-        given: The values to change.
-        name: The part after `objective.`: empty for the objective itself, an option, or a number from 0 and an option
-            if there are several objectives.
-        value: The new value.
+    `name` is the part after `objective.`: empty for the objective itself, an option, or, if there are several
+    objectives, a number from 0 and an option.
     """
     if not name:
         given.by_path["objective"] = Given(value, "--set objective")
@@ -255,8 +239,8 @@ def _objective(path: str, value: object, faults: list[Fault]) -> list[ObjectiveS
     unknown_names = [str(name) for name in value if name not in names]
     for name in unknown_names[:MOST_UNKNOWN]:
         found.append(Fault(f"{path}.{quoted(name)[1:-1]}", f"unknown key; {nearest(name, names, names)}"))
-    if len(unknown_names) > MOST_UNKNOWN:
-        found.append(Fault(path, f"and {len(unknown_names) - MOST_UNKNOWN} more unknown keys"))
+    if (n_more := len(unknown_names) - MOST_UNKNOWN) > 0:
+        found.append(Fault(path, f"and {n_more} more unknown keys"))
     found += broken_rules_of_objective(path, values)
     faults += found
     return [] if found else [ObjectiveSettings(**values)]

@@ -17,13 +17,10 @@ GoldKind = Literal["graded", "labels", "classes"]
 
 @dataclass(frozen=True)
 class MetricKind:
-    """One entry of `METRICS`.
+    """One entry of `METRICS`: its name in a report, at the beginning of a line, and in a terminal.
 
-    Attributes:
-        label: Its name in a report, at the beginning of a line.
-        short: Its name in a terminal.
-        chooses_by: The gold by which it can choose the best step; None for a metric that needs a threshold, which is
-            fitted after the best step is known.
+    `chooses_by` is the gold by which it can choose the best step; None for a metric that needs a threshold, which is
+    fitted after the best step is known.
     """
 
     label: str

@@ -68,19 +68,9 @@ def _scores(content: Json) -> Scores:
 class Report:
     """The content of a report.
 
-    The report of a classifier of classes has `classes` and `mistakes`, but no `splits` and no `worst`.
-
-    Attributes:
-        title: The heading.
-        settings: The resolved configuration.
-        metrics: The content of metrics.json.
-        ledgers: The accounts of train, dev and test.
-        log: The lines of metrics.jsonl.
-        splits: Scored pairs for the charts.
-        worst: The worst pairs, worst first.
-        decision: Threshold and calibration; None if there are none.
-        classes: Classified rows for the charts of a classifier.
-        mistakes: Wrongly classified rows, highest predicted probability first.
+    `metrics` is the content of metrics.json, `log` the lines of metrics.jsonl, and `ledgers` the accounts of train, dev
+    and test. The report of a classifier of classes has `classes` and `mistakes` (highest predicted probability first),
+    any other `splits` and `worst` (worst first).
     """
 
     title: str
