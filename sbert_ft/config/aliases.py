@@ -8,7 +8,7 @@ each value keeps how its key was written. A key that is given twice with differe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -71,7 +71,45 @@ class GivenKeys:
     by_path: dict[str, Given] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
-    def add(self, path: str, given: Given) -> None:
+    def place(self, path: str, given: Given) -> None:
+        """Add a value under the path of the key that it gives; `place_halves` follows the last one."""
+        name = path.partition(".")[2]
+        if name in HALF_PRECISIONS:
+            if not isinstance(given.value, bool):
+                self.faults.append(Fault(given.written, f"expected true or false, found {shown_value(given.value)}"))
+            elif self.by_path.setdefault(path, given).value != given.value:
+                self.faults.append(Fault(given.written, "is given twice, once true and once false; keep one of them"))
+        elif path != ALIASES["warmup"]:
+            if name == "schedule" and given.value == CONSTANT_WITH_WARMUP:
+                given = Given("constant", given.written)
+            self._add(path, given)
+        elif isinstance(given.value, int) and not isinstance(given.value, bool):
+            self._add("training.warmup_steps", given)
+        elif isinstance(given.value, float) and 0 <= given.value < 1:
+            # A number of steps overrides the ratio, so one given elsewhere must be reset.
+            self._add("training.warmup_ratio", given)
+            self._add("training.warmup_steps", Given(None, given.written))
+        else:
+            expected = "expected a whole number of steps, or a share of them of at least 0 and below 1"
+            self.faults.append(Fault(given.written, f"{expected}, found {shown_value(given.value)}"))
+
+    def place_halves(self) -> None:
+        """Replace fp16 and bf16 by the precision that they give together: float32 if none of those given is true."""
+        paths = {name: f"training.{name}" for name in HALF_PRECISIONS}
+        halves = {name: self.by_path.pop(path) for name, path in paths.items() if path in self.by_path}
+        chosen = [name for name, given in halves.items() if given.value]
+        if len(chosen) > 1:
+            self.faults.append(Fault("training.precision", "fp16 and bf16 are both true; keep one of them"))
+        elif halves and (chosen or "training.precision" not in self.by_path):
+            written = " and ".join(given.written for given in halves.values())
+            precision = HALF_PRECISIONS[chosen[0]] if chosen else "float32"
+            self._add("training.precision", Given(precision, written))
+        for name, given in halves.items():
+            half = HALF_PRECISIONS[name]
+            if not chosen and self.by_path["training.precision"].value == half:
+                self.faults.append(Fault("training.precision", f"is {half}, but {given.written} is false"))
+
+    def _add(self, path: str, given: Given) -> None:
         """Add a value, or a fault if its key has a different value already."""
         before = self.by_path.setdefault(path, given)
         if before is given:
@@ -88,24 +126,11 @@ def given_in(value: Mapping[str, object]) -> GivenKeys:
         if (path := path_of(section, name)) is None:
             unknown_keys.append((section, name))
         else:
-            _place(path, Given(item, joined(section, name)), keys)
+            keys.place(path, Given(item, joined(section, name)))
     keys.faults += [unknown(section, name) for section, name in unknown_keys[:MOST_UNKNOWN]]
     if (n_more := len(unknown_keys) - MOST_UNKNOWN) > 0:
         keys.faults.append(Fault("", f"and {n_more} more unknown keys"))
-    _place_halves(keys)
-    return keys
-
-
-def given_later(items: Iterable[tuple[str, str, object]]) -> GivenKeys:
-    """Return the values of overrides (section, name of a known key, value); of the same key the last one is kept."""
-    keys = GivenKeys()
-    for section, name, item in items:
-        path, one = path_of(section, name), GivenKeys()
-        assert path is not None
-        _place(path, Given(item, f"--set {joined(section, name)}"), one)
-        keys.by_path |= one.by_path
-        keys.faults += one.faults
-    _place_halves(keys)
+    keys.place_halves()
     return keys
 
 
@@ -154,42 +179,3 @@ def _entries(value: Mapping[str, object], faults: list[Fault]) -> Iterator[tuple
             yield from ((name, str(inner), value) for inner, value in item.items())
         else:
             faults.append(Fault(name, f"expected an object with keys of {name}, {{...}}, found {shown_value(item)}"))
-
-
-def _place(path: str, given: Given, keys: GivenKeys) -> None:
-    """Add a value to `keys`, under the path of the key that it gives."""
-    name = path.partition(".")[2]
-    if name in HALF_PRECISIONS:
-        if not isinstance(given.value, bool):
-            keys.faults.append(Fault(given.written, f"expected true or false, found {shown_value(given.value)}"))
-        elif keys.by_path.setdefault(path, given).value != given.value:
-            keys.faults.append(Fault(given.written, "is given twice, once true and once false; keep one of them"))
-    elif path != ALIASES["warmup"]:
-        if name == "schedule" and given.value == CONSTANT_WITH_WARMUP:
-            given = Given("constant", given.written)
-        keys.add(path, given)
-    elif isinstance(given.value, int) and not isinstance(given.value, bool):
-        keys.add("training.warmup_steps", given)
-    elif isinstance(given.value, float) and 0 <= given.value < 1:
-        # A number of steps overrides the ratio, so one given elsewhere must be reset.
-        keys.add("training.warmup_ratio", given)
-        keys.add("training.warmup_steps", Given(None, given.written))
-    else:
-        expected = "expected a whole number of steps, or a share of them of at least 0 and below 1"
-        keys.faults.append(Fault(given.written, f"{expected}, found {shown_value(given.value)}"))
-
-
-def _place_halves(keys: GivenKeys) -> None:
-    """Replace fp16 and bf16 by the precision that they give together: float32 if none of those given is true."""
-    paths = {name: f"training.{name}" for name in HALF_PRECISIONS}
-    halves = {name: keys.by_path.pop(path) for name, path in paths.items() if path in keys.by_path}
-    chosen = [name for name, given in halves.items() if given.value]
-    if len(chosen) > 1:
-        keys.faults.append(Fault("training.precision", "fp16 and bf16 are both true; keep one of them"))
-    elif halves and (chosen or "training.precision" not in keys.by_path):
-        written = " and ".join(given.written for given in halves.values())
-        precision = HALF_PRECISIONS[chosen[0]] if chosen else "float32"
-        keys.add("training.precision", Given(precision, written))
-    for name, given in halves.items():
-        if not chosen and keys.by_path["training.precision"].value == HALF_PRECISIONS[name]:
-            keys.faults.append(Fault("training.precision", f"is {HALF_PRECISIONS[name]}, but {given.written} is false"))

@@ -170,17 +170,13 @@ def _meanings(of: type) -> dict[str, str]:
     """Return the docstring text of each attribute of a class; empty if docstrings are stripped (-OO)."""
     _, _, attributes = (of.__doc__ or "").partition("Attributes:")
     found = re.findall(r"^ {8}(\w+): (.*(?:\n {9,}.*)*)", attributes, re.MULTILINE)
-    return {name: _in_json(" ".join(text.split())) for name, text in found}
-
-
-def _in_json(text: str) -> str:
-    return re.sub(r"\bNone\b", "null", text)
+    return {name: " ".join(text.split()).replace("None", "null") for name, text in found}
 
 
 def section_meaning(section: str) -> str:
     """Return a section's description; empty if docstrings are stripped (-OO)."""
     classes = (SECTION_CLASSES[section], *((Reading,) if section == "data" else ()))
-    return _in_json(" ".join((of.__doc__ or "").partition("\n")[0] for of in classes).strip())
+    return " ".join((of.__doc__ or "").partition("\n")[0] for of in classes).strip().replace("None", "null")
 
 
 def _keys(section: str, of: Any) -> Iterator[Key]:

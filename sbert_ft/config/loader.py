@@ -13,7 +13,7 @@ from numbers import Integral, Number, Real
 from pathlib import Path
 from typing import Any, Final
 
-from sbert_ft.config.aliases import MOST_UNKNOWN, Given, GivenKeys, given_in, given_later, joined, path_of, unknown
+from sbert_ft.config.aliases import MOST_UNKNOWN, Given, GivenKeys, given_in, joined, path_of, unknown
 from sbert_ft.config.faults import Fault, nearest, refuse, shown_value
 from sbert_ft.config.fields import KEYS, SECTION_CLASSES, SECTIONS, keys_of
 from sbert_ft.config.jsonc import parse_json, read_json_object, refuse_depth
@@ -137,8 +137,7 @@ def _checked(section: str, at: str, given: Mapping[str, Given], faults: list[Fau
 
 def _override(given: GivenKeys, overrides: Sequence[str]) -> None:
     """Replace given values by the overrides."""
-    items: list[tuple[str, str, object]] = []
-    of_objective: list[tuple[str, object]] = []
+    later, of_objective = GivenKeys(), list[tuple[str, object]]()
     for override in overrides:
         written, equals, text = override.partition("=")
         first, dot, rest = written.strip().partition(".")
@@ -148,11 +147,13 @@ def _override(given: GivenKeys, overrides: Sequence[str]) -> None:
             given.faults.append(Fault(f"--set {quoted(override)}", expected))
         elif first == "objective":
             of_objective.append((rest, _json_or_text(text)))
-        elif path_of(section, name) is not None:
-            items.append((section, name, _json_or_text(text)))
+        elif (path := path_of(section, name)) is not None:
+            one = GivenKeys(faults=later.faults)
+            one.place(path, Given(_json_or_text(text), f"--set {joined(section, name)}"))
+            later.by_path |= one.by_path  # of the same key the last one is kept
         else:
             given.faults.append(_unknown_override(section, name))
-    later = given_later(items)
+    later.place_halves()
     given.faults += later.faults
     steps = given.by_path.get("training.warmup_steps", Given(None, "")).value
     if "training.warmup_ratio" in later.by_path and "training.warmup_steps" not in later.by_path and steps is not None:

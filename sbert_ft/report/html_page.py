@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from importlib.resources import files
 from typing import Any, Final
 
 from sbert_ft.data.ledger import counted
@@ -24,7 +24,7 @@ from sbert_ft.report.scores import verdict
 from sbert_ft.report.sections import sections_of
 
 # Read at import: at the end of a run, the installed package may have changed.
-STYLE: Final = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+STYLE: Final = files("sbert_ft.report").joinpath("style.css").read_text(encoding="utf-8")
 _CELL_LIMIT: Final = 2000  # characters of any text: no finding, path or setting needs more
 TEXT_LIMIT = 240  # characters of a text that the table of worst pairs shows
 _SIGNS = {"better": "▲", "worse": "▼", "unclear": "◆", "unknown": "◇"}
