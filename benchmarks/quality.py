@@ -148,7 +148,6 @@ def run_ours(settings: RunSettings) -> dict[str, Any]:
 
 def run_peer(settings: RunSettings, precision: str) -> dict[str, Any]:
     """Train sentence-transformers' trainer on the run's rows, and judge it by the run's pairs."""
-    from sbert_ft.evaluation.pair_evaluator import metric_of
     from sbert_ft.training.fine_tune import load_run
 
     if len(settings.objective) != 1 or settings.training.early_stopping_patience or settings.training.eval_steps:
@@ -161,7 +160,7 @@ def run_peer(settings: RunSettings, precision: str) -> dict[str, Any]:
     splits = {}
     for name, pairs in prepared.evaluator.sets.items():
         metric = pairs.default_metric
-        after = metric_of(metric, peer.cosines(model, list(pairs.texts())), pairs)
+        after = pairs.metrics(peer.cosines(model, list(pairs.texts()))).value(metric)
         splits[name] = {"metric": metric, "n": len(pairs), "after": after}
     return {"splits": splits, "precision": precision, "steps": clock.n_steps, "n_rows": len(data.train)}
 

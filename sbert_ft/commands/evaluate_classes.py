@@ -157,8 +157,8 @@ def _match(
     """Return the metrics of the stored threshold on the probability of the second of two classes; None without one."""
     import numpy as np
 
-    from sbert_ft.evaluation.calibration import same_data, softmax
-    from sbert_ft.evaluation.metrics import label_metrics
+    from sbert_ft.evaluation.calibration import class_probabilities, same_data
+    from sbert_ft.evaluation.metrics import label_metrics, scores_to_json
 
     decision = model.decision
     if decision is None or model.n_outputs != 2:
@@ -169,10 +169,9 @@ def _match(
             "on others",
             quoted(args.model, limit=400),
         )
-    scores = softmax(logits)[:, 1].astype(np.float32)
-    found = label_metrics(scores, rows.gold == 1, settings, decision.threshold)
-    metrics = {name: score.to_json() for name, score in found.items()}
-    return {"class": rows.class_names[1], "threshold": decision.threshold, "metrics": metrics}
+    scores = class_probabilities(logits)[:, 1].astype(np.float32)
+    metrics = label_metrics(scores, rows.gold == 1, decision.threshold).with_intervals(settings)
+    return {"class": rows.class_names[1], "threshold": decision.threshold, "metrics": scores_to_json(metrics)}
 
 
 def class_table(report: dict[str, Any]) -> str:

@@ -168,6 +168,11 @@ class ConnectionDataset(Dataset[Connection]):
         return self._rows.labels.scale
 
     @property
+    def score_range(self) -> tuple[float, float] | None:
+        """The lowest and the highest possible score; None for other labels."""
+        return None if self.scale is None else (self.scale.low, self.scale.high)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, by number; empty for other labels."""
         return self._rows.labels.class_names

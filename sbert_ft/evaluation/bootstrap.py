@@ -7,7 +7,7 @@ Time grows with resamples times pairs, memory with neither. Letters: B resamples
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,11 +43,8 @@ class Groups:
     @classmethod
     def of(cls, scores: Floats) -> Groups:
         """Return the groups of scores, shape (N,)."""
-        values, of_pair = np.unique(scores, return_inverse=True)
-        of_pair = of_pair.reshape(-1).astype(np.int64)
-        order = np.argsort(of_pair, kind="stable").astype(np.int64)
-        starts = np.searchsorted(of_pair[order], np.arange(len(values))).astype(np.int64)
-        return cls(values, of_pair, order, starts)
+        values, of_pair, sizes = np.unique(scores, return_inverse=True, return_counts=True)
+        return cls(values, of_pair, np.argsort(of_pair, kind="stable"), sizes.cumsum() - sizes)
 
     def sums(self, weights: Floats) -> Floats:
         """Return the sum over each group, shape (B, U), of weights with one number per pair, shape (B, N)."""
@@ -67,31 +64,17 @@ def resamples(n_pairs: int, n_resamples: int, seed: int) -> Iterator[Floats]:
 
 
 def cell_resamples(n_in_cell: NDArray[np.int64], n_resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield counts of cells of equal pairs, shape (B, U) float64; the same seed gives the same counts.
+    """Yield counts of U cells of equal pairs, shape (B, U) float64; otherwise as `resamples`.
 
     The number of drawn pairs in each cell follows the multinomial distribution and is drawn directly, so time and
-    memory do not grow with the number of pairs.
-
-    Args:
-        n_in_cell: Shape (U,): number of pairs in each cell.
-        n_resamples: Total number of resamples.
-        seed: Seed of the resamples.
+    memory do not grow with the number of pairs. `n_in_cell` is the number of pairs in each cell, shape (U,).
     """
     random = np.random.default_rng(seed)
     n_pairs = int(n_in_cell.sum())
-    at_once = max(1, _CELLS // len(n_in_cell))
+    at_once = max(1, _CELLS // max(1, len(n_in_cell)))
     for begin in range(0, n_resamples, at_once):
         n_rows = min(at_once, n_resamples - begin)
         yield random.multinomial(n_pairs, n_in_cell / n_pairs, size=n_rows).astype(np.float64)
-
-
-def bootstrap(statistics: Mapping[str, Statistic], n_pairs: int, n_resamples: int, seed: int) -> dict[str, Floats]:
-    """Return each statistic over the same resamples: shape (n_resamples,), NaN where it is undefined."""
-    parts: dict[str, list[Floats]] = {name: [np.zeros(0)] for name in statistics}
-    for counts in resamples(n_pairs, n_resamples, seed):
-        for name, statistic in statistics.items():
-            parts[name].append(statistic(counts))
-    return {name: np.concatenate(found) for name, found in parts.items()}
 
 
 def percentile_interval(values: Floats, confidence: float) -> tuple[float, float] | None:

@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
 from sbert_ft.arguments import instance_argument, word_argument
 from sbert_ft.config.settings import CalibrationKind, EvaluationSettings
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.bootstrap import Flags, Floats, Groups, percentile_interval, resamples
+from sbert_ft.evaluation.class_metrics import check_codes
+from sbert_ft.evaluation.metrics import too_few
 from sbert_ft.model_folder.decision import TARGETS, Calibration, Decision, FittedOn, parse_target
 
 if TYPE_CHECKING:
@@ -31,8 +35,6 @@ logger = logging.getLogger(__name__)
 # With fewer pairs isotonic regression overfits, as its number of parameters is not limited (Niculescu-Mizil and
 # Caruana 2005, section 5: Platt's sigmoid is better below about 1,000).
 _LEAST_ISOTONIC = 1000
-
-
 # Without these limits the temperature could go to 0 (nearly all rows are right) or to infinity (right only by chance).
 _LOWEST, _HIGHEST = 0.05, 20.0
 _LEAST_ROWS = 10
@@ -75,9 +77,8 @@ def fit_threshold(
     matches = dev.matches(match_from)
     if matches is None:
         raise InputError(f"{quoted(dev.source, limit=400)} has no labels: a threshold needs matching and other pairs")
-    scale = None if dev.scale is None else (dev.scale.low, dev.scale.high)
     fitted_on = {"source": dev.source, "sha256": dev.sha256}
-    decision = fit_decision(model.score(dev.pairs()), matches, settings, fitted_on, scale=scale)
+    decision = fit_decision(model.score(dev.pairs()), matches, settings, fitted_on, scale=dev.score_range)
     model.decision = decision
     return decision
 
@@ -106,27 +107,40 @@ def fit_decision(
             target (the message says what can be reached).
     """
     target, least = _check(settings)
-    cosines = _checked_scores(scores, matches, fitted_on["source"])
+    source = fitted_on["source"]
+    cosines = _checked_scores(scores, matches, quoted(source, limit=400))
     groups = Groups.of(-cosines)  # falling scores
     thresholds = _thresholds(-groups.values)
-    every_pair_once = np.ones((1, len(cosines)))
-    n_matching, n_all = groups.sums(every_pair_once * matches), groups.sums(every_pair_once)
-    place = int(_choose(n_matching, n_all - n_matching, target, least)[0])
+
+    def counted(counts: Floats) -> tuple[Floats, Floats]:
+        """Return how many matching and other pairs each threshold accepts, shape (B, U) each."""
+        accepted, matching = (groups.sums(weights).cumsum(axis=1) for weights in (counts, counts * matches))
+        return matching, accepted - matching
+
+    tp, fp = counted(np.ones((1, len(cosines))))
+    place = int(_choose(tp, fp, target, least)[0])
     if place < 0:
-        raise _unreachable(settings.threshold_target, n_matching[0], n_all[0], thresholds, fitted_on["source"])
+        precision = tp[0] / (tp + fp)[0]
+        best = len(precision) - 1 - int(precision[::-1].argmax())  # among ties the one with the highest recall
+        raise InputError(
+            f"no threshold reaches {settings.threshold_target} on {quoted(source, limit=400)}: the highest precision "
+            f"is {precision[best]:.4f}, at a threshold of {thresholds[best]:.4f}, with a recall of "
+            f"{tp[0, best] / tp[0, -1]:.4f}",
+            "lower the target",
+        )
     chosen = []
     for counts in resamples(len(cosines), settings.bootstrap_samples, seed):
-        matching = groups.sums(counts * matches)
-        places = _choose(matching, groups.sums(counts) - matching, target, least)
+        places = _choose(*counted(counts), target, least)
         chosen.append(np.where(places >= 0, thresholds[places], np.nan))
     low, high = percentile_interval(np.concatenate(chosen), settings.confidence) or (None, None)
-    n_true, n_accepted = float(n_matching[0, : place + 1].sum()), float(n_all[0, : place + 1].sum())
-    n_matches = int(matches.sum())
-    middle = None if scale is None else (scale[0] + scale[1]) / 2
+    n_true, n_accepted, n_matches = float(tp[0, place]), float((tp + fp)[0, place]), int(matches.sum())
+    match_from = None
+    if scale is not None:
+        match_from = (scale[0] + scale[1]) / 2 if settings.match_from is None else settings.match_from
     return Decision(
         threshold=float(thresholds[place]),
         target=settings.threshold_target,
-        fitted_on=FittedOn(_last_part(fitted_on["source"]), fitted_on["sha256"], len(cosines), n_matches),
+        fitted_on=FittedOn(PurePath(source).name or source, fitted_on["sha256"], len(cosines), n_matches),
         low=low,
         high=high,
         confidence=settings.confidence,
@@ -136,21 +150,17 @@ def fit_decision(
             "f1": 2 * n_true / (n_accepted + n_matches),
         },
         calibration=fit_calibration(cosines, matches, settings.calibration),
-        match_from=middle if settings.match_from is None or scale is None else settings.match_from,
+        match_from=match_from,
         scale=scale,
     )
 
 
 def fit_calibration(scores: Floats, matches: Flags, kind: CalibrationKind) -> Calibration | None:
-    """Return the curve from cosine to probability; None for the kind none.
+    """Return the curve from cosine to probability for the kind as in `fit_threshold`; None for none.
 
     Platt's smoothed targets (1999, section 2.2) keep probabilities away from 0 and 1: with N+ pairs that match and N-
-    others, they are 1 / (N- + 2) and (N+ + 1) / (N+ + 2). Isotonic regression is limited to the same range.
-
-    Args:
-        scores: Shape (N,): cosines, not all equal.
-        matches: Shape (N,): both True and False occur.
-        kind: isotonic, platt, none, or auto for isotonic with at least 1,000 pairs, otherwise platt.
+    others, they are 1 / (N- + 2) and (N+ + 1) / (N+ + 2). Isotonic regression is limited to the same range. Scores and
+    matches have shape (N,); scores are not all equal, and both True and False occur.
     """
     if kind == "none":
         return None
@@ -211,10 +221,9 @@ def _check(settings: EvaluationSettings) -> tuple[Literal["f1", "precision", "re
     return target
 
 
-def _checked_scores(scores: NDArray[np.floating], matches: Flags, source: str) -> Floats:
+def _checked_scores(scores: NDArray[np.floating], matches: Flags, shown: str) -> Floats:
     """Return the scores in float64; raise InputError if no threshold can be fitted on them."""
     cosines = np.asarray(scores, dtype=np.float64)
-    shown = quoted(source, limit=400)
     if matches.dtype != np.bool_ or matches.shape != cosines.shape or cosines.ndim != 1:
         raise InputError(f"expected one score and one bool per pair, found shapes {cosines.shape} and {matches.shape}")
     n_wrong = int((~(np.abs(cosines) <= 1)).sum())  # counts NaN, too
@@ -240,19 +249,15 @@ def _thresholds(falling: Floats) -> Floats:
     return thresholds
 
 
-def _choose(
-    n_matching: Floats, n_other: Floats, target: Literal["f1", "precision", "recall"], least: float
-) -> NDArray[np.int64]:
+def _choose(tp: Floats, fp: Floats, target: Literal["f1", "precision", "recall"], least: float) -> NDArray[np.int64]:
     """Return the index of the lowest accepted score, scores falling, shape (B,); -1 if no threshold reaches the target.
 
     Args:
-        n_matching: Shape (B, U): matching pairs of each score.
-        n_other: Shape (B, U): the others.
-        target: f1 for the highest F1; precision for the highest recall with a precision of at least `least`; recall
-            for the highest precision with a recall of at least `least`.
-        least: See `target`.
+        tp: Shape (B, U): matching pairs that the threshold at each score accepts.
+        fp: Shape (B, U): the others that it accepts.
+        target: f1 for the highest F1; precision or recall for the highest value of the other one.
+        least: The lowest value of `target` that is accepted.
     """
-    tp, fp = n_matching.cumsum(axis=1), n_other.cumsum(axis=1)
     n_matches = tp[:, -1:]
     has_both = (n_matches > 0) & (fp[:, -1:] > 0)
     precision, recall = tp / np.maximum(tp + fp, 1), tp / np.maximum(n_matches, 1)
@@ -269,25 +274,10 @@ def _choose(
     return np.where(best[:, 0] >= 0, places, -1)
 
 
-def _unreachable(target: str, n_matching: Floats, n_all: Floats, thresholds: Floats, source: str) -> InputError:
-    """Return the error that names the best precision that the scores allow."""
-    tp, n_accepted = n_matching.cumsum(), n_all.cumsum()
-    precision = tp / n_accepted
-    place = len(precision) - 1 - int(precision[::-1].argmax())  # among ties the one with the highest recall
-    recall = tp[place] / tp[-1]
-    best = f"{precision[place]:.4f}, at a threshold of {thresholds[place]:.4f}, with a recall of {recall:.4f}"
-    where = quoted(source, limit=400)
-    return InputError(f"no threshold reaches {target} on {where}: the highest precision is {best}", "lower the target")
-
-
-def _last_part(source: str) -> str:
-    return PurePath(source).name or source
-
-
-def fit_temperature(logits: NDArray[np.floating], gold: NDArray[np.int64]) -> float:
+def fit_temperature(logits: NDArray[np.floating], gold: NDArray[np.int64]) -> float | None:
     """Return the temperature, from 0.05 to 20, with the lowest log loss on these rows.
 
-    If none can be fitted (see `temperature_fault`) it is 1, which changes nothing, and a warning says why.
+    If none can be fitted (see `temperature_fault`) it is None, and a warning says why.
 
     Args:
         logits: Shape (N, K).
@@ -296,39 +286,29 @@ def fit_temperature(logits: NDArray[np.floating], gold: NDArray[np.int64]) -> fl
     Raises:
         InputError: Shapes do not match, a logit is not finite, or a code is not in 0..K-1.
     """
-    from scipy.optimize import minimize_scalar
-
     _check_table(logits, gold, "logits")
     fault = temperature_fault(logits, gold)
     if fault is not None:
-        logger.warning("no temperature is fitted: %s", fault)
-        return 1.0
-    below_best = _below_best(logits)
-    of_gold = below_best[np.arange(len(gold)), gold]
+        logger.warning("probabilities are not calibrated: %s", fault)
+        return None
+    every_row, as_floats = np.arange(len(gold)), logits.astype(np.float64)
 
-    def negative_log_likelihood(log_temperature: float) -> float:
-        factor = np.exp(-log_temperature)
-        return float(np.log(np.exp(below_best * factor).sum(axis=1)).mean() - of_gold.mean() * factor)
+    def loss(log_temperature: float) -> float:
+        return -float(log_softmax(as_floats * np.exp(-log_temperature), axis=1)[every_row, gold].mean())
 
     # Convex in 1 / T, so it has one minimum over log T too.
     bounds = float(np.log(_LOWEST)), float(np.log(_HIGHEST))
-    found = minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 
 def temperature_fault(logits: NDArray[np.floating], gold: NDArray[np.int64]) -> str | None:
-    """Return why no temperature can be fitted on these rows, or None.
+    """Return why no temperature can be fitted on these rows, or None; arguments as in `fit_temperature`.
 
     If every row is classified correctly, the best temperature is the lowest one allowed, and the model would become
     overconfident.
-
-    Args:
-        logits: Shape (N, K).
-        gold: Codes, shape (N,).
     """
-    n_rows = len(gold)
-    if n_rows < _LEAST_ROWS:
-        return f"{n_rows} row{'' if n_rows == 1 else 's'}, too few: at least {_LEAST_ROWS} are needed"
+    if len(gold) < _LEAST_ROWS:
+        return too_few(len(gold), "row", _LEAST_ROWS)
     if (gold == gold[0]).all():
         return "all rows are of one class"
     if (logits == logits[:, :1]).all():
@@ -336,14 +316,9 @@ def temperature_fault(logits: NDArray[np.floating], gold: NDArray[np.int64]) -> 
     return "all rows are classified correctly" if (logits.argmax(axis=1) == gold).all() else None
 
 
-def softmax(logits: NDArray[np.floating]) -> Floats:
-    """Return probabilities, shape (N, K) float64; each row sums to 1.
-
-    Args:
-        logits: Shape (N, K).
-    """
-    likely = np.exp(_below_best(logits))
-    probabilities: Floats = likely / likely.sum(axis=1, keepdims=True)
+def class_probabilities(logits: NDArray[np.floating]) -> Floats:
+    """Return the softmax of logits, both of shape (N, K), in float64."""
+    probabilities: Floats = softmax(logits.astype(np.float64), axis=1)
     return probabilities
 
 
@@ -368,15 +343,8 @@ def expected_calibration_error(probabilities: NDArray[np.floating], gold: NDArra
     """Return the expected calibration error of the predicted classes; 0 is best.
 
     Rows are put into bins of equal width by the probability of their predicted class. The result is the mean of
-    |mean probability - accuracy| over the bins, weighted by their rows (Guo et al. 2017, eq. 3).
-
-    Args:
-        probabilities: Shape (N, K), N at least 1.
-        gold: Codes, shape (N,).
-        n_bins: Number of bins between 0 and 1.
-
-    Raises:
-        InputError: There is no row, shapes do not match, a probability is not finite, or a code is not in 0..K-1.
+    |mean probability - accuracy| over the `n_bins` bins between 0 and 1, weighted by their rows (Guo et al. 2017, eq.
+    3). Other arguments, and errors, as in `log_loss`.
     """
     _check_table(probabilities, gold, "probabilities")
     top = probabilities.max(axis=1).astype(np.float64)
@@ -384,13 +352,6 @@ def expected_calibration_error(probabilities: NDArray[np.floating], gold: NDArra
     bins = np.clip(np.ceil(top * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
     surplus = np.bincount(bins, weights=top - is_right, minlength=n_bins)
     return float(np.abs(surplus).sum() / len(gold))
-
-
-def _below_best(logits: NDArray[np.floating]) -> Floats:
-    """Return each logit minus the highest of its row, so that no exponential overflows."""
-    as_floats = logits.astype(np.float64)
-    below: Floats = as_floats - as_floats.max(axis=1, keepdims=True)
-    return below
 
 
 def _check_table(table: NDArray[np.floating], gold: NDArray[np.int64], name: str) -> None:
@@ -401,6 +362,4 @@ def _check_table(table: NDArray[np.floating], gold: NDArray[np.int64], name: str
     n_wrong = int((~np.isfinite(table).all(axis=1)).sum())
     if n_wrong:
         raise InputError(f"{name} of {n_wrong} of {len(gold)} rows are NaN or infinite")
-    if gold.min() < 0 or gold.max() >= table.shape[1]:
-        wrong = gold.min() if gold.min() < 0 else gold.max()
-        raise InputError(f"there is a class number {wrong}, expected 0 to {table.shape[1] - 1}")
+    check_codes(table.shape[1], classes=gold)

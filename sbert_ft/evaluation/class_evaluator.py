@@ -7,9 +7,8 @@ cosine of the untrained encoder. Letters: N rows, K classes; a code is the numbe
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -21,35 +20,38 @@ from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.labels import class_name
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.calibration import (
+    class_probabilities,
     expected_calibration_error,
-    fit_decision,
     fit_temperature,
     log_loss,
-    softmax,
-    temperature_fault,
 )
 from sbert_ft.evaluation.class_metrics import (
     CLASS_METRIC_NAMES,
     Codes,
     class_differences,
-    class_metric_value,
     class_metrics,
     confusion,
     per_class,
 )
-from sbert_ft.evaluation.evaluator import N_WORST, EvaluationResult, as_probability
-from sbert_ft.evaluation.metrics import Score
-from sbert_ft.evaluation.pair_evaluator import alarms
+from sbert_ft.evaluation.evaluator import (
+    N_WORST,
+    EvaluationResult,
+    change_in_words,
+    decision_to_store,
+    joined_unless,
+    split_of_worst_rows,
+    worse_than_before,
+)
+from sbert_ft.evaluation.metrics import Metrics, scores_to_json
 from sbert_ft.evaluation.results import COSINE_BASELINE, MAJORITY_BASELINE, ClassSplit, Mistake, confident_mistakes
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
+from sbert_ft.models.inference import OnTruncate
 from sbert_ft.models.siamese import SiameseBert
 
 _SHOWN_CLASSES = 3
 _NO_BASELINES: Mapping[str, Codes] = MappingProxyType({})
 
-
-logger = logging.getLogger(__name__)
 DEFAULT_METRIC = "macro_f1"
 # Training pairs for the regression on the cosine: one feature needs no more.
 _N_FOR_COSINE = 4000
@@ -77,24 +79,20 @@ class EvaluationRows:
     def __len__(self) -> int:
         return len(self.gold)
 
-    @property
-    def lines(self) -> NDArray[np.int64]:
-        """The line of each row in its source, shape (N,)."""
-        return self.dataset.lines
-
     def texts(self) -> Iterator[str | tuple[str, ...]]:
         """Yield each row as classifiers accept it: its text, or its two texts."""
         rows = self.dataset.rows_of_texts()
         return (row[0] for row in rows) if self.dataset.n_texts == 1 else rows
 
+    def metrics(self, logits: NDArray[np.floating]) -> Metrics:
+        """Return the metrics of the logits, shape (N, K); all are undefined if a logit is not finite."""
+        if not np.isfinite(logits).all():
+            return Metrics.undefined(CLASS_METRIC_NAMES, "some logits are NaN or infinite")
+        return class_metrics(predicted_codes(logits, self), self.gold, len(self.class_names))
+
 
 def evaluation_rows(name: str, dataset: ConnectionDataset, class_names: tuple[str, ...]) -> EvaluationRows:
-    """Return the rows of a data set for evaluation.
-
-    Args:
-        name: dev, test, or another name.
-        dataset: Rows with labels.
-        class_names: The classes of the model, in the order of their codes.
+    """Return the rows of a data set for the evaluation of a model with these classes, in the order of their codes.
 
     Raises:
         InputError: A label is not one of the classes, or there are no labels.
@@ -106,32 +104,26 @@ def evaluation_rows(name: str, dataset: ConnectionDataset, class_names: tuple[st
 
 
 def logits_of(model: ClassifierModel, rows: EvaluationRows) -> NDArray[np.float32]:
-    """Return the model's logits of each row, shape (N, K); too long texts are truncated without a warning.
+    """Return the model's logits of each row, shape (N, K), as `logit_stream` does."""
+    return np.concatenate(list(logit_stream(model, rows)))
+
+
+def logit_stream(
+    model: ClassifierModel, rows: EvaluationRows, batch_size: int = 32, on_truncate: OnTruncate = "ignore"
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the logits of the rows, finite or not, some thousand at a time; see `ClassifierModel.logits_stream`.
 
     Raises:
         InputError: The rows have more or fewer texts than the model needs.
     """
-    return np.concatenate(list(_logit_stream(model, rows)))
-
-
-def logits_unless(
-    model: ClassifierModel, rows: EvaluationRows, stopped: Callable[[], bool]
-) -> NDArray[np.float32] | None:
-    """Return the same as `logits_of`, or None once `stopped` returns True; it is called every few thousand rows."""
-    parts = []
-    for logits in _logit_stream(model, rows):
-        parts.append(logits)
-        if stopped():
-            return None
-    return np.concatenate(parts)
+    if rows.dataset.n_texts != model.n_texts:
+        has, needs = ("one text" if n == 1 else f"{n} texts" for n in (rows.dataset.n_texts, model.n_texts))
+        raise InputError(f"a row of {quoted(rows.dataset.source, limit=400)} has {has}, but the model needs {needs}")
+    return model.logits_stream(rows.texts(), batch_size, on_truncate=on_truncate, check_finite=False)
 
 
 def predicted_codes(logits: NDArray[np.floating], rows: EvaluationRows) -> Codes:
-    """Return the code of the most probable class of each row, shape (N,); of ties the first.
-
-    Args:
-        logits: Shape (N, K).
-        rows: The rows of these logits.
+    """Return the code of the most probable class of each row, shape (N,), by its logits, (N, K); of ties the first.
 
     Raises:
         InputError: There is not one logit per row and class, or some are NaN or infinite.
@@ -142,47 +134,23 @@ def predicted_codes(logits: NDArray[np.floating], rows: EvaluationRows) -> Codes
     wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(wrong):
         where = f"{len(wrong):,} of {len(rows):,} rows of {quoted(rows.dataset.source, limit=400)}"
-        raise InputError(
-            f"the model's logits of {where} are NaN or infinite, first in line {rows.lines[wrong[0]]}: its weights are "
-            "damaged, or training has diverged",
-            "lower the learning rate",
-        )
+        found = f"the model's logits of {where} are NaN or infinite, first in line {rows.dataset.lines[wrong[0]]}"
+        raise InputError(f"{found}: its weights are damaged, or training has diverged", "lower the learning rate")
     codes: Codes = logits.argmax(axis=1).astype(np.int64)
     return codes
 
 
-def class_metric_of(name: str, logits: NDArray[np.floating], rows: EvaluationRows) -> float | None:
-    """Return one metric of the logits, shape (N, K); None if it is undefined or a logit is not finite.
-
-    Raises:
-        InputError: The name is not in CLASS_METRIC_NAMES.
-    """
-    if not np.isfinite(logits).all():
-        return None
-    return class_metric_value(name, predicted_codes(logits, rows), rows.gold, len(rows.class_names))
-
-
 def majority_codes(train_codes: Codes, n_classes: int, n: int) -> Codes:
-    """Return the most frequent class of the training rows `n` times; of ties the first.
-
-    Args:
-        train_codes: Classes of the training rows, shape (M,).
-        n_classes: K.
-        n: Number of rows to predict.
-    """
+    """Return the most frequent of the K classes of the training rows, shape (M,), `n` times; of ties the first."""
     most_frequent = int(np.bincount(train_codes, minlength=n_classes).argmax())
     return np.full(n, most_frequent, np.int64)
 
 
 def cosine_baseline(cosines_train: NDArray[np.floating], codes_train: Codes, cosines: NDArray[np.floating]) -> Codes:
-    """Return classes predicted only from a cosine, shape (N,): multinomial logistic regression on it and its square.
+    """Return classes predicted only from cosines, both of shape (N,): a multinomial logistic regression.
 
-    The square allows a class between two others. Classes that no training row has are never predicted.
-
-    Args:
-        cosines_train: Of the training pairs, shape (M,), M at least 1.
-        codes_train: Their classes, shape (M,).
-        cosines: Of the pairs to predict, shape (N,).
+    It is fitted on cosines and classes of training pairs, shape (M,) each, M at least 1. Its features are the cosine
+    and its square, which allows a class between two others. Classes that no training pair has are never predicted.
 
     Raises:
         InputError: Shapes differ, or a cosine is not finite.
@@ -194,16 +162,17 @@ def cosine_baseline(cosines_train: NDArray[np.floating], codes_train: Codes, cos
     if not (np.isfinite(cosines_train).all() and np.isfinite(cosines).all()):
         raise InputError("a cosine is NaN or infinite: no class can be predicted from it")
     classes = np.unique(codes_train)
-    if len(classes) == 1:
+    if len(classes) == 1 or not len(cosines):
         return np.full(len(cosines), classes[0], np.int64)
     from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-    known, new = (np.stack([x, x * x], axis=1) for x in (c.astype(np.float64) for c in (cosines_train, cosines)))
-    mean, spread = known.mean(axis=0), known.std(axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
+    known, new = (values.astype(np.float64)[:, None] for values in (cosines_train, cosines))
     # A weak penalty, only to keep the coefficients finite if the cosine separates the classes completely.
-    regression = LogisticRegression(C=100.0, max_iter=1000).fit((known - mean) / spread, codes_train)
-    codes: Codes = regression.predict((new - mean) / spread).astype(np.int64) if len(new) else np.zeros(0, np.int64)
+    regression = LogisticRegression(C=100.0, max_iter=1000)
+    steps = make_pipeline(PolynomialFeatures(2, include_bias=False), StandardScaler(), regression)
+    codes: Codes = steps.fit(known, codes_train).predict(new).astype(np.int64)
     return codes
 
 
@@ -230,13 +199,13 @@ def evaluate_classes(
     """
     names, gold = rows.class_names, rows.gold
     after = predicted_codes(after_logits, rows)
-    probabilities = softmax(after_logits)
+    probabilities = class_probabilities(after_logits)
 
     def metrics(codes: Codes) -> dict[str, Any]:
-        return _as_json(class_metrics(codes, gold, len(names), settings))
+        return scores_to_json(class_metrics(codes, gold, len(names)).with_intervals(settings))
 
     def gain_over(codes: Codes) -> dict[str, Any]:
-        return _as_json(class_differences(codes, after, gold, len(names), settings))
+        return scores_to_json(class_differences(codes, after, gold, len(names)).with_intervals(settings))
 
     result: dict[str, Any] = {
         "source": rows.dataset.source,
@@ -263,70 +232,49 @@ def evaluate_classes(
 def class_alarms(results: Mapping[str, Mapping[str, Any]], metric: str) -> list[str]:
     """Return warnings: the classifier is worse than before or a baseline, or never predicts some classes.
 
-    Args:
-        results: By name of the split, as `evaluate_classes` returns them.
-        metric: The metric that chooses the best step.
+    `results` are by name of the split, as `evaluate_classes` returns them; `metric` is what they are compared by.
     """
     found = []
     for name, result in results.items():
         if result["before_is"] != MAJORITY_BASELINE:
-            found += alarms({name: result}, metric, {})
+            found += worse_than_before(name, result, metric)
         found += _never_predicted(name, result)
         found += _no_better_than_majority(name, result, metric)
-        found += _worse_than_cosine(name, result, metric)
+        cosine = result["baseline_differences"].get(COSINE_BASELINE, {}).get(metric)
+        if cosine is not None and cosine["high"] is not None and cosine["high"] < 0:
+            how = f"{metric} differs by {change_in_words(cosine)}"
+            found.append(f"the tuned model is worse than {COSINE_BASELINE} on {name}: {how}")
     return found
 
 
 def _never_predicted(name: str, result: Mapping[str, Any]) -> list[str]:
     """Return a warning about classes that occur but are never predicted; empty if there are none."""
-    missed = [entry["name"] for entry in result["per_class"] if entry["n"] and not entry["n_predicted"]]
+    missed = [entry for entry in result["per_class"] if entry["n"] and not entry["n_predicted"]]
     predicted = [entry["name"] for entry in result["per_class"] if entry["n_predicted"]]
     if not missed:
         return []
     advice = "train longer, change the learning rate, or set class_weight to balanced if some classes are rare"
     if len(predicted) == 1:
         return [f"the tuned model predicts {quoted(predicted[0])} for all {result['n']:,} rows of {name}; {advice}"]
-    n_rows = sum(entry["n"] for entry in result["per_class"] if entry["name"] in set(missed))
-    rows = f"{n_rows:,} of {result['n']:,} rows"
-    return [f"the tuned model never predicts {_listed(missed)} on {name}, {rows}; {advice}"]
+    classes = _listed([entry["name"] for entry in missed])
+    rows = f"{sum(entry['n'] for entry in missed):,} of {result['n']:,} rows"
+    return [f"the tuned model never predicts {classes} on {name}, {rows}; {advice}"]
 
 
 def _no_better_than_majority(name: str, result: Mapping[str, Any], metric: str) -> list[str]:
+    differences = result["baseline_differences"].get(MAJORITY_BASELINE)
     if result["before_is"] == MAJORITY_BASELINE:
         differences = result["difference"]
-    else:
-        differences = result["baseline_differences"].get(MAJORITY_BASELINE)
     if differences is None:
         return []
     # Matthews' correlation of the majority class is undefined.
     named = metric if differences[metric]["value"] is not None else "accuracy"
-    change, low, high = (differences[named][part] for part in ("value", "low", "high"))
+    change, low = differences[named]["value"], differences[named]["low"]
     if change is None or (change > 0 and (low is None or low > 0)):
         return []
     how = "is no better than" if change <= 0 else "is not clearly better than"
-    interval = differences[named]["reason"] if low is None else f"interval {low:+.4f} to {high:+.4f}"
-    return [f"the tuned model {how} {MAJORITY_BASELINE} on {name}: {named} differs by {change:+.4f} ({interval})"]
-
-
-def _worse_than_cosine(name: str, result: Mapping[str, Any], metric: str) -> list[str]:
-    """Return a warning if the classifier is clearly worse than its encoder's cosine was without training."""
-    change, low, high = (
-        result["baseline_differences"].get(COSINE_BASELINE, {}).get(metric, {}).get(part)
-        for part in ("value", "low", "high")
-    )
-    if high is None or high >= 0:
-        return []
-    return [
-        f"the tuned model is worse than {COSINE_BASELINE} on {name}: {metric} differs by {change:+.4f} "
-        f"(interval {low:+.4f} to {high:+.4f})"
-    ]
-
-
-def _logit_stream(model: ClassifierModel, rows: EvaluationRows) -> Iterator[NDArray[np.float32]]:
-    if rows.dataset.n_texts != model.n_texts:
-        has, needs = ("one text" if n == 1 else f"{n} texts" for n in (rows.dataset.n_texts, model.n_texts))
-        raise InputError(f"a row of {quoted(rows.dataset.source, limit=400)} has {has}, but the model needs {needs}")
-    return model.logits_stream(rows.texts(), on_truncate="ignore", check_finite=False)
+    by = change_in_words(differences[named])
+    return [f"the tuned model {how} {MAJORITY_BASELINE} on {name}: {named} differs by {by}"]
 
 
 def _listed(names: list[str]) -> str:
@@ -334,10 +282,6 @@ def _listed(names: list[str]) -> str:
     shown = ", ".join(quoted(name) for name in names[:_SHOWN_CLASSES])
     n_more = len(names) - _SHOWN_CLASSES
     return f"{shown} or any of {n_more:,} more" if n_more > 0 else shown
-
-
-def _as_json(scores: Mapping[str, Score]) -> dict[str, Any]:
-    return {name: score.to_json() for name, score in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -379,13 +323,9 @@ class ClassEvaluator:
     def of(
         cls, splits: Mapping[str, ConnectionDataset], model: ClassifierModel, settings: RunSettings, has_own_head: bool
     ) -> ClassEvaluator:
-        """Return the evaluator of a run.
+        """Return the evaluator of a run with these data sets, by name, train among them.
 
-        Args:
-            splits: The run's data sets by name, train among them.
-            model: With a head for the classes of the training rows.
-            settings: The run's settings.
-            has_own_head: Whether the classifier had this head before the run.
+        The model has a head for the classes of the training rows.
 
         Raises:
             InputError: A row is of a class that no training row has, or the metric is not one for classes.
@@ -404,12 +344,12 @@ class ClassEvaluator:
         """Return the metrics of the classifier on dev, or None once `stopped` returns True."""
         assert isinstance(model, ClassifierModel) and self.metric is not None
         rows = self.sets["dev"]
-        logits = logits_unless(model, rows, stopped)
+        logits = joined_unless(logit_stream(model, rows), stopped)
         if logits is None:
             return None
-        return {
-            name: class_metric_of(name, logits, rows) for name in dict.fromkeys((self.metric, "accuracy", "macro_f1"))
-        }
+        names = dict.fromkeys((self.metric, "accuracy", "macro_f1"))
+        metrics = rows.metrics(logits)
+        return {name: metrics.value(name) for name in names}
 
     def evaluate_baseline(self, model: TrainableModel) -> BaselineCodes:
         """Return the predictions to compare with, made before training."""
@@ -442,24 +382,22 @@ class ClassEvaluator:
         }
 
     def evaluate_final(self, model: TrainableModel, before: BaselineCodes) -> EvaluationResult:
-        """Return the results; the temperature is folded into the head, and the decision is stored in the model.
-
-        Args:
-            model: The tuned classifier.
-            before: The predictions to compare with.
-        """
+        """Return the results; the temperature is folded into the head, and the decision is stored in the model."""
         assert isinstance(model, ClassifierModel)
         logits = {name: logits_of(model, rows) for name, rows in self.sets.items()}
-        temperature = self._temperature(logits)
+        temperature = None
+        if "dev" in logits and self.settings.calibration != "none":
+            temperature = fit_temperature(logits["dev"], self.sets["dev"].gold)
         if temperature is not None:
             model.calibrate(temperature)
             logits = {name: (found / np.float32(temperature)).astype(np.float32) for name, found in logits.items()}
-        results = {
-            name: evaluate_classes(
-                rows, before.codes.get(name), before.is_, logits[name], self.settings, before.baselines.get(name, {})
-            )
-            for name, rows in self.sets.items()
-        }
+        results, splits = {}, {}
+        for name, rows in self.sets.items():
+            codes, others = before.codes.get(name), before.baselines.get(name, {})
+            results[name] = evaluate_classes(rows, codes, before.is_, logits[name], self.settings, others)
+            shares = class_probabilities(logits[name]).astype(np.float32)
+            source = rows.dataset.source
+            splits[name] = ClassSplit(name, source, rows.class_names, rows.gold, codes, before.is_, shares)
         found = class_alarms(results, self.metric or DEFAULT_METRIC)
         if not self.sets:
             found.append("the tuned classifier was not evaluated: set data.dev or data.dev_share, and data.test")
@@ -470,18 +408,12 @@ class ClassEvaluator:
             "calibration": None if temperature is None else self._calibration(temperature),
             "classes": {name: rows.dataset.class_counts() for name, rows in every.items()},
         }
-        splits = tuple(self._split(name, before, logits[name]) for name in self.sets)
-        return EvaluationResult(results, facts, found, model.decision, classes=splits, mistakes=self._mistakes(splits))
-
-    def _temperature(self, logits: Mapping[str, NDArray[np.float32]]) -> float | None:
-        if "dev" not in logits or self.settings.calibration == "none":
-            return None
-        gold = self.sets["dev"].gold
-        fault = temperature_fault(logits["dev"], gold)
-        if fault is not None:
-            logger.warning("probabilities are not calibrated: %s", fault)
-            return None
-        return fit_temperature(logits["dev"], gold)
+        mistakes: tuple[Mistake, ...] = ()
+        if (shown := split_of_worst_rows(splits)) is not None:
+            dataset = self.sets[shown].dataset
+            mistakes = confident_mistakes(splits[shown], list(dataset.rows_of_texts()), dataset.lines, N_WORST)
+        classes = tuple(splits.values())
+        return EvaluationResult(results, facts, found, model.decision, classes=classes, mistakes=mistakes)
 
     def _calibration(self, temperature: float) -> dict[str, Any]:
         dataset = self.sets["dev"].dataset
@@ -492,36 +424,8 @@ class ClassEvaluator:
         """Return the threshold on the probability of the second of two classes, chosen on dev."""
         if "dev" not in logits or len(self.train.class_names) != 2:
             return None
-        dataset = self.sets["dev"].dataset
-        fitted_on = {"source": dataset.source, "sha256": dataset.sha256}
-        settings = replace(self.settings, calibration="none", match_from=None)
-        try:
-            decision = fit_decision(softmax(logits["dev"])[:, 1], self.sets["dev"].gold == 1, settings, fitted_on)
-        except InputError as error:
-            logger.warning("no threshold is stored: %s", error)
-            return None
-        return as_probability(decision)
-
-    def _split(self, name: str, before: BaselineCodes, logits: NDArray[np.float32]) -> ClassSplit:
-        rows = self.sets[name]
-        return ClassSplit(
-            name=name,
-            source=rows.dataset.source,
-            class_names=rows.class_names,
-            gold=rows.gold,
-            before=before.codes.get(name),
-            before_is=before.is_,
-            probabilities=softmax(logits).astype(np.float32),
-        )
-
-    def _mistakes(self, splits: tuple[ClassSplit, ...]) -> tuple[Mistake, ...]:
-        """Return the most confident mistakes on test, or on dev if there is no test."""
-        named = {split.name: split for split in splits}
-        name = next((name for name in ("test", "dev") if name in named), None)
-        if name is None:
-            return ()
-        dataset = self.sets[name].dataset
-        return confident_mistakes(named[name], list(dataset.rows_of_texts()), dataset.lines, N_WORST)
+        rows, scores = self.sets["dev"], class_probabilities(logits["dev"])[:, 1]
+        return decision_to_store(scores, rows.gold == 1, rows.dataset, self.settings, of_probabilities=True)
 
 
 def names_of_classes(model: ClassifierModel) -> tuple[str, ...]:

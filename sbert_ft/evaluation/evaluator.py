@@ -7,15 +7,26 @@ Thresholds, calibrations and temperatures are fitted only on dev; test rows are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from sbert_ft.config.settings import EvaluationSettings
+from sbert_ft.data.dataset import ConnectionDataset
+from sbert_ft.errors import InputError
+from sbert_ft.evaluation.bootstrap import Flags
+from sbert_ft.evaluation.calibration import fit_decision
 from sbert_ft.evaluation.results import ClassSplit, Mistake, SplitScores, WorstPair
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.models.classifier import TrainableModel
 
 N_WORST = 50  # number of worst rows in a report
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,77 @@ class Evaluator(Protocol):
         """Return the results of the tuned model; what was fitted on dev is stored in the model."""
 
 
-def as_probability(decision: Decision) -> Decision:
-    """Return the decision with similarity "probability"; threshold and interval are at least 0."""
+def joined_unless(parts: Iterable[NDArray[np.float32]], stopped: Callable[[], bool]) -> NDArray[np.float32] | None:
+    """Return a stream of arrays as one, or None once `stopped`, called after each of them, returns True."""
+    found = []
+    for part in parts:
+        found.append(part)
+        if stopped():
+            return None
+    return np.concatenate(found)
+
+
+def split_of_worst_rows(sets: Iterable[str]) -> str | None:
+    """Return the split whose worst rows a report shows: test, or dev if there is no test; None without both."""
+    return next((name for name in ("test", "dev") if name in set(sets)), None)
+
+
+def try_decision(
+    scores: NDArray[np.floating], matches: Flags, dataset: ConnectionDataset, settings: EvaluationSettings
+) -> Decision | str:
+    """Return the decision of `fit_decision` for pairs of a data set, or a sentence that says why there is none."""
+    fitted_on = {"source": dataset.source, "sha256": dataset.sha256}
+    try:
+        return fit_decision(scores, matches, settings, fitted_on, scale=dataset.score_range)
+    except InputError as error:
+        return str(error)
+
+
+def decision_to_store(
+    scores: NDArray[np.floating],
+    matches: Flags,
+    dataset: ConnectionDataset,
+    settings: EvaluationSettings,
+    *,
+    of_probabilities: bool,
+) -> Decision | None:
+    """Return the same as `try_decision`, or None after a warning.
+
+    For a classifier, whose scores are probabilities, no calibration is fitted, and threshold and interval are at least
+    0.
+    """
+    if of_probabilities:
+        settings = replace(settings, calibration="none")
+    decision = try_decision(scores, matches, dataset, settings)
+    if isinstance(decision, str):
+        logger.warning("no threshold is stored: %s", decision)
+        return None
+    if not of_probabilities:
+        return decision
     ends = {name: max(0.0, value) for name in ("low", "high") if (value := getattr(decision, name)) is not None}
     return replace(decision, threshold=max(0.0, decision.threshold), similarity="probability", **ends)
+
+
+def change_in_words(difference: Mapping[str, Any]) -> str:
+    """Return a difference that has a value, as in metrics.json: "-0.0123 (interval -0.0200 to -0.0050)"."""
+    value, low, high, reason = (difference[part] for part in ("value", "low", "high", "reason"))
+    return f"{value:+.4f} ({reason if low is None else f'interval {low:+.4f} to {high:+.4f}'})"
+
+
+def worse_than_before(name: str, result: Mapping[str, Any], metric: str) -> list[str]:
+    """Return a warning if the model is worse than before on a split, by its entry in metrics.json; empty if not.
+
+    For a split without the metric, its first metric is compared.
+    """
+    differences = result.get("difference", {})
+    named = metric if metric in differences else next(iter(differences), None)
+    if named is None:
+        return []
+    before, after, difference = (result[part][named] for part in ("before", "after", "difference"))
+    if before["value"] is not None and after["value"] is None:
+        return [f"the tuned model has no {named} on {name} ({after['reason']}), but the base model has"]
+    if difference["value"] is None or difference["value"] >= 0:
+        return []
+    high = difference["high"]
+    how = "scores lower" if high is None else "is worse" if high < 0 else "scores lower, maybe by chance,"
+    return [f"the tuned model {how} on {name}: {named} changed by {change_in_words(difference)}"]

@@ -8,7 +8,6 @@ matching pairs, and a ranking metric on a small set may not show this.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,21 +18,27 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import EvaluationSettings, RunSettings
 from sbert_ft.data.dataset import ConnectionDataset
+from sbert_ft.encoder.heads import probabilities
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.evaluation.calibration import fit_decision
-from sbert_ft.evaluation.evaluator import N_WORST, EvaluationResult, as_probability
-from sbert_ft.evaluation.metrics import Score, graded_metrics, label_metrics, metric_value, paired_differences
+from sbert_ft.evaluation.evaluator import (
+    N_WORST,
+    EvaluationResult,
+    decision_to_store,
+    joined_unless,
+    split_of_worst_rows,
+    try_decision,
+    worse_than_before,
+)
+from sbert_ft.evaluation.metrics import Metrics, pair_metrics, scores_to_json
 from sbert_ft.evaluation.results import COSINE_BASELINE, SplitScores, WorstPair, worst_pairs
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
+from sbert_ft.models.inference import OnTruncate
 from sbert_ft.models.siamese import SiameseBert
 
 MAX_CHANCE_PAIRS = 2000
 # Random pairs of a good encoder are far below; those of a raw BERT with mean pooling are at about 0.6 to 0.8.
 COLLAPSED_COSINE = 0.9
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,12 @@ class EvaluationPairs:
 
     def texts(self) -> Iterator[tuple[str, ...]]:
         """Yield the texts of each pair."""
-        return map(self.texts_of, range(len(self)))
+        for side in self.sides:
+            yield tuple(self.dataset.distinct_texts(i, i + 1)[0] for i in side.tolist())
 
-    def texts_of(self, place: int) -> tuple[str, ...]:
-        """Return the texts of one pair."""
-        return tuple(self.dataset.distinct_texts(int(i), int(i) + 1)[0] for i in self.sides[place])
+    def metrics(self, scores: NDArray[np.float32], threshold: float | None = None) -> Metrics:
+        """Return every metric of the scores, shape (n,), that the gold allows, as `pair_metrics` does."""
+        return pair_metrics(scores, None if self.scale is None else self.gold, self.matches, threshold)
 
 
 def evaluation_pairs(name: str, dataset: ConnectionDataset, match_from: float | None, seed: int = 0) -> EvaluationPairs:
@@ -92,8 +98,7 @@ def evaluation_pairs(name: str, dataset: ConnectionDataset, match_from: float | 
     rows, lines = dataset.text_rows, dataset.lines
     matches, labels = dataset.matches(match_from), dataset.labels
     if matches is not None and labels is not None:
-        scale = None if dataset.scale is None else (dataset.scale.low, dataset.scale.high)
-        return EvaluationPairs(name, dataset, rows[:, :2], lines, labels, matches, scale)
+        return EvaluationPairs(name, dataset, rows[:, :2], lines, labels, matches, dataset.score_range)
     if dataset.n_texts == 3:
         others, other_lines = rows[:, [0, 2]], lines
         note = f"{len(rows):,} anchors with their positives (match) and their negatives (no match)"
@@ -117,12 +122,8 @@ def evaluation_pairs(name: str, dataset: ConnectionDataset, match_from: float | 
 def chance_pairs(rows: NDArray[np.int64], n_most: int, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return first texts with second texts of other rows, shape (n, 2), and the rows of the first ones, shape (n,).
 
-    Pairs that are among the rows, in either order, or have the same text twice are left out.
-
-    Args:
-        rows: Numbers of each row's texts, shape (N, k).
-        n_most: Maximum number of pairs.
-        seed: Seed of the choice.
+    `rows` are the numbers of each row's texts, shape (N, k). Pairs that are among them, in either order, or have the
+    same text twice are left out. There are at most `n_most` pairs, chosen by the seed.
     """
     order = np.random.default_rng(seed).permutation(len(rows))
     places, others = order, np.roll(order, 1)
@@ -135,35 +136,29 @@ def chance_pairs(rows: NDArray[np.int64], n_most: int, seed: int = 0) -> tuple[N
 
 
 def score_pairs(model: SiameseBert | ClassifierModel, pairs: EvaluationPairs) -> NDArray[np.float32]:
-    """Return the model's score of each pair, shape (n,); too long texts are truncated without a warning.
+    """Return the model's score of each pair, shape (n,), as `score_stream` does."""
+    return np.concatenate(list(score_stream(model, pairs)))
 
-    The score is the cosine, or the probability of a classifier with one output.
+
+def score_stream(
+    model: SiameseBert | ClassifierModel,
+    pairs: EvaluationPairs,
+    batch_size: int = 32,
+    *,
+    on_truncate: OnTruncate = "ignore",
+    check_finite: bool = False,
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the model's score of each pair, some thousand at a time: the cosine, or the probability of one output.
+
+    Other arguments, and errors, as in `SiameseBert.score_stream` and `ClassifierModel.logits_stream`. Scores that are
+    not finite can be evaluated too: the metric is then None with a reason.
     """
-    return np.concatenate(list(_score_stream(model, pairs)))
-
-
-def score_unless(
-    model: SiameseBert | ClassifierModel, pairs: EvaluationPairs, stopped: Callable[[], bool]
-) -> NDArray[np.float32] | None:
-    """Return the same as `score_pairs`, or None once `stopped` returns True; it is called every few thousand pairs."""
-    parts = []
-    for scores in _score_stream(model, pairs):
-        parts.append(scores)
-        if stopped():
-            return None
-    return np.concatenate(parts)
-
-
-def _score_stream(model: SiameseBert | ClassifierModel, pairs: EvaluationPairs) -> Iterator[NDArray[np.float32]]:
     if isinstance(model, ClassifierModel):
-        single = pairs.sides.shape[1] == 1
-        rows = (texts[0] if single else texts for texts in pairs.texts())
-        for logits in model.logits_stream(rows, on_truncate="ignore", check_finite=False):
-            yield (0.5 * (1.0 + np.tanh(0.5 * logits[:, 0].astype(np.float64)))).astype(np.float32)  # the sigmoid
-        return
-    # scores that are not finite are evaluated too: the metric is then null with a reason
+        rows = (texts[0] if len(texts) == 1 else texts for texts in pairs.texts())
+        stream = model.logits_stream(rows, batch_size, on_truncate=on_truncate, check_finite=check_finite)
+        return (probabilities(logits)[:, 0] for logits in stream)
     sides = ((texts[0], texts[1]) for texts in pairs.texts())
-    yield from model.score_stream(sides, on_truncate="ignore", check_finite=False)
+    return model.score_stream(sides, batch_size, on_truncate=on_truncate, check_finite=check_finite)
 
 
 def chance_cosine(model: SiameseBert, dataset: ConnectionDataset, seed: int = 0) -> float | None:
@@ -175,37 +170,6 @@ def chance_cosine(model: SiameseBert, dataset: ConnectionDataset, seed: int = 0)
     pairs = EvaluationPairs("chance", dataset, sides, every.astype(np.int64), every, every.astype(bool), None)
     mean = float(score_pairs(model, pairs).mean())
     return mean if math.isfinite(mean) else None
-
-
-def metric_of(name: str, scores: NDArray[np.float32], pairs: EvaluationPairs) -> float | None:
-    """Return one metric of the scores, shape (n,); None if it is undefined.
-
-    Raises:
-        InputError: The metric needs graded scores, and the pairs have none.
-    """
-    return metric_value(name, scores, None if pairs.scale is None else pairs.gold, pairs.matches)
-
-
-def try_decision(scores: NDArray[np.float32], pairs: EvaluationPairs, settings: EvaluationSettings) -> Decision | str:
-    """Return the decision fitted on the pairs, or a sentence that says why none can be fitted."""
-    fitted_on = {"source": pairs.dataset.source, "sha256": pairs.dataset.sha256}
-    try:
-        return fit_decision(scores, pairs.matches, settings, fitted_on, scale=pairs.scale)
-    except InputError as error:
-        return str(error)
-
-
-def metrics_of(
-    scores: NDArray[np.float32], pairs: EvaluationPairs, settings: EvaluationSettings, decision: Decision | None
-) -> dict[str, Score]:
-    """Return every metric that the pairs' gold allows, with intervals.
-
-    Graded pairs have spearman and pearson; all have average_precision and roc_auc, and with a decision also the metrics
-    of its threshold.
-    """
-    graded = {} if pairs.scale is None else graded_metrics(scores, pairs.gold, settings)
-    threshold = None if decision is None else decision.threshold
-    return graded | label_metrics(scores, pairs.matches, settings, threshold)
 
 
 def evaluate_pairs(
@@ -224,38 +188,29 @@ def evaluate_pairs(
         settings: Number of resamples and confidence of the intervals.
         decisions: Of the model before and of the one after.
     """
+    first, second = (None if decision is None else decision.threshold for decision in decisions)
+    metrics = pairs.metrics(after, second)
     result: dict[str, Any] = {
         "source": pairs.dataset.source,
         "sha256": pairs.dataset.sha256,
         "n": len(pairs),
-        "after": _as_json(metrics_of(after, pairs, settings, decisions[1])),
+        "after": scores_to_json(metrics.with_intervals(settings)),
     }
     if pairs.note is not None:
         result["note"] = pairs.note
-    if before is None:
-        return result
-    both = None if decisions[0] is None or decisions[1] is None else (decisions[0].threshold, decisions[1].threshold)
-    changes = {} if pairs.scale is None else paired_differences(before, after, pairs.gold, settings)
-    changes |= paired_differences(before, after, pairs.matches, settings, thresholds=both)
-    result["before"] = _as_json(metrics_of(before, pairs, settings, decisions[0]))
-    result["difference"] = _as_json(changes)
+    if before is not None:
+        earlier = pairs.metrics(before, first)
+        result["before"] = scores_to_json(earlier.with_intervals(settings))
+        result["difference"] = scores_to_json(metrics.minus(earlier).with_intervals(settings))
     return result
 
 
 def alarms(results: Mapping[str, Mapping[str, Any]], metric: str, collapse: Mapping[str, float | None]) -> list[str]:
-    """Return warnings: the model is worse than before, or has collapsed.
+    """Return warnings: the model is worse than before (see `worse_than_before`), or has collapsed.
 
-    Args:
-        results: By name of the split, as `evaluate_pairs` returns them.
-        metric: The metric to compare by; for a split without it, the split's first metric.
-        collapse: Mean cosine of random pairs, ``before`` and ``after``.
+    `results` are by name of the split; `collapse` has the mean cosine of random pairs, ``before`` and ``after``.
     """
-    found = []
-    for name, result in results.items():
-        differences = result.get("difference", {})
-        named = metric if metric in differences else next(iter(differences), None)
-        if named is not None and (sentence := _worsening(name, named, result)) is not None:
-            found.append(sentence)
+    found = [sentence for name, result in results.items() for sentence in worse_than_before(name, result, metric)]
     after, before = collapse.get("after"), collapse.get("before")
     if after is not None and after >= COLLAPSED_COSINE:
         was = "" if before is None else f" (before: {before:.2f})"
@@ -268,31 +223,16 @@ def alarms(results: Mapping[str, Mapping[str, Any]], metric: str, collapse: Mapp
     return found
 
 
-def _worsening(name: str, metric: str, result: Mapping[str, Any]) -> str | None:
-    """Return a warning if one metric of a split is lower than before, else None."""
-    before, after, difference = (result[part][metric] for part in ("before", "after", "difference"))
-    if before["value"] is not None and after["value"] is None:
-        return f"the tuned model has no {metric} on {name} ({after['reason']}), but the base model has"
-    change, low, high = (difference[part] for part in ("value", "low", "high"))
-    if change is None or change >= 0:
-        return None
-    if high is None:
-        return f"the tuned model scores lower on {name}: {metric} changed by {change:+.4f} ({difference['reason']})"
-    how = "is worse" if high < 0 else "scores lower, maybe by chance,"
-    interval = f"interval {low:+.4f} to {high:+.4f}"
-    return f"the tuned model {how} on {name}: {metric} changed by {change:+.4f} ({interval})"
-
-
 def split_scores(pairs: EvaluationPairs, before: NDArray[np.float32] | None, after: NDArray[np.float32]) -> SplitScores:
     """Return the scores of these pairs for a report."""
     return SplitScores(pairs.name, pairs.dataset.source, before, after, pairs.gold, pairs.matches, pairs.scale)
 
 
 def same_gold_kind(metric: str, pairs: EvaluationPairs) -> None:
-    """Raise InputError if the metric needs graded scores and the pairs have yes/no labels.
+    """Check that the pairs have graded scores if the metric needs them.
 
     Raises:
-        InputError: The pairs have no graded scores.
+        InputError: They have yes/no labels.
     """
     if metric in ("spearman", "pearson") and pairs.scale is None:
         raise InputError(
@@ -300,10 +240,6 @@ def same_gold_kind(metric: str, pairs: EvaluationPairs) -> None:
             "has yes/no labels",
             "use average_precision or roc_auc",
         )
-
-
-def _as_json(scores: Mapping[str, Score]) -> dict[str, Any]:
-    return {name: score.to_json() for name, score in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -339,38 +275,30 @@ class PairEvaluator:
 
     @classmethod
     def of(cls, splits: Mapping[str, ConnectionDataset], settings: RunSettings) -> PairEvaluator:
-        """Return the evaluator of a run.
-
-        Args:
-            splits: The run's data sets by name, train among them.
-            settings: The run's settings.
+        """Return the evaluator of a run with these data sets, by name, train among them.
 
         Raises:
             InputError: The metric needs other labels than the dev pairs have.
         """
-        sets = {
-            name: evaluation_pairs(name, dataset, settings.evaluation.match_from)
-            for name, dataset in splits.items()
-            if name != "train"
-        }
+        match_from = settings.evaluation.match_from
+        sets = {name: evaluation_pairs(name, splits[name], match_from) for name in splits if name != "train"}
         metric = None
         if "dev" in sets:
             metric = settings.training.metric or sets["dev"].default_metric
             same_gold_kind(metric, sets["dev"])
-        train = splits["train"]
-        chance = next((splits[name] for name in ("dev", "test") if name in splits), train)
-        scale = None if train.scale is None else (train.scale.low, train.scale.high)
-        return cls(sets, metric, settings.evaluation, chance, scale)
+        chance = next(splits[name] for name in ("dev", "test", "train") if name in splits)
+        return cls(sets, metric, settings.evaluation, chance, splits["train"].score_range)
 
     def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, float | None] | None:
         """Return the metrics of the model on dev, or None once `stopped` returns True."""
         pairs = self.sets["dev"]
         assert self.metric is not None
         usual = ("average_precision",) if pairs.scale is None else ("spearman", "pearson")
-        scores = score_unless(model, pairs, stopped)
+        scores = joined_unless(score_stream(model, pairs), stopped)
         if scores is None:
             return None
-        return {name: metric_of(name, scores, pairs) for name in dict.fromkeys((self.metric, *usual))}
+        metrics = pairs.metrics(scores)
+        return {name: metrics.value(name) for name in dict.fromkeys((self.metric, *usual))}
 
     def evaluate_baseline(self, model: TrainableModel) -> PairScores:
         """Return the scores before training: the cosines of the base model's encoder.
@@ -378,53 +306,42 @@ class PairEvaluator:
         A new head is not trained yet, so a classifier is compared with its encoder's cosine; for single texts there is
         none.
         """
-        if isinstance(model, ClassifierModel):
-            if model.n_texts == 1:
-                return PairScores()
-            encoder = SiameseBert(model.bert, "mean")
-            return PairScores({name: score_pairs(encoder, pairs) for name, pairs in self.sets.items()})
-        return self.ask(model)
+        if not isinstance(model, ClassifierModel):
+            return self._scores_of(model)
+        if model.n_texts == 1:
+            return PairScores()
+        encoder = SiameseBert(model.bert, "mean")
+        return PairScores({name: score_pairs(encoder, pairs) for name, pairs in self.sets.items()})
 
-    def ask(self, model: TrainableModel) -> PairScores:
-        """Return the current model's scores of all pairs."""
+    def _scores_of(self, model: TrainableModel) -> PairScores:
         scores = {name: score_pairs(model, pairs) for name, pairs in self.sets.items()}
         return PairScores(scores, None if isinstance(model, ClassifierModel) else chance_cosine(model, self.chance))
 
     def evaluate_final(self, model: TrainableModel, before: PairScores) -> EvaluationResult:
-        """Return the results; decision and score scale are stored in the model.
-
-        Args:
-            model: The tuned model.
-            before: Scores of the base model.
-        """
-        after = self.ask(model)
+        """Return the results of the tuned model; decision and score scale are stored in it."""
+        after = self._scores_of(model)
         is_classifier = isinstance(model, ClassifierModel)
         base_decision, decision = self._decide(before, after, is_classifier)
-        results = {
-            name: evaluate_pairs(
-                pairs, before.scores.get(name), after.scores[name], self.settings, (base_decision, decision)
-            )
-            for name, pairs in self.sets.items()
-        }
-        if is_classifier:
-            for result in results.values():
-                result |= {"before_is": COSINE_BASELINE} if "before" in result else {}
+        results, splits = {}, {}
+        for name, pairs in self.sets.items():
+            sides = before.scores.get(name), after.scores[name]
+            results[name] = evaluate_pairs(pairs, *sides, self.settings, (base_decision, decision))
+            if is_classifier and "before" in results[name]:
+                results[name]["before_is"] = COSINE_BASELINE
+            splits[name] = split_scores(pairs, *sides)
         collapse = {"before": before.chance, "after": after.chance}
         found = alarms(results, self.metric or "spearman", collapse)
         if not self.sets:
             found.append("the tuned model was not evaluated: set data.dev or data.dev_share, and data.test")
         model.score_scale = self.scale or ((0.0, 1.0) if is_classifier else (-1.0, 1.0))
         model.decision = decision
-        return EvaluationResult(
-            results,
-            {"decision": None if decision is None else decision.to_json(), "collapse": collapse},
-            found,
-            decision,
-            splits=tuple(
-                split_scores(pairs, before.scores.get(name), after.scores[name]) for name, pairs in self.sets.items()
-            ),
-            worst=self._worst(before, after),
-        )
+        facts = {"decision": None if decision is None else decision.to_json(), "collapse": collapse}
+        worst: tuple[WorstPair, ...] = ()
+        if (shown := split_of_worst_rows(splits)) is not None:
+            texts = list(self.sets[shown].texts())
+            firsts, seconds = [row[0] for row in texts], [row[1] if len(row) > 1 else "" for row in texts]
+            worst = worst_pairs(splits[shown], firsts, seconds, self.sets[shown].lines, N_WORST)
+        return EvaluationResult(results, facts, found, decision, splits=tuple(splits.values()), worst=worst)
 
     def _decide(
         self, before: PairScores, after: PairScores, is_classifier: bool
@@ -432,23 +349,11 @@ class PairEvaluator:
         """Return the decisions of the base and of the tuned model, both fitted on the dev pairs."""
         if "dev" not in self.sets:
             return None, None
-        pairs, uncalibrated = self.sets["dev"], replace(self.settings, calibration="none")
-        decision = try_decision(after.scores["dev"], pairs, uncalibrated if is_classifier else self.settings)
-        if isinstance(decision, str):
-            logger.warning("no threshold is stored: %s", decision)
-            return None, None
-        if is_classifier:
-            decision = as_probability(decision)
-        base = try_decision(before.scores["dev"], pairs, uncalibrated) if "dev" in before.scores else None
+        matches, dataset = self.sets["dev"].matches, self.sets["dev"].dataset
+        decision = decision_to_store(
+            after.scores["dev"], matches, dataset, self.settings, of_probabilities=is_classifier
+        )
+        if decision is None or "dev" not in before.scores:
+            return None, decision
+        base = try_decision(before.scores["dev"], matches, dataset, replace(self.settings, calibration="none"))
         return base if isinstance(base, Decision) else None, decision
-
-    def _worst(self, before: PairScores, after: PairScores) -> tuple[WorstPair, ...]:
-        """Return the tuned model's worst pairs on test, or on dev if there is no test."""
-        name = next((name for name in ("test", "dev") if name in self.sets), None)
-        if name is None:
-            return ()
-        pairs = self.sets[name]
-        texts = list(pairs.texts())
-        firsts, seconds = [row[0] for row in texts], [row[1] if len(row) > 1 else "" for row in texts]
-        scores = split_scores(pairs, before.scores.get(name), after.scores[name])
-        return worst_pairs(scores, firsts, seconds, pairs.lines, N_WORST)

@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 
 # The baselines of a classifier, as results and reports name them.
 MAJORITY_BASELINE: Final = "the majority class"
-
-
 COSINE_BASELINE: Final = "the cosine of the untrained encoder"
-
 
 Json = Mapping[str, Any]
 
@@ -141,12 +138,7 @@ def worst_pairs(
 ) -> tuple[WorstPair, ...]:
     """Return the `n` pairs with the largest absolute errors, worst first; ties in the order of the file.
 
-    Args:
-        split: The scores of the pairs.
-        texts1: The first text of each pair.
-        texts2: The second text of each pair.
-        lines: Line of each pair in its file.
-        n: How many; fewer if there are fewer pairs.
+    `texts1`, `texts2` and `lines` are each pair's texts and its line in its file.
     """
     assert len(texts1) == len(texts2) == len(lines) == len(split.after) == len(split.gold)
     # Rounded, so that the order of equal errors does not depend on the last bit.
@@ -172,11 +164,7 @@ def confident_mistakes(
 ) -> tuple[Mistake, ...]:
     """Return the `n` mistakes with the highest predicted probability, highest first; ties in the order of the file.
 
-    Args:
-        split: The predictions for the rows.
-        texts: The one or two texts of each row.
-        lines: Line of each row in its file.
-        n: How many; fewer if there are fewer mistakes.
+    `texts` and `lines` are each row's one or two texts and its line in its file.
     """
     assert len(texts) == len(lines) == len(split.gold) == len(split.probabilities)
     predicted = split.predicted
@@ -207,7 +195,7 @@ def errors_of_place(split: SplitScores) -> NDArray[np.float64]:
     """
     scores = split.after.astype(np.float64)
     if split.scale is not None:
-        return _places(scores) - _places(split.gold)
+        return _share_below(np.sort(scores), scores) - _share_below(np.sort(split.gold), split.gold)
     labels = split.gold > 0.5 if split.labels is None else split.labels
     yes, no = np.sort(scores[labels]), np.sort(scores[~labels])
     if not len(yes) or not len(no):
@@ -225,10 +213,6 @@ def _distance_from_wrong_side(split: SplitScores) -> NDArray[np.float64]:
     middle = (scores[labels].min() + scores[~labels].max()) / 2
     distances: NDArray[np.float64] = np.where(labels, scores - middle, middle - scores).round(6)
     return distances
-
-
-def _places(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return _share_below(np.sort(values), values)
 
 
 def _share_below(ordered: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,16 +18,16 @@ from sbert_ft.errors import InputError
 from sbert_ft.evaluation.class_evaluator import (
     EvaluationRows,
     class_alarms,
-    class_metric_of,
     cosine_baseline,
     evaluate_classes,
     evaluation_rows,
+    logit_stream,
     logits_of,
-    logits_unless,
     majority_codes,
     predicted_codes,
 )
 from sbert_ft.evaluation.class_metrics import class_metrics
+from sbert_ft.evaluation.evaluator import joined_unless
 from sbert_ft.evaluation.results import COSINE_BASELINE, MAJORITY_BASELINE
 from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.models.connection_bert import ConnectionBert
@@ -73,7 +73,7 @@ def make_model(tmp_path: Path, tiny_bert_folder: Callable[..., Path]) -> Make:
 def test_rows_have_the_numbers_of_the_models_classes() -> None:
     rows = film_rows([2, 0, 1, 2])
     assert (rows.name, len(rows), rows.class_names, rows.note) == ("dev", 4, NAMES, None)
-    assert rows.gold.tolist() == [2, 0, 1, 2] and rows.lines.tolist() == [0, 1, 2, 3]
+    assert rows.gold.tolist() == [2, 0, 1, 2] and rows.dataset.lines.tolist() == [0, 1, 2, 3]
     assert list(rows.texts())[:2] == ["film 0 was good", "film 1 was good"]
 
 
@@ -111,9 +111,9 @@ def test_logits_are_those_of_the_classifier(kind: Literal["towers", "joined", "s
     found = logits_of(model, rows)
     assert found.shape == (5, 3) and found.dtype == np.float32
     assert predicted_codes(found, rows).tolist() == [NAMES.index(name) for name in model.predict(list(rows.texts()))]
-    unstopped = logits_unless(model, rows, lambda: False)
+    unstopped = joined_unless(logit_stream(model, rows), lambda: False)
     assert unstopped is not None and unstopped.tolist() == found.tolist()
-    assert logits_unless(model, rows, lambda: True) is None
+    assert joined_unless(logit_stream(model, rows), lambda: True) is None
 
 
 def test_rows_of_another_number_of_texts_are_refused(make_model: Make) -> None:
@@ -123,9 +123,9 @@ def test_rows_of_another_number_of_texts_are_refused(make_model: Make) -> None:
 
 def test_logits_that_are_no_numbers_have_no_metric_and_no_classes() -> None:
     rows, logits = film_rows([0, 1, 2]), sure_logits([0, 1, 2])
-    assert class_metric_of("accuracy", logits, rows) == 1
+    assert rows.metrics(logits).value("accuracy") == 1
     logits[1, 0] = np.nan
-    assert class_metric_of("accuracy", logits, rows) is None
+    assert rows.metrics(logits).value("accuracy") is None
     with pytest.raises(InputError, match=r"logits of 1 of 3 rows of '<.*>' are NaN or infinite, first in line 1"):
         predicted_codes(logits, rows)
     with pytest.raises(InputError, match=r"logits of dev have the shape \(3, 1\), expected \(3, 3\)"):
@@ -188,7 +188,7 @@ def test_a_split_has_all_that_a_report_shows() -> None:
     assert (found["classes"], found["before_is"]) == (list(NAMES), "the majority class")
     assert found["confusion"] == sk.confusion_matrix(gold, after).tolist()
     assert tuple(found["after"]) == tuple(found["before"]) == tuple(found["difference"]) == SCORE_KEYS
-    assert found["after"]["mcc"] == class_metrics(after, gold, 3, SETTINGS)["mcc"].to_json()
+    assert found["after"]["mcc"] == class_metrics(after, gold, 3).with_intervals(SETTINGS)["mcc"].to_json()
     assert found["before"]["accuracy"]["value"] == pytest.approx((majority == gold).mean())
     assert found["difference"]["accuracy"]["value"] == pytest.approx((after == gold).mean() - (majority == gold).mean())
     assert found["difference"]["mcc"]["reason"] == "before: all rows are predicted as one class"

@@ -18,12 +18,10 @@ from sbert_ft.evaluation import class_metrics as ours
 from sbert_ft.evaluation.bootstrap import cell_resamples, resamples
 from sbert_ft.evaluation.class_metrics import (
     CLASS_METRIC_NAMES,
-    class_differences,
-    class_metric_value,
-    class_metrics,
     confusion,
     per_class,
 )
+from sbert_ft.evaluation.metrics import Score
 
 FEW = EvaluationSettings(bootstrap_samples=30)
 MANY = EvaluationSettings(bootstrap_samples=2000)
@@ -39,6 +37,22 @@ def tables(draw: st.DrawFn) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     codes = st.lists(st.integers(0, n_classes - 1), min_size=n, max_size=n)
     gold, one, other = (np.array(draw(codes), np.int64) for _ in range(3))
     return n_classes, gold, one, other
+
+
+def class_metrics(
+    predicted: np.ndarray, gold: np.ndarray, n_classes: int, settings: EvaluationSettings, seed: int = 0
+) -> dict[str, Score]:
+    return ours.class_metrics(predicted, gold, n_classes).with_intervals(settings, seed)
+
+
+def class_differences(
+    before: np.ndarray, after: np.ndarray, gold: np.ndarray, n_classes: int, settings: EvaluationSettings
+) -> dict[str, Score]:
+    return ours.class_differences(before, after, gold, n_classes).with_intervals(settings)
+
+
+def class_metric_value(name: str, predicted: np.ndarray, gold: np.ndarray, n_classes: int) -> float | None:
+    return ours.class_metrics(predicted, gold, n_classes).value(name)
 
 
 def by_sklearn(name: str, predicted: np.ndarray, gold: np.ndarray) -> float | None:
@@ -175,8 +189,8 @@ def test_every_resample_has_the_metrics_of_scikit_learn(n_classes: int) -> None:
     for place, drawn in enumerate(counts.astype(np.int64)):
         rows = [np.repeat(column, drawn) for column in cells.columns]
         assert len(rows[0]) == 60
-        for name, of_totals in ours._OF_TOTALS.items():
-            assert of_totals(totals)[place] == pytest.approx(by_sklearn(name, rows[1], rows[0]), abs=1e-12)
+        for name, values in totals.metrics().items():
+            assert values[place] == pytest.approx(by_sklearn(name, rows[1], rows[0]), abs=1e-12)
 
 
 def test_drawn_cells_are_spread_as_drawn_rows_are() -> None:

@@ -18,6 +18,7 @@ from test_spec import sentences
 from sbert_ft.config.settings import EvaluationSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError
+from sbert_ft.evaluation.evaluator import joined_unless, try_decision
 from sbert_ft.evaluation.pair_evaluator import (
     COLLAPSED_COSINE,
     alarms,
@@ -25,12 +26,10 @@ from sbert_ft.evaluation.pair_evaluator import (
     chance_pairs,
     evaluate_pairs,
     evaluation_pairs,
-    metric_of,
     same_gold_kind,
     score_pairs,
-    score_unless,
+    score_stream,
     split_scores,
-    try_decision,
 )
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.models.siamese import SiameseBert
@@ -139,11 +138,11 @@ def test_chance_pairs_of_triplets_are_no_anchor_with_a_positive_of_its_own() -> 
 
 def test_scoring_ends_when_it_is_told_to(model: SiameseBert) -> None:
     pairs = evaluation_pairs("dev", dataset(GRADED), None)
-    scores = score_unless(model, pairs, lambda: False)
+    scores = joined_unless(score_stream(model, pairs), lambda: False)
     assert scores is not None
     np.testing.assert_array_equal(scores, score_pairs(model, pairs))
     np.testing.assert_allclose(scores, model.score([row[:2] for row in GRADED]), atol=1e-6)
-    assert score_unless(model, pairs, lambda: True) is None
+    assert joined_unless(score_stream(model, pairs), lambda: True) is None
 
 
 # the results
@@ -170,7 +169,7 @@ def test_metrics_before_and_after_are_those_of_scipy_and_scikit_learn() -> None:
         change = result["difference"][name]
         assert change["value"] == pytest.approx(by(after) - by(before), abs=1e-9)
         assert change["low"] <= change["value"] <= change["high"]
-        assert metric_of(name, after, pairs) == pytest.approx(by(after), abs=1e-9)
+        assert pairs.metrics(after).value(name) == pytest.approx(by(after), abs=1e-9)
 
 
 def test_four_pairs_by_hand() -> None:
@@ -187,7 +186,7 @@ def test_four_pairs_by_hand() -> None:
 
 def test_yes_and_no_have_decisions_of_two_thresholds() -> None:
     pairs = evaluation_pairs("dev", dataset(YES_NO), None)
-    one, other = (try_decision(scores, pairs, SETTINGS) for scores in (BEFORE, AFTER))
+    one, other = (try_decision(scores, pairs.matches, pairs.dataset, SETTINGS) for scores in (BEFORE, AFTER))
     assert isinstance(one, Decision) and isinstance(other, Decision)
     assert one.threshold == pytest.approx((0.8 + 0.3) / 2)
     result = evaluate_pairs(pairs, BEFORE, AFTER, SETTINGS, (one, other))
@@ -209,11 +208,11 @@ def test_a_model_alone_is_judged_without_a_difference() -> None:
 
 def test_pairs_that_allow_no_decision_say_why() -> None:
     alike = evaluation_pairs("dev", dataset([(a, b, 1) for a, b, _ in YES_NO]), None)
-    reason = try_decision(AFTER, alike, SETTINGS)
+    reason = try_decision(AFTER, alike.matches, alike.dataset, SETTINGS)
     assert isinstance(reason, str) and "4 pairs, of which 4 match" in reason
     graded = evaluation_pairs("dev", dataset(GRADED), None)
     settings = EvaluationSettings(threshold_target="precision>=0.95", bootstrap_samples=10)
-    unreachable = try_decision(-AFTER, graded, settings)
+    unreachable = try_decision(-AFTER, graded.matches, graded.dataset, settings)
     assert isinstance(unreachable, str) and "no threshold reaches precision>=0.95" in unreachable
 
 
@@ -315,7 +314,7 @@ def test_a_model_that_gives_no_numbers_is_an_alarm_and_no_crash(
         model.bert.encoder.get_parameter("embeddings.LayerNorm.weight").fill_(float("nan"))
     after = score_pairs(model, pairs)
     assert chance_cosine(model, pairs.dataset) is None
-    assert isinstance(try_decision(after, pairs, SETTINGS), str)
+    assert isinstance(try_decision(after, pairs.matches, pairs.dataset, SETTINGS), str)
     result = evaluate_pairs(pairs, before, after, SETTINGS)
     with caplog.at_level(logging.WARNING):
         said = alarms({"dev": result}, "spearman", {"before": 0.5, "after": None})

@@ -14,10 +14,10 @@ from sklearn import metrics as sk
 
 from sbert_ft.errors import InputError
 from sbert_ft.evaluation.calibration import (
+    class_probabilities,
     expected_calibration_error,
     fit_temperature,
     log_loss,
-    softmax,
     temperature_fault,
 )
 
@@ -48,7 +48,7 @@ def test_no_other_temperature_has_a_lower_loss(seed: int) -> None:
     found = fit_temperature(logits, gold)
     others = np.geomspace(0.05, 20, 2000)
     losses = [-special.log_softmax(logits / t, axis=1)[np.arange(40), gold].mean() for t in others]
-    assert log_loss(softmax(logits / found), gold) <= min(losses) + 1e-7
+    assert log_loss(class_probabilities(logits / found), gold) <= min(losses) + 1e-7
     assert found == pytest.approx(others[np.argmin(losses)], rel=0.01)
 
 
@@ -57,14 +57,14 @@ def test_the_temperature_of_scaled_logits_scales_and_predictions_stay() -> None:
     found = fit_temperature(logits, gold)
     assert fit_temperature(3 * logits, gold) == pytest.approx(3 * found, rel=1e-3)
     assert fit_temperature(logits / found, gold) == pytest.approx(1, rel=1e-3)
-    assert (softmax(logits / found).argmax(axis=1) == logits.argmax(axis=1)).all()
+    assert (class_probabilities(logits / found).argmax(axis=1) == logits.argmax(axis=1)).all()
 
 
 def test_calibrated_probabilities_err_less() -> None:
     logits, gold = believable(5000)
     sure = 5 * logits
     found = fit_temperature(sure[:2500], gold[:2500])
-    before, after = (softmax(x[2500:]) for x in (sure, sure / found))
+    before, after = (class_probabilities(x[2500:]) for x in (sure, sure / found))
     assert expected_calibration_error(after, gold[2500:]) < 0.05 < expected_calibration_error(before, gold[2500:])
     assert log_loss(after, gold[2500:]) < log_loss(before, gold[2500:])
 
@@ -81,7 +81,7 @@ def test_huge_logits_do_not_overflow() -> None:
     logits, gold = believable(200)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         assert fit_temperature(1e30 * logits.astype(np.float32), gold) == pytest.approx(20, rel=1e-4)
-        assert np.isfinite(softmax(1e30 * logits)).all()
+        assert np.isfinite(class_probabilities(1e30 * logits)).all()
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_huge_logits_do_not_overflow() -> None:
         (np.arange(12) % 3, np.eye(3)[np.arange(12) % 3], "all rows are classified correctly"),
     ],
 )
-def test_rows_that_cannot_tell_leave_the_temperature_at_1(
+def test_rows_that_cannot_tell_give_no_temperature_and_a_warning(
     gold: np.ndarray, logits: np.ndarray, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert temperature_fault(logits, gold) == why
     with caplog.at_level(logging.WARNING):
-        assert fit_temperature(logits, gold) == 1.0
-    assert f"no temperature is fitted: {why}" in caplog.text
+        assert fit_temperature(logits, gold) is None
+    assert f"probabilities are not calibrated: {why}" in caplog.text
 
 
 def test_one_wrong_row_of_ten_is_enough_to_fit_by() -> None:
@@ -117,7 +117,7 @@ def test_wrong_arguments_are_refused_with_what_is_wrong() -> None:
     with pytest.raises(InputError, match="there is a class number 3, expected 0 to 2"):
         fit_temperature(logits, np.full(12, 3))
     with pytest.raises(InputError, match="there is a class number -1"):
-        expected_calibration_error(softmax(logits), np.full(12, -1))
+        expected_calibration_error(class_probabilities(logits), np.full(12, -1))
     logits[4, 1] = np.nan
     with pytest.raises(InputError, match="logits of 1 of 12 rows are NaN or infinite"):
         fit_temperature(logits, gold)
@@ -128,7 +128,7 @@ def test_wrong_arguments_are_refused_with_what_is_wrong() -> None:
 
 @given(arrays(np.float32, (4, 3), elements=st.floats(-100, 100, width=32)))
 def test_probabilities_are_those_of_scipy(logits: np.ndarray) -> None:
-    found = softmax(logits)
+    found = class_probabilities(logits)
     assert found.dtype == np.float64
     assert found == pytest.approx(special.softmax(logits.astype(np.float64), axis=1), abs=1e-15)
     assert found.sum(axis=1) == pytest.approx(1, abs=1e-12)
@@ -136,7 +136,7 @@ def test_probabilities_are_those_of_scipy(logits: np.ndarray) -> None:
 
 def test_the_log_loss_is_that_of_scikit_learn() -> None:
     logits, gold = believable(300)
-    probabilities = softmax(logits)
+    probabilities = class_probabilities(logits)
     assert log_loss(probabilities, gold) == pytest.approx(sk.log_loss(gold, probabilities))
     impossible = np.array([[1.0, 0.0], [0.5, 0.5]])
     assert log_loss(impossible, np.array([1, 0])) == pytest.approx(sk.log_loss([1, 0], impossible))
@@ -160,5 +160,7 @@ def test_an_end_of_a_bin_belongs_to_the_bin_below() -> None:
 
 def test_classes_drawn_with_their_probabilities_are_calibrated() -> None:
     logits, gold = believable(20_000)
-    assert expected_calibration_error(softmax(logits), gold) < 0.02
-    assert expected_calibration_error(softmax(np.zeros((30, 3))), np.arange(30) % 3) == pytest.approx(0, abs=1e-12)
+    assert expected_calibration_error(class_probabilities(logits), gold) < 0.02
+    assert expected_calibration_error(class_probabilities(np.zeros((30, 3))), np.arange(30) % 3) == pytest.approx(
+        0, abs=1e-12
+    )

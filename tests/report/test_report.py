@@ -24,7 +24,7 @@ from sbert_ft.config.settings import DataSettings, EvaluationSettings, ModelSett
 from sbert_ft.data.ledger import Ledger
 from sbert_ft.data.table import open_table
 from sbert_ft.errors import OutputError
-from sbert_ft.evaluation.metrics import Score, graded_metrics, label_metrics, paired_differences
+from sbert_ft.evaluation.metrics import Score, graded_metrics, label_metrics
 from sbert_ft.evaluation.results import SplitScores, WorstPair, errors_of_place, worst_pairs
 from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
 from sbert_ft.report.charts import (
@@ -115,19 +115,15 @@ def measured(of: SplitScores) -> dict[str, Any]:
     labels = of.labels
     if of.scale is None:
         assert labels is not None
-        known: NDArray[Any] = labels
-        sides = [None if s is None else label_metrics(s, labels, SETTINGS, 0.5) for s in (of.before, of.after)]
+        sides = [None if s is None else label_metrics(s, labels, 0.5) for s in (of.before, of.after)]
     else:
-        known = of.gold
-        sides = [None if s is None else graded_metrics(s, of.gold, SETTINGS) for s in (of.before, of.after)]
+        sides = [None if s is None else graded_metrics(s, of.gold) for s in (of.before, of.after)]
+    assert sides[1] is not None
     found: dict[str, Any] = {"source": of.source, "sha256": "cd" * 32, "n": len(of.after), "note": "made by chance"}
     if sides[0] is not None:
-        assert of.before is not None
-        thresholds = (0.5, 0.5) if of.scale is None else None
-        differences = paired_differences(of.before, of.after, known, SETTINGS, thresholds=thresholds)
-        found |= {"before": json_of(sides[0]), "difference": json_of(differences)}
-    assert sides[1] is not None
-    return found | {"after": json_of(sides[1])}
+        differences = sides[1].minus(sides[0]).with_intervals(SETTINGS)
+        found |= {"before": json_of(sides[0].with_intervals(SETTINGS)), "difference": json_of(differences)}
+    return found | {"after": json_of(sides[1].with_intervals(SETTINGS))}
 
 
 def log_lines(n: int, metric: str) -> list[dict[str, Any]]:
