@@ -10,38 +10,48 @@ import argparse
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from sbert_ft.commands.options import open_given_table
+from sbert_ft.commands.options import open_given_table, refuse_given
 from sbert_ft.commands.output import Progress, checked_target
 from sbert_ft.errors import InputError, OutputError, quoted
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from sbert_ft.config.file_kinds import Kind
     from sbert_ft.data.formats import NewColumn, Values
     from sbert_ft.data.table import Table
+    from sbert_ft.model_folder.decision import Calibration, Decision
 
 logger = logging.getLogger(__name__)
 
-_WITH_COLUMNS = ".csv, .tsv, .jsonl or .parquet"
+_SHOWN_CLASSES = 5
 
 
-def given_texts(texts: Sequence[str], done: str) -> tuple[str, ...]:
+def given_texts(args: argparse.Namespace, naming: str, thing: str, done: str) -> tuple[str, ...]:
     """Return the texts of the command line, decoded and checked.
 
     Args:
-        texts: As they were typed.
-        done: What is done with them, for a warning, such as "scored".
+        args: The options, with the texts as `inputs`.
+        naming: The option that names new columns, which like all others about files is refused.
+        thing: What those options are for, such as "one file of pairs".
+        done: What is done with the texts, for a warning, such as "scored".
 
     Raises:
-        InputError: A text is empty, or not in UTF-8.
+        InputError: A text is empty or not in UTF-8, or an option is only for files.
     """
     from sbert_ft.data.text import is_blank
 
-    decoded = tuple(map(argument_text, texts))
+    count = "a text was" if len(args.inputs) == 1 else "two texts were"
+    why = f"is for {thing}, but {count} given: {' and '.join(map(quoted, args.inputs))}"
+    refuse_given(args, ("output", "columns", naming, "encoding", "delimiter", "kind"), why)
+    decoded = tuple(map(argument_text, args.inputs))
     for text in decoded:
         if not text:
             which = "the text" if len(decoded) == 1 else "one of the two texts"
@@ -51,24 +61,6 @@ def given_texts(texts: Sequence[str], done: str) -> tuple[str, ...]:
         if os.path.isfile(text):
             logger.warning("%s is %s as a text, not read as a file", quoted(text), done)
     return decoded
-
-
-def refuse_file_options(args: argparse.Namespace, names: Iterable[str], thing: str) -> None:
-    """Refuse options that are only for files if texts were given.
-
-    Args:
-        args: The options, among them `inputs`, the texts.
-        names: The refused options, as attributes of `args`.
-        thing: What the options are for, such as "one file of pairs".
-
-    Raises:
-        InputError: One of the options is given.
-    """
-    given = next((name for name in names if getattr(args, name) is not None), None)
-    if given is not None:
-        count = "a text was" if len(args.inputs) == 1 else "two texts were"
-        found = " and ".join(map(quoted, args.inputs))
-        raise InputError(f"--{given} is for {thing}, but {count} given: {found}")
 
 
 def argument_text(argument: str) -> str:
@@ -88,6 +80,120 @@ def argument_text(argument: str) -> str:
         raise InputError(f"the text {quoted(argument)} is not in UTF-8", "write it to a file") from None
 
 
+def chosen_threshold(args: argparse.Namespace, decision: Decision | None, what: str) -> float | None:
+    """Return --threshold, or else the model's, which is logged; `what` is compared with it. None without both."""
+    if args.threshold is not None or decision is None:
+        threshold: float | None = args.threshold
+        return threshold
+    logger.info("match: a %s of at least %s", what, decision.describe())
+    return decision.threshold
+
+
+@dataclass
+class Results:
+    """Computes the new columns from what the model gives for the rows, and counts their values.
+
+    The model gives logits of K classes, shape (n, K), or scores, shape (n,).
+
+    Attributes:
+        name: Of the first new column, which has the class or the score.
+        threshold: Of the score, or of the probability of the second class; None for no match column.
+        calibration: From a score to the probability of a match; None for no such column.
+        class_names: Of the K classes; empty for scores.
+        with_probability: Whether the probability of the predicted class is a column.
+        all_probabilities: Whether the probability of every class is a column.
+        scale: Lowest and highest score; the model gives scores of this scale from 0 to 1.
+        prefix: Before the name of every new column.
+    """
+
+    name: str
+    threshold: float | None
+    calibration: Calibration | None
+    class_names: tuple[str, ...] = ()
+    with_probability: bool = False
+    all_probabilities: bool = False
+    scale: tuple[float, float] = (0.0, 1.0)
+    prefix: str = ""
+    _n: int = 0
+    _n_matches: int = 0
+    _n_by_class: Counter[str] = field(default_factory=Counter)
+    _total: float = 0.0
+    _least: float = math.inf
+    _most: float = -math.inf
+
+    @property
+    def columns(self) -> list[NewColumn]:
+        """The new columns, in order."""
+        from sbert_ft.data.formats import NewColumn
+
+        found = [NewColumn(self.prefix + self.name, "text" if self.class_names else "float32")]
+        if self.with_probability or self.calibration is not None:
+            found.append(NewColumn(f"{self.prefix}probability"))
+        if self.all_probabilities:
+            found += [NewColumn(f"{self.prefix}probability_{name}") for name in self.class_names]
+        return [*found, NewColumn(f"{self.prefix}match", "bool")] if self.threshold is not None else found
+
+    def rows(self, outputs: NDArray[np.float32]) -> list[Values]:
+        """Return the values of `columns` for each row, and count them for `describe`."""
+        from sbert_ft.encoder.heads import probabilities
+        from sbert_ft.model_folder.decision import reaches
+
+        values: list[list[float | bool | str]]
+        if self.class_names:
+            shares, codes = probabilities(outputs), outputs.argmax(axis=1).tolist()
+            values = [[self.class_names[code] for code in codes]]
+            self._n_by_class.update(map(str, values[0]))
+            if self.with_probability:
+                values.append(shares[range(len(codes)), codes].tolist())
+            if self.all_probabilities:
+                values += shares.T.tolist()
+            decided = shares[:, -1]
+        else:
+            low, high = self.scale
+            scores = (low + (high - low) * outputs).tolist()
+            values, decided = [scores], outputs
+            self._total += sum(scores)
+            self._least, self._most = min(self._least, *scores), max(self._most, *scores)
+            if self.calibration is not None:
+                values.append(self.calibration.probability(outputs).tolist())
+        if self.threshold is not None:
+            values.append(reaches(decided, self.threshold).tolist())
+            self._n_matches += values[-1].count(True)
+        self._n += len(outputs)
+        return list(zip(*values, strict=True))
+
+    def print_row(self, outputs: NDArray[np.float32]) -> None:
+        """Print the values of a single row in a line."""
+        ((first, *others),) = self.rows(outputs)
+        named = zip(self.columns[1:], others, strict=True)
+        print("  ".join([_said(first, 4), *(f"{_plain(column.name)} {_said(value, 2)}" for column, value in named)]))
+
+    def describe(self) -> str:
+        """Return ", scores 0.5432 on average (0.0123 to 0.9876), 12 match", or the commonest classes."""
+        if not self._n:
+            return ""
+        parts = [f"{quoted(name)} {n:,}" for name, n in self._n_by_class.most_common(_SHOWN_CLASSES)]
+        if len(self._n_by_class) > _SHOWN_CLASSES:
+            parts.append(f"{len(self._n_by_class) - _SHOWN_CLASSES} other classes")
+        if not self.class_names:
+            parts = [f"scores {self._total / self._n:.4f} on average ({self._least:.4f} to {self._most:.4f})"]
+        if self.threshold is not None:
+            parts.append(f"{self._n_matches:,} match")
+        return "".join(f", {part}" for part in parts)
+
+
+def _said(value: float | bool | str, decimals: int) -> str:
+    if isinstance(value, str):
+        return _plain(value)
+    # without the sign of a rounded -0.00001
+    return ("yes" if value else "no") if isinstance(value, bool) else f"{round(value, decimals) + 0.0:.{decimals}f}"
+
+
+def _plain(text: str) -> str:
+    """Return a text from a model's folder with control characters escaped."""
+    return quoted(text, limit=400)[1:-1]
+
+
 @dataclass(frozen=True)
 class RowsToExtend:
     """A file whose rows get new columns, and the file to write them to.
@@ -105,40 +211,25 @@ class RowsToExtend:
     kind: Kind
 
     @classmethod
-    def of(cls, args: argparse.Namespace, name: str) -> RowsToExtend:
-        """Return the file `name`, with --output as its target.
+    def of(cls, args: argparse.Namespace) -> RowsToExtend:
+        """Return the only input, with --output as its target.
 
         Raises:
             SbertFtError: The file cannot be read, or the result cannot be written to --output.
         """
         from sbert_ft.config.file_kinds import KIND_OF_SUFFIX
 
+        (name,) = args.inputs
         target = checked_target(args.output, tuple(KIND_OF_SUFFIX), Path(name))
         table = open_given_table(args, name)
         kind = KIND_OF_SUFFIX[Path(args.output).suffix.lower()]
         if kind == "lines" and table.format.kind not in ("csv", "tsv"):
-            raise OutputError(f"{quoted(args.output, limit=400)}: a .txt has no columns", f"write to {_WITH_COLUMNS}")
+            hint = "write to .csv, .tsv, .jsonl or .parquet"
+            raise OutputError(f"{quoted(args.output, limit=400)}: a .txt has no columns", hint)
         return cls(name, table, target, kind)
 
-    def text_columns(self, names: str | None, n: Literal[1, 2]) -> tuple[int, ...]:
-        """Return the positions of the text columns: those named (separated by commas), or those with usual names.
-
-        Raises:
-            DataError: There are no such columns.
-        """
-        return self.table.text_columns(None if names is None else names.split(","), n)
-
-    def texts(self, columns: tuple[int, ...]) -> Iterator[tuple[str, ...]]:
-        """Return an iterator over each row's texts; a file with only a header is accepted."""
-        return self.table.texts(columns, may_be_empty=True)
-
     def refuse_taken(self, new: Sequence[str], remedy: str, taken: Sequence[str] = ()) -> None:
-        """Refuse new columns whose names are already in use.
-
-        Args:
-            new: Names of the new columns.
-            remedy: What to do, for the message.
-            taken: Names in use besides those of the file.
+        """Refuse new columns with a name of the file, of `taken` or of another new one; `remedy` says what to do.
 
         Raises:
             InputError: A name is in use.
@@ -148,49 +239,18 @@ class RowsToExtend:
             shown = quoted(self.name, limit=400)
             raise InputError(f"{shown}: a column {quoted(name)} is there already", remedy)
 
-    def write(
-        self, path: Path, columns: Sequence[NewColumn], batches: Iterator[Sequence[Values]], progress: Progress
-    ) -> None:
-        """Write the rows to `path` with new columns, whose values come in batches of rows; `progress` counts the rows.
+    def write(self, path: Path, results: Results, outputs: Iterable[NDArray[np.float32]], progress: Progress) -> None:
+        """Write the rows to `path` with the new columns, from what the model gives for them; `progress` counts them.
 
         Raises:
             SbertFtError: As `write_table_with_columns`.
         """
         from sbert_ft.data.writers import write_table_with_columns
 
-        def rows(advance: Callable[[int], None]) -> Iterator[Values]:
-            for batch in batches:
-                yield from batch
-                advance(len(batch))
+        def values(advance: Callable[[int], None]) -> Iterator[Values]:
+            for window in outputs:
+                yield from results.rows(window)
+                advance(len(window))
 
         with progress.bar(self.table.count_rows) as advance:
-            write_table_with_columns(self.table, path, columns, rows(advance), kind=self.kind)
-
-
-@dataclass
-class ScoreSummary:
-    """Running count, mean and range of scores."""
-
-    n: int = 0
-    total: float = 0.0
-    least: float = math.inf
-    most: float = -math.inf
-    n_matches: int | None = None
-
-    def added(self, rows: list[tuple[float | bool, ...]]) -> list[tuple[float | bool, ...]]:
-        """Add rows, each a score and its other values, to the summary and return them unchanged."""
-        for score, *decided in rows:
-            for value in decided:
-                if isinstance(value, bool):
-                    self.n_matches = (self.n_matches or 0) + value
-            self.n += 1
-            self.total += score
-            self.least, self.most = min(self.least, score), max(self.most, score)
-        return rows
-
-    def describe(self) -> str:
-        """Return ", scores 0.5432 on average (0.0123 to 0.9876), 12 match", or "" without a row."""
-        if not self.n:
-            return ""
-        matches = "" if self.n_matches is None else f", {self.n_matches:,} match"
-        return f", scores {self.total / self.n:.4f} on average ({self.least:.4f} to {self.most:.4f}){matches}"
+            write_table_with_columns(self.table, path, results.columns, values(advance), kind=self.kind)

@@ -83,9 +83,7 @@ def run(args: argparse.Namespace) -> int:
     source = _standard_input(args) if from_stdin else _file(args)
     with whole_file(target) as temporary:
         progress = _encode(args, source, temporary, is_npy=is_npy)
-    progress.say_pace(Path(args.output))
-    if not progress.n_done:
-        logger.warning("%s holds no text: the result has no row", source.name)
+    progress.report(Path(args.output), source.name)
     return 0
 
 

@@ -12,14 +12,18 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sbert_ft.commands.evaluate_classes import aligned, cell, class_table, evaluate_classes
+from sbert_ft.commands.evaluate_classes import class_table, evaluate_classes, read_rows, warn_of_own_rows
 from sbert_ft.commands.options import (
     add_classifier_option,
     add_computing_options,
     add_model_argument,
     add_reading_options,
     load_classifier,
+    load_model,
+    names,
+    refuse_given,
 )
+from sbert_ft.commands.output import aligned, cell
 from sbert_ft.config.metrics import METRICS
 from sbert_ft.errors import InputError, quoted
 
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
     from sbert_ft.config.settings import EvaluationSettings, Reading
     from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.pair_evaluator import EvaluationPairs
-    from sbert_ft.model_folder.decision import Decision
     from sbert_ft.models.classifier import ClassifierModel
     from sbert_ft.models.siamese import SiameseBert
 
@@ -60,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", metavar="OTHER", help="folder of a model to compare with")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--columns", "--column", metavar="A[,B]", help="the columns with the texts, if without usual names"
+        "--columns", "--column", type=names, metavar="A[,B]", help="the columns with the texts, if without usual names"
     )
     parser.add_argument(
         "--label-column", metavar="NAME", help="the column with the score or label, if it has no usual name"
@@ -92,12 +95,14 @@ def run(args: argparse.Namespace) -> int:
     settings = EvaluationSettings(match_from=args.match_from, bootstrap_samples=args.samples)
     classifier = None if args.as_encoder or not _is_classifier(args.model) else load_classifier(args)
     if classifier is not None and classifier.class_names:
-        _refuse_given(args, ("score_range", "match_from"), "scores, and MODEL is a classifier with classes")
+        why = "is for scores, and MODEL is a classifier with classes"
+        refuse_given(args, ("score_range", "match_from"), why, "leave it out")
         report = evaluate_classes(args, classifier, reading, settings)
         lines = class_table(report)
     else:
-        _refuse_given(args, ("classes",), "a classifier with classes, and MODEL is not one or --as-encoder is given")
-        report = _evaluate_scores(args, classifier, reading, settings)
+        why = "is for a classifier with classes, and MODEL is not one or --as-encoder is given"
+        refuse_given(args, ("classes",), why, "leave it out")
+        report = _evaluate_scores(args, load_model(args) if classifier is None else classifier, reading, settings)
         lines = _table(report, "text" if classifier is not None and classifier.n_texts == 1 else "pair")
     print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) if args.json else lines)
     return 0
@@ -109,39 +114,23 @@ def _is_classifier(folder: str) -> bool:
     return has_classifier(Path(folder))
 
 
-def _refuse_given(args: argparse.Namespace, names: tuple[str, ...], thing: str) -> None:
-    """Refuse options that do not apply to this model.
-
-    Raises:
-        InputError: One of them is given.
-    """
-    given = next((name for name in names if getattr(args, name) is not None), None)
-    if given is not None:
-        raise InputError(f"--{given.replace('_', '-')} is for {thing}", "leave it out")
-
-
 def _evaluate_scores(
-    args: argparse.Namespace, classifier: ClassifierModel | None, reading: Reading, settings: EvaluationSettings
+    args: argparse.Namespace, model: Scorer, reading: Reading, settings: EvaluationSettings
 ) -> dict[str, Any]:
     """Return the report on a model that gives scores: cosines, or those of a classifier with one output."""
-    from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.pair_evaluator import COLLAPSED_COSINE, chance_cosine, evaluate_pairs, evaluation_pairs
     from sbert_ft.models.siamese import SiameseBert
 
-    dataset = ConnectionDataset.from_file(args.pairs, reading)
-    for note in dataset.ledger.notes:
-        logger.info("%s", note)
-    model: Scorer = _load_encoder(args, args.model) if classifier is None else classifier
+    dataset = read_rows(args, reading)
     other = None if args.against is None else _load_other(args)
-    decision = model.decision
-    match_from = args.match_from
-    scale = None if dataset.scale is None else (dataset.scale.low, dataset.scale.high)
-    if match_from is None and decision is not None and scale is not None and decision.scale == scale:
-        match_from = decision.match_from  # the same pairs match as when the threshold was chosen
     _check_rows(model, other, dataset)
+    decision, match_from = model.decision, args.match_from
+    if match_from is None and decision is not None and decision.scale == dataset.score_range is not None:
+        match_from = decision.match_from  # the same pairs match as when the threshold was chosen
     pairs = evaluation_pairs("data", dataset, match_from)
     other_decision = None if other is None else other.decision
-    _warn_of_own_pairs([(args.model, decision), (args.against, other_decision)], dataset)
+    warn_of_own_rows(args.model, decision, dataset)
+    warn_of_own_rows(args.against, other_decision, dataset)
     scores = _scores(model, pairs, args)
     chance = chance_cosine(model, dataset) if isinstance(model, SiameseBert) else None
     before = None if other is None else _scores(other, pairs, args)
@@ -162,15 +151,11 @@ def _evaluate_scores(
 
 
 def _reading(args: argparse.Namespace) -> Reading:
-    """Return the settings for reading the file, from the options.
-
-    Raises:
-        InputError: An option does not have the form that its help shows.
-    """
+    """Return the settings for reading the file, from the options."""
     from sbert_ft.config.settings import Reading
 
     return Reading(
-        text_columns=None if args.columns is None else tuple(args.columns.split(",")),
+        text_columns=None if args.columns is None else tuple(args.columns),
         label_column=args.label_column,
         label_values=None if args.label_values is None else _label_values(args.label_values),
         score_range=None if args.score_range is None else _score_range(args.score_range),
@@ -207,12 +192,6 @@ def _score_range(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _load_encoder(args: argparse.Namespace, folder: str) -> SiameseBert:
-    from sbert_ft.models.siamese import SiameseBert
-
-    return SiameseBert.from_pretrained(folder, args.device, args.precision, args.max_seq_length)
-
-
 def _load_other(args: argparse.Namespace) -> Scorer:
     """Return the model of OTHER: a classifier with one output, or an encoder.
 
@@ -220,7 +199,7 @@ def _load_other(args: argparse.Namespace) -> Scorer:
         SbertFtError: It cannot be loaded, or has classes.
     """
     if args.as_encoder or not _is_classifier(args.against):
-        return _load_encoder(args, args.against)
+        return load_model(args, args.against)
     other = load_classifier(args, args.against)
     if other.class_names:
         raise InputError(
@@ -231,45 +210,23 @@ def _load_other(args: argparse.Namespace) -> Scorer:
 
 
 def _check_rows(model: Scorer, other: Scorer | None, dataset: ConnectionDataset) -> None:
-    """Check that a row has as many texts as the models need.
+    """Check that a row has as many texts as the models need, and that single texts have scores."""
+    from sbert_ft.evaluation.evaluator import check_n_texts
 
-    Raises:
-        InputError: It has more or fewer, or single texts have no scores.
-    """
-    for scorer in (model, other):
-        n_texts = getattr(scorer, "n_texts", 2)  # an encoder compares two
-        if scorer is not None and n_texts != min(dataset.n_texts, 2):
-            needed, has = (("one text", "two texts")[n - 1] for n in (n_texts, min(dataset.n_texts, 2)))
-            raise InputError(
-                f"a row of {quoted(dataset.source, limit=400)} has {has}, but the model needs {needed}",
-                "name the columns with --columns",
-            )
+    for scorer in (model, model if other is None else other):
+        check_n_texts(dataset, min(dataset.n_texts, 2), getattr(scorer, "n_texts", 2))  # an encoder compares two
     if dataset.n_texts == 1 and dataset.labels is None:
         raise InputError(f"{quoted(dataset.source, limit=400)} has no scores", "name their column with --label-column")
 
 
-def _warn_of_own_pairs(decisions: list[tuple[str, Decision | None]], dataset: ConnectionDataset) -> None:
-    """Warn, naming the model's folder, if its threshold was chosen on the same pairs."""
-    from sbert_ft.evaluation.calibration import same_data
-
-    for folder, decision in decisions:
-        if decision is not None and same_data(decision, dataset):
-            logger.warning(
-                "the threshold of %s was chosen on these very pairs: its precision, recall, F1 and accuracy are too "
-                "good; evaluate it on others",
-                quoted(folder, limit=400),
-            )
-
-
 def _scores(model: Scorer, pairs: EvaluationPairs, args: argparse.Namespace) -> NDArray[np.float32]:
     """Return the cosine of each pair, or the score of each row by a classifier with one output, shape (n,)."""
-    from sbert_ft.models.siamese import SiameseBert
+    import numpy as np
 
-    if isinstance(model, SiameseBert):
-        two_texts = ((texts[0], texts[1]) for texts in pairs.texts())
-        return model.score(two_texts, args.batch_size, on_truncate=args.on_truncate)
-    rows = (texts[0] if model.n_texts == 1 else texts for texts in pairs.texts())
-    return model.connection_scores(rows, args.batch_size, on_truncate=args.on_truncate)
+    from sbert_ft.evaluation.pair_evaluator import score_stream
+
+    stream = score_stream(model, pairs, args.batch_size, on_truncate=args.on_truncate, check_finite=True)
+    return np.concatenate(list(stream))
 
 
 def _table(report: dict[str, Any], unit: str) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import unicodedata
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sbert_ft.commands.options import load_classifier
+from sbert_ft.commands.output import aligned, cell
 from sbert_ft.config.metrics import METRICS
 from sbert_ft.errors import InputError, quoted
 
@@ -18,7 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sbert_ft.config.settings import EvaluationSettings, Reading
+    from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.class_evaluator import EvaluationRows
+    from sbert_ft.model_folder.decision import Decision
     from sbert_ft.models.classifier import ClassifierModel
 
 logger = logging.getLogger(__name__)
@@ -28,23 +29,40 @@ _MOST_COLUMNS = 20
 _LONGEST_NAME = 24
 
 
+def read_rows(args: argparse.Namespace, reading: Reading) -> ConnectionDataset:
+    """Return the rows of DATA; what is odd about them is logged."""
+    from sbert_ft.data.dataset import ConnectionDataset
+
+    dataset = ConnectionDataset.from_file(args.pairs, reading)
+    for note in dataset.ledger.notes:
+        logger.info("%s", note)
+    return dataset
+
+
+def warn_of_own_rows(folder: str, decision: Decision | None, dataset: ConnectionDataset) -> None:
+    """Warn, naming the model's folder, if its threshold was chosen on the same rows."""
+    from sbert_ft.data.ledger import row_word
+    from sbert_ft.evaluation.calibration import same_data
+
+    if decision is not None and same_data(decision, dataset):
+        logger.warning(
+            "the threshold of %s was chosen on these very %ss: its precision, recall, F1 and accuracy are too good; "
+            "evaluate it on others",
+            quoted(folder, limit=400),
+            row_word(dataset.n_texts),
+        )
+
+
 def evaluate_classes(
     args: argparse.Namespace, model: ClassifierModel, reading: Reading, settings: EvaluationSettings
 ) -> dict[str, Any]:
-    """Return the report on a classifier with classes.
-
-    Args:
-        args: The command's options.
-        model: The classifier of MODEL.
-        reading: How the file is read; its classes are set here.
-        settings: Number of resamples and confidence of the intervals.
+    """Return the report on a classifier with classes, which are set in `reading` here.
 
     Raises:
         SbertFtError: The file cannot be read, its labels are not the classes, or OTHER has other classes.
     """
     import numpy as np
 
-    from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.class_evaluator import evaluate_classes, evaluation_rows, majority_codes
     from sbert_ft.evaluation.results import MAJORITY_BASELINE
 
@@ -53,9 +71,7 @@ def evaluate_classes(
         reading, label_kind="classes", classes=names if reading.label_values is None else None
     )
     other = None if args.against is None else _other(args, model, names)
-    dataset = ConnectionDataset.from_file(args.pairs, reading)
-    for note in dataset.ledger.notes:
-        logger.info("%s", note)
+    dataset = read_rows(args, reading)
     rows = evaluation_rows("data", dataset, names)
     majority = majority_codes(rows.gold, len(names), len(rows))
     before, before_is, baselines = majority, MAJORITY_BASELINE, {}
@@ -135,16 +151,10 @@ def _other(
 def _logits(args: argparse.Namespace, model: ClassifierModel, rows: EvaluationRows) -> NDArray[np.float32]:
     import numpy as np
 
-    if rows.dataset.n_texts != model.n_texts:
-        has, needed = (("one text", "two texts", "three texts")[n - 1] for n in (rows.dataset.n_texts, model.n_texts))
-        raise InputError(
-            f"a row of {quoted(rows.dataset.source, limit=400)} has {has}, but a classifier of kind {model.kind} needs "
-            f"{needed}",
-            "name the columns with --columns",
-        )
+    from sbert_ft.evaluation.class_evaluator import logit_stream
+
     # logits that are not finite are refused, with the row's line, where they are evaluated
-    stream = model.logits_stream(rows.texts(), args.batch_size, on_truncate=args.on_truncate, check_finite=False)
-    return np.concatenate(list(stream))
+    return np.concatenate(list(logit_stream(model, rows, args.batch_size, args.on_truncate)))
 
 
 def _match(
@@ -157,18 +167,13 @@ def _match(
     """Return the metrics of the stored threshold on the probability of the second of two classes; None without one."""
     import numpy as np
 
-    from sbert_ft.evaluation.calibration import class_probabilities, same_data
+    from sbert_ft.evaluation.calibration import class_probabilities
     from sbert_ft.evaluation.metrics import label_metrics, scores_to_json
 
     decision = model.decision
     if decision is None or model.n_outputs != 2:
         return None
-    if same_data(decision, rows.dataset):
-        logger.warning(
-            "the threshold of %s was chosen on these very rows: its precision, recall and F1 are too good; evaluate it "
-            "on others",
-            quoted(args.model, limit=400),
-        )
+    warn_of_own_rows(args.model, decision, rows.dataset)
     scores = class_probabilities(logits)[:, 1].astype(np.float32)
     metrics = label_metrics(scores, rows.gold == 1, decision.threshold).with_intervals(settings)
     return {"class": rows.class_names[1], "threshold": decision.threshold, "metrics": scores_to_json(metrics)}
@@ -224,31 +229,3 @@ def _confusion_lines(report: dict[str, Any]) -> list[str]:
 
 def _short(name: str) -> str:
     return quoted(name, limit=_LONGEST_NAME)[1:-1]
-
-
-def aligned(rows: Sequence[Sequence[str]], right_from: int | None = None) -> list[str]:
-    """Return rows of cells as lines; columns from `right_from` on are aligned right, the others left."""
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    ends = len(widths) if right_from is None else right_from
-    lines = []
-    for row in rows:
-        gaps = [" " * (width - _width(text)) for text, width in zip(row, widths, strict=True)]
-        cells = [gap + text if i >= ends else text + gap for i, (text, gap) in enumerate(zip(row, gaps, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
-def _width(text: str) -> int:
-    """Return the width of a text in terminal columns: a Hangul syllable is two wide."""
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def cell(score: dict[str, Any] | None, sign: str = "") -> str:
-    """Return "0.7312 (0.7012 to 0.7621)", or why there is no number."""
-    if score is None:
-        return "-"
-    if score["value"] is None:
-        return f"none: {score['reason']}"
-    if score["low"] is None:
-        return f"{score['value']:{sign}.4f}"
-    return f"{score['value']:{sign}.4f} ({score['low']:{sign}.4f} to {score['high']:{sign}.4f})"

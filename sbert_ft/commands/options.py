@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
+
+from sbert_ft.errors import InputError
 
 if TYPE_CHECKING:
     from sbert_ft.data.table import Table
@@ -76,12 +78,13 @@ def add_classifier_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def positive(text: str) -> int:
-    """Return `text` as a whole number of at least 1.
+def names(text: str) -> list[str]:
+    """Return the names of an option that takes several, separated by commas."""
+    return text.split(",")
 
-    Raises:
-        ArgumentTypeError: It is not one.
-    """
+
+def positive(text: str) -> int:
+    """Return an option's whole number of at least 1."""
     if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
     return int(text)
@@ -111,20 +114,28 @@ def open_given_table(args: argparse.Namespace, path: str) -> Table:
     return table
 
 
-def load_model(args: argparse.Namespace) -> SiameseBert:
-    """Return the model of MODEL, loaded with the computing options; its device is logged."""
+def refuse_given(args: argparse.Namespace, options: Iterable[str], why: str, hint: str = "") -> None:
+    """Refuse options, given as attributes of `args`, that have no place here; `why` comes after the option's name.
+
+    Raises:
+        InputError: One of them is given.
+    """
+    for option in options:
+        if getattr(args, option) is not None:
+            raise InputError(f"--{option.replace('_', '-')} {why}", hint)
+
+
+def load_model(args: argparse.Namespace, folder: str | None = None) -> SiameseBert:
+    """Return the encoder of MODEL or `folder`, loaded with the computing options; its device is logged."""
     from sbert_ft.models.siamese import SiameseBert
 
-    model = SiameseBert.from_pretrained(args.model, args.device, args.precision, args.max_seq_length)
+    chosen = args.model if folder is None else folder
+    model = SiameseBert.from_pretrained(chosen, args.device, args.precision, args.max_seq_length)
     return model.compile() if getattr(args, "compile", False) else model
 
 
 def load_classifier(args: argparse.Namespace, folder: str | None = None) -> ClassifierModel:
-    """Return the classifier of MODEL or `folder`, loaded with the computing options; its device is logged.
-
-    Raises:
-        ModelFolderError: The folder cannot be loaded, or has no classifier.
-    """
+    """Return the classifier of MODEL or `folder`, as `load_model` does the encoder."""
     from sbert_ft.models.classifier import ClassifierModel
 
     chosen = args.model if folder is None else folder

@@ -1,4 +1,4 @@
-"""Checks a command's output file, shows a progress bar, and logs the speed at the end.
+"""Checks a command's output file, shows a progress bar and the speed, and lays out tables.
 
 A result is written to a temporary name beside its target, synced to the disk and renamed. So a reader never sees half
 a file, an existing target survives every failure, and a folder that cannot be written to is an error before the model
@@ -13,9 +13,11 @@ import os
 import stat
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from sbert_ft.errors import OutputError, quoted
 
@@ -43,29 +45,59 @@ def checked_target(output: str, suffixes: Sequence[str], source: Path | None) ->
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{shown}: cannot be a file to write to: {reason}") from error
-    if target.is_symlink():
-        raise OutputError(f"{shown}: is a link that leads to itself", "write to another file")
-    suffix = Path(output).suffix.lower()
-    if mode is not None and stat.S_ISDIR(mode):
-        raise OutputError(f"{shown}: is a folder", f"give the name of a file, ending in {_either(suffixes)}")
-    if suffix not in suffixes:
-        found = f"the suffix {quoted(suffix)}" if suffix else "a name without suffix"
-        raise OutputError(f"{shown}: cannot tell what to write from {found}", f"use {_either(suffixes)}")
-    if mode is not None and not stat.S_ISREG(mode):
-        raise OutputError(f"{shown}: is a pipe, socket or device; expected a file, which can be replaced when done")
-    if not in_folder:
-        raise OutputError(f"{shown}: the folder {quoted(target.parent, limit=400)} does not exist", "make it first")
-    if same:
-        raise OutputError(f"{shown}: is the file that is read", "write to another")
-    if mode is not None and not os.access(target, os.W_OK):
-        raise OutputError(f"{shown}: exists and is read-only", "write to another file or allow writing")
-    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise OutputError(f"{shown}: writing Parquet needs pyarrow: pip install 'sbert-ft[parquet]'")
+    suffix, either = Path(output).suffix.lower(), " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]]))
+    unknown = f"the suffix {quoted(suffix)}" if suffix else "a name without suffix"
+    lacks_pyarrow = suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None
+    faults = (
+        (target.is_symlink(), "is a link that leads to itself", "write to another file"),
+        (mode is not None and stat.S_ISDIR(mode), "is a folder", f"give the name of a file, ending in {either}"),
+        (suffix not in suffixes, f"cannot tell what to write from {unknown}", f"use {either}"),
+        (
+            mode is not None and not stat.S_ISREG(mode),
+            "is a pipe, socket or device; expected a file, which can be replaced when done",
+            "",
+        ),
+        (not in_folder, f"the folder {quoted(target.parent, limit=400)} does not exist", "make it first"),
+        (same, "is the file that is read", "write to another"),
+        (
+            mode is not None and not os.access(target, os.W_OK),
+            "exists and is read-only",
+            "write to another file or allow writing",
+        ),
+        (lacks_pyarrow, "writing Parquet needs pyarrow: pip install 'sbert-ft[parquet]'", ""),
+    )
+    for is_so, problem, hint in faults:
+        if is_so:
+            raise OutputError(f"{shown}: {problem}", hint)
     return target
 
 
-def _either(words: Sequence[str]) -> str:
-    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+def aligned(rows: Sequence[Sequence[str]], right_from: int | None = None) -> list[str]:
+    """Return rows of cells as lines; columns from `right_from` on are aligned right, the others left."""
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    ends = len(widths) if right_from is None else right_from
+    lines = []
+    for row in rows:
+        gaps = [" " * (width - _width(text)) for text, width in zip(row, widths, strict=True)]
+        cells = [gap + text if i >= ends else text + gap for i, (text, gap) in enumerate(zip(row, gaps, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _width(text: str) -> int:
+    """Return the width of a text in terminal columns: a Hangul syllable is two wide."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def cell(score: dict[str, Any] | None, sign: str = "") -> str:
+    """Return "0.7312 (0.7012 to 0.7621)", or why there is no number."""
+    if score is None:
+        return "-"
+    if score["value"] is None:
+        return f"none: {score['reason']}"
+    if score["low"] is None:
+        return f"{score['value']:{sign}.4f}"
+    return f"{score['value']:{sign}.4f} ({score['low']:{sign}.4f} to {score['high']:{sign}.4f})"
 
 
 class Progress:
@@ -108,9 +140,12 @@ class Progress:
 
             yield advance
 
-    def say_pace(self, target: Path, more: str = "") -> None:
-        """Log the number of rows, the rows per second and the target, with `more` before the target."""
+    def report(self, target: Path, source: str, more: str = "") -> None:
+        """Log the number of rows, the rows per second, `more` and the target; warn if `source` has no row."""
+        from sbert_ft.data.ledger import counted
+
         seconds = time.perf_counter() - self._began
-        what = f"{self.n_done:,} {self._unit}{'' if self.n_done == 1 else 's'}"
         pace = f"{self.n_done / max(seconds, 1e-9):,.0f} {self._unit}s a second, {seconds:.1f} s"
-        logger.info("%s, %s%s -> %s", what, pace, more, quoted(target, limit=400)[1:-1])
+        logger.info("%s, %s%s -> %s", counted(self.n_done, self._unit), pace, more, quoted(target, limit=400)[1:-1])
+        if not self.n_done:
+            logger.warning("%s holds no %s: the result has no row", source, self._unit)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbert_ft.commands.config import add_set_option
+from sbert_ft.commands.output import cell
 from sbert_ft.config.metrics import METRICS
 from sbert_ft.errors import InputError, quoted
 
@@ -130,21 +131,10 @@ def _path(path: Path) -> str:
 
 def _before_and_after(split: dict[str, Any], metric: str) -> str:
     """Return one metric of a split before and after; "before" is explained if it is not the base model."""
-    after = f"{_said(split['after'][metric])} after"
+    after = f"{cell(split['after'][metric])} after"
     if metric not in split.get("before", {}):
         return after
     what = f" ({split['before_is']})" if split.get("before_is") else ""
     change = split.get("difference", {}).get(metric)
-    by = "" if change is None else f", change {_said(change, signed=True)}"
-    return f"{_said(split['before'][metric])} before{what}, {after}{by}"
-
-
-def _said(score: dict[str, float | str | None], signed: bool = False) -> str:
-    """Return "0.8312 (0.8120 to 0.8490)", or why there is no number."""
-    value, low, high = (score[key] for key in ("value", "low", "high"))
-    if not isinstance(value, float):
-        return f"none ({score['reason']})"
-    sign = "+" if signed else ""
-    if not isinstance(low, float) or not isinstance(high, float):
-        return f"{value:{sign}.4f}"
-    return f"{value:{sign}.4f} ({low:{sign}.4f} to {high:{sign}.4f})"
+    by = "" if change is None else f", change {cell(change, '+')}"
+    return f"{cell(split['before'][metric])} before{what}, {after}{by}"

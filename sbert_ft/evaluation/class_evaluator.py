@@ -37,6 +37,7 @@ from sbert_ft.evaluation.evaluator import (
     N_WORST,
     EvaluationResult,
     change_in_words,
+    check_n_texts,
     decision_to_store,
     joined_unless,
     split_of_worst_rows,
@@ -116,9 +117,7 @@ def logit_stream(
     Raises:
         InputError: The rows have more or fewer texts than the model needs.
     """
-    if rows.dataset.n_texts != model.n_texts:
-        has, needs = ("one text" if n == 1 else f"{n} texts" for n in (rows.dataset.n_texts, model.n_texts))
-        raise InputError(f"a row of {quoted(rows.dataset.source, limit=400)} has {has}, but the model needs {needs}")
+    check_n_texts(rows.dataset, rows.dataset.n_texts, model.n_texts)
     return model.logits_stream(rows.texts(), batch_size, on_truncate=on_truncate, check_finite=False)
 
 

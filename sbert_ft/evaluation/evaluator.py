@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import EvaluationSettings
 from sbert_ft.data.dataset import ConnectionDataset
-from sbert_ft.errors import InputError
+from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.bootstrap import Flags
 from sbert_ft.evaluation.calibration import fit_decision
 from sbert_ft.evaluation.results import ClassSplit, Mistake, SplitScores, WorstPair
@@ -69,6 +69,20 @@ class Evaluator(Protocol):
 
     def evaluate_final(self, model: TrainableModel, before: Any) -> EvaluationResult:
         """Return the results of the tuned model; what was fitted on dev is stored in the model."""
+
+
+def check_n_texts(dataset: ConnectionDataset, has: int, needs: int) -> None:
+    """Check that a row of the data set has as many texts as a model needs.
+
+    Raises:
+        InputError: It has more or fewer.
+    """
+    if has != needs:
+        found, needed = (("one text", "two texts", "three texts")[n - 1] for n in (has, needs))
+        raise InputError(
+            f"a row of {quoted(dataset.source, limit=400)} has {found}, but the model needs {needed}",
+            "name the text columns (--columns)",
+        )
 
 
 def joined_unless(parts: Iterable[NDArray[np.float32]], stopped: Callable[[], bool]) -> NDArray[np.float32] | None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import EvaluationSettings
+from sbert_ft.data.ledger import counted
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.bootstrap import (
     Flags,
@@ -151,7 +152,7 @@ class Metrics:
 
 def too_few(n: int, unit: str, least: int = _LEAST) -> str:
     """Return the sentence about too few rows; `unit` is the word for one."""
-    return f"{n} {unit}{'' if n == 1 else 's'}, too few: at least {least} are needed"
+    return f"{counted(n, unit)}, too few: at least {least} are needed"
 
 
 def graded_metrics(predicted: Numbers, gold: Numbers) -> Metrics:

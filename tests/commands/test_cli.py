@@ -481,7 +481,10 @@ BAD_BEFORE_MODEL = [
     ([S, "M", "texts.txt", "-o", "out.csv"], "expected two columns of texts"),
     ([S, "M", "pairs.csv", "-o", "out.csv", "--columns", "key"], "'key'"),
     ([S, "M", "pairs.csv", "-o", "out.csv", "--columns", "key,none"], "has no column 'none'"),
-    ([S, "M", "pairs.csv", "-o", "out.csv", "--name", "key"], "has a column 'key' already"),
+    (
+        [S, "M", "pairs.csv", "-o", "out.csv", "--name", "key"],
+        "a column 'key' is there already; give the new one another",
+    ),
     ([S, "M", "pairs.csv", "-o", "out.csv", "--name", ""], "--name is empty"),
     ([S, "M", "scored.csv", "-o", "out.csv"], "--name cosine"),
     ([S, "M", "a", "b", "--threshold", "80"], "expected a cosine, a number from -1 to 1, found '80'"),

@@ -223,7 +223,7 @@ def test_a_header_alone_gives_a_result_without_rows(
     (inside / "empty.csv").write_text("text1,text2\n")
     assert main(["predict", str(joined[0]), "empty.csv", "-o", "out.csv"]) == 0
     assert (inside / "out.csv").read_text() == "text1,text2,predicted,probability\n"
-    assert "warning: 'empty.csv' holds no text" in capsys.readouterr().err
+    assert "warning: 'empty.csv' holds no pair" in capsys.readouterr().err
 
 
 def test_of_many_classes_the_commonest_are_said(make: Make, inside: Path, capsys: pytest.CaptureFixture[str]) -> None:

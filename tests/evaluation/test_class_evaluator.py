@@ -117,7 +117,7 @@ def test_logits_are_those_of_the_classifier(kind: Literal["towers", "joined", "s
 
 
 def test_rows_of_another_number_of_texts_are_refused(make_model: Make) -> None:
-    with pytest.raises(InputError, match="has one text, but the model needs 2 texts"):
+    with pytest.raises(InputError, match="has one text, but the model needs two texts"):
         logits_of(make_model("joined"), film_rows([0, 1, 2]))
 
 

@@ -367,8 +367,10 @@ def test_probabilities_of_exactly_zero_and_one_have_a_finite_loss() -> None:
     assert expected_calibration_error(certain, right) == 0.0
     assert expected_calibration_error(certain, wrong) == 1.0
     logits = np.tile(np.array([[3e38, -3e38], [-3e38, 3e38]], np.float32), (10, 1))
-    for gold in (np.tile([0, 1], 10), np.tile([1, 0], 10), np.array([1, *[0, 1] * 9, 1]), np.zeros(20, np.int64)):
+    fitted = (np.tile([1, 0], 10), np.array([1, *[0, 1] * 9, 1]))
+    for gold in (*fitted, np.tile([0, 1], 10), np.zeros(20, np.int64)):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             temperature = fit_temperature(logits, gold)
+        assert (temperature is not None) == any(gold is one for one in fitted)
         assert temperature is None or (math.isfinite(temperature) and temperature > 0)
