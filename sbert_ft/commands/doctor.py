@@ -13,8 +13,15 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from sbert_ft.commands.options import add_model_argument, add_reading_options, open_given_table, positive
-from sbert_ft.errors import DataError, InputError, quoted
+from sbert_ft.commands.options import (
+    add_model_argument,
+    add_reading_options,
+    names,
+    open_given_table,
+    positive,
+    refuse_given,
+)
+from sbert_ft.errors import DataError, quoted
 
 if TYPE_CHECKING:
     from sbert_ft.data.table import Table
@@ -41,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     columns = parser.add_mutually_exclusive_group()
     columns.add_argument("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
-    columns.add_argument("--columns", metavar="A,B", help="the two columns with the pairs, if they have no usual names")
+    columns.add_argument(
+        "--columns", type=names, metavar="A,B", help="the two columns with the pairs, if they have no usual names"
+    )
     parser.add_argument("--max-seq-length", type=positive, metavar="N", help="tokens a text may have; default: MODEL's")
     parser.add_argument("--deep", action="store_true", help="read the tensors too (checksums, NaN), and run the model")
     parser.add_argument("--json", action="store_true", help="print a JSON array instead of the table")
@@ -55,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
 
     checks = examine(args.model, texts, args.max_seq_length, deep=args.deep, texts_a_row=texts_a_row)
     if args.json:
-        names = ("name", "status", "found", "hint")
-        content = [{name: getattr(check, name) for name in names} for check in checks]
+        shown = ("name", "status", "found", "hint")
+        content = [{name: getattr(check, name) for name in shown} for check in checks]
         print(json.dumps(content, indent=2, ensure_ascii=False))
     else:
         on_terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -66,12 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table_lines(checks: Sequence[Check], width: int | None) -> list[str]:
-    """Return the lines of the table, the last one with the counts.
-
-    Args:
-        checks: In the order to print.
-        width: Maximum characters of a line; None for one line per check.
-    """
+    """Return the lines of the table, wrapped at `width` characters unless it is None, the last one with the counts."""
     indent = 6 + 2 + max(len(check.name) for check in checks)
     lines = []
     for check in checks:
@@ -88,18 +92,10 @@ def table_lines(checks: Sequence[Check], width: int | None) -> list[str]:
 
 
 def _texts(args: argparse.Namespace) -> tuple[Iterator[str] | None, Literal[1, 2]]:
-    """Return the texts of the file (of a pair, one after the other) and the number of texts in a row.
-
-    The texts are None without a file.
-
-    Raises:
-        SbertFtError: The file cannot be read, or its text columns are not found.
-    """
+    """Return the texts of the file (of a pair, one after the other; None without a file) and those in a row."""
     if args.texts is None:
-        unused = {"--column": args.column, "--columns": args.columns, "--encoding": args.encoding}
-        unused |= {"--delimiter": args.delimiter, "--kind": args.kind}
-        if given := next((option for option, value in unused.items() if value is not None), None):
-            raise InputError(f"{given} says how to read texts, but none are given", "add --texts FILE")
+        unused = ("column", "columns", "encoding", "delimiter", "kind")
+        refuse_given(args, unused, "says how to read texts, but none are given", "add --texts FILE")
         return None, 1
     table = open_given_table(args, args.texts)
     columns = _columns(table, args)
@@ -110,7 +106,7 @@ def _columns(table: Table, args: argparse.Namespace) -> tuple[int, ...]:
     if args.column is not None:
         return table.text_columns([args.column], 1)
     if args.columns is not None:
-        return table.text_columns(args.columns.split(","), 2)
+        return table.text_columns(args.columns, 2)
     try:
         return table.text_columns(None, 2)
     except DataError:  # no pairs; the error about single texts is the one to show
@@ -121,11 +117,7 @@ def _columns(table: Table, args: argparse.Namespace) -> tuple[int, ...]:
 
 
 def _cells(table: Table, columns: tuple[int, ...]) -> Iterator[str]:
-    """Yield the texts; empty cells and null become empty texts, which the checks count.
-
-    Raises:
-        DataError: A value is not a text, or the file cannot be read further.
-    """
+    """Yield the texts; empty cells and null become empty texts, which the checks count."""
     from sbert_ft.data.formats import Missing
     from sbert_ft.data.table import Row
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from sbert_ft.commands.options import (
     load_model,
     open_given_table,
     positive,
+    refuse_given,
     warn_of_unknown,
 )
 from sbert_ft.commands.output import Progress, checked_target
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
     from sbert_ft.data.table import Table
 
-    # Accepts vectors, shape (n, d), and the ids of their n rows.
-    Append = Callable[[NDArray[np.float32], list[str]], None]
+    # Accepts vectors, shape (n, d).
+    Append = Callable[[NDArray[np.float32]], None]
 
 logger = logging.getLogger(__name__)
 
@@ -93,15 +94,15 @@ class TextSource:
 
     Attributes:
         name: Their file or stream, for messages.
-        rows: Yields (text, id); the id is empty if no column gives it.
-        count: Returns the number of rows, or None if it cannot be known.
-        has_ids: Whether a column gives the ids.
+        texts: The texts.
+        ids: The id of each text; None if no column gives them.
+        count: Returns the number of texts, or None if it cannot be known.
     """
 
     name: str
-    rows: Iterator[tuple[str, str]]
+    texts: Iterator[str]
+    ids: Iterator[str] | None
     count: Callable[[], int | None]
-    has_ids: bool
 
 
 def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy: bool) -> Progress:
@@ -115,15 +116,8 @@ def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy:
 
     progress, count = Progress("text", quiet=args.quiet), EmbedCount()
     dimension = args.truncate_dim or model.get_embedding_dimension()
-    ids: deque[str] = deque()  # of texts that were read but are not encoded yet
-
-    def texts() -> Iterator[str]:
-        for text, row_id in source.rows:
-            ids.append(row_id)
-            yield text
-
     vectors_of_windows = model.encode_stream(
-        texts(),
+        source.texts,
         prompt_name=args.prompt_name,
         batch_size=args.batch_size,
         normalize_embeddings=args.normalize,
@@ -132,11 +126,13 @@ def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy:
         count=count,
         device="cpu",
     )
-    writer = npy_writer(path, dimension) if is_npy else parquet_writer(path, dimension, source.has_ids)
+    writer = npy_writer(path, dimension) if is_npy else parquet_writer(path, dimension, source.ids)
     with writer as append, progress.bar(source.count) as advance:
         for vectors in vectors_of_windows:
-            append(vectors.numpy(), [ids.popleft() for _ in range(len(vectors))])
+            append(vectors.numpy())
             advance(len(vectors))
+        if source.ids is not None and next(source.ids, None) is not None:
+            raise DataError(f"{source.name}: there are more ids than texts: did the file change meanwhile?")
     warn_of_unknown(count, args.model)
     return progress
 
@@ -145,19 +141,10 @@ def _file(args: argparse.Namespace) -> TextSource:
     """Return the texts of a file; missing columns are an error at once, before texts are read."""
     table = open_given_table(args, args.input)
     column = table.text_columns(None if args.column is None else [args.column], 1)
-    id_column = None if args.id_column is None else table.column_index(args.id_column)
-    return TextSource(
-        quoted(args.input, limit=400), _rows(table, column, id_column), table.count_rows, id_column is not None
-    )
-
-
-def _rows(table: Table, column: tuple[int, ...], id_column: int | None) -> Iterator[tuple[str, str]]:
     texts = (text for (text,) in table.texts(column, may_be_empty=True))
-    if id_column is None:
-        yield from ((text, "") for text in texts)
-    else:
-        # The file is read twice in parallel, because ids need not be texts.
-        yield from zip(texts, _ids(table, id_column), strict=True)
+    # The file is read twice in parallel, because ids need not be texts.
+    ids = None if args.id_column is None else _ids(table, table.column_index(args.id_column))
+    return TextSource(quoted(args.input, limit=400), texts, ids, table.count_rows)
 
 
 def _ids(table: Table, column: int) -> Iterator[str]:
@@ -166,14 +153,13 @@ def _ids(table: Table, column: int) -> Iterator[str]:
     Raises:
         DataError: A row has no id, or one that is neither a text nor a whole number.
     """
-    unit = table.unit
     for row in table:
         value = row.values[column]
         if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
             name = quoted(table.format.columns[column])
             found = "none" if value is None or not isinstance(value, (str, int, float)) else quoted(value, limit=40)
             problem = f"column {name}: expected an id (a text or a whole number), found {found}"
-            raise DataError(f"{quoted(table.path, limit=400)}, {unit} {row.line}: {problem}")
+            raise DataError(f"{quoted(table.path, limit=400)}, {table.unit} {row.line}: {problem}")
         yield str(value)
 
 
@@ -183,22 +169,19 @@ def _standard_input(args: argparse.Namespace) -> TextSource:
     Raises:
         InputError: An option that is only for files, or a codec in which a newline is not one byte.
     """
-    given = [f"--{name.replace('_', '-')}" for name in ("column", "id_column", "delimiter") if getattr(args, name)]
-    if given or args.kind not in (None, "lines"):
-        option = given[0] if given else "--kind"
-        raise InputError(f"{option} is for files; standard input is read as one text per line: save it to a file first")
-    codec = args.encoding or "utf-8"
-    try:
+    file_options = ["column", "id_column", "delimiter", *(["kind"] if args.kind != "lines" else [])]
+    why = "is for files; standard input is read as one text per line: save it to a file first"
+    refuse_given(args, file_options, why)
+    codec, is_simple = args.encoding or "utf-8", False
+    with suppress(LookupError, ValueError):
         is_simple = "\n".encode(codec) == b"\n"
-    except (LookupError, ValueError):
-        is_simple = False
     if not is_simple:
         problem = "cannot be that of standard input; expected utf-8, cp949, euc-kr, latin-1 or the like"
         raise InputError(f"--encoding {quoted(codec)} {problem}, or save the text to a file")
-    return TextSource("standard input", _lines_of_stdin(codec), lambda: None, has_ids=False)
+    return TextSource("standard input", _lines_of_stdin(codec), None, lambda: None)
 
 
-def _lines_of_stdin(codec: str) -> Iterator[tuple[str, str]]:
+def _lines_of_stdin(codec: str) -> Iterator[str]:
     if sys.stdin is None:
         raise InputError("standard input is closed", "give a file or a pipe")
     for number, line in enumerate(sys.stdin.buffer, start=1):
@@ -211,7 +194,7 @@ def _lines_of_stdin(codec: str) -> Iterator[tuple[str, str]]:
         if not text or "\0" in text:
             problem = "holds a NUL character; is this text?" if text else "empty text; write a text there"
             raise DataError(f"standard input, line {number}: {problem} or take the line out")
-        yield text, ""
+        yield text
 
 
 @contextmanager
@@ -230,7 +213,7 @@ def npy_writer(path: Path, dimension: int) -> Iterator[Append]:
         file.seek(0)
         npy.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (n_rows, dimension)})
 
-    def append(vectors: NDArray[np.float32], ids: list[str]) -> None:
+    def append(vectors: NDArray[np.float32]) -> None:
         nonlocal n_rows
         with writing(path):
             file.write(np.ascontiguousarray(vectors, dtype="<f4").data)
@@ -254,13 +237,10 @@ def npy_writer(path: Path, dimension: int) -> Iterator[Append]:
 
 
 @contextmanager
-def parquet_writer(path: Path, dimension: int, has_ids: bool) -> Iterator[Append]:
+def parquet_writer(path: Path, dimension: int, ids: Iterator[str] | None) -> Iterator[Append]:
     """Context with a function that appends a row group of ids and vectors to a Parquet file, as lists of fixed size.
 
-    Args:
-        path: The file.
-        dimension: Dimension of the vectors, d.
-        has_ids: Whether ids are given, as texts; otherwise they are the row numbers from 0.
+    Without ids they are the row numbers from 0.
 
     Raises:
         OutputError: The file cannot be written.
@@ -272,14 +252,15 @@ def parquet_writer(path: Path, dimension: int, has_ids: bool) -> Iterator[Append
     item = pa.field("element", pa.float32(), nullable=False)
     schema = pa.schema(
         [
-            pa.field("id", pa.string() if has_ids else pa.int64(), nullable=False),
+            pa.field("id", pa.int64() if ids is None else pa.string(), nullable=False),
             pa.field("vector", pa.list_(item, dimension), nullable=False),
         ]
     )
 
-    def append(vectors: NDArray[np.float32], ids: list[str]) -> None:
+    def append(vectors: NDArray[np.float32]) -> None:
         nonlocal n_rows
-        column: pyarrow.Array = pa.array(ids if has_ids else range(n_rows, n_rows + len(vectors)), schema.types[0])
+        ids_of_rows = range(n_rows, n_rows + len(vectors)) if ids is None else islice(ids, len(vectors))
+        column: pyarrow.Array = pa.array(list(ids_of_rows), schema.types[0])
         lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=schema.types[1])
         with writing(path):
             writer.write_batch(pa.RecordBatch.from_arrays([column, lists], schema=schema))

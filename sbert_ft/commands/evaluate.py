@@ -23,8 +23,7 @@ from sbert_ft.commands.options import (
     names,
     refuse_given,
 )
-from sbert_ft.commands.output import aligned, cell
-from sbert_ft.config.metrics import METRICS
+from sbert_ft.commands.output import aligned, metric_rows
 from sbert_ft.errors import InputError, quoted
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sbert_ft.config.settings import EvaluationSettings, Reading
-    from sbert_ft.data.dataset import ConnectionDataset
-    from sbert_ft.evaluation.pair_evaluator import EvaluationPairs
     from sbert_ft.models.classifier import ClassifierModel
     from sbert_ft.models.siamese import SiameseBert
 
@@ -118,12 +115,22 @@ def _evaluate_scores(
     args: argparse.Namespace, model: Scorer, reading: Reading, settings: EvaluationSettings
 ) -> dict[str, Any]:
     """Return the report on a model that gives scores: cosines, or those of a classifier with one output."""
-    from sbert_ft.evaluation.pair_evaluator import COLLAPSED_COSINE, chance_cosine, evaluate_pairs, evaluation_pairs
+    from sbert_ft.evaluation.evaluator import check_n_texts, joined
+    from sbert_ft.evaluation.pair_evaluator import (
+        COLLAPSED_COSINE,
+        chance_cosine,
+        evaluate_pairs,
+        evaluation_pairs,
+        score_stream,
+    )
     from sbert_ft.models.siamese import SiameseBert
 
     dataset = read_rows(args, reading)
     other = None if args.against is None else _load_other(args)
-    _check_rows(model, other, dataset)
+    for scorer in (model, other or model):
+        check_n_texts(dataset, min(dataset.n_texts, 2), getattr(scorer, "n_texts", 2))  # an encoder compares two
+    if dataset.n_texts == 1 and dataset.labels is None:
+        raise InputError(f"{quoted(dataset.source, limit=400)} has no scores", "name their column with --label-column")
     decision, match_from = model.decision, args.match_from
     if match_from is None and decision is not None and decision.scale == dataset.score_range is not None:
         match_from = decision.match_from  # the same pairs match as when the threshold was chosen
@@ -131,9 +138,13 @@ def _evaluate_scores(
     other_decision = None if other is None else other.decision
     warn_of_own_rows(args.model, decision, dataset)
     warn_of_own_rows(args.against, other_decision, dataset)
-    scores = _scores(model, pairs, args)
+
+    def scores_of(scorer: Scorer) -> NDArray[np.float32]:
+        return joined(score_stream(scorer, pairs, args.batch_size, on_truncate=args.on_truncate, check_finite=True))
+
+    scores = scores_of(model)
     chance = chance_cosine(model, dataset) if isinstance(model, SiameseBert) else None
-    before = None if other is None else _scores(other, pairs, args)
+    before = None if other is None else scores_of(other)
     result = evaluate_pairs(pairs, before, scores, settings, (other_decision, decision))
     if chance is not None and chance >= COLLAPSED_COSINE:
         logger.warning("random pairs of texts have a mean cosine of %.2f: the model hardly tells texts apart", chance)
@@ -193,11 +204,7 @@ def _score_range(text: str) -> tuple[float, float]:
 
 
 def _load_other(args: argparse.Namespace) -> Scorer:
-    """Return the model of OTHER: a classifier with one output, or an encoder.
-
-    Raises:
-        SbertFtError: It cannot be loaded, or has classes.
-    """
+    """Return the model of OTHER: a classifier with one output, or an encoder."""
     if args.as_encoder or not _is_classifier(args.against):
         return load_model(args, args.against)
     other = load_classifier(args, args.against)
@@ -209,42 +216,17 @@ def _load_other(args: argparse.Namespace) -> Scorer:
     return other
 
 
-def _check_rows(model: Scorer, other: Scorer | None, dataset: ConnectionDataset) -> None:
-    """Check that a row has as many texts as the models need, and that single texts have scores."""
-    from sbert_ft.evaluation.evaluator import check_n_texts
-
-    for scorer in (model, model if other is None else other):
-        check_n_texts(dataset, min(dataset.n_texts, 2), getattr(scorer, "n_texts", 2))  # an encoder compares two
-    if dataset.n_texts == 1 and dataset.labels is None:
-        raise InputError(f"{quoted(dataset.source, limit=400)} has no scores", "name their column with --label-column")
-
-
-def _scores(model: Scorer, pairs: EvaluationPairs, args: argparse.Namespace) -> NDArray[np.float32]:
-    """Return the cosine of each pair, or the score of each row by a classifier with one output, shape (n,)."""
-    import numpy as np
-
-    from sbert_ft.evaluation.pair_evaluator import score_stream
-
-    stream = score_stream(model, pairs, args.batch_size, on_truncate=args.on_truncate, check_finite=True)
-    return np.concatenate(list(stream))
-
-
 def _table(report: dict[str, Any], unit: str) -> str:
     """Return the metrics as aligned lines, with intervals; `unit` is the word for a row."""
     from sbert_ft.data.ledger import counted
 
-    compared = "difference" in report
-    rows = [["", "MODEL", *(["OTHER", "difference"] if compared else [])]]
-    for name, score in report["metrics"].items():
-        cells = [METRICS[name].short, cell(score)]
-        if compared:
-            cells += [cell(report["against_metrics"].get(name)), cell(report["difference"].get(name), "+")]
-        rows.append(cells)
-    threshold = report["threshold"]
+    columns = [("MODEL", report["metrics"], "")]
+    if "difference" in report:
+        columns += [("OTHER", report["against_metrics"], ""), ("difference", report["difference"], "+")]
     facts = [counted(report["data"]["n"], unit)]
-    if threshold is not None:
-        facts.append(f"threshold {threshold:.4f}")
+    if report["threshold"] is not None:
+        facts.append(f"threshold {report['threshold']:.4f}")
     if report["chance_cosine"] is not None:
         facts.append(f"chance pairs have a mean cosine of {report['chance_cosine']:.4f}")
     notes = [] if report["data"]["note"] is None else [report["data"]["note"]]
-    return "\n".join([", ".join(facts), *notes, *aligned(rows)])
+    return "\n".join([", ".join(facts), *notes, *aligned(metric_rows(*columns))])

@@ -8,8 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from sbert_ft.commands.options import load_classifier
-from sbert_ft.commands.output import aligned, cell
-from sbert_ft.config.metrics import METRICS
+from sbert_ft.commands.output import aligned, cell, metric_rows
 from sbert_ft.errors import InputError, quoted
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
     from sbert_ft.config.settings import EvaluationSettings, Reading
     from sbert_ft.data.dataset import ConnectionDataset
-    from sbert_ft.evaluation.class_evaluator import EvaluationRows
     from sbert_ft.model_folder.decision import Decision
     from sbert_ft.models.classifier import ClassifierModel
 
@@ -61,9 +59,10 @@ def evaluate_classes(
     Raises:
         SbertFtError: The file cannot be read, its labels are not the classes, or OTHER has other classes.
     """
-    import numpy as np
-
-    from sbert_ft.evaluation.class_evaluator import evaluate_classes, evaluation_rows, majority_codes
+    from sbert_ft.evaluation.calibration import class_probabilities
+    from sbert_ft.evaluation.class_evaluator import evaluate_classes, evaluation_rows, logit_stream, majority_codes
+    from sbert_ft.evaluation.evaluator import joined
+    from sbert_ft.evaluation.metrics import label_metrics, scores_to_json
     from sbert_ft.evaluation.results import MAJORITY_BASELINE
 
     names = _class_names(args, model)
@@ -75,13 +74,20 @@ def evaluate_classes(
     rows = evaluation_rows("data", dataset, names)
     majority = majority_codes(rows.gold, len(names), len(rows))
     before, before_is, baselines = majority, MAJORITY_BASELINE, {}
-    logits = _logits(args, model, rows)
+    # logits that are not finite are refused, with the row's line, where they are evaluated
+    logits = joined(logit_stream(model, rows, args.batch_size, args.on_truncate))
     if other is not None:
         classifier, order = other
-        found = _logits(args, classifier, rows)[:, order]
-        before, before_is = found.argmax(axis=1).astype(np.int64), args.against
+        found = joined(logit_stream(classifier, rows, args.batch_size, args.on_truncate))
+        before, before_is = found[:, order].argmax(axis=1).astype("int64"), args.against
         baselines = {MAJORITY_BASELINE: majority}
     result = evaluate_classes(rows, before, before_is, logits, settings, baselines)
+    match = None
+    if model.decision is not None and model.n_outputs == 2:
+        warn_of_own_rows(args.model, model.decision, dataset)
+        threshold, scores = model.decision.threshold, class_probabilities(logits)[:, 1].astype("float32")
+        metrics = scores_to_json(label_metrics(scores, rows.gold == 1, threshold).with_intervals(settings))
+        match = {"class": names[1], "threshold": threshold, "metrics": metrics}
     report = {
         "model": args.model,
         "kind": model.kind,
@@ -99,15 +105,11 @@ def evaluate_classes(
         "difference": result["difference"],
     }
     kept = ("classes", "baselines", "baseline_differences", "per_class", "confusion", "log_loss", "calibration_error")
-    return report | {key: result[key] for key in kept} | {"match": _match(args, model, rows, logits, settings)}
+    return report | {key: result[key] for key in kept} | {"match": match}
 
 
 def _class_names(args: argparse.Namespace, model: ClassifierModel) -> tuple[str, ...]:
-    """Return the names of the model's classes in the file.
-
-    Raises:
-        InputError: --classes has too many or too few names, or one twice.
-    """
+    """Return the names of the model's classes in the file: those of --classes, or its own."""
     if args.classes is None:
         return model.class_names
     names = tuple(name.strip() for name in args.classes.split(","))
@@ -123,11 +125,7 @@ def _class_names(args: argparse.Namespace, model: ClassifierModel) -> tuple[str,
 def _other(
     args: argparse.Namespace, model: ClassifierModel, names: tuple[str, ...]
 ) -> tuple[ClassifierModel, NDArray[np.int64]]:
-    """Return the classifier of OTHER, and the index of each class among its outputs, shape (K,).
-
-    Raises:
-        SbertFtError: It cannot be loaded, or differs in its classes or in the number of texts in a row.
-    """
+    """Return the classifier of OTHER, and the index of each class among its outputs, shape (K,)."""
     import numpy as np
 
     other = load_classifier(args, args.against)
@@ -148,37 +146,6 @@ def _other(
     )
 
 
-def _logits(args: argparse.Namespace, model: ClassifierModel, rows: EvaluationRows) -> NDArray[np.float32]:
-    import numpy as np
-
-    from sbert_ft.evaluation.class_evaluator import logit_stream
-
-    # logits that are not finite are refused, with the row's line, where they are evaluated
-    return np.concatenate(list(logit_stream(model, rows, args.batch_size, args.on_truncate)))
-
-
-def _match(
-    args: argparse.Namespace,
-    model: ClassifierModel,
-    rows: EvaluationRows,
-    logits: NDArray[np.float32],
-    settings: EvaluationSettings,
-) -> dict[str, Any] | None:
-    """Return the metrics of the stored threshold on the probability of the second of two classes; None without one."""
-    import numpy as np
-
-    from sbert_ft.evaluation.calibration import class_probabilities
-    from sbert_ft.evaluation.metrics import label_metrics, scores_to_json
-
-    decision = model.decision
-    if decision is None or model.n_outputs != 2:
-        return None
-    warn_of_own_rows(args.model, decision, rows.dataset)
-    scores = class_probabilities(logits)[:, 1].astype(np.float32)
-    metrics = label_metrics(scores, rows.gold == 1, decision.threshold).with_intervals(settings)
-    return {"class": rows.class_names[1], "threshold": decision.threshold, "metrics": scores_to_json(metrics)}
-
-
 def class_table(report: dict[str, Any]) -> str:
     """Return the report on a classifier as aligned lines."""
     from sbert_ft.data.ledger import counted
@@ -189,17 +156,16 @@ def class_table(report: dict[str, Any]) -> str:
         facts.append(f"{data['n_left_out']:,} left out")
     facts.append(f"log loss {report['log_loss']:.4f}")
     facts.append(f"calibration error {report['calibration_error']:.4f}")
-    compared = [("the majority class", "baselines")] if against is not None else []
-    heads = ["", "MODEL", "OTHER" if against is not None else report["before_is"], "difference"]
-    rows = [[*heads, *(name for name, _ in compared)]]
-    for name, score in report["metrics"].items():
-        cells = [METRICS[name].short, cell(score), cell(report["against_metrics"].get(name))]
-        cells.append(cell(report["difference"].get(name), "+"))
-        rows.append([*cells, *(cell(report[key][of].get(name)) for of, key in compared)])
+    head = "OTHER" if against is not None else report["before_is"]
+    columns = [("MODEL", report["metrics"], ""), (head, report["against_metrics"], "")]
+    columns.append(("difference", report["difference"], "+"))
+    columns += [(name, scores, "") for name, scores in report["baselines"].items()]
     notes = [] if data["note"] is None else [data["note"]]
-    parts = ["\n".join([", ".join(facts), *notes, *aligned(rows)]), "\n".join(_class_lines(report))]
-    if report["match"] is not None:
-        parts.append("\n".join(_match_lines(report["match"])))
+    parts = ["\n".join([", ".join(facts), *notes, *aligned(metric_rows(*columns))]), "\n".join(_class_lines(report))]
+    match = report["match"]
+    if match is not None:
+        title = f"match: {quoted(match['class'])} from a probability of {match['threshold']:.4f}"
+        parts.append("\n".join([title, *aligned(metric_rows(("", match["metrics"], ""))[1:])]))
     return "\n\n".join([*parts, "\n".join(_confusion_lines(report))])
 
 
@@ -210,12 +176,6 @@ def _class_lines(report: dict[str, Any]) -> list[str]:
         counts = [f"{entry[key]:,}" for key in ("n", "n_predicted")]
         rows.append([_short(entry["name"]), *counts, *shares, cell(entry["f1"])])
     return aligned(rows)
-
-
-def _match_lines(match: dict[str, Any]) -> list[str]:
-    head = f"match: {quoted(match['class'])} from a probability of {match['threshold']:.4f}"
-    rows = [[METRICS[name].short, cell(score)] for name, score in match["metrics"].items()]
-    return [head, *aligned(rows)]
 
 
 def _confusion_lines(report: dict[str, Any]) -> list[str]:

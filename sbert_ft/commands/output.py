@@ -14,11 +14,12 @@ import stat
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from sbert_ft.config.metrics import METRICS
 from sbert_ft.errors import OutputError, quoted
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,17 @@ def aligned(rows: Sequence[Sequence[str]], right_from: int | None = None) -> lis
 def _width(text: str) -> int:
     """Return the width of a text in terminal columns: a Hangul syllable is two wide."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def metric_rows(*columns: tuple[str, Mapping[str, Any], str]) -> list[list[str]]:
+    """Return a row with the heads, and one for each metric of the first column.
+
+    A column is its head, its scores by metric as in metrics.json, and "+" for the sign of differences, or "".
+    """
+    rows = [["", *(head for head, _, _ in columns)]]
+    for name in columns[0][1]:
+        rows.append([METRICS[name].short, *(cell(scores.get(name), sign) for _, scores, sign in columns)])
+    return rows
 
 
 def cell(score: dict[str, Any] | None, sign: str = "") -> str:

@@ -39,6 +39,7 @@ from sbert_ft.evaluation.evaluator import (
     change_in_words,
     check_n_texts,
     decision_to_store,
+    joined,
     joined_unless,
     split_of_worst_rows,
     worse_than_before,
@@ -102,11 +103,6 @@ def evaluation_rows(name: str, dataset: ConnectionDataset, class_names: tuple[st
     absent = np.flatnonzero(np.bincount(gold, minlength=len(class_names)) == 0)
     note = f"no row is {_listed([class_names[k] for k in absent])}" if len(absent) else None
     return EvaluationRows(name, dataset, gold, tuple(class_names), note)
-
-
-def logits_of(model: ClassifierModel, rows: EvaluationRows) -> NDArray[np.float32]:
-    """Return the model's logits of each row, shape (N, K), as `logit_stream` does."""
-    return np.concatenate(list(logit_stream(model, rows)))
 
 
 def logit_stream(
@@ -365,7 +361,7 @@ class ClassEvaluator:
             return BaselineCodes(majority, MAJORITY_BASELINE, baselines)
         for name, codes in majority.items():
             baselines[name] = {MAJORITY_BASELINE: codes, **baselines[name]}
-        own = {name: predicted_codes(logits_of(model, rows), rows) for name, rows in self.sets.items()}
+        own = {name: predicted_codes(joined(logit_stream(model, rows)), rows) for name, rows in self.sets.items()}
         return BaselineCodes(own, _SELF, baselines)
 
     def _by_cosine(self, model: ClassifierModel) -> dict[str, Codes]:
@@ -383,7 +379,7 @@ class ClassEvaluator:
     def evaluate_final(self, model: TrainableModel, before: BaselineCodes) -> EvaluationResult:
         """Return the results; the temperature is folded into the head, and the decision is stored in the model."""
         assert isinstance(model, ClassifierModel)
-        logits = {name: logits_of(model, rows) for name, rows in self.sets.items()}
+        logits = {name: joined(logit_stream(model, rows)) for name, rows in self.sets.items()}
         temperature = None
         if "dev" in logits and self.settings.calibration != "none":
             temperature = fit_temperature(logits["dev"], self.sets["dev"].gold)

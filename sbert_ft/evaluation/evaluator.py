@@ -85,6 +85,11 @@ def check_n_texts(dataset: ConnectionDataset, has: int, needs: int) -> None:
         )
 
 
+def joined(parts: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return a stream of arrays as one."""
+    return np.concatenate(list(parts))
+
+
 def joined_unless(parts: Iterable[NDArray[np.float32]], stopped: Callable[[], bool]) -> NDArray[np.float32] | None:
     """Return a stream of arrays as one, or None once `stopped`, called after each of them, returns True."""
     found = []

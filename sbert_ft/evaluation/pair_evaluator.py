@@ -24,6 +24,7 @@ from sbert_ft.evaluation.evaluator import (
     N_WORST,
     EvaluationResult,
     decision_to_store,
+    joined,
     joined_unless,
     split_of_worst_rows,
     try_decision,
@@ -135,11 +136,6 @@ def chance_pairs(rows: NDArray[np.int64], n_most: int, seed: int = 0) -> tuple[N
     return made[kept], places[kept]
 
 
-def score_pairs(model: SiameseBert | ClassifierModel, pairs: EvaluationPairs) -> NDArray[np.float32]:
-    """Return the model's score of each pair, shape (n,), as `score_stream` does."""
-    return np.concatenate(list(score_stream(model, pairs)))
-
-
 def score_stream(
     model: SiameseBert | ClassifierModel,
     pairs: EvaluationPairs,
@@ -168,7 +164,7 @@ def chance_cosine(model: SiameseBert, dataset: ConnectionDataset, seed: int = 0)
         return None
     every = np.zeros(len(sides), np.float64)
     pairs = EvaluationPairs("chance", dataset, sides, every.astype(np.int64), every, every.astype(bool), None)
-    mean = float(score_pairs(model, pairs).mean())
+    mean = float(joined(score_stream(model, pairs)).mean())
     return mean if math.isfinite(mean) else None
 
 
@@ -311,10 +307,10 @@ class PairEvaluator:
         if model.n_texts == 1:
             return PairScores()
         encoder = SiameseBert(model.bert, "mean")
-        return PairScores({name: score_pairs(encoder, pairs) for name, pairs in self.sets.items()})
+        return PairScores({name: joined(score_stream(encoder, pairs)) for name, pairs in self.sets.items()})
 
     def _scores_of(self, model: TrainableModel) -> PairScores:
-        scores = {name: score_pairs(model, pairs) for name, pairs in self.sets.items()}
+        scores = {name: joined(score_stream(model, pairs)) for name, pairs in self.sets.items()}
         return PairScores(scores, None if isinstance(model, ClassifierModel) else chance_cosine(model, self.chance))
 
     def evaluate_final(self, model: TrainableModel, before: PairScores) -> EvaluationResult:

@@ -242,7 +242,7 @@ def test_npy_header_is_patched_in_place(tmp_path: Path, n_rows: int) -> None:
     vectors = np.arange(n_rows * 5, dtype=np.float32).reshape(n_rows, 5)
     with npy_writer(tmp_path / "v.npy", 5) as append:
         for begin in range(0, n_rows, 1000):
-            append(vectors[begin : begin + 1000], [])
+            append(vectors[begin : begin + 1000])
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), vectors)
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy", mmap_mode="r" if n_rows else None), vectors)
 

@@ -22,12 +22,11 @@ from sbert_ft.evaluation.class_evaluator import (
     evaluate_classes,
     evaluation_rows,
     logit_stream,
-    logits_of,
     majority_codes,
     predicted_codes,
 )
 from sbert_ft.evaluation.class_metrics import class_metrics
-from sbert_ft.evaluation.evaluator import joined_unless
+from sbert_ft.evaluation.evaluator import joined, joined_unless
 from sbert_ft.evaluation.results import COSINE_BASELINE, MAJORITY_BASELINE
 from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.models.connection_bert import ConnectionBert
@@ -108,7 +107,7 @@ def test_logits_are_those_of_the_classifier(kind: Literal["towers", "joined", "s
             list(zip(texts, texts[::-1], strict=True)), CLASSES, labels=NAMES + NAMES[:2]
         )
         rows = evaluation_rows("dev", dataset, NAMES)
-    found = logits_of(model, rows)
+    found = joined(logit_stream(model, rows))
     assert found.shape == (5, 3) and found.dtype == np.float32
     assert predicted_codes(found, rows).tolist() == [NAMES.index(name) for name in model.predict(list(rows.texts()))]
     unstopped = joined_unless(logit_stream(model, rows), lambda: False)
@@ -118,7 +117,7 @@ def test_logits_are_those_of_the_classifier(kind: Literal["towers", "joined", "s
 
 def test_rows_of_another_number_of_texts_are_refused(make_model: Make) -> None:
     with pytest.raises(InputError, match="has one text, but the model needs two texts"):
-        logits_of(make_model("joined"), film_rows([0, 1, 2]))
+        logit_stream(make_model("joined"), film_rows([0, 1, 2]))
 
 
 def test_logits_that_are_no_numbers_have_no_metric_and_no_classes() -> None:

@@ -18,7 +18,7 @@ from test_spec import sentences
 from sbert_ft.config.settings import EvaluationSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError
-from sbert_ft.evaluation.evaluator import joined_unless, try_decision
+from sbert_ft.evaluation.evaluator import joined, joined_unless, try_decision
 from sbert_ft.evaluation.pair_evaluator import (
     COLLAPSED_COSINE,
     alarms,
@@ -27,7 +27,6 @@ from sbert_ft.evaluation.pair_evaluator import (
     evaluate_pairs,
     evaluation_pairs,
     same_gold_kind,
-    score_pairs,
     score_stream,
     split_scores,
 )
@@ -140,7 +139,7 @@ def test_scoring_ends_when_it_is_told_to(model: SiameseBert) -> None:
     pairs = evaluation_pairs("dev", dataset(GRADED), None)
     scores = joined_unless(score_stream(model, pairs), lambda: False)
     assert scores is not None
-    np.testing.assert_array_equal(scores, score_pairs(model, pairs))
+    np.testing.assert_array_equal(scores, joined(score_stream(model, pairs)))
     np.testing.assert_allclose(scores, model.score([row[:2] for row in GRADED]), atol=1e-6)
     assert joined_unless(score_stream(model, pairs), lambda: True) is None
 
@@ -309,10 +308,10 @@ def test_a_model_that_gives_no_numbers_is_an_alarm_and_no_crash(
     model: SiameseBert, caplog: pytest.LogCaptureFixture
 ) -> None:
     pairs = evaluation_pairs("dev", dataset(GRADED), None)
-    before = score_pairs(model, pairs)
+    before = joined(score_stream(model, pairs))
     with torch.no_grad():
         model.bert.encoder.get_parameter("embeddings.LayerNorm.weight").fill_(float("nan"))
-    after = score_pairs(model, pairs)
+    after = joined(score_stream(model, pairs))
     assert chance_cosine(model, pairs.dataset) is None
     assert isinstance(try_decision(after, pairs.matches, pairs.dataset, SETTINGS), str)
     result = evaluate_pairs(pairs, before, after, SETTINGS)
