@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from sbert_ft.training.bert_classifier import BertClassifier
     from sbert_ft.training.fine_tune import fine_tune
 
-
 __all__ = [
     "BertClassifier",
     "ConnectionBert",
@@ -61,11 +60,7 @@ _MODULE_OF_NAME = {
 if not TYPE_CHECKING:  # type checkers read the imports above, and report any other name as an error
 
     def __getattr__(name: str) -> object:
-        """Return the public object called `name`, importing its module on first use.
-
-        Raises:
-            AttributeError: The package has no such name.
-        """
+        """Return the public object called `name`, importing its module on first use."""
         if name not in _MODULE_OF_NAME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value: object = getattr(import_module(_MODULE_OF_NAME[name]), name)

@@ -63,13 +63,7 @@ def word_argument(value: object, name: str, words: Sequence[str]) -> str:
 
 
 def instance_argument(kind: type[_T], value: object, name: str, remedy: str = "") -> _T:
-    """Return `value`, which must be an instance of the class `kind`.
-
-    Args:
-        kind: The class.
-        value: What was given.
-        name: Of the argument.
-        remedy: End of the message: how to get such a value.
+    """Return `value`, which must be an instance of the class `kind`; `remedy` ends the message.
 
     Raises:
         InputError: It is of another class.

@@ -1,8 +1,9 @@
 """`sbert-ft`: finds and runs the command, sets up logging, and turns every error into one line and an exit code.
 
-A command is a module of `sbert_ft.commands`. It is imported only when its command is named, so help is printed at
-once. An error that the user can fix prints one sentence and exits with 2; any other is a bug in sbert_ft, prints its
-traceback and exits with 1. SIGTERM and SIGHUP are raised like Ctrl-C, so that temporary files are removed first.
+A command is a module of `sbert_ft.commands` with `add_arguments(parser)`, and `run(args)` that returns the exit code.
+It is imported only when its command is named, so help is printed at once. An error that the user can fix prints one
+sentence and exits with 2; any other is a bug in sbert_ft, prints its traceback and exits with 1. SIGTERM and SIGHUP are
+raised like Ctrl-C, so that temporary files are removed first.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from types import FrameType
-from typing import Final, NoReturn, Protocol, cast
+from types import FrameType, ModuleType
+from typing import Any, Final, NoReturn
 
 from sbert_ft._version import __version__
+from sbert_ft.commands.options import options_of_every_command
 from sbert_ft.errors import ResourceError, RunInterrupted, SbertFtError, quoted
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -57,26 +59,11 @@ _LIBRARY_SETTINGS = {
 }
 _LIBRARY_SILENCE = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
-
 _OF_STREAMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
-class Command(Protocol):
-    """The interface of every module named in `COMMANDS`."""
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the command's arguments and options."""
-
-    def run(self, args: argparse.Namespace) -> int:
-        """Do the work and return the exit code."""
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line and return its exit code.
-
-    Args:
-        argv: The arguments after the program's name; those of the process where None.
-    """
+    """Run a command line, the arguments after the program's name or those of the process; return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     _hold_standard_descriptors()
     for stream in (sys.stdout, sys.stderr):
@@ -86,12 +73,13 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         with _signals_raised():
-            code = _run(arguments)
+            try:
+                code = _run(arguments)
+            except SystemExit as stop:  # argparse: help, version, usage
+                code = stop.code if isinstance(stop.code, int) else DEFECT
             if sys.stdout is not None:
                 sys.stdout.flush()  # so that a closed pipe is noticed here, not when the interpreter exits
             return code
-    except SystemExit as stop:  # argparse: help, version, usage
-        return _flushed(stop.code if isinstance(stop.code, int) else DEFECT)
     except RunInterrupted as stop:
         _say(f"sbert-ft: {_one_line(str(stop))}")
         return 128 + stop.signal_number
@@ -107,8 +95,9 @@ def main(argv: list[str] | None = None) -> int:
         _say("sbert-ft: interrupted")
         return INTERRUPTED
     except _Ended as ended:
-        _say(f"sbert-ft: ended by {signal.Signals(ended.number).name}")
-        return 128 + ended.number
+        (number,) = ended.args
+        _say(f"sbert-ft: ended by {signal.Signals(number).name}")
+        return 128 + int(number)
     except Exception as error:
         # The outermost handler: it only reports the error.
         if isinstance(error, OSError) and error.errno is not None:
@@ -121,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     """Parse the arguments and run the command that they name."""
     named = next((argument for argument in arguments if not argument.startswith("-")), None)
-    command = cast(Command, import_module(COMMANDS[named][0])) if named in COMMANDS else None
+    command = import_module(COMMANDS[named][0]) if named in COMMANDS else None
     args = _parser(named, command).parse_args(arguments)
     assert command is not None  # the parser refuses any other name, and a missing one
     args.quiet, args.debug = "quiet" in args, "debug" in args
@@ -132,35 +121,21 @@ def _run(arguments: list[str]) -> int:
     with _log_to_stderr(quiet=args.quiet, debug=args.debug), warnings.catch_warnings():
         if not args.debug and not sys.warnoptions:
             warnings.simplefilter("ignore")  # those of libraries; our own warnings are logged
-        return command.run(args)
+        code: int = command.run(args)
+        return code
 
 
-def _parser(named: str | None, command: Command | None) -> argparse.ArgumentParser:
+def _parser(named: str | None, command: ModuleType | None) -> argparse.ArgumentParser:
     """Return the parser of the whole command line; of the commands, only the named one has its options."""
-    everywhere = _Parser(add_help=False, allow_abbrev=False)
-    group = everywhere.add_argument_group("options of every command")
-    # No default: the command's parser would overwrite an option that was given before the command.
-    group.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="no notes, no progress bar")
-    group.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="details and tracebacks")
-    parser = _Parser(
-        prog="sbert-ft",
-        description="Embed, score and classify texts with a local BERT, offline.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[everywhere],
-        allow_abbrev=False,
-    )
+    form: dict[str, Any] = {"parents": [options_of_every_command()], "allow_abbrev": False}
+    form["formatter_class"] = argparse.RawDescriptionHelpFormatter
+    description = "Embed, score and classify texts with a local BERT, offline."
+    parser = _Parser(prog="sbert-ft", description=description, epilog=_EPILOG, **form)
     parser.add_argument("--version", action="version", version=f"sbert-ft {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, (_, summary) in COMMANDS.items():
-        sub = commands.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            parents=[everywhere],
-            allow_abbrev=False,
-        )
+        description = f"{summary[0].upper()}{summary[1:]}."
+        sub = commands.add_parser(name, help=summary, description=description, **form)
         if command is not None and name == named:
             command.add_arguments(sub)
     return parser
@@ -175,11 +150,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Ended(BaseException):
-    """A signal to end the process; a `BaseException`, so that no `except Exception` catches it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    """The number of a signal to end the process; a `BaseException`, so that no `except Exception` catches it."""
 
 
 @contextmanager
@@ -254,19 +225,6 @@ def _say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _flushed(code: int) -> int:
-    """Return `code` after help or version is printed, or another exit code if standard output cannot be written."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        _forget_stdout()
-        return CLOSED_PIPE
-    except OSError as error:
-        return _refuse(_of_stdout(error) or _sentence(error), debug=False)
-    return code
-
-
 def _of_stdout(error: OSError) -> str:
     """Return the message if standard output caused the error (it is then redirected to nowhere), or ""."""
     try:
@@ -279,11 +237,7 @@ def _of_stdout(error: OSError) -> str:
 
 
 def _hold_standard_descriptors() -> None:
-    """Open the null device in the place of each standard stream that is closed.
-
-    Otherwise the next file opened gets its number, and what a system library writes to standard error goes into a
-    result.
-    """
+    """Open the null device in the place of each closed standard stream: a result must not get its number."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -293,9 +247,7 @@ def _hold_standard_descriptors() -> None:
 
 def _forget_stdout() -> None:
     """Redirect standard output to the null device, so that the interpreter does not report an error at exit."""
-    try:
+    with suppress(OSError, ValueError):  # a stream without a descriptor
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-    except (OSError, ValueError):  # a stream without a descriptor
-        return

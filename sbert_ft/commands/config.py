@@ -11,6 +11,7 @@ import logging
 import os
 from pathlib import Path
 
+from sbert_ft.commands.options import options_of_every_command
 from sbert_ft.commands.output import checked_target
 from sbert_ft.errors import OutputError, quoted
 from sbert_ft.files.atomic import whole_file, writing
@@ -26,22 +27,21 @@ examples:
 
 docs/configuration.md has a table of all keys."""
 
-_INIT = "print a commented configuration to start from"
-_CHECK = "check a configuration and print it with every default"
-_SCHEMA = "print a JSON schema, with which editors complete and check keys"
+_ACTIONS = {
+    "init": "print a commented configuration to start from",
+    "check": "check a configuration and print it with every default",
+    "schema": "print a JSON schema, with which editors complete and check keys",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
     actions = parser.add_subparsers(title="what to do", metavar="ACTION", dest="action", required=True)
-    for name, summary in (("init", _INIT), ("check", _CHECK), ("schema", _SCHEMA)):
-        action = actions.add_parser(
-            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
-        )
-        # The options of every command, which may also be given after the action.
-        action.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="no notes")
-        action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="details and tracebacks")
+    for name, summary in _ACTIONS.items():
+        description = f"{summary[0].upper()}{summary[1:]}."
+        parents = [options_of_every_command()]
+        action = actions.add_parser(name, help=summary, description=description, parents=parents, allow_abbrev=False)
         if name == "check":
             action.add_argument("file", metavar="FILE", help="a run's JSON; lines that begin with // are comments")
             add_set_option(action)
@@ -95,11 +95,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _write_new(output: str, text: str) -> None:
-    """Write a text to a new file.
-
-    Raises:
-        OutputError: The file exists, or cannot be written.
-    """
+    """Write a text to a file that does not exist yet."""
     target = checked_target(output, (".json", ".jsonc"), None)
     if os.path.lexists(output):
         raise OutputError(f"{quoted(output, limit=400)}: exists, and may hold what you wrote", "give another name")

@@ -13,14 +13,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from sbert_ft.commands.options import (
-    add_model_argument,
-    add_reading_options,
-    names,
-    open_given_table,
-    positive,
-    refuse_given,
-)
+from sbert_ft.commands import options
 from sbert_ft.errors import DataError, quoted
 
 if TYPE_CHECKING:
@@ -42,19 +35,24 @@ _LEAST_WIDTH = 40
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
-    add_model_argument(parser)
+    options.add_model_argument(parser)
     parser.add_argument(
         "--texts", metavar="FILE", help="also check how MODEL fits these texts: .txt, .csv, .tsv, .jsonl, .parquet"
     )
     columns = parser.add_mutually_exclusive_group()
     columns.add_argument("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
     columns.add_argument(
-        "--columns", type=names, metavar="A,B", help="the two columns with the pairs, if they have no usual names"
+        "--columns",
+        type=options.names,
+        metavar="A,B",
+        help="the two columns with the pairs, if they have no usual names",
     )
-    parser.add_argument("--max-seq-length", type=positive, metavar="N", help="tokens a text may have; default: MODEL's")
+    parser.add_argument(
+        "--max-seq-length", type=options.positive, metavar="N", help="tokens a text may have; default: MODEL's"
+    )
     parser.add_argument("--deep", action="store_true", help="read the tensors too (checksums, NaN), and run the model")
     parser.add_argument("--json", action="store_true", help="print a JSON array instead of the table")
-    add_reading_options(parser)
+    options.add_reading_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,9 +93,9 @@ def _texts(args: argparse.Namespace) -> tuple[Iterator[str] | None, Literal[1, 2
     """Return the texts of the file (of a pair, one after the other; None without a file) and those in a row."""
     if args.texts is None:
         unused = ("column", "columns", "encoding", "delimiter", "kind")
-        refuse_given(args, unused, "says how to read texts, but none are given", "add --texts FILE")
+        options.refuse_given(args, unused, "says how to read texts, but none are given", "add --texts FILE")
         return None, 1
-    table = open_given_table(args, args.texts)
+    table = options.open_given_table(args, args.texts)
     columns = _columns(table, args)
     return _cells(table, columns), 2 if len(columns) == 2 else 1
 

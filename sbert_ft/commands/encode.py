@@ -16,17 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sbert_ft.commands.options import (
-    add_compile_option,
-    add_computing_options,
-    add_model_argument,
-    add_reading_options,
-    load_model,
-    open_given_table,
-    positive,
-    refuse_given,
-    warn_of_unknown,
-)
+from sbert_ft.commands import options
 from sbert_ft.commands.output import Progress, checked_target
 from sbert_ft.errors import DataError, InputError, quoted
 from sbert_ft.files.atomic import whole_file, writing
@@ -56,19 +46,21 @@ holds the columns id (the --id-column's, else the row's number from 0) and vecto
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
-    add_model_argument(parser)
+    options.add_model_argument(parser)
     parser.add_argument(
         "input", metavar="INPUT", help="one text a line (.txt, or - for standard input), .csv, .tsv, .jsonl, .parquet"
     )
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help=".npy or .parquet; replaced when complete")
     parser.add_argument("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
     parser.add_argument("--id-column", metavar="NAME", help="the column whose values become the ids of a .parquet")
-    add_reading_options(parser)
-    add_computing_options(parser)
-    add_compile_option(parser)
+    options.add_reading_options(parser)
+    options.add_computing_options(parser)
+    options.add_compile_option(parser)
     group = parser.add_argument_group("vectors")
     group.add_argument("--normalize", action="store_true", help="scale vectors to length 1")
-    group.add_argument("--truncate-dim", type=positive, metavar="N", help="keep the first N features of each vector")
+    group.add_argument(
+        "--truncate-dim", type=options.positive, metavar="N", help="keep the first N features of each vector"
+    )
     group.add_argument(
         "--prompt-name", metavar="NAME", help="put the prompt of this name, stored with MODEL, before every text"
     )
@@ -107,7 +99,7 @@ class TextSource:
 
 def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy: bool) -> Progress:
     """Write the vectors of all texts to `path` and return the progress, with their number."""
-    model = load_model(args)
+    model = options.load_model(args)
     from sbert_ft.model_folder.layout import architecture_of_classifier
     from sbert_ft.models.inference import EmbedCount
 
@@ -133,13 +125,13 @@ def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy:
             advance(len(vectors))
         if source.ids is not None and next(source.ids, None) is not None:
             raise DataError(f"{source.name}: there are more ids than texts: did the file change meanwhile?")
-    warn_of_unknown(count, args.model)
+    options.warn_of_unknown(count, args.model)
     return progress
 
 
 def _file(args: argparse.Namespace) -> TextSource:
     """Return the texts of a file; missing columns are an error at once, before texts are read."""
-    table = open_given_table(args, args.input)
+    table = options.open_given_table(args, args.input)
     column = table.text_columns(None if args.column is None else [args.column], 1)
     texts = (text for (text,) in table.texts(column, may_be_empty=True))
     # The file is read twice in parallel, because ids need not be texts.
@@ -171,7 +163,7 @@ def _standard_input(args: argparse.Namespace) -> TextSource:
     """
     file_options = ["column", "id_column", "delimiter", *(["kind"] if args.kind != "lines" else [])]
     why = "is for files; standard input is read as one text per line: save it to a file first"
-    refuse_given(args, file_options, why)
+    options.refuse_given(args, file_options, why)
     codec, is_simple = args.encoding or "utf-8", False
     with suppress(LookupError, ValueError):
         is_simple = "\n".encode(codec) == b"\n"

@@ -12,17 +12,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sbert_ft.commands import options
 from sbert_ft.commands.evaluate_classes import class_table, evaluate_classes, read_rows, warn_of_own_rows
-from sbert_ft.commands.options import (
-    add_classifier_option,
-    add_computing_options,
-    add_model_argument,
-    add_reading_options,
-    load_classifier,
-    load_model,
-    names,
-    refuse_given,
-)
 from sbert_ft.commands.output import aligned, metric_rows
 from sbert_ft.errors import InputError, quoted
 
@@ -55,13 +46,11 @@ same rows."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
-    add_model_argument(parser)
+    options.add_model_argument(parser)
     parser.add_argument("pairs", metavar="DATA", help="a file of pairs, or texts, with scores or labels")
     parser.add_argument("--against", metavar="OTHER", help="folder of a model to compare with")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--columns", "--column", type=names, metavar="A[,B]", help="the columns with the texts, if without usual names"
-    )
+    options.add_columns_option(parser)
     parser.add_argument(
         "--label-column", metavar="NAME", help="the column with the score or label, if it has no usual name"
     )
@@ -77,9 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--as-encoder", action="store_true", help="evaluate the cosine of a classifier's encoder instead"
     )
-    add_classifier_option(parser)
-    add_reading_options(parser)
-    add_computing_options(parser)
+    options.add_classifier_option(parser)
+    options.add_reading_options(parser)
+    options.add_computing_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,16 +79,18 @@ def run(args: argparse.Namespace) -> int:
     from sbert_ft.config.settings import EvaluationSettings
 
     settings = EvaluationSettings(match_from=args.match_from, bootstrap_samples=args.samples)
-    classifier = None if args.as_encoder or not _is_classifier(args.model) else load_classifier(args)
+    classifier = None if args.as_encoder or not _is_classifier(args.model) else options.load_classifier(args)
     if classifier is not None and classifier.class_names:
         why = "is for scores, and MODEL is a classifier with classes"
-        refuse_given(args, ("score_range", "match_from"), why, "leave it out")
+        options.refuse_given(args, ("score_range", "match_from"), why, "leave it out")
         report = evaluate_classes(args, classifier, reading, settings)
         lines = class_table(report)
     else:
         why = "is for a classifier with classes, and MODEL is not one or --as-encoder is given"
-        refuse_given(args, ("classes",), why, "leave it out")
-        report = _evaluate_scores(args, load_model(args) if classifier is None else classifier, reading, settings)
+        options.refuse_given(args, ("classes",), why, "leave it out")
+        report = _evaluate_scores(
+            args, options.load_model(args) if classifier is None else classifier, reading, settings
+        )
         lines = _table(report, "text" if classifier is not None and classifier.n_texts == 1 else "pair")
     print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) if args.json else lines)
     return 0
@@ -206,8 +197,8 @@ def _score_range(text: str) -> tuple[float, float]:
 def _load_other(args: argparse.Namespace) -> Scorer:
     """Return the model of OTHER: a classifier with one output, or an encoder."""
     if args.as_encoder or not _is_classifier(args.against):
-        return load_model(args, args.against)
-    other = load_classifier(args, args.against)
+        return options.load_model(args, args.against)
+    other = options.load_classifier(args, args.against)
     if other.class_names:
         raise InputError(
             f"{quoted(args.against, limit=400)} is a classifier with classes, which have no order for comparing scores",

@@ -27,6 +27,16 @@ CLASSIFIER_KINDS: Final = ("single", "joined")
 _NOTED_UNKNOWN_SHARE = 0.05
 
 
+def options_of_every_command() -> argparse.ArgumentParser:
+    """Return a parent parser with --quiet and --debug."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    group = parser.add_argument_group("options of every command")
+    # No default: the command's parser would overwrite an option that was given before the command.
+    group.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="no notes, no progress bar")
+    group.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="details and tracebacks")
+    return parser
+
+
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
     """Declare MODEL, the first argument."""
     parser.add_argument("model", metavar="MODEL", help="folder with config.json, weights and tokenizer files")
@@ -75,6 +85,16 @@ def add_classifier_option(parser: argparse.ArgumentParser) -> None:
         "--model-kind",
         choices=CLASSIFIER_KINDS,
         help="input of a classifier made elsewhere, if its folder does not say: one text, or two joined",
+    )
+
+
+def add_columns_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --columns, for rows of one or two texts."""
+    parser.add_argument(
+        *("--columns", "--column"),
+        type=names,
+        metavar="A[,B]",
+        help="the columns with the texts, if without usual names",
     )
 
 

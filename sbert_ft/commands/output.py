@@ -40,31 +40,25 @@ def checked_target(output: str, suffixes: Sequence[str], source: Path | None) ->
     shown = quoted(output, limit=400)
     try:
         target = Path(os.path.realpath(output))
-        mode = target.stat().st_mode if target.exists() else None
-        in_folder = target.parent.is_dir()
-        same = mode is not None and source is not None and source.exists() and target.samefile(source)
+        is_there, in_folder = target.exists(), target.parent.is_dir()
+        mode = target.stat().st_mode if is_there else stat.S_IFREG
+        same = is_there and source is not None and source.exists() and target.samefile(source)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{shown}: cannot be a file to write to: {reason}") from error
     suffix, either = Path(output).suffix.lower(), " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]]))
     unknown = f"the suffix {quoted(suffix)}" if suffix else "a name without suffix"
+    special = "is a pipe, socket or device; expected a file, which can be replaced when done"
+    read_only = is_there and not os.access(target, os.W_OK)
     lacks_pyarrow = suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None
     faults = (
         (target.is_symlink(), "is a link that leads to itself", "write to another file"),
-        (mode is not None and stat.S_ISDIR(mode), "is a folder", f"give the name of a file, ending in {either}"),
+        (stat.S_ISDIR(mode), "is a folder", f"give the name of a file, ending in {either}"),
         (suffix not in suffixes, f"cannot tell what to write from {unknown}", f"use {either}"),
-        (
-            mode is not None and not stat.S_ISREG(mode),
-            "is a pipe, socket or device; expected a file, which can be replaced when done",
-            "",
-        ),
+        (not stat.S_ISREG(mode), special, ""),
         (not in_folder, f"the folder {quoted(target.parent, limit=400)} does not exist", "make it first"),
         (same, "is the file that is read", "write to another"),
-        (
-            mode is not None and not os.access(target, os.W_OK),
-            "exists and is read-only",
-            "write to another file or allow writing",
-        ),
+        (read_only, "exists and is read-only", "write to another file or allow writing"),
         (lacks_pyarrow, "writing Parquet needs pyarrow: pip install 'sbert-ft[parquet]'", ""),
     )
     for is_so, problem, hint in faults:
@@ -130,8 +124,7 @@ class Progress:
     def bar(self, count_all: Callable[[], int | None]) -> Iterator[Callable[[int], None]]:
         """Context with a function to call with the number of newly processed rows.
 
-        Args:
-            count_all: Returns the total, or None if it is not known; only called for a bar.
+        `count_all` returns the total, or None if it is not known; it is only called for a bar.
         """
         with ExitStack() as stack:
             shown = None

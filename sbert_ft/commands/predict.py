@@ -11,18 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sbert_ft.commands import options
 from sbert_ft.commands.added_columns import Results, RowsToExtend, chosen_threshold, given_texts
-from sbert_ft.commands.options import (
-    add_classifier_option,
-    add_compile_option,
-    add_computing_options,
-    add_model_argument,
-    add_reading_options,
-    load_classifier,
-    names,
-    number_within,
-    warn_of_unknown,
-)
 from sbert_ft.commands.output import Progress
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.files.atomic import whole_file
@@ -57,30 +47,28 @@ _ROWS_OF = {1: "single texts", 2: "pairs"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
-    add_model_argument(parser)
+    options.add_model_argument(parser)
     parser.add_argument(
         "inputs", metavar="TEXT | TEXT TEXT | FILE", nargs="+", help="a text, a pair, or many in a file"
     )
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="FILE with its classes is written here; replaced when complete"
     )
-    parser.add_argument(
-        "--columns", "--column", type=names, metavar="A[,B]", help="the columns with the texts, if without usual names"
-    )
+    options.add_columns_option(parser)
     parser.add_argument("--prefix", metavar="TEXT", help="put before the names of the new columns")
     parser.add_argument("--all-probabilities", action="store_true", help="add the probability of every class")
     deciding = parser.add_mutually_exclusive_group()
     deciding.add_argument(
         "--threshold",
-        type=number_within(0.0, 1.0, "a probability"),
+        type=options.number_within(0.0, 1.0, "a probability"),
         metavar="X",
         help="match from this probability on; default: MODEL's, if it has one",
     )
     deciding.add_argument("--only-predicted", action="store_true", help="leave out probability and match")
-    add_classifier_option(parser)
-    add_reading_options(parser)
-    add_computing_options(parser)
-    add_compile_option(parser)
+    options.add_classifier_option(parser)
+    options.add_reading_options(parser)
+    options.add_computing_options(parser)
+    options.add_compile_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -112,7 +100,7 @@ def _predict_texts(args: argparse.Namespace) -> None:
     if len(args.inputs) == 1:
         _refuse_file(args.inputs[0])
     texts = given_texts(args, "prefix", "a file", "classified")
-    model = load_classifier(args)
+    model = options.load_classifier(args)
     if len(texts) != model.n_texts:
         found = ("one text was", "two texts were")[len(texts) - 1]
         raise _other_number(args, model, f"{found} given", f"give {('one text', 'two texts')[model.n_texts - 1]}")
@@ -121,7 +109,7 @@ def _predict_texts(args: argparse.Namespace) -> None:
 
     count = EmbedCount()
     (outputs,) = _outputs(args, model, [texts], count)
-    warn_of_unknown(count, args.model)
+    options.warn_of_unknown(count, args.model)
     results.print_row(outputs)
 
 
@@ -143,7 +131,7 @@ def _predict_file(args: argparse.Namespace) -> None:
         file.table.text_columns(args.columns, 1 if n_named == 1 else 2)
     file.refuse_taken((prefix + "predicted",), _REMEDY)
     with whole_file(file.target) as temporary:
-        model = load_classifier(args)
+        model = options.load_classifier(args)
         if n_named not in (None, model.n_texts):
             raise _other_number(args, model, f"--columns names {n_named}", f"name {model.n_texts}")
         columns = file.table.text_columns(args.columns, 1 if model.n_texts == 1 else 2)
@@ -155,7 +143,7 @@ def _predict_file(args: argparse.Namespace) -> None:
         progress, count = Progress(("text", "pair")[model.n_texts - 1], quiet=args.quiet), EmbedCount()
         outputs = _outputs(args, model, file.table.texts(columns, may_be_empty=True), count)
         file.write(temporary, results, outputs, progress)
-    warn_of_unknown(count, args.model)
+    options.warn_of_unknown(count, args.model)
     progress.report(Path(args.output), quoted(file.name, limit=400), results.describe())
 
 

@@ -11,17 +11,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sbert_ft.commands import options
 from sbert_ft.commands.added_columns import Results, RowsToExtend, chosen_threshold, given_texts
-from sbert_ft.commands.options import (
-    add_compile_option,
-    add_computing_options,
-    add_model_argument,
-    add_reading_options,
-    load_model,
-    names,
-    number_within,
-    warn_of_unknown,
-)
 from sbert_ft.commands.output import Progress
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.files.atomic import whole_file
@@ -47,26 +38,26 @@ OUT holds the rows of PAIRS as they are; its suffix may be another one (.csv, .t
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
-    add_model_argument(parser)
+    options.add_model_argument(parser)
     parser.add_argument("inputs", metavar="PAIRS | TEXT TEXT", nargs="+", help="a file of pairs, or two texts")
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="PAIRS with their scores are written here; replaced when complete"
     )
     parser.add_argument(
-        "--columns", type=names, metavar="A,B", help="the two columns with the texts, if without usual names"
+        "--columns", type=options.names, metavar="A,B", help="the two columns with the texts, if without usual names"
     )
     parser.add_argument("--name", metavar="NAME", help="name of the new column with the cosine; default score")
     deciding = parser.add_mutually_exclusive_group()
     deciding.add_argument(
         "--threshold",
-        type=number_within(-1.0, 1.0, "a cosine"),
+        type=options.number_within(-1.0, 1.0, "a cosine"),
         metavar="X",
         help="texts with at least this score match; default: MODEL's, if it has one",
     )
     deciding.add_argument("--only-score", action="store_true", help="leave out probability and match")
-    add_reading_options(parser)
-    add_computing_options(parser)
-    add_compile_option(parser)
+    options.add_reading_options(parser)
+    options.add_computing_options(parser)
+    options.add_compile_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,7 +79,7 @@ def _score_two(args: argparse.Namespace) -> None:
 
     count = EmbedCount()
     (scores,) = model.score_stream([(first, second)], args.batch_size, on_truncate=args.on_truncate, count=count)
-    warn_of_unknown(count, args.model)
+    options.warn_of_unknown(count, args.model)
     _results(args, model).print_row(scores)
 
 
@@ -117,7 +108,7 @@ def _score_file(args: argparse.Namespace) -> None:
         pairs = ((first, second) for first, second in file.table.texts(columns, may_be_empty=True))
         scores = model.score_stream(pairs, args.batch_size, on_truncate=args.on_truncate, count=count)
         file.write(temporary, results, scores, progress)
-    warn_of_unknown(count, args.model)
+    options.warn_of_unknown(count, args.model)
     progress.report(Path(args.output), shown, results.describe())
 
 
@@ -147,4 +138,4 @@ def _load(args: argparse.Namespace) -> SiameseBert:
             "compare",
             "use sbert-ft predict",
         )
-    return load_model(args)
+    return options.load_model(args)
