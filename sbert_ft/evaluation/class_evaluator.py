@@ -8,7 +8,7 @@ cosine of the untrained encoder. Letters: N rows, K classes; a code is the numbe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -281,17 +281,17 @@ def _listed(names: list[str]) -> str:
 
 @dataclass(frozen=True)
 class BaselineCodes:
-    """The predictions that a tuned classifier is compared with.
+    """The predictions for a split that a tuned classifier is compared with.
 
     Attributes:
-        codes: Name of the split -> codes. Shape (n,) each.
+        codes: Shape (n,).
         is_: The predictor of `codes`, in words.
-        baselines: Name of the split -> name of another predictor -> codes.
+        others: Name of another predictor -> its codes, shape (n,).
     """
 
-    codes: Mapping[str, Codes] = field(default_factory=dict)
-    is_: str = MAJORITY_BASELINE
-    baselines: Mapping[str, Mapping[str, Codes]] = field(default_factory=dict)
+    codes: Codes
+    is_: str
+    others: Mapping[str, Codes]
 
 
 @dataclass(frozen=True)
@@ -331,8 +331,8 @@ class ClassEvaluator:
         if "dev" in rows:
             metric = settings.training.metric or DEFAULT_METRIC
             if metric not in CLASS_METRIC_NAMES:
-                names = ", ".join(CLASS_METRIC_NAMES)
-                raise InputError(f"training.metric is {metric}; a classifier needs one of {names}")
+                wanted = ", ".join(CLASS_METRIC_NAMES)
+                raise InputError(f"training.metric is {metric}; a classifier needs one of {wanted}")
         return cls(rows, train, metric, settings.evaluation, settings.training.seed, has_own_head)
 
     def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, float | None] | None:
@@ -342,57 +342,48 @@ class ClassEvaluator:
         logits = joined_unless(logit_stream(model, rows), stopped)
         if logits is None:
             return None
-        names = dict.fromkeys((self.metric, "accuracy", "macro_f1"))
         metrics = rows.metrics(logits)
-        return {name: metrics.value(name) for name in names}
+        return {name: metrics.value(name) for name in dict.fromkeys((self.metric, "accuracy", "macro_f1"))}
 
-    def evaluate_baseline(self, model: TrainableModel) -> BaselineCodes:
-        """Return the predictions to compare with, made before training."""
+    def evaluate_baseline(self, model: TrainableModel) -> dict[str, BaselineCodes]:
+        """Return the predictions to compare with, made before training, by name of the split."""
         assert isinstance(model, ClassifierModel)
-        n_classes = len(self.train.class_names)
-        majority = {
-            name: majority_codes(self.train.gold, n_classes, len(rows.gold)) for name, rows in self.sets.items()
-        }
-        baselines: dict[str, dict[str, Codes]] = {name: {} for name in self.sets}
-        if model.n_texts == 2 and self.sets:
-            for name, codes in self._by_cosine(model).items():
-                baselines[name][COSINE_BASELINE] = codes
-        if not self.has_own_head:
-            return BaselineCodes(majority, MAJORITY_BASELINE, baselines)
-        for name, codes in majority.items():
-            baselines[name] = {MAJORITY_BASELINE: codes, **baselines[name]}
-        own = {name: predicted_codes(joined(logit_stream(model, rows)), rows) for name, rows in self.sets.items()}
-        return BaselineCodes(own, _SELF, baselines)
+        encoder = SiameseBert(model.bert, "mean") if model.n_texts == 2 and self.sets else None
+        sample = np.sort(np.random.default_rng(self.seed).permutation(len(self.train))[:_N_FOR_COSINE])
+        if encoder is not None:
+            known = encoder.score(self.train.dataset.select(sample).pairs(), on_truncate="ignore")
+        found = {}
+        for name, rows in self.sets.items():
+            others = {MAJORITY_BASELINE: majority_codes(self.train.gold, len(rows.class_names), len(rows))}
+            if encoder is not None:
+                cosines = encoder.score(rows.dataset.pairs(), on_truncate="ignore")
+                others[COSINE_BASELINE] = cosine_baseline(known, self.train.gold[sample], cosines)
+            if self.has_own_head:
+                codes = predicted_codes(joined(logit_stream(model, rows)), rows)
+                found[name] = BaselineCodes(codes, _SELF, others)
+            else:
+                found[name] = BaselineCodes(others.pop(MAJORITY_BASELINE), MAJORITY_BASELINE, others)
+        return found
 
-    def _by_cosine(self, model: ClassifierModel) -> dict[str, Codes]:
-        encoder = SiameseBert(model.bert, "mean")
-        n_train = len(self.train.gold)
-        sample = np.sort(np.random.default_rng(self.seed).permutation(n_train)[:_N_FOR_COSINE])
-        known = encoder.score(self.train.dataset.select(sample).pairs(), on_truncate="ignore")
-        return {
-            name: cosine_baseline(
-                known, self.train.gold[sample], encoder.score(rows.dataset.pairs(), on_truncate="ignore")
-            )
-            for name, rows in self.sets.items()
-        }
-
-    def evaluate_final(self, model: TrainableModel, before: BaselineCodes) -> EvaluationResult:
+    def evaluate_final(self, model: TrainableModel, before: Mapping[str, BaselineCodes]) -> EvaluationResult:
         """Return the results; the temperature is folded into the head, and the decision is stored in the model."""
         assert isinstance(model, ClassifierModel)
         logits = {name: joined(logit_stream(model, rows)) for name, rows in self.sets.items()}
-        temperature = None
+        temperature = calibration = None
         if "dev" in logits and self.settings.calibration != "none":
             temperature = fit_temperature(logits["dev"], self.sets["dev"].gold)
         if temperature is not None:
+            dev = self.sets["dev"].dataset
+            fitted_on = {"source": dev.source, "sha256": dev.sha256, "n": len(dev)}
+            calibration = {"kind": "temperature", "temperature": temperature, "fitted_on": fitted_on}
             model.calibrate(temperature)
             logits = {name: (found / np.float32(temperature)).astype(np.float32) for name, found in logits.items()}
         results, splits = {}, {}
         for name, rows in self.sets.items():
-            codes, others = before.codes.get(name), before.baselines.get(name, {})
-            results[name] = evaluate_classes(rows, codes, before.is_, logits[name], self.settings, others)
+            codes, is_, others = before[name].codes, before[name].is_, before[name].others
+            results[name] = evaluate_classes(rows, codes, is_, logits[name], self.settings, others)
             shares = class_probabilities(logits[name]).astype(np.float32)
-            source = rows.dataset.source
-            splits[name] = ClassSplit(name, source, rows.class_names, rows.gold, codes, before.is_, shares)
+            splits[name] = ClassSplit(name, rows.dataset.source, rows.class_names, rows.gold, codes, is_, shares)
         found = class_alarms(results, self.metric or DEFAULT_METRIC)
         if not self.sets:
             found.append("the tuned classifier was not evaluated: set data.dev or data.dev_share, and data.test")
@@ -400,7 +391,7 @@ class ClassEvaluator:
         every = {"train": self.train, **self.sets}
         facts = {
             "decision": None if model.decision is None else model.decision.to_json(),
-            "calibration": None if temperature is None else self._calibration(temperature),
+            "calibration": calibration,
             "classes": {name: rows.dataset.class_counts() for name, rows in every.items()},
         }
         mistakes: tuple[Mistake, ...] = ()
@@ -409,11 +400,6 @@ class ClassEvaluator:
             mistakes = confident_mistakes(splits[shown], list(dataset.rows_of_texts()), dataset.lines, N_WORST)
         classes = tuple(splits.values())
         return EvaluationResult(results, facts, found, model.decision, classes=classes, mistakes=mistakes)
-
-    def _calibration(self, temperature: float) -> dict[str, Any]:
-        dataset = self.sets["dev"].dataset
-        fitted_on = {"source": dataset.source, "sha256": dataset.sha256, "n": len(dataset)}
-        return {"kind": "temperature", "temperature": temperature, "fitted_on": fitted_on}
 
     def _decision(self, logits: Mapping[str, NDArray[np.float32]]) -> Decision | None:
         """Return the threshold on the probability of the second of two classes, chosen on dev."""
