@@ -36,9 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
     options.add_model_argument(parser)
-    parser.add_argument(
-        "--texts", metavar="FILE", help="also check how MODEL fits these texts: .txt, .csv, .tsv, .jsonl, .parquet"
-    )
+    add = parser.add_argument
+    add("--texts", metavar="FILE", help="also check how MODEL fits these texts: .txt, .csv, .tsv, .jsonl, .parquet")
     columns = parser.add_mutually_exclusive_group()
     columns.add_argument("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
     columns.add_argument(
@@ -47,11 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="the two columns with the pairs, if they have no usual names",
     )
-    parser.add_argument(
-        "--max-seq-length", type=options.positive, metavar="N", help="tokens a text may have; default: MODEL's"
-    )
-    parser.add_argument("--deep", action="store_true", help="read the tensors too (checksums, NaN), and run the model")
-    parser.add_argument("--json", action="store_true", help="print a JSON array instead of the table")
+    add("--max-seq-length", type=options.positive, metavar="N", help="tokens a text may have; default: MODEL's")
+    add("--deep", action="store_true", help="read the tensors too (checksums, NaN), and run the model")
+    add("--json", action="store_true", help="print a JSON array instead of the table")
     options.add_reading_options(parser)
 
 

@@ -47,23 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
     options.add_model_argument(parser)
-    parser.add_argument(
-        "input", metavar="INPUT", help="one text a line (.txt, or - for standard input), .csv, .tsv, .jsonl, .parquet"
-    )
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help=".npy or .parquet; replaced when complete")
-    parser.add_argument("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
-    parser.add_argument("--id-column", metavar="NAME", help="the column whose values become the ids of a .parquet")
+    add = parser.add_argument
+    add("input", metavar="INPUT", help="one text a line (.txt, or - for standard input), .csv, .tsv, .jsonl, .parquet")
+    add("-o", "--output", metavar="OUT", required=True, help=".npy or .parquet; replaced when complete")
+    add("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
+    add("--id-column", metavar="NAME", help="the column whose values become the ids of a .parquet")
     options.add_reading_options(parser)
     options.add_computing_options(parser)
     options.add_compile_option(parser)
-    group = parser.add_argument_group("vectors")
-    group.add_argument("--normalize", action="store_true", help="scale vectors to length 1")
-    group.add_argument(
-        "--truncate-dim", type=options.positive, metavar="N", help="keep the first N features of each vector"
-    )
-    group.add_argument(
-        "--prompt-name", metavar="NAME", help="put the prompt of this name, stored with MODEL, before every text"
-    )
+    add = parser.add_argument_group("vectors").add_argument
+    add("--normalize", action="store_true", help="scale vectors to length 1")
+    add("--truncate-dim", type=options.positive, metavar="N", help="keep the first N features of each vector")
+    add("--prompt-name", metavar="NAME", help="put the prompt of this name, stored with MODEL, before every text")
 
 
 def run(args: argparse.Namespace) -> int:

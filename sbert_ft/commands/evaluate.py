@@ -47,25 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
     options.add_model_argument(parser)
-    parser.add_argument("pairs", metavar="DATA", help="a file of pairs, or texts, with scores or labels")
-    parser.add_argument("--against", metavar="OTHER", help="folder of a model to compare with")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add = parser.add_argument
+    add("pairs", metavar="DATA", help="a file of pairs, or texts, with scores or labels")
+    add("--against", metavar="OTHER", help="folder of a model to compare with")
+    add("--json", action="store_true", help="print JSON")
     options.add_columns_option(parser)
-    parser.add_argument(
-        "--label-column", metavar="NAME", help="the column with the score or label, if it has no usual name"
-    )
-    parser.add_argument("--label-values", metavar="WORD=N,...", help="what labels mean; other rows are left out")
-    parser.add_argument(
-        "--score-range", metavar="LOW,HIGH", help="lowest and highest score of the scale, if it cannot be detected"
-    )
-    parser.add_argument("--match-from", type=float, metavar="SCORE", help="graded pairs with at least this score match")
-    parser.add_argument("--on-bad-row", choices=("error", "skip"), default="error", help="default: error")
-    parser.add_argument("--samples", type=int, default=1000, metavar="N", help="bootstrap resamples; default 1000")
-    group = parser.add_argument_group("classifiers")
-    group.add_argument("--classes", metavar="A,B,...", help="what DATA calls the classes of MODEL, in MODEL's order")
-    group.add_argument(
-        "--as-encoder", action="store_true", help="evaluate the cosine of a classifier's encoder instead"
-    )
+    add("--label-column", metavar="NAME", help="the column with the score or label, if it has no usual name")
+    add("--label-values", metavar="WORD=N,...", help="what labels mean; other rows are left out")
+    add("--score-range", metavar="LOW,HIGH", help="lowest and highest score of the scale, if it cannot be detected")
+    add("--match-from", type=float, metavar="SCORE", help="graded pairs with at least this score match")
+    add("--on-bad-row", choices=("error", "skip"), default="error", help="default: error")
+    add("--samples", type=int, default=1000, metavar="N", help="bootstrap resamples; default 1000")
+    add = parser.add_argument_group("classifiers").add_argument
+    add("--classes", metavar="A,B,...", help="what DATA calls the classes of MODEL, in MODEL's order")
+    add("--as-encoder", action="store_true", help="evaluate the cosine of a classifier's encoder instead")
     options.add_classifier_option(parser)
     options.add_reading_options(parser)
     options.add_computing_options(parser)

@@ -30,10 +30,10 @@ _NOTED_UNKNOWN_SHARE = 0.05
 def options_of_every_command() -> argparse.ArgumentParser:
     """Return a parent parser with --quiet and --debug."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    group = parser.add_argument_group("options of every command")
+    add = parser.add_argument_group("options of every command").add_argument
     # No default: the command's parser would overwrite an option that was given before the command.
-    group.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="no notes, no progress bar")
-    group.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="details and tracebacks")
+    add("--quiet", action="store_true", default=argparse.SUPPRESS, help="no notes, no progress bar")
+    add("--debug", action="store_true", default=argparse.SUPPRESS, help="details and tracebacks")
     return parser
 
 
@@ -44,22 +44,20 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options for reading the input file."""
-    group = parser.add_argument_group("reading the file (detected if not given)")
-    group.add_argument("--encoding", metavar="NAME", help="utf-8, cp949, ...")
-    group.add_argument("--delimiter", metavar="CHAR", help="a character, or comma, semicolon, tab, pipe")
-    group.add_argument("--kind", "--format", metavar="KIND", dest="kind", help="lines, csv, tsv, jsonl or parquet")
+    add = parser.add_argument_group("reading the file (detected if not given)").add_argument
+    add("--encoding", metavar="NAME", help="utf-8, cp949, ...")
+    add("--delimiter", metavar="CHAR", help="a character, or comma, semicolon, tab, pipe")
+    add("--kind", "--format", metavar="KIND", dest="kind", help="lines, csv, tsv, jsonl or parquet")
 
 
 def add_computing_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options for the device, precision and batches."""
-    group = parser.add_argument_group("computing")
-    group.add_argument("--batch-size", type=positive, default=32, metavar="N", help="limits memory; default 32")
-    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; default: cuda, else mps, else cpu")
-    group.add_argument(
-        "--precision", choices=PRECISIONS, default="auto", help="auto: bfloat16 if the hardware can multiply in it"
-    )
-    group.add_argument("--max-seq-length", type=positive, metavar="N", help="tokens a text may have; default: MODEL's")
-    group.add_argument(
+    add = parser.add_argument_group("computing").add_argument
+    add("--batch-size", type=positive, default=32, metavar="N", help="limits memory; default 32")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; default: cuda, else mps, else cpu")
+    add("--precision", choices=PRECISIONS, default="auto", help="auto: bfloat16 if the hardware can multiply in it")
+    add("--max-seq-length", type=positive, metavar="N", help="tokens a text may have; default: MODEL's")
+    add(
         "--on-truncate",
         choices=ON_TRUNCATE,
         default="warn",
@@ -69,8 +67,8 @@ def add_computing_options(parser: argparse.ArgumentParser) -> None:
 
 def add_compile_option(parser: argparse.ArgumentParser) -> None:
     """Declare --compile, which compiles the encoder first."""
-    group = parser.add_argument_group("compiling")
-    group.add_argument(
+    add = parser.add_argument_group("compiling").add_argument
+    add(
         "--compile",
         action="store_true",
         help="on a CPU: compile the encoder first, once per model in about 15 to 45 seconds with a C++ compiler, kept "

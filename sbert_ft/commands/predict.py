@@ -48,15 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
     options.add_model_argument(parser)
-    parser.add_argument(
-        "inputs", metavar="TEXT | TEXT TEXT | FILE", nargs="+", help="a text, a pair, or many in a file"
-    )
-    parser.add_argument(
-        "-o", "--output", metavar="OUT", help="FILE with its classes is written here; replaced when complete"
-    )
+    add = parser.add_argument
+    add("inputs", metavar="TEXT | TEXT TEXT | FILE", nargs="+", help="a text, a pair, or many in a file")
+    add("-o", "--output", metavar="OUT", help="FILE with its classes is written here; replaced when complete")
     options.add_columns_option(parser)
-    parser.add_argument("--prefix", metavar="TEXT", help="put before the names of the new columns")
-    parser.add_argument("--all-probabilities", action="store_true", help="add the probability of every class")
+    add("--prefix", metavar="TEXT", help="put before the names of the new columns")
+    add("--all-probabilities", action="store_true", help="add the probability of every class")
     deciding = parser.add_mutually_exclusive_group()
     deciding.add_argument(
         "--threshold",

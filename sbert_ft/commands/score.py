@@ -39,14 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
     options.add_model_argument(parser)
-    parser.add_argument("inputs", metavar="PAIRS | TEXT TEXT", nargs="+", help="a file of pairs, or two texts")
-    parser.add_argument(
-        "-o", "--output", metavar="OUT", help="PAIRS with their scores are written here; replaced when complete"
-    )
-    parser.add_argument(
-        "--columns", type=options.names, metavar="A,B", help="the two columns with the texts, if without usual names"
-    )
-    parser.add_argument("--name", metavar="NAME", help="name of the new column with the cosine; default score")
+    add = parser.add_argument
+    add("inputs", metavar="PAIRS | TEXT TEXT", nargs="+", help="a file of pairs, or two texts")
+    add("-o", "--output", metavar="OUT", help="PAIRS with their scores are written here; replaced when complete")
+    add("--columns", type=options.names, metavar="A,B", help="the two columns with the texts, if without usual names")
+    add("--name", metavar="NAME", help="name of the new column with the cosine; default score")
     deciding = parser.add_mutually_exclusive_group()
     deciding.add_argument(
         "--threshold",

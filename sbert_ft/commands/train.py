@@ -38,15 +38,14 @@ _SHOWN = (("accuracy", "macro_f1"), ("spearman",), ("average_precision",))
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
-    parser.add_argument("config", metavar="CONFIG", help="the run's JSON; see sbert-ft config")
+    add = parser.add_argument
+    add("config", metavar="CONFIG", help="the run's JSON; see sbert-ft config")
     add_set_option(parser)
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and the first batch, then stop")
+    add("--dry-run", action="store_true", help="print the plan and the first batch, then stop")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue the run in output_dir")
     existing.add_argument("--overwrite", action="store_true", help="replace the run in output_dir; other files stay")
-    parser.add_argument(
-        "--allow-changes", action="store_true", help="with --resume: continue even if settings or data have changed"
-    )
+    add("--allow-changes", action="store_true", help="with --resume: continue even if settings or data have changed")
 
 
 def run(args: argparse.Namespace) -> int:

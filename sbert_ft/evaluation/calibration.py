@@ -68,11 +68,8 @@ def fit_threshold(
 
     instance_argument(SiameseBert, model, "model", "SiameseBert.from_pretrained(folder)")
     instance_argument(ConnectionDataset, dev, "dev", "ConnectionDataset.from_file(path)")
-    settings = EvaluationSettings(
-        threshold_target=instance_argument(str, target, "target"),
-        calibration=calibration,
-        match_from=match_from,
-    )
+    instance_argument(str, target, "target")
+    settings = EvaluationSettings(threshold_target=target, calibration=calibration, match_from=match_from)
     _check(settings)
     matches = dev.matches(match_from)
     if matches is None:
@@ -239,10 +236,7 @@ def _checked_scores(scores: NDArray[np.floating], matches: Flags, shown: str) ->
 
 
 def _thresholds(falling: Floats) -> Floats:
-    """Return, for each of the distinct scores, shape (U,), the threshold that accepts it and all higher ones.
-
-    It is midway between this score and the next lower one; for the lowest, midway between it and -1.
-    """
+    """Return for each of the distinct scores, shape (U,), the threshold midway to the next lower one, or to -1."""
     below = np.append(falling[1:], -1.0)
     middle = (falling + below) / 2
     thresholds: Floats = np.where(middle > below, middle, falling)  # there is no number between adjacent floats
@@ -275,13 +269,9 @@ def _choose(tp: Floats, fp: Floats, target: Literal["f1", "precision", "recall"]
 
 
 def fit_temperature(logits: NDArray[np.floating], gold: NDArray[np.int64]) -> float | None:
-    """Return the temperature, from 0.05 to 20, with the lowest log loss on these rows.
+    """Return the temperature, from 0.05 to 20, with the lowest log loss on these logits, (N, K), and codes, (N,).
 
     If none can be fitted (see `temperature_fault`) it is None, and a warning says why.
-
-    Args:
-        logits: Shape (N, K).
-        gold: Codes, shape (N,).
 
     Raises:
         InputError: Shapes do not match, a logit is not finite, or a code is not in 0..K-1.
@@ -302,10 +292,9 @@ def fit_temperature(logits: NDArray[np.floating], gold: NDArray[np.int64]) -> fl
 
 
 def temperature_fault(logits: NDArray[np.floating], gold: NDArray[np.int64]) -> str | None:
-    """Return why no temperature can be fitted on these rows, or None; arguments as in `fit_temperature`.
+    """Return why no temperature can be fitted on these logits, shape (N, K), and codes, shape (N,), or None.
 
-    If every row is classified correctly, the best temperature is the lowest one allowed, and the model would become
-    overconfident.
+    If every row is right, the best temperature is the lowest one allowed, and the model would become overconfident.
     """
     if len(gold) < _LEAST_ROWS:
         return too_few(len(gold), "row", _LEAST_ROWS)
@@ -325,11 +314,8 @@ def class_probabilities(logits: NDArray[np.floating]) -> Floats:
 def log_loss(probabilities: NDArray[np.floating], gold: NDArray[np.int64]) -> float:
     """Return the mean negative logarithm of the probability of each row's gold class; lower is better.
 
-    Probabilities are clipped at the machine epsilon of float64, as in scikit-learn.
-
-    Args:
-        probabilities: Shape (N, K), N at least 1.
-        gold: Codes, shape (N,).
+    Probabilities, shape (N, K), are clipped at the machine epsilon of float64, as in scikit-learn; gold are codes, of
+    shape (N,), N at least 1.
 
     Raises:
         InputError: There is no row, shapes do not match, a probability is not finite, or a code is not in 0..K-1.

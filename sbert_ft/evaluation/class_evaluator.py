@@ -67,7 +67,7 @@ class EvaluationRows:
     Attributes:
         name: dev, test, or another name.
         dataset: Their data set: rows of one or two texts.
-        gold: The class of each row, shape (N,).
+        gold: The code of each row's class, shape (N,).
         class_names: The K classes in the order of their codes.
         note: A remark on the rows; None if there is none.
     """

@@ -91,10 +91,7 @@ class _Cells:
         return cls(n.astype(np.int64), tuple(codes[first] for codes in sequences), n_classes)
 
     def totals(self, predicted: int = 1) -> Callable[[Floats], _Totals]:
-        """Return a function from counts of the cells, shape (B, U), to the totals of each class.
-
-        `predicted` is the index of the column with the predictions.
-        """
+        """Return a function from counts of the cells, shape (B, U), to the totals of the column `predicted`."""
         sides = [self.columns[0], self.columns[predicted]]
         is_right = sides[0] == sides[1]
         n_cells = len(self.n)
@@ -152,11 +149,11 @@ def class_differences(before: Codes, after: Codes, gold: Codes, n_classes: int) 
 def per_class(
     predicted: Codes, gold: Codes, class_names: Sequence[str], settings: EvaluationSettings, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Return one entry per class, in their order: name, n, n_predicted, precision, recall, f1.
+    """Return one entry per class, in the order of the K names: name, n, n_predicted, precision, recall, f1.
 
     n counts the rows of the class, n_predicted the rows predicted as the class. Precision is None if n_predicted is 0,
     recall if n is 0, and the value of f1 (a `Score` as JSON) if both are 0. There are fewer resamples if there are many
-    classes. Arguments and errors as in `class_metrics` and `Metrics.with_intervals`, with the K names of the classes.
+    classes. Other arguments, and errors, as in `class_metrics` and `Metrics.with_intervals`.
     """
     n_classes = len(class_names)
     check_codes(n_classes, predicted=predicted, gold=gold)
@@ -173,18 +170,14 @@ def per_class(
         f1 = Score(None, reason="the class neither occurs nor is predicted")
         if n_gold or n_predicted:
             f1 = Score.of_resamples(values[k], resampled[:, k], settings.confidence)
-        entry = {"name": name, "n": n_gold, "n_predicted": n_predicted}
-        entry["precision"] = n_right / n_predicted if n_predicted else None
-        entry["recall"] = n_right / n_gold if n_gold else None
-        entries.append({**entry, "f1": f1.to_json()})
+        precision, recall = (n_right / n if n else None for n in (n_predicted, n_gold))
+        counts = {"name": name, "n": n_gold, "n_predicted": n_predicted}
+        entries.append({**counts, "precision": precision, "recall": recall, "f1": f1.to_json()})
     return entries
 
 
 def confusion(predicted: Codes, gold: Codes, n_classes: int) -> NDArray[np.int64]:
-    """Return how often each class was predicted for each gold class: shape (K, K), int64, a row for each gold class.
-
-    Arguments and errors as in `class_metrics`.
-    """
+    """Return how often each class was predicted for each gold one, (K, K), int64; arguments as in `class_metrics`."""
     check_codes(n_classes, predicted=predicted, gold=gold)
     counts = np.bincount(gold * n_classes + predicted, minlength=n_classes * n_classes)
     return counts.reshape(n_classes, n_classes).astype(np.int64)

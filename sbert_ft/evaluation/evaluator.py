@@ -126,8 +126,7 @@ def decision_to_store(
 ) -> Decision | None:
     """Return the same as `try_decision`, or None after a warning.
 
-    For a classifier, whose scores are probabilities, no calibration is fitted, and threshold and interval are at least
-    0.
+    For probabilities no calibration is fitted, and threshold and interval are at least 0.
     """
     if of_probabilities:
         settings = replace(settings, calibration="none")

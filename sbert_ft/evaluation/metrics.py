@@ -134,12 +134,7 @@ class Metrics:
         return Metrics(scores, of_counts, self.draws)
 
     def with_intervals(self, settings: EvaluationSettings, seed: int = 0) -> dict[str, Score]:
-        """Return the metrics with their intervals.
-
-        Args:
-            settings: Number of resamples and confidence of the intervals.
-            seed: Seed of the resamples.
-        """
+        """Return the metrics with their intervals, with as many resamples and the confidence of the settings."""
         defined = {name: score.value for name, score in self.scores.items() if score.value is not None}
         found = dict(self.scores)
         if defined:
@@ -242,9 +237,8 @@ def _as_floats(values: Numbers, name: str) -> Floats:
 
 def _check_lengths(predicted: Floats, known: NDArray[np.generic]) -> None:
     if known.shape != predicted.shape:
-        raise InputError(
-            f"there are {predicted.size} scores but {known.size} known values; expected one of each per pair"
-        )
+        found = f"there are {predicted.size} scores but {known.size} known values"
+        raise InputError(f"{found}; expected one of each per pair")
 
 
 def _fault_of_scores(predicted: Floats) -> str | None:

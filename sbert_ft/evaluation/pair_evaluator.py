@@ -85,13 +85,9 @@ class EvaluationPairs:
 
 
 def evaluation_pairs(name: str, dataset: ConnectionDataset, match_from: float | None, seed: int = 0) -> EvaluationPairs:
-    """Return the pairs of a data set to evaluate on.
+    """Return the pairs of a data set of pairs or triplets to evaluate on; the seed is that of the random pairs.
 
-    Args:
-        name: dev, test, or another name.
-        dataset: Pairs or triplets.
-        match_from: For graded scores: a pair matches if its score is at least this; None for the middle of the scale.
-        seed: Seed of the random pairs.
+    Graded pairs match if their score is at least `match_from`; None for the middle of the scale.
 
     Raises:
         InputError: The labels are classes, or `match_from` is not on the scale.
@@ -108,16 +104,8 @@ def evaluation_pairs(name: str, dataset: ConnectionDataset, match_from: float | 
         other_lines = lines[places]
         note = f"{len(rows):,} pairs known to match, and {len(others):,} random pairs of their first and second texts"
     known = np.repeat([True, False], [len(rows), len(others)])
-    return EvaluationPairs(
-        name,
-        dataset,
-        np.concatenate([rows[:, :2], others]),
-        np.concatenate([lines, other_lines]),
-        known.astype(np.float64),
-        known,
-        None,
-        note,
-    )
+    sides, all_lines = np.concatenate([rows[:, :2], others]), np.concatenate([lines, other_lines])
+    return EvaluationPairs(name, dataset, sides, all_lines, known.astype(np.float64), known, None, note)
 
 
 def chance_pairs(rows: NDArray[np.int64], n_most: int, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -297,10 +285,9 @@ class PairEvaluator:
         return {name: metrics.value(name) for name in dict.fromkeys((self.metric, *usual))}
 
     def evaluate_baseline(self, model: TrainableModel) -> PairScores:
-        """Return the scores before training: the cosines of the base model's encoder.
+        """Return the scores before training.
 
-        A new head is not trained yet, so a classifier is compared with its encoder's cosine; for single texts there is
-        none.
+        A new head is not trained yet, so a classifier is compared with its encoder's cosine; single texts have none.
         """
         if not isinstance(model, ClassifierModel):
             return self._scores_of(model)
@@ -346,9 +333,8 @@ class PairEvaluator:
         if "dev" not in self.sets:
             return None, None
         matches, dataset = self.sets["dev"].matches, self.sets["dev"].dataset
-        decision = decision_to_store(
-            after.scores["dev"], matches, dataset, self.settings, of_probabilities=is_classifier
-        )
+        scores = after.scores["dev"]
+        decision = decision_to_store(scores, matches, dataset, self.settings, of_probabilities=is_classifier)
         if decision is None or "dev" not in before.scores:
             return None, decision
         base = try_decision(before.scores["dev"], matches, dataset, replace(self.settings, calibration="none"))
