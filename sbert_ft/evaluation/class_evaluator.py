@@ -19,12 +19,7 @@ from sbert_ft.config.settings import EvaluationSettings, RunSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.labels import class_name
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.evaluation.calibration import (
-    class_probabilities,
-    expected_calibration_error,
-    fit_temperature,
-    log_loss,
-)
+from sbert_ft.evaluation.calibration import class_probabilities, expected_calibration_error, fit_temperature, log_loss
 from sbert_ft.evaluation.class_metrics import (
     CLASS_METRIC_NAMES,
     Codes,
