@@ -12,6 +12,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,11 +38,8 @@ _SHOWN_CLASSES = 5
 def given_texts(args: argparse.Namespace, naming: str, thing: str, done: str) -> tuple[str, ...]:
     """Return the texts of the command line, decoded and checked.
 
-    Args:
-        args: The options, with the texts as `inputs`.
-        naming: The option that names new columns, which like all others about files is refused.
-        thing: What those options are for, such as "one file of pairs".
-        done: What is done with the texts, for a warning, such as "scored".
+    Options that are only for `thing`, a file, are refused, among them `naming`, which names new columns; `done` is what
+    is done with the texts, for a warning, such as "scored".
 
     Raises:
         InputError: A text is empty or not in UTF-8, or an option is only for files.
@@ -69,11 +67,9 @@ def argument_text(argument: str) -> str:
     Raises:
         InputError: The bytes are not UTF-8.
     """
-    try:
+    with suppress(UnicodeEncodeError):  # has surrogates, which represent the undecoded bytes
         argument.encode("utf-8")
         return argument
-    except UnicodeEncodeError:  # has surrogates, which represent the undecoded bytes
-        pass
     try:
         return os.fsencode(argument).decode("utf-8")
     except UnicodeError:

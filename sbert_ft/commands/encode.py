@@ -135,11 +135,7 @@ def _file(args: argparse.Namespace) -> TextSource:
 
 
 def _ids(table: Table, column: int) -> Iterator[str]:
-    """Yield each row's id as a text; a whole number becomes its digits.
-
-    Raises:
-        DataError: A row has no id, or one that is neither a text nor a whole number.
-    """
+    """Yield each row's id as a text; a whole number becomes its digits."""
     for row in table:
         value = row.values[column]
         if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
@@ -151,11 +147,7 @@ def _ids(table: Table, column: int) -> Iterator[str]:
 
 
 def _standard_input(args: argparse.Namespace) -> TextSource:
-    """Return the lines of standard input.
-
-    Raises:
-        InputError: An option that is only for files, or a codec in which a newline is not one byte.
-    """
+    """Return the lines of standard input; refuse options for files, and a codec in which a newline is not one byte."""
     file_options = ["column", "id_column", "delimiter", *(["kind"] if args.kind != "lines" else [])]
     why = "is for files; standard input is read as one text per line: save it to a file first"
     options.refuse_given(args, file_options, why)
@@ -225,13 +217,7 @@ def npy_writer(path: Path, dimension: int) -> Iterator[Append]:
 
 @contextmanager
 def parquet_writer(path: Path, dimension: int, ids: Iterator[str] | None) -> Iterator[Append]:
-    """Context with a function that appends a row group of ids and vectors to a Parquet file, as lists of fixed size.
-
-    Without ids they are the row numbers from 0.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """The same for a row group of vectors, as lists of fixed size, and ids, else row numbers from 0, of a .parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -88,9 +88,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         why = "is for a classifier with classes, and MODEL is not one or --as-encoder is given"
         options.refuse_given(args, ("classes",), why, "leave it out")
-        report = _evaluate_scores(
-            args, options.load_model(args) if classifier is None else classifier, reading, settings
-        )
+        report = _evaluate_scores(args, classifier, reading, settings)
         lines = _table(report, "text" if classifier is not None and classifier.n_texts == 1 else "pair")
     print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) if args.json else lines)
     return 0
@@ -103,7 +101,7 @@ def _is_classifier(folder: str) -> bool:
 
 
 def _evaluate_scores(
-    args: argparse.Namespace, model: Scorer, reading: Reading, settings: EvaluationSettings
+    args: argparse.Namespace, classifier: ClassifierModel | None, reading: Reading, settings: EvaluationSettings
 ) -> dict[str, Any]:
     """Return the report on a model that gives scores: cosines, or those of a classifier with one output."""
     from sbert_ft.evaluation.evaluator import check_n_texts, joined
@@ -117,8 +115,9 @@ def _evaluate_scores(
     from sbert_ft.models.siamese import SiameseBert
 
     dataset = _read_rows(args, reading)
+    model: Scorer = options.load_model(args) if classifier is None else classifier
     other = None if args.against is None else _load_other(args)
-    for scorer in (model, other or model):
+    for scorer in (model, model if other is None else other):
         check_n_texts(dataset, min(dataset.n_texts, 2), getattr(scorer, "n_texts", 2))  # an encoder compares two
     if dataset.n_texts == 1 and dataset.labels is None:
         raise InputError(f"{quoted(dataset.source, limit=400)} has no scores", "name their column with --label-column")
@@ -250,15 +249,11 @@ def _warn_of_own_rows(folder: str, decision: Decision | None, dataset: Connectio
 def _evaluate_classes(
     args: argparse.Namespace, model: ClassifierModel, reading: Reading, settings: EvaluationSettings
 ) -> dict[str, Any]:
-    """Return the report on a classifier with classes, which are set in `reading` here.
-
-    Raises:
-        SbertFtError: The file cannot be read, its labels are not the classes, or OTHER has other classes.
-    """
+    """Return the report on a classifier with classes, which are set in `reading` here."""
     from sbert_ft.evaluation.calibration import class_probabilities
     from sbert_ft.evaluation.class_evaluator import evaluate_classes, evaluation_rows, logit_stream, majority_codes
     from sbert_ft.evaluation.evaluator import joined
-    from sbert_ft.evaluation.metrics import label_metrics, scores_to_json
+    from sbert_ft.evaluation.metrics import label_metrics
     from sbert_ft.evaluation.results import MAJORITY_BASELINE
 
     names = _class_names(args, model)
@@ -282,8 +277,8 @@ def _evaluate_classes(
     if model.decision is not None and model.n_outputs == 2:
         _warn_of_own_rows(args.model, model.decision, dataset)
         threshold, scores = model.decision.threshold, class_probabilities(logits)[:, 1].astype("float32")
-        metrics = scores_to_json(label_metrics(scores, rows.gold == 1, threshold).with_intervals(settings))
-        match = {"class": names[1], "threshold": threshold, "metrics": metrics}
+        metrics = label_metrics(scores, rows.gold == 1, threshold)
+        match = {"class": names[1], "threshold": threshold, "metrics": metrics.to_json(settings)}
     report = {
         "model": args.model,
         "kind": model.kind,

@@ -156,11 +156,7 @@ def _outputs(
 
 
 def _results(args: argparse.Namespace, model: ClassifierModel, prefix: str = "") -> Results:
-    """Return the columns that the options and the model's decision define.
-
-    Raises:
-        InputError: A threshold is given for more than two classes, or all probabilities for one output.
-    """
+    """Return the columns that the options and the model's decision define; refuse options that the model has not."""
     shown = quoted(args.model, limit=400)
     if args.threshold is not None and model.n_outputs > 2:
         raise InputError(f"--threshold is for two classes or a score, but {shown} has {model.n_outputs} classes")

@@ -117,11 +117,7 @@ def _results(args: argparse.Namespace, model: SiameseBert) -> Results:
 
 
 def _load(args: argparse.Namespace) -> SiameseBert:
-    """Return the model of MODEL.
-
-    Raises:
-        SbertFtError: It cannot be loaded, or is a classifier whose encoder was not trained to embed texts.
-    """
+    """Return the model of MODEL; refuse a classifier whose encoder was not trained to embed texts."""
     from sbert_ft.model_folder.layout import architecture_of_classifier, read_folder
 
     source = read_folder(args.model)

@@ -30,7 +30,6 @@ The run's folder (output_dir) holds model/, report.html, report.md, metrics.json
 worst_pairs.csv, config.json and checkpoints/. Ctrl-C, SIGTERM and SIGHUP finish the step and write a checkpoint.
 A classifier's run has mistakes.csv instead of worst_pairs.csv."""
 
-
 # The first of these groups that a split has completely is shown; a threshold has an accuracy, but no macro F1.
 _SHOWN = (("accuracy", "macro_f1"), ("spearman",), ("average_precision",))
 
@@ -89,18 +88,13 @@ def _show_plan(prepared: PreparedRun) -> None:
     packed = prepared.model.bert.pack(plan.tokens.pack_rows(batch), plan.layout)
     shape = " x ".join(map(str, packed.token_ids.shape))
     print(f"first batch: {len(batch)} rows, {packed.n_tokens:,} tokens in {shape} ({packed.layout})")
-    for row in batch.tolist():
-        connection = prepared.data.train[row]
-        label = _label(prepared, connection.label)
-        print(f"  line {connection.line}: {label}{' | '.join(quoted(text, limit=200) for text in connection.texts)}")
-
-
-def _label(prepared: PreparedRun, label: float | None) -> str:
-    """Return a row's label as in the file (a class by its name) and two spaces, or "" without a label."""
-    if label is None:
-        return ""
     names = prepared.data.train.class_names
-    return f"{quoted(names[int(label)], limit=40)[1:-1] if names else format(label, 'g')}  "
+    for row in batch.tolist():
+        connection, label = prepared.data.train[row], ""
+        if connection.label is not None:
+            label = quoted(names[int(connection.label)], limit=40)[1:-1] if names else format(connection.label, "g")
+            label += "  "
+        print(f"  line {connection.line}: {label}{' | '.join(quoted(text, limit=200) for text in connection.texts)}")
 
 
 def _show_result(result: FineTuneResult) -> None:

@@ -164,7 +164,12 @@ def fit_calibration(scores: Floats, matches: Flags, kind: CalibrationKind) -> Ca
     n_matches = int(matches.sum())
     least, most = 1 / (len(matches) - n_matches + 2), (n_matches + 1) / (n_matches + 2)
     if kind == "isotonic" or (kind == "auto" and len(scores) >= _LEAST_ISOTONIC):
-        calibration = _fit_isotonic(scores, matches, least, most)
+        from sklearn.isotonic import IsotonicRegression
+
+        regression = IsotonicRegression(y_min=least, y_max=most, out_of_bounds="clip")
+        regression.fit(scores, matches.astype(np.float64))
+        y = np.maximum.accumulate(regression.y_thresholds_)  # by rounding it may decrease
+        calibration = Calibration("isotonic", x=tuple(regression.X_thresholds_.tolist()), y=tuple(y.tolist()))
         is_flat = calibration.y[0] == calibration.y[-1]
     else:
         calibration = _fit_platt(scores, np.where(matches, most, least))
@@ -178,14 +183,6 @@ def same_data(decision: Decision, dataset: ConnectionDataset) -> bool:
     """Return whether a decision was fitted on these same pairs, so that they cannot be used to evaluate it."""
     same: bool = decision.fitted_on.sha256 == dataset.sha256
     return same
-
-
-def _fit_isotonic(scores: Floats, matches: Flags, least: float, most: float) -> Calibration:
-    from sklearn.isotonic import IsotonicRegression
-
-    fitted = IsotonicRegression(y_min=least, y_max=most, out_of_bounds="clip").fit(scores, matches.astype(np.float64))
-    y = np.maximum.accumulate(fitted.y_thresholds_)  # by rounding it may decrease
-    return Calibration("isotonic", x=tuple(fitted.X_thresholds_.tolist()), y=tuple(y.tolist()))
 
 
 def _fit_platt(scores: Floats, targets: Floats) -> Calibration:

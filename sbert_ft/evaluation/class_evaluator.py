@@ -39,7 +39,7 @@ from sbert_ft.evaluation.evaluator import (
     split_of_worst_rows,
     worse_than_before,
 )
-from sbert_ft.evaluation.metrics import Metrics, scores_to_json
+from sbert_ft.evaluation.metrics import Metrics
 from sbert_ft.evaluation.results import COSINE_BASELINE, MAJORITY_BASELINE, ClassSplit, Mistake, confident_mistakes
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
@@ -192,10 +192,10 @@ def evaluate_classes(
     probabilities = class_probabilities(after_logits)
 
     def metrics(codes: Codes) -> dict[str, Any]:
-        return scores_to_json(class_metrics(codes, gold, len(names)).with_intervals(settings))
+        return class_metrics(codes, gold, len(names)).to_json(settings)
 
     def gain_over(codes: Codes) -> dict[str, Any]:
-        return scores_to_json(class_differences(codes, after, gold, len(names)).with_intervals(settings))
+        return class_differences(codes, after, gold, len(names)).to_json(settings)
 
     result: dict[str, Any] = {
         "source": rows.dataset.source,

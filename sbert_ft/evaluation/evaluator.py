@@ -81,7 +81,7 @@ def check_n_texts(dataset: ConnectionDataset, has: int, needs: int) -> None:
         found, needed = (("one text", "two texts", "three texts")[n - 1] for n in (has, needs))
         raise InputError(
             f"a row of {quoted(dataset.source, limit=400)} has {found}, but the model needs {needed}",
-            "name the text columns (--columns)",
+            "name the columns with --columns",
         )
 
 

@@ -69,11 +69,6 @@ class Score:
         return cls(value, reason=f"no interval: undefined in {n_undefined} of {len(resampled)} resamples")
 
 
-def scores_to_json(scores: Mapping[str, Score]) -> dict[str, Any]:
-    """Return each score as JSON, by its name."""
-    return {name: score.to_json() for name, score in scores.items()}
-
-
 @dataclass(frozen=True)
 class Metrics:
     """The metrics of a model's predictions, and what their bootstrap intervals are made of.
@@ -143,6 +138,10 @@ class Metrics:
                 resampled = np.concatenate([part[name] for part in parts])
                 found[name] = Score.of_resamples(value, resampled, settings.confidence)
         return found
+
+    def to_json(self, settings: EvaluationSettings) -> dict[str, Any]:
+        """Return the metrics with their intervals as JSON."""
+        return {name: score.to_json() for name, score in self.with_intervals(settings).items()}
 
 
 def too_few(n: int, unit: str, least: int = _LEAST) -> str:

@@ -30,7 +30,7 @@ from sbert_ft.evaluation.evaluator import (
     try_decision,
     worse_than_before,
 )
-from sbert_ft.evaluation.metrics import Metrics, pair_metrics, scores_to_json
+from sbert_ft.evaluation.metrics import Metrics, pair_metrics
 from sbert_ft.evaluation.results import COSINE_BASELINE, SplitScores, WorstPair, worst_pairs
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
@@ -178,14 +178,14 @@ def evaluate_pairs(
         "source": pairs.dataset.source,
         "sha256": pairs.dataset.sha256,
         "n": len(pairs),
-        "after": scores_to_json(metrics.with_intervals(settings)),
+        "after": metrics.to_json(settings),
     }
     if pairs.note is not None:
         result["note"] = pairs.note
     if before is not None:
         earlier = pairs.metrics(before, first)
-        result["before"] = scores_to_json(earlier.with_intervals(settings))
-        result["difference"] = scores_to_json(metrics.minus(earlier).with_intervals(settings))
+        result["before"] = earlier.to_json(settings)
+        result["difference"] = metrics.minus(earlier).to_json(settings)
     return result
 
 
