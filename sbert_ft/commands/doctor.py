@@ -38,14 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model_argument(parser)
     add = parser.add_argument
     add("--texts", metavar="FILE", help="also check how MODEL fits these texts: .txt, .csv, .tsv, .jsonl, .parquet")
-    columns = parser.add_mutually_exclusive_group()
-    columns.add_argument("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
-    columns.add_argument(
-        "--columns",
-        type=options.names,
-        metavar="A,B",
-        help="the two columns with the pairs, if they have no usual names",
-    )
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
+    add("--columns", type=options.names, metavar="A,B", help="the two columns with the pairs, if without usual names")
+    add = parser.add_argument
     add("--max-seq-length", type=options.positive, metavar="N", help="tokens a text may have; default: MODEL's")
     add("--deep", action="store_true", help="read the tensors too (checksums, NaN), and run the model")
     add("--json", action="store_true", help="print a JSON array instead of the table")
@@ -98,10 +94,8 @@ def _texts(args: argparse.Namespace) -> tuple[Iterator[str] | None, Literal[1, 2
 
 
 def _columns(table: Table, args: argparse.Namespace) -> tuple[int, ...]:
-    if args.column is not None:
-        return table.text_columns([args.column], 1)
-    if args.columns is not None:
-        return table.text_columns(args.columns, 2)
+    if args.column is not None or args.columns is not None:
+        return table.text_columns([args.column], 1) if args.columns is None else table.text_columns(args.columns, 2)
     try:
         return table.text_columns(None, 2)
     except DataError:  # no pairs; the error about single texts is the one to show

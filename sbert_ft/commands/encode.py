@@ -178,11 +178,7 @@ def _lines_of_stdin(codec: str) -> Iterator[str]:
 
 @contextmanager
 def npy_writer(path: Path, dimension: int) -> Iterator[Append]:
-    """Context with a function that appends vectors to a .npy of shape (n, `dimension`), float32, little-endian.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Context with a function that appends vectors to a .npy of shape (n, `dimension`), float32, little-endian."""
     import numpy as np
     from numpy.lib import format as npy
 

@@ -54,14 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_columns_option(parser)
     add("--prefix", metavar="TEXT", help="put before the names of the new columns")
     add("--all-probabilities", action="store_true", help="add the probability of every class")
-    deciding = parser.add_mutually_exclusive_group()
-    deciding.add_argument(
+    add = parser.add_mutually_exclusive_group().add_argument
+    add(
         "--threshold",
         type=options.number_within(0.0, 1.0, "a probability"),
         metavar="X",
         help="match from this probability on; default: MODEL's, if it has one",
     )
-    deciding.add_argument("--only-predicted", action="store_true", help="leave out probability and match")
+    add("--only-predicted", action="store_true", help="leave out probability and match")
     options.add_classifier_option(parser)
     options.add_reading_options(parser)
     options.add_computing_options(parser)

@@ -44,14 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", metavar="OUT", help="PAIRS with their scores are written here; replaced when complete")
     add("--columns", type=options.names, metavar="A,B", help="the two columns with the texts, if without usual names")
     add("--name", metavar="NAME", help="name of the new column with the cosine; default score")
-    deciding = parser.add_mutually_exclusive_group()
-    deciding.add_argument(
+    add = parser.add_mutually_exclusive_group().add_argument
+    add(
         "--threshold",
         type=options.number_within(-1.0, 1.0, "a cosine"),
         metavar="X",
         help="texts with at least this score match; default: MODEL's, if it has one",
     )
-    deciding.add_argument("--only-score", action="store_true", help="leave out probability and match")
+    add("--only-score", action="store_true", help="leave out probability and match")
     options.add_reading_options(parser)
     options.add_computing_options(parser)
     options.add_compile_option(parser)
