@@ -40,8 +40,8 @@ from sbert_ft import BertClassifier
 from sbert_ft.training.checkpoints import read_checkpoint
 from sbert_ft.training.run_folder import RUN_FILES
 
-EVALUATION = ("sbert_ft.evaluation.class_evaluator", "logits_unless")
-JUDGING = ("sbert_ft.evaluation.class_evaluator", "logits_of")
+EVALUATION = ("sbert_ft.evaluation.class_evaluator", "joined_unless")
+JUDGING = ("sbert_ft.evaluation.class_evaluator", "joined")
 AFTER_THE_LOCK = ("sbert_ft.training.run", "plan_run")
 
 PAIRS = {"train": "nli.csv", "dev": "nli-dev.csv"}

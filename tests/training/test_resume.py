@@ -49,11 +49,11 @@ WORDS = COMMON_WORDS.split()
 
 # Where in a run something strikes, as (module, function): at its nth call.
 STEP = ("sbert_ft.training.loop", "backward")
-EVALUATION = ("sbert_ft.evaluation.pair_evaluator", "score_unless")
+EVALUATION = ("sbert_ft.evaluation.pair_evaluator", "joined_unless")
 IN_CHECKPOINT = ("sbert_ft.training.checkpoints", "write_safetensors")
 BEFORE_CHECKPOINT = ("sbert_ft.training.checkpoints", "save_checkpoint")
 AFTER_CHECKPOINT = ("sbert_ft.training.checkpoints", "remove_all_but")
-JUDGING = ("sbert_ft.evaluation.pair_evaluator", "score_pairs")
+JUDGING = ("sbert_ft.evaluation.pair_evaluator", "joined")
 REPORT = ("sbert_ft.training.run", "write_report")
 METRICS = ("sbert_ft.training.run", "write_json")
 
