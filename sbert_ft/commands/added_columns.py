@@ -149,7 +149,7 @@ class Results:
             scores = (low + (high - low) * outputs).tolist()
             values, decided = [scores], outputs
             self._total += sum(scores)
-            self._least, self._most = min(self._least, *scores), max(self._most, *scores)
+            self._least, self._most = min([self._least, *scores]), max([self._most, *scores])
             if self.calibration is not None:
                 values.append(self.calibration.probability(outputs).tolist())
         if self.threshold is not None:
