@@ -104,14 +104,8 @@ def _evaluate_scores(
     args: argparse.Namespace, classifier: ClassifierModel | None, reading: Reading, settings: EvaluationSettings
 ) -> dict[str, Any]:
     """Return the report on a model that gives scores: cosines, or those of a classifier with one output."""
+    from sbert_ft.evaluation import pair_evaluator as on_pairs
     from sbert_ft.evaluation.evaluator import check_n_texts, joined
-    from sbert_ft.evaluation.pair_evaluator import (
-        COLLAPSED_COSINE,
-        chance_cosine,
-        evaluate_pairs,
-        evaluation_pairs,
-        score_stream,
-    )
     from sbert_ft.models.siamese import SiameseBert
 
     dataset = _read_rows(args, reading)
@@ -124,19 +118,20 @@ def _evaluate_scores(
     decision, match_from = model.decision, args.match_from
     if match_from is None and decision is not None and decision.scale == dataset.score_range is not None:
         match_from = decision.match_from  # the same pairs match as when the threshold was chosen
-    pairs = evaluation_pairs("data", dataset, match_from)
+    pairs = on_pairs.evaluation_pairs("data", dataset, match_from)
     other_decision = None if other is None else other.decision
     _warn_of_own_rows(args.model, decision, dataset)
     _warn_of_own_rows(args.against, other_decision, dataset)
 
     def scores_of(scorer: Scorer) -> NDArray[np.float32]:
-        return joined(score_stream(scorer, pairs, args.batch_size, on_truncate=args.on_truncate, check_finite=True))
+        stream = on_pairs.score_stream
+        return joined(stream(scorer, pairs, args.batch_size, on_truncate=args.on_truncate, check_finite=True))
 
     scores = scores_of(model)
-    chance = chance_cosine(model, dataset) if isinstance(model, SiameseBert) else None
+    chance = on_pairs.chance_cosine(model, dataset) if isinstance(model, SiameseBert) else None
     before = None if other is None else scores_of(other)
-    result = evaluate_pairs(pairs, before, scores, settings, (other_decision, decision))
-    if chance is not None and chance >= COLLAPSED_COSINE:
+    result = on_pairs.evaluate_pairs(pairs, before, scores, settings, (other_decision, decision))
+    if chance is not None and chance >= on_pairs.COLLAPSED_COSINE:
         logger.warning("random pairs of texts have a mean cosine of %.2f: the model hardly tells texts apart", chance)
     report: dict[str, Any] = {
         "model": args.model,

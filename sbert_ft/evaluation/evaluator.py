@@ -79,10 +79,8 @@ def check_n_texts(dataset: ConnectionDataset, has: int, needs: int) -> None:
     """
     if has != needs:
         found, needed = (("one text", "two texts", "three texts")[n - 1] for n in (has, needs))
-        raise InputError(
-            f"a row of {quoted(dataset.source, limit=400)} has {found}, but the model needs {needed}",
-            "name the columns with --columns",
-        )
+        problem = f"a row of {quoted(dataset.source, limit=400)} has {found}, but the model needs {needed}"
+        raise InputError(problem, "name the columns with --columns")
 
 
 def joined(parts: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:

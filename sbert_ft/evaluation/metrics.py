@@ -34,6 +34,10 @@ from sbert_ft.evaluation.bootstrap import (
 )
 
 Numbers = NDArray[np.floating] | Sequence[float]
+# Maps counts of rows, shape (B, N), to the metrics of each resample, shape (B,), NaN where undefined.
+OfCounts = Callable[[Floats], Mapping[str, Floats]]
+# Maps a number of resamples and a seed to such counts, some resamples at a time.
+Draws = Callable[[int, int], Iterator[Floats]]
 _LEAST = 3
 # As in scipy: a deviation from the mean of less than this share of the mean is rounding.
 _ROUNDING = 1e-13
@@ -75,22 +79,16 @@ class Metrics:
 
     Attributes:
         scores: Each metric without an interval, or the reason why it is undefined.
-        of_counts: Maps counts of rows, shape (B, N), to the metrics of each resample, shape (B,), NaN where undefined.
-        draws: Maps a number of resamples and a seed to such counts, some resamples at a time.
+        of_counts: Computes them for resamples.
+        draws: Makes the resamples.
     """
 
     scores: Mapping[str, Score]
-    of_counts: Callable[[Floats], Mapping[str, Floats]]
-    draws: Callable[[int, int], Iterator[Floats]]
+    of_counts: OfCounts
+    draws: Draws
 
     @classmethod
-    def of(
-        cls,
-        of_counts: Callable[[Floats], Mapping[str, Floats]],
-        counts: Floats,
-        reasons: Mapping[str, str | None],
-        draws: Callable[[int, int], Iterator[Floats]],
-    ) -> Metrics:
+    def of(cls, of_counts: OfCounts, counts: Floats, reasons: Mapping[str, str | None], draws: Draws) -> Metrics:
         """Return the metrics of the rows themselves, `counts` of shape (1, N); `reasons` are for undefined ones."""
         values = {name: float(found[0]) for name, found in of_counts(counts).items()}
         undefined = {name: Score(None, reason=reasons[name]) for name, value in values.items() if np.isnan(value)}
