@@ -99,10 +99,15 @@ def shown(path: Path) -> str:
     return quoted(path, limit=400)
 
 
+def joined(names: Iterable[str], most: int) -> str:
+    """Return the first `most` names, separated by commas, and how many more there are."""
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most:,} more" if len(every) > most else "")
+
+
 def listed(names: Iterable[object], most: int) -> str:
     """Return the first `most` names in quotes, and how many more there are."""
-    every = [quoted(name) for name in names]
-    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+    return joined(map(quoted, names), most)
 
 
 def enumerated(names: Iterable[str]) -> str:

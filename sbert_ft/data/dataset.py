@@ -132,7 +132,7 @@ class ConnectionDataset(Dataset[Connection]):
         return cls(rows, ledger)
 
     def __len__(self) -> int:
-        return len(self._rows.lines)
+        return len(self._rows.places.lines)
 
     def __getitem__(self, index: SupportsIndex) -> Connection:
         place = operator.index(index)
@@ -141,7 +141,7 @@ class ConnectionDataset(Dataset[Connection]):
             raise IndexError(f"row {index} of {len(self)}")
         texts = tuple(self._rows.texts[i] for i in self._rows.text_rows[place].tolist())
         label = None if self.labels is None else float(self.labels[place])
-        return Connection(texts, label, int(self._rows.lines[place]))
+        return Connection(texts, label, int(self._rows.places.lines[place]))
 
     def __repr__(self) -> str:
         rows = counted(len(self), row_word(self.n_texts))
@@ -180,7 +180,7 @@ class ConnectionDataset(Dataset[Connection]):
     @property
     def lines(self) -> NDArray[np.int64]:
         """Position of each row in its source, shape (N,): line (Parquet: row) from 1; without a file, index from 0."""
-        return self._rows.lines
+        return self._rows.places.lines
 
     @property
     def ledger(self) -> Ledger:
@@ -236,7 +236,7 @@ class ConnectionDataset(Dataset[Connection]):
         Raises:
             InputError: A row's class is not among them, the labels are scores, or rows have no labels.
         """
-        return class_codes(self._rows.labels, classes, self.lines, self._rows.unit, self.source)
+        return class_codes(self._rows.labels, classes, self._rows.places, self.source)
 
     def class_counts(self) -> dict[str, int]:
         """Return how many rows each class has, in the order of the classes.

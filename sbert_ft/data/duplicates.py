@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.data.labels import Labels
-from sbert_ft.data.ledger import N_SHOWN, Finding, Unit, at_lines, counted, first_lines, row_word
+from sbert_ft.data.ledger import Finding, RowPlaces, row_word
 
 
 def text_key(text: str) -> int:
@@ -30,29 +30,53 @@ def text_keys(texts: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def groups_of_texts(keys: NDArray[np.uint64], text_rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return each row's texts as numbers; texts with the same key have the same number.
+    """Return each row's texts as numbers from 0, shape (N, k); texts with the same key have the same number.
 
     Args:
         keys: Of the distinct texts, shape (n_distinct,).
         text_rows: Index of each row's texts among them, shape (N, k).
-
-    Returns:
-        Numbers from 0, shape (N, k).
     """
     group_of_text = np.unique(keys, return_inverse=True)[1].astype(np.int64)
     groups: NDArray[np.int64] = group_of_text[text_rows]
     return groups
 
 
-def row_keys(groups: NDArray[np.int64], ordered: bool) -> NDArray[np.int64]:
-    """Return a number for each row; rows with the same texts have the same number.
+def repeat_findings(groups: NDArray[np.int64], labels: Labels, places: RowPlaces) -> list[Finding]:
+    """Return findings about rows that repeat or contradict an earlier row; none of them is dropped.
 
-    Args:
-        groups: Numbers of the texts, from 0 and below 2^31, shape (N, k).
-        ordered: Whether a pair differs from the pair with its sides swapped; the order of triplets always counts.
+    For classes (usually premise and hypothesis) the order of the sides matters, for all other labels it does not.
+    `groups` are the rows' texts as numbers, shape (N, k).
+    """
+    is_pair, in_order = groups.shape[1] == 2, labels.kind == "classes"
+    keys = _row_keys(groups, ordered=in_order)
+    values = np.zeros(len(keys)) if labels.values is None else labels.values
+    duplicates, contradictory = _repeats(keys, values)
+    ignored = "ignoring case, spacing and order" if is_pair and not in_order else "ignoring case and spacing"
+    thing = row_word(groups.shape[1])
+    same_label = "" if labels.kind == "none" else " with the same label"
+    found = [
+        ("duplicate", duplicates, f"repeating an earlier {thing}{same_label} ({ignored})"),
+        ("contradictory", contradictory, f"repeating an earlier {thing} with another label ({ignored})"),
+    ]
+    if is_pair:
+        unordered = _row_keys(groups, ordered=False) if in_order else keys
+        swapped = np.flatnonzero(_is_first(_row_keys(groups, ordered=True)) & ~_is_first(unordered))
+        found.append(("swapped", swapped, "repeating an earlier pair with its sides swapped"))
+        same = np.flatnonzero(groups[:, 0] == groups[:, 1])
+        found.append(("identical_sides", same, "having the same text on both sides"))
+    elif groups.shape[1] == 3:
+        both = np.concatenate([groups[:, [0, 1]], groups[:, [0, 2]]])  # anchors with positives, then with negatives
+        positives, negatives = np.split(_row_keys(both, ordered=True), 2)
+        against = np.flatnonzero(np.isin(negatives, positives))
+        problem = "having a negative that is a positive of the same anchor, here or in another row"
+        found.append(("contradictory_negative", against, problem))
+    return [places.finding(kind, rows, problem) for kind, rows, problem in found if len(rows)]
 
-    Returns:
-        Shape (N,).
+
+def _row_keys(groups: NDArray[np.int64], ordered: bool) -> NDArray[np.int64]:
+    """Return a number for each row, shape (N,); rows with the same texts have the same number.
+
+    `groups` are below 2^31. Unless `ordered`, a pair is the same as the pair with its sides swapped.
     """
     if not ordered and groups.shape[1] == 2:
         groups = np.sort(groups, axis=1)
@@ -64,46 +88,6 @@ def row_keys(groups: NDArray[np.int64], ordered: bool) -> NDArray[np.int64]:
     return keys
 
 
-def repeat_findings(groups: NDArray[np.int64], labels: Labels, lines: NDArray[np.int64], unit: Unit) -> list[Finding]:
-    """Return findings about rows that repeat or contradict an earlier row; none of them is dropped.
-
-    For classes (usually premise and hypothesis) the order of the sides matters, for all other labels it does not.
-
-    Args:
-        groups: The rows' texts as numbers, shape (N, k).
-        labels: Of the N rows.
-        lines: Lines of the rows, shape (N,).
-        unit: What `lines` counts.
-    """
-    is_pair = groups.shape[1] == 2
-    keys = row_keys(groups, ordered=labels.kind == "classes")
-    values = np.zeros(len(keys)) if labels.values is None else labels.values
-    duplicates, contradictory = _repeats(keys, values)
-    ignored = (
-        "ignoring case, spacing and order" if is_pair and labels.kind != "classes" else "ignoring case and spacing"
-    )
-    thing = row_word(groups.shape[1])
-    same_label = "" if labels.kind == "none" else " with the same label"
-    findings = [
-        _finding("duplicate", duplicates, f"repeating an earlier {thing}{same_label} ({ignored})", lines, unit),
-        _finding(
-            "contradictory", contradictory, f"repeating an earlier {thing} with another label ({ignored})", lines, unit
-        ),
-    ]
-    if is_pair:
-        unordered = keys if labels.kind != "classes" else row_keys(groups, ordered=False)
-        swapped = np.flatnonzero(_is_first(row_keys(groups, ordered=True)) & ~_is_first(unordered))
-        findings.append(_finding("swapped", swapped, "repeating an earlier pair with its sides swapped", lines, unit))
-        same = np.flatnonzero(groups[:, 0] == groups[:, 1])
-        findings.append(_finding("identical_sides", same, "having the same text on both sides", lines, unit))
-    elif groups.shape[1] == 3:
-        positives, negatives = _anchor_keys(groups)
-        against = np.flatnonzero(np.isin(negatives, positives))
-        problem = "having a negative that is a positive of the same anchor, here or in another row"
-        findings.append(_finding("contradictory_negative", against, problem, lines, unit))
-    return [finding for finding in findings if finding.count]
-
-
 def overlap_rows(
     keys: NDArray[np.uint64],
     text_rows: NDArray[np.int64],
@@ -112,13 +96,7 @@ def overlap_rows(
 ) -> tuple[NDArray[np.int64], int, int]:
     """Return the rows whose first two texts are also a pair of another data set, in either order.
 
-    Rows of one text are compared only with rows of one text.
-
-    Args:
-        keys: Of the distinct texts, shape (n_distinct,).
-        text_rows: Shape (N, k).
-        other_keys: Of the other set's distinct texts.
-        other_rows: Shape (M, k').
+    Rows of one text are compared only with rows of one text. Keys and rows are as in `groups_of_texts`.
 
     Returns:
         The rows in order, the number of different pairs (or single texts) among them, and the number of different
@@ -131,25 +109,6 @@ def overlap_rows(
     ours, theirs = (_shared_pairs(shared, k, rows) for k, rows in ((keys, text_rows), (other_keys, other_rows)))
     in_both = (ours >= 0) & np.isin(ours, theirs[theirs >= 0])
     return np.flatnonzero(in_both), len(np.unique(ours[in_both])), len(shared)
-
-
-def overlap_finding(
-    name: str, rows: NDArray[np.int64], n_pairs: int, lines: NDArray[np.int64], unit: Unit, thing: str = "pair"
-) -> Finding:
-    """Return the finding "overlap_<name>" about the rows that another data set has too.
-
-    Args:
-        name: What the other data set is for.
-        rows: Those that it has too, shape (n,).
-        n_pairs: Number of different ones among them.
-        lines: Lines of all rows, shape (N,).
-        unit: What `lines` counts.
-        thing: What a row is: "pair", or "text" for one text per row.
-    """
-    finding = _finding(f"overlap_{name}", rows, f"having a {thing} that {name} has too", lines, unit)
-    ignored = "ignoring case and spacing" if thing == "text" else "ignoring case, spacing and order"
-    sentence = f"{finding.sentence} ({counted(n_pairs, f'different {thing}')}; {ignored})"
-    return Finding(finding.kind, finding.count, False, finding.first, sentence)
 
 
 def _shared_pairs(
@@ -180,15 +139,3 @@ def _is_first(keys: NDArray[np.int64]) -> NDArray[np.bool_]:
     first = np.zeros(len(keys), bool)
     first[np.unique(keys, return_index=True)[1]] = True
     return first
-
-
-def _anchor_keys(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return each row's (anchor, positive) and (anchor, negative) as comparable numbers, each of shape (N,)."""
-    both = row_keys(np.concatenate([groups[:, [0, 1]], groups[:, [0, 2]]]), ordered=True)
-    return both[: len(groups)], both[len(groups) :]
-
-
-def _finding(kind: str, rows: NDArray[np.int64], problem: str, lines: NDArray[np.int64], unit: Unit) -> Finding:
-    first = first_lines(lines[rows[:N_SHOWN]])
-    sentence = f"{counted(len(rows), 'row')} {problem}: {at_lines(first, len(rows), unit)}"
-    return Finding(kind, len(rows), False, first, sentence)

@@ -23,21 +23,19 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Reading
 from sbert_ft.data.formats import Missing
-from sbert_ft.data.ledger import Finding, RowFaults, Unit, at_lines, counted, first_lines
-from sbert_ft.errors import DataError, InputError, quoted
+from sbert_ft.data.ledger import Finding, RowFaults, RowPlaces, counted
+from sbert_ft.errors import DataError, InputError, joined, quoted
 
 LabelKind = Literal["none", "binary", "score", "classes"]
-_N_NAMES = 10  # classes named in a message
-
-
-MAX_LABEL_CHARS: Final = 200  # anything longer is a text
-NO_LABEL_GIVEN: Final = frozenset({"na", "n/a", "#n/a", "<na>", "null", "none", "-", "?"})
-NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-_WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?", re.ASCII)
-_N_NAMED = 20  # classes named in a note
-_N_UNKNOWN = 3  # unknown labels named in a message
 MAX_WORDS: Final = 10_000
+_MAX_CHARS = 200  # anything longer is a text
+_N_NAMED = 10  # classes named in a message
+_N_LISTED = 20  # classes listed in a note
+_N_UNKNOWN = 3  # unknown labels named in a message
 _MAX_WHOLE_NUMBERS = 20  # up to so many different whole numbers may be classes
+_NO_LABEL_GIVEN = frozenset({"na", "n/a", "#n/a", "<na>", "null", "none", "-", "?"})
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?", re.ASCII)
 # Digits and signs without a letter (0,85 or 85 % or 1_0 or ４), hexadecimal digits, NaN and infinities.
 _NO_PROPER_NUMBER = re.compile(
     r"[\W\d_]*\d[\W\d_]*(e[+-]?\d+\W*)?|[+-]?0[xob][\da-f_]+|[+-]?(nan|inf|infinity)", re.IGNORECASE
@@ -61,8 +59,8 @@ class ScoreScale:
         return (self.low, self.high) == (-1.0, 1.0)
 
 
-COSINE_SCALE: Final = ScoreScale(-1.0, 1.0)
-POSITIVE_SCALES: Final = tuple(ScoreScale(0.0, high) for high in (1.0, 5.0, 10.0, 100.0))
+# In this order: scores without a negative one are never taken as cosines.
+_KNOWN_SCALES = (*(ScoreScale(0.0, high) for high in (1.0, 5.0, 10.0, 100.0)), ScoreScale(-1.0, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +85,7 @@ class Labels:
         return self if self.values is None else replace(self, values=self.values[rows])
 
     def targets(self) -> NDArray[np.float32] | None:
-        """Return the targets of the objectives, shape (N,): 0 or 1; scores of -1..1 unchanged, others mapped to 0..1.
-
-        Raises:
-            InputError: The labels are classes.
-        """
+        """Return the targets of the objectives; see `ConnectionDataset.targets`."""
         if self.values is None:
             return None
         self._refuse_classes()
@@ -100,14 +94,7 @@ class Labels:
         return ((self.values - self.scale.low) / (self.scale.high - self.scale.low)).astype(np.float32)
 
     def matches(self, match_from: float | None) -> NDArray[np.bool_] | None:
-        """Return which rows belong together, shape (N,): label 1, or a score of at least `match_from`.
-
-        Args:
-            match_from: A score on the file's scale; None for the middle of the scale. Labels 0 and 1 do not use it.
-
-        Raises:
-            InputError: The labels are classes, or `match_from` is not on the scale.
-        """
+        """Return which rows belong together; see `ConnectionDataset.matches`."""
         if self.values is None:
             return None
         self._refuse_classes()
@@ -137,24 +124,17 @@ class Labels:
             )
 
 
-def named(names: Sequence[str]) -> str:
+def named(names: Iterable[str]) -> str:
     """Return the first names in quotes, separated by commas, and the number of the others."""
-    shown = ", ".join(quoted(name, limit=40) for name in names[:_N_NAMES])
-    return shown if len(names) <= _N_NAMES else f"{shown} and {len(names) - _N_NAMES:,} more"
+    return joined((quoted(name, limit=40) for name in names), _N_NAMED)
 
 
-def label_findings(labels: Labels, lines: NDArray[np.int64], unit: Unit) -> list[Finding]:
-    """Return findings about labels of little use: only one row, one label for all rows, or labels with only one row.
-
-    Args:
-        labels: Of N rows.
-        lines: Lines of the rows, shape (N,).
-        unit: What `lines` counts.
-    """
-    n_rows = len(lines)
+def label_findings(labels: Labels, places: RowPlaces) -> list[Finding]:
+    """Return findings about labels of little use: only one row, one label for all rows, or labels with only one row."""
+    n_rows = len(places.lines)
     if n_rows == 1:
         sentence = "there is only one row, too few to train on or to evaluate with"
-        return [Finding("single_row", 1, False, first_lines(lines), sentence)]
+        return [Finding("single_row", 1, False, tuple(places.lines.tolist()), sentence)]
     if labels.values is None:
         return []
     found, where, counts = np.unique(labels.values, return_index=True, return_counts=True)
@@ -163,11 +143,12 @@ def label_findings(labels: Labels, lines: NDArray[np.int64], unit: Unit) -> list
         kind, word = ("constant_score", "score") if labels.kind == "score" else ("one_label", "label")
         sentence = f"all {n_rows:,} rows have the {word} {value}, so the labels do not distinguish them"
         return [Finding(kind, n_rows, False, (), sentence)]
-    rare = np.sort(lines[where[counts == 1]])
-    if labels.kind == "score" or not len(rare):
-        return []
-    sentence = f"{counted(len(rare), 'label')} with only one row: {at_lines(first_lines(rare), len(rare), unit)}"
-    return [Finding("rare_label", len(rare), False, first_lines(rare), sentence)]
+    rare = np.sort(where[counts == 1])
+    return (
+        [places.finding("rare_label", rare, "with only one row", "label")]
+        if labels.kind != "score" and len(rare)
+        else []
+    )
 
 
 class LabelFault(ValueError):
@@ -176,33 +157,6 @@ class LabelFault(ValueError):
 
 class SeveralLabels(LabelFault):
     """A row with a list of labels (multi-label data); no row of such data can be used."""
-
-
-def stripped(text: str) -> str:
-    """Return a label's text without white space around it.
-
-    Raises:
-        LabelFault: It is empty or too long.
-    """
-    word = text.strip()
-    if not word:
-        raise LabelFault("is empty")
-    if len(word) > MAX_LABEL_CHARS:
-        raise LabelFault(f"{quoted(word, limit=40)} has {len(word):,} characters, too many for a label")
-    return word
-
-
-def refuse_no_scalar(value: object) -> None:
-    """Check that a label is present and is not a list.
-
-    Raises:
-        LabelFault: It is missing.
-        SeveralLabels: It is a list.
-    """
-    if value is None or value is Missing.MISSING:
-        raise LabelFault("is missing")
-    if isinstance(value, (list, tuple, set, frozenset, np.ndarray)):
-        raise SeveralLabels(f"is of type {type(value).__name__}: multi-label classification is out of scope")
 
 
 def class_name(value: object) -> str:
@@ -214,49 +168,102 @@ def class_name(value: object) -> str:
     Raises:
         LabelFault: The value is missing, or is not a text, a finite number or a bool.
     """
-    refuse_no_scalar(value)
+    _refuse_no_scalar(value)
     if isinstance(value, str):
-        word = stripped(value)
+        word = _stripped(value)
         if word.casefold() == "nan":
             raise LabelFault("is missing")
         if whole := _WHOLE.fullmatch(word):
             return str(int(whole[1]))
-        return _of_float(float(word)) if NUMBER.fullmatch(word) and math.isfinite(float(word)) else word
+        number = _number(word)
+        return word if number is None else _of_float(number)
     if isinstance(value, (bool, np.bool_)):
         return str(bool(value)).lower()
     if isinstance(value, numbers.Integral):
-        if abs(int(value)) >= 10**MAX_LABEL_CHARS:  # Python refuses to write very long ones as text
+        if abs(int(value)) >= 10**_MAX_CHARS:  # Python refuses to write very long ones as text
             raise LabelFault("is a number of too many digits for a label")
         return str(int(value))
-    if not isinstance(value, (numbers.Real, Decimal)):
-        raise LabelFault(f"is of type {type(value).__name__}, expected a text or a number")
-    try:
-        number = float(value)
-    except (OverflowError, ValueError):  # beyond all floats; a signaling NaN
-        raise LabelFault("is too large, or is not a number") from None
+    number = _as_float(value, "a text or a number")
     if math.isnan(number):
         raise LabelFault("is missing")
     if math.isinf(number):
         raise LabelFault(f"{quoted(value, limit=40)} is not a finite number")
-    if isinstance(value, Decimal) and abs(value) < 10**MAX_LABEL_CHARS and value == value.to_integral_value():
+    if isinstance(value, Decimal) and abs(value) < 10**_MAX_CHARS and value == value.to_integral_value():
         return str(int(value))
     return _of_float(number)
+
+
+def number_or_word(value: object) -> float | str:
+    """Return a label as a finite number if it is one or spells one, else as a word without white space around it.
+
+    Raises:
+        LabelFault: The value is missing, is a number that cannot be a score, or is neither a number nor a word.
+    """
+    _refuse_no_scalar(value)
+    if isinstance(value, str):
+        word = _stripped(value)
+        if _NUMBER.fullmatch(word):
+            number = float(word)
+        elif _NO_PROPER_NUMBER.fullmatch(word):
+            expected = "write it with digits and a point, such as 0.85"
+            raise LabelFault(f"{quoted(word, limit=40)} is not a number; {expected}")
+        else:
+            return word
+    elif isinstance(value, (bool, np.bool_)):
+        raise LabelFault(f"{value} is not a number; write 1 or 0, or say what it means with label_values")
+    else:
+        number = _as_float(value, "a number or a word")
+    if not math.isfinite(number):
+        raise LabelFault(f"{quoted(value, limit=40)} is not a finite number")
+    return number
+
+
+def _refuse_no_scalar(value: object) -> None:
+    """Check that a label is present and is not a list."""
+    if value is None or value is Missing.MISSING:
+        raise LabelFault("is missing")
+    if isinstance(value, (list, tuple, set, frozenset, np.ndarray)):
+        raise SeveralLabels(f"is of type {type(value).__name__}: multi-label classification is out of scope")
+
+
+def _stripped(text: str) -> str:
+    """Return a label's text without white space around it; refuse one that is empty or too long."""
+    word = text.strip()
+    if not word:
+        raise LabelFault("is empty")
+    if len(word) > _MAX_CHARS:
+        raise LabelFault(f"{quoted(word, limit=40)} has {len(word):,} characters, too many for a label")
+    return word
+
+
+def _as_float(value: object, expected: str) -> float:
+    if not isinstance(value, (numbers.Real, Decimal)):
+        raise LabelFault(f"is of type {type(value).__name__}, expected {expected}")
+    try:
+        return float(value)
+    except (OverflowError, ValueError):  # an integer beyond all floats, which may not print either; a signaling NaN
+        raise LabelFault("is too large, or is not a number") from None
+
+
+def _of_float(number: float) -> str:
+    return str(int(number)) if number.is_integer() and abs(number) < 1e16 else repr(number)
+
+
+def _number(text: str) -> float | None:
+    """Return the finite number that a text spells; None where it is not a number."""
+    return number if _NUMBER.fullmatch(text) and math.isfinite(number := float(text)) else None
 
 
 def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:
     """Return the different names in the default order: by number where all are numbers, else by text."""
     chosen = sorted(set(names))
-    if all(map(NUMBER.fullmatch, chosen)):
+    if all(map(_NUMBER.fullmatch, chosen)):
         chosen.sort(key=Decimal)
     return tuple(chosen)
 
 
-def about_classes(labels: Labels) -> list[str]:
-    """Return notes about classes: how many rows each has, and names that may be mistakes.
-
-    Args:
-        labels: Of kind "classes".
-    """
+def _about_classes(labels: Labels) -> list[str]:
+    """Return notes about labels of kind "classes": how many rows each class has, and names that may be mistakes."""
     notes = [_counts_note(labels)]
     by_letters: dict[str, list[str]] = {}
     for name in labels.class_names:
@@ -265,12 +272,12 @@ def about_classes(labels: Labels) -> list[str]:
         notes.append(
             f"classes that differ only in capital letters: {named(alike)}; if they are the same, use one spelling"
         )
-    if none_given := [name for name in labels.class_names if name.casefold() in NO_LABEL_GIVEN]:
+    if none_given := [name for name in labels.class_names if name.casefold() in _NO_LABEL_GIVEN]:
         notes.append(
             f"the class {named(none_given)} looks as if no label was given; if so, leave such rows out by naming the "
             "others in data.classes (Reading(classes=...))"
         )
-    fractions = [name for name in labels.class_names if NUMBER.fullmatch(name) and not _WHOLE.fullmatch(name)]
+    fractions = [name for name in labels.class_names if _NUMBER.fullmatch(name) and not _WHOLE.fullmatch(name)]
     if fractions:
         notes.append(
             f"numbers with a fraction are classes here ({named(fractions[:2])}); if they are scores, set "
@@ -280,30 +287,13 @@ def about_classes(labels: Labels) -> list[str]:
 
 
 def class_counts(labels: Labels) -> dict[str, int]:
-    """Return how many rows each class has, in the order of the classes; labels 0 and 1 are two classes.
-
-    Raises:
-        InputError: The labels are scores, or rows have no labels.
-    """
+    """Return how many rows each class has; see `ConnectionDataset.class_counts`. Labels 0 and 1 are two classes."""
     names, codes = _own_codes(labels)
     return dict(zip(names, np.bincount(codes, minlength=len(names)).tolist(), strict=True))
 
 
-def class_codes(
-    labels: Labels, classes: Sequence[str], lines: NDArray[np.int64], unit: Unit, source: str
-) -> NDArray[np.int64]:
-    """Return the number of each row's class among `classes`, shape (N,).
-
-    Args:
-        labels: Of N rows; labels 0 and 1 are the classes "0" and "1".
-        classes: The names of all classes, in the order of their numbers.
-        lines: Lines of the rows, shape (N,).
-        unit: What `lines` counts.
-        source: Beginning of the messages.
-
-    Raises:
-        InputError: The labels are scores, rows have no labels, or a row's class is not in `classes`.
-    """
+def class_codes(labels: Labels, classes: Sequence[str], places: RowPlaces, source: str) -> NDArray[np.int64]:
+    """Return the number of each row's class among `classes`, shape (N,); see `ConnectionDataset.class_codes`."""
     names, codes = _own_codes(labels)
     if isinstance(classes, str) or not isinstance(classes, Sequence) or not all(isinstance(c, str) for c in classes):
         raise InputError(f"classes is {quoted(classes)}, expected the names of all classes, as texts")
@@ -315,10 +305,9 @@ def class_codes(
     unknown = np.unique(codes[found < 0])
     shown = []
     for code in unknown[:_N_UNKNOWN].tolist():
-        rows = np.flatnonzero(codes == code)
         near = difflib.get_close_matches(names[code], classes, n=1)
         meant = f"; {quoted(near[0], limit=40)}?" if near else ""
-        shown.append(f"{quoted(names[code], limit=40)} ({at_lines(first_lines(lines[rows]), len(rows), unit)}{meant})")
+        shown.append(f"{quoted(names[code], limit=40)} ({places.describe(np.flatnonzero(codes == code))}{meant})")
     more = f" and {counted(len(unknown) - _N_UNKNOWN, 'other label')}" if len(unknown) > _N_UNKNOWN else ""
     raise InputError(
         f"{quoted(source, limit=400)}: {counted(int((found < 0).sum()), 'row')} with a label that is not one of the "
@@ -336,9 +325,8 @@ def recounted(notes: Sequence[str], whole: Labels, part: Labels) -> tuple[str, .
 
 
 def _counts_note(labels: Labels) -> str:
-    counts = [f"{quoted(name, limit=40)} {n:,}" for name, n in class_counts(labels).items()]
-    more = f" and {len(counts) - _N_NAMED:,} more" if len(counts) > _N_NAMED else ""
-    return f"classes: {', '.join(counts[:_N_NAMED])}{more}"
+    counts = (f"{quoted(name, limit=40)} {n:,}" for name, n in class_counts(labels).items())
+    return f"classes: {joined(counts, _N_NAMED)}"
 
 
 def _own_codes(labels: Labels) -> tuple[tuple[str, ...], NDArray[np.int64]]:
@@ -353,10 +341,6 @@ def _own_codes(labels: Labels) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     return labels.class_names or ("0", "1"), labels.values.astype(np.int64)
 
 
-def _of_float(number: float) -> str:
-    return str(int(number)) if number.is_integer() and abs(number) < 1e16 else repr(number)
-
-
 def _spelling(name: str) -> str:
     """Return a key that is equal for all names of one class: "1.0" and "1", Python's "True" and JSON's "true"."""
     folded = name.strip().casefold()
@@ -366,36 +350,6 @@ def _spelling(name: str) -> str:
         return class_name(name)
     except LabelFault:  # a name that no label of a file can have, such as an empty one, so no label matches it
         return name
-
-
-def number_or_word(value: object) -> float | str:
-    """Return a label as a finite number if it is one or spells one, else as a word without white space around it.
-
-    Raises:
-        LabelFault: The value is missing, is a number that cannot be a score, or is neither a number nor a word.
-    """
-    refuse_no_scalar(value)
-    if isinstance(value, str):
-        word = stripped(value)
-        if not NUMBER.fullmatch(word):
-            if _NO_PROPER_NUMBER.fullmatch(word):
-                raise LabelFault(
-                    f"{quoted(word, limit=40)} is not a number; write it with digits and a point, such as 0.85"
-                )
-            return word
-        number = float(word)
-    elif isinstance(value, (bool, np.bool_)):
-        raise LabelFault(f"{value} is not a number; write 1 or 0, or say what it means with label_values")
-    elif isinstance(value, (numbers.Real, Decimal)):
-        try:
-            number = float(value)
-        except (OverflowError, ValueError):  # an integer beyond all floats, which may not print either; a signaling NaN
-            raise LabelFault("is too large, or is not a number") from None
-    else:
-        raise LabelFault(f"is of type {type(value).__name__}, expected a number or a word")
-    if not math.isfinite(number):
-        raise LabelFault(f"{quoted(value, limit=40)} is not a finite number")
-    return number
 
 
 class LabelColumn:
@@ -413,8 +367,7 @@ class LabelColumn:
         self._place = f"{where}: {name}"
         self._scale = None if reading.score_range is None else ScoreScale(*map(float, reading.score_range))
         self._kind = "classes" if reading.classes is not None else reading.label_kind
-        self._stated = None if reading.classes is None else tuple(map(class_name, reading.classes))
-        self._accepted: frozenset[float | str] | None = None if self._stated is None else frozenset(self._stated)
+        self._stated = None if reading.classes is None else dict.fromkeys(map(class_name, reading.classes))
         self._meanings: dict[str, float] | None = None
         if reading.label_values is not None:
             self._meanings = {key.strip(): float(number) for key, number in reading.label_values.items()}
@@ -424,8 +377,7 @@ class LabelColumn:
         self._values = array("d")  # NaN for a word
         self._codes = array("i")  # -1 for a number
         self._words: dict[str, int] = {}
-        self._lines = np.empty(0, np.int64)  # lines of the rows, known once all rows are added
-        self._unit: Unit = "line"
+        self._places = RowPlaces(np.empty(0, np.int64), "line")  # known once all rows are added
 
     def add(self, value: object) -> bool:
         """Add the next row's label. Return False, and add nothing, where it is not one of the stated labels.
@@ -438,22 +390,20 @@ class LabelColumn:
         if meant is None and self._meanings is not None:
             return False
         label = class_name(meant) if self._kind == "classes" else number_or_word(meant)
-        if self._accepted is not None and label not in self._accepted:
+        if self._stated is not None and label not in self._stated:
             return False
+        code = -1
         if isinstance(label, str):
             code = self._words.setdefault(label, len(self._words))
             if code >= MAX_WORDS:
                 things = "words" if self._kind is None else "labels"
-                raise DataError(
-                    f"{self._place} holds more than {MAX_WORDS:,} different {things}", "name a column of labels"
-                )
-            self._values.append(math.nan)
-            self._codes.append(code)
-            return True
-        if self._scale is not None and not self._scale.low <= label <= self._scale.high:
+                problem = f"{self._place} holds more than {MAX_WORDS:,} different {things}"
+                raise DataError(problem, "name a column of labels")
+            label = math.nan
+        elif self._scale is not None and not self._scale.low <= label <= self._scale.high:
             raise LabelFault(f"{quoted(value, limit=40)} is outside the stated scale {self._scale.describe()}")
         self._values.append(label)
-        self._codes.append(-1)
+        self._codes.append(code)
         return True
 
     def _meaning(self, value: object) -> float | None:
@@ -477,27 +427,21 @@ class LabelColumn:
         return self._meanings[key]
 
     def bad_rows(self, lines: NDArray[np.int64], faults: RowFaults) -> NDArray[np.bool_]:
-        """Return which of the N rows have a label that does not fit the others, shape (N,), and add them to `faults`.
+        """Return which of the N rows at `lines` have a label that does not fit the others, and add them to `faults`.
 
         Words among more numbers are bad rows. So are words that mean "no label" (NA, null, -), unless all labels are
-        words and some of them are other words.
-
-        Args:
-            lines: Lines of the rows, shape (N,).
-            faults: Of the file.
+        words and some of them are other words. Shape (N,).
 
         Raises:
             DataError: There are numbers among as many words or more.
         """
-        self._lines, self._unit = lines, faults.unit
+        self._places = RowPlaces(lines, faults.unit)
         codes = np.array(self._codes, np.int64)
         words = list(self._words)
-        if self._kind == "classes":
-            return np.zeros(len(codes), bool)
         is_number = codes < 0
         n_numbers = int(is_number.sum())
-        none_given = np.array([word.casefold() in NO_LABEL_GIVEN for word in words], bool)
-        if not words or (n_numbers == 0 and not none_given.all()):
+        none_given = np.array([word.casefold() in _NO_LABEL_GIVEN for word in words], bool)
+        if self._kind == "classes" or not words or (n_numbers == 0 and not none_given.all()):
             return np.zeros(len(codes), bool)
         bad = ~is_number
         is_word = bad & ~np.append(none_given, False)[codes]  # -1 takes the last
@@ -515,10 +459,7 @@ class LabelColumn:
         return bad
 
     def labels(self, kept: NDArray[np.bool_]) -> tuple[Labels, list[str]]:
-        """Return the labels of the kept rows and notes about them.
-
-        Args:
-            kept: True for the rows to keep, at least one, shape (N,).
+        """Return the labels of the kept rows, of which there is at least one, and notes about them.
 
         Raises:
             DataError: Scores fit no known scale and none is stated, or scores are expected but the labels are words.
@@ -534,11 +475,8 @@ class LabelColumn:
             return self._classes(np.array(self._codes, np.int64)[kept], notes)
         if self._scale is None and np.isin(values, (0.0, 1.0)).all():
             meaning = ": a pair with label 1 belongs together" if self._n_texts == 2 else ""
-            notes.append(f"labels are 0 and 1{meaning}")
-            return Labels("binary", values), notes
-        scale = self._scale or self._found_scale(values, self._lines[kept])
-        notes.extend(_about_scores(values, scale, self._scale is not None, self._meanings is not None))
-        return Labels("score", values, scale), notes
+            return Labels("binary", values), [*notes, f"labels are 0 and 1{meaning}"]
+        return self._scores(values, self._places.lines[kept], notes)
 
     def _classes(self, codes: NDArray[np.int64], notes: list[str]) -> tuple[Labels, list[str]]:
         """Return the labels of rows whose words have these numbers, shape (n,), and the notes with those about classes.
@@ -552,52 +490,39 @@ class LabelColumn:
         if self._kind == "scores":
             remedy = "say what each means with data.label_values (Reading(label_values=...)), or name another column"
             raise DataError(f"{self._place} holds words ({found}), but data.label_kind is scores", remedy)
-        names = self._stated or ordered_classes(self._words)
+        names = tuple(self._stated or ordered_classes(self._words))
         number_of_name = {name: number for number, name in enumerate(names)}
         number_of_code = np.array([number_of_name[word] for word in self._words], np.float64)
         if self._kind is None:
-            listed = ", ".join(f"{quoted(name, limit=40)} = {i}" for i, name in enumerate(names[:20]))
-            more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
-            notes.append(f"the labels are {counted(len(names), 'word')}, in order: {listed}{more}")
+            numbered = joined((f"{quoted(name, limit=40)} = {i}" for i, name in enumerate(names)), _N_LISTED)
+            notes.append(f"the labels are {counted(len(names), 'word')}, in order: {numbered}")
         if unseen := [name for name in names if name not in self._words]:
             notes.append(f"no row has the label {named(unseen)} of data.classes")
         labels = Labels("classes", number_of_code[codes], class_names=names)
-        return labels, [*notes, *about_classes(labels)]
+        return labels, [*notes, *_about_classes(labels)]
 
-    def _found_scale(self, values: NDArray[np.float64], lines: NDArray[np.int64]) -> ScoreScale:
-        """Return the scale that the scores, shape (n,), of the rows at `lines` fit.
+    def _scores(
+        self, values: NDArray[np.float64], lines: NDArray[np.int64], notes: list[str]
+    ) -> tuple[Labels, list[str]]:
+        """Return the labels of rows with these scores, shape (n,), and the notes with those about scores.
 
         Raises:
             DataError: They fit no known scale.
         """
         low, high = float(values.min()), float(values.max())
-        if -1.0 <= low < 0.0 and high <= 1.0:
-            return COSINE_SCALE
-        scale = next((scale for scale in POSITIVE_SCALES if low >= 0.0 and high <= scale.high), None)
-        if scale is None:
-            known = ", ".join(known.describe() for known in (*POSITIVE_SCALES, COSINE_SCALE))
-            raise DataError(
-                f"{self._place} holds scores from {low:g} ({self._unit} {lines[values.argmin()]}) to {high:g} "
-                f"({self._unit} {lines[values.argmax()]}), which fits none of the known scales ({known})",
-                "fix them, or set data.score_range (Reading(score_range=(lowest, highest)))",
+        fitting = (known for known in _KNOWN_SCALES if known.low <= low and high <= known.high)
+        if (scale := self._scale or next(fitting, None)) is None:
+            at_low, at_high = (f"{self._places.unit} {lines[row]}" for row in (values.argmin(), values.argmax()))
+            known = ", ".join(known.describe() for known in _KNOWN_SCALES)
+            problem = f"scores from {low:g} ({at_low}) to {high:g} ({at_high}), which fits none of the known scales"
+            remedy = "fix them, or set data.score_range (Reading(score_range=(lowest, highest)))"
+            raise DataError(f"{self._place} holds {problem} ({known})", remedy)
+        kept_as = "taken as they are" if scale.is_cosine else "mapped linearly to 0..1 for objectives"
+        source = "found; if it is another, set data.score_range" if self._scale is None else "as stated"
+        notes.append(f"scores from {low:g} to {high:g} on the scale {scale.describe()} ({source}), {kept_as}")
+        few = len(np.unique(values[: 1 << 20])) <= _MAX_WHOLE_NUMBERS
+        if self._meanings is None and few and (values == np.floor(values)).all():
+            notes.append(
+                "all of them are whole numbers: taken as scores, not as classes (to change this, set data.label_values)"
             )
-        return scale
-
-
-def _about_scores(values: NDArray[np.float64], scale: ScoreScale, stated: bool, named_values: bool) -> list[str]:
-    """Return notes about scores: their range, their scale, and how objectives use them."""
-    low, high = float(values.min()), float(values.max())
-    kept_as = "taken as they are" if scale.is_cosine else "mapped linearly to 0..1 for objectives"
-    source = "as stated" if stated else "found; if it is another, set data.score_range"
-    notes = [f"scores from {low:g} to {high:g} on the scale {scale.describe()} ({source}), {kept_as}"]
-    whole = np.unique(values[: 1 << 20])
-    if not named_values and len(whole) <= _MAX_WHOLE_NUMBERS and (values == np.floor(values)).all():
-        notes.append(
-            "all of them are whole numbers: taken as scores, not as classes (to change this, set data.label_values)"
-        )
-    return notes
-
-
-def _number(text: str) -> float | None:
-    """Return the finite number that a text spells; None where it is not a number."""
-    return number if NUMBER.fullmatch(text) and math.isfinite(number := float(text)) else None
+        return Labels("score", values, scale), notes

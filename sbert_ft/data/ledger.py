@@ -44,6 +44,23 @@ class Finding:
     sentence: str
 
 
+@dataclass(frozen=True, eq=False)
+class RowPlaces:
+    """Where N rows stand in their source: `lines`, shape (N,), int64, which count what `unit` says."""
+
+    lines: NDArray[np.int64]
+    unit: Unit
+
+    def describe(self, rows: NDArray[np.int64]) -> str:
+        """Return the first lines of the rows with these indices, shape (n,), and how many more there are."""
+        return at_lines(self.lines[rows[:N_SHOWN]].tolist(), len(rows), self.unit)
+
+    def finding(self, kind: str, rows: NDArray[np.int64], problem: str, word: str = "row") -> Finding:
+        """Return what is odd about the rows with these indices, shape (n,), which are kept."""
+        sentence = f"{counted(len(rows), word)} {problem}: {self.describe(rows)}"
+        return Finding(kind, len(rows), False, tuple(self.lines[rows[:N_SHOWN]].tolist()), sentence)
+
+
 @dataclass(frozen=True)
 class Ledger:
     """The account of a file's rows.
@@ -79,12 +96,9 @@ class Ledger:
         return replace(self, n_kept=n_kept, findings=(*self.findings, finding))
 
     def of_part(self, n_kept: int, findings: Sequence[Finding], sentence: str) -> Ledger:
-        """Return the account of a part of the rows kept.
+        """Return the account of a part of the rows kept, with what is odd about them instead of about all rows.
 
-        Args:
-            n_kept: Rows in the part.
-            findings: What is odd about them; replaces the findings about all rows.
-            sentence: Why the others are left out, for the finding "left_out".
+        `sentence` says why the others are left out, for the finding "left_out".
         """
         dropped = [finding for finding in self.findings if finding.dropped and finding.kind != "left_out"]
         n_left_out = self.n_rows - n_kept - sum(finding.count for finding in dropped)
@@ -169,11 +183,6 @@ def counted(n: int, word: str) -> str:
 def row_word(n_texts: int) -> str:
     """Return the name of a row of `n_texts` texts: "text", "pair" or "triplet"."""
     return ("text", "pair", "triplet")[n_texts - 1]
-
-
-def first_lines(lines: NDArray[np.int64]) -> tuple[int, ...]:
-    """Return the first of `lines`, shape (n,), as many as are shown."""
-    return tuple(lines[:N_SHOWN].tolist())
 
 
 def at_lines(first: Sequence[int], count: int, unit: Unit) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Reading
-from sbert_ft.data.duplicates import groups_of_texts, overlap_finding, overlap_rows, repeat_findings, text_keys
+from sbert_ft.data.duplicates import groups_of_texts, overlap_rows, repeat_findings, text_keys
 from sbert_ft.data.formats import Missing
 from sbert_ft.data.labels import LabelColumn, LabelFault, Labels, SeveralLabels, label_findings
-from sbert_ft.data.ledger import Finding, Ledger, RowFaults, Unit, at_lines, counted
+from sbert_ft.data.ledger import Finding, Ledger, RowFaults, RowPlaces, at_lines, counted
 from sbert_ft.data.sources import PairSource, RawRow
 from sbert_ft.data.text import is_blank
 from sbert_ft.errors import DataError, quoted
@@ -48,17 +48,15 @@ class PairRows:
         texts: The distinct texts, in the order of first appearance.
         text_rows: Index of each row's texts among them, shape (N, k), int64.
         text_keys: `duplicates.text_key` of each text, shape (n_distinct,), uint64.
-        lines: Line of each row, shape (N,), int64.
+        places: Of the N rows in their source.
         labels: Of the N rows.
-        unit: What `lines` counts.
     """
 
     texts: list[str]
     text_rows: NDArray[np.int64]
     text_keys: NDArray[np.uint64]
-    lines: NDArray[np.int64]
+    places: RowPlaces
     labels: Labels
-    unit: Unit
 
     @cached_property
     def groups(self) -> NDArray[np.int64]:
@@ -84,27 +82,27 @@ class PairRows:
         """Return the rows of these indices, shape (n,), in this order."""
         chosen, text_rows = _first_appearances(self.text_rows[rows])
         texts = [self.texts[i] for i in chosen.tolist()]
-        labels, lines = self.labels.select(rows), self.lines[rows]
-        return PairRows(texts, text_rows, self.text_keys[chosen], lines, labels, self.unit)
+        places = RowPlaces(self.places.lines[rows], self.places.unit)
+        return PairRows(texts, text_rows, self.text_keys[chosen], places, self.labels.select(rows))
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what is odd about the rows or their labels; no row is dropped for it."""
-        repeats = repeat_findings(self.groups, self.labels, self.lines, self.unit)
-        return (*repeats, *label_findings(self.labels, self.lines, self.unit))
+        return (*repeat_findings(self.groups, self.labels, self.places), *label_findings(self.labels, self.places))
 
     def overlaps(self, name: str, other: PairRows) -> tuple[list[Finding], list[str]]:
-        """Return the findings and notes about texts that another data set has too; at most one of each.
-
-        Args:
-            name: What the other one is for, such as "dev".
-            other: Its rows.
-        """
+        """Return the findings and notes about texts that the data set for `name` has too; at most one of each."""
         rows, n_different, n_shared = overlap_rows(self.text_keys, self.text_rows, other.text_keys, other.text_rows)
-        thing = "text" if self.text_rows.shape[1] == 1 else "pair"
-        found = [overlap_finding(name, rows, n_different, self.lines, self.unit, thing)] if len(rows) else []
-        said = not n_shared or (thing == "text" and len(rows) > 0)
-        note = f"shared with {name}: {counted(n_shared, 'text')} (ignoring case and spacing)"
-        return found, [] if said else [note]
+        of_texts = self.text_rows.shape[1] == 1
+        thing = "text" if of_texts else "pair"
+        found = []
+        if len(rows):
+            finding = self.places.finding(f"overlap_{name}", rows, f"having a {thing} that {name} has too")
+            ignored = "ignoring case and spacing" if of_texts else "ignoring case, spacing and order"
+            more = f" ({counted(n_different, f'different {thing}')}; {ignored})"
+            found.append(replace(finding, sentence=finding.sentence + more))
+        if not n_shared or (of_texts and found):
+            return found, []
+        return found, [f"shared with {name}: {counted(n_shared, 'text')} (ignoring case and spacing)"]
 
 
 def read_rows(source: PairSource, reading: Reading) -> tuple[PairRows, Ledger]:
@@ -141,11 +139,11 @@ def read_rows(source: PairSource, reading: Reading) -> tuple[PairRows, Ledger]:
     if not kept.all():
         chosen, text_rows = _first_appearances(text_rows[kept])
         distinct = [distinct[i] for i in chosen.tolist()]
-    rows = PairRows(distinct, text_rows, text_keys(distinct), lines[kept], labels, source.unit)
+    rows = PairRows(distinct, text_rows, text_keys(distinct), RowPlaces(lines[kept], source.unit), labels)
     dropped = (_dropped(kind, faults, reading) for kind in _DROPPED if faults.counts[kind])
     sha256 = rows.sha256 if source.sha256 is None else source.sha256
     findings, said = (*dropped, *rows.findings()), (*source.notes, *notes)
-    return rows, Ledger(source.name, source.format, sha256, n_rows, len(rows.lines), findings, said)
+    return rows, Ledger(source.name, source.format, sha256, n_rows, len(text_rows), findings, said)
 
 
 def _is_usable(row: RawRow, source: PairSource, column: LabelColumn | None, faults: RowFaults) -> bool:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from sbert_ft.errors import OutputError, quoted, shown
+from sbert_ft.errors import OutputError, shown
 
 if sys.platform != "win32":
     import fcntl
@@ -36,7 +36,6 @@ _ENTRANCES = ("config.json", "modules.json")
 """Files that a reader of a folder opens first; the first of them is moved away first and put in place last."""
 _FOLDERS_CANNOT_BE_SYNCED = (errno.EINVAL, errno.ENOTSUP)  # some network file systems
 
-
 logger = logging.getLogger(__name__)
 PREFIX = ".sbert-ft-"
 """How every temporary name begins."""
@@ -47,9 +46,6 @@ def staged_beside(target: Path) -> Iterator[Path]:
     """Context with an empty folder beside `target`, whose parent exists; it is removed when the block ends.
 
     Leftovers of processes that no longer run are removed from the parent.
-
-    Raises:
-        OSError: The folder cannot be made.
     """
     _remove_abandoned(target.parent)
     place, lock = _locked_place(target.parent)
@@ -82,19 +78,16 @@ def put_in_place(staging: Path, target: Path, obsolete: Sequence[str]) -> None:
             os.fsync(opened.fileno())
     for folder in (*(path for path in staging.rglob("*") if path.is_dir()), staging):
         sync_folder(folder)
-    if not os.path.lexists(target):
-        os.rename(staging, target)
-        try:
-            sync_folder(target.parent)
-        except BaseException:
-            os.rename(target, staging)
-            raise
-        return
-    inner = sorted({name.partition("/")[0] for name in (*names, *obsolete) if "/" in name})
-    _check_places(target, (*names, *obsolete), inner)
+    every = sorted({*names, *obsolete}, key=_rank)
+    inner = sorted({name.partition("/")[0] for name in every if "/" in name})
+    _check_places(target, every, inner)
     moved: list[tuple[Path, Path]] = []
     try:
-        _take_away(target, staging.with_name("replaced"), sorted({*names, *obsolete}, key=_rank), moved)
+        if not os.path.lexists(target):
+            _move(staging, target, moved)
+            sync_folder(target.parent)
+            return
+        _take_away(target, staging.with_name("replaced"), every, moved)
         for name in inner:
             if (staging / name).exists():
                 (target / name).mkdir(exist_ok=True)
@@ -103,7 +96,8 @@ def put_in_place(staging: Path, target: Path, obsolete: Sequence[str]) -> None:
                     (target / name).rmdir()
         for name in sorted(names, key=_rank, reverse=True):
             if name == _ENTRANCES[0]:
-                _sync_all(target, inner)
+                for folder in filter(Path.is_dir, (target, *(target / inside for inside in inner))):
+                    sync_folder(folder)
             _move(staging / name, target / name, moved)
         sync_folder(target)
     except BaseException:
@@ -117,11 +111,7 @@ def put_in_place(staging: Path, target: Path, obsolete: Sequence[str]) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its missing parents; their names are synced to the disk when this returns.
-
-    Raises:
-        OSError: A folder cannot be made.
-    """
+    """Make a folder and its missing parents; their names are synced to the disk when this returns."""
     missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
@@ -174,12 +164,6 @@ def _move(source: Path, place: Path, moved: list[tuple[Path, Path]]) -> None:
     moved.append((source, place))
 
 
-def _sync_all(target: Path, inner: Sequence[str]) -> None:
-    for folder in (target, *(target / name for name in inner)):
-        if folder.is_dir():
-            sync_folder(folder)
-
-
 def _locked_place(parent: Path) -> tuple[Path, int | None]:
     """Return a new folder, and the descriptor that holds its lock (None on Windows, which has no such locks)."""
     while True:
@@ -212,11 +196,10 @@ def _remove_abandoned(parent: Path) -> None:
         return
     for place in (parent / name for name in names):
         with suppress(OSError):
-            try:
-                lock = os.open(place / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-            except FileNotFoundError:
+            if not os.path.lexists(place / _LOCK):
                 place.rmdir()  # only removes an empty one
                 continue
+            lock = os.open(place / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(place)
@@ -248,7 +231,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f"{PREFIX}{target.name[:48]}.{secrets.token_hex(4)}")
     try:
         with writing(target):
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the umask applies, as for any
+            temporary.touch(exist_ok=False)
         yield temporary
         with writing(target):
             with temporary.open("r+b") as file:
@@ -257,9 +240,9 @@ def whole_file(target: Path) -> Iterator[Path]:
                 shutil.copymode(target, temporary)
             os.replace(temporary, target)
     except OutputError as error:  # the user knows the target's name, not the temporary one
-        if error.where != quoted(temporary, limit=400):
+        if error.where != shown(temporary):
             raise
-        raise OutputError(error.problem, error.hint, where=quoted(target, limit=400)) from error
+        raise OutputError(error.problem, error.hint, where=shown(target)) from error
     finally:
         temporary.unlink(missing_ok=True)
     with writing(target):
@@ -273,7 +256,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:  # the second is how safetensors reports a full disk
         cause = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot be written: {cause}", where=quoted(path, limit=400)) from error
+        raise OutputError(f"cannot be written: {cause}", where=shown(path)) from error
 
 
 def json_bytes(value: object) -> bytes:
@@ -290,7 +273,7 @@ def json_bytes(value: object) -> bytes:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as JSON to `path`; otherwise as `write_bytes` and `json_bytes`."""
+    """Write `value` as JSON to `path`; errors as in `write_bytes` and `json_bytes`."""
     write_bytes(path, json_bytes(value))
 
 
@@ -306,13 +289,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_new(path: Path, data: bytes) -> None:
     """Write `data`, synced, to the new file `path`; after an error the caller has to remove it."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags, 0o666)  # the umask applies, as for any file
-    try:
-        write_all(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -340,17 +320,12 @@ def remove_leftovers(folder: Path) -> int:
             try:
                 shutil.rmtree(path)
             except OSError as error:
-                cause = error.strerror or error
-                logger.warning("%s is no longer needed and cannot be deleted: %s", shown(path), cause)
+                logger.warning("%s is no longer needed and cannot be deleted: %s", shown(path), error.strerror or error)
     return len(leftovers)
 
 
 def probe_writing(folder: Path) -> None:
-    """Write, sync and remove a small file in `folder`, to detect errors now and not hours later.
-
-    Raises:
-        OutputError: The file cannot be written, synced or removed.
-    """
+    """Write, sync and remove a small file in `folder`, so that an `OutputError` comes now and not hours later."""
     with writing(folder):
         temporary = folder / f"{PREFIX}{secrets.token_hex(8)}"
         try:

@@ -58,11 +58,7 @@ def locked_by_name(path: Path) -> Iterator[None]:
     """Hold the file `path` itself while the block runs, for systems without locks.
 
     Two processes that find the same stale file at the same moment can both take it over; `flock` does not have this
-    problem.
-
-    Raises:
-        RunFolderError: Another process holds it, or may hold it.
-        OutputError: The file cannot be written.
+    problem. Errors as in `locked`.
     """
     whole = path.with_name(f"{PREFIX}{secrets.token_hex(8)}")
     with writing(path):
@@ -91,11 +87,11 @@ def _flocked(path: Path) -> int | None:
             descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
             try:
                 got = _try_flock(descriptor)
-                # the former holder may have removed the file since it was opened
-                if got and _is_at(path, descriptor):
-                    os.ftruncate(descriptor, 0)
-                    write_all(descriptor, _this_process())
-                    return descriptor
+                with suppress(FileNotFoundError):  # the former holder may have removed the file since it was opened
+                    if got and os.path.samestat(os.lstat(path), os.fstat(descriptor)):
+                        os.ftruncate(descriptor, 0)
+                        write_all(descriptor, _this_process())
+                        return descriptor
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -119,13 +115,6 @@ def _try_flock(descriptor: int) -> bool | None:
             return None
         raise
     return True
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _this_process() -> bytes:
@@ -156,10 +145,8 @@ def _is_stale(path: Path) -> bool:
         return False  # on Windows, os.kill would end the process
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 
@@ -167,8 +154,9 @@ def _in_use(path: Path) -> RunFolderError:
     owner = _owner(path) or {}
     who = "another process"
     if "pid" in owner:
-        names = [str(quoted(owner.get(key, "?"))).strip("'") for key in ("pid", "host", "started")]
-        who = "process {} on {} since {}".format(*names)
+        who = "process {} on {} since {}".format(
+            *(quoted(owner.get(key, "?")).strip("'") for key in ("pid", "host", "started"))
+        )
     return RunFolderError(
         f"{shown(path.parent)} is in use by {who}",
         f"wait until it ends or give another output_dir (if it no longer runs, delete {path.name})",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sbert_ft.errors import ModelFolderError, quoted, shown
+from sbert_ft.errors import ModelFolderError, listed, quoted, shown
 
 _DEEPEST = 64  # levels; a tokenizer.json has about ten
 _MAX_DIGITS = 4300  # Python's own limit, which the oldest supported releases do not have
@@ -119,7 +119,7 @@ def read_json(path: Path, max_bytes: int = 32 * 2**20) -> dict[str, Any]:
     Raises:
         ModelFolderError: The file cannot be opened, is too large, or is not one strict JSON object.
     """
-    object_: dict[str, Any] = parse_json(_small_file(path, max_bytes), shown(path))
+    object_: dict[str, Any] = parse_json(read_small(path, max_bytes, "such a JSON file"), shown(path))
     return object_
 
 
@@ -130,16 +130,20 @@ def read_json_if_there(path: Path) -> dict[str, Any]:
 
 def read_json_list(path: Path, max_bytes: int = 32 * 2**20) -> list[Any]:
     """Return the JSON array in the file `path`; otherwise as `read_json`."""
-    array: list[Any] = parse_json(_small_file(path, max_bytes), shown(path), list)
+    array: list[Any] = parse_json(read_small(path, max_bytes, "such a JSON file"), shown(path), list)
     return array
 
 
-def _small_file(path: Path, max_bytes: int) -> bytes:
-    """Return the bytes of a file that must not be larger than `max_bytes`."""
+def read_small(path: Path, max_bytes: int, what: str) -> bytes:
+    """Return the bytes of a file of at most `max_bytes`; `what` it is stands in the message about a larger one.
+
+    Raises:
+        ModelFolderError: The file cannot be opened, is too large, is empty or has other content.
+    """
     with open_file(path) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise ModelFolderError(f"{shown(path)} is larger than the {max_bytes} bytes accepted for such a JSON file")
+        raise ModelFolderError(f"{shown(path)} is larger than the {max_bytes} bytes accepted for {what}")
     if foreign := foreign_content(data[:64]):
         raise ModelFolderError(f"{shown(path)} {foreign}")
     return data
@@ -180,7 +184,7 @@ def listing(folder: Path) -> str:
         names = sorted(os.listdir(folder))
     except (OSError, ValueError) as error:
         return f"not a folder that can be read ({getattr(error, 'strerror', None) or error})"
-    return ", ".join(map(quoted, names[:12])) + (f" and {len(names) - 12} more" if names[12:] else "") or "nothing"
+    return listed(names, 12) or "nothing"
 
 
 def is_deeper(value: object, levels: int) -> bool:
@@ -207,6 +211,8 @@ def _inside(value: object) -> list[object]:
 class JsonObject:
     """A JSON object with its place in a file, for checked access to its values.
 
+    A key that is missing, or has another value than a method expects, is a `ModelFolderError` that names both.
+
     Attributes:
         content: The JSON value; anything but an object is refused.
         path: Keys that lead to it, such as ``decision.fitted_on``.
@@ -227,11 +233,7 @@ class JsonObject:
         return ModelFolderError(f"{shown(self.file)}: {name} is {found}, expected {expected}", hint)
 
     def refuse_all_but(self, names: Collection[str]) -> None:
-        """Refuse keys that are not in `names`.
-
-        Raises:
-            ModelFolderError: There is such a key.
-        """
+        """Refuse keys that are not in `names`."""
         unknown = next((key for key in self.content if key not in names), None)
         if unknown is not None:
             raise ModelFolderError(
@@ -240,48 +242,28 @@ class JsonObject:
             )
 
     def value(self, key: str) -> Any:
-        """Return the value of a required key.
-
-        Raises:
-            ModelFolderError: The key is missing.
-        """
+        """Return the value of a required key."""
         if key not in self.content:
             raise ModelFolderError(f"{shown(self.file)}: {self.path} has no {quoted(key)[1:-1]}", "copy the file again")
         return self.content[key]
 
     def inner(self, key: str) -> JsonObject:
-        """Return the object that is the value of a key.
-
-        Raises:
-            ModelFolderError: The value is not an object.
-        """
+        """Return the object that is the value of a key."""
         return JsonObject(self.value(key), f"{self.path}.{key}", self.file)
 
     def number(self, key: str, low: float, high: float) -> float:
-        """Return the value of a key, a number from `low` to `high`.
-
-        Raises:
-            ModelFolderError: The value is not such a number.
-        """
+        """Return the value of a key, a number from `low` to `high`."""
         number = _number(self.value(key))
         if number is None or not low <= number <= high:
             raise self.fault(key, f"a number from {low:g} to {high:g}")
         return number
 
     def number_or_none(self, key: str, low: float, high: float) -> float | None:
-        """Return the value of a key, a number from `low` to `high`, or None for null.
-
-        Raises:
-            ModelFolderError: The value is neither.
-        """
+        """Return the value of a key, a number from `low` to `high`, or None for null."""
         return None if self.value(key) is None else self.number(key, low, high)
 
     def numbers(self, key: str, low: float, high: float) -> tuple[float, ...]:
-        """Return the value of a key, a list of at least one number from `low` to `high`.
-
-        Raises:
-            ModelFolderError: The value is not such a list.
-        """
+        """Return the value of a key, a list of at least one number from `low` to `high`."""
         value = self.value(key)
         found = [_number(item) for item in value] if isinstance(value, list) else []
         numbers = tuple(number for number in found if number is not None and low <= number <= high)
@@ -290,44 +272,28 @@ class JsonObject:
         return numbers
 
     def whole(self, key: str) -> int:
-        """Return the value of a key, a whole number of 0 or more.
-
-        Raises:
-            ModelFolderError: The value is not such a number.
-        """
+        """Return the value of a key, a whole number of 0 or more."""
         value = self.value(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise self.fault(key, "a whole number of 0 or more")
         return value
 
     def text(self, key: str) -> str:
-        """Return the value of a key, a text.
-
-        Raises:
-            ModelFolderError: The value is not a text.
-        """
+        """Return the value of a key, a text."""
         value = self.value(key)
         if not isinstance(value, str):
             raise self.fault(key, "a text")
         return value
 
     def word(self, key: str, words: Collection[str]) -> str:
-        """Return the value of a key, one of the words.
-
-        Raises:
-            ModelFolderError: The value is not one of them.
-        """
+        """Return the value of a key, one of the words."""
         value = self.value(key)
         if not isinstance(value, str) or value not in words:
             raise self.fault(key, f"one of {', '.join(words)}")
         return value
 
     def scale(self, key: str) -> tuple[float, float]:
-        """Return the value of a key, the lowest and the highest score of a scale.
-
-        Raises:
-            ModelFolderError: The value is not a list of two finite numbers, the lower first.
-        """
+        """Return the value of a key, the lowest and the highest score of a scale."""
         value = self.value(key)
         low, high = map(_number, value) if isinstance(value, list) and len(value) == 2 else (None, None)
         if low is None or high is None or low >= high:
