@@ -18,9 +18,9 @@ from sbert_ft.config.faults import Fault
 from sbert_ft.config.fields import KEYS
 from sbert_ft.config.rules import broken_rules_of_reading
 from sbert_ft.config.settings import Reading
+from sbert_ft.data.formats import N_SHOWN_COLUMNS
 from sbert_ft.data.labels import class_name
-from sbert_ft.data.sniffing import listed
-from sbert_ft.errors import DataError, InputError, quoted
+from sbert_ft.errors import DataError, InputError, listed, quoted
 
 TRIPLET_NAMES: Final = (
     *(("anchor", "positive", "negative"), ("query", "positive", "negative"), ("question", "positive", "negative")),
@@ -211,30 +211,30 @@ def _usual_texts(where: str, names: Sequence[str], hint: str) -> tuple[int, ...]
         problem = f"which columns hold the texts is not clear ({candidates})"
     else:
         known = {*SINGLE_NAMES, *(name for group in (*TRIPLET_NAMES, *PAIR_NAMES) for name in group)}
-        near = list(map(quoted, names_near(names, known, 0.8)))
+        near = names_near(names, known, 0.8)
         expected = "expected two columns of texts, such as sentence1 and sentence2, or one, such as text"
         problem = f"{expected}; no column has a usual name"
-        problem += f" (nearest: {listed(near)})" if near else ""
+        problem += f" (nearest: {listed(near, N_SHOWN_COLUMNS)})" if near else ""
     raise DataError(f"{where}: {problem}; {_found(names)}{hint}", _set("text_columns"))
 
 
 def _no_label(names: Sequence[str], texts: Sequence[int], guesses: Sequence[int]) -> str:
     """Return the note for rows whose label is not read."""
     if len(texts) == 3:
-        unread = [quoted(names[i]) for i in guesses]
-        hint = f"; {listed(unread)} is not read unless data.label_column names it" if unread else ""
+        unread = listed((names[i] for i in guesses), N_SHOWN_COLUMNS)
+        hint = f"; {unread} is not read unless data.label_column names it" if unread else ""
         return f"triplets need no label{hint}"
     others = [name for i, name in enumerate(names) if i not in texts]
     near = names_near(others, LABEL_NAMES, 0.75)
     hint = f"; if {quoted(near[0])} is the label, set data.label_column" if near else ""
     if others and not near:
-        hint = f"; not read: {listed(list(map(quoted, others)))}"
+        hint = f"; not read: {listed(others, N_SHOWN_COLUMNS)}"
     meant = "the texts have no labels" if len(texts) == 1 else "all pairs are taken as matches"
     return f"no column has a usual label name, so {meant}{hint}"
 
 
 def _found(names: Sequence[str]) -> str:
-    return f"the columns are {listed(list(map(quoted, names)))}"
+    return f"the columns are {listed(names, N_SHOWN_COLUMNS)}"
 
 
 def _set(setting: str) -> str:

@@ -10,41 +10,25 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final
 
-from sbert_ft.config.file_kinds import FILE_KINDS, FileKind, Kind
+from sbert_ft.config.file_kinds import Kind
 from sbert_ft.data import formats
-from sbert_ft.data.formats import Missing, NewColumn, OnBadRecord, Row, Values
+from sbert_ft.data.formats import Missing, NewColumn, OnBadRecord, Row, TableFile, TableFormat, Values
 from sbert_ft.data.ledger import Unit
-from sbert_ft.data.sniffing import TableFormat, delimiter_of, written_as_csv
 from sbert_ft.data.text import fault, text_lines, without_line_end
-from sbert_ft.errors import OutputError, quoted
+from sbert_ft.errors import DataError, OutputError, quoted, shown
 
 if TYPE_CHECKING:
     import pyarrow
 
     # Adds to each row its new values as texts; the first argument are the rows, the second says whether for JSON.
     WithValues = Callable[[Iterator[Row], bool], Iterator[tuple[Row, list[str]]]]
-
-
-class TableFile(Protocol):
-    """A file whose format is known; `Table` is one."""
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-
-    @property
-    def format(self) -> TableFormat:
-        """What was found at its beginning."""
-
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        """The names of its columns; a file without columns has one."""
 
 
 class FileFormat(ABC):
@@ -61,11 +45,6 @@ class FileFormat(ABC):
     unit: Unit = "line"
     bad_record: str = "ragged"
     names_columns: str = "the first line, taken as the header, names"
-
-    @property
-    def options(self) -> FileKind:
-        """Its suffixes, and the options that it takes."""
-        return FILE_KINDS[self.kind]
 
     @abstractmethod
     def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
@@ -89,9 +68,9 @@ class FileFormat(ABC):
     def count(self, table: TableFile) -> int:
         """Return the number of rows without checking them."""
 
-    @abstractmethod
     def lines(self, table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
         """Yield the lines of a file of this format, with the table's rows and new columns of these names."""
+        raise AssertionError(f"a table is not written to lines of {self.kind}")
 
     def whole_rows(self, table: TableFile) -> Iterator[Row]:
         """Yield the table's rows to be written in another format.
@@ -130,9 +109,6 @@ class Lines(FileFormat):
     def count(self, table: TableFile) -> int:
         return sum(1 for _ in text_lines(table.path, table.format.encoding))
 
-    def lines(self, table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
-        raise AssertionError("a file of one text per line has no place for a column")
-
 
 class Cells(FileFormat):
     """Cells separated by a character, in quotes where needed (csv)."""
@@ -141,7 +117,7 @@ class Cells(FileFormat):
 
     def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
         separator, quoting = self._separator(path, encoding, delimiter, is_named)
-        header = next(formats.cell_records(path, encoding, separator, quoting), None)
+        header = next(formats.cell_records(path, text_lines(path, encoding), separator, quoting), None)
         if header is None:
             raise fault(path, "holds only empty lines; expected a header and rows")
         if re.search("\r(?!\n)", without_line_end(header.raw)):
@@ -150,7 +126,7 @@ class Cells(FileFormat):
 
     def _separator(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> tuple[str, bool]:
         """Return the character between cells, and whether cells are quoted."""
-        return delimiter_of(path, encoding, delimiter), True
+        return _delimiter_of(path, encoding, delimiter), True
 
     def rows(self, table: TableFile, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
         records = self._records(table)
@@ -183,9 +159,8 @@ class Cells(FileFormat):
 
     def _records(self, table: TableFile) -> Iterator[formats.CellRecord]:
         assert table.format.delimiter is not None
-        return formats.cell_records(
-            table.path, table.format.encoding, table.format.delimiter, bool(table.format.quoting)
-        )
+        lines = text_lines(table.path, table.format.encoding)
+        return formats.cell_records(table.path, lines, table.format.delimiter, bool(table.format.quoting))
 
 
 class TabCells(Cells):
@@ -194,7 +169,7 @@ class TabCells(Cells):
     kind: Kind = "tsv"
 
     def _separator(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> tuple[str, bool]:
-        return "\t", not is_named and written_as_csv(path, encoding)
+        return "\t", not is_named and _written_as_csv(path, encoding)
 
     def lines(self, table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
         """Yield lines without quoting, or with all cells in quotes where the table's own cells are quoted.
@@ -284,9 +259,6 @@ class Parquet(FileFormat):
         with formats.open_parquet(table.path) as file:
             return int(file.metadata.num_rows)
 
-    def lines(self, table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
-        raise AssertionError("Parquet is not written in lines")
-
     def arrow_schema(self, table: TableFile) -> pyarrow.Schema:
         with formats.open_parquet(table.path) as file:
             return file.schema_arrow
@@ -309,29 +281,60 @@ class Parquet(FileFormat):
             raise OutputError("writing Parquet needs pyarrow: pip install 'sbert-ft[parquet]'") from None
         own = FORMATS[table.format.kind]
         types = own.arrow_schema(table)
-        arrow_types: dict[Literal["float32", "bool", "text"], pyarrow.DataType] = {
-            "float32": pyarrow.float32(),
-            "bool": pyarrow.bool_(),
-            "text": pyarrow.string(),
-        }
-        added = [arrow_types[column.type] for column in columns]
+        arrow_types = {"float32": pyarrow.float32(), "bool": pyarrow.bool_(), "text": pyarrow.string()}
+        added = [pyarrow.field(column.name, arrow_types[column.type]) for column in columns]
         schema = types
-        for column, type_ in zip(columns, added, strict=True):
-            schema = schema.append(pyarrow.field(column.name, type_))
+        for field in added:
+            schema = schema.append(field)
         try:
             with pyarrow.parquet.ParquetWriter(target, schema) as writer:
                 for batch in own.arrow_batches(table, types):
                     rows = batches(batch.num_rows)
-                    arrays = [pyarrow.array([row[i] for row in rows], type_) for i, type_ in enumerate(added)]
+                    arrays = [pyarrow.array([row[i] for row in rows], field.type) for i, field in enumerate(added)]
                     writer.write_batch(pyarrow.RecordBatch.from_arrays([*batch.columns, *arrays], schema=schema))
         except pyarrow.ArrowException as error:
-            where = quoted(target, limit=400)
-            raise OutputError(f"cannot be written: {quoted(error, limit=200)}", where=where) from error
+            raise OutputError(f"cannot be written: {quoted(error, limit=200)}", where=shown(target)) from error
 
 
+_PROOF_CHARS = 1 << 20  # how much of a tab file is searched for proof that its cells are quoted
 FORMATS: Final[Mapping[Kind, FileFormat]] = MappingProxyType(
     {made.kind: made for made in (Lines(), Cells(), TabCells(), JsonLines(), Parquet())}
 )
+
+
+def _delimiter_of(path: Path, encoding: str, wanted: str | None) -> str:
+    """Return the wanted delimiter, or the most frequent one in the first line outside quotes (comma if none)."""
+    if wanted is not None:
+        return formats.DELIMITER_NAMES.get(wanted, wanted)
+    lines = (line for _, line in text_lines(path, encoding) if without_line_end(line))
+    outside_quotes = "".join(next(lines, "").split('"')[::2])
+    counts = Counter(character for character in outside_quotes if character in ",;\t|").most_common(2)
+    if len(counts) == 2 and counts[0][1] == counts[1][1]:
+        both = " and ".join(formats.delimiter_name(character) for character, _ in counts)
+        problem = f"the first line has as many of {both}"
+        raise fault(path, problem, hint="say which one separates cells with --delimiter")
+    return counts[0][0] if counts else ","
+
+
+def _written_as_csv(path: Path, encoding: str) -> bool:
+    """Return whether only a writer of quoted cells can have written this tab file (see `table.find_format`)."""
+    useful, n_chars, n_columns = False, 0, 0
+    try:
+        for record in formats.cell_records(path, text_lines(path, encoding), "\t"):
+            raw = without_line_end(record.raw)
+            if n_columns == 0 and raw == formats.joined_cells(record.cells, "\t", always=True):
+                return True
+            n_columns = n_columns or len(record.cells)
+            minimal = formats.joined_cells(record.cells, "\t")
+            if len(record.cells) != n_columns or raw != minimal:
+                return False
+            useful = useful or '"' in raw
+            n_chars += len(raw)
+            if n_chars > _PROOF_CHARS:
+                break
+    except DataError:  # an open quote, or text after a closed one: these quotes do not quote cells
+        return False
+    return useful
 
 
 def _cell_rows(table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[tuple[int, list[str]]]:
@@ -387,5 +390,5 @@ def _arrow_batch(table: TableFile, rows: list[Row], schema: pyarrow.Schema | Non
             arrays.append(pyarrow.array(values, None if schema is None else schema.types[i]))
         except (pyarrow.ArrowException, OverflowError, TypeError, ValueError) as error:
             problem = f"column {quoted(column)} holds values of several types ({quoted(error, limit=200)})"
-            raise fault(table.path, f"{problem}", rows[0].line, "at or after line", hint="write to .jsonl") from None
+            raise fault(table.path, problem, rows[0].line, "at or after line", hint="write to .jsonl") from None
     return pyarrow.RecordBatch.from_arrays(arrays, names=list(table.column_names))

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from sbert_ft.config.file_kinds import FILE_KINDS, Kind
 from sbert_ft.data.text import MAX_RECORD_CHARS, fault, text_lines, without_line_end
-from sbert_ft.errors import quoted
-from sbert_ft.files.strict_json import is_deeper, strict_value
+from sbert_ft.errors import joined, quoted
+from sbert_ft.files.strict_json import strict_value
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,7 +29,74 @@ _JOINED_LINES = 4096
 _MAX_RECORD_LINES = 1 << 21  # more than any text has; searching further for a closing quote takes minutes
 # Called with the line of a bad record, what is wrong with it, and what to do.
 OnBadRecord = Callable[[int, str, str], None]
-_DEEPEST = 64  # levels of lists and objects in a JSON line
+DELIMITER_NAMES: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
+N_SHOWN_COLUMNS = 20
+
+
+class Missing(Enum):
+    """The value of a key that a JSON object does not have."""
+
+    MISSING = "no such key"
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """The format of a file of texts.
+
+    Attributes:
+        kind: The format; "lines" is one text per line.
+        encoding: The codec, as given or found ("utf-8", "utf-8-sig", "utf-16").
+        delimiter: The character between cells; None for formats without cells.
+        quoting: True where cells are quoted as in CSV, False where quotes are ordinary characters, None without cells.
+        columns: Names in the order of the file; empty for lines, the first object's keys for JSON lines.
+    """
+
+    kind: Kind
+    encoding: str
+    delimiter: str | None
+    quoting: bool | None
+    columns: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Return one line for the user, such as "csv, comma, quoted, utf-8, columns a, b"."""
+        parts: list[str] = [self.kind]
+        if self.delimiter is not None:
+            parts.append(delimiter_name(self.delimiter))
+            parts.append("quoted" if self.quoting else "unquoted")
+        if FILE_KINDS[self.kind].takes_encoding:
+            parts.append(self.encoding)
+        if self.columns:
+            parts.append("columns " + joined((quoted(name)[1:-1] for name in self.columns), N_SHOWN_COLUMNS))
+        return ", ".join(parts)
+
+    def delimiter_hint(self) -> str:
+        """Return what to do where the name of the only column looks like several names, otherwise ""."""
+        if not FILE_KINDS[self.kind].takes_delimiter or len(self.columns) != 1:
+            return ""
+        count, found = max((self.columns[0].count(character), character) for character in ",;\t|")
+        if not count:
+            return ""
+        kind = "--kind csv (data.kind) with " if self.kind == "tsv" else ""
+        name = delimiter_name(found)
+        return f"; cells look separated by {name}: give {kind}--delimiter {name} (data.delimiter)"
+
+
+def delimiter_name(delimiter: str) -> str:
+    """Return the name of a delimiter, such as "comma"; a character without a name in quotes."""
+    return next((name for name, character in DELIMITER_NAMES.items() if character == delimiter), quoted(delimiter))
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A file whose format is known."""
+
+    path: Path
+    format: TableFormat
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The names of the columns; a file without columns has one, "text"."""
+        return self.format.columns or ("text",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,29 +146,22 @@ class JsonRecord(NamedTuple):
     values: dict[str, object]
 
 
-def plain_records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[CellRecord]:
-    """Yield one record per line; quotes are ordinary characters, empty lines are left out."""
-    for number, line in lines:
-        if line not in ("\n", "\r\n"):
-            yield CellRecord(number, line, without_line_end(line).split(delimiter))
+def cell_records(
+    path: Path, lines: Iterator[tuple[int, str]], delimiter: str, quoting: bool = True
+) -> Iterator[CellRecord]:
+    """Yield the records of a file of cells, the header first; empty lines are left out.
 
-
-def quoted_records(path: Path, lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[CellRecord]:
-    """Yield the records of a file whose cells are quoted as in RFC 4180; empty lines are left out.
-
-    A cell that begins with a quote ends with the closing one and may contain delimiters, line ends and doubled quotes.
-    A quote elsewhere in a cell is an ordinary character.
+    With `quoting` as in RFC 4180, a cell that begins with a quote ends with the closing one and may contain delimiters,
+    line ends and doubled quotes. Every other quote is an ordinary character.
 
     Raises:
         DataError: A quote is not closed, or text follows a closed one.
     """
     for number, line in lines:
-        if line in ("\n", "\r\n"):
-            continue
-        if '"' not in line:
-            yield CellRecord(number, line, without_line_end(line).split(delimiter))
-        else:
+        if quoting and '"' in line:
             yield _quoted_record(path, number, line, lines, delimiter)
+        elif line not in ("\n", "\r\n"):
+            yield CellRecord(number, line, without_line_end(line).split(delimiter))
 
 
 def _quoted_record(path: Path, number: int, line: str, lines: Iterator[tuple[int, str]], delimiter: str) -> CellRecord:
@@ -136,9 +197,8 @@ def _quoted_record(path: Path, number: int, line: str, lines: Iterator[tuple[int
                 parts.clear()
             n_chars += len(line)
             if not line or n_chars > MAX_RECORD_CHARS or last - number > _MAX_RECORD_LINES:
-                raise fault(
-                    path, "the quote that opens a cell here is not closed", opened, hint="close it or double it"
-                )
+                problem = "the quote that opens a cell here is not closed"
+                raise fault(path, problem, opened, hint="close it or double it")
             at = 0
         cells.append("".join([*long_parts, *parts]))
         at = end + 1
@@ -151,12 +211,6 @@ def _quoted_record(path: Path, number: int, line: str, lines: Iterator[tuple[int
             raise fault(path, f"{expected}, found {quoted(without_line_end(rest))}", last, hint=remedy)
         at += 1
     return CellRecord(number, "".join([*long_raw, *raw]), cells)
-
-
-def cell_records(path: Path, encoding: str, delimiter: str, quoting: bool) -> Iterator[CellRecord]:
-    """Yield the records of a CSV or tab file, the header first."""
-    lines = text_lines(path, encoding)
-    return quoted_records(path, lines, delimiter) if quoting else plain_records(lines, delimiter)
 
 
 def joined_cells(cells: Sequence[str], delimiter: str, always: bool = False) -> str:
@@ -200,11 +254,7 @@ def json_records(path: Path, encoding: str, on_bad: OnBadRecord | None = None) -
 
 
 def _json_object(raw: str, number: int) -> dict[str, object]:
-    """Return the object in a line.
-
-    Raises:
-        _NoObject: The line is not a JSON object, or holds what is not allowed.
-    """
+    """Return the object in a line; raise `_NoObject` where it is not one, or holds what is not allowed."""
     try:
         value = strict_value(raw)
         if "\\u" in raw:
@@ -219,8 +269,6 @@ def _json_object(raw: str, number: int) -> dict[str, object]:
         raise _NoObject("is nested too deeply", "expected an object of texts and numbers") from None
     except ValueError as error:
         raise _NoObject(f"{error}: {quoted(raw)}", "fix the line") from None
-    if raw.count("[") + raw.count("{") > _DEEPEST and is_deeper(value, _DEEPEST):
-        raise _NoObject("is nested too deeply", "expected an object of texts and numbers")
     if not isinstance(value, dict):
         remedy = "write one object a line, without a list around them" if isinstance(value, list) else "fix the line"
         raise _NoObject(f"expected a JSON object, found {quoted(raw)}", remedy)
@@ -262,9 +310,8 @@ def parquet_batches(path: Path) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise fault(path, f"is damaged: {quoted(error, limit=200)}", first_row, "at or after row") from error
     if n_rows != n_promised:  # pyarrow does not report this
-        raise fault(
-            path, f"is damaged: it holds {n_rows:,} rows, but its footer says {n_promised:,}", hint="copy it again"
-        )
+        problem = f"is damaged: it holds {n_rows:,} rows, but its footer says {n_promised:,}"
+        raise fault(path, problem, hint="copy it again")
 
 
 def parquet_values(path: Path, batch: pyarrow.RecordBatch, column: int, first_row: int) -> list[object]:
@@ -282,9 +329,3 @@ def parquet_values(path: Path, batch: pyarrow.RecordBatch, column: int, first_ro
         problem = f"column {name} holds a value that cannot be read: {quoted(error, limit=200)}"
         raise fault(path, problem, first_row, "at or after row") from error
     return values
-
-
-class Missing(Enum):
-    """The value of a key that a JSON object does not have."""
-
-    MISSING = "no such key"

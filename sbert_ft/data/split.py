@@ -41,13 +41,13 @@ def rows_for_dev(
     seed = whole_number(seed, "seed", 0)
     if isinstance(dev_share, bool) or not isinstance(dev_share, Real) or not 0.0 < dev_share < 1.0:
         raise InputError(f"dev_share is {quoted(dev_share)}, expected a number above 0 and below 1")
-    components, n_rows = connected_rows(groups), len(groups)
+    components, n_rows = _connected_rows(groups), len(groups)
     why = "rows that share a text stay together"
+    codes = np.zeros(n_rows, np.int64)  # one class for all
     if labels.kind == "classes" and labels.values is not None:
         why += ", and each class needs rows to train on"
-        in_dev = share_of_classes(components, labels.values.astype(np.int64), dev_share, seed)
-    else:
-        in_dev = share_of_components(components, dev_share, seed)
+        codes = labels.values.astype(np.int64)
+    in_dev = share_of_classes(components, codes, dev_share, seed)
     if abs(in_dev.sum() - dev_share * n_rows) > max(1.0, 0.1 * dev_share * n_rows):
         logger.warning(
             "%s: dev gets %d of %d rows (%.1f %% instead of %.1f %%): %s",
@@ -56,12 +56,8 @@ def rows_for_dev(
     return in_dev
 
 
-def connected_rows(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the number of each row's component, shape (N,), from 0.
-
-    Args:
-        groups: The rows' texts as numbers, shape (N, k).
-    """
+def _connected_rows(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of each row's component, shape (N,), from 0; `groups` as in `rows_for_dev`."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -72,38 +68,6 @@ def connected_rows(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     _, component = connected_components(graph, directed=False)
     numbers: NDArray[np.int64] = np.unique(component[groups[:, 0]], return_inverse=True)[1].astype(np.int64)
     return numbers
-
-
-def share_of_components(components: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Return which rows to use for dev, shape (N,): whole components in random order, about `share` of the rows.
-
-    A component with more rows than are still wanted is skipped. At the end, the smallest skipped component is taken
-    too if the share is closer with it.
-
-    Args:
-        components: Number of each row's component, shape (N,), from 0.
-        share: Share of the rows for dev, above 0 and below 1.
-        seed: Of the order.
-
-    Raises:
-        DataError: All rows are one component.
-    """
-    sizes = np.bincount(components)
-    wanted = _n_wanted(components, share)
-    taken = np.zeros(len(sizes), bool)
-    left = wanted
-    for component in np.random.default_rng(seed).permutation(len(sizes)).tolist():
-        if sizes[component] <= left:
-            taken[component] = True
-            left -= int(sizes[component])
-            if not left:
-                break
-    smallest = int(np.argmin(np.where(taken, len(components) + 1, sizes)))
-    nearer = abs(left - int(sizes[smallest])) < left
-    if (nearer or not taken.any()) and taken.sum() + 1 < len(sizes):
-        taken[smallest] = True
-    chosen: NDArray[np.bool_] = taken[components]
-    return chosen
 
 
 def share_of_classes(
@@ -123,24 +87,27 @@ def share_of_classes(
     Raises:
         DataError: All rows are one component.
     """
-    n_wanted, rng = _n_wanted(components, share), np.random.default_rng(seed)
+    n_rows = len(components)
+    if not components.max(initial=0):
+        rows = "there is only one row" if n_rows < 2 else "all rows are connected by shared texts"
+        raise DataError(f"no dev part can be split off: {rows}", "give a file for dev instead of dev_share")
+    n_wanted, rng = min(max(round(share * n_rows), 1), n_rows - 1), np.random.default_rng(seed)
+    sizes = np.bincount(codes)
     cells = _class_cells(components, codes)
-    left = _wanted_of_classes(np.bincount(codes), share, n_wanted, rng)
+    wanted = _wanted_of_classes(sizes, share, n_wanted, rng)
     taken = np.zeros(len(cells.starts) - 1, bool)
-    classes, n_rows, starts, open_rows = cells.of_class.tolist(), cells.counts.tolist(), cells.starts, left.tolist()
-    n_left = sum(open_rows)
-    for component in rng.permutation(len(taken)).tolist():
+    classes, n_rows_of, left, n_left = cells.of_class.tolist(), cells.counts.tolist(), wanted.tolist(), wanted.sum()
+    for component in map(int, rng.permutation(len(taken))):
         if not n_left:
             break
-        own = range(starts[component], starts[component + 1])
-        if all(n_rows[i] <= open_rows[classes[i]] for i in own):
+        own = range(cells.starts[component], cells.starts[component + 1])
+        if all(n_rows_of[i] <= left[classes[i]] for i in own):
             taken[component] = True
             for i in own:
-                open_rows[classes[i]] -= n_rows[i]
-                n_left -= n_rows[i]
-    in_train = np.bincount(codes) - left + np.array(open_rows, np.int64)
-    taken = _made_good(cells, taken, np.array(open_rows, np.int64), in_train)
-    chosen: NDArray[np.bool_] = taken[components]
+                left[classes[i]] -= n_rows_of[i]
+                n_left -= n_rows_of[i]
+    still = np.array(left, np.int64)
+    chosen: NDArray[np.bool_] = _made_good(cells, taken, still, sizes - wanted + still)[components]
     return chosen
 
 
@@ -150,15 +117,14 @@ class _ClassCells(NamedTuple):
     of_component: NDArray[np.int64]
     of_class: NDArray[np.int64]
     counts: NDArray[np.int64]
-    starts: list[int]  # index of each component's first cell, then the number of cells
+    starts: NDArray[np.int64]  # index of each component's first cell, then the number of cells
 
 
 def _class_cells(components: NDArray[np.int64], codes: NDArray[np.int64]) -> _ClassCells:
     n_classes = int(codes.max()) + 1
     cells, counts = np.unique(components * n_classes + codes, return_counts=True)
     of_component, of_class = np.divmod(cells, n_classes)
-    starts = np.append(0, np.cumsum(np.bincount(of_component)))
-    return _ClassCells(of_component, of_class, counts, starts.tolist())
+    return _ClassCells(of_component, of_class, counts, np.append(0, np.cumsum(np.bincount(of_component))))
 
 
 def _made_good(
@@ -191,19 +157,6 @@ def _made_good(
         own = slice(cells.starts[best], cells.starts[best + 1])
         left[cells.of_class[own]] += moved[own]
         in_train[cells.of_class[own]] += moved[own]
-
-
-def _n_wanted(components: NDArray[np.int64], share: float) -> int:
-    """Return how many rows the share is, at least one and not all.
-
-    Raises:
-        DataError: All rows are one component.
-    """
-    n_rows = len(components)
-    if not components.max(initial=0):
-        rows = "there is only one row" if n_rows < 2 else "all rows are connected by shared texts"
-        raise DataError(f"no dev part can be split off: {rows}", "give a file for dev instead of dev_share")
-    return min(max(round(share * n_rows), 1), n_rows - 1)
 
 
 def _wanted_of_classes(

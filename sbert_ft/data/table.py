@@ -13,38 +13,27 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sbert_ft.config.file_kinds import Kind
+from sbert_ft.config.file_kinds import FILE_KINDS, KIND_OF_SUFFIX, Kind
 from sbert_ft.data.columns import nearest_name, usual_texts
 from sbert_ft.data.file_formats import FORMATS
-from sbert_ft.data.formats import Missing, OnBadRecord, Row
+from sbert_ft.data.formats import DELIMITER_NAMES, N_SHOWN_COLUMNS, Missing, OnBadRecord, Row, TableFile
 from sbert_ft.data.ledger import RowFaults, Unit, at_lines, counted
-from sbert_ft.data.sniffing import TableFormat, kind_of, listed
 from sbert_ft.data.text import fault, find_encoding, first_bytes, is_blank, refuse_other_formats
-from sbert_ft.errors import DataError, quoted
+from sbert_ft.errors import DataError, listed, quoted, shown
 
-__all__ = ["Kind", "Missing", "Row", "Table", "TableFormat", "open_table"]
+__all__ = ["Kind", "Row", "Table", "open_table"]
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(TableFile):
     """A file that can be read row by row, any number of times; create it with `open_table`."""
-
-    path: Path
-    format: TableFormat
 
     def __iter__(self) -> Iterator[Row]:
         return self.rows()
-
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        """The names of the columns; a file without columns has one, "text"."""
-        return self.format.columns or ("text",)
 
     @property
     def unit(self) -> Unit:
@@ -90,12 +79,11 @@ class Table:
         if names is None and not self.format.columns and n == 1:
             return (0,)
         if not self.format.columns and n == 2:
-            raise fault(
-                self.path, f"expected {wanted}, found one text per line", hint="give a .csv, .tsv, .jsonl or .parquet"
-            )
+            problem = f"expected {wanted}, found one text per line"
+            raise fault(self.path, problem, hint="give a .csv, .tsv, .jsonl or .parquet")
         if names is not None:
             if len(names) != n or len(set(names)) != n:
-                raise fault(self.path, f"expected the names of {wanted}, found {listed(list(map(quoted, names)))}")
+                raise fault(self.path, f"expected the names of {wanted}, found {listed(names, N_SHOWN_COLUMNS)}")
             return tuple(map(self.column_index, names))
         if n == 1 and len(self.format.columns) == 1 and self.format.delimiter is None:
             return (0,)  # the only key is certainly a name, but the first line of a file of cells could be a text
@@ -107,7 +95,7 @@ class Table:
 
     def _columns_found(self) -> str:
         source = FORMATS[self.format.kind].names_columns
-        return f"{source} {listed([quoted(name) for name in self.format.columns])}{self.format.delimiter_hint()}"
+        return f"{source} {listed(self.format.columns, N_SHOWN_COLUMNS)}{self.format.delimiter_hint()}"
 
     def texts(self, columns: Sequence[int], *, may_be_empty: bool = False) -> Iterator[tuple[str, ...]]:
         """Yield each row's texts in these columns; blank texts give a warning, empty ones are an error.
@@ -136,7 +124,7 @@ class Table:
             rows = counted(n_blank, "row")
             logger.warning(
                 "%s: %s with a text that is blank, so a model has nothing to read: %s",
-                *(quoted(self.path, limit=400), rows, places),
+                *(shown(self.path), rows, places),
             )
 
     def checked_rows(
@@ -173,7 +161,7 @@ class Table:
 
     def _bad_rows(self, faults: RowFaults, end: str) -> DataError:
         """Return the error about the bad rows; for a single one, in the form of an error about a line."""
-        where, n_bad = quoted(self.path, limit=400), faults.counts.total()
+        where, n_bad = shown(self.path), faults.counts.total()
         if n_bad == 1:
             return DataError(f"{where}, {faults.describe()}{end}")
         return DataError(f"{where}: {counted(n_bad, 'row')} cannot be used: {faults.describe()}{end}")
@@ -205,7 +193,13 @@ class Table:
 def open_table(
     path: str | os.PathLike[str], *, encoding: str | None = None, delimiter: str | None = None, kind: str | None = None
 ) -> Table:
-    """Return the table in a file; `find_format` says how its format is found.
+    """Return the table in a file, whose format is found from its suffix and its beginning where it is not given.
+
+    The cells of a .csv are quoted; its delimiter is the most frequent one of , ; tab | in the header. The cells of a
+    .tsv are not quoted, unless a CSV writer must have written it: the header is quoted, or (in the first million
+    characters) every quote is where such a writer puts it and some are needed. To decide this yourself, `kind="tsv"`
+    reads quotes as characters, `kind="csv"` with `delimiter="tab"` as quotes. A .txt has one text per line, unless
+    `kind` or `delimiter` says otherwise.
 
     Args:
         path: A regular file.
@@ -216,28 +210,45 @@ def open_table(
     Raises:
         DataError: The file does not have the expected format; the message says what was found and what to do.
     """
-    return Table(Path(path), find_format(Path(path), encoding, delimiter, kind))
-
-
-def find_format(path: Path, encoding: str | None, delimiter: str | None, kind: str | None) -> TableFormat:
-    """Return the format of a file, found out from its suffix and its beginning where it is not given.
-
-    The cells of a .csv are quoted; its delimiter is the most frequent one of , ; tab | in the header. The cells of a
-    .tsv are not quoted, unless a CSV writer must have written it: the header is quoted, or (in the first million
-    characters) every quote is where such a writer puts it and some are needed. To decide this yourself, `kind="tsv"`
-    reads quotes as characters, `kind="csv"` with `delimiter="tab"` as quotes. A .txt has one text per line, unless
-    `kind` or `delimiter` says otherwise. Arguments and errors as in `open_table`.
-    """
+    path = Path(path)
     head = first_bytes(path)
-    chosen = FORMATS[kind_of(path, kind, delimiter)]
-    refuse_other_formats(path, head, chosen.kind)
-    if encoding is not None and not chosen.options.takes_encoding:
-        raise fault(path, f"{chosen.kind.capitalize()} knows its own encoding", hint="leave --encoding out")
-    codec = find_encoding(path, head, encoding) if chosen.options.takes_encoding else ""
-    found = chosen.find(path, codec, delimiter, kind is not None)
-    if chosen.options.has_columns and not found.columns:
+    chosen = _kind_of(path, kind, delimiter)
+    options = FILE_KINDS[chosen]
+    refuse_other_formats(path, head, chosen)
+    if encoding is not None and not options.takes_encoding:
+        raise fault(path, f"{chosen.capitalize()} knows its own encoding", hint="leave --encoding out")
+    codec = find_encoding(path, head, encoding) if options.takes_encoding else ""
+    found = FORMATS[chosen].find(path, codec, delimiter, kind is not None)
+    if options.has_columns and not found.columns:
         raise fault(path, "has no columns; expected at least one of texts")
     name, count = Counter(found.columns or ("",)).most_common(1)[0]
     if count > 1:
         raise fault(path, f"{count} columns are called {quoted(name)}", hint="give each a name of its own")
+    return Table(path, found)
+
+
+def _kind_of(path: Path, kind: str | None, delimiter: str | None) -> Kind:
+    """Return the requested format, or the one that the suffix and the delimiter imply."""
+    by_suffix = KIND_OF_SUFFIX.get(path.suffix.lower())
+    if kind is None and by_suffix is None and delimiter is None:
+        suffix, accepted = quoted(path.suffix), ", ".join(KIND_OF_SUFFIX)
+        raise fault(path, f"cannot tell the format from the suffix {suffix}; expected {accepted}, or give --kind")
+    if kind is not None and kind not in FILE_KINDS:
+        raise fault(path, f"--kind {quoted(kind)} is not known; expected {', '.join(FILE_KINDS)}")
+    found = next((known for known in FILE_KINDS if known == kind), by_suffix)
+    if delimiter is None:
+        assert found is not None
+        return found
+    character = DELIMITER_NAMES.get(delimiter, delimiter)
+    if len(character) != 1 or character in '"\r\n\0':
+        expected = "one character or comma, semicolon, tab, pipe"
+        raise fault(path, f"--delimiter {quoted(delimiter)} cannot separate cells; expected {expected}")
+    if kind is None and (found is None or found == "lines"):
+        return "tsv" if character == "\t" else "csv"
+    if found == "tsv" and character != "\t":
+        problem = f"a tsv has tabs between cells, not {quoted(delimiter)}"
+        raise fault(path, problem, hint="give --kind csv with --delimiter")
+    assert found is not None
+    if not FILE_KINDS[found].takes_delimiter:
+        raise fault(path, f"a file of kind {found} has no delimiter", hint="leave --delimiter out or give --kind csv")
     return found

@@ -16,8 +16,9 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from sbert_ft.errors import DataError, quoted
+from sbert_ft.errors import DataError, quoted, shown
 
 logger = logging.getLogger(__name__)
 MAX_RECORD_CHARS = 1 << 26  # far more than any text; without a limit, an unclosed quote would read the rest of the file
@@ -67,7 +68,7 @@ _PICKLE = re.compile(rb"\x80[\x02-\x05]", re.DOTALL)
 def fault(path: Path, problem: str, line: int | None = None, unit: str = "line", hint: str = "") -> DataError:
     """Return the error about a file, with the line or row where one is given."""
     position = "" if line is None else f"{unit} {line}"
-    return DataError(problem, hint, where=quoted(path, limit=400), position=position)
+    return DataError(problem, hint, where=shown(path), position=position)
 
 
 def first_bytes(path: Path, n_bytes: int = 4096) -> bytes:
@@ -146,7 +147,7 @@ def find_encoding(path: Path, head: bytes, wanted: str | None) -> str:
         logger.warning(
             "%s: looks as if it were in UTF-8, but is read as %s as requested; if texts come out wrong, leave "
             "--encoding (data.encoding) out",
-            *(quoted(path, limit=400), wanted),
+            *(shown(path), wanted),
         )
     if not name or name.replace("_", "-") in _NOT_FOR_FILES:
         expected = "utf-8, utf-16, cp949, euc-kr, latin-1 or another that Python knows"
@@ -194,17 +195,17 @@ def without_line_end(line: str) -> str:
 
 def _not_in_encoding(path: Path, encoding: str) -> DataError:
     """Return the error that names the first byte that is not in `encoding`; reads the file again to find it."""
-    place = _first_bad_byte(path, encoding)
+    place = _trial(path, encoding).bad_byte
     said_otherwise = encoding.lower().replace("_", "-") not in ("utf-8", "utf-8-sig")
-    if said_otherwise and _decodes(path, "utf-8"):
+    if said_otherwise and _trial(path, "utf-8").decodes:
         advice = "the file is in UTF-8: leave --encoding out"
     elif place is None:
         advice = "give its encoding with --encoding, such as cp949 or utf-16-le"
     elif b"\0" in first_bytes(path):
         advice = "it begins with NUL bytes: if it is UTF-16 without a byte order mark, give --encoding utf-16-le"
-    elif _is_utf_8_before(path, place[0]):
+    elif _begins_as_utf_8(first_bytes(path, _CHUNK_BYTES)[: place[0]]):
         advice = "the text before it is in UTF-8: fix the line"
-    elif _holds_hangul(path):
+    elif (korean := _trial(path, "cp949")).decodes and korean.has_hangul:
         advice = "it can be read as Korean cp949: try --encoding cp949 (in a run's JSON data.encoding)"
     else:
         advice = "give the file's encoding, such as --encoding latin-1 or johab, or fix the line if the rest is right"
@@ -214,65 +215,33 @@ def _not_in_encoding(path: Path, encoding: str) -> DataError:
     return fault(path, f"byte 0x{byte:02x} at offset {offset:,} is not in {encoding}", line, hint=advice)
 
 
-def _decoded(path: Path, encoding: str) -> Iterator[tuple[int, bytes, str]]:
-    """Yield (offset, bytes, text) of each chunk; the last chunk is empty and ends the decoding."""
+class _Trial(NamedTuple):
+    """What came of decoding a whole file."""
+
+    decodes: bool
+    has_hangul: bool = False  # Hangul syllables
+    bad_byte: tuple[int, int, int] | None = None  # offset, line and value of the first one, where there is such a byte
+
+
+def _trial(path: Path, encoding: str) -> _Trial:
+    """Return what comes of decoding the whole file, a chunk at a time."""
     decoder = codecs.getincrementaldecoder(encoding)("strict")
-    offset = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            yield offset, chunk, _decode(decoder, chunk, offset)
-            offset += len(chunk)
-        yield offset, b"", _decode(decoder, b"", offset)
-
-
-def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, offset: int) -> str:
-    """Return the chunk's text; raise `_BadByte` with the offset in the file where a byte is bad."""
+    offset, line, has_hangul, chunk = 0, 1, False, b""
     try:
-        return decoder.decode(chunk, final=not chunk)
+        with open(path, "rb") as file:
+            while True:
+                offset += len(chunk)
+                chunk = file.read(_CHUNK_BYTES)
+                text = decoder.decode(chunk, final=not chunk)
+                if not chunk:
+                    return _Trial(True, has_hangul)
+                line += text.count("\n")
+                has_hangul = has_hangul or re.search("[가-힣]", text) is not None
     except UnicodeDecodeError as error:
         # Its bytes are this chunk after the beginning of a character that was cut by the end of the previous chunk.
         begin = offset - (len(error.object) - len(chunk))
         readable = error.object[: error.start].decode(error.encoding, "ignore")
-        raise _BadByte(begin + error.start, readable.count("\n"), error.object[error.start]) from error
-
-
-class _BadByte(UnicodeError):
-    """A byte that cannot be decoded: (offset in the file, line ends before it in its chunk, the byte)."""
-
-
-def _first_bad_byte(path: Path, encoding: str) -> tuple[int, int, int] | None:
-    """Return (offset, line, byte) of the first byte that is not in `encoding`; None if there is no such single byte."""
-    line = 1
-    try:
-        for _, _, text in _decoded(path, encoding):
-            line += text.count("\n")
-    except _BadByte as error:
-        offset, n_lines_before, byte = error.args
-        return offset, line + n_lines_before, byte
+        place = (begin + error.start, line + readable.count("\n"), error.object[error.start])
+        return _Trial(False, has_hangul, place)
     except (UnicodeError, OSError):  # UTF-16 without a byte order mark has no first bad byte
-        return None
-    return None
-
-
-def _is_utf_8_before(path: Path, offset: int) -> bool:
-    """Return whether the text before `offset` is UTF-8 with enough characters beyond ASCII to rule out chance."""
-    with open(path, "rb") as file:
-        return _begins_as_utf_8(file.read(min(offset, _CHUNK_BYTES)))
-
-
-def _decodes(path: Path, encoding: str) -> bool:
-    """Return whether the whole file decodes."""
-    try:
-        for _ in _decoded(path, encoding):
-            pass
-    except (UnicodeError, OSError):
-        return False
-    return True
-
-
-def _holds_hangul(path: Path) -> bool:
-    """Return whether the whole file decodes as cp949 and then has Hangul syllables."""
-    try:  # a list, because the whole file must be decoded
-        return any([re.search("[가-힣]", text) is not None for _, _, text in _decoded(path, "cp949")])
-    except (UnicodeError, OSError):
-        return False
+        return _Trial(False)

@@ -22,7 +22,7 @@ from sbert_ft.data.file_formats import FORMATS, Parquet
 from sbert_ft.data.formats import NewColumn, Row, Values
 from sbert_ft.data.table import Table
 from sbert_ft.data.text import fault
-from sbert_ft.errors import DataError, OutputError, quoted
+from sbert_ft.errors import DataError, OutputError, quoted, shown
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -49,7 +49,7 @@ def write_table_with_columns(
     if taken is not None:
         raise fault(table.path, f"has a column {quoted(taken)} already", hint="give the new one another name")
     if os.path.exists(target) and os.path.samefile(table.path, target):
-        raise OutputError(f"{quoted(target, limit=400)}: is the file that is read", "write to another file")
+        raise OutputError(f"{shown(target)}: is the file that is read", "write to another file")
     encoding = table.format.encoding if target_kind == table.format.kind else "utf-8"
     try:
         if target_kind == "parquet":
@@ -62,10 +62,10 @@ def write_table_with_columns(
         with open(target, "w", encoding=encoding, newline="") as file:
             file.writelines(lines)
     except UnicodeEncodeError:
-        shown = ", ".join(map(quoted, names))
-        raise OutputError(f"{shown} cannot be written in {encoding}", where=quoted(target, limit=400)) from None
+        columns_shown = ", ".join(map(quoted, names))
+        raise OutputError(f"{columns_shown} cannot be written in {encoding}", where=shown(target)) from None
     except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror or error}", where=quoted(target, limit=400)) from error
+        raise OutputError(f"cannot be written: {error.strerror or error}", where=shown(target)) from error
 
 
 def _target_kind(table: Table, target: Path, kind: Kind | None) -> Kind:
@@ -75,7 +75,7 @@ def _target_kind(table: Table, target: Path, kind: Kind | None) -> Kind:
         return table.format.kind
     if found == "lines":
         problem = "a file of one text per line has no place for a column"
-        raise OutputError(f"{quoted(target, limit=400)}: {problem}", "write to .csv, .tsv, .jsonl or .parquet")
+        raise OutputError(f"{shown(target)}: {problem}", "write to .csv, .tsv, .jsonl or .parquet")
     return found
 
 

@@ -70,21 +70,22 @@ def damaged(path: Path, n_bytes: int, cause: str) -> ModelFolderError:
 def strict_value(text: str, *, finite: bool = True) -> Any:
     """Return the value of a JSON text, which has no key twice in an object, no NaN, and no number that is too large.
 
-    Args:
-        text: One JSON value.
-        finite: Whether a number beyond the range of a float is refused here; else it is read as infinity.
+    Unless `finite`, a number beyond the range of a float is not refused, but read as infinity.
 
     Raises:
         ValueError: It has; the message is a clause. Or it is not JSON (`json.JSONDecodeError`).
         RecursionError: It is nested too deeply.
     """
-    return json.loads(
+    value = json.loads(
         text,
         object_pairs_hook=_without_repeats,
         parse_float=_finite if finite else float,
         parse_int=_short,
         parse_constant=_no_number,
     )
+    if text.count("[") + text.count("{") > _DEEPEST and is_deeper(value, _DEEPEST):
+        raise RecursionError
+    return value
 
 
 def parse_json(data: bytes, source: str, kind: type = dict) -> Any:
@@ -105,8 +106,6 @@ def parse_json(data: bytes, source: str, kind: type = dict) -> Any:
         raise ModelFolderError(f"{source} is nested too deeply; expected a plain JSON object") from None
     except ValueError as error:  # a key twice, NaN, or an integer of thousands of digits
         raise ModelFolderError(f"{source} is not valid JSON: {str(error).partition(';')[0]}") from None
-    if data.count(b"[") + data.count(b"{") > _DEEPEST and is_deeper(value, _DEEPEST):
-        raise ModelFolderError(f"{source} is nested too deeply; expected a plain JSON object")
     if not isinstance(value, kind):
         expected = "an object, {...}" if kind is dict else "an array, [...]"
         raise ModelFolderError(f"{source} holds {_FOUND.get(type(value), 'a number')}; expected {expected}")

@@ -1096,7 +1096,7 @@ def test_every_default_is_within_its_range(key: Any) -> None:
 
 def test_names_are_those_of_the_rooms_that_know_them() -> None:
     from sbert_ft.data.file_formats import FORMATS
-    from sbert_ft.data.sniffing import DELIMITER_NAMES
+    from sbert_ft.data.formats import DELIMITER_NAMES
     from sbert_ft.encoder.devices import PRECISIONS
 
     assert {*KEYS["training.metric"].limits.choices} < METRICS.keys()

@@ -19,8 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sbert_ft.data import formats, text
-from sbert_ft.data.formats import Missing, NewColumn
-from sbert_ft.data.sniffing import TableFormat
+from sbert_ft.data.formats import Missing, NewColumn, TableFormat
 from sbert_ft.data.table import Row, Table, open_table
 from sbert_ft.data.writers import write_table_with_columns
 from sbert_ft.errors import DataError, OutputError
@@ -578,7 +577,7 @@ def test_unclosed_quote_does_not_read_a_huge_file(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(formats, "MAX_RECORD_CHARS", 1000)
     lines = ((i, "x\n") for i in range(3, 10**9))
     with pytest.raises(DataError, match="line 2: the quote that opens a cell here is not closed"):
-        list(formats.quoted_records(Path("a.csv"), iter([(2, '"x\n'), *(next(lines) for _ in range(999))]), ","))
+        list(formats.cell_records(Path("a.csv"), iter([(2, '"x\n'), *(next(lines) for _ in range(999))]), ","))
 
 
 def test_line_longer_than_any_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
