@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
@@ -26,7 +26,7 @@ from sbert_ft.data.formats import Missing
 from sbert_ft.data.ledger import RowFaults, Unit, file_sha256
 from sbert_ft.data.table import Table, open_table
 from sbert_ft.data.text import fault
-from sbert_ft.errors import InputError, quoted
+from sbert_ft.errors import InputError, quoted, shown
 
 if TYPE_CHECKING:
     import pandas
@@ -56,25 +56,28 @@ class PairSource:
 
     Attributes:
         name: The path as given, or "<dataframe>", "<pairs>" or "<texts>".
-        where: The name in quotes; messages begin with it.
         format: How the source is read, in one line.
-        sha256: Of a file's bytes; None where there is no file.
-        unit: What the rows' `line` counts: lines from 1, rows of Parquet from 1, positions from 0.
         text_names: Of the one, two or three columns with texts, for messages.
+        rows: Returns the stream; records that are not rows, such as ragged ones, are added to the faults instead.
         label_name: Of the column with the label, for messages; None where no label is read.
         notes: What was found out, one sentence each.
-        rows: Returns the stream; records that are not rows, such as ragged ones, are added to the faults instead.
+        sha256: Of a file's bytes; None where there is no file.
+        unit: What the rows' `line` counts: lines from 1, rows of Parquet from 1, positions from 0.
     """
 
     name: str
-    where: str
     format: str
-    sha256: str | None
-    unit: Unit
     text_names: tuple[str, ...]
-    label_name: str | None
-    notes: tuple[str, ...]
     rows: Callable[[RowFaults], Iterator[RawRow]]
+    label_name: str | None = None
+    notes: tuple[str, ...] = ()
+    sha256: str | None = None
+    unit: Unit = "position"
+
+    @property
+    def where(self) -> str:
+        """The name in quotes; messages begin with it."""
+        return quoted(self.name, limit=400)
 
 
 def file_source(path: Path, reading: Reading) -> PairSource:
@@ -90,18 +93,16 @@ def file_source(path: Path, reading: Reading) -> PairSource:
         table = open_table(path, encoding=reading.encoding, delimiter="tab")
     if not table.format.columns:
         raise fault(path, "has one text per line, expected rows of pairs", hint="give a .csv, .tsv, .jsonl or .parquet")
-    where = quoted(path, limit=400)
     is_header = table.format.delimiter is not None
     hint = table.format.delimiter_hint() or (_HEADER if is_header else "")
-    columns = find_columns(where, table.format.columns, reading, hint=hint)
-    unit = table.unit
+    columns = find_columns(shown(path), table.format.columns, reading, hint=hint)
     rows = _checked_json_rows if table.format.kind == "jsonl" and columns.label is None else _table_rows
 
     def raw_rows(faults: RowFaults) -> Iterator[RawRow]:
-        return rows(table, columns, faults)
+        return rows(table, columns, partial(faults.add, FORMATS[table.format.kind].bad_record))
 
-    described = table.format.describe()
-    return _of_columns(str(path), described, file_sha256(path), unit, table.format.columns, columns, raw_rows)
+    source = _of_columns(str(path), table.format.describe(), table.format.columns, columns, raw_rows)
+    return replace(source, sha256=file_sha256(path), unit=table.unit)
 
 
 def _first_line_has_tabs(table: Table) -> bool:
@@ -111,36 +112,27 @@ def _first_line_has_tabs(table: Table) -> bool:
 def _of_columns(
     name: str,
     described: str,
-    sha256: str | None,
-    unit: Unit,
     names: Sequence[str],
     columns: PairColumns,
     rows: Callable[[RowFaults], Iterator[RawRow]],
 ) -> PairSource:
     text_names = tuple(f"text in {quoted(names[i])}" for i in columns.texts)
     label_name = None if columns.label is None else f"column {quoted(names[columns.label])}"
-    where = quoted(name, limit=400)
-    return PairSource(name, where, described, sha256, unit, text_names, label_name, columns.notes, rows)
+    return PairSource(name, described, text_names, rows, label_name, columns.notes)
 
 
-def _bad_record(table: Table, faults: RowFaults) -> formats.OnBadRecord:
-    """Return the function that adds a record that is not a row to `faults`."""
-    return partial(faults.add, FORMATS[table.format.kind].bad_record)
-
-
-def _table_rows(table: Table, columns: PairColumns, faults: RowFaults) -> Iterator[RawRow]:
+def _table_rows(table: Table, columns: PairColumns, on_bad: formats.OnBadRecord) -> Iterator[RawRow]:
     n_texts = len(columns.texts)
     wanted = columns.texts if columns.label is None else (*columns.texts, columns.label)
-
-    for row in table.rows(wanted, _bad_record(table, faults)):
+    for row in table.rows(wanted, on_bad):
         yield RawRow(row.line, row.values[:n_texts], row.values[n_texts] if len(wanted) > n_texts else None)
 
 
-def _checked_json_rows(table: Table, columns: PairColumns, faults: RowFaults) -> Iterator[RawRow]:
+def _checked_json_rows(table: Table, columns: PairColumns, on_bad: formats.OnBadRecord) -> Iterator[RawRow]:
     """Yield the rows of JSON lines without labels; raise DataError where a later object has one, unlike the first."""
     names = [table.format.columns[i] for i in columns.texts]
     like_labels = (*LABEL_NAMES, *(SINGLE_LABEL_NAMES if len(names) == 1 else ()))
-    for record in formats.json_records(table.path, table.format.encoding, _bad_record(table, faults)):
+    for record in formats.json_records(table.path, table.format.encoding, on_bad):
         for key in record.values:
             if key not in table.format.columns and key.casefold().strip() in like_labels and len(names) < 3:
                 problem = f"has a key {quoted(key)} like a label, which the first object does not have"
@@ -170,7 +162,7 @@ def frame_source(frame: pandas.DataFrame, reading: Reading) -> PairSource:
             for line, row in enumerate(values, start):
                 yield RawRow(line, row[:n_texts], row[n_texts] if len(row) > n_texts else None)
 
-    return _of_columns("<dataframe>", f"DataFrame, {len(names)} columns", None, "position", names, columns, rows)
+    return _of_columns("<dataframe>", f"DataFrame, {len(names)} columns", names, columns, rows)
 
 
 def tuple_source(
@@ -178,14 +170,7 @@ def tuple_source(
 ) -> PairSource:
     """Return the rows of (a, b), (a, b, number) or (anchor, positive, negative), at positions from 0.
 
-    Args:
-        pairs: The rows.
-        reading: Where it says what labels mean, the third value is a label even if it is a text.
-        labels: One for each row; the rows then have no labels of their own.
-
-    Raises:
-        InputError: `pairs` cannot be read in order, a row has none of these forms or differs in form from the first
-            one, columns are named, or the numbers of labels and rows differ.
+    Arguments and errors as in `ConnectionDataset.from_pairs`.
     """
     _check_given(pairs, reading, "pairs", "a list of pairs of texts")
     given = None if labels is None else _label_list(labels, pairs)
@@ -197,39 +182,29 @@ def tuple_source(
     n_texts = 3 if shape == _TRIPLET else 2
     has_third_label = shape in (_LABELLED, _CLASSED)
     if given is not None and has_third_label:
-        raise InputError(
-            f"labels are given, but the row at position 0 is {shape}", "leave out its third value or the labels"
-        )
+        problem = f"labels are given, but the row at position 0 is {shape}"
+        raise InputError(problem, "leave out its third value or the labels")
 
     def rows(faults: RowFaults) -> Iterator[RawRow]:
         every = chain(() if first is None else (first,), values)
         for line, (row, label) in enumerate(_with_labels(every, given)):
             if (found := _shape(row, third_is_label)) != shape:
-                raise InputError(
-                    f"row at position {line} is {found}, but the first one is {shape}", "give all of one kind"
-                )
+                problem = f"row at position {line} is {found}, but the first one is {shape}"
+                raise InputError(problem, "give all of one kind")
             yield RawRow(line, row[:n_texts], row[2] if has_third_label else label)
 
     names = ("first text", "second text", "third text")[:n_texts]
-    note = "triplets need no label" if shape == _TRIPLET else "no labels: all pairs are taken as matches"
+    described = shape if given is None else f"{shape} and labels"
     if has_third_label or given is not None:
-        label_name = "third value" if has_third_label else _LABEL_LIST
-        described = shape if has_third_label else f"{shape} and labels"
-        return PairSource("<pairs>", "'<pairs>'", described, None, "position", names, label_name, (), rows)
-    return PairSource("<pairs>", "'<pairs>'", shape, None, "position", names, None, (note,), rows)
+        return PairSource("<pairs>", described, names, rows, "third value" if has_third_label else _LABEL_LIST)
+    note = "triplets need no label" if shape == _TRIPLET else "no labels: all pairs are taken as matches"
+    return PairSource("<pairs>", described, names, rows, notes=(note,))
 
 
 def text_source(texts: Iterable[object], reading: Reading, labels: Iterable[object] | None = None) -> PairSource:
     """Return rows of one text each, at positions from 0; None and NaN count as missing texts.
 
-    Args:
-        texts: A list, an array or a Series.
-        reading: What labels mean.
-        labels: One for each text; None for texts without labels.
-
-    Raises:
-        InputError: `texts` cannot be read in order or has a value that is not a text, columns are named, or the
-            numbers of labels and texts differ.
+    Arguments and errors as in `ConnectionDataset.from_texts`.
     """
     _check_given(texts, reading, "texts", "a list of texts")
     given = None if labels is None else _label_list(labels, texts)
@@ -245,38 +220,37 @@ def text_source(texts: Iterable[object], reading: Reading, labels: Iterable[obje
             yield RawRow(line, (None if missing else text,), label)
 
     if given is None:
-        return PairSource("<texts>", "'<texts>'", "text", None, "position", ("text",), None, ("no labels",), rows)
-    return PairSource("<texts>", "'<texts>'", "text and labels", None, "position", ("text",), _LABEL_LIST, (), rows)
+        return PairSource("<texts>", "text", ("text",), rows, notes=("no labels",))
+    return PairSource("<texts>", "text and labels", ("text",), rows, _LABEL_LIST)
 
 
 def _check_given(rows: object, reading: Reading, name: str, expected: str) -> None:
     """Raise InputError where `rows` cannot be read in order, or where `reading` names columns."""
     if hasattr(rows, "iloc") and getattr(rows, "ndim", 1) == 2:
         raise InputError(f"{name} is a DataFrame, expected {expected}", "use from_dataframe")
-    in_order = hasattr(rows, "__iter__") and not isinstance(rows, (str, bytes, Mapping, Set))
-    if not in_order or getattr(rows, "ndim", 1) == 0:
+    if not _is_in_order(rows):
         raise InputError(f"{name} is of type {type(rows).__name__}, expected {expected}")
     if reading.text_columns is not None or reading.label_column is not None:
-        raise InputError(
-            f"text_columns and label_column name columns, which {_HOLDERS[name]} do not have", "leave them out"
-        )
+        problem = f"text_columns and label_column name columns, which {_HOLDERS[name]} do not have"
+        raise InputError(problem, "leave them out")
+
+
+def _is_in_order(values: object) -> bool:
+    """Return whether values can be read in order: neither a text, nor a mapping, a set or a single number."""
+    is_other = isinstance(values, (str, bytes, Mapping, Set)) or getattr(values, "ndim", 1) == 0
+    return hasattr(values, "__iter__") and not is_other
 
 
 def _label_list(labels: object, rows: object) -> list[object]:
-    """Return the labels as a list, with None for missing ones of pandas.
-
-    Raises:
-        InputError: They are not a list of labels, or the number of rows is known and differs.
-    """
-    in_order = hasattr(labels, "__iter__") and hasattr(labels, "__len__") and getattr(labels, "ndim", 1) > 0
-    if not in_order or isinstance(labels, (str, bytes, Mapping, Set)) or hasattr(labels, "columns"):
+    """Return the labels as a list, with None for missing ones of pandas; refuse another number than that of rows."""
+    if not _is_in_order(labels) or not hasattr(labels, "__len__") or hasattr(labels, "columns"):
         raise InputError(f"labels is of type {type(labels).__name__}, expected a list of one label for each row")
     if hasattr(labels, "notna"):
         listed = _list_of_series(labels)
     else:
         listed = labels.tolist() if isinstance(labels, np.ndarray) else list(cast(Iterable[object], labels))
     if isinstance(rows, Sized) and len(rows) != len(listed):
-        raise _other_number(len(rows), len(listed))
+        raise _other_number(f"{len(rows):,}", len(listed))
     return listed
 
 
@@ -286,36 +260,25 @@ def _list_of_series(series: Any) -> list[object]:
 
 
 def _with_labels(rows: Iterator[_Row], labels: list[object] | None) -> Iterator[tuple[_Row, object]]:
-    """Yield each row with its label, None where `labels` is None.
-
-    Raises:
-        InputError: There are more rows than labels, or fewer.
-    """
+    """Yield each row with its label, None where `labels` is None; refuse more rows than labels, or fewer."""
     if labels is None:
         yield from ((row, None) for row in rows)
         return
-    n_rows = 0
-    for row in rows:
-        if n_rows == len(labels):
-            raise _other_number(f"more than {n_rows:,}", len(labels))
-        yield row, labels[n_rows]
-        n_rows += 1
-    if n_rows < len(labels):
-        raise _other_number(n_rows, len(labels))
+    nothing: Any = object()
+    for n, (row, label) in enumerate(zip_longest(rows, labels, fillvalue=nothing)):
+        if row is nothing or label is nothing:
+            raise _other_number(f"{n:,}" if row is nothing else f"more than {n:,}", len(labels))
+        yield row, label
 
 
-def _other_number(n_rows: int | str, n_labels: int) -> InputError:
-    n = f"{n_rows:,}" if isinstance(n_rows, int) else n_rows
-    return InputError(f"there are {n} rows, but labels has length {n_labels:,}", "give one label for each row")
+def _other_number(n_rows: str, n_labels: int) -> InputError:
+    problem = f"there are {n_rows} rows, but labels has length {n_labels:,}"
+    return InputError(problem, "give one label for each row")
 
 
 def _texts_and_number(row: object, position: int, third_is_label: bool) -> tuple[object, ...]:
-    """Return a row as a tuple after checking its form; whether a third value is a valid label is checked later.
-
-    Raises:
-        InputError: The row has none of the allowed forms.
-    """
-    values = tuple(row) if isinstance(row, Iterable) and not isinstance(row, (str, bytes, Mapping, Set)) else ()
+    """Return a row as a tuple, or refuse its form; whether a third value is a valid label is checked later."""
+    values = tuple(cast(Iterable[object], row)) if _is_in_order(row) else ()
     if len(values) not in (2, 3):
         expected = f"expected {_PAIR}, {_LABELLED} or {_TRIPLET}"
         single = "; for single texts use from_texts" if isinstance(row, str) or len(values) == 1 else ""
