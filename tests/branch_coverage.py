@@ -28,7 +28,7 @@ GROUPS = {
         "tokenization/sequences.py",
     ],
     "tables": [
-        *("data/table.py", "data/formats.py", "data/file_formats.py", "data/text.py", "data/writers.py"),
+        *("data/table.py", "data/formats.py", "data/file_formats.py", "data/text.py"),
         *("data/columns.py", "data/ledger.py", "data/labels.py", "data/sources.py", "data/rows.py"),
     ],
     "checkpoints": [

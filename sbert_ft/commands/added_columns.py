@@ -241,7 +241,7 @@ class RowsToExtend:
         Raises:
             SbertFtError: As `write_table_with_columns`.
         """
-        from sbert_ft.data.writers import write_table_with_columns
+        from sbert_ft.data.file_formats import write_table_with_columns
 
         def values(advance: Callable[[int], None]) -> Iterator[Values]:
             for window in outputs:

@@ -45,12 +45,9 @@ SINGLE_LABEL_NAMES: Final = ("class", "category", "sentiment", "intent", "emotio
 _MAX_COMPARED = 1000
 
 
-_WANTED = ("classes", "label_kind")
-
-
-def folded(names: Iterable[str]) -> list[str]:
-    """Return the names in lower case, without white space around them; names are compared in this form."""
-    return [name.casefold().strip() for name in names]
+def _folded(name: str) -> str:
+    """Return the form in which names are compared."""
+    return name.casefold().strip()
 
 
 def usual_texts(names: Sequence[str], counts: Collection[int]) -> tuple[tuple[int, ...] | None, list[tuple[str, ...]]]:
@@ -64,7 +61,7 @@ def usual_texts(names: Sequence[str], counts: Collection[int]) -> tuple[tuple[in
         counts: How many texts a row may have: one or more of 1, 2 and 3. Where only single texts are wanted, a usual
             name for one side of a pair counts too, if there is no other candidate.
     """
-    there = folded(names)
+    there = list(map(_folded, names))
     groups = _whole_groups(there, [group for group in (*TRIPLET_NAMES, *PAIR_NAMES) if len(group) in counts])
     if not groups and 1 in counts:
         pairs = _whole_groups(there, PAIR_NAMES)
@@ -78,26 +75,19 @@ def usual_texts(names: Sequence[str], counts: Collection[int]) -> tuple[tuple[in
 
 def _whole_groups(names: Sequence[str], usual: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Return the groups of usual names of which all are among the folded `names`, without parts of larger ones."""
-    there = set(names)
-    groups = [group for group in usual if there.issuperset(group)]
+    groups = [group for group in usual if set(names).issuperset(group)]
     return [group for group in groups if not any(set(group) < set(other) for other in groups)]
 
 
-def nearest_name(wanted: str, names: Sequence[str]) -> str | None:
-    """Return the name whose spelling is closest to `wanted`; None where no name is close."""
-    by_folded = {name.casefold().strip(): name for name in reversed(names[:_MAX_COMPARED])}
-    near = difflib.get_close_matches(wanted.casefold().strip()[:_MAX_COMPARED], by_folded, n=1)
-    return by_folded[near[0]] if near else None
+def did_you_mean(wanted: str, names: Sequence[str]) -> str:
+    """Return a question about the name whose spelling is closest to `wanted`, for the end of a message, or ""."""
+    by_folded = {_folded(name): name for name in reversed(names[:_MAX_COMPARED])}
+    near = difflib.get_close_matches(_folded(wanted)[:_MAX_COMPARED], by_folded, n=1)
+    return f"; did you mean {quoted(by_folded[near[0]])}?" if near else ""
 
 
-def names_near(names: Sequence[str], usual: Iterable[str], cutoff: float) -> list[str]:
-    """Return those of `names` whose spelling is close to a usual name.
-
-    Args:
-        names: Of columns.
-        usual: The usual names, in lower case.
-        cutoff: How similar they must be, 0 to 1.
-    """
+def _names_near(names: Sequence[str], usual: Iterable[str], cutoff: float) -> list[str]:
+    """Return those of `names` whose spelling is similar to a usual name, by at least `cutoff` (0 to 1)."""
     known = list(usual)
     few = islice((name for name in names if len(name) <= _MAX_COMPARED), _MAX_COMPARED)
     return [name for name in few if difflib.get_close_matches(name.casefold(), known, n=1, cutoff=cutoff)]
@@ -141,7 +131,7 @@ def _same_classes(classes: Sequence[str]) -> Iterator[Fault]:
 
 
 def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: str = "") -> PairColumns:
-    """Return the columns of a file that hold the texts and the label.
+    """Return which of the columns `names` hold the texts and the label.
 
     Args:
         where: Beginning of the messages, such as the file's name in quotes.
@@ -163,26 +153,28 @@ def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: st
     taken = [quoted(names[i]) for i in texts]
     from_columns = f"{', '.join(taken[:-1])} and {taken[-1]}" if len(taken) > 1 else f"{taken[0]} only"
     chosen = f"texts from {from_columns}"
-    if reading.label_column is not None:
-        label = _position(where, names, reading.label_column, "label_column")
-        if label in texts:
-            raise DataError(
-                f"{where}: {quoted(names[label])} is a column of texts and of labels", "set data.label_column"
-            )
-        return PairColumns(texts, label, (f"{chosen}, labels from {quoted(names[label])}",))
     guesses = _usual_labels(names, texts, LABEL_NAMES)
     if len(texts) == 1 and not guesses:
         guesses = _usual_labels(names, texts, SINGLE_LABEL_NAMES)
-    if len(texts) < 3 and len(guesses) == 1:
-        return PairColumns(texts, guesses[0], (f"{chosen}, labels from {quoted(names[guesses[0]])}",))
-    if len(texts) < 3 and guesses:
-        several = " and ".join(quoted(names[i]) for i in guesses)
-        raise DataError(f"{where}: {several} could all be the label", _set("label_column"))
+    label = None
+    if reading.label_column is not None:
+        label = _position(where, names, reading.label_column, "label_column")
+        if label in texts:
+            problem = f"{quoted(names[label])} is a column of texts and of labels"
+            raise DataError(f"{where}: {problem}", "set data.label_column")
+    elif len(texts) < 3 and guesses:
+        if len(guesses) > 1:
+            several = " and ".join(quoted(names[i]) for i in guesses)
+            raise DataError(f"{where}: {several} could all be the label", _set("label_column"))
+        label = guesses[0]
+    if label is not None:
+        return PairColumns(texts, label, (f"{chosen}, labels from {quoted(names[label])}",))
     fields = ("label_values", "score_range", "classes", "label_kind")
     wanted = next((field for field in fields if getattr(reading, field) is not None), None)
     if wanted is not None:
         # A run sets label_kind by its objective, so it is not named here: the user may not know it.
-        why = f"{reading.label_kind or wanted} are needed" if wanted in _WANTED else f"{wanted} is set"
+        is_kind = wanted in ("classes", "label_kind")
+        why = f"{reading.label_kind or wanted} are needed" if is_kind else f"{wanted} is set"
         problem = f"{why}, but no column has a usual label name; {_found(names)}"
         raise DataError(f"{where}: {problem}", _set("label_column"))
     return PairColumns(texts, None, (chosen, _no_label(names, texts, guesses)))
@@ -192,13 +184,12 @@ def _position(where: str, names: Sequence[str], name: str, setting: str) -> int:
     """Return the position of the column called exactly `name`."""
     if name in names:
         return names.index(name)
-    near = nearest_name(name, names)
-    hint = "" if near is None else f"; did you mean {quoted(near)}?"
-    raise DataError(f"{where}: has no column {quoted(name)}; {_found(names)}", f"fix data.{setting}{hint}")
+    remedy = f"fix data.{setting}{did_you_mean(name, names)}"
+    raise DataError(f"{where}: has no column {quoted(name)}; {_found(names)}", remedy)
 
 
 def _usual_labels(names: Sequence[str], texts: Sequence[int], usual: Sequence[str]) -> list[int]:
-    return [i for i, name in enumerate(names) if name.casefold().strip() in usual and i not in texts]
+    return [i for i, name in enumerate(names) if _folded(name) in usual and i not in texts]
 
 
 def _usual_texts(where: str, names: Sequence[str], hint: str) -> tuple[int, ...]:
@@ -211,10 +202,10 @@ def _usual_texts(where: str, names: Sequence[str], hint: str) -> tuple[int, ...]
         problem = f"which columns hold the texts is not clear ({candidates})"
     else:
         known = {*SINGLE_NAMES, *(name for group in (*TRIPLET_NAMES, *PAIR_NAMES) for name in group)}
-        near = names_near(names, known, 0.8)
+        near = _names_near(names, known, 0.8)
         expected = "expected two columns of texts, such as sentence1 and sentence2, or one, such as text"
-        problem = f"{expected}; no column has a usual name"
-        problem += f" (nearest: {listed(near, N_SHOWN_COLUMNS)})" if near else ""
+        nearest = f" (nearest: {listed(near, N_SHOWN_COLUMNS)})" if near else ""
+        problem = f"{expected}; no column has a usual name{nearest}"
     raise DataError(f"{where}: {problem}; {_found(names)}{hint}", _set("text_columns"))
 
 
@@ -225,7 +216,7 @@ def _no_label(names: Sequence[str], texts: Sequence[int], guesses: Sequence[int]
         hint = f"; {unread} is not read unless data.label_column names it" if unread else ""
         return f"triplets need no label{hint}"
     others = [name for i, name in enumerate(names) if i not in texts]
-    near = names_near(others, LABEL_NAMES, 0.75)
+    near = _names_near(others, LABEL_NAMES, 0.75)
     hint = f"; if {quoted(near[0])} is the label, set data.label_column" if near else ""
     if others and not near:
         hint = f"; not read: {listed(others, N_SHOWN_COLUMNS)}"

@@ -2,22 +2,29 @@
 """The formats of files with texts: one class each that finds out, reads, counts and writes its rows.
 
 A new format is a class here and an entry of `config.file_kinds`. Everything else goes through `FORMATS`: a `Table`
-reads by it, `writers` write by it, and messages take their words from it.
+reads by it, `write_table_with_columns` writes by it, and messages take their words from it. Texts must be written
+exactly as they were read, or a score would be beside a text that was not scored. So what a format cannot hold (a tab in
+a tab file, a key without a column) is refused instead of dropped, and JSON lines are copied, with the values added at
+their end.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from sbert_ft.config.file_kinds import Kind
+import numpy as np
+
+from sbert_ft.config.file_kinds import KIND_OF_SUFFIX, Kind
 from sbert_ft.data import formats
 from sbert_ft.data.formats import Missing, NewColumn, OnBadRecord, Row, TableFile, TableFormat, Values
 from sbert_ft.data.ledger import Unit
@@ -26,9 +33,6 @@ from sbert_ft.errors import DataError, OutputError, quoted, shown
 
 if TYPE_CHECKING:
     import pyarrow
-
-    # Adds to each row its new values as texts; the first argument are the rows, the second says whether for JSON.
-    WithValues = Callable[[Iterator[Row], bool], Iterator[tuple[Row, list[str]]]]
 
 
 class FileFormat(ABC):
@@ -68,7 +72,18 @@ class FileFormat(ABC):
     def count(self, table: TableFile) -> int:
         """Return the number of rows without checking them."""
 
-    def lines(self, table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+    def write(self, table: TableFile, target: Path, columns: Sequence[NewColumn], values: Iterator[Values]) -> None:
+        """Write a file of this format; see `write_table_with_columns`."""
+        names = [column.name for column in columns]
+        encoding = table.format.encoding if table.format.kind == self.kind else "utf-8"
+        try:
+            with open(target, "w", encoding=encoding, newline="") as file:
+                file.writelines(self.lines(table, names, values))
+        except UnicodeEncodeError:
+            problem = f"{', '.join(map(quoted, names))} cannot be written in {encoding}"
+            raise OutputError(problem, where=shown(target)) from None
+
+    def lines(self, table: TableFile, names: Sequence[str], values: Iterator[Values]) -> Iterator[str]:
         """Yield the lines of a file of this format, with the table's rows and new columns of these names."""
         raise AssertionError(f"a table is not written to lines of {self.kind}")
 
@@ -152,9 +167,9 @@ class Cells(FileFormat):
         lines = (line for _, line in text_lines(table.path, table.format.encoding))
         return sum(1 for line in lines if line not in ("\n", "\r\n")) - 1
 
-    def lines(self, table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+    def lines(self, table: TableFile, names: Sequence[str], values: Iterator[Values]) -> Iterator[str]:
         delimiter = (table.format.delimiter if table.format.kind == self.kind else None) or ","
-        for _, cells in _cell_rows(table, names, with_values):
+        for _, cells in _cell_rows(table, names, values):
             yield formats.joined_cells(cells, delimiter) + "\n"
 
     def _records(self, table: TableFile) -> Iterator[formats.CellRecord]:
@@ -171,13 +186,13 @@ class TabCells(Cells):
     def _separator(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> tuple[str, bool]:
         return "\t", not is_named and _written_as_csv(path, encoding)
 
-    def lines(self, table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+    def lines(self, table: TableFile, names: Sequence[str], values: Iterator[Values]) -> Iterator[str]:
         """Yield lines without quoting, or with all cells in quotes where the table's own cells are quoted.
 
         Quotes around the cells of the header tell a reader that the cells are quoted.
         """
         quoting = table.format.kind == self.kind and table.format.quoting
-        for line, cells in _cell_rows(table, names, with_values):
+        for line, cells in _cell_rows(table, names, values):
             if not quoting and any("\t" in cell or "\n" in cell for cell in cells):
                 raise fault(table.path, "a tab or line end in a cell cannot be in a .tsv", line, hint="write to .csv")
             yield (formats.joined_cells(cells, "\t", always=True) if quoting else "\t".join(cells)) + "\n"
@@ -212,7 +227,7 @@ class JsonLines(FileFormat):
     def count(self, table: TableFile) -> int:
         return sum(1 for _, line in text_lines(table.path, table.format.encoding) if line.strip(" \t\r\n"))
 
-    def lines(self, table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[str]:
+    def lines(self, table: TableFile, names: Sequence[str], values: Iterator[Values]) -> Iterator[str]:
         """Yield one JSON object per line; those read from JSON lines are copied exactly."""
         keys = [json.dumps(name, ensure_ascii=False) for name in names]
         if table.format.kind == self.kind:
@@ -224,7 +239,7 @@ class JsonLines(FileFormat):
         else:
             read = FORMATS[table.format.kind].rows(table, None, None)
             rows = (Row(row.line, (_json_object(table, row), True, None)) for row in read)
-        for row, cells in with_values(rows, True):
+        for row, cells in _with_values(table, values, rows, in_json=True):
             line, has_keys, taken = row.values
             if taken is not None:
                 raise fault(table.path, f"has a key {quoted(taken)} already", row.line, hint="rename one of the two")
@@ -266,14 +281,7 @@ class Parquet(FileFormat):
     def arrow_batches(self, table: TableFile, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
         return (batch for _, batch in formats.parquet_batches(table.path))
 
-    def write(
-        self, table: TableFile, target: Path, columns: Sequence[NewColumn], batches: Callable[[int], Sequence[Values]]
-    ) -> None:
-        """Write a Parquet file; `batches` returns the new values of the next so many rows.
-
-        Raises:
-            OutputError: pyarrow is not installed, or it cannot be written.
-        """
+    def write(self, table: TableFile, target: Path, columns: Sequence[NewColumn], values: Iterator[Values]) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
@@ -283,19 +291,24 @@ class Parquet(FileFormat):
         types = own.arrow_schema(table)
         arrow_types = {"float32": pyarrow.float32(), "bool": pyarrow.bool_(), "text": pyarrow.string()}
         added = [pyarrow.field(column.name, arrow_types[column.type]) for column in columns]
-        schema = types
-        for field in added:
-            schema = schema.append(field)
+        schema = pyarrow.schema([*types, *added], types.metadata)
+        n_rows = 0
         try:
             with pyarrow.parquet.ParquetWriter(target, schema) as writer:
                 for batch in own.arrow_batches(table, types):
-                    rows = batches(batch.num_rows)
+                    rows = list(islice(values, batch.num_rows))
+                    n_rows += len(rows)
+                    if len(rows) != batch.num_rows:
+                        raise _other_number(table, n_rows)
                     arrays = [pyarrow.array([row[i] for row in rows], field.type) for i, field in enumerate(added)]
                     writer.write_batch(pyarrow.RecordBatch.from_arrays([*batch.columns, *arrays], schema=schema))
         except pyarrow.ArrowException as error:
             raise OutputError(f"cannot be written: {quoted(error, limit=200)}", where=shown(target)) from error
+        if next(values, None) is not None:
+            raise _other_number(table, n_rows)
 
 
+_LARGEST = float(np.finfo(np.float32).max)
 _PROOF_CHARS = 1 << 20  # how much of a tab file is searched for proof that its cells are quoted
 FORMATS: Final[Mapping[Kind, FileFormat]] = MappingProxyType(
     {made.kind: made for made in (Lines(), Cells(), TabCells(), JsonLines(), Parquet())}
@@ -317,7 +330,7 @@ def _delimiter_of(path: Path, encoding: str, wanted: str | None) -> str:
 
 
 def _written_as_csv(path: Path, encoding: str) -> bool:
-    """Return whether only a writer of quoted cells can have written this tab file (see `table.find_format`)."""
+    """Return whether only a writer of quoted cells can have written this tab file (see `table.open_table`)."""
     useful, n_chars, n_columns = False, 0, 0
     try:
         for record in formats.cell_records(path, text_lines(path, encoding), "\t"):
@@ -337,10 +350,83 @@ def _written_as_csv(path: Path, encoding: str) -> bool:
     return useful
 
 
-def _cell_rows(table: TableFile, names: Sequence[str], with_values: WithValues) -> Iterator[tuple[int, list[str]]]:
+def write_table_with_columns(
+    table: TableFile, target: Path, columns: Sequence[NewColumn], values: Iterator[Values], *, kind: Kind | None = None
+) -> None:
+    """Write the table's rows in order with more columns, one row at a time; `values` yields the new values of each row.
+
+    The format is `kind`, else that of the target's suffix, else the table's own. Texts are written unchanged, even
+    cells that look like formulas or numbers. JSON objects keep their spelling and every key; numbers from JSON and
+    Parquet are written in cells in Python's spelling, lists in JSON's, null as an empty cell. A file of the table's
+    own format keeps its delimiter, quoting and encoding, another is in UTF-8; lines end with a line feed. Lines
+    without columns become the column "text". The caller passes a temporary file and moves it when it is complete.
+
+    Raises:
+        DataError: A new column's name exists already, a row cannot be read or cannot be written in this format, or
+            the numbers of rows and values differ.
+        OutputError: The target cannot be written, or a value is not a finite float32.
+    """
+    target_kind = _target_kind(table, target, kind)
+    names = [column.name for column in columns]
+    taken = next((name for i, name in enumerate(names) if name in (*table.column_names, *names[:i])), None)
+    if taken is not None:
+        raise fault(table.path, f"has a column {quoted(taken)} already", hint="give the new one another name")
+    if os.path.exists(target) and os.path.samefile(table.path, target):
+        raise OutputError(f"{shown(target)}: is the file that is read", "write to another file")
+    try:
+        FORMATS[target_kind].write(table, target, columns, _finite(values))
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror or error}", where=shown(target)) from error
+
+
+def _target_kind(table: TableFile, target: Path, kind: Kind | None) -> Kind:
+    """Return the format to write; a table of cells that is written to a .txt keeps its own format."""
+    found = kind or KIND_OF_SUFFIX.get(target.suffix.lower(), table.format.kind)
+    if found == "lines" and table.format.kind in ("csv", "tsv"):
+        return table.format.kind
+    if found == "lines":
+        problem = "a file of one text per line has no place for a column"
+        raise OutputError(f"{shown(target)}: {problem}", "write to .csv, .tsv, .jsonl or .parquet")
+    return found
+
+
+def _finite(values: Iterator[Values]) -> Iterator[Values]:
+    for i, of_row in enumerate(values, start=1):
+        for value in of_row:
+            if not isinstance(value, str) and not math.fabs(value) <= _LARGEST:  # holds for NaN, too
+                raise OutputError(f"value {i:,} of the new column is {value}; expected a finite float32")
+        yield of_row
+
+
+def _with_values(
+    table: TableFile, values: Iterator[Values], rows: Iterable[Row], in_json: bool
+) -> Iterator[tuple[Row, list[str]]]:
+    """Yield each row with its values as text: shortest decimals, true and false, and texts (in quotes for JSON)."""
+    n_rows = 0
+    for row in rows:
+        of_row = next(values, None)
+        if of_row is None:
+            raise _other_number(table, n_rows)
+        n_rows += 1
+        yield row, [_spelled(value, in_json) for value in of_row]
+    if next(values, None) is not None:
+        raise _other_number(table, n_rows)
+
+
+def _spelled(value: float | bool | str, in_json: bool) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False) if in_json else value
+    return str(value).lower() if isinstance(value, bool) else str(np.float32(value))
+
+
+def _other_number(table: TableFile, n_rows: int) -> DataError:
+    return fault(table.path, f"values and rows differ in number after {n_rows:,}: did the file change meanwhile?")
+
+
+def _cell_rows(table: TableFile, names: Sequence[str], values: Iterator[Values]) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, cells) of the header and of each row, including the new columns."""
     yield 1, [*table.column_names, *names]
-    for row, cells in with_values(FORMATS[table.format.kind].whole_rows(table), False):
+    for row, cells in _with_values(table, values, FORMATS[table.format.kind].whole_rows(table), in_json=False):
         yield row.line, [*_cells(table, row), *cells]
 
 

@@ -53,7 +53,7 @@ class RowPlaces:
 
     def describe(self, rows: NDArray[np.int64]) -> str:
         """Return the first lines of the rows with these indices, shape (n,), and how many more there are."""
-        return at_lines(self.lines[rows[:N_SHOWN]].tolist(), len(rows), self.unit)
+        return _at_lines(self.lines[rows[:N_SHOWN]].tolist(), len(rows), self.unit)
 
     def finding(self, kind: str, rows: NDArray[np.int64], problem: str, word: str = "row") -> Finding:
         """Return what is odd about the rows with these indices, shape (n,), which are kept."""
@@ -153,6 +153,10 @@ class RowFaults:
         more = [f"and {n_bad - len(first):,} more"] if n_bad > len(first) else []
         return "; ".join([*places, *more, *self.remedies])
 
+    def places(self, kind: str) -> str:
+        """Return the first lines of the rows of a kind, and how many more there are."""
+        return _at_lines([line for line, _ in self.first((kind,))], self.counts[kind], self.unit)
+
     def first(self, kinds: Sequence[str]) -> list[tuple[int, str]]:
         """Return line and problem of the first rows of these kinds, in the order of the file."""
         return sorted(place for kind in kinds for place in self._first.get(kind, []))[:N_SHOWN]
@@ -185,7 +189,7 @@ def row_word(n_texts: int) -> str:
     return ("text", "pair", "triplet")[n_texts - 1]
 
 
-def at_lines(first: Sequence[int], count: int, unit: Unit) -> str:
+def _at_lines(first: Sequence[int], count: int, unit: Unit) -> str:
     """Return "line 3" or "lines 3, 7, 9, 12, 15 and 1,200 more" for `count` rows, of which the first are given."""
     shown = ", ".join(map(str, first))
     more = f" and {count - len(first):,} more" if count > len(first) else ""

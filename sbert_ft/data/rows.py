@@ -22,7 +22,7 @@ from sbert_ft.config.settings import Reading
 from sbert_ft.data.duplicates import groups_of_texts, overlap_rows, repeat_findings, text_keys
 from sbert_ft.data.formats import Missing
 from sbert_ft.data.labels import LabelColumn, LabelFault, Labels, SeveralLabels, label_findings
-from sbert_ft.data.ledger import Finding, Ledger, RowFaults, RowPlaces, at_lines, counted
+from sbert_ft.data.ledger import Finding, Ledger, RowFaults, RowPlaces, counted
 from sbert_ft.data.sources import PairSource, RawRow
 from sbert_ft.data.text import is_blank
 from sbert_ft.errors import DataError, quoted
@@ -218,9 +218,8 @@ def _naming(reading: Reading) -> str:
 
 
 def _dropped(kind: str, faults: RowFaults, reading: Reading) -> Finding:
-    first = faults.first((kind,))
-    count, lines = faults.counts[kind], tuple(line for line, _ in first)
-    shown = f": {first[0][1]}" if kind in ("bad_label", "other_label", "not_text") else ""
-    places = at_lines(lines, count, faults.unit)
+    first, count = faults.first((kind,)), faults.counts[kind]
+    problem = f": {first[0][1]}" if kind in ("bad_label", "other_label", "not_text") else ""
     why = _DROPPED[kind].format(_naming(reading))
-    return Finding(kind, count, True, lines, f"{counted(count, 'row')} {why} ({places}{shown})")
+    sentence = f"{counted(count, 'row')} {why} ({faults.places(kind)}{problem})"
+    return Finding(kind, count, True, tuple(line for line, _ in first), sentence)

@@ -13,14 +13,15 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from sbert_ft.config.file_kinds import FILE_KINDS, KIND_OF_SUFFIX, Kind
-from sbert_ft.data.columns import nearest_name, usual_texts
+from sbert_ft.data.columns import did_you_mean, usual_texts
 from sbert_ft.data.file_formats import FORMATS
 from sbert_ft.data.formats import DELIMITER_NAMES, N_SHOWN_COLUMNS, Missing, OnBadRecord, Row, TableFile
-from sbert_ft.data.ledger import RowFaults, Unit, at_lines, counted
+from sbert_ft.data.ledger import RowFaults, Unit, counted
 from sbert_ft.data.text import fault, find_encoding, first_bytes, is_blank, refuse_other_formats
 from sbert_ft.errors import DataError, listed, quoted, shown
 
@@ -64,9 +65,8 @@ class Table(TableFile):
         if not self.format.columns:
             problem = f"has one text per line, so there is no column {quoted(name)}"
             raise fault(self.path, problem, hint="for a file with cells give --kind")
-        near = nearest_name(name, self.format.columns)
-        hint = "" if near is None else f"; did you mean {quoted(near)}?"
-        raise fault(self.path, f"has no column {quoted(name)}; {self._columns_found()}{hint}")
+        question = did_you_mean(name, self.format.columns)
+        raise fault(self.path, f"has no column {quoted(name)}; {self._columns_found()}{question}")
 
     def text_columns(self, names: Sequence[str] | None, n: Literal[1, 2]) -> tuple[int, ...]:
         """Return the positions of the columns with the texts: those named, or the only ones with usual names.
@@ -74,10 +74,7 @@ class Table(TableFile):
         Raises:
             DataError: A named column does not exist, or none or more than one has a usual name.
         """
-        say_it = "name the column with --column NAME" if n == 1 else "name the two columns with --columns A,B"
         wanted = "one column of texts" if n == 1 else "two columns of texts"
-        if names is None and not self.format.columns and n == 1:
-            return (0,)
         if not self.format.columns and n == 2:
             problem = f"expected {wanted}, found one text per line"
             raise fault(self.path, problem, hint="give a .csv, .tsv, .jsonl or .parquet")
@@ -85,12 +82,13 @@ class Table(TableFile):
             if len(names) != n or len(set(names)) != n:
                 raise fault(self.path, f"expected the names of {wanted}, found {listed(names, N_SHOWN_COLUMNS)}")
             return tuple(map(self.column_index, names))
-        if n == 1 and len(self.format.columns) == 1 and self.format.delimiter is None:
+        if n == 1 and len(self.column_names) == 1 and self.format.delimiter is None:
             return (0,)  # the only key is certainly a name, but the first line of a file of cells could be a text
         found, candidates = usual_texts(self.format.columns, (n,))
         if found is not None:
             return found
         several = "which of them is not clear" if candidates else "none with a usual name"
+        say_it = "name the column with --column NAME" if n == 1 else "name the two columns with --columns A,B"
         raise fault(self.path, f"expected {wanted}, {several}; {self._columns_found()}", hint=say_it)
 
     def _columns_found(self) -> str:
@@ -98,16 +96,12 @@ class Table(TableFile):
         return f"{source} {listed(self.format.columns, N_SHOWN_COLUMNS)}{self.format.delimiter_hint()}"
 
     def texts(self, columns: Sequence[int], *, may_be_empty: bool = False) -> Iterator[tuple[str, ...]]:
-        """Yield each row's texts in these columns; blank texts give a warning, empty ones are an error.
+        """Yield each row's texts in the columns at these positions; blank texts give a warning, empty ones an error.
 
         After a bad row nothing more is yielded, but the rest is read to report the first few bad rows at once.
 
-        Args:
-            columns: Their positions.
-            may_be_empty: Whether a file without rows is accepted.
-
         Raises:
-            DataError: A value is missing, empty or not a text, or there is no row at all.
+            DataError: A value is missing, empty or not a text, or there is no row and the file may not be empty.
         """
         blank = RowFaults(self.unit)
         n_rows = 0
@@ -120,11 +114,9 @@ class Table(TableFile):
         if not n_rows and not may_be_empty:
             raise fault(self.path, "holds no row; expected at least one text")
         if n_blank := blank.counts["blank"]:
-            places = at_lines([line for line, _ in blank.first(["blank"])], n_blank, self.unit)
-            rows = counted(n_blank, "row")
             logger.warning(
                 "%s: %s with a text that is blank, so a model has nothing to read: %s",
-                *(shown(self.path), rows, places),
+                *(shown(self.path), counted(n_blank, "row"), blank.places("blank")),
             )
 
     def checked_rows(
@@ -132,18 +124,13 @@ class Table(TableFile):
     ) -> Iterator[Row]:
         """Yield each row up to the first bad one; then read the rest for more bad rows and raise an error.
 
-        Args:
-            columns: Positions of the columns whose values the rows have.
-            problem_of: Returns what is wrong with a row and what to do; None for a good row.
+        The rows have the values of `columns`. `problem_of` returns what is wrong with a row and what to do, or None.
 
         Raises:
             DataError: There is a bad row; the message has the first few and the number of all bad rows.
         """
         faults = RowFaults(self.unit)
-
-        def bad(line: int, problem: str, remedy: str) -> None:
-            faults.add("bad", line, problem, remedy)
-
+        bad = partial(faults.add, "bad")
         try:
             for row in self.rows(columns, bad):
                 if (found := problem_of(row)) is not None:
@@ -161,10 +148,9 @@ class Table(TableFile):
 
     def _bad_rows(self, faults: RowFaults, end: str) -> DataError:
         """Return the error about the bad rows; for a single one, in the form of an error about a line."""
-        where, n_bad = shown(self.path), faults.counts.total()
-        if n_bad == 1:
-            return DataError(f"{where}, {faults.describe()}{end}")
-        return DataError(f"{where}: {counted(n_bad, 'row')} cannot be used: {faults.describe()}{end}")
+        n_bad = faults.counts.total()
+        begin = "," if n_bad == 1 else f": {counted(n_bad, 'row')} cannot be used:"
+        return DataError(f"{shown(self.path)}{begin} {faults.describe()}{end}")
 
     def _not_a_text(self, row: Row, columns: Sequence[int]) -> tuple[str, str] | None:
         """Return what is wrong with a row's texts in these columns and what to do; None for a good row."""

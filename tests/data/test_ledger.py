@@ -7,9 +7,10 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from sbert_ft.data.ledger import Finding, Ledger, RowFaults, at_lines, counted, file_sha256
+from sbert_ft.data.ledger import Finding, Ledger, RowFaults, RowPlaces, counted, file_sha256
 from sbert_ft.errors import DataError
 
 
@@ -87,9 +88,9 @@ def test_faults_keep_counts_and_the_first_rows_of_each_kind() -> None:
 
 def test_counts_and_places_are_said_as_people_say_them() -> None:
     assert (counted(1, "row"), counted(1234, "row"), counted(2, "reply")) == ("1 row", "1,234 rows", "2 replies")
-    assert at_lines((1234,), 1, "line") == "line 1234"
-    assert at_lines((3, 7), 2, "position") == "positions 3, 7"
-    assert at_lines((1, 2, 3, 4, 5), 1200, "row") == "rows 1, 2, 3, 4, 5 and 1,195 more"
+    assert RowPlaces(np.array([9, 1234]), "line").describe(np.array([1])) == "line 1234"
+    assert RowPlaces(np.array([3, 7]), "position").describe(np.arange(2)) == "positions 3, 7"
+    assert RowPlaces(np.arange(1, 1201), "row").describe(np.arange(1200)) == "rows 1, 2, 3, 4, 5 and 1,195 more"
 
 
 def test_file_digest_is_that_of_its_bytes(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sbert_ft.data import formats, text
+from sbert_ft.data.file_formats import write_table_with_columns
 from sbert_ft.data.formats import Missing, NewColumn, TableFormat
 from sbert_ft.data.table import Row, Table, open_table
-from sbert_ft.data.writers import write_table_with_columns
 from sbert_ft.errors import DataError, OutputError
 
 pa = pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")

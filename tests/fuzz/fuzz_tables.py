@@ -8,9 +8,9 @@ from pathlib import Path
 from fuzz.inputs import name_and_content, named, only_file, scratch_folder
 from sbert_ft.config.settings import Reading
 from sbert_ft.data.dataset import ConnectionDataset
+from sbert_ft.data.file_formats import write_table_with_columns
 from sbert_ft.data.formats import NewColumn
 from sbert_ft.data.table import Table, open_table
-from sbert_ft.data.writers import write_table_with_columns
 from sbert_ft.errors import SbertFtError
 
 INSTRUMENTED = ("sbert_ft.data",)

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 
 from fuzz.mutations import mutated_input, mutated_json
 from fuzz.run import TARGETS
+from sbert_ft.data.file_formats import write_table_with_columns
 from sbert_ft.data.formats import NewColumn
 from sbert_ft.data.ledger import Ledger
 from sbert_ft.data.table import Kind, open_table
-from sbert_ft.data.writers import write_table_with_columns
 from sbert_ft.encoder.packing import pack
 from sbert_ft.errors import CheckpointError, DataError, InputError, ModelFolderError, RunFolderError, SbertFtError
 from sbert_ft.files.atomic import json_bytes
