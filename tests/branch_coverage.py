@@ -29,7 +29,7 @@ GROUPS = {
     ],
     "tables": [
         *("data/table.py", "data/formats.py", "data/file_formats.py", "data/text.py"),
-        *("data/columns.py", "data/ledger.py", "data/labels.py", "data/sources.py", "data/rows.py"),
+        *("data/columns.py", "data/ledger.py", "data/labels.py", "data/sources.py", "data/dataset.py"),
     ],
     "checkpoints": [
         *("training/checkpoints.py", "files/atomic.py", "training/run_folder.py", "files/file_lock.py"),

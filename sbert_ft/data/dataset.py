@@ -2,16 +2,25 @@
 
 The first step of fine-tuning: a file, a DataFrame or lists become checked rows with labels of known meaning, and a
 ledger that accounts for every row. Later steps (tokens, batches, losses, scores) use these rows as they are.
+
+There is one pass: every row is checked, its texts become numbers of the distinct texts, its label is kept as a number
+or a word. What the labels mean is known only at the end, so rows may still be dropped then. Ten million pairs cost
+about 40 bytes each plus their texts.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import operator
 import os
+import re
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +29,42 @@ from torch.utils.data import Dataset
 from sbert_ft.arguments import instance_argument, path_argument
 from sbert_ft.config.settings import Reading
 from sbert_ft.data.columns import checked_reading
-from sbert_ft.data.labels import LabelKind, ScoreScale, class_codes, class_counts, recounted
-from sbert_ft.data.ledger import Finding, Ledger, counted, row_word
-from sbert_ft.data.rows import PairRows, read_rows
-from sbert_ft.data.sources import PairSource, file_source, frame_source, text_source, tuple_source
+from sbert_ft.data.duplicates import groups_of_texts, overlap_rows, repeat_findings, text_keys
+from sbert_ft.data.formats import Missing
+from sbert_ft.data.labels import (
+    LabelColumn,
+    LabelFault,
+    LabelKind,
+    Labels,
+    ScoreScale,
+    SeveralLabels,
+    class_codes,
+    class_counts,
+    label_findings,
+    recounted,
+)
+from sbert_ft.data.ledger import Finding, Ledger, RowFaults, RowPlaces, counted, row_word
+from sbert_ft.data.sources import PairSource, RawRow, file_source, frame_source, text_source, tuple_source
 from sbert_ft.data.split import rows_for_dev
-from sbert_ft.errors import InputError, quoted
+from sbert_ft.data.text import is_blank
+from sbert_ft.errors import DataError, InputError, quoted
 
 if TYPE_CHECKING:
     import pandas
 
 logger = logging.getLogger(__name__)
 _CHUNK_ROWS = 4096
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_CHUNK_TEXTS = 1 << 16
+_DROPPED: Final = {  # kinds of dropped rows and their descriptions in messages
+    "ragged": "lost: more or fewer cells than the header",
+    "not_json": "lost: not a JSON object",
+    "empty": "dropped: a text is missing or blank",
+    "not_text": "dropped: a value is not a text",
+    "bad_label": "dropped: no usable label",
+    "other_label": "left out: a label that data.{0} does not name",  # label_values or classes
+}
+_BAD: Final = ("ragged", "not_json", "empty", "not_text", "bad_label")
 
 
 class Connection(NamedTuple):
@@ -42,17 +75,25 @@ class Connection(NamedTuple):
     line: int
 
 
+@dataclass(frozen=True, eq=False)
 class ConnectionDataset(Dataset[Connection]):
     """Rows of one, two or three texts, with labels (scores, 0 and 1, classes) or without.
 
     Pairs without labels are taken as matches. Create a data set with `from_file`, `from_dataframe`, `from_pairs` or
-    `from_texts`; it never changes. `ledger` accounts for every row of the source. N is the number of rows, k the
-    number of texts in each.
+    `from_texts`; it never changes. N is the number of rows, k the number of texts in each.
+
+    Attributes:
+        ledger: The account of every row of the source.
+        text_rows: Index of each row's texts among the distinct texts, shape (N, k), int64.
     """
 
-    def __init__(self, rows: PairRows, ledger: Ledger) -> None:
-        self._rows = rows
-        self._ledger = ledger
+    ledger: Ledger
+    text_rows: NDArray[np.int64]
+    _texts: list[str]  # the distinct ones, in the order of first appearance
+    _keys: NDArray[np.uint64]  # `text_key` of each of these
+    _groups: NDArray[np.int64]  # the rows' texts as numbers that are equal for texts equal up to case and spacing
+    _labels: Labels
+    _places: RowPlaces
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], reading: Reading | None = None) -> ConnectionDataset:
@@ -70,7 +111,7 @@ class ConnectionDataset(Dataset[Connection]):
             InputError: `reading` contradicts itself.
         """
         chosen = checked_reading(reading)
-        return cls._read(file_source(path_argument(path, "path"), chosen), chosen)
+        return _read_rows(file_source(path_argument(path, "path"), chosen), chosen)
 
     @classmethod
     def from_dataframe(cls, df: pandas.DataFrame, reading: Reading | None = None) -> ConnectionDataset:
@@ -81,7 +122,7 @@ class ConnectionDataset(Dataset[Connection]):
             InputError: `df` is not a DataFrame, or `reading` contradicts itself.
         """
         chosen = checked_reading(reading)
-        return cls._read(frame_source(df, chosen), chosen)
+        return _read_rows(frame_source(df, chosen), chosen)
 
     @classmethod
     def from_pairs(
@@ -104,7 +145,7 @@ class ConnectionDataset(Dataset[Connection]):
             DataError: A text is blank or a label is invalid.
         """
         chosen = checked_reading(reading)
-        return cls._read(tuple_source(pairs, chosen, labels), chosen)
+        return _read_rows(tuple_source(pairs, chosen, labels), chosen)
 
     @classmethod
     def from_texts(
@@ -123,49 +164,43 @@ class ConnectionDataset(Dataset[Connection]):
             DataError: A text is blank or missing, or a label is invalid.
         """
         chosen = checked_reading(reading)
-        return cls._read(text_source(texts, chosen, labels), chosen)
-
-    @classmethod
-    def _read(cls, source: PairSource, reading: Reading) -> ConnectionDataset:
-        rows, ledger = read_rows(source, reading)
-        _warn_of(ledger.source, ledger.findings)
-        return cls(rows, ledger)
+        return _read_rows(text_source(texts, chosen, labels), chosen)
 
     def __len__(self) -> int:
-        return len(self._rows.places.lines)
+        return len(self.text_rows)
 
     def __getitem__(self, index: SupportsIndex) -> Connection:
         place = operator.index(index)
         place += len(self) if place < 0 else 0
         if not 0 <= place < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        texts = tuple(self._rows.texts[i] for i in self._rows.text_rows[place].tolist())
+        texts = tuple(self._texts[i] for i in self.text_rows[place].tolist())
         label = None if self.labels is None else float(self.labels[place])
-        return Connection(texts, label, int(self._rows.places.lines[place]))
+        return Connection(texts, label, int(self._places.lines[place]))
 
     def __repr__(self) -> str:
         rows = counted(len(self), row_word(self.n_texts))
-        return f"ConnectionDataset({quoted(self.source)}: {rows}, {self._rows.labels.describe()})"
+        return f"ConnectionDataset({quoted(self.source)}: {rows}, {self._labels.describe()})"
 
     @property
     def n_texts(self) -> int:
         """Number of texts in a row: 1, 2, or 3 for anchor, positive and negative."""
-        return int(self._rows.text_rows.shape[1])
+        return int(self.text_rows.shape[1])
 
     @property
     def label_kind(self) -> LabelKind:
         """Kind of the labels: none, binary, score or classes (see `Labels`)."""
-        return self._rows.labels.kind
+        return self._labels.kind
 
     @property
     def labels(self) -> NDArray[np.float64] | None:
         """The labels as in the file, or the numbers of the classes, shape (N,); None where rows have no labels."""
-        return self._rows.labels.values
+        return self._labels.values
 
     @property
     def scale(self) -> ScoreScale | None:
         """The scale of scores; None for other labels."""
-        return self._rows.labels.scale
+        return self._labels.scale
 
     @property
     def score_range(self) -> tuple[float, float] | None:
@@ -175,41 +210,31 @@ class ConnectionDataset(Dataset[Connection]):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, by number; empty for other labels."""
-        return self._rows.labels.class_names
+        return self._labels.class_names
 
     @property
     def lines(self) -> NDArray[np.int64]:
         """Position of each row in its source, shape (N,): line (Parquet: row) from 1; without a file, index from 0."""
-        return self._rows.places.lines
-
-    @property
-    def ledger(self) -> Ledger:
-        """The account of every row of the source."""
-        return self._ledger
+        return self._places.lines
 
     @property
     def source(self) -> str:
         """The file's path as given, or "<dataframe>", "<pairs>" or "<texts>"."""
-        return self._ledger.source
+        return self.ledger.source
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Digest of the rows' texts and labels and the labels' meaning; lines and source do not change it."""
-        return self._rows.sha256
-
-    @property
-    def text_rows(self) -> NDArray[np.int64]:
-        """Index of each row's texts among the distinct texts, shape (N, k)."""
-        return self._rows.text_rows
+        return _content_sha256(self._texts, self.text_rows, self._labels)
 
     @property
     def n_distinct(self) -> int:
         """Number of distinct texts."""
-        return len(self._rows.texts)
+        return len(self._texts)
 
     def distinct_texts(self, start: int, stop: int) -> list[str]:
         """Return the distinct texts from `start` to before `stop`, in the order of first appearance."""
-        return self._rows.texts[start:stop]
+        return self._texts[start:stop]
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Return an iterator over the first two texts of each row, in order.
@@ -224,8 +249,8 @@ class ConnectionDataset(Dataset[Connection]):
     def rows_of_texts(self) -> Iterator[tuple[str, ...]]:
         """Yield the k texts of each row, in order."""
         for start in range(0, len(self), _CHUNK_ROWS):
-            chosen = self._rows.text_rows[start : start + _CHUNK_ROWS].tolist()
-            yield from (tuple(map(self._rows.texts.__getitem__, texts)) for texts in chosen)
+            chosen = self.text_rows[start : start + _CHUNK_ROWS].tolist()
+            yield from (tuple(map(self._texts.__getitem__, texts)) for texts in chosen)
 
     def class_codes(self, classes: Sequence[str]) -> NDArray[np.int64]:
         """Return the number of each row's class among `classes`, shape (N,).
@@ -236,7 +261,7 @@ class ConnectionDataset(Dataset[Connection]):
         Raises:
             InputError: A row's class is not among them, the labels are scores, or rows have no labels.
         """
-        return class_codes(self._rows.labels, classes, self._rows.places, self.source)
+        return class_codes(self._labels, classes, self._places, self.source)
 
     def class_counts(self) -> dict[str, int]:
         """Return how many rows each class has, in the order of the classes.
@@ -244,7 +269,7 @@ class ConnectionDataset(Dataset[Connection]):
         Raises:
             InputError: The labels are scores, or rows have no labels.
         """
-        return class_counts(self._rows.labels)
+        return class_counts(self._labels)
 
     def targets(self) -> NDArray[np.float32] | None:
         """Return the targets of objectives, shape (N,): 0 or 1, or scores mapped to 0..1 (those of -1..1 unchanged).
@@ -254,7 +279,7 @@ class ConnectionDataset(Dataset[Connection]):
         Raises:
             InputError: The labels are classes.
         """
-        return self._rows.labels.targets()
+        return self._labels.targets()
 
     def matches(self, match_from: float | None = None) -> NDArray[np.bool_] | None:
         """Return which pairs belong together, shape (N,): label 1, or a score of at least `match_from`.
@@ -267,7 +292,7 @@ class ConnectionDataset(Dataset[Connection]):
         Raises:
             InputError: The labels are classes, or `match_from` is not on the scale.
         """
-        return self._rows.labels.matches(match_from)
+        return self._labels.matches(match_from)
 
     def select(self, rows: NDArray[np.int64]) -> ConnectionDataset:
         """Return these rows as a data set; its ledger counts the others as left out.
@@ -285,9 +310,13 @@ class ConnectionDataset(Dataset[Connection]):
         return self._part(indices.astype(np.int64), "left out: not selected")
 
     def _part(self, rows: NDArray[np.int64], sentence: str) -> ConnectionDataset:
-        part = self._rows.select(rows)
-        notes = recounted(self._ledger.notes, self._rows.labels, part.labels)
-        return ConnectionDataset(part, replace(self._ledger, notes=notes).of_part(len(rows), part.findings(), sentence))
+        chosen, text_rows = _first_appearances(self.text_rows[rows])
+        texts, keys = [self._texts[i] for i in chosen.tolist()], self._keys[chosen]
+        groups, labels = groups_of_texts(keys, text_rows), self._labels.select(rows)
+        places = RowPlaces(self.lines[rows], self._places.unit)
+        ledger = replace(self.ledger, notes=recounted(self.ledger.notes, self._labels, labels))
+        ledger = ledger.of_part(len(rows), _findings(groups, labels, places), sentence)
+        return ConnectionDataset(ledger, text_rows, texts, keys, groups, labels, places)
 
     def split(self, dev_share: float, seed: int) -> tuple[ConnectionDataset, ConnectionDataset]:
         """Return a training part and a dev part that have no text in common, ignoring case and spacing.
@@ -303,7 +332,7 @@ class ConnectionDataset(Dataset[Connection]):
             InputError: `dev_share` is not above 0 and below 1, or `seed` is not a whole number of at least 0.
             DataError: All rows are connected by shared texts, or there is only one row.
         """
-        in_dev = rows_for_dev(self._rows.groups, self._rows.labels, dev_share, seed, self.source)
+        in_dev = rows_for_dev(self._groups, self._labels, dev_share, seed, self.source)
         train = self._part(np.flatnonzero(~in_dev), f"split off for dev (seed {seed})")
         return train, self._part(np.flatnonzero(in_dev), f"left for training by this dev part (seed {seed})")
 
@@ -315,15 +344,156 @@ class ConnectionDataset(Dataset[Connection]):
                 sides, case and spacing; triplets by anchor and positive; single texts only with single texts.
         """
         found, notes = list[Finding](), list[str]()
+        of_texts = self.n_texts == 1
+        thing = "text" if of_texts else "pair"
+        ignored = "ignoring case and spacing" if of_texts else "ignoring case, spacing and order"
         for name, other in others.items():
-            findings, said = self._rows.overlaps(name, instance_argument(ConnectionDataset, other, name)._rows)
-            found.extend(findings)
-            notes.extend(said)
+            other = instance_argument(ConnectionDataset, other, name)
+            rows, n_different, n_shared = overlap_rows(self._keys, self.text_rows, other._keys, other.text_rows)
+            if len(rows):
+                finding = self._places.finding(f"overlap_{name}", rows, f"having a {thing} that {name} has too")
+                more = f" ({counted(n_different, f'different {thing}')}; {ignored})"
+                found.append(replace(finding, sentence=finding.sentence + more))
+            if n_shared and not (of_texts and len(rows)):
+                notes.append(f"shared with {name}: {counted(n_shared, 'text')} (ignoring case and spacing)")
         _warn_of(self.source, found)
-        ledger = replace(self._ledger, findings=(*self._ledger.findings, *found), notes=(*self._ledger.notes, *notes))
-        return ConnectionDataset(self._rows, ledger)
+        ledger = replace(self.ledger, findings=(*self.ledger.findings, *found), notes=(*self.ledger.notes, *notes))
+        return replace(self, ledger=ledger)
 
 
 def _warn_of(source: str, findings: Sequence[Finding]) -> None:
     if findings:
         logger.warning("%s: %s", quoted(source, limit=400), "; ".join(finding.sentence for finding in findings))
+
+
+def _read_rows(source: PairSource, reading: Reading) -> ConnectionDataset:
+    """Return the usable rows of a source, which is read once; its findings are logged as a warning.
+
+    Raises:
+        DataError: No row is usable, or a row is not while `on_bad_row` is "error", or the meaning of the labels cannot
+            be found out.
+        InputError: A tuple is of another kind than the first one.
+    """
+    faults = RowFaults(source.unit)
+    name, n_texts = source.label_name, len(source.text_names)
+    column = None if name is None else LabelColumn(source.where, name, reading, n_texts)
+    number_of: dict[str, int] = {}  # in the order of first appearance
+    texts, taken = array("q"), array("q")
+    for row in source.rows(faults):
+        if _is_usable(row, source, column, faults):
+            taken.append(row.line)
+            texts.extend([number_of.setdefault(str(text), len(number_of)) for text in row.texts])
+    lines = np.array(taken, np.int64)
+    text_rows = np.array(texts, np.int64).reshape(len(lines), n_texts)
+    n_rows = len(lines) + faults.counts.total()
+    kept = np.ones(len(lines), bool) if column is None else ~column.bad_rows(lines, faults)
+    if reading.on_bad_row == "error" and any(faults.counts[kind] for kind in _BAD):
+        raise _cannot_be_used(source, n_rows, faults)
+    if not kept.any():
+        raise _no_row(source, n_rows, faults, reading)
+    labels, notes = (Labels("none"), list[str]()) if column is None else column.labels(kept)
+    distinct = list(number_of)
+    if not kept.all():
+        chosen, text_rows = _first_appearances(text_rows[kept])
+        distinct = [distinct[i] for i in chosen.tolist()]
+    keys, places = text_keys(distinct), RowPlaces(lines[kept], source.unit)
+    groups = groups_of_texts(keys, text_rows)
+    dropped = (_dropped(kind, faults, reading) for kind in _DROPPED if faults.counts[kind])
+    findings, said = (*dropped, *_findings(groups, labels, places)), (*source.notes, *notes)
+    sha256 = source.sha256 or _content_sha256(distinct, text_rows, labels)
+    _warn_of(source.name, findings)
+    ledger = Ledger(source.name, source.format, sha256, n_rows, len(text_rows), findings, said)
+    return ConnectionDataset(ledger, text_rows, distinct, keys, groups, labels, places)
+
+
+def _findings(groups: NDArray[np.int64], labels: Labels, places: RowPlaces) -> tuple[Finding, ...]:
+    """Return what is odd about the rows or their labels; no row is dropped for it."""
+    return (*repeat_findings(groups, labels, places), *label_findings(labels, places))
+
+
+def _content_sha256(texts: Sequence[str], text_rows: NDArray[np.int64], labels: Labels) -> str:
+    scale = None if labels.scale is None else [labels.scale.low, labels.scale.high]
+    meaning = [labels.kind, scale, labels.class_names, text_rows.shape]
+    digest = hashlib.sha256(json.dumps(meaning).encode())
+    for start in range(0, len(texts), _CHUNK_TEXTS):
+        encoded = [text.encode() for text in texts[start : start + _CHUNK_TEXTS]]
+        digest.update(np.array([len(text) for text in encoded], "<i8").tobytes())
+        digest.update(b"".join(encoded))
+    digest.update(text_rows.astype("<i8").tobytes())
+    digest.update(b"" if labels.values is None else labels.values.astype("<f8").tobytes())
+    return digest.hexdigest()
+
+
+def _is_usable(row: RawRow, source: PairSource, column: LabelColumn | None, faults: RowFaults) -> bool:
+    """Return whether a row can be used; its label is then added to `column`, otherwise the row to `faults`."""
+    for name, text in zip(source.text_names, row.texts, strict=True):
+        if isinstance(text, str):
+            if is_blank(text):
+                faults.add("empty", row.line, f"the {name} is {'blank' if text else 'empty'}")
+                return False
+            if not text.isascii() and (half := _HALF_CHARACTER.search(text)) is not None:
+                problem = f"holds half a character ({quoted(half[0])}), which UTF-8 cannot encode"
+                faults.add("not_text", row.line, f"the {name} {problem}")
+                return False
+        elif text is None or text is Missing.MISSING:
+            faults.add("empty", row.line, f"the {name} is missing")
+            return False
+        else:
+            faults.add("not_text", row.line, f"the {name} is {type(text).__name__} {quoted(text, limit=40)}")
+            return False
+    if column is None:
+        return True
+    try:
+        if column.add(row.label):
+            return True
+    except SeveralLabels as problem:
+        what = f"{source.where}: {source.unit} {row.line}: label {problem}"
+        raise DataError(what, "give each row one label, or train one run per class, with labels 0 and 1") from None
+    except LabelFault as problem:
+        faults.add("bad_label", row.line, f"label {problem}")
+        return False
+    faults.add("other_label", row.line, quoted(row.label, limit=40))
+    return False
+
+
+def _first_appearances(text_rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the different texts of rows in the order of first appearance, and the rows as indices into them."""
+    texts, first, places = np.unique(text_rows.ravel(), return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    new_index = np.empty(len(order), np.int64)
+    new_index[order] = np.arange(len(order))
+    renumbered: NDArray[np.int64] = new_index[places].reshape(text_rows.shape)
+    return texts[order], renumbered
+
+
+def _cannot_be_used(source: PairSource, n_rows: int, faults: RowFaults) -> DataError:
+    first = faults.first(_BAD)
+    n_bad = sum(faults.counts[kind] for kind in _BAD)
+    places = "; ".join(f"{source.unit} {line}: {problem}" for line, problem in first)
+    remedy = "fix or remove them, or set data.on_bad_row to 'skip' (Reading(on_bad_row='skip')) to leave them out"
+    more = f"; and {n_bad - len(first):,} more" if n_bad > len(first) else ""
+    more += "".join(f"; {of_kind}" for of_kind in faults.remedies)
+    return DataError(f"{source.where}: {n_bad:,} of {counted(n_rows, 'row')} cannot be used: {places}{more}", remedy)
+
+
+def _no_row(source: PairSource, n_rows: int, faults: RowFaults, reading: Reading) -> DataError:
+    if not n_rows:
+        wanted = "text" if len(source.text_names) == 1 else "pair of texts"
+        return DataError(f"{source.where}: holds no row; expected at least one {wanted}")
+    first = "; ".join(f"{source.unit} {line}: {problem}" for line, problem in faults.first(tuple(_DROPPED)))
+    unnamed = f" (labels that data.{_naming(reading)} does not name)"
+    others = unnamed if faults.counts["other_label"] == n_rows else ""
+    return DataError(f"{source.where}: none of {counted(n_rows, 'row')} can be used{others}: {first}")
+
+
+def _naming(reading: Reading) -> str:
+    """Return the name of the setting that lists the labels of the rows to keep."""
+    return "label_values" if reading.classes is None else "classes"
+
+
+def _dropped(kind: str, faults: RowFaults, reading: Reading) -> Finding:
+    first, count = faults.first((kind,)), faults.counts[kind]
+    problem = f": {first[0][1]}" if kind in ("bad_label", "other_label", "not_text") else ""
+    why = _DROPPED[kind].format(_naming(reading))
+    sentence = f"{counted(count, 'row')} {why} ({faults.places(kind)}{problem})"
+    return Finding(kind, count, True, tuple(line for line, _ in first), sentence)
