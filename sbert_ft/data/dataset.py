@@ -467,13 +467,10 @@ def _first_appearances(text_rows: NDArray[np.int64]) -> tuple[NDArray[np.int64],
 
 
 def _cannot_be_used(source: PairSource, n_rows: int, faults: RowFaults) -> DataError:
-    first = faults.first(_BAD)
     n_bad = sum(faults.counts[kind] for kind in _BAD)
-    places = "; ".join(f"{source.unit} {line}: {problem}" for line, problem in first)
+    problem = f"{n_bad:,} of {counted(n_rows, 'row')} cannot be used: {faults.describe(_BAD)}"
     remedy = "fix or remove them, or set data.on_bad_row to 'skip' (Reading(on_bad_row='skip')) to leave them out"
-    more = f"; and {n_bad - len(first):,} more" if n_bad > len(first) else ""
-    more += "".join(f"; {of_kind}" for of_kind in faults.remedies)
-    return DataError(f"{source.where}: {n_bad:,} of {counted(n_rows, 'row')} cannot be used: {places}{more}", remedy)
+    return DataError(f"{source.where}: {problem}", remedy)
 
 
 def _no_row(source: PairSource, n_rows: int, faults: RowFaults, reading: Reading) -> DataError:

@@ -52,16 +52,10 @@ class FileFormat(ABC):
 
     @abstractmethod
     def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
-        """Return the file's format, found from its beginning.
+        """Return the file's format, found from its beginning, or raise a `DataError` if it does not have this one.
 
-        Args:
-            path: A file whose first bytes are not those of another format.
-            encoding: The codec, as given or found.
-            delimiter: As given; None for what is found.
-            is_named: Whether the user named the format, instead of the suffix.
-
-        Raises:
-            DataError: The file does not have this format.
+        The first bytes are not those of another format. `delimiter` is None where it is to be found; `is_named` says
+        that the user named the format, instead of the suffix.
         """
 
     @abstractmethod
@@ -88,11 +82,7 @@ class FileFormat(ABC):
         raise AssertionError(f"a table is not written to lines of {self.kind}")
 
     def whole_rows(self, table: TableFile) -> Iterator[Row]:
-        """Yield the table's rows to be written in another format.
-
-        Raises:
-            DataError: A row has a value that is in none of the columns.
-        """
+        """Yield the table's rows to be written in another format; a value in none of the columns is a `DataError`."""
         return self.rows(table, None, None)
 
     def arrow_schema(self, table: TableFile) -> pyarrow.Schema:

@@ -152,10 +152,8 @@ def cell_records(
     """Yield the records of a file of cells, the header first; empty lines are left out.
 
     With `quoting` as in RFC 4180, a cell that begins with a quote ends with the closing one and may contain delimiters,
-    line ends and doubled quotes. Every other quote is an ordinary character.
-
-    Raises:
-        DataError: A quote is not closed, or text follows a closed one.
+    line ends and doubled quotes. Every other quote is an ordinary character. A quote that is not closed, and text
+    after a closed one, is a `DataError`.
     """
     for number, line in lines:
         if quoting and '"' in line:
@@ -229,14 +227,8 @@ class _NoObject(ValueError):
 def json_records(path: Path, encoding: str, on_bad: OnBadRecord | None = None) -> Iterator[JsonRecord]:
     """Yield the object of each line that is not blank.
 
-    Args:
-        path: The file.
-        encoding: Its codec.
-        on_bad: Called with the line, what is wrong and what to do for a line that is not JSON, is not an object, or
-            holds what is not allowed: NaN, infinities, two equal keys, half characters. The line is then left out.
-
-    Raises:
-        DataError: There is such a line and `on_bad` is None, or the file cannot be read.
+    For a line that is not JSON, is not an object, or holds what is not allowed (NaN, infinities, two equal keys, half
+    characters), `on_bad` is called with the line, what is wrong and what to do; without `on_bad` it is a `DataError`.
     """
     for number, line in text_lines(path, encoding):
         raw = line.strip(" \t\r\n")
@@ -276,11 +268,7 @@ def _json_object(raw: str, number: int) -> dict[str, object]:
 
 
 def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
-    """Return the opened file; the caller closes it.
-
-    Raises:
-        DataError: pyarrow is not installed, or the file is damaged or truncated.
-    """
+    """Return the opened file, which the caller closes; a `DataError` if it is damaged or pyarrow is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -293,11 +281,7 @@ def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
 
 
 def parquet_batches(path: Path) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
-    """Yield batches of rows, each with the number of its first row from 1.
-
-    Raises:
-        DataError: pyarrow is not installed, or the file is damaged.
-    """
+    """Yield batches of rows, each with the number of its first row from 1; a `DataError` if the file is damaged."""
     first_row = 1
     with open_parquet(path) as file:
         import pyarrow
@@ -315,11 +299,7 @@ def parquet_batches(path: Path) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
 
 
 def parquet_values(path: Path, batch: pyarrow.RecordBatch, column: int, first_row: int) -> list[object]:
-    """Return one column of a batch as Python values, None where a value is missing.
-
-    Raises:
-        DataError: A value cannot be converted to Python, such as text that is not UTF-8.
-    """
+    """Return one column of a batch as Python values, None where one is missing; a `DataError` if it cannot be read."""
     import pyarrow
 
     try:

@@ -479,11 +479,7 @@ class LabelColumn:
         return self._scores(values, self._places.lines[kept], notes)
 
     def _classes(self, codes: NDArray[np.int64], notes: list[str]) -> tuple[Labels, list[str]]:
-        """Return the labels of rows whose words have these numbers, shape (n,), and the notes with those about classes.
-
-        Raises:
-            DataError: Scores are expected.
-        """
+        """Return the labels of rows whose words have these numbers, shape (n,), and the notes about them."""
         found = named(sorted(self._words))
         if self._scale is not None:
             raise DataError(f"{self._place} holds words ({found}), but data.score_range is set", "leave it out")
@@ -504,11 +500,7 @@ class LabelColumn:
     def _scores(
         self, values: NDArray[np.float64], lines: NDArray[np.int64], notes: list[str]
     ) -> tuple[Labels, list[str]]:
-        """Return the labels of rows with these scores, shape (n,), and the notes with those about scores.
-
-        Raises:
-            DataError: They fit no known scale.
-        """
+        """Return the labels of rows with these scores, shape (n,), and the notes about them."""
         low, high = float(values.min()), float(values.max())
         fitting = (known for known in _KNOWN_SCALES if known.low <= low and high <= known.high)
         if (scale := self._scale or next(fitting, None)) is None:

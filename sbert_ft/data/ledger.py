@@ -146,9 +146,10 @@ class RowFaults:
             if remedy is not None:
                 self.remedies[remedy] = None
 
-    def describe(self) -> str:
-        """Return "line 3: ...; line 7: ...; and 2 more; ...", with the first rows of all kinds and the remedies."""
-        first, n_bad = self.first(tuple(self.counts)), self.counts.total()
+    def describe(self, kinds: Sequence[str] | None = None) -> str:
+        """Return "line 3: ...; line 7: ...; and 2 more; ...", of these kinds or of all, with the remedies."""
+        chosen = tuple(self.counts) if kinds is None else kinds
+        first, n_bad = self.first(chosen), sum(self.counts[kind] for kind in chosen)
         places = [f"{self.unit} {line}: {problem}" for line, problem in first]
         more = [f"and {n_bad - len(first):,} more"] if n_bad > len(first) else []
         return "; ".join([*places, *more, *self.remedies])
@@ -163,11 +164,7 @@ class RowFaults:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the digest of a file's bytes.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
+    """Return the digest of a file's bytes; a `DataError` if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:

@@ -77,12 +77,7 @@ def share_of_classes(
 
     Components are taken in random order, skipping those with which a class would exceed its share. Then single
     components are moved while this brings the classes closer to their shares, without taking all rows of a class.
-
-    Args:
-        components: Number of each row's component, shape (N,), from 0.
-        codes: Number of each row's class, shape (N,), from 0.
-        share: Share of the rows for dev, above 0 and below 1.
-        seed: Of the order.
+    `components` and `codes` are the numbers of each row's component and class, shape (N,), from 0.
 
     Raises:
         DataError: All rows are one component.

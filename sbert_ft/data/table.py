@@ -42,12 +42,10 @@ class Table(TableFile):
         return FORMATS[self.format.kind].unit
 
     def rows(self, columns: Sequence[int] | None = None, on_bad: OnBadRecord | None = None) -> Iterator[Row]:
-        """Yield each row with the values of `columns`, or of all columns.
+        """Yield each row with the values of the columns at these positions, or of all; others are not converted.
 
-        Args:
-            columns: Positions of the columns; None for all. Others (in Parquet perhaps vectors) are not converted.
-            on_bad: Called with the line, what is wrong and what to do for a row that has more or fewer cells than the
-                header, or a line that is not a JSON object; the row is then left out.
+        For a row that has more or fewer cells than the header, or a line that is not a JSON object, `on_bad` is called
+        with the line, what is wrong and what to do, and the row is left out.
 
         Raises:
             DataError: A row cannot be read, or is such a row and `on_bad` is None.
@@ -55,11 +53,7 @@ class Table(TableFile):
         return FORMATS[self.format.kind].rows(self, columns, on_bad)
 
     def column_index(self, name: str) -> int:
-        """Return the position of the column called exactly `name`.
-
-        Raises:
-            DataError: There is no such column; the message lists the columns and the nearest name.
-        """
+        """Return the position of the column called exactly `name`; a `DataError` if there is none."""
         if name in self.format.columns:
             return self.format.columns.index(name)
         if not self.format.columns:

@@ -99,11 +99,7 @@ def first_bytes(path: Path, n_bytes: int = 4096) -> bytes:
 
 
 def refuse_other_formats(path: Path, head: bytes, kind: str) -> None:
-    """Check that the first bytes of a file are not those of another format than `kind`.
-
-    Raises:
-        DataError: They are those of an archive, a workbook, a web page or the like, or not Parquet's where `kind` is.
-    """
+    """Raise a `DataError` where the first bytes of a file are not those of `kind`, but of an archive or the like."""
     found, advice = "", ""
     if head.startswith(b"PK\x03\x04"):
         found, advice = next(((name, remedy) for part, name, remedy in _IN_ZIP if part in head), _ZIP)
@@ -167,9 +163,8 @@ def _begins_as_utf_8(head: bytes) -> bool:
 def text_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
     r"""Yield each line with its number from 1, line end included; nothing but \n ends a line.
 
-    Raises:
-        DataError: The file cannot be read, has bytes that are not in the encoding, or a line has a NUL character or
-            more than `MAX_RECORD_CHARS` characters.
+    A `DataError` where the file cannot be read, has bytes that are not in the encoding, or a line has a NUL character
+    or more than `MAX_RECORD_CHARS` characters.
     """
     number = 0
     try:
