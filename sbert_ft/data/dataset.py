@@ -31,18 +31,7 @@ from sbert_ft.config.settings import Reading
 from sbert_ft.data.columns import checked_reading
 from sbert_ft.data.duplicates import groups_of_texts, overlap_rows, repeat_findings, text_keys
 from sbert_ft.data.formats import Missing
-from sbert_ft.data.labels import (
-    LabelColumn,
-    LabelFault,
-    LabelKind,
-    Labels,
-    ScoreScale,
-    SeveralLabels,
-    class_codes,
-    class_counts,
-    label_findings,
-    recounted,
-)
+from sbert_ft.data.labels import LabelColumn, LabelFault, LabelKind, Labels, ScoreScale, SeveralLabels
 from sbert_ft.data.ledger import Finding, Ledger, RowFaults, RowPlaces, counted, row_word
 from sbert_ft.data.sources import PairSource, RawRow, file_source, frame_source, text_source, tuple_source
 from sbert_ft.data.split import rows_for_dev
@@ -261,7 +250,7 @@ class ConnectionDataset(Dataset[Connection]):
         Raises:
             InputError: A row's class is not among them, the labels are scores, or rows have no labels.
         """
-        return class_codes(self._labels, classes, self._places, self.source)
+        return self._labels.class_codes(classes, self._places, self.source)
 
     def class_counts(self) -> dict[str, int]:
         """Return how many rows each class has, in the order of the classes.
@@ -269,7 +258,7 @@ class ConnectionDataset(Dataset[Connection]):
         Raises:
             InputError: The labels are scores, or rows have no labels.
         """
-        return class_counts(self._labels)
+        return self._labels.class_counts()
 
     def targets(self) -> NDArray[np.float32] | None:
         """Return the targets of objectives, shape (N,): 0 or 1, or scores mapped to 0..1 (those of -1..1 unchanged).
@@ -314,7 +303,7 @@ class ConnectionDataset(Dataset[Connection]):
         texts, keys = [self._texts[i] for i in chosen.tolist()], self._keys[chosen]
         groups, labels = groups_of_texts(keys, text_rows), self._labels.select(rows)
         places = RowPlaces(self.lines[rows], self._places.unit)
-        ledger = replace(self.ledger, notes=recounted(self.ledger.notes, self._labels, labels))
+        ledger = replace(self.ledger, notes=self._labels.recounted(self.ledger.notes, labels))
         ledger = ledger.of_part(len(rows), _findings(groups, labels, places), sentence)
         return ConnectionDataset(ledger, text_rows, texts, keys, groups, labels, places)
 
@@ -408,7 +397,7 @@ def _read_rows(source: PairSource, reading: Reading) -> ConnectionDataset:
 
 def _findings(groups: NDArray[np.int64], labels: Labels, places: RowPlaces) -> tuple[Finding, ...]:
     """Return what is odd about the rows or their labels; no row is dropped for it."""
-    return (*repeat_findings(groups, labels, places), *label_findings(labels, places))
+    return (*repeat_findings(groups, labels, places), *labels.findings(places))
 
 
 def _content_sha256(texts: Sequence[str], text_rows: NDArray[np.int64], labels: Labels) -> str:

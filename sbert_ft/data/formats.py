@@ -220,10 +220,6 @@ def joined_cells(cells: Sequence[str], delimiter: str, always: bool = False) -> 
     )
 
 
-class _NoObject(ValueError):
-    """A line that is not a JSON object; its arguments are what is wrong and what to do."""
-
-
 def json_records(path: Path, encoding: str, on_bad: OnBadRecord | None = None) -> Iterator[JsonRecord]:
     """Yield the object of each line that is not blank.
 
@@ -235,36 +231,34 @@ def json_records(path: Path, encoding: str, on_bad: OnBadRecord | None = None) -
         if not raw:
             continue
         try:
-            record = JsonRecord(number, raw, _json_object(raw, number))
-        except _NoObject as bad:
-            problem, remedy = bad.args
+            value = strict_value(raw)
+            if "\\u" in raw:
+                json.dumps(value, ensure_ascii=False).encode()
+            if not isinstance(value, dict):
+                raise TypeError
+        except (TypeError, ValueError, RecursionError) as error:
+            problem, remedy = _json_fault(raw, number, error)
             if on_bad is None:
                 raise fault(path, problem, number, hint=remedy) from None
             on_bad(number, problem, remedy)
-            continue
-        yield record
+        else:
+            yield JsonRecord(number, raw, value)
 
 
-def _json_object(raw: str, number: int) -> dict[str, object]:
-    """Return the object in a line; raise `_NoObject` where it is not one, or holds what is not allowed."""
-    try:
-        value = strict_value(raw)
-        if "\\u" in raw:
-            json.dumps(value, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
+def _json_fault(raw: str, number: int, error: Exception) -> tuple[str, str]:
+    """Return what is wrong with a line that is not one strict JSON object, and what to do."""
+    if isinstance(error, json.JSONDecodeError):
         whole_file = number == 1 and raw[0] in "[{"
         remedy = "write each object on one line, without a list around them" if whole_file else "fix the line"
-        raise _NoObject(f"is not JSON ({error.msg}, character {error.pos + 1}): {quoted(raw)}", remedy) from None
-    except UnicodeEncodeError:
-        raise _NoObject("holds half a character (a lone surrogate such as \\ud83d)", "fix the line") from None
-    except RecursionError:
-        raise _NoObject("is nested too deeply", "expected an object of texts and numbers") from None
-    except ValueError as error:
-        raise _NoObject(f"{error}: {quoted(raw)}", "fix the line") from None
-    if not isinstance(value, dict):
-        remedy = "write one object a line, without a list around them" if isinstance(value, list) else "fix the line"
-        raise _NoObject(f"expected a JSON object, found {quoted(raw)}", remedy)
-    return value
+        return f"is not JSON ({error.msg}, character {error.pos + 1}): {quoted(raw)}", remedy
+    if isinstance(error, UnicodeEncodeError):
+        return "holds half a character (a lone surrogate such as \\ud83d)", "fix the line"
+    if isinstance(error, RecursionError):
+        return "is nested too deeply", "expected an object of texts and numbers"
+    if isinstance(error, ValueError):  # a key twice, NaN, or a number that is too large
+        return f"{error}: {quoted(raw)}", "fix the line"
+    remedy = "write one object a line, without a list around them" if raw[0] == "[" else "fix the line"
+    return f"expected a JSON object, found {quoted(raw)}", remedy
 
 
 def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:

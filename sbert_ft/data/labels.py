@@ -36,6 +36,7 @@ _MAX_WHOLE_NUMBERS = 20  # up to so many different whole numbers may be classes
 _NO_LABEL_GIVEN = frozenset({"na", "n/a", "#n/a", "<na>", "null", "none", "-", "?"})
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?", re.ASCII)
+_SAY_MEANINGS = "say what each label means with data.label_values (Reading(label_values=...))"
 # Digits and signs without a letter (0,85 or 85 % or 1_0 or ４), hexadecimal digits, NaN and infinities.
 _NO_PROPER_NUMBER = re.compile(
     r"[\W\d_]*\d[\W\d_]*(e[+-]?\d+\W*)?|[+-]?0[xob][\da-f_]+|[+-]?(nan|inf|infinity)", re.IGNORECASE
@@ -106,6 +107,77 @@ class Labels:
         belongs: NDArray[np.bool_] = self.values >= least
         return belongs
 
+    def findings(self, places: RowPlaces) -> list[Finding]:
+        """Return what makes labels of little use: only one row, one label for all rows, or labels with only one row."""
+        n_rows = len(places.lines)
+        if n_rows == 1:
+            sentence = "there is only one row, too few to train on or to evaluate with"
+            return [Finding("single_row", 1, False, tuple(places.lines.tolist()), sentence)]
+        if self.values is None:
+            return []
+        found, where, counts = np.unique(self.values, return_index=True, return_counts=True)
+        if len(found) == 1:
+            value = quoted(self.class_names[int(found[0])]) if self.class_names else f"{found[0]:g}"
+            kind, word = ("constant_score", "score") if self.kind == "score" else ("one_label", "label")
+            sentence = f"all {n_rows:,} rows have the {word} {value}, so the labels do not distinguish them"
+            return [Finding(kind, n_rows, False, (), sentence)]
+        rare = np.sort(where[counts == 1])
+        if self.kind == "score" or not len(rare):
+            return []
+        return [places.finding("rare_label", rare, "with only one row", "label")]
+
+    def class_counts(self) -> dict[str, int]:
+        """Return how many rows each class has; see `ConnectionDataset.class_counts`. Labels 0 and 1 are two classes."""
+        names, codes = self._own_codes()
+        return dict(zip(names, np.bincount(codes, minlength=len(names)).tolist(), strict=True))
+
+    def class_codes(self, classes: Sequence[str], places: RowPlaces, source: str) -> NDArray[np.int64]:
+        """Return the number of each row's class among `classes`, shape (N,); see `ConnectionDataset.class_codes`."""
+        names, codes = self._own_codes()
+        is_list = isinstance(classes, Sequence) and not isinstance(classes, str)
+        if not is_list or not all(isinstance(name, str) for name in classes):
+            raise InputError(f"classes is {quoted(classes)}, expected the names of all classes, as texts")
+        place = {_spelling(name): number for number, name in enumerate(classes)}
+        new = np.array([place.get(_spelling(name), -1) for name in names], np.int64)
+        found: NDArray[np.int64] = new[codes]
+        if not (found < 0).any():
+            return found
+        unknown = np.unique(codes[found < 0])
+        shown = []
+        for code in unknown[:_N_UNKNOWN].tolist():
+            near = difflib.get_close_matches(names[code], classes, n=1)
+            meant = f"; {quoted(near[0], limit=40)}?" if near else ""
+            shown.append(f"{quoted(names[code], limit=40)} ({places.describe(np.flatnonzero(codes == code))}{meant})")
+        more = f" and {counted(len(unknown) - _N_UNKNOWN, 'other label')}" if len(unknown) > _N_UNKNOWN else ""
+        rows = f"{counted(int((found < 0).sum()), 'row')} with a label that is not one of the classes {named(classes)}"
+        remedy = "fix the labels, or leave such rows out with data.classes (Reading(classes=...))"
+        raise InputError(f"{quoted(source, limit=400)}: {rows}: {', '.join(shown)}{more}", remedy)
+
+    def class_notes(self) -> list[str]:
+        """Return notes about labels of kind "classes": how many rows each class has, and names that may be mistakes."""
+        notes = [self._counts_note()]
+        by_letters: dict[str, list[str]] = {}
+        for name in self.class_names:
+            by_letters.setdefault(name.casefold(), []).append(name)
+        if alike := [name for names in by_letters.values() if len(names) > 1 for name in names]:
+            same = "if they are the same, use one spelling"
+            notes.append(f"classes that differ only in capital letters: {named(alike)}; {same}")
+        if none_given := [name for name in self.class_names if name.casefold() in _NO_LABEL_GIVEN]:
+            remedy = "leave such rows out by naming the others in data.classes (Reading(classes=...))"
+            notes.append(f"the class {named(none_given)} looks as if no label was given; if so, {remedy}")
+        fractions = [name for name in self.class_names if _NUMBER.fullmatch(name) and not _WHOLE.fullmatch(name)]
+        if fractions:
+            what = f"numbers with a fraction are classes here ({named(fractions[:2])})"
+            notes.append(f"{what}; if they are scores, set data.label_kind to scores")
+        return notes
+
+    def recounted(self, notes: Sequence[str], part: Labels) -> tuple[str, ...]:
+        """Return the notes on these labels as notes on a part of them, with the part's number of rows of each class."""
+        if self.kind != "classes":
+            return tuple(notes)
+        old, new = self._counts_note(), part._counts_note()
+        return tuple(new if note == old else note for note in notes)
+
     def describe(self) -> str:
         """Return a short description, such as "scores 0..5"."""
         if self.scale is not None:
@@ -114,41 +186,32 @@ class Labels:
             return f"classes {named(self.class_names)}"
         return "labels 0 and 1" if self.kind == "binary" else "no labels"
 
+    def _counts_note(self) -> str:
+        counts = (f"{quoted(name, limit=40)} {n:,}" for name, n in self.class_counts().items())
+        return f"classes: {joined(counts, _N_NAMED)}"
+
+    def _own_codes(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Return the names of the labels' own classes and each row's number among them, shape (N,)."""
+        if self.values is None:
+            problem = "the rows have no labels, so they have no classes"
+            raise InputError(problem, "name the column with data.label_column")
+        if self.kind == "score":
+            setting = "set data.label_kind to classes (Reading(label_kind='classes'))"
+            remedy = f"where each different number is a class, {setting}"
+            raise InputError(f"the labels are {self.describe()}, not classes", remedy)
+        return self.class_names or ("0", "1"), self.values.astype(np.int64)
+
     def _refuse_classes(self) -> None:
         if self.kind == "classes":
             words = "classes" if any(name[-1:].isdigit() for name in self.class_names) else "words"
-            raise InputError(
-                f"the labels are {words} ({named(self.class_names)}), not scores or 0 and 1",
-                "say what each means with data.label_values or "
-                f"Reading(label_values={{{quoted(self.class_names[0])}: 1, ...}})",
-            )
+            meaning = f"Reading(label_values={{{quoted(self.class_names[0])}: 1, ...}})"
+            remedy = f"say what each means with data.label_values or {meaning}"
+            raise InputError(f"the labels are {words} ({named(self.class_names)}), not scores or 0 and 1", remedy)
 
 
 def named(names: Iterable[str]) -> str:
     """Return the first names in quotes, separated by commas, and the number of the others."""
     return joined((quoted(name, limit=40) for name in names), _N_NAMED)
-
-
-def label_findings(labels: Labels, places: RowPlaces) -> list[Finding]:
-    """Return findings about labels of little use: only one row, one label for all rows, or labels with only one row."""
-    n_rows = len(places.lines)
-    if n_rows == 1:
-        sentence = "there is only one row, too few to train on or to evaluate with"
-        return [Finding("single_row", 1, False, tuple(places.lines.tolist()), sentence)]
-    if labels.values is None:
-        return []
-    found, where, counts = np.unique(labels.values, return_index=True, return_counts=True)
-    if len(found) == 1:
-        value = quoted(labels.class_names[int(found[0])]) if labels.class_names else f"{found[0]:g}"
-        kind, word = ("constant_score", "score") if labels.kind == "score" else ("one_label", "label")
-        sentence = f"all {n_rows:,} rows have the {word} {value}, so the labels do not distinguish them"
-        return [Finding(kind, n_rows, False, (), sentence)]
-    rare = np.sort(where[counts == 1])
-    return (
-        [places.finding("rare_label", rare, "with only one row", "label")]
-        if labels.kind != "score" and len(rare)
-        else []
-    )
 
 
 class LabelFault(ValueError):
@@ -262,85 +325,6 @@ def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _about_classes(labels: Labels) -> list[str]:
-    """Return notes about labels of kind "classes": how many rows each class has, and names that may be mistakes."""
-    notes = [_counts_note(labels)]
-    by_letters: dict[str, list[str]] = {}
-    for name in labels.class_names:
-        by_letters.setdefault(name.casefold(), []).append(name)
-    if alike := [name for names in by_letters.values() if len(names) > 1 for name in names]:
-        notes.append(
-            f"classes that differ only in capital letters: {named(alike)}; if they are the same, use one spelling"
-        )
-    if none_given := [name for name in labels.class_names if name.casefold() in _NO_LABEL_GIVEN]:
-        notes.append(
-            f"the class {named(none_given)} looks as if no label was given; if so, leave such rows out by naming the "
-            "others in data.classes (Reading(classes=...))"
-        )
-    fractions = [name for name in labels.class_names if _NUMBER.fullmatch(name) and not _WHOLE.fullmatch(name)]
-    if fractions:
-        notes.append(
-            f"numbers with a fraction are classes here ({named(fractions[:2])}); if they are scores, set "
-            "data.label_kind to scores"
-        )
-    return notes
-
-
-def class_counts(labels: Labels) -> dict[str, int]:
-    """Return how many rows each class has; see `ConnectionDataset.class_counts`. Labels 0 and 1 are two classes."""
-    names, codes = _own_codes(labels)
-    return dict(zip(names, np.bincount(codes, minlength=len(names)).tolist(), strict=True))
-
-
-def class_codes(labels: Labels, classes: Sequence[str], places: RowPlaces, source: str) -> NDArray[np.int64]:
-    """Return the number of each row's class among `classes`, shape (N,); see `ConnectionDataset.class_codes`."""
-    names, codes = _own_codes(labels)
-    if isinstance(classes, str) or not isinstance(classes, Sequence) or not all(isinstance(c, str) for c in classes):
-        raise InputError(f"classes is {quoted(classes)}, expected the names of all classes, as texts")
-    place = {_spelling(name): number for number, name in enumerate(classes)}
-    new = np.array([place.get(_spelling(name), -1) for name in names], np.int64)
-    found: NDArray[np.int64] = new[codes]
-    if not (found < 0).any():
-        return found
-    unknown = np.unique(codes[found < 0])
-    shown = []
-    for code in unknown[:_N_UNKNOWN].tolist():
-        near = difflib.get_close_matches(names[code], classes, n=1)
-        meant = f"; {quoted(near[0], limit=40)}?" if near else ""
-        shown.append(f"{quoted(names[code], limit=40)} ({places.describe(np.flatnonzero(codes == code))}{meant})")
-    more = f" and {counted(len(unknown) - _N_UNKNOWN, 'other label')}" if len(unknown) > _N_UNKNOWN else ""
-    raise InputError(
-        f"{quoted(source, limit=400)}: {counted(int((found < 0).sum()), 'row')} with a label that is not one of the "
-        f"classes {named(classes)}: {', '.join(shown)}{more}",
-        "fix the labels, or leave such rows out with data.classes (Reading(classes=...))",
-    )
-
-
-def recounted(notes: Sequence[str], whole: Labels, part: Labels) -> tuple[str, ...]:
-    """Return the notes on all rows as notes on a part of them, with the part's number of rows of each class."""
-    if whole.kind != "classes":
-        return tuple(notes)
-    old, new = _counts_note(whole), _counts_note(part)
-    return tuple(new if note == old else note for note in notes)
-
-
-def _counts_note(labels: Labels) -> str:
-    counts = (f"{quoted(name, limit=40)} {n:,}" for name, n in class_counts(labels).items())
-    return f"classes: {joined(counts, _N_NAMED)}"
-
-
-def _own_codes(labels: Labels) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Return the names of the labels' own classes and each row's number among them, shape (N,)."""
-    if labels.values is None:
-        raise InputError("the rows have no labels, so they have no classes", "name the column with data.label_column")
-    if labels.kind == "score":
-        raise InputError(
-            f"the labels are {labels.describe()}, not classes",
-            "where each different number is a class, set data.label_kind to classes (Reading(label_kind='classes'))",
-        )
-    return labels.class_names or ("0", "1"), labels.values.astype(np.int64)
-
-
 def _spelling(name: str) -> str:
     """Return a key that is equal for all names of one class: "1.0" and "1", Python's "True" and JSON's "true"."""
     folded = name.strip().casefold()
@@ -450,8 +434,7 @@ class LabelColumn:
             raise DataError(
                 f"{self._place} holds numbers and words: {self._values[number]:g} in {faults.unit} {lines[number]}, "
                 f"{quoted(words[codes[word]], limit=40)} in {faults.unit} {lines[word]}",
-                "fix them, name another "
-                "column, or say what each label means with data.label_values (Reading(label_values=...))",
+                f"fix them, name another column, or {_SAY_MEANINGS}",
             )
         for row in np.flatnonzero(bad).tolist():
             problem = "is not a number, unlike most of the column" if is_word[row] else "means that there is no label"
@@ -484,7 +467,7 @@ class LabelColumn:
         if self._scale is not None:
             raise DataError(f"{self._place} holds words ({found}), but data.score_range is set", "leave it out")
         if self._kind == "scores":
-            remedy = "say what each means with data.label_values (Reading(label_values=...)), or name another column"
+            remedy = f"{_SAY_MEANINGS}, or name another column"
             raise DataError(f"{self._place} holds words ({found}), but data.label_kind is scores", remedy)
         names = tuple(self._stated or ordered_classes(self._words))
         number_of_name = {name: number for number, name in enumerate(names)}
@@ -495,7 +478,7 @@ class LabelColumn:
         if unseen := [name for name in names if name not in self._words]:
             notes.append(f"no row has the label {named(unseen)} of data.classes")
         labels = Labels("classes", number_of_code[codes], class_names=names)
-        return labels, [*notes, *_about_classes(labels)]
+        return labels, [*notes, *labels.class_notes()]
 
     def _scores(
         self, values: NDArray[np.float64], lines: NDArray[np.int64], notes: list[str]
@@ -514,7 +497,6 @@ class LabelColumn:
         notes.append(f"scores from {low:g} to {high:g} on the scale {scale.describe()} ({source}), {kept_as}")
         few = len(np.unique(values[: 1 << 20])) <= _MAX_WHOLE_NUMBERS
         if self._meanings is None and few and (values == np.floor(values)).all():
-            notes.append(
-                "all of them are whole numbers: taken as scores, not as classes (to change this, set data.label_values)"
-            )
+            note = "all of them are whole numbers: taken as scores, not as classes"
+            notes.append(f"{note} (to change this, set data.label_values)")
         return Labels("score", values, scale), notes

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sbert_ft.config.settings import Reading
 from sbert_ft.data.formats import Missing
-from sbert_ft.data.labels import MAX_WORDS, LabelColumn, LabelFault, Labels, ScoreScale, label_findings, number_or_word
+from sbert_ft.data.labels import MAX_WORDS, LabelColumn, LabelFault, Labels, ScoreScale, number_or_word
 from sbert_ft.data.ledger import RowFaults, RowPlaces
 from sbert_ft.errors import DataError, InputError
 
@@ -265,14 +265,12 @@ def test_classes_are_no_targets_and_no_matches() -> None:
 )
 def test_labels_of_little_use_are_found(labels: Labels, kind: str) -> None:
     n_rows = 1 if labels.values is None else len(labels.values)
-    (finding,) = label_findings(labels, RowPlaces(np.arange(2, 2 + n_rows), "line"))
+    (finding,) = labels.findings(RowPlaces(np.arange(2, 2 + n_rows), "line"))
     assert finding.kind == kind and not finding.dropped
     if kind == "rare_label":
         assert finding.first == (4,) and finding.sentence == "1 label with only one row: line 4"
 
 
 def test_labels_of_use_are_not_found_fault_with() -> None:
-    assert label_findings(Labels("binary", np.array([1.0, 0.0, 1.0, 0.0])), RowPlaces(np.arange(4), "line")) == []
-    assert (
-        label_findings(Labels("score", np.array([1.0, 0.5]), ScoreScale(0, 1)), RowPlaces(np.arange(2), "line")) == []
-    )
+    assert Labels("binary", np.array([1.0, 0.0, 1.0, 0.0])).findings(RowPlaces(np.arange(4), "line")) == []
+    assert Labels("score", np.array([1.0, 0.5]), ScoreScale(0, 1)).findings(RowPlaces(np.arange(2), "line")) == []
