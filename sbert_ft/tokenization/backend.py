@@ -8,6 +8,7 @@ the files' sizes and the JSON alone.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,11 +44,7 @@ def most_bytes(n_rows: int | None) -> int:
 
 
 def check_lines(path: Path, data: bytes, n_rows: int | None) -> None:
-    """Refuse a vocabulary with far more lines than rows, or with a line too long for a token, before it is parsed.
-
-    Raises:
-        ModelFolderError: With the file and what there is too much of.
-    """
+    """Raise a `ModelFolderError` about a vocabulary with far more lines than rows, or a line too long for a token."""
     n_lines = data.count(b"\n")
     most = _MAX_LINES if n_rows is None else 2 * n_rows + _SPARE_LINES
     if n_lines > most:
@@ -58,63 +55,46 @@ def check_lines(path: Path, data: bytes, n_rows: int | None) -> None:
         )
     if len(data) > _MAX_TOKEN_BYTES:
         lengths = [len(line) for line in data.split(b"\n")]
-        if max(lengths) > _MAX_TOKEN_BYTES:
-            line = 1 + next(i for i, length in enumerate(lengths) if length > _MAX_TOKEN_BYTES)
-            raise ModelFolderError(
-                f"{shown(path)}, line {line}, has {lengths[line - 1]:,} bytes, too many for a token", "restore the file"
-            )
+        line = next((i for i, length in enumerate(lengths, 1) if length > _MAX_TOKEN_BYTES), None)
+        if line is not None:
+            problem = f"line {line}, has {lengths[line - 1]:,} bytes, too many for a token"
+            raise ModelFolderError(f"{shown(path)}, {problem}", "restore the file")
 
 
 def check_content(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse a tokenizer.json that may take unlimited time or memory, or gives other tokens on every call.
-
-    Raises:
-        ModelFolderError: With the file, the key and what is wrong with it.
-    """
+    """Raise a `ModelFolderError` about a tokenizer.json that may take unlimited time or memory, or is random."""
     for key in ("normalizer", "pre_tokenizer", "post_processor"):
         steps = list(_steps(content.get(key)))
         if len(steps) > _MAX_STEPS:
             raise ModelFolderError(f"{shown(path)}: {key} has {len(steps)} steps, expected at most {_MAX_STEPS}")
         for regex in filter(None, map(_regex_of, steps)):
             if (danger := _danger_of(regex)) is not None:
+                problem = f"{quoted(regex)}, which may run for ever on some texts ({danger})"
                 raise ModelFolderError(
-                    f"{shown(path)}: {key} has the regular expression {quoted(regex)}, which may run for ever on "
-                    f"some texts ({danger})",
-                    "use a tokenizer without it",
+                    f"{shown(path)}: {key} has the regular expression {problem}", "use a tokenizer without it"
                 )
-    growth = 1.0
-    for step in _steps(content.get("normalizer")):
-        growth *= _growth_of(step)
+    growth = math.prod(map(_growth_of, _steps(content.get("normalizer"))))
     if growth > _MAX_GROWTH:
         raise ModelFolderError(
             f"{shown(path)}: normalizer may turn one character into {growth:,.0f}, expected at most {_MAX_GROWTH}",
             "use a tokenizer without such replacements",
         )
     model = content.get("model")
-    if isinstance(model, dict):
-        _check_model(path, model)
-
-
-def _check_model(path: Path, model: Mapping[str, Any]) -> None:
-    if model.get("dropout") not in (None, 0):
-        raise ModelFolderError(
-            f"{shown(path)}: model.dropout is {quoted(model['dropout'])}, which drops tokens at random, so that a text "
-            "gets a different vector on every call",
-            "set it to null",
-        )
+    if not isinstance(model, dict):
+        return
+    problem, remedy = "", "copy the file again"
     longest = model.get("max_input_chars_per_word")
-    if isinstance(longest, int) and longest > _MAX_WORD:
-        raise ModelFolderError(
-            f"{shown(path)}: model.max_input_chars_per_word is {longest}, expected at most {_MAX_WORD}: a long word "
-            "would take hours",
-            "set it to 100, the value of BERT",
-        )
+    if model.get("dropout") not in (None, 0):
+        effect = "which drops tokens at random, so that a text gets a different vector on every call"
+        problem, remedy = f"dropout is {quoted(model['dropout'])}, {effect}", "set it to null"
+    elif isinstance(longest, int) and longest > _MAX_WORD:
+        problem = f"max_input_chars_per_word is {longest}, expected at most {_MAX_WORD}: a long word would take hours"
+        remedy = "set it to 100, the value of BERT"
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
-        if isinstance(model.get(key), str) and len(model[key]) > _MAX_WORD:
-            raise ModelFolderError(
-                f"{shown(path)}: model.{key} has {len(model[key])} characters, expected at most {_MAX_WORD}",
-                "copy the file again",
-            )
+        if not problem and isinstance(model.get(key), str) and len(model[key]) > _MAX_WORD:
+            problem = f"{key} has {len(model[key])} characters, expected at most {_MAX_WORD}"
+    if problem:
+        raise ModelFolderError(f"{shown(path)}: model.{problem}", remedy)
 
 
 def _steps(part: object) -> Iterator[Mapping[str, Any]]:
@@ -175,20 +155,12 @@ def rust_faults(problem: str) -> Iterator[None]:
 
 
 def encode(backend: Tokenizer, text: str, pair: str | None = None, *, add_special_tokens: bool = True) -> Encoding:
-    """Return the tokenizer's encoding of a text, or of a pair of texts.
-
-    Raises:
-        ModelFolderError: The tokenizer fails.
-    """
+    """Return the tokenizer's encoding of a text, or of a pair of texts; a `ModelFolderError` if it fails."""
     with rust_faults("tokenizer.json describes a tokenizer that does not run"):
         return backend.encode(text, pair, add_special_tokens=add_special_tokens)
 
 
 def encode_bodies(backend: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
-    """Return the tokenizer's encoding of each text, without special tokens.
-
-    Raises:
-        ModelFolderError: The tokenizer fails on one of them.
-    """
+    """Return the encoding of each text, without special tokens; a `ModelFolderError` if the tokenizer fails on one."""
     with rust_faults("the model's tokenizer fails on one of the texts"):
         return backend.encode_batch_fast(list(texts), add_special_tokens=False)

@@ -17,7 +17,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from sbert_ft.errors import ModelFolderError, quoted, shown
-from sbert_ft.files.strict_json import listing, open_file, read_json, read_json_if_there
+from sbert_ft.files.strict_json import listing, read_json, read_json_if_there, read_small
 from sbert_ft.tokenization.backend import MAX_VOCAB_BYTES, check_content, most_bytes, rust_faults
 from sbert_ft.tokenization.vocabulary import Casing, casing_of_vocabulary, holds_hangul, read_vocab
 
@@ -251,10 +251,8 @@ def _undefined_token(processor: Mapping[str, Any]) -> str | None:
 def _convert(folder: Path, n_rows: int | None) -> Tokenizer:
     """Return the byte-level BPE tokenizer (Sennrich et al. 2016; RoBERTa's) of vocab.json and merges.txt."""
     vocab = read_json(folder / "vocab.json", max_bytes=most_bytes(n_rows))
-    with open_file(folder / "merges.txt") as file:
-        data = file.read(MAX_VOCAB_BYTES)
     try:
-        lines = data.decode("utf-8-sig").splitlines()
+        lines = read_small(folder / "merges.txt", MAX_VOCAB_BYTES, "merges").decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ModelFolderError(f"{shown(folder / 'merges.txt')} is not UTF-8 (byte {error.start})") from error
     merges = [line.partition(" ")[::2] for line in lines if line and not line.startswith("#version")]

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sbert_ft.errors import ModelFolderError, quoted, shown
-from sbert_ft.files.strict_json import foreign_content, open_file
+from sbert_ft.files.strict_json import read_small
 from sbert_ft.tokenization.backend import MAX_VOCAB_BYTES, check_lines
+
+_SAVE_AGAIN = "save the vocabulary as UTF-8"
 
 
 @dataclass(frozen=True)
@@ -53,26 +55,17 @@ def read_vocab(path: Path, n_rows: int | None = None) -> tuple[dict[str, int], t
     Raises:
         ModelFolderError: Not UTF-8, empty, a blank line inside, too large, or not a vocabulary.
     """
-    with open_file(path) as file:
-        data = file.read(MAX_VOCAB_BYTES + 1)
-    if len(data) > MAX_VOCAB_BYTES:
-        raise ModelFolderError(f"{shown(path)} has more than {MAX_VOCAB_BYTES:,} bytes, too many for a vocabulary")
-    if foreign := foreign_content(data[:64]):
-        raise ModelFolderError(f"{shown(path)} {foreign}")
+    data = read_small(path, MAX_VOCAB_BYTES, "a vocabulary")
     check_lines(path, data, n_rows)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         hint = ", it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise ModelFolderError(
-            f"{shown(path)}, line {line}, is not UTF-8 (byte {data[error.start]:#04x}{hint})",
-            "save the vocabulary as UTF-8",
-        ) from error
+        problem = f"line {line}, is not UTF-8 (byte {data[error.start]:#04x}{hint})"
+        raise ModelFolderError(f"{shown(path)}, {problem}", _SAVE_AGAIN) from error
     if "\0" in text:
-        raise ModelFolderError(
-            f"{shown(path)} contains NUL bytes, it looks like UTF-16", "save the vocabulary as UTF-8"
-        )
+        raise ModelFolderError(f"{shown(path)} contains NUL bytes, it looks like UTF-16", _SAVE_AGAIN)
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()
@@ -100,13 +93,8 @@ def holds_hangul(vocab: Mapping[str, int]) -> bool:
 
 def holds_accents(vocab: Mapping[str, int]) -> bool:
     """Return whether stripping accents would change any token, for example one with é, が or 한."""
-
-    def changes(token: str) -> bool:
-        return any(unicodedata.category(c) == "Mn" for c in unicodedata.normalize("NFD", token)) or any(
-            "가" <= c <= "힣" for c in token
-        )
-
-    return any(not token.isascii() and changes(token) for token in vocab)
+    decomposed = (unicodedata.normalize("NFD", token) for token in vocab if not token.isascii())
+    return holds_hangul(vocab) or any(unicodedata.category(c) == "Mn" for token in decomposed for c in token)
 
 
 def _holds_upper_case(vocab: Mapping[str, int]) -> bool:
