@@ -25,7 +25,7 @@ GROUPS = {
     ],
     "tokenizer": [
         *("tokenization/tokenizer.py", "tokenization/loading.py", "tokenization/vocabulary.py"),
-        "tokenization/sequences.py",
+        "tokenization/text_tokens.py",
     ],
     "tables": [
         *("data/table.py", "data/formats.py", "data/file_formats.py", "data/text.py"),

@@ -87,7 +87,14 @@ def put_in_place(staging: Path, target: Path, obsolete: Sequence[str]) -> None:
             _move(staging, target, moved)
             sync_folder(target.parent)
             return
-        _take_away(target, staging.with_name("replaced"), every, moved)
+        replaced = staging.with_name("replaced")
+        replaced.mkdir()
+        for name in every:
+            if os.path.lexists(target / name):
+                (replaced / name).parent.mkdir(exist_ok=True)
+                _move(target / name, replaced / name, moved)
+                if name in _ENTRANCES:  # their absence reaches the disk before that of the others
+                    sync_folder(target)
         for name in inner:
             if (staging / name).exists():
                 (target / name).mkdir(exist_ok=True)
@@ -146,17 +153,6 @@ def _check_places(target: Path, names: Sequence[str], inner: Sequence[str]) -> N
         place = target / name
         if place.is_symlink() or (place.exists() and not place.is_dir()):  # a link leads to another folder
             raise OutputError(f"{shown(place)} is a file or a link; expected a folder of a model, or nothing")
-
-
-def _take_away(target: Path, replaced: Path, names: Sequence[str], moved: list[tuple[Path, Path]]) -> None:
-    """Move those of the named files that exist to `replaced`; `_ENTRANCES` first, and synced before the others."""
-    replaced.mkdir()
-    for name in names:
-        if os.path.lexists(target / name):
-            (replaced / name).parent.mkdir(exist_ok=True)
-            _move(target / name, replaced / name, moved)
-            if name in _ENTRANCES:
-                sync_folder(target)
 
 
 def _move(source: Path, place: Path, moved: list[tuple[Path, Path]]) -> None:
@@ -278,11 +274,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, synced to the disk when this returns; an existing file or link is replaced.
-
-    Raises:
-        OutputError: It cannot be written; what was there is unchanged, and no temporary file is left.
-    """
+    """Write `data` to `path`, synced to the disk when this returns; errors as in `whole_file`."""
     with writing(path), whole_file(path) as temporary:
         temporary.write_bytes(data)
 
@@ -306,10 +298,7 @@ def remove_leftovers(folder: Path) -> int:
     """Remove what killed processes left in `folder` under temporary names; return the number of leftovers.
 
     Only for the holder of the folder's lock: without it, the files may belong to a process that still runs. A folder
-    that cannot be removed stays, with a warning.
-
-    Raises:
-        OutputError: The folder cannot be read, or a file cannot be removed.
+    that cannot be removed stays, with a warning; what cannot be read or removed else is an `OutputError`.
     """
     with writing(folder):
         leftovers = [folder / name for name in os.listdir(folder) if name.startswith(PREFIX)]
@@ -336,11 +325,7 @@ def probe_writing(folder: Path) -> None:
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
-    """Return a descriptor of `path`, which must be a regular file and not a link; opening a pipe does not block.
-
-    Raises:
-        OSError: It cannot be opened, or is not a regular file.
-    """
+    """Return a descriptor of `path`, a regular file and not a link, else an `OSError`; a pipe does not block it."""
     safe = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     if os.path.islink(path):  # a clear message, also on systems without O_NOFOLLOW
         raise OSError(errno.ELOOP, "it is a link; expected a file", str(path))

@@ -35,9 +35,7 @@ _MAX_OWNER_BYTES = 4096
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of the existing folder `folder` while the block runs.
 
-    Raises:
-        RunFolderError: Another process holds it; the message names it.
-        OutputError: The lock cannot be written.
+    If another process holds it, a `RunFolderError` names that; if it cannot be written, an `OutputError`.
     """
     path = folder / LOCK_NAME
     descriptor = None if sys.platform == "win32" else _flocked(path)

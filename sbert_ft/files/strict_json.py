@@ -25,11 +25,7 @@ _FOUND = {dict: "an object", list: "an array", str: "a text", bool: "true or fal
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Return `path`, a regular file or a link to one, opened for reading bytes.
-
-    Raises:
-        ModelFolderError: The file is missing, not a regular file or may not be read.
-    """
+    """Return `path`, a regular file or a link to one, opened for reading bytes; else a `ModelFolderError`."""
     try:
         # Without O_NONBLOCK, opening a FIFO waits for its writer forever.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -91,8 +87,7 @@ def strict_value(text: str, *, finite: bool = True) -> Any:
 def parse_json(data: bytes, source: str, kind: type = dict) -> Any:
     """Return the one JSON value in `data`, of the type `kind`; `source` names it in messages.
 
-    Raises:
-        ModelFolderError: It is not UTF-8, not JSON, not of the kind, nested too deeply, or has a key twice.
+    A `ModelFolderError` if it is not UTF-8, not JSON, not of the kind, nested too deeply, or has a key twice.
     """
     try:
         value = strict_value(data.decode("utf-8-sig"))
@@ -113,11 +108,7 @@ def parse_json(data: bytes, source: str, kind: type = dict) -> Any:
 
 
 def read_json(path: Path, max_bytes: int = 32 * 2**20) -> dict[str, Any]:
-    """Return the JSON object in the file `path` of at most `max_bytes`; a byte order mark is accepted.
-
-    Raises:
-        ModelFolderError: The file cannot be opened, is too large, or is not one strict JSON object.
-    """
+    """Return the JSON object in a file of at most `max_bytes`; else a `ModelFolderError`, as in `parse_json`."""
     object_: dict[str, Any] = parse_json(read_small(path, max_bytes, "such a JSON file"), shown(path))
     return object_
 
@@ -134,11 +125,7 @@ def read_json_list(path: Path, max_bytes: int = 32 * 2**20) -> list[Any]:
 
 
 def read_small(path: Path, max_bytes: int, what: str) -> bytes:
-    """Return the bytes of a file of at most `max_bytes`; `what` it is stands in the message about a larger one.
-
-    Raises:
-        ModelFolderError: The file cannot be opened, is too large, is empty or has other content.
-    """
+    """Return the bytes of a file of at most `max_bytes`; `what` it is stands in the message about a larger one."""
     with open_file(path) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
@@ -189,21 +176,15 @@ def listing(folder: Path) -> str:
 def is_deeper(value: object, levels: int) -> bool:
     """Return whether `value` has more than `levels` levels of lists and objects; without recursion.
 
-    JSON may be read down to the last levels of Python's stack; showing, comparing or writing the value from a deeper
-    call would then exhaust the stack.
+    Showing, comparing or writing a value of more levels could exhaust Python's stack.
     """
     level = [value]
     for _ in range(levels):
-        level = [inner for outer in level for inner in _inside(outer)]
+        nested = [inner for inner in level if isinstance(inner, dict | list | tuple)]
+        level = [value for inner in nested for value in (inner.values() if isinstance(inner, dict) else inner)]
         if not level:
             return False
     return True
-
-
-def _inside(value: object) -> list[object]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return list(value) if isinstance(value, list | tuple) else []
 
 
 @dataclass(frozen=True)

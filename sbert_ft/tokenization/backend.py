@@ -35,7 +35,7 @@ _POSSESSIVE = re.compile(r"([*+}])[+?]")
 _REPEATED_GROUP = re.compile(r"\)(?:[*+]|\{\d*,\d*\}|\{\d+\})")
 _UNBOUNDED = re.compile(r"[*+]|\{\d*,\}")
 
-_PANIC = "PanicException"  # compared by name: its module, pyo3_runtime, cannot be imported
+USE_ITS_OWN = "use the vocabulary that belongs to these weights"
 
 
 def most_bytes(n_rows: int | None) -> int:
@@ -49,10 +49,8 @@ def check_lines(path: Path, data: bytes, n_rows: int | None) -> None:
     most = _MAX_LINES if n_rows is None else 2 * n_rows + _SPARE_LINES
     if n_lines > most:
         table = "" if n_rows is None else f"; the embedding table has {n_rows:,} rows"
-        raise ModelFolderError(
-            f"{shown(path)} has {n_lines:,} lines, expected at most {most:,}{table}",
-            "use the vocabulary that belongs to these weights",
-        )
+        problem = f"has {n_lines:,} lines, expected at most {most:,}{table}"
+        raise ModelFolderError(f"{shown(path)} {problem}", USE_ITS_OWN)
     if len(data) > _MAX_TOKEN_BYTES:
         lengths = [len(line) for line in data.split(b"\n")]
         line = next((i for i, length in enumerate(lengths, 1) if length > _MAX_TOKEN_BYTES), None)
@@ -69,16 +67,12 @@ def check_content(path: Path, content: Mapping[str, Any]) -> None:
             raise ModelFolderError(f"{shown(path)}: {key} has {len(steps)} steps, expected at most {_MAX_STEPS}")
         for regex in filter(None, map(_regex_of, steps)):
             if (danger := _danger_of(regex)) is not None:
-                problem = f"{quoted(regex)}, which may run for ever on some texts ({danger})"
-                raise ModelFolderError(
-                    f"{shown(path)}: {key} has the regular expression {problem}", "use a tokenizer without it"
-                )
+                problem = f"the regular expression {quoted(regex)}, which may run for ever on some texts ({danger})"
+                raise ModelFolderError(f"{shown(path)}: {key} has {problem}", "use a tokenizer without it")
     growth = math.prod(map(_growth_of, _steps(content.get("normalizer"))))
     if growth > _MAX_GROWTH:
-        raise ModelFolderError(
-            f"{shown(path)}: normalizer may turn one character into {growth:,.0f}, expected at most {_MAX_GROWTH}",
-            "use a tokenizer without such replacements",
-        )
+        problem = f"normalizer may turn one character into {growth:,.0f}, expected at most {_MAX_GROWTH}"
+        raise ModelFolderError(f"{shown(path)}: {problem}", "use a tokenizer without such replacements")
     model = content.get("model")
     if not isinstance(model, dict):
         return
@@ -149,7 +143,8 @@ def rust_faults(problem: str) -> Iterator[None]:
     except (SbertFtError, MemoryError):
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+        # a panic is compared by name: its module, pyo3_runtime, cannot be imported
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ModelFolderError(f"{problem}: {quoted(error, limit=200)}") from None
 

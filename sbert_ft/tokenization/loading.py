@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from sbert_ft.errors import ModelFolderError, quoted, shown
 from sbert_ft.files.strict_json import listing, read_json, read_json_if_there, read_small
-from sbert_ft.tokenization.backend import MAX_VOCAB_BYTES, check_content, most_bytes, rust_faults
+from sbert_ft.tokenization.backend import MAX_VOCAB_BYTES, USE_ITS_OWN, check_content, most_bytes, rust_faults
 from sbert_ft.tokenization.vocabulary import Casing, casing_of_vocabulary, holds_hangul, read_vocab
 
 # BERT's and RoBERTa's tokens by role, used where no file names one or the vocabulary lacks the one that is named
@@ -32,8 +32,6 @@ USUAL_TOKENS: Mapping[str, tuple[str, str]] = {
 CASING_FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 # for these classes transformers reads casing only from tokenizer.json; for others from tokenizer_config.json
 BACKEND_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-
-
 # the tokenizer, its casing rule, and notes; see `TokenizerFiles`
 _Parts = tuple[Tokenizer, Casing | None, tuple[str, ...]]
 
@@ -68,25 +66,17 @@ def read_tokenizer(folder: Path, model_type: str, n_rows: int | None = None) -> 
     Raises:
         ModelFolderError: A file is missing, damaged, or lacks a special token.
     """
-    settings = read_json_if_there(folder / "tokenizer_config.json")
+    file = folder / "tokenizer_config.json"
+    settings = read_json_if_there(file)
     for flag in CASING_FLAGS:
         if not isinstance(settings.get(flag), (bool, type(None))):
-            file = shown(folder / "tokenizer_config.json")
-            raise ModelFolderError(f"{file}: {flag} is {quoted(settings[flag])}, expected true, false or null")
+            raise ModelFolderError(f"{shown(file)}: {flag} is {quoted(settings[flag])}, expected true, false or null")
     special_tokens = _special_tokens(folder, settings)
     backend, casing, notes = _read_backend(folder, model_type, settings, special_tokens, n_rows)
-    return TokenizerFiles(backend, casing, special_tokens, notes, _token_types(settings))
-
-
-def _token_types(settings: Mapping[str, Any]) -> bool:
-    """Return whether transformers would pass the token types of a pair to the encoder, by tokenizer_config.json.
-
-    A folder of class TokenizersBackend was written by a version of transformers that passes none unless they are named.
-    """
-    names = settings.get("model_input_names")
-    if isinstance(names, list):
-        return "token_type_ids" in names
-    return settings.get("tokenizer_class") != "TokenizersBackend"
+    # as in transformers, whose version that writes TokenizersBackend passes no token types unless they are named
+    names, by_class = settings.get("model_input_names"), settings.get("tokenizer_class") != "TokenizersBackend"
+    token_types = "token_type_ids" in names if isinstance(names, list) else by_class
+    return TokenizerFiles(backend, casing, special_tokens, notes, token_types)
 
 
 def _read_backend(
@@ -145,11 +135,9 @@ def normalizer_of(casing: Casing, *, clean_text: bool = True) -> normalizers.Nor
 def _build_wordpiece(path: Path, vocab: dict[str, int], casing: Casing, special: Mapping[str, str]) -> Tokenizer:
     for role in ("unk_token", "cls_token", "sep_token", "pad_token"):
         if special[role] not in vocab:
-            raise ModelFolderError(
-                f"{shown(path)} lacks the special token {quoted(special[role])} ({role}): expected it in a BERT "
-                "vocabulary",
-                "use the vocabulary that belongs to these weights, or name the token in special_tokens_map.json",
-            )
+            problem = f"lacks the special token {quoted(special[role])} ({role}): expected it in a BERT vocabulary"
+            remedy = f"{USE_ITS_OWN}, or name the token in special_tokens_map.json"
+            raise ModelFolderError(f"{shown(path)} {problem}", remedy)
     backend = Tokenizer(models.WordPiece(vocab, unk_token=special["unk_token"], max_input_chars_per_word=100))
     backend.normalizer = normalizer_of(casing)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -216,11 +204,8 @@ def _from_content(path: Path, content: dict[str, Any]) -> Tokenizer:
     processor = backend.post_processor
     undefined = None if processor is None else _undefined_token(json.loads(processor.__getstate__()))
     if undefined is not None:
-        raise ModelFolderError(
-            f"{shown(path)}: the template of post_processor puts the token {quoted(undefined)} around texts, but its "
-            "special_tokens do not define it",
-            "copy the file again",
-        )
+        problem = f"the template of post_processor puts the token {quoted(undefined)} around texts, but its"
+        raise ModelFolderError(f"{shown(path)}: {problem} special_tokens do not define it", "copy the file again")
     backend.no_truncation()
     backend.no_padding()
     return backend
@@ -233,15 +218,13 @@ def _check_ids(path: Path, vocab: Mapping[str, int]) -> None:
     token_of = {id_: token for token, id_ in vocab.items()}
     if len(token_of) < len(vocab):
         first, id_ = next((token, id_) for token, id_ in vocab.items() if token_of[id_] != token)
-        raise ModelFolderError(
-            f"{shown(path)} gives {quoted(first)} and {quoted(token_of[id_])} the same id {id_}",
-            "use the vocabulary that belongs to these weights",
-        )
+        problem = f"gives {quoted(first)} and {quoted(token_of[id_])} the same id {id_}"
+        raise ModelFolderError(f"{shown(path)} {problem}", USE_ITS_OWN)
 
 
 def _undefined_token(processor: Mapping[str, Any]) -> str | None:
     """Return a token that a template uses but does not define, or None; the Rust library would panic on it."""
-    parts = [_undefined_token(part) for part in processor.get("processors", ())]
+    parts = list(map(_undefined_token, processor.get("processors", ())))
     forms = [*processor.get("single", ()), *processor.get("pair", ())] if "special_tokens" in processor else []
     used = [piece["SpecialToken"]["id"] for piece in forms if "SpecialToken" in piece]
     parts += [token for token in used if token not in processor["special_tokens"]]
@@ -258,9 +241,8 @@ def _convert(folder: Path, n_rows: int | None) -> Tokenizer:
     merges = [line.partition(" ")[::2] for line in lines if line and not line.startswith("#version")]
     missing = [token for token in ("<s>", "</s>", "<unk>", "<pad>") if token not in vocab]
     if missing or not all(left and right for left, right in merges):
-        raise ModelFolderError(
-            f"{shown(folder)}: vocab.json and merges.txt are not a RoBERTa vocabulary (missing: {missing})"
-        )
+        problem = f"vocab.json and merges.txt are not a RoBERTa vocabulary (missing: {missing})"
+        raise ModelFolderError(f"{shown(folder)}: {problem}")
     with rust_faults(f"{shown(folder)}: vocab.json and merges.txt do not fit each other"):
         backend = Tokenizer(models.BPE(vocab, merges))
     _check_ids(folder / "vocab.json", backend.get_vocab())

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,21 +24,19 @@ from sbert_ft.config.settings import Truncation
 from sbert_ft.errors import InputError, ModelFolderError, quoted
 from sbert_ft.tokenization.backend import encode, encode_bodies
 from sbert_ft.tokenization.loading import CASING_FLAGS, USUAL_TOKENS, TokenizerFiles, normalizer_of, read_tokenizer
-from sbert_ft.tokenization.sequences import (
+from sbert_ft.tokenization.text_tokens import (
     Pieces,
     Specials,
+    TextTokens,
     find_specials,
     frame_pieces,
     kept_lengths,
+    offsets_of,
     overlapping_windows,
     pair_windows,
     probe_of,
 )
-from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 from sbert_ft.tokenization.vocabulary import Casing
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # One call of the Rust tokenizer takes about thirty times the memory of its texts: it gets at most so many texts, or
@@ -66,23 +64,15 @@ def text_at(position: int) -> str:
 
 
 def check_texts(texts: Sequence[object], first_position: int = 0, name: Callable[[int], str] = text_at) -> None:
-    """Refuse what is not a text; the Rust tokenizer would silently read a tuple as a pair.
-
-    Raises:
-        InputError: An item is not a string, or contains a lone surrogate; with its position.
-    """
+    """Raise an `InputError` about the first item that is not a text that UTF-8 can encode, with its position."""
     for position, text in enumerate(texts, first_position):
-        if not isinstance(text, str):
-            raise InputError(
-                f"{name(position)} is {quoted(text)} ({type(text).__name__}), expected a string", "remove or replace it"
-            )
+        if not isinstance(text, str):  # the Rust tokenizer would silently read a tuple as a pair
+            problem = f"{quoted(text)} ({type(text).__name__}), expected a string"
+            raise InputError(f"{name(position)} is {problem}", "remove or replace it")
         # isascii reads a flag of the string, so the check costs nothing for ASCII text
         if not text.isascii() and (surrogate := _SURROGATE.search(text)):
-            raise InputError(
-                f"{name(position)} holds the lone surrogate {quoted(surrogate[0])} at character "
-                f"{surrogate.start()}, which UTF-8 cannot encode",
-                "decode the source again",
-            )
+            problem = f"the lone surrogate {quoted(surrogate[0])} at character {surrogate.start()}"
+            raise InputError(f"{name(position)} holds {problem}, which UTF-8 cannot encode", "decode the source again")
 
 
 class TextTokenizer:
@@ -98,11 +88,7 @@ class TextTokenizer:
     """
 
     def __init__(self, files: TokenizerFiles) -> None:
-        """Use the tokenizer of `files`, and find the special tokens that it puts around a text.
-
-        Raises:
-            ModelFolderError: The special tokens are not supported (see `find_specials`), or none is for padding.
-        """
+        """Use the tokenizer of `files`; a `ModelFolderError` as in `find_specials`, or if it has no padding token."""
         self.backend = files.backend
         self.casing: Casing | None = files.casing
         self.notes = files.notes
@@ -136,16 +122,13 @@ class TextTokenizer:
     def pair_specials(self) -> Specials:
         """The special tokens around and between the texts of a pair; all token types are 0 for an encoder without them.
 
-        Raises:
-            ModelFolderError: See `find_specials`; or a pair has fewer special tokens than a single text.
+        A `ModelFolderError` as in `find_specials`, or if a pair has fewer special tokens than a single text.
         """
         specials = find_specials(self.backend, 2)
         if specials.n_special < self.n_special:  # texts are cut to fit a single text's special tokens
-            raise ModelFolderError(
-                f"tokenizer.json puts {specials.n_special} special tokens around a pair but {self.n_special} around a "
-                "single text, expected at least as many",
-                "fix the pair template of its post_processor",
-            )
+            found = f"{specials.n_special} special tokens around a pair but {self.n_special} around a single text"
+            problem = f"tokenizer.json puts {found}, expected at least as many"
+            raise ModelFolderError(problem, "fix the pair template of its post_processor")
         return specials if self._token_types else replace(specials, types=(0,) * len(specials.types))
 
     @property
@@ -160,25 +143,19 @@ class TextTokenizer:
 
     def lower_case_first(self) -> None:
         """Lower-case texts before every other step, for the old ``do_lower_case`` setting of sentence-transformers."""
-        if self.casing is not None and self.casing.do_lower_case:
-            return
-        if self.casing is not None:
+        if self.casing is None:
+            rest, first = self.backend.normalizer, normalizers.Lowercase()
+            self.backend.normalizer = first if rest is None else normalizers.Sequence([first, rest])
+        elif not self.casing.do_lower_case:
             self.casing = replace(self.casing, do_lower_case=True, source="sentence_bert_config.json")
             self.backend.normalizer = normalizer_of(self.casing)
-            return
-        rest = self.backend.normalizer
-        first = normalizers.Lowercase()
-        self.backend.normalizer = first if rest is None else normalizers.Sequence([first, rest])
 
     def tokenize(
         self, texts: Sequence[str], first_position: int = 0, name: Callable[[int], str] = text_at, prompt: str = ""
     ) -> TextTokens:
         """Return the tokens of each text, whole and without special tokens; `prompt` is put before every text.
 
-        Messages name a text by `name` and its position, which begins at `first_position`.
-
-        Raises:
-            InputError: A text is not a string, or contains a lone surrogate.
+        Errors as in `check_texts`; they name a text by `name` and its position, which begins at `first_position`.
         """
         check_texts(texts, first_position, name)
         if prompt:
@@ -213,11 +190,8 @@ class TextTokenizer:
     ) -> TextTokens:
         """Return each pair of bodies as one sequence, with special tokens and token types.
 
-        The texts of a pair of more than `max_tokens` in all are cut at their ends, as in `kept_lengths`.
-
-        Raises:
-            InputError: `max_tokens` leaves no room for the special tokens.
-            ModelFolderError: The tokenizer's pairs are not supported; see `find_specials`.
+        The texts of a pair of more than `max_tokens` in all are cut at their ends, as in `kept_lengths`. An
+        `InputError` without room for the special tokens; a `ModelFolderError` as in `pair_specials`.
         """
         room = self.pair_specials.room(max_tokens, at_least=0)
         kept = kept_lengths(first.lengths, second.lengths, room, truncation)
@@ -269,17 +243,6 @@ class TextTokenizer:
         for name, content in (("special_tokens_map", self._special_tokens), ("tokenizer_config", settings)):
             text = json.dumps(content, indent=2, ensure_ascii=False)
             (target / f"{name}.json").write_text(text, "utf-8")
-
-    def to_transformers(self, max_tokens: int) -> PreTrainedTokenizerBase:
-        """Return the same tokenizer as a class of transformers, for libraries that need one."""
-        from transformers import PreTrainedTokenizerFast
-
-        return PreTrainedTokenizerFast(
-            tokenizer_object=type(self.backend).from_str(self.backend.to_str()),
-            model_max_length=max_tokens,
-            model_input_names=self._input_names(),
-            **self._special_tokens,
-        )
 
     def _is_berts(self, casing: Casing) -> bool:
         """Return whether transformers' BertTokenizer would encode texts and pairs in the same way."""

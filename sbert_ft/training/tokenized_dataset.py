@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from sbert_ft.config.settings import Truncation
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.models.inference import windows_of
-from sbert_ft.tokenization.sequences import Pieces, Specials, frame_pieces, kept_lengths
-from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
+from sbert_ft.tokenization.text_tokens import Pieces, Specials, TextTokens, frame_pieces, kept_lengths, offsets_of
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 _SLICE_TEXTS = 256  # read from the data set at a time

@@ -12,7 +12,7 @@ from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 INSTRUMENTED = (
     "sbert_ft.files.strict_json",
-    "sbert_ft.tokenization.sequences",
+    "sbert_ft.tokenization.text_tokens",
     "sbert_ft.tokenization.tokenizer",
     "sbert_ft.tokenization.loading",
     "sbert_ft.tokenization.vocabulary",
