@@ -1,5 +1,5 @@
 # ruff: noqa: D102 (the base class says what a method does)
-"""The formats of files with texts: one class each that finds out, reads, counts and writes its rows.
+"""The formats of files with texts: classes that find out, read, count and write their rows.
 
 A new format is a class here and an entry of `config.file_kinds`. Everything else goes through `FORMATS`: a `Table`
 reads by it, `write_table_with_columns` writes by it, and messages take their words from it. Texts must be written
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import numpy as np
 
@@ -116,22 +116,24 @@ class Lines(FileFormat):
 
 
 class Cells(FileFormat):
-    """Cells separated by a character, in quotes where needed (csv)."""
+    """Cells separated by a character and in quotes where needed (csv), or separated by tabs (tsv).
 
-    kind: Kind = "csv"
+    Quotes in a .tsv are ordinary characters, unless a CSV writer must have written them.
+    """
+
+    def __init__(self, kind: Literal["csv", "tsv"]) -> None:
+        self.kind = kind
 
     def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
-        separator, quoting = self._separator(path, encoding, delimiter, is_named)
+        has_tabs = self.kind == "tsv"
+        separator = "\t" if has_tabs else _delimiter_of(path, encoding, delimiter)
+        quoting = not has_tabs or (not is_named and _written_as_csv(path, encoding))
         header = next(formats.cell_records(path, text_lines(path, encoding), separator, quoting), None)
         if header is None:
             raise fault(path, "holds only empty lines; expected a header and rows")
         if re.search("\r(?!\n)", without_line_end(header.raw)):
             raise fault(path, "a lone carriage return in the header: lines must end with \\n or \\r\\n", header.line)
         return TableFormat(self.kind, encoding, separator, quoting, tuple(header.cells))
-
-    def _separator(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> tuple[str, bool]:
-        """Return the character between cells, and whether cells are quoted."""
-        return _delimiter_of(path, encoding, delimiter), True
 
     def rows(self, table: TableFile, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
         records = self._records(table)
@@ -158,34 +160,19 @@ class Cells(FileFormat):
         return sum(1 for line in lines if line not in ("\n", "\r\n")) - 1
 
     def lines(self, table: TableFile, names: Sequence[str], values: Iterator[Values]) -> Iterator[str]:
-        delimiter = (table.format.delimiter if table.format.kind == self.kind else None) or ","
-        for _, cells in _cell_rows(table, names, values):
-            yield formats.joined_cells(cells, delimiter) + "\n"
+        is_own, has_tabs = table.format.kind == self.kind, self.kind == "tsv"
+        delimiter = "\t" if has_tabs else (table.format.delimiter if is_own else None) or ","
+        # In a .tsv all cells are quoted or none: quotes around the header tell a reader that the cells are quoted.
+        is_plain = has_tabs and not (is_own and table.format.quoting)
+        for line, cells in _cell_rows(table, names, values):
+            if is_plain and any("\t" in cell or "\n" in cell for cell in cells):
+                raise fault(table.path, "a tab or line end in a cell cannot be in a .tsv", line, hint="write to .csv")
+            yield ("\t".join(cells) if is_plain else formats.joined_cells(cells, delimiter, always=has_tabs)) + "\n"
 
     def _records(self, table: TableFile) -> Iterator[formats.CellRecord]:
         assert table.format.delimiter is not None
         lines = text_lines(table.path, table.format.encoding)
         return formats.cell_records(table.path, lines, table.format.delimiter, bool(table.format.quoting))
-
-
-class TabCells(Cells):
-    """Cells separated by tabs, whose quotes are ordinary characters unless a CSV writer must have written them."""
-
-    kind: Kind = "tsv"
-
-    def _separator(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> tuple[str, bool]:
-        return "\t", not is_named and _written_as_csv(path, encoding)
-
-    def lines(self, table: TableFile, names: Sequence[str], values: Iterator[Values]) -> Iterator[str]:
-        """Yield lines without quoting, or with all cells in quotes where the table's own cells are quoted.
-
-        Quotes around the cells of the header tell a reader that the cells are quoted.
-        """
-        quoting = table.format.kind == self.kind and table.format.quoting
-        for line, cells in _cell_rows(table, names, values):
-            if not quoting and any("\t" in cell or "\n" in cell for cell in cells):
-                raise fault(table.path, "a tab or line end in a cell cannot be in a .tsv", line, hint="write to .csv")
-            yield (formats.joined_cells(cells, "\t", always=True) if quoting else "\t".join(cells)) + "\n"
 
 
 class JsonLines(FileFormat):
@@ -221,20 +208,14 @@ class JsonLines(FileFormat):
         """Yield one JSON object per line; those read from JSON lines are copied exactly."""
         keys = [json.dumps(name, ensure_ascii=False) for name in names]
         if table.format.kind == self.kind:
-            records = formats.json_records(table.path, table.format.encoding)
-            # The values of such a row: its text, whether it has keys, and the first new key that it already has.
-            rows = (
-                Row(r.line, (r.raw, bool(r.values), next((n for n in names if n in r.values), None))) for r in records
-            )
+            rows = formats.json_records(table.path, table.format.encoding)
         else:
-            read = FORMATS[table.format.kind].rows(table, None, None)
-            rows = (Row(row.line, (_json_object(table, row), True, None)) for row in read)
+            rows = (_as_record(table, row) for row in FORMATS[table.format.kind].rows(table, None, None))
         for row, cells in _with_values(table, values, rows, in_json=True):
-            line, has_keys, taken = row.values
-            if taken is not None:
+            if (taken := next((name for name in names if name in row.values), None)) is not None:
                 raise fault(table.path, f"has a key {quoted(taken)} already", row.line, hint="rename one of the two")
             added = ", ".join(f"{key}: {cell}" for key, cell in zip(keys, cells, strict=True))
-            yield f"{str(line)[:-1].rstrip()}{', ' if has_keys else ''}{added}}}\n"
+            yield f"{row.raw[:-1].rstrip()}{', ' if row.values else ''}{added}}}\n"
 
     def arrow_schema(self, table: TableFile) -> pyarrow.Schema:
         """Return the types of the values in the first rows."""
@@ -298,10 +279,11 @@ class Parquet(FileFormat):
             raise _other_number(table, n_rows)
 
 
+_Row = TypeVar("_Row")
 _LARGEST = float(np.finfo(np.float32).max)
 _PROOF_CHARS = 1 << 20  # how much of a tab file is searched for proof that its cells are quoted
 FORMATS: Final[Mapping[Kind, FileFormat]] = MappingProxyType(
-    {made.kind: made for made in (Lines(), Cells(), TabCells(), JsonLines(), Parquet())}
+    {made.kind: made for made in (Lines(), Cells("csv"), Cells("tsv"), JsonLines(), Parquet())}
 )
 
 
@@ -389,8 +371,8 @@ def _finite(values: Iterator[Values]) -> Iterator[Values]:
 
 
 def _with_values(
-    table: TableFile, values: Iterator[Values], rows: Iterable[Row], in_json: bool
-) -> Iterator[tuple[Row, list[str]]]:
+    table: TableFile, values: Iterator[Values], rows: Iterable[_Row], in_json: bool
+) -> Iterator[tuple[_Row, list[str]]]:
     """Yield each row with its values as text: shortest decimals, true and false, and texts (in quotes for JSON)."""
     n_rows = 0
     for row in rows:
@@ -440,13 +422,15 @@ def _cells(table: TableFile, row: Row) -> list[str]:
     return cells
 
 
-def _json_object(table: TableFile, row: Row) -> str:
+def _as_record(table: TableFile, row: Row) -> formats.JsonRecord:
+    """Return a row of another format as a line of JSON."""
     values = dict(zip(table.column_names, row.values, strict=True))
     try:
-        return json.dumps(values, ensure_ascii=False, allow_nan=False, default=_as_text)
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False, default=_as_text)
     except (TypeError, ValueError) as error:
         problem = f"cannot be written as JSON: {quoted(error)}"
         raise fault(table.path, problem, row.line, "row", hint="write to .parquet") from None
+    return formats.JsonRecord(row.line, text, values)
 
 
 def _as_text(value: object) -> str:

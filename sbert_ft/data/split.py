@@ -88,14 +88,17 @@ def share_of_classes(
         raise DataError(f"no dev part can be split off: {rows}", "give a file for dev instead of dev_share")
     n_wanted, rng = min(max(round(share * n_rows), 1), n_rows - 1), np.random.default_rng(seed)
     sizes = np.bincount(codes)
-    cells = _class_cells(components, codes)
+    numbers, counts = np.unique(components * len(sizes) + codes, return_counts=True)
+    of_component, of_class = np.divmod(numbers, len(sizes))
+    starts = np.append(0, np.cumsum(np.bincount(of_component)))
+    cells = _ClassCells(of_component, of_class, counts, starts)
     wanted = _wanted_of_classes(sizes, share, n_wanted, rng)
-    taken = np.zeros(len(cells.starts) - 1, bool)
-    classes, n_rows_of, left, n_left = cells.of_class.tolist(), cells.counts.tolist(), wanted.tolist(), wanted.sum()
+    taken = np.zeros(len(starts) - 1, bool)
+    classes, n_rows_of, left, n_left = of_class.tolist(), counts.tolist(), wanted.tolist(), wanted.sum()
     for component in map(int, rng.permutation(len(taken))):
         if not n_left:
             break
-        own = range(cells.starts[component], cells.starts[component + 1])
+        own = range(starts[component], starts[component + 1])
         if all(n_rows_of[i] <= left[classes[i]] for i in own):
             taken[component] = True
             for i in own:
@@ -113,13 +116,6 @@ class _ClassCells(NamedTuple):
     of_class: NDArray[np.int64]
     counts: NDArray[np.int64]
     starts: NDArray[np.int64]  # index of each component's first cell, then the number of cells
-
-
-def _class_cells(components: NDArray[np.int64], codes: NDArray[np.int64]) -> _ClassCells:
-    n_classes = int(codes.max()) + 1
-    cells, counts = np.unique(components * n_classes + codes, return_counts=True)
-    of_component, of_class = np.divmod(cells, n_classes)
-    return _ClassCells(of_component, of_class, counts, np.append(0, np.cumsum(np.bincount(of_component))))
 
 
 def _made_good(
