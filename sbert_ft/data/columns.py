@@ -111,8 +111,7 @@ class PairColumns:
 def checked_reading(reading: Reading | None) -> Reading:
     """Return `reading` after checking it as the section of a run's JSON is checked, or an empty one for None.
 
-    Raises:
-        InputError: Fields have invalid values or contradict each other; the message names all of them.
+    An `InputError` names all fields that have invalid values or contradict each other.
     """
     chosen = Reading() if reading is None else instance_argument(Reading, reading, "reading")
     values = {f"data.{field.name}": getattr(chosen, field.name) for field in fields(Reading)}
@@ -133,11 +132,8 @@ def _same_classes(classes: Sequence[str]) -> Iterator[Fault]:
 def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: str = "") -> PairColumns:
     """Return which of the columns `names` hold the texts and the label.
 
-    Args:
-        where: Beginning of the messages, such as the file's name in quotes.
-        names: All columns, in order.
-        reading: May name the columns.
-        hint: Added to the list of columns in the message, where the columns with texts are not clear.
+    Messages begin with `where`, such as the file's name in quotes. Where the columns with texts are not clear, `hint`
+    ends the list of columns.
 
     Raises:
         DataError: A named column does not exist, or no candidate or several fit; the message lists the columns, the

@@ -140,17 +140,10 @@ class ConnectionDataset(Dataset[Connection]):
     def from_texts(
         cls, texts: Iterable[object], reading: Reading | None = None, *, labels: Iterable[object] | None = None
     ) -> ConnectionDataset:
-        """Return rows of one text each.
+        """Return rows of one text each, from a list, an array, a Series or a generator.
 
-        Args:
-            texts: A list, an array, a Series, a generator.
-            reading: What labels mean, such as `Reading(label_kind="classes")`.
-            labels: One for each text.
-
-        Raises:
-            InputError: A row is not a text; the message says its position, from 0. Or the numbers of labels and texts
-                differ.
-            DataError: A text is blank or missing, or a label is invalid.
+        Arguments and errors as in `from_pairs`, with one label for each text. A row that is not a text is an
+        `InputError`, one whose text is missing a `DataError`.
         """
         chosen = checked_reading(reading)
         return _read_rows(text_source(texts, chosen, labels), chosen)
@@ -356,13 +349,7 @@ def _warn_of(source: str, findings: Sequence[Finding]) -> None:
 
 
 def _read_rows(source: PairSource, reading: Reading) -> ConnectionDataset:
-    """Return the usable rows of a source, which is read once; its findings are logged as a warning.
-
-    Raises:
-        DataError: No row is usable, or a row is not while `on_bad_row` is "error", or the meaning of the labels cannot
-            be found out.
-        InputError: A tuple is of another kind than the first one.
-    """
+    """Return the usable rows of a source, which is read once; its findings are logged as a warning."""
     faults = RowFaults(source.unit)
     name, n_texts = source.label_name, len(source.text_names)
     column = None if name is None else LabelColumn(source.where, name, reading, n_texts)
@@ -467,8 +454,8 @@ def _no_row(source: PairSource, n_rows: int, faults: RowFaults, reading: Reading
         wanted = "text" if len(source.text_names) == 1 else "pair of texts"
         return DataError(f"{source.where}: holds no row; expected at least one {wanted}")
     first = "; ".join(f"{source.unit} {line}: {problem}" for line, problem in faults.first(tuple(_DROPPED)))
-    unnamed = f" (labels that data.{_naming(reading)} does not name)"
-    others = unnamed if faults.counts["other_label"] == n_rows else ""
+    only_others = faults.counts["other_label"] == n_rows
+    others = f" (labels that data.{_naming(reading)} does not name)" if only_others else ""
     return DataError(f"{source.where}: none of {counted(n_rows, 'row')} can be used{others}: {first}")
 
 

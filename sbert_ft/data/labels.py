@@ -259,8 +259,7 @@ def class_name(value: object) -> str:
 def number_or_word(value: object) -> float | str:
     """Return a label as a finite number if it is one or spells one, else as a word without white space around it.
 
-    Raises:
-        LabelFault: The value is missing, is a number that cannot be a score, or is neither a number nor a word.
+    A `LabelFault` if it is missing, is a number that cannot be a score, or is neither a number nor a word.
     """
     _refuse_no_scalar(value)
     if isinstance(value, str):
@@ -339,11 +338,7 @@ def _spelling(name: str) -> str:
 class LabelColumn:
     """Collects the labels of rows one by one; `bad_rows`, then `labels`, find out what they mean together.
 
-    Args:
-        where: Beginning of the messages, such as the file's name in quotes.
-        name: The column's name for messages, in quotes.
-        reading: What was stated about labels.
-        n_texts: Texts per row, for the notes.
+    Messages begin with `where`, such as the file's name in quotes, and the column's name.
     """
 
     def __init__(self, where: str, name: str, reading: Reading, n_texts: int = 2) -> None:

@@ -81,20 +81,17 @@ class PairSource:
 
 
 def file_source(path: Path, reading: Reading) -> PairSource:
-    """Return the rows of a file.
+    """Return the rows of a file; errors as in `ConnectionDataset.from_file`.
 
     One text per line is of no use here, so a .txt whose first line has tabs is read as a tab file.
-
-    Raises:
-        DataError: It is not a file of rows, or its columns are not the stated ones or not clear.
     """
     table = open_table(path, encoding=reading.encoding, delimiter=reading.delimiter, kind=reading.kind)
-    if not table.format.columns and reading.kind is None and _first_line_has_tabs(table):
+    is_text = not table.format.columns and reading.kind is None
+    if is_text and any("\t" in str(value) for row in islice(table, 1) for value in row.values):
         table = open_table(path, encoding=reading.encoding, delimiter="tab")
     if not table.format.columns:
         raise fault(path, "has one text per line, expected rows of pairs", hint="give a .csv, .tsv, .jsonl or .parquet")
-    is_header = table.format.delimiter is not None
-    hint = table.format.delimiter_hint() or (_HEADER if is_header else "")
+    hint = table.format.delimiter_hint() or (_HEADER if table.format.delimiter is not None else "")
     columns = find_columns(shown(path), table.format.columns, reading, hint=hint)
     rows = _checked_json_rows if table.format.kind == "jsonl" and columns.label is None else _table_rows
 
@@ -105,16 +102,8 @@ def file_source(path: Path, reading: Reading) -> PairSource:
     return replace(source, sha256=file_sha256(path), unit=table.unit)
 
 
-def _first_line_has_tabs(table: Table) -> bool:
-    return any("\t" in str(value) for row in islice(table, 1) for value in row.values)
-
-
 def _of_columns(
-    name: str,
-    described: str,
-    names: Sequence[str],
-    columns: PairColumns,
-    rows: Callable[[RowFaults], Iterator[RawRow]],
+    name: str, described: str, names: Sequence[str], columns: PairColumns, rows: Callable[[RowFaults], Iterator[RawRow]]
 ) -> PairSource:
     text_names = tuple(f"text in {quoted(names[i])}" for i in columns.texts)
     label_name = None if columns.label is None else f"column {quoted(names[columns.label])}"
@@ -141,12 +130,7 @@ def _checked_json_rows(table: Table, columns: PairColumns, on_bad: formats.OnBad
 
 
 def frame_source(frame: pandas.DataFrame, reading: Reading) -> PairSource:
-    """Return the rows of a DataFrame, at positions from 0; missing values of any kind are None.
-
-    Raises:
-        InputError: `frame` is not a DataFrame.
-        DataError: Its columns are not the stated ones or not clear.
-    """
+    """Return the rows of a DataFrame, at positions from 0; errors as in `ConnectionDataset.from_dataframe`."""
     if not all(hasattr(frame, name) for name in ("iloc", "columns", "isna")) or getattr(frame, "ndim", 0) != 2:
         raise InputError(f"expected a pandas DataFrame, found {type(frame).__name__}")
     names = [str(name) for name in frame.columns]

@@ -27,16 +27,8 @@ def rows_for_dev(
 ) -> NDArray[np.bool_]:
     """Return which rows to use for dev, shape (N,); logs a warning where the groups do not allow the share.
 
-    Args:
-        groups: The rows' texts as numbers, shape (N, k).
-        labels: Of the N rows; for classes, the share of each one is met.
-        dev_share: Share of the rows for dev, above 0 and below 1.
-        seed: Of the random choice.
-        source: Of the rows, for the warning.
-
-    Raises:
-        InputError: `dev_share` is not above 0 and below 1, or `seed` is not a whole number of at least 0.
-        DataError: All rows are connected by shared texts, or there is only one row.
+    `groups` are the rows' texts as numbers, shape (N, k); where `labels` are classes, the share of each one is met.
+    Other arguments and errors as in `ConnectionDataset.split`.
     """
     seed = whole_number(seed, "seed", 0)
     if isinstance(dev_share, bool) or not isinstance(dev_share, Real) or not 0.0 < dev_share < 1.0:

@@ -62,7 +62,6 @@ _IN_ZIP = (  # in a zip archive, the name of a part is before its content
     (b"[Content_Types].xml", "an Excel workbook or another Office file", "save the sheet as CSV (UTF-8)"),
     (b".npy", "arrays of numpy (.npz)", "write the texts to a .csv, .jsonl or .parquet"),
 )
-_PICKLE = re.compile(rb"\x80[\x02-\x05]", re.DOTALL)
 
 
 def fault(path: Path, problem: str, line: int | None = None, unit: str = "line", hint: str = "") -> DataError:
@@ -74,8 +73,7 @@ def fault(path: Path, problem: str, line: int | None = None, unit: str = "line",
 def first_bytes(path: Path, n_bytes: int = 4096) -> bytes:
     """Return the beginning of a file; never waits for a pipe or a terminal.
 
-    Raises:
-        DataError: The file does not exist, is not a regular file, cannot be opened, or is empty.
+    A `DataError` if the file does not exist, is not a regular file, cannot be opened, or is empty.
     """
     try:
         mode = os.stat(path).st_mode
@@ -105,7 +103,7 @@ def refuse_other_formats(path: Path, head: bytes, kind: str) -> None:
         found, advice = next(((name, remedy) for part, name, remedy in _IN_ZIP if part in head), _ZIP)
     elif re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html[\s>])", head, re.IGNORECASE):
         found, advice = "a web page (HTML)", "download the file itself"
-    elif _PICKLE.match(head):
+    elif re.match(rb"\x80[\x02-\x05]", head):
         found, advice = "a pickle of Python", "write the texts to a .csv, .jsonl or .parquet"
     elif head[257:262] == b"ustar":
         found, advice = "a tar archive", "unpack it first"
@@ -128,8 +126,7 @@ def is_blank(text: str) -> bool:
 def find_encoding(path: Path, head: bytes, wanted: str | None) -> str:
     """Return the name of the codec for a file: the wanted one, or that of its byte order mark, or UTF-8.
 
-    Raises:
-        DataError: The wanted one is unknown or is not an encoding of text files.
+    A `DataError` if the wanted one is unknown or is not an encoding of text files.
     """
     marked = next((name for mark, name in _BYTE_ORDER_MARKS if head.startswith(mark)), None)
     if wanted is None:
