@@ -14,13 +14,13 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
+    """The result of one check; control characters in its texts, such as those of file names, are escaped.
 
     Attributes:
         name: What was checked.
         status: ``FAIL`` where the model cannot be loaded or is of no use for the texts, ``WARN`` where the user should
             look into it.
-        found: What was found, without control characters.
+        found: What was found.
         hint: What to do; empty where the status is ``OK``.
     """
 
@@ -29,20 +29,19 @@ class Check:
     found: str
     hint: str = ""
 
+    def __post_init__(self) -> None:
+        """Escape the texts."""
+        for name in ("found", "hint"):
+            text = getattr(self, name)
+            object.__setattr__(self, name, quoted(text, limit=len(text) + 1)[1:-1])
 
-def finding(name: str, status: Status, found: str, hint: str = "") -> Check:
-    """Return a check in whose texts control characters, such as those of file names, are escaped."""
-    visible = [quoted(text, limit=len(text) + 1)[1:-1] for text in (found, hint)]
-    return Check(name, status, *visible)
 
-
-def failure(name: str, error: SbertFtError | OSError, hint: str) -> Check:
-    """Return a FAIL with the error's parts; `hint` is used where the error has no hint."""
+def failure(name: str, error: SbertFtError | OSError, hint: str, status: Status = "FAIL") -> Check:
+    """Return a check with the error's parts; `hint` is used where the error has no hint."""
     if isinstance(error, OSError):
         place = f"{quoted(error.filename, limit=400)} cannot be read: " if error.filename else ""
-        return finding(name, "FAIL", f"{place}{error.strerror or error}", hint)
-    own = error.hint[:1].lower() + error.hint[1:]
-    return finding(name, "FAIL", error.statement, own or hint)
+        return Check(name, status, f"{place}{error.strerror or error}", hint)
+    return Check(name, status, error.statement, error.hint or hint)
 
 
 def attempt(checks: list[Check], name: str, hint: str, read: Callable[[], _T]) -> _T | None:
@@ -54,7 +53,7 @@ def attempt(checks: list[Check], name: str, hint: str, read: Callable[[], _T]) -
         return None
 
 
-def listed(names: Iterable[str], limit: int = 16) -> str:
+def names_of(names: Iterable[str], limit: int = 16) -> str:
     """Return the first names, separated by commas, and the number of the others; "none" where there are none."""
     every = list(names)
     more = f" and {len(every) - limit} more" if len(every) > limit else ""

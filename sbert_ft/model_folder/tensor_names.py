@@ -93,6 +93,11 @@ class NameMatch:
     prefixes: tuple[str, ...]
     ambiguous: tuple[tuple[str, str, str], ...]
 
+    @property
+    def poolers(self) -> dict[str, str]:
+        """The file's keys of the stock pooler, which is kept for saving and for heads, by name without prefix."""
+        return {key[key.rindex("pooler.") :]: key for key in self.heads if "pooler." in key}
+
 
 def match_names(
     found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], base_prefix: str

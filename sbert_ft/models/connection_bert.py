@@ -204,8 +204,7 @@ class ConnectionBert(nn.Module):
             logger.warning(message, shown(source.encoder_path), len(unknown), quoted(unknown[0]))
         tokenizer = _read_checked_tokenizer(source, plan)
         encoder = plan.build(read_tensors(weights, match.names))
-        poolers = {key[key.rindex("pooler.") :]: key for key in match.heads if "pooler." in key}
-        model = cls(encoder, tokenizer, plan, source, read_tensors(weights, poolers))
+        model = cls(encoder, tokenizer, plan, source, read_tensors(weights, match.poolers))
         return model._settle(target, dtype)
 
     @classmethod
