@@ -36,10 +36,10 @@ _MODULES: Mapping[str, tuple[str, ...]] = {
     "Pooling": ("models.Pooling", "models.Pooling.Pooling", "sentence_transformer.modules.pooling.Pooling"),
     "Normalize": ("models.Normalize", "models.Normalize.Normalize", "base.modules.normalize.Normalize"),
 }
-_POOLING_FLAGS: Mapping[str, PoolingMode] = {
+POOLING_FLAGS: Mapping[str, PoolingMode] = {
     "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
 }
 _CONFIGS_OF_OLD = tuple(
     f"sentence_{name}_config.json"
@@ -262,8 +262,8 @@ def _read_pooling(place: Path, prompts: Mapping[str, str]) -> PoolingMode:
         requested = word if isinstance(word, list) else [word]
     if not requested:
         return "mean"
-    modes = {_POOLING_FLAGS.get(str(name), str(name)) for name in requested}
-    mode = next((m for m in _POOLING_FLAGS.values() if {m} == modes), None)
+    modes = {POOLING_FLAGS.get(str(name), str(name)) for name in requested}
+    mode = next((m for m in POOLING_FLAGS.values() if {m} == modes), None)
     if mode is None:
         raise ModelFolderError(
             f"{shown(file)} sets the pooling {', '.join(map(quoted, requested))}, expected one of mean, cls and max"

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from sbert_ft._version import library_versions
 from sbert_ft.encoder.heads import ClassificationHead
 from sbert_ft.encoder.kinds import StockHead
 from sbert_ft.errors import OutputError, quoted
@@ -25,7 +24,7 @@ from sbert_ft.files.atomic import json_bytes, make_folder, put_in_place, staged_
 from sbert_ft.markdown_text import escaped_markdown
 from sbert_ft.model_folder.classifier import ClassifierSettings, stock_name
 from sbert_ft.model_folder.decision import Decision
-from sbert_ft.model_folder.layout import HEAD_FILE, ModelFolder
+from sbert_ft.model_folder.layout import HEAD_FILE, POOLING_FLAGS, ModelFolder
 from sbert_ft.model_folder.metadata import FORMAT, OwnSettings
 from sbert_ft.model_folder.tensor_files import write_safetensors
 
@@ -35,20 +34,36 @@ if TYPE_CHECKING:
     from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 _OWN = "sbert_ft.json"
+_POOLING = "1_Pooling/config.json"
 # Files that say how to read a folder, and would be wrong beside the files of another layout.
 _OF_A_LAYOUT = (
-    "modules.json",
-    "1_Pooling/config.json",
-    "config_sentence_transformers.json",
-    "sentence_bert_config.json",
-    "2_Normalize/config.json",
-    _OWN,
-    HEAD_FILE,
+    *("modules.json", _POOLING, "config_sentence_transformers.json", "sentence_bert_config.json"),
+    *("2_Normalize/config.json", _OWN, HEAD_FILE),
 )
-
-
 _N_NAMED = 20
 _IDENTITY, _SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
+_PAIRS = '[("A man plays a guitar.", "Someone makes music.")]'
+_AS_SENTENCE_ENCODER = """```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("this-folder")
+vectors = model.encode(["A man plays a guitar.", "Someone makes music."])
+```
+"""
+_AS_CROSS_ENCODER = f"""```python
+from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("this-folder")
+outputs = model.predict({_PAIRS})
+```
+"""
+_AS_PIPELINE = """```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", "this-folder")
+predicted = classify("A man plays a guitar.")
+```
+"""
 
 
 @dataclass(frozen=True)
@@ -76,15 +91,6 @@ class EncoderParts:
         return self.settings.max_seq_length
 
 
-def save_siamese(parts: EncoderParts, target: Path) -> None:
-    """Write an encoder and its settings as a folder of sentence-transformers.
-
-    Raises:
-        OutputError: The folder cannot be written, or the target is a file.
-    """
-    write_folder(target, lambda folder: write_sentence_encoder(parts, folder))
-
-
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     """Write a model folder by `write` beside the target, and move it into place.
 
@@ -109,61 +115,51 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         with staged_beside(target) as staging:
             write(staging)
             put_in_place(staging, target, _OF_A_LAYOUT)
-    except (OSError, SafetensorError) as error:  # the second is how safetensors reports a full disk
-        cause = getattr(error, "strerror", None) or str(error)
-        raise OutputError(f"the model cannot be written to {target}: {cause}") from error
+    except OSError as error:
+        raise OutputError(f"the model cannot be written to {target}: {error.strerror or error}") from error
 
 
 def write_sentence_encoder(parts: EncoderParts, folder: Path) -> None:
     """Write all files of a sentence encoder to an empty folder."""
-    settings = parts.settings
+    settings, versions = parts.settings, library_versions()
     write_weights(encoder_config(parts.encoder), {**encoder_tensors(parts.encoder), **parts.pooler}, folder)
     parts.tokenizer.save_pretrained(folder, parts.max_tokens)
-    width = int(parts.encoder.config.hidden_size)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * settings.normalize
-    for path, _ in modules[1:]:
-        (folder / path).mkdir()
-    _write_json(
-        folder / "modules.json",
-        [
+    files: dict[str, object] = {
+        "modules.json": [
             {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
             for i, (path, name) in enumerate(modules)
         ],
-    )
-    _write_json(
-        folder / "1_Pooling" / "config.json",
-        {
-            "word_embedding_dimension": width,
-            "pooling_mode_cls_token": settings.pooling == "cls",
-            "pooling_mode_mean_tokens": settings.pooling == "mean",
-            "pooling_mode_max_tokens": settings.pooling == "max",
+        _POOLING: {
+            "word_embedding_dimension": int(parts.encoder.config.hidden_size),
+            **{flag: settings.pooling == mode for flag, mode in POOLING_FLAGS.items()},
             "pooling_mode_mean_sqrt_len_tokens": False,
         },
-    )
-    if settings.normalize:
-        # git and archives do not keep an empty folder
-        _write_json(folder / "2_Normalize" / "config.json", {})
-    # the tokenizer sets the casing; this key would lower-case before it
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": parts.max_tokens, "do_lower_case": False})
-    _write_json(
-        folder / "config_sentence_transformers.json",
-        {
+        # the tokenizer sets the casing; this key would lower-case before it
+        "sentence_bert_config.json": {"max_seq_length": parts.max_tokens, "do_lower_case": False},
+        "config_sentence_transformers.json": {
             "__version__": {
                 "pytorch": torch.__version__,
-                **{name: version_of(name) for name in ("sentence_transformers", "transformers")},
+                "sentence_transformers": versions["sentence-transformers"],
+                "transformers": versions["transformers"],
             },
             "prompts": dict(settings.prompts),
             "default_prompt_name": settings.default_prompt_name,
             "similarity_fn_name": settings.similarity,
         },
-    )
-    (folder / "README.md").write_text(_model_card(parts), "utf-8")
+    }
+    if settings.normalize:
+        files["2_Normalize/config.json"] = {}  # git and archives do not keep an empty folder
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(json_bytes(content))
+    (folder / "README.md").write_text(_card(parts), "utf-8")
     write_own(parts.own, folder)
 
 
 def write_own(own: OwnSettings, folder: Path) -> None:
     """Write sbert_ft.json."""
-    _write_json(folder / _OWN, {**own.to_json(), "format": FORMAT})
+    (folder / _OWN).write_bytes(json_bytes({**own.to_json(), "format": FORMAT}))
 
 
 def encoder_config(encoder: PreTrainedModel) -> dict[str, Any]:
@@ -184,76 +180,13 @@ def encoder_tensors(encoder: PreTrainedModel) -> dict[str, Tensor]:
 
 def write_weights(config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Write config.json and, in float32, model.safetensors."""
-    _write_json(folder / "config.json", config)
+    (folder / "config.json").write_bytes(json_bytes(config))
     write_tensors(tensors, folder / "model.safetensors")
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Write a safetensors file in float32."""
     write_safetensors({name: tensor.float() for name, tensor in tensors.items()}, file, {"format": "pt"})
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_bytes(json_bytes(content))
-
-
-def version_of(name: str) -> str:
-    """Return the version of an installed package, or "unknown"."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def _decision_section(decision: Decision | None) -> str:
-    if decision is None:
-        return ""
-    values = ", ".join(f"{name} {value:.3f}" for name, value in decision.reached.items())
-    reached = f" On these pairs it reaches {values}." if values else ""
-    likely = "" if decision.calibration is None else "likely = model.predict_proba(pairs)  # probabilities\n"
-    return f"""
-Two texts belong together where their cosine is at least {decision.describe()}.{reached}
-
-```python
-pairs = [("A man plays a guitar.", "Someone makes music.")]
-together = model.match(pairs)
-{likely}```
-"""
-
-
-def _model_card(parts: EncoderParts) -> str:
-    encoder, settings = parts.encoder, parts.settings
-    names = ", ".join(escaped_markdown(quoted(name)) for name in settings.prompts)
-    prompts = f", prompts {names}" if any(settings.prompts.values()) else ""
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags:
-- sentence-transformers
-- sentence-similarity
-- sbert_ft
----
-
-# A sentence encoder
-
-A {encoder.config.model_type} encoder with {encoder.config.num_hidden_layers} layers of width
-{encoder.config.hidden_size}, {settings.pooling} pooling, texts of up to {parts.max_tokens} tokens,
-compared by {settings.similarity}{prompts}. Saved by sbert_ft.
-
-```python
-from sbert_ft import SiameseBert
-
-model = SiameseBert.from_pretrained("this-folder")
-scores = model.score([("A man plays a guitar.", "Someone makes music.")])
-```
-{_decision_section(parts.own.decision)}
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("this-folder")
-vectors = model.encode(["A man plays a guitar.", "Someone makes music."])
-```
-"""
 
 
 def save_classifier(parts: EncoderParts, settings: ClassifierSettings, head: ClassificationHead, target: Path) -> None:
@@ -275,23 +208,17 @@ def save_classifier(parts: EncoderParts, settings: ClassifierSettings, head: Cla
             write_sentence_encoder(parts, folder)
             write_tensors(head.state_dict(), folder / HEAD_FILE)
         else:
-            tensors = {**_with_prefix(encoder_tensors(parts.encoder), stock), **_stock_tensors(head, stock)}
-            write_weights(_stock_config(parts, settings, stock), tensors, folder)
+            write_weights(_stock_config(parts, settings, stock), _stock_tensors(parts, head, stock), folder)
             parts.tokenizer.save_pretrained(folder, parts.max_tokens)
             write_own(parts.own, folder)
-        card = _classifier_card(parts, settings, is_stock=stock is not None)
-        (folder / "README.md").write_text(card, "utf-8")
+        (folder / "README.md").write_text(_card(parts, settings, is_stock=stock is not None), "utf-8")
 
     write_folder(target, write)
 
 
-def _with_prefix(tensors: dict[str, Tensor], stock: StockHead) -> dict[str, Tensor]:
-    return {f"{stock.prefix}.{name}": tensor for name, tensor in tensors.items()}
-
-
-def _stock_tensors(head: ClassificationHead, stock: StockHead) -> dict[str, Tensor]:
-    """Return the head's tensors by their names in a stock file."""
-    named = {}
+def _stock_tensors(parts: EncoderParts, head: ClassificationHead, stock: StockHead) -> dict[str, Tensor]:
+    """Return the weights of encoder and head by their names in a stock file."""
+    named = {f"{stock.prefix}.{name}": tensor for name, tensor in encoder_tensors(parts.encoder).items()}
     for name, tensor in head.state_dict().items():
         prefix = f"{stock.prefix}." if stock.dense_in_encoder and name.startswith("dense.") else ""
         named[prefix + stock_name(stock, name)] = tensor
@@ -315,7 +242,10 @@ def _stock_config(parts: EncoderParts, settings: ClassifierSettings, stock: Stoc
         config["problem_type"] = "single_label_classification"
     if settings.kind == "joined":
         activation = _SIGMOID if settings.classes is None else _IDENTITY
-        config["sentence_transformers"] = {"activation_fn": activation, "version": version_of("sentence_transformers")}
+        config["sentence_transformers"] = {
+            "activation_fn": activation,
+            "version": library_versions()["sentence-transformers"],
+        }
     return config
 
 
@@ -332,68 +262,65 @@ def _what_it_does(settings: ClassifierSettings) -> str:
     return f"It predicts one of {len(names)} classes ({', '.join(names[:_N_NAMED])}{more}) for {rows}."
 
 
-def _classifier_decision_section(decision: Decision | None) -> str:
+def _decision_section(decision: Decision | None, *, of_classifier: bool) -> str:
     if decision is None:
         return ""
-    return f"\n`model.match(rows)` is true where the probability is at least {decision.describe()}.\n"
+    if of_classifier:
+        return f"\n`model.match(rows)` is true where the probability is at least {decision.describe()}.\n"
+    values = ", ".join(f"{name} {value:.3f}" for name, value in decision.reached.items())
+    reached = f" On these pairs it reaches {values}." if values else ""
+    likely = "" if decision.calibration is None else "likely = model.predict_proba(pairs)  # probabilities\n"
+    return f"""
+Two texts belong together where their cosine is at least {decision.describe()}.{reached}
+
+```python
+pairs = {_PAIRS}
+together = model.match(pairs)
+{likely}```
+"""
 
 
-def _classifier_card(parts: EncoderParts, settings: ClassifierSettings, *, is_stock: bool) -> str:
-    config = parts.encoder.config
-    row = (
-        '"A man plays a guitar."' if settings.kind == "single" else '("A man plays a guitar.", "Someone makes music.")'
-    )
-    likely = "" if settings.classes is None else "probabilities = model.predict_proba(rows)\n"
+def _card(parts: EncoderParts, classifier: ClassifierSettings | None = None, *, is_stock: bool = False) -> str:
+    """Return the README.md of a sentence encoder, or of a classifier, whose folder may be a stock one."""
+    config, settings = parts.encoder.config, parts.settings
     library = "transformers" if is_stock else "sentence-transformers"
     task = "text-classification" if is_stock else "sentence-similarity"
-    tags = "- sbert_ft\n" if is_stock else "- sentence-transformers\n- sentence-similarity\n- sbert_ft\n"
+    tags = ["sbert_ft"] if is_stock else [library, task, "sbert_ft"]
+    others = _AS_SENTENCE_ENCODER
+    if classifier is None:
+        title, model = "A sentence encoder", "SiameseBert"
+        names = ", ".join(escaped_markdown(quoted(name)) for name in settings.prompts)
+        prompts = f", prompts {names}" if any(settings.prompts.values()) else ""
+        said = f"{settings.pooling} pooling, texts of up to {parts.max_tokens} tokens,"
+        said += f" compared by {settings.similarity}{prompts}."
+        use = f"scores = model.score({_PAIRS})\n"
+    else:
+        title, model, tags = "A text classifier", "BertClassifier", ["text-classification", *tags]
+        said = f"{classifier.pooling} pooling, sequences of up to {parts.max_tokens} tokens."
+        said += f" {_what_it_does(classifier)}"
+        rows = '["A man plays a guitar."]' if classifier.kind == "single" else _PAIRS
+        use = f"rows = {rows}\npredicted = model.predict(rows)\n"
+        use += "" if classifier.classes is None else "probabilities = model.predict_proba(rows)\n"
+        if is_stock:
+            others = _AS_CROSS_ENCODER if classifier.kind == "joined" else _AS_PIPELINE
+        else:
+            others = f"Other libraries load only the encoder, without the classifier's head:\n\n{others}"
+    lines = "".join(f"- {tag}\n" for tag in tags)
     return f"""---
 library_name: {library}
 pipeline_tag: {task}
 tags:
-- text-classification
-{tags}---
+{lines}---
 
-# A text classifier
+# {title}
 
-A {config.model_type} encoder with {config.num_hidden_layers} layers of width {config.hidden_size},
-{settings.pooling} pooling, sequences of up to {parts.max_tokens} tokens. {_what_it_does(settings)}
+A {config.model_type} encoder with {config.num_hidden_layers} layers of width {config.hidden_size}, {said}
 Saved by sbert_ft.
 
 ```python
-from sbert_ft import BertClassifier
+from sbert_ft import {model}
 
-model = BertClassifier.from_pretrained("this-folder")
-rows = [{row}]
-predicted = model.predict(rows)
-{likely}```
-{_classifier_decision_section(parts.own.decision)}
-{_for_others(settings, is_stock)}"""
-
-
-def _for_others(settings: ClassifierSettings, is_stock: bool) -> str:
-    if not is_stock:
-        return """Other libraries load only the encoder, without the classifier's head:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("this-folder")
-vectors = model.encode(["A man plays a guitar.", "Someone makes music."])
-```
-"""
-    if settings.kind == "joined":
-        return """```python
-from sentence_transformers import CrossEncoder
-
-model = CrossEncoder("this-folder")
-outputs = model.predict([("A man plays a guitar.", "Someone makes music.")])
-```
-"""
-    return """```python
-from transformers import pipeline
-
-classify = pipeline("text-classification", "this-folder")
-predicted = classify("A man plays a guitar.")
-```
-"""
+model = {model}.from_pretrained("this-folder")
+{use}```
+{_decision_section(parts.own.decision, of_classifier=classifier is not None)}
+{others}"""

@@ -28,7 +28,7 @@ from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches, stored_calibration
 from sbert_ft.model_folder.layout import warn_of_classifier
 from sbert_ft.model_folder.metadata import COSINE_SCALE, OwnSettings
-from sbert_ft.model_folder.writer import EncoderParts, save_siamese
+from sbert_ft.model_folder.writer import EncoderParts, write_folder, write_sentence_encoder
 from sbert_ft.models.connection_bert import ConnectionBert, TextModel
 from sbert_ft.models.inference import (
     EmbedCount,
@@ -369,7 +369,7 @@ class SiameseBert(TextModel):
         )
         own = OwnSettings(self.decision, self.score_scale, OwnSettings.of(self.bert.source).others)
         parts = EncoderParts(self.bert.encoder, self.bert.pooler, self.tokenizer, settings, own)
-        save_siamese(parts, path_argument(folder, "folder"))
+        write_folder(path_argument(folder, "folder"), lambda place: write_sentence_encoder(parts, place))
 
     def as_sentence_transformer(self) -> SentenceTransformer:
         """Return a `SentenceTransformer` that shares this encoder; a temporary folder is written to make it."""
