@@ -24,10 +24,9 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -49,9 +48,8 @@ from sbert_ft.tokenization.text_tokens import offsets_of
 logger = logging.getLogger(__name__)
 
 _ATTENTION_NAME = "sbert_ft_compiled"
-
-_ROWS, _RUNS = 0, 1
 _OPERATOR = "sbert_ft::packed_attention"
+_ROWS, _RUNS = 0, 1
 _INFERENCE = nn.Identity().eval()
 
 # Largest accepted difference from the eager encoder, relative to the largest activation. In float32 the
@@ -65,14 +63,11 @@ _WHERE_COMPILED_CODE_GOES = "TORCHINDUCTOR_CACHE_DIR"
 # That environment variable belongs to the whole process, so only one thread compiles at a time.
 _COMPILING = ForkSafeLock()
 
-# Settings of torch's inductor.
-SETTINGS: Mapping[str, object] = MappingProxyType(
-    {
-        "freezing": True,  # weights are constants, stored in the processor's layout at compile time
-        "cpp.dynamic_threads": True,  # as many threads as torch has when the code runs
-        "compile_threads": 1,  # no pool of processes that keeps running
-    }
-)
+_SETTINGS: Mapping[str, object] = {  # of torch's inductor
+    "freezing": True,  # weights are constants, stored in the processor's layout at compile time
+    "cpp.dynamic_threads": True,  # as many threads as torch has when the code runs
+    "compile_threads": 1,  # no pool of processes that keeps running
+}
 # To be raised whenever the compiled function changes, so that older packages are not used.
 _FORMAT = 1
 _EMBEDDINGS = "embeddings"
@@ -87,7 +82,7 @@ def _register() -> None:
     operator.register_fake(_shape_of_result)
     AttentionInterface.register(_ATTENTION_NAME, _stock_signature)
     # the layout replaces the mask; transformers would make a mask of ones over all tokens that nothing uses
-    AttentionMaskInterface.register(_ATTENTION_NAME, _no_mask)
+    AttentionMaskInterface.register(_ATTENTION_NAME, lambda *_, **__: None)
 
 
 def _layout_tensors(batch: PackedBatch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -154,10 +149,6 @@ def _stock_signature(
     return operator(query, key, value, packed_plan, packed_mask, float(scaling)), None
 
 
-def _no_mask(*positional: Any, **named: Any) -> None:
-    return None
-
-
 @dataclass(frozen=True)
 class EncoderToCompile:
     """An encoder to compile, and how it is to be run.
@@ -181,7 +172,7 @@ class EncoderToCompile:
         encoder = self.encoder
         return {
             "format": _FORMAT,
-            "settings": dict(SETTINGS),
+            "settings": dict(_SETTINGS),
             "kind": type(encoder).__name__,
             "config": {k: v for k, v in encoder.config.to_dict().items() if k != "_name_or_path"},
             "weights": _digest_of_weights(encoder),
@@ -227,27 +218,17 @@ def _twin(source: EncoderToCompile) -> PreTrainedModel:
         parameters[id(parameter)] = nn.Parameter(value, requires_grad=False)
     twin: PreTrainedModel = copy.deepcopy(encoder, parameters).eval()
     # the table of word embeddings is not in the package: the lookup is done before
-    width = int(_words(encoder).shape[1])
-    twin.set_input_embeddings(nn.Embedding(1, width).requires_grad_(False))
-
-    def in_dtype(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return output.to(source.dtype)
-
-    twin.get_submodule(_EMBEDDINGS).register_forward_hook(in_dtype)
+    words = encoder.get_input_embeddings()
+    assert isinstance(words, nn.Embedding)
+    twin.set_input_embeddings(nn.Embedding(1, words.embedding_dim).requires_grad_(False))
+    twin.get_submodule(_EMBEDDINGS).register_forward_hook(lambda module, inputs, output: output.to(source.dtype))
     twin.set_attn_implementation(_ATTENTION_NAME)
     return twin
 
 
-def _words(encoder: PreTrainedModel) -> Tensor:
-    """Return the table of word embeddings, shape (vocabulary, E)."""
-    table = encoder.get_input_embeddings().weight
-    assert isinstance(table, Tensor)
-    return table
-
-
 def _digest_of_weights(encoder: PreTrainedModel) -> str:
     """Return the digest of all parameters except the table of word embeddings, which is not compiled."""
-    words = _words(encoder)
+    words = encoder.get_input_embeddings().weight
     digest = hashlib.sha256()
     for name, parameter in encoder.named_parameters():
         if parameter is not words:
@@ -257,28 +238,33 @@ def _digest_of_weights(encoder: PreTrainedModel) -> str:
 
 
 def _processor() -> list[str]:
-    """Return what another processor must have too to run the same code: system and instruction set, as far as known."""
+    """Return what another processor must have too to run the same code."""
     limits = [f"{name}={os.environ.get(name, '')}" for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
     instructions = sorted(cpu_flags()) or [platform.processor()]
     return [platform.system(), platform.machine(), torch.backends.cpu.get_cpu_capability(), *instructions, *limits]
 
 
+@dataclass(eq=False)
 class CompiledEncoder:
     """The compiled code of one encoder, which runs packed batches with the weights from the time of compilation.
 
     Attributes:
+        source: The encoder.
+        package: The code; None for good after the weights have changed or a forward has failed.
+        state: The encoder's `weights_state` before it was compiled.
         seconds: How long compiling took; 0 if the code was on disk.
-        is_on: Whether it is still used; False for good after the weights have changed or a forward has failed.
     """
 
-    def __init__(self, source: EncoderToCompile, package: Callable[..., Tensor], seconds: float, state: object) -> None:
-        """Combine the code with its encoder, whose `weights_state` was `state` before it was compiled."""
-        self._source = source
-        self._package: Callable[..., Tensor] | None = package
-        self._state = state
-        self._turn = ForkSafeLock()
-        self.seconds = seconds
-        self.is_on = True
+    source: EncoderToCompile
+    package: Callable[..., Tensor] | None
+    state: object
+    seconds: float
+    _turn: ForkSafeLock = field(default_factory=ForkSafeLock)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it is still used."""
+        return self.package is not None
 
     def run(self, batch: PackedBatch, dtype: torch.dtype) -> Tensor | None:
         """Return the activation of every token of a batch, shape (R, C, D); None if the eager encoder has to run it.
@@ -286,15 +272,14 @@ class CompiledEncoder:
         The eager encoder runs padded batches, and every batch after the weights or `dtype`, in which inference
         computes, have changed, which is logged once.
         """
-        package = self._package
-        if package is None or batch.layout == "padded":
+        if (package := self.package) is None or batch.layout == "padded":
             return None
-        if dtype != self._source.dtype or weights_state(self._source.encoder) != self._state:
+        if dtype != self.source.dtype or weights_state(self.source.encoder) != self.state:
             self._switch_off("the weights, their place or the precision changed")
             return None
         try:
             with torch.inference_mode():
-                inputs = self._source.inputs(batch)
+                inputs = self.source.inputs(batch)
                 # One forward at a time: a package has one set of buffers, and each forward uses all threads.
                 with self._turn:
                     return package(*inputs).view(*batch.token_ids.shape, -1)
@@ -305,7 +290,7 @@ class CompiledEncoder:
     def _switch_off(self, reason: str) -> None:
         if self.is_on:
             logger.warning("the compiled encoder is no longer used: %s; call compile() again", reason)
-        self.is_on, self._package = False, None
+        self.package = None
 
 
 def load_compiled(source: EncoderToCompile, folder: Path) -> CompiledEncoder:
@@ -321,7 +306,13 @@ def load_compiled(source: EncoderToCompile, folder: Path) -> CompiledEncoder:
     package = Package.of(folder, source.facts())
     is_new = not package.is_whole()
     if is_new:
-        _check_compiler()
+        compiler = os.environ.get("CXX") or "g++"
+        if shutil.which(compiler) is None:
+            raise ResourceError(
+                f"compile() needs a C++ compiler, and there is no {quoted(compiler)}",
+                "install one (Debian, Ubuntu: apt install g++) or name it in the environment variable CXX; everything "
+                "works without compile(), only slower",
+            )
         logger.info("compiling the encoder for this processor, once: about half a minute; kept in %s", folder)
         package.write(partial(_compile, source))
     from torch._inductor import aoti_load_package
@@ -332,7 +323,7 @@ def load_compiled(source: EncoderToCompile, folder: Path) -> CompiledEncoder:
         raise _failure("the compiled encoder could not be loaded", error) from error
     seconds = time.perf_counter() - begin
     logger.info("encoder %s in %.1f s", "compiled" if is_new else "compiled before: code loaded", seconds)
-    return CompiledEncoder(source, code, seconds if is_new else 0.0, state)
+    return CompiledEncoder(source, code, state, seconds if is_new else 0.0)
 
 
 def probe_compiled(
@@ -370,25 +361,14 @@ def _compile(source: EncoderToCompile, path: Path, place: Path) -> None:
         os.environ[_WHERE_COMPILED_CODE_GOES] = str(place / "inductor")
         try:
             program = export(graph, source.inputs(batch), dynamic_shapes=dynamic, strict=False)
-            aoti_compile_and_package(
-                program, package_path=str(path), inductor_configs=dict(SETTINGS)
-            )  # torch writes into the dict, so it is a copy
+            settings = dict(_SETTINGS)  # a copy, because torch writes into it
+            aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
         except Exception as error:  # any part of torch may raise; re-raised as one error that says what failed
             raise _failure("the encoder could not be compiled", error) from error
         finally:
             os.environ.pop(_WHERE_COMPILED_CODE_GOES)
             if before is not None:
                 os.environ[_WHERE_COMPILED_CODE_GOES] = before
-
-
-def _check_compiler() -> None:
-    name = os.environ.get("CXX") or "g++"
-    if shutil.which(name) is None:
-        raise ResourceError(
-            f"compile() needs a C++ compiler, and there is no {quoted(name)}",
-            "install one (Debian, Ubuntu: apt install g++) or name it in the environment variable CXX; everything "
-            "works without compile(), only slower",
-        )
 
 
 def _failure(what: str, error: Exception) -> ResourceError:

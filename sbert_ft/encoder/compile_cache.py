@@ -128,15 +128,11 @@ class Package:
         key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
         return cls(folder / f"{key}.pt2")
 
-    @property
-    def _digest_path(self) -> Path:
-        return self.path.with_suffix(".sha256")
-
     def is_whole(self) -> bool:
         """Return whether the file is there, belongs to the user, and has the digest that was written with it."""
         try:
             seen = self.path.lstat()
-            written = self._digest_path.read_text(encoding="ascii").strip()
+            written = self.path.with_suffix(".sha256").read_text(encoding="ascii").strip()
             if not stat.S_ISREG(seen.st_mode) or (hasattr(os, "getuid") and seen.st_uid != os.getuid()):
                 return False
             whole = _digest(self.path) == written
@@ -164,18 +160,15 @@ class Package:
                 digest = Path(place, "digest")
                 digest.write_text(_digest(fresh), encoding="ascii")
                 os.replace(fresh, self.path)
-                os.replace(digest, self._digest_path)
-            self._remove_oldest()
+                os.replace(digest, self.path.with_suffix(".sha256"))
+            packages = sorted(self.path.parent.glob("?" * 64 + ".pt2"), key=lambda file: -file.stat().st_mtime)
+            for old in packages[KEPT_PACKAGES:]:
+                old.unlink(missing_ok=True)
+                old.with_suffix(".sha256").unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(
                 f"{quoted(self.path.parent, limit=400)}: compiled code cannot be written: {error}"
             ) from error
-
-    def _remove_oldest(self) -> None:
-        packages = sorted(self.path.parent.glob("?" * 64 + ".pt2"), key=lambda file: -file.stat().st_mtime)
-        for old in packages[KEPT_PACKAGES:]:
-            old.unlink(missing_ok=True)
-            old.with_suffix(".sha256").unlink(missing_ok=True)
 
 
 def _digest(path: Path) -> str:

@@ -52,47 +52,22 @@ _NEEDED = re.compile(
 )
 # What torch.load and zipfile raise on damaged and hostile files, found by flipping bytes of files and cutting them.
 _DAMAGE = (
-    RuntimeError,
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    MemoryError,
-    ImportError,
-    OSError,
-    struct.error,
-    zlib.error,
-    tarfile.TarError,
-    zipfile.BadZipFile,
+    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError),
+    *(EOFError, MemoryError, ImportError, OSError),
+    *(pickle.UnpicklingError, struct.error, zlib.error, tarfile.TarError, zipfile.BadZipFile),
 )
 
 # Parsed, a header takes up to 25 times its size; 16 MiB describe about 100,000 tensors.
 _MAX_HEADER_BYTES = 16 * 2**20
 _MAX_DIMS = 16
 _PIECE_ELEMENTS = 2**20  # converted at a time
-# By the name of a dtype in safetensors: its name in torch, and the bytes of an element.
-_DTYPES = {
-    "F64": ("float64", 8),
-    "F32": ("float32", 4),
-    "F16": ("float16", 2),
-    "BF16": ("bfloat16", 2),
-    "I64": ("int64", 8),
-    "I32": ("int32", 4),
-    "I16": ("int16", 2),
-    "I8": ("int8", 1),
-    "U64": ("uint64", 8),
-    "U32": ("uint32", 4),
-    "U16": ("uint16", 2),
-    "U8": ("uint8", 1),
-    "BOOL": ("bool", 1),
-    "C64": ("complex64", 8),
-    "F8_E4M3": ("float8_e4m3fn", 1),
-    "F8_E5M2": ("float8_e5m2", 1),
-    "F8_E8M0": ("float8_e8m0fnu", 1),
+# By their names in safetensors.
+_DTYPES: Mapping[str, torch.dtype] = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
+    **{"U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8},
+    **{"BOOL": torch.bool, "C64": torch.complex64},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu},
 }
 
 
@@ -306,7 +281,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
     Raises:
         OSError: It cannot be written.
     """
-    names = {dtype: name for name, (dtype, _) in _DTYPES.items()}
+    names = {dtype: name for name, dtype in _DTYPES.items()}
     # the largest elements first, so that each tensor begins at a multiple of its element's size
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, object] = {"__metadata__": dict(metadata)}
@@ -314,8 +289,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
     for name in order:
         tensor, start = tensors[name], end
         end += tensor.numel() * tensor.element_size()
-        dtype = names[str(tensor.dtype).removeprefix("torch.")]
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     with path.open("wb", buffering=2**20) as file:
@@ -422,10 +396,10 @@ def _header_entry(entry: object) -> tuple[TensorInfo, tuple[int, int]]:
         raise ValueError(f"the dtype {quoted(name) if isinstance(name, str) else type(name).__name__} is not known")
     if not _are_sizes(shape) or not _are_sizes(span) or len(span) != 2:
         raise ValueError("expected a shape and two data_offsets of whole numbers from 0")
-    dtype, itemsize = _DTYPES[name]
-    if (n_needed := math.prod(shape) * itemsize) != span[1] - span[0]:
+    dtype = _DTYPES[name]
+    if (n_needed := math.prod(shape) * dtype.itemsize) != span[1] - span[0]:
         raise ValueError(f"the shape needs {n_needed} bytes, the data_offsets span {span[1] - span[0]}")
-    return TensorInfo(tuple(shape), dtype), (span[0], span[1])
+    return TensorInfo(tuple(shape), _dtype_name(dtype)), (span[0], span[1])
 
 
 def _are_sizes(value: object) -> TypeGuard[list[int]]:
