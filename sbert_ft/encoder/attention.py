@@ -1,15 +1,12 @@
 """Attention for packed batches, passed to the stock encoders through transformers' registry.
 
-A stock encoder accepts four-dimensional masks, so the layout ``rows`` needs nothing special. The layout
-``runs`` does: attention must know where the texts of a row begin and end. `packed_attention` is
-registered under one name, gets the runs as a keyword argument of the forward, and computes what the
-stock function computes. On a CPU, in half precision and in training, it uses plain matrix products over
-blocks that stay in the cache (see `benchmarks/attention.py`); otherwise it uses kernels of torch. On a
-CPU in half precision, texts are padded to a multiple of the width that softmax processes at a time; the
-padding is masked.
+A stock encoder accepts four-dimensional masks, so the layout ``rows`` needs nothing special. In the layout ``runs``
+attention must know where the texts of a row begin and end: `packed_attention` gets them as a keyword argument of the
+forward, and computes what the stock function computes. On a CPU, in half precision and in training, it uses plain
+matrix products over blocks that stay in the cache (see `benchmarks/attention.py`); otherwise it uses kernels of torch.
 
-Not every encoder passes such an argument on, and some use positions or masks in another way. `probe`
-finds out by running the encoder: a layout whose results differ from the padded model is not used.
+Not every encoder passes such an argument on, and some use positions or masks in another way. `probe` finds out by
+running the encoder: a layout whose results differ from the padded model is not used.
 """
 
 from __future__ import annotations
@@ -32,16 +29,15 @@ from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 
 ATTENTION_NAME = "sbert_ft_packed"
 
-# Elements of a score matrix that are processed at a time on a CPU: 2 to 4 MB, so that softmax and
-# the second product find them in the cache.
+# Elements of a score matrix that are processed at a time on a CPU: 2 to 4 MB, which stay in the cache.
 BLOCK_ELEMENTS = 1 << 20
 
-# Numbers that softmax processes at a time in half precision. If a row is not a multiple of this, its
-# remainder costs as much as the rest of the row, and more where its weights are close to 0.
+# Numbers that softmax processes at a time in half precision. A remainder costs as much as the rest of its row, and
+# more where its weights are close to 0.
 SOFTMAX_TOKENS = 32
 
-# Largest difference in float32 that a packed layout may show against the padded model, relative
-# to the largest activation. Rounding gives 1e-6; a wrong mask or position gave 1e-3 and more.
+# Largest accepted difference of a packed layout from the padded model in float32, relative to the largest
+# activation. Rounding gives 1e-6; a wrong mask or position gave 1e-3 and more.
 PROBE_TOLERANCE = 5e-5
 
 
@@ -65,15 +61,14 @@ class Runs:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The texts of a one-row batch, each padded to the next multiple of `SOFTMAX_TOKENS` tokens.
+    """The texts of a one-row batch, each padded to the next multiple of `SOFTMAX_TOKENS` tokens; padding is masked.
 
-    Three texts of 40, 33 and 30 tokens become one block of two texts with 64 tokens each, and one block of
-    one text with 32 tokens.
+    Three texts of 40, 33 and 30 tokens become a block of two texts with 64 tokens each, and a block of one with 32.
 
     Attributes:
         shapes: (number of texts, tokens of each with padding) of every block, in the order of the texts.
-        sources: The index of the token in each cell of the blocks, shape (cells of all blocks,), int64; a
-            padding cell repeats the last token of its text.
+        sources: The index of the token in each cell of the blocks, shape (cells of all blocks,), int64; a padding cell
+            repeats the last token of its text.
         filled: True at cells that are not padding, shape (cells of all blocks,), bool.
         begins: The cell at which each token's text begins, shape (T,), int64.
         widths: Tokens of each token's text with padding, shape (T,), int64.
@@ -112,8 +107,7 @@ class Blocks:
 def register_attention() -> None:
     """Register `packed_attention` with transformers under `ATTENTION_NAME`; a second call changes nothing.
 
-    The mask of the stock ``sdpa`` is registered with it. Without it an ordinary padded call would get no
-    mask, and would attend to padding without a warning.
+    The mask of the stock ``sdpa`` is registered with it; without it an ordinary padded call would attend to padding.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -151,15 +145,14 @@ def packed_attention(
         scaling = query.shape[-1] ** -0.5
     if stock.get("position_bias") is not None or stock.get("is_causal"):
         raise ValueError("packed attention supports neither position biases nor causal masks")
-    if packed_runs is not None:
-        on_cpu, in_half = query.device.type == "cpu", query.dtype in (torch.bfloat16, torch.float16)
-        if on_cpu and in_half and dropout == 0 and not _needs_gradient(query, key, value):
-            return _attend_by_width(query, key, value, scaling, packed_runs.blocks), None
-        if on_cpu or not in_half or dropout > 0:
-            return _attend_in_runs(query, key, value, scaling, dropout, packed_runs), None
-        return _attend_varlen(query, key, value, scaling, packed_runs), None
-    attended = _attend_rows(query, key, value, attention_mask, scaling, dropout)
-    return attended.transpose(1, 2).contiguous(), None
+    if packed_runs is None:
+        return _attend_rows(query, key, value, attention_mask, scaling, dropout).transpose(1, 2).contiguous(), None
+    on_cpu, in_half = query.device.type == "cpu", query.dtype in (torch.bfloat16, torch.float16)
+    if on_cpu and in_half and dropout == 0 and not _needs_gradient(query, key, value):
+        return _attend_by_width(query, key, value, scaling, packed_runs.blocks), None
+    if on_cpu or not in_half or dropout > 0:
+        return _attend_in_runs(query, key, value, scaling, dropout, packed_runs), None
+    return _attend_varlen(query, key, value, scaling, packed_runs), None
 
 
 def _attend_rows(
@@ -285,8 +278,8 @@ def probe(
     Args:
         forward: Runs the encoder on a batch on `device` and returns the activations, shape (R, C, D).
         vocab_size: Size of the vocabulary from which token ids are drawn.
-        max_tokens: Tokens of the longest text that the encoder accepts. One text has this length, but at most
-            160 tokens, so that the effect of an attention window shows.
+        max_tokens: Tokens of the longest text that the encoder accepts. One text has this length, but at most 160
+            tokens, so that the effect of an attention window shows.
         pack_options: Other arguments of `pack`.
         layouts: The layouts to try.
         tolerance: Largest accepted difference, relative to the largest activation.

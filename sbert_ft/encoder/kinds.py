@@ -19,8 +19,6 @@ class StockHead:
     """The classification head that transformers has for a kind of encoder: dense layer, activation, last layer.
 
     Attributes:
-        architecture: The class in transformers.
-        prefix: The prefix of the encoder's tensor names in the weights.
         dense: Name of the dense layer in the weights.
         output: Name of the last layer in the weights.
         dense_in_encoder: Whether the dense layer is the encoder's own pooler, saved under the encoder's prefix; a new
@@ -32,8 +30,6 @@ class StockHead:
             layer; None for no dropout there.
     """
 
-    architecture: str
-    prefix: str
     dense: str = "classifier.dense"
     output: str = "classifier.out_proj"
     dense_in_encoder: bool = False
@@ -66,59 +62,29 @@ class EncoderKind:
 
 
 KINDS: Final[Mapping[str, EncoderKind]] = {
-    "bert": EncoderKind(
-        StockHead(
-            "BertForSequenceClassification",
-            "bert",
-            dense="pooler.dense",
-            output="classifier",
-            dense_in_encoder=True,
-            first_dropout=None,
-        )
-    ),
-    "roberta": EncoderKind(StockHead("RobertaForSequenceClassification", "roberta"), counts_from_padding=True),
-    "xlm-roberta": EncoderKind(
-        StockHead("XLMRobertaForSequenceClassification", "roberta"), counts_from_padding=True, computes_as="roberta"
-    ),
-    "camembert": EncoderKind(
-        StockHead("CamembertForSequenceClassification", "roberta"), counts_from_padding=True, computes_as="roberta"
-    ),
-    "electra": EncoderKind(StockHead("ElectraForSequenceClassification", "electra", activation="gelu")),
+    "bert": EncoderKind(StockHead("pooler.dense", "classifier", dense_in_encoder=True, first_dropout=None)),
+    "roberta": EncoderKind(StockHead(), counts_from_padding=True),
+    "xlm-roberta": EncoderKind(StockHead(), counts_from_padding=True, computes_as="roberta"),
+    "camembert": EncoderKind(StockHead(), counts_from_padding=True, computes_as="roberta"),
+    "electra": EncoderKind(StockHead(activation="gelu")),
     "distilbert": EncoderKind(
         StockHead(
-            "DistilBertForSequenceClassification",
-            "distilbert",
-            dense="pre_classifier",
-            output="classifier",
-            activation="relu",
-            dropout_keys=("seq_classif_dropout",),
-            first_dropout=None,
+            "pre_classifier", "classifier", activation="relu", dropout_keys=("seq_classif_dropout",), first_dropout=None
         )
     ),
     "albert": EncoderKind(
         StockHead(
-            "AlbertForSequenceClassification",
-            "albert",
-            dense="pooler",
-            output="classifier",
-            dense_in_encoder=True,
-            dropout_keys=("classifier_dropout_prob",),
-            first_dropout=None,
+            "pooler", "classifier", dense_in_encoder=True, dropout_keys=("classifier_dropout_prob",), first_dropout=None
         )
     ),
-    "mpnet": EncoderKind(
-        StockHead("MPNetForSequenceClassification", "mpnet", dropout_keys=("hidden_dropout_prob",)),
-        counts_from_padding=True,
-    ),
+    "mpnet": EncoderKind(StockHead(dropout_keys=("hidden_dropout_prob",)), counts_from_padding=True),
     "modernbert": EncoderKind(
         None, unlisted={"global_attn_every_n_layers": int, "global_rope_theta": float, "local_rope_theta": float}
     ),
     "deberta-v2": EncoderKind(
         StockHead(
-            "DebertaV2ForSequenceClassification",
-            "deberta",
-            dense="pooler.dense",
-            output="classifier",
+            "pooler.dense",
+            "classifier",
             activation="gelu",
             activation_key="pooler_hidden_act",
             dropout_keys=("cls_dropout", "hidden_dropout_prob"),

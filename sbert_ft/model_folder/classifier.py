@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from sbert_ft.config.settings import Features, Truncation
 from sbert_ft.encoder.heads import ClassificationHead, ClassifierKind, HeadPooling, fault_of_classes
@@ -109,11 +111,7 @@ class FoundClassifier:
 
 
 def has_classifier(folder: Path | ModelFolder) -> bool:
-    """Return whether a folder has a classifier, ours or a stock one; only its JSON files are read.
-
-    Raises:
-        ModelFolderError: It is not a model folder, or is damaged.
-    """
+    """Return whether a folder has a classifier, ours or a stock one; arguments and errors as in `read_folder`."""
     source = read_folder(folder)
     return "classifier" in source.own or architecture_of_classifier(source.config) is not None
 
@@ -168,7 +166,7 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
         name if stock is None else stock_name(stock, name): parameter for name, parameter in head.named_parameters()
     }
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    match = match_names(found.weights.tensors, expected, "" if stock is None else stock.prefix)
+    match = match_names(found.weights.tensors, expected, "" if stock is None else _prefix(found.source))
     where = shown(found.weights.files[0].parent)
     if match.missing:
         are_missing = "is missing" if len(match.missing) == 1 else "are missing"
@@ -209,7 +207,7 @@ def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifie
     weights = find_weights(source.encoder_path)
     found_kind: ClassifierKind = kind or ("joined" if _is_cross_encoder(source) else "single")
     output = f"{stock.output}.weight"
-    match = match_names(weights.tensors, {output: (0, 0)}, stock.prefix)
+    match = match_names(weights.tensors, {output: (0, 0)}, _prefix(source))
     if match.missing:
         raise _no_head(source, found_kind, f"the tensor {quoted(output)} is missing")
     shape = match.wrong_shape[0][2] if match.wrong_shape else (0, 0)
@@ -252,6 +250,12 @@ def _stock_head(source: ModelFolder) -> StockHead:
             f"is not supported; expected one of {', '.join(kind for kind, known in KINDS.items() if known.head)}"
         )
     return stock
+
+
+def _prefix(source: ModelFolder) -> str:
+    """Return the prefix of the encoder's tensor names in a stock classifier's weights, such as ``bert``."""
+    model_class = MODEL_MAPPING[CONFIG_MAPPING[source.config.get("model_type", "bert")]]
+    return str(model_class.base_model_prefix)  # type: ignore[attr-defined]
 
 
 def _names_of(source: ModelFolder) -> list[str] | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from sbert_ft._version import library_versions
 from sbert_ft.encoder.heads import ClassificationHead
@@ -218,10 +219,11 @@ def save_classifier(parts: EncoderParts, settings: ClassifierSettings, head: Cla
 
 def _stock_tensors(parts: EncoderParts, head: ClassificationHead, stock: StockHead) -> dict[str, Tensor]:
     """Return the weights of encoder and head by their names in a stock file."""
-    named = {f"{stock.prefix}.{name}": tensor for name, tensor in encoder_tensors(parts.encoder).items()}
+    prefix = f"{parts.encoder.base_model_prefix}."
+    named = {prefix + name: tensor for name, tensor in encoder_tensors(parts.encoder).items()}
     for name, tensor in head.state_dict().items():
-        prefix = f"{stock.prefix}." if stock.dense_in_encoder and name.startswith("dense.") else ""
-        named[prefix + stock_name(stock, name)] = tensor
+        in_encoder = stock.dense_in_encoder and name.startswith("dense.")
+        named[(prefix if in_encoder else "") + stock_name(stock, name)] = tensor
     return named
 
 
@@ -231,7 +233,7 @@ def _stock_config(parts: EncoderParts, settings: ClassifierSettings, stock: Stoc
     for key in ("num_labels", "problem_type"):
         config.pop(key, None)
     config |= {
-        "architectures": [stock.architecture],
+        "architectures": [MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[config["model_type"]]],
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
     }
