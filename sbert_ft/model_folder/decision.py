@@ -56,13 +56,12 @@ class Calibration:
     def probability(self, scores: Floats) -> NDArray[np.float32]:
         """Return the probability that a pair belongs together: shape (N,), within [0, 1], rising with the score.
 
-        Args:
-            scores: Shape (N,): cosines.
+        `scores` are cosines, shape (N,).
 
         Raises:
             InputError: A score is NaN or infinite.
         """
-        scores = _finite(scores).astype(np.float64)
+        scores = _finite(scores)
         if self.kind == "platt":
             probabilities = np.exp(-np.logaddexp(0.0, -(self.slope * scores + self.intercept)))
         elif len(self.x) == 1:
@@ -132,23 +131,8 @@ class Decision:
     similarity: Similarity = "cosine"
 
     def match(self, scores: Floats) -> NDArray[np.bool_]:
-        """Return whether each score, shape (N,), reaches the threshold: shape (N,).
-
-        Raises:
-            InputError: A score is NaN or infinite.
-        """
+        """Return whether each score matches; see `reaches`."""
         return reaches(scores, self.threshold)
-
-    def probability(self, scores: Floats) -> NDArray[np.float32]:
-        """Return the probability that each pair belongs together: shape (N,), within [0, 1].
-
-        Args:
-            scores: Shape (N,): cosines.
-
-        Raises:
-            InputError: There is no calibration, or a score is NaN or infinite.
-        """
-        return stored_calibration(self).probability(scores)
 
     def describe(self) -> str:
         """Return it in words: "0.7312 (95 % interval 0.7012 to 0.7621, chosen for f1 on 1,500 pairs)"."""
@@ -184,7 +168,7 @@ class Decision:
             raise json.fault("similarity", "cosine or probability")
         least = _LEAST[similarity]
         low, high = json.number_or_none("low", least, 1.0), json.number_or_none("high", least, 1.0)
-        if (low is None) != (high is None) or (low is not None and high is not None and low > high):
+        if (low is None) != (high is None) or (low or 0.0) > (high or 0.0):
             raise json.fault("low", "a number up to high, the upper end of the interval, or null for both")
         if parse_target(json.text("target")) is None:
             raise json.fault("target", TARGETS)
@@ -206,20 +190,13 @@ class Decision:
 def parse_target(text: str) -> tuple[Literal["f1", "precision", "recall"], float] | None:
     """Return the metric of a target and its required value, 0 for f1; None where the text is not a target."""
     found = _TARGET.fullmatch(text)
-    if found is None:
-        return None
-    if found[1] is None:
-        return "f1", 0.0
+    if found is None or found[1] is None:
+        return None if found is None else ("f1", 0.0)
     return "precision" if found[1] == "precision" else "recall", float(found[2])
 
 
 def chosen_threshold(decision: Decision | None, threshold: float | None, similarity: Similarity = "cosine") -> float:
-    """Return the given threshold, or the decision's if it is None.
-
-    Args:
-        decision: The model's, or None.
-        threshold: Used in place of the decision's.
-        similarity: What is compared with the threshold.
+    """Return the given threshold, or the decision's if it is None; `similarity` is what is compared with it.
 
     Raises:
         InputError: There is neither, or the threshold is not a number in the range of `similarity`.
@@ -253,16 +230,16 @@ def reaches(scores: Floats, threshold: float) -> NDArray[np.bool_]:
     Raises:
         InputError: A score is NaN or infinite.
     """
-    # in float64, because the threshold may lie between two neighbouring float32 numbers
-    reached: NDArray[np.bool_] = _finite(scores).astype(np.float64) >= threshold
+    reached: NDArray[np.bool_] = _finite(scores) >= threshold
     return reached
 
 
-def _finite(scores: Floats) -> Floats:
+def _finite(scores: Floats) -> NDArray[np.float64]:
+    """Return the scores in float64, because a threshold may lie between two neighbouring float32 numbers."""
     n_infinite = int((~np.isfinite(scores)).sum())
     if n_infinite:
         raise InputError(f"{n_infinite} of {scores.size} scores are NaN or infinite, expected finite numbers")
-    return scores
+    return scores.astype(np.float64)
 
 
 def _fitted_on(json: JsonObject) -> FittedOn:

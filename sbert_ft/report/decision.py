@@ -48,7 +48,9 @@ def reached(split: SplitScores, decision: Decision | None) -> Reached | None:
         precision=hits / n_called if n_called else None,
         recall=hits / n_matches if n_matches else None,
         f1=2 * hits / (n_called + n_matches) if n_matches else None,
-        calibration=None if decision.calibration is None else calibrated(decision.probability(split.after), labels),
+        calibration=None
+        if decision.calibration is None
+        else calibrated(decision.calibration.probability(split.after), labels),
     )
 
 

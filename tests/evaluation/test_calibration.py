@@ -24,7 +24,7 @@ from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError, ModelFolderError
 from sbert_ft.evaluation.bootstrap import resamples
 from sbert_ft.evaluation.calibration import fit_calibration, fit_decision, fit_threshold, same_data
-from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn, parse_target
+from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn, parse_target, stored_calibration
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.siamese import SiameseBert
 
@@ -289,14 +289,16 @@ def test_probabilities_are_near_the_true_ones(kind: CalibrationKind) -> None:
     scores, matches = noisy(6000)
     decision = fitted(scores, matches, kind=kind)
     asked = np.linspace(0, 0.9, 30, dtype=np.float32)
-    np.testing.assert_allclose(decision.probability(asked), expit(8 * asked - 4), atol=0.02 if kind == "platt" else 0.1)
+    np.testing.assert_allclose(
+        stored_calibration(decision).probability(asked), expit(8 * asked - 4), atol=0.02 if kind == "platt" else 0.1
+    )
 
 
 @pytest.mark.parametrize("kind", ["platt", "isotonic"])
 def test_separated_scores_do_not_give_certainty(kind: CalibrationKind) -> None:
     scores = np.array([0.1, 0.1001, 0.9, 0.9001])
     decision = fitted(scores, np.array([False, False, True, True]), kind=kind)
-    probabilities = decision.probability(np.array([-1, 0.1, 0.5, 0.9, 1]))
+    probabilities = stored_calibration(decision).probability(np.array([-1, 0.1, 0.5, 0.9, 1]))
     assert (probabilities[[1, 3]] == pytest.approx([0.25, 0.75], abs=0.02)) and (np.diff(probabilities) >= 0).all()
 
 
@@ -308,7 +310,7 @@ def test_scores_that_fall_where_pairs_match_give_all_the_same_probability_and_a_
     decision = fitted(-scores, matches, kind=kind)
     (record,) = caplog.records
     assert "matching pairs do not score higher than others" in record.getMessage()
-    probabilities = decision.probability(np.linspace(-1, 1, 5))
+    probabilities = stored_calibration(decision).probability(np.linspace(-1, 1, 5))
     assert probabilities == pytest.approx([matches.mean()] * 5, abs=0.01)
 
 
@@ -344,11 +346,11 @@ def test_lines_between_points_by_hand() -> None:
 
 def test_scores_that_are_none_are_not_decided() -> None:
     for scores in (np.array([0.5, np.nan]), np.array([np.inf, 0.5])):
-        for decide in (DECISION.match, DECISION.probability):
+        for decide in (DECISION.match, stored_calibration(DECISION).probability):
             with pytest.raises(InputError, match="1 of 2 scores are NaN or infinite"):
                 decide(scores)
     with pytest.raises(InputError, match="without a calibration"):
-        dataclasses.replace(DECISION, calibration=None).probability(np.array([0.5]))
+        stored_calibration(dataclasses.replace(DECISION, calibration=None))
 
 
 # what a folder keeps
@@ -508,7 +510,7 @@ def test_a_fitted_model_says_which_pairs_match_and_how_likely(model: SiameseBert
     matches, likely = model.match(iter(PAIRS)), model.predict_proba(PAIRS)
     assert (matches.dtype, likely.dtype) == (np.bool_, np.float32)
     assert matches.tolist() == [a == b for a, b in PAIRS]
-    np.testing.assert_array_equal(likely, decision.probability(model.score(PAIRS)))
+    np.testing.assert_array_equal(likely, stored_calibration(decision).probability(model.score(PAIRS)))
     assert likely[matches].min() >= likely[~matches].max()
     assert model.match(PAIRS, threshold=-1).all()
     np.testing.assert_array_equal(model.match(PAIRS, threshold=np.float32(0.5)), model.score(PAIRS) >= 0.5)
