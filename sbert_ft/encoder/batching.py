@@ -27,8 +27,7 @@ WELL_FILLED = 0.9
 def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, padded: bool = False) -> list[NDArray[np.int64]]:
     """Return batches of texts, longest first, with at most `token_budget` tokens each.
 
-    The longest come first so that a lack of memory shows at once, and texts of equal length are together. A text longer
-    than the budget gets its own batch.
+    A text longer than the budget gets its own batch.
 
     Args:
         lengths: Tokens of each text, shape (N,).
@@ -36,8 +35,6 @@ def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, padded: bool 
         padded: Whether every text will be padded to the longest of its batch.
     """
     order = np.argsort(-lengths, kind="stable")
-    if len(order) == 0:
-        return []
     batches: list[NDArray[np.int64]] = []
     ordered = lengths[order]
     ends = np.cumsum(ordered)
@@ -64,7 +61,7 @@ def plan_forwards(
     if "rows" not in admitted or ("runs" in admitted and device_type != "cpu"):
         return plan_batches(lengths, token_budget, padded="runs" not in admitted)
     short = np.flatnonzero(lengths <= ROW_TOKENS)
-    n_rows = best_fit(lengths[short], np.argsort(-lengths[short], kind="stable"), ROW_TOKENS)[2]
+    n_rows = best_fit(lengths[short], ROW_TOKENS)[2]
     fill = float(lengths[short].sum()) / max(1, n_rows * ROW_TOKENS)
     if fill < WELL_FILLED or n_rows * ROW_TOKENS < token_budget:
         return plan_batches(lengths, token_budget)
@@ -98,7 +95,7 @@ def choose_layout(
     if "rows" not in admitted or device_type != "cpu":
         return "runs"
     n_tokens, width = int(lengths.sum()), row_width(int(lengths.max()))
-    _, _, n_rows = best_fit(lengths, np.argsort(-lengths, kind="stable"), width)
+    n_rows = best_fit(lengths, width)[2]
     filler = n_rows * width - n_tokens
     rows_cost = n_rows * width * width * n_heads + filler * FILLER_COST * hidden_size**2
     runs_cost = int((lengths**2).sum()) * n_heads + len(np.unique(lengths)) * RUN_OVERHEAD

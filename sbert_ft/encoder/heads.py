@@ -235,17 +235,16 @@ def typed_classes(classes: Sequence[object]) -> tuple[object, ...]:
     if isinstance(classes, (str, bytes)) or not hasattr(classes, "__iter__") or getattr(classes, "ndim", 1) == 0:
         raise InputError(f"classes is {quoted(classes)}, expected a list of labels")
     labels = tuple(_plain(label) for label in classes)
-    fault = fault_of_classes(labels)
-    if fault is not None:
+    if (fault := fault_of_classes(labels)) is not None:
         raise InputError(f"{fault}; expected at least two different labels, all words or all numbers")
     return labels
 
 
 def fault_of_classes(labels: Sequence[object]) -> str | None:
     """Return why these labels are not valid classes; None if they are."""
-    wrong = next((label for label in labels if not isinstance(label, (str, int, float))), None)
-    if wrong is not None or any(label is None for label in labels):
-        return f"the class {quoted(wrong)} is of type {type(wrong).__name__}"
+    for label in labels:
+        if not isinstance(label, (str, int, float)):
+            return f"the class {quoted(label)} is of type {type(label).__name__}"
     if len(labels) < 2:
         found = ", ".join(quoted(label) for label in labels) or "none"
         return f"a classifier needs at least two classes, but there are fewer: {found}"
@@ -253,17 +252,14 @@ def fault_of_classes(labels: Sequence[object]) -> str | None:
     if words and len(words) < len(labels):
         number = next(label for label in labels if not isinstance(label, str))
         return f"the classes are of two types, such as the word {quoted(words[0])} and the number {number}"
-    for label in words:
-        if "\0" in label or not is_unicode(label):
-            return f"the class {quoted(label)} contains a character that cannot be saved"
-    infinite = next((label for label in labels if isinstance(label, float) and not math.isfinite(label)), None)
-    if infinite is not None:
-        return f"the class {infinite} is not a finite number"
-    if len(set(labels)) < len(labels):
-        counts = Counter(labels)
-        twice = next(label for label in labels if counts[label] > 1)
-        return f"the class {quoted(twice)} appears twice"
-    return None
+    for word in words:
+        if "\0" in word or not is_unicode(word):
+            return f"the class {quoted(word)} contains a character that cannot be saved"
+    for label in labels:
+        if isinstance(label, float) and not math.isfinite(label):
+            return f"the class {label} is not a finite number"
+    twice = [label for label, n in Counter(labels).items() if n > 1]
+    return f"the class {quoted(twice[0])} appears twice" if twice else None
 
 
 def codes_of_labels(labels: Iterable[object], classes: Sequence[object]) -> NDArray[np.int64]:

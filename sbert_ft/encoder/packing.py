@@ -159,15 +159,15 @@ def pack(
     lengths = texts.lengths
     if len(lengths) == 0 or lengths.min() == 0:
         raise ValueError("a packed batch needs at least one text, and every text at least one token")
-    order = np.argsort(-lengths, kind="stable")
     run_shapes: tuple[tuple[int, int], ...] = ()
     if layout == "rows":
         width = row_width(int(lengths.max()), row_tokens)
-        row, column, n_rows = best_fit(lengths, order, width)
+        row, column, n_rows = best_fit(lengths, width)
         begin = row * width + column
         order = np.argsort(begin, kind="stable")
     elif layout == "runs":
         n_rows, width = 1, int(lengths.sum())
+        order = np.argsort(-lengths, kind="stable")
         begin = np.empty(len(lengths), np.int64)
         begin[order] = offsets_of(lengths[order])[:-1]
         values, counts = np.unique(lengths, return_counts=True)
@@ -230,18 +230,16 @@ def row_width(longest: int, row_tokens: int = ROW_TOKENS) -> int:
     return row_tokens + -(-max(0, longest - row_tokens) // ROW_STEP) * ROW_STEP
 
 
-def best_fit(
-    lengths: NDArray[np.int64], order: NDArray[np.int64], width: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Return each text's row and column, and the number of rows, by best-fit bin packing in the given order.
+def best_fit(lengths: NDArray[np.int64], width: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Return each text's row and column, and the number of rows, by best-fit bin packing, longest texts first.
 
     `free` has the rows by their number of free cells, and `sizes` has a bit for each number that exists, so
     the fullest row with space for a text is found without a search.
     """
-    row = np.empty(len(lengths), np.int64)
-    column = np.empty(len(lengths), np.int64)
+    row, column = np.empty((2, len(lengths)), np.int64)
     free: list[list[int]] = [[] for _ in range(width + 1)]
     sizes, n_rows = 0, 0
+    order = np.argsort(-lengths, kind="stable")
     for text, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
         fitting = sizes >> length
         if fitting:

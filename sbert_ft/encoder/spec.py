@@ -49,12 +49,8 @@ _COUNTS: Mapping[str, int] = {
 }
 _ACTIVATIONS = ("hidden_act", "activation", "hidden_activation", "conv_act")
 _PROBABILITIES = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    *("dropout", "attention_dropout", "embedding_dropout", "mlp_dropout"),
 )
 _POSITIVE = ("layer_norm_eps", "norm_eps", "initializer_range", "global_rope_theta", "local_rope_theta")
 
@@ -161,18 +157,14 @@ def _checked_config(raw: Mapping[str, Any], source: Path) -> PreTrainedConfig:
             expected = f"only {accepted[0]!r} is supported" if accepted else "quantized weights are not supported"
             raise ModelFolderError(f"{shown(source)}: {key} is {quoted(value)}; {expected}")
     config_class = CONFIG_MAPPING[kind]
-    unlisted = KINDS[kind].unlisted
-    known = {*config_class().to_dict(), *config_class.attribute_map, *unlisted}
+    known = {*config_class().to_dict(), *config_class.attribute_map, *KINDS[kind].unlisted}
     # keys that only control how transformers loads a model say nothing about the model itself
     ignored = {"model_type", "dtype", "torch_dtype", "transformers_version", "architectures", "id2label", "label2id"}
     ignored |= {"output_hidden_states", "output_attentions", "return_dict", "chunk_size_feed_forward", "problem_type"}
     settings = {k: v for k, v in raw.items() if k in known and k not in ignored and not k.startswith("_")}
     for key, value in settings.items():
-        fault = _fault_of(key, value, kind)
-        if fault is None and key in unlisted and not _is_of(value, unlisted[key]):
-            fault = f"a value of type {unlisted[key].__name__}"
-        if fault is not None:
-            raise ModelFolderError(f"{shown(source)}: {key} is {quoted(value)}, expected {fault}")
+        if (wanted := _expected(key, value, kind)) is not None:
+            raise ModelFolderError(f"{shown(source)}: {key} is {quoted(value)}, expected {wanted}")
     try:
         with _quiet_transformers():
             config = config_class(**settings)
@@ -183,29 +175,23 @@ def _checked_config(raw: Mapping[str, Any], source: Path) -> PreTrainedConfig:
     return config
 
 
-def _fault_of(key: str, value: object, kind: str) -> str | None:
+def _expected(key: str, value: object, kind: str) -> str | None:
     """Return what was expected for `key` if `value` is wrong, else None; the config class checks the other types."""
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    type_ = KINDS[kind].unlisted.get(key)
     if key in _COUNTS:
         least, most = int((key, kind) != ("type_vocab_size", "deberta-v2")), _COUNTS[key]
-        right = isinstance(value, int) and _is_of(value, int) and least <= value <= most
-        return None if right else f"a whole number from {least} to {most:,}"
-    if key in _ACTIVATIONS:
-        right = isinstance(value, str) and value in ACT2FN
-        return None if right else "the name of an activation of transformers, such as 'gelu'"
-    if key in _PROBABILITIES:
-        right = isinstance(value, (int, float)) and _is_of(value, float) and 0 <= value < 1
-        return None if right else "a probability from 0 to below 1"
-    if key in _POSITIVE:
-        right = isinstance(value, (int, float)) and _is_of(value, float) and value > 0
-        return None if right else "a number above 0"
+        if not isinstance(number, int) or not least <= number <= most:
+            return f"a whole number from {least} to {most:,}"
+    elif key in _ACTIVATIONS and not (isinstance(value, str) and value in ACT2FN):
+        return "the name of an activation of transformers, such as 'gelu'"
+    elif key in _PROBABILITIES and (number is None or not 0 <= number < 1):
+        return "a probability from 0 to below 1"
+    elif key in _POSITIVE and (number is None or not number > 0):
+        return "a number above 0"
+    elif type_ is not None and not (number is not None if type_ is float else type(value) is type_):
+        return f"a value of type {type_.__name__}"
     return None
-
-
-def _is_of(value: object, kind: type) -> bool:
-    """Return whether `value` is of this JSON type: true is not a number, a whole number is also a float."""
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _check_together(config: PreTrainedConfig, source: Path) -> None:
