@@ -143,11 +143,7 @@ class Decision:
 
     def to_json(self) -> dict[str, Any]:
         """Return the decision as a JSON object."""
-        content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {
-            **content,
-            "fitted_on": dataclasses.asdict(self.fitted_on),
-            "reached": dict(self.reached),
+        return dataclasses.asdict(self) | {
             "calibration": None if self.calibration is None else self.calibration.to_json(),
             "scale": None if self.scale is None else list(self.scale),
         }

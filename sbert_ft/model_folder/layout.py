@@ -26,15 +26,18 @@ logger = logging.getLogger(__name__)
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 SIMILARITIES: tuple[Similarity, ...] = ("cosine", "dot", "euclidean", "manhattan")
 
-# The names that versions 2 to 6 of sentence-transformers have given to the supported modules.
-_MODULES: Mapping[str, tuple[str, ...]] = {
-    "Transformer": (
-        *("models.Transformer", "models.BERT", "models.RoBERTa", "models.DistilBERT", "models.ALBERT"),
-        *("models.XLMRoBERTa", "models.CamemBERT", "models.Transformer.Transformer"),
-        "base.modules.transformer.Transformer",
-    ),
-    "Pooling": ("models.Pooling", "models.Pooling.Pooling", "sentence_transformer.modules.pooling.Pooling"),
-    "Normalize": ("models.Normalize", "models.Normalize.Normalize", "base.modules.normalize.Normalize"),
+# The supported modules, by the names that versions 2 to 6 of sentence-transformers have given to them.
+_TRANSFORMERS = ("Transformer", "BERT", "RoBERTa", "DistilBERT", "ALBERT", "XLMRoBERTa", "CamemBERT")
+_MODULES: Mapping[str, str] = {
+    **{f"sentence_transformers.models.{name}": "Transformer" for name in _TRANSFORMERS},
+    "sentence_transformers.models.Transformer.Transformer": "Transformer",
+    "sentence_transformers.base.modules.transformer.Transformer": "Transformer",
+    "sentence_transformers.models.Pooling": "Pooling",
+    "sentence_transformers.models.Pooling.Pooling": "Pooling",
+    "sentence_transformers.sentence_transformer.modules.pooling.Pooling": "Pooling",
+    "sentence_transformers.models.Normalize": "Normalize",
+    "sentence_transformers.models.Normalize.Normalize": "Normalize",
+    "sentence_transformers.base.modules.normalize.Normalize": "Normalize",
 }
 POOLING_FLAGS: Mapping[str, PoolingMode] = {
     "pooling_mode_cls_token": "cls",
@@ -138,11 +141,11 @@ def read_folder(folder: str | Path | ModelFolder) -> ModelFolder:
     own = read_json_if_there(path / "sbert_ft.json")
     if not modules:
         return ModelFolder(path, path, config, max_seq_length=_tokenizer_limit(path), own=own)
-    file = next((file for name in _CONFIGS_OF_OLD if os.path.lexists(file := encoder_path / name)), None)
-    transformer = {} if file is None else read_json(file)
+    old = (encoder_path / name for name in _CONFIGS_OF_OLD)
+    file = next((file for file in old if os.path.lexists(file)), encoder_path / _CONFIGS_OF_OLD[0])
+    transformer = read_json_if_there(file)
     length = transformer.get("max_seq_length")
     if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 3):
-        assert file is not None
         raise ModelFolderError(
             f"{shown(file)}: max_seq_length is {quoted(length)}, expected a whole number of 3 or more"
         )
@@ -185,8 +188,7 @@ def warn_of_classifier(source: ModelFolder) -> None:
 def unused_parts(source: ModelFolder) -> tuple[str, ...]:
     """Return what is not used of a folder but changes its vectors in other libraries, one sentence each.
 
-    Raises:
-        ModelFolderError: A file with settings is damaged.
+    Errors as in `read_folder`.
     """
     tokenizer_config = read_json_if_there(source.encoder_path / "tokenizer_config.json")
     notes = [
@@ -205,28 +207,17 @@ def unused_parts(source: ModelFolder) -> tuple[str, ...]:
 
 
 def _read_modules(path: Path) -> dict[str, Path]:
-    """Return the folder of each module in modules.json; empty without that file.
-
-    Raises:
-        ModelFolderError: A module that is not supported, a wrong order, or a path that leaves the folder.
-    """
+    """Return the folder of each module in modules.json; empty without that file."""
     file = path / "modules.json"
     if not os.path.lexists(file):
         return {}
-    entries = read_json_list(file)
     modules: dict[str, Path] = {}
-    for entry in entries:
-        if (
-            not isinstance(entry, dict)
-            or not isinstance(entry.get("type"), str)
-            or not isinstance(entry.get("path"), str)
-        ):
+    for entry in read_json_list(file):
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("type", "path")):
             raise ModelFolderError(
                 f"{shown(file)}: every entry needs a type and a path as texts, found {quoted(entry)}"
             )
-        package, _, type_ = entry["type"].partition(".")
-        known = (name for name, types in _MODULES.items() if type_ in types)
-        name = next(known, None) if package == "sentence_transformers" else None
+        name = _MODULES.get(entry["type"])
         if name is None:
             raise ModelFolderError(
                 f"{shown(file)} names the module {quoted(entry['type'])}, which is not supported (only Transformer, "
@@ -290,13 +281,11 @@ def _read_prompts(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, st
 
 def _read_similarity(path: Path, settings: Mapping[str, Any]) -> Similarity:
     name = settings.get("similarity_fn_name") or "cosine"
-    found = next((s for s in SIMILARITIES if s == name), None)
-    if found is None:
-        raise ModelFolderError(
-            f"{shown(path / 'config_sentence_transformers.json')}: similarity_fn_name is {quoted(name)}, expected one "
-            f"of {', '.join(SIMILARITIES)}"
-        )
-    return found
+    if name not in SIMILARITIES:
+        file = shown(path / "config_sentence_transformers.json")
+        expected = f"one of {', '.join(SIMILARITIES)}"
+        raise ModelFolderError(f"{file}: similarity_fn_name is {quoted(name)}, expected {expected}")
+    return name
 
 
 def _tokenizer_limit(path: Path) -> int | None:

@@ -46,7 +46,11 @@ class OwnSettings:
         """
         file = source.path / "sbert_ft.json"
         json = JsonObject(source.own, "settings", file)
-        _check_format(json)
+        number = json.content.get("format", FORMAT)
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise json.fault("format", "a whole number of 1 or more")
+        if number > FORMAT:  # its keys may mean something else
+            raise json.fault("format", f"at most {FORMAT}: a newer version of sbert_ft wrote it", "update sbert_ft")
         return cls(
             decision=None if json.content.get("decision") is None else Decision.from_json(json.value("decision"), file),
             score_scale=json.scale("score_scale") if "score_scale" in json.content else COSINE_SCALE,
@@ -59,12 +63,3 @@ class OwnSettings:
         decision = {} if self.decision is None else {"decision": self.decision.to_json()}
         classifier = {} if self.classifier is None else {"classifier": dict(self.classifier)}
         return {"score_scale": list(self.score_scale), **self.others, **classifier, **decision}
-
-
-def _check_format(json: JsonObject) -> None:
-    """Refuse a file of a newer format, whose keys may mean something else."""
-    number = json.content.get("format", FORMAT)
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise json.fault("format", "a whole number of 1 or more")
-    if number > FORMAT:
-        raise json.fault("format", f"at most {FORMAT}: a newer version of sbert_ft wrote it", hint="update sbert_ft")

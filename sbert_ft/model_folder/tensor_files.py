@@ -168,11 +168,7 @@ def _check_zip(file: BinaryIO, path: Path, n_bytes: int, *, with_data: bool) -> 
 
 
 def _has_plain_directory(file: BinaryIO, n_bytes: int) -> bool:
-    """Return whether the zip's directory is at the end of the file and not too large.
-
-    Readers differ in how they search for a directory that is not at the end, and could find
-    other records than those checked here.
-    """
+    """Return whether the zip's directory is at the end of the file, where all readers find it, and not too large."""
     file.seek(max(0, n_bytes - 98))
     tail = file.read(98).rjust(98, b"\0")
     signature, *_, size, offset, n_comment = struct.unpack("<4s4H2LH", tail[76:])
@@ -261,22 +257,15 @@ def _dense_tensors(loaded: Any, path: Path, n_bytes: int, device: str) -> dict[s
 
 
 def safetensors_header(path: Path) -> dict[str, TensorInfo]:
-    """Return the shape and dtype of each tensor of a safetensors file; only its header is read and checked.
-
-    Raises:
-        ModelFolderError: The file is of another kind or damaged, or its header is too large.
-    """
+    """Return the shape and dtype of each tensor by a safetensors header. Errors as in `load_safetensors`."""
     with open_file(path) as file:
         return {key: info for key, (info, _) in _stored_tensors(file, path).items()}
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file; one tensor at a time is brought to the CPU.
+    """Write a safetensors file, with texts in its header; one tensor at a time is brought to the CPU.
 
-    Args:
-        tensors: On any device; views and tensors that share memory are written as they look.
-        path: The file; one that exists keeps its permissions.
-        metadata: Texts for the header.
+    Views and tensors that share memory are written as they look. A file that exists keeps its permissions.
 
     Raises:
         OSError: It cannot be written.
@@ -303,8 +292,8 @@ def load_safetensors(path: Path, keys: Collection[str]) -> Iterator[tuple[str, T
     """Yield those of `keys` that a file has, with their tensors as float32, each in memory of its own.
 
     Raises:
-        ModelFolderError: As in `safetensors_header`; also integer or quantized weights, or a file that was cut while
-            it was read.
+        ModelFolderError: The file is of another kind or damaged, its header is too large, or the weights are integer
+            or quantized.
     """
     with open_file(path) as file:
         for key, (info, start) in _stored_tensors(file, path).items():
@@ -347,12 +336,12 @@ def _stored_tensors(file: BinaryIO, path: Path) -> dict[str, tuple[TensorInfo, i
     n_bytes = os.fstat(file.fileno()).st_size
     head = file.read(64)
     if head[8:9] != b"{":
-        zipped = head.startswith(b"PK\x03\x04") or re.match(rb"\x80[\x02-\x05]", head)
-        advice = (
-            "rename it to pytorch_model.bin if you trust it" if path.name == "model.safetensors" else "copy it again"
-        )
-        other = f"is a pickle file of torch under a wrong name; {advice}"
-        if foreign := other if zipped else foreign_content(head):
+        foreign = foreign_content(head)
+        if re.match(rb"PK\x03\x04|\x80[\x02-\x05]", head):
+            is_model = path.name == "model.safetensors"
+            advice = "rename it to pytorch_model.bin if you trust it" if is_model else "copy it again"
+            foreign = f"is a pickle file of torch under a wrong name; {advice}"
+        if foreign:
             raise ModelFolderError(f"{shown(path)} {foreign}")
     n_header = int.from_bytes(head[:8], "little")
     if n_header > n_bytes - 8:

@@ -20,19 +20,9 @@ _MAX_STRIPPED = 8  # wrappers in one name; more could only be meant to cost time
 _OLD_ENDINGS = ((".gamma", ".weight"), (".beta", ".bias"))
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 _HEADS = (
-    "cls.",
-    "lm_head.",
-    "classifier.",
-    "pre_classifier.",
-    "predictions.",
-    "qa_outputs.",
-    "generator_predictions.",
-    "generator_lm_head.",
-    "discriminator_predictions.",
-    "vocab_transform.",
-    "vocab_layer_norm.",
-    "vocab_projector.",
-    "pooler.",
+    *("cls.", "lm_head.", "classifier.", "pre_classifier.", "predictions.", "qa_outputs.", "pooler."),
+    *("generator_predictions.", "generator_lm_head.", "discriminator_predictions."),
+    *("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
 )
 _LAYER = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d{1,9})\.")
 # Name ending, axis, and the key of config.json that sets that axis; the first match is used.
@@ -58,11 +48,7 @@ class TensorInfo:
 
 
 def check_is_float(dtype: str, key: str, path: Path) -> None:
-    """Refuse a tensor whose values are not plain floating-point numbers.
-
-    Raises:
-        ModelFolderError: Integer or quantized weights.
-    """
+    """Raise a `ModelFolderError` for integer or quantized weights."""
     if dtype not in _FLOATS:
         raise ModelFolderError(
             f"{shown(path)}: the tensor {quoted(key)} is {dtype}; expected one of {', '.join(_FLOATS)}. "

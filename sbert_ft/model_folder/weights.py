@@ -1,11 +1,8 @@
 """Find, inspect and read the weights of a model folder without trusting them.
 
-First only the headers are read: which tensors, of which shape and dtype, checked against the size of
-the file, so that a hostile folder is refused before memory is allocated for it. Then the tensors that
-are needed are read, each into memory of its own and never in two copies. A safetensors header is parsed
-up to a size (`tensor_files.py`); a .bin is read by torch with `weights_only=True` and never without it,
-after its zip records are checked (uncompressed, within the file, with the right checksum).
-The cost over plain loading is one pass over a .bin for the checksums.
+First only the headers are read: which tensors, of which shape and dtype, checked against the size of the file, so that
+a hostile folder is refused before memory is allocated for it. Then the tensors that are needed are read, each into
+memory of its own and never in two copies. `tensor_files.py` reads the files.
 """
 
 from __future__ import annotations
@@ -79,11 +76,7 @@ def find_weights(folder: Path) -> WeightFiles:
 
 
 def find_tensors(file: Path) -> WeightFiles:
-    """Return the tensors of one safetensors file; only its header is read.
-
-    Raises:
-        ModelFolderError: The file is missing, damaged or hostile.
-    """
+    """Return the tensors of one safetensors file; only its header is read. Errors as in `find_weights`."""
     return WeightFiles("safetensors", (file,), None, safetensors_header(file))
 
 
@@ -153,7 +146,7 @@ def _is_plain_name(name: object) -> bool:
     """Return whether `name` can only be a file beside the index, on any operating system."""
     if not isinstance(name, str) or not name.isprintable() or name in ("", ".", ".."):
         return False
-    return PurePosixPath(name).name == name and PureWindowsPath(name).name == name
+    return PurePosixPath(name).name == PureWindowsPath(name).name == name
 
 
 def _check_finite(tensor: torch.Tensor, key: str, path: Path) -> None:

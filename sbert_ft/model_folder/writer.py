@@ -93,14 +93,10 @@ class EncoderParts:
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Write a model folder by `write` beside the target, and move it into place.
+    """Let `write` write all files of a model to a folder beside the target, and move it into place.
 
     A new folder appears in one step. In an existing one our files are replaced, files of another layout of ours are
     removed, and other files stay; a process that reads it meanwhile finds no model, and never a mixture of two.
-
-    Args:
-        target: The folder.
-        write: Writes all files to the folder that it is called with.
 
     Raises:
         OutputError: The folder cannot be written, or the target is a file.
@@ -166,11 +162,7 @@ def write_own(own: OwnSettings, folder: Path) -> None:
 def encoder_config(encoder: PreTrainedModel) -> dict[str, Any]:
     """Return the content of an encoder's config.json."""
     config = {key: value for key, value in encoder.config.to_dict().items() if not key.startswith("_")}
-    return config | {
-        "architectures": [type(encoder).__name__],
-        "model_type": encoder.config.model_type,
-        "dtype": "float32",
-    }
+    return config | {"architectures": [type(encoder).__name__], "dtype": "float32"}
 
 
 def encoder_tensors(encoder: PreTrainedModel) -> dict[str, Tensor]:
@@ -191,16 +183,9 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
 
 
 def save_classifier(parts: EncoderParts, settings: ClassifierSettings, head: ClassificationHead, target: Path) -> None:
-    """Write a classifier's folder, in the same way as `write_folder`.
+    """Write a classifier's folder, in the same way and with the same errors as `write_folder`.
 
-    Args:
-        parts: The encoder; `parts.own` has the classifier's settings too.
-        settings: The classifier's settings.
-        head: The classifier's head.
-        target: The folder.
-
-    Raises:
-        OutputError: The folder cannot be written, or the target is a file.
+    `parts.own` has the classifier's settings too.
     """
 
     def write(folder: Path) -> None:
