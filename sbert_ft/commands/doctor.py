@@ -18,7 +18,7 @@ from sbert_ft.errors import DataError, quoted
 
 if TYPE_CHECKING:
     from sbert_ft.data.table import Table
-    from sbert_ft.doctor.folder import Check
+    from sbert_ft.doctor.checks import Check
 
 _EPILOG = """\
 examples:

@@ -23,21 +23,12 @@ from sbert_ft.encoder.heads import ClassificationHead, plan_head
 from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
 from sbert_ft.errors import ModelFolderError, SbertFtError, listed
 from sbert_ft.files.strict_json import read_json
+from sbert_ft.model_folder import layout
 from sbert_ft.model_folder.classifier import find_classifier, has_classifier, read_head
-from sbert_ft.model_folder.layout import (
-    HEAD_FILE,
-    ModelFolder,
-    architecture_of_classifier,
-    find_folder,
-    read_folder,
-    unused_parts,
-)
 from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.tensor_names import NameMatch, check_is_float, check_match, match_names
 from sbert_ft.model_folder.weights import WeightFiles, find_weights, read_tensors
 from sbert_ft.models.connection_bert import ConnectionBert, check_room, read_tokenizer_of
-
-__all__ = ["Check", "Status", "examine"]
 
 _ORDER = (
     *("files", "config", "modules", "unused", "classifier", "decision", "weights", "tensors", "names", "values"),
@@ -75,7 +66,7 @@ def examine(
         SbertFtError: Only what `texts` itself raises while it is read; never because of the folder.
     """
     try:
-        path = find_folder(folder)
+        path = layout.find_folder(folder)
     except ModelFolderError as error:
         return (failure("folder", error, "give the path of a folder that holds config.json"),)
     checks: list[Check] = []
@@ -98,7 +89,11 @@ def examine(
     add("files", "make the folder readable", _files(source, weights))
     if plan is not None:
         add("unused", "copy the folder's JSON files again", _settings(source, plan, is_whole))
-        if is_whole and weights is not None and (has_classifier(source) or os.path.lexists(source.path / HEAD_FILE)):
+        if (
+            is_whole
+            and weights is not None
+            and (has_classifier(source) or os.path.lexists(source.path / layout.HEAD_FILE))
+        ):
             add("classifier", "copy the whole folder again from the model's source", _classifier(source, plan))
     if source.own:
         hint = "fit the threshold again with fit_threshold, or copy sbert_ft.json again from the model's source"
@@ -131,10 +126,10 @@ def examine(
     return tuple(checks)
 
 
-def _read_source(path: Path, checks: list[Check]) -> ModelFolder:
+def _read_source(path: Path, checks: list[Check]) -> layout.ModelFolder:
     """Return as much of the folder as can be read; add the failures of config.json and of the other JSON files."""
     try:
-        return read_folder(path)
+        return layout.read_folder(path)
     except (SbertFtError, OSError) as error:
         fault = failure("modules", error, "copy the folder's JSON files again, or use a model without this part")
     old = path / "0_Transformer"
@@ -145,30 +140,30 @@ def _read_source(path: Path, checks: list[Check]) -> ModelFolder:
         checks[:] = [Check("config", "FAIL", fault.found, hint)]  # this message lists the files that are there instead
     elif fault.found not in [check.found for check in checks]:
         checks.append(fault)
-    return ModelFolder(path, place, config or {})
+    return layout.ModelFolder(path, place, config or {})
 
 
-def _files(source: ModelFolder, weights: WeightFiles | None) -> Iterator[Check]:
+def _files(source: layout.ModelFolder, weights: WeightFiles | None) -> Iterator[Check]:
     folder = source.encoder_path
     there = sorted(os.listdir(folder))
     used = [name for name in _SETTINGS if (folder / name).exists() or (source.path / name).exists()]
     if weights is not None:
         used += [file.name for file in (*weights.files, weights.index) if file is not None]
-    used += [HEAD_FILE] if "classifier" in source.own and HEAD_FILE in there else []
+    used += [layout.HEAD_FILE] if "classifier" in source.own and layout.HEAD_FILE in there else []
     used += next((names for names in _TOKENIZER_FILES if all(name in there for name in names)), ())
     modules = [name for name in there if (folder / name / "config.json").is_file()]
     ignored = [name for name in there if name not in (*used, *modules) and not _PAPERS.match(name)]
     yield Check("files", "OK", f"used: {names_of(used)}" + (f"; ignored: {names_of(ignored)}" if ignored else ""))
 
 
-def _settings(source: ModelFolder, plan: EncoderPlan, is_whole: bool) -> Iterator[Check]:
+def _settings(source: layout.ModelFolder, plan: EncoderPlan, is_whole: bool) -> Iterator[Check]:
     """Yield the checks of the encoder's settings, of how texts become vectors, and of what is not used."""
     config = plan.config
     sizes = f"{config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads"
     yield Check("config", "OK", f"{config.model_type}, {sizes}, {config.vocab_size:,} embedding rows")
     if not is_whole:
         return
-    if architecture_of_classifier(source.config) is None:
+    if layout.architecture_of_classifier(source.config) is None:
         is_bare = source.layout == "transformers"
         said = "no modules.json, so the usual settings" if is_bare else "sentence-transformers folder"
         said += f": {source.pooling} pooling, vectors {'of length 1' if source.normalize else 'not normalized'}"
@@ -176,13 +171,13 @@ def _settings(source: ModelFolder, plan: EncoderPlan, is_whole: bool) -> Iterato
         if source.prompts:
             said += f", prompts {names_of(source.prompts)} (by default {source.default_prompt_name or 'none'})"
         yield Check("modules", "OK", said)
-    for note in unused_parts(source):
+    for note in layout.unused_parts(source):
         yield Check(
             "unused", "WARN", note, "compare the vectors with those of the program that the folder was made for"
         )
 
 
-def _classifier(source: ModelFolder, plan: EncoderPlan) -> Iterator[Check]:
+def _classifier(source: layout.ModelFolder, plan: EncoderPlan) -> Iterator[Check]:
     """Yield the check of the classifier; only a warning for a stock folder, whose encoder loads without the head."""
     try:
         found = find_classifier(source)
@@ -209,7 +204,7 @@ def _classifier(source: ModelFolder, plan: EncoderPlan) -> Iterator[Check]:
     yield Check("classifier", "OK", said)
 
 
-def _decision(source: ModelFolder) -> Iterator[Check]:
+def _decision(source: layout.ModelFolder) -> Iterator[Check]:
     decision = OwnSettings.of(source).decision
     if decision is None:
         yield Check("decision", "OK", "sbert_ft.json stores no threshold")
@@ -219,7 +214,7 @@ def _decision(source: ModelFolder) -> Iterator[Check]:
     yield Check("decision", "OK", f"{threshold}, {curve} calibration")
 
 
-def _weights(weights: WeightFiles, match: NameMatch | None, source: ModelFolder) -> Iterator[Check]:
+def _weights(weights: WeightFiles, match: NameMatch | None, source: layout.ModelFolder) -> Iterator[Check]:
     """Yield the checks of the weights' headers, of the tensors' names, and of the needed tensors' shapes and types."""
     n_bytes = sum(file.stat().st_size for file in weights.files)
     size = f"{n_bytes / 1e6:,.1f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:,.1f} GB"
@@ -231,7 +226,7 @@ def _weights(weights: WeightFiles, match: NameMatch | None, source: ModelFolder)
         return
     said = f"prefix {listed(match.prefixes, 3)} removed" if match.prefixes else "no prefix"
     if match.heads:
-        place = "left out" if architecture_of_classifier(source.config) is None else "beside the encoder"
+        place = "left out" if layout.architecture_of_classifier(source.config) is None else "beside the encoder"
         said += f", {len(match.heads)} tensors of heads or pooler {place}"
     if match.unknown:
         said += f", {len(match.unknown)} tensors that the encoder does not use: {listed(match.unknown, 3)}"
@@ -259,7 +254,7 @@ def _values(weights: WeightFiles, match: NameMatch) -> Iterator[Check]:
     yield Check("values", status, f"{weights.files[0].name}: {said}", hint)
 
 
-def _length(source: ModelFolder, n_positions: int, least: int, asked: int | None) -> Iterator[Check]:
+def _length(source: layout.ModelFolder, n_positions: int, least: int, asked: int | None) -> Iterator[Check]:
     """Yield the check that the encoder has positions for texts of the maximum length."""
     said, positions = source.max_seq_length, f"positions for {n_positions} tokens"
     if asked is not None:
@@ -276,7 +271,7 @@ def _length(source: ModelFolder, n_positions: int, least: int, asked: int | None
         yield Check("length", "WARN", found, f"set {place} to {n_positions}")
 
 
-def _device(source: ModelFolder, deep: bool, is_broken: bool) -> Iterator[Check]:
+def _device(source: layout.ModelFolder, deep: bool, is_broken: bool) -> Iterator[Check]:
     """Yield the checks of the device, and of the layouts with which the model gives correct results there."""
     device = choose_device()
     types = " and ".join(half_precisions(device)) or "none, so float32"

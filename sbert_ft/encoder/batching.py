@@ -1,10 +1,9 @@
 """Choose which texts share a forward, and in which layout; `packing.py` then builds the batches.
 
-The longest texts come first, so that texts of equal length are together and a lack of memory shows at
-once. Short texts are mixed instead where they fill rows well: every forward then has about the same
-shape, so memory and compiled kernels are used again (a third faster, see `benchmarks/LOG.md`).
-Among the layouts that an encoder runs correctly, the one with the lowest expected cost is chosen. Costs
-are in elements of a score matrix and were fitted to `benchmarks/layout.py`.
+The longest texts come first, so that texts of equal length are together and a lack of memory shows at once. Short texts
+are mixed instead where they fill rows well: every forward then has about the same shape, so memory and compiled kernels
+are used again (a third faster, see `benchmarks/LOG.md`). Among the layouts that an encoder runs correctly, the one with
+the lowest expected cost is chosen. Costs are in elements of a score matrix and were fitted to `benchmarks/layout.py`.
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ WELL_FILLED = 0.9
 
 
 def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, padded: bool = False) -> list[NDArray[np.int64]]:
-    """Return batches of texts, longest first, with at most `token_budget` tokens each.
-
-    A text longer than the budget gets its own batch.
+    """Return batches of texts, longest first, with at most `token_budget` tokens, or one longer text, each.
 
     Args:
         lengths: Tokens of each text, shape (N,).
@@ -36,12 +33,11 @@ def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, padded: bool 
     """
     order = np.argsort(-lengths, kind="stable")
     batches: list[NDArray[np.int64]] = []
-    ordered = lengths[order]
-    ends = np.cumsum(ordered)
+    ends = np.cumsum(lengths[order])
     start = 0
     while start < len(order):
         if padded:
-            stop = start + token_budget // int(ordered[start])
+            stop = start + token_budget // int(lengths[order[start]])
         else:
             before = int(ends[start - 1]) if start else 0
             stop = int(np.searchsorted(ends, before + token_budget, side="right"))

@@ -1,14 +1,12 @@
 """Compile an encoder for this processor with torch's ahead-of-time inductor; the weights are part of the code.
 
-The eager encoder copies a bias into the output of each product before it multiplies, and writes the results of GELU,
-residual and layer norm to memory separately. In compiled code, oneDNN multiplies by weights that are stored once in the
-layout it needs, and adds the bias and applies GELU while the product is in the cache. In float32 it also replaces MKL.
+In compiled code, oneDNN multiplies by weights that are stored once in the layout it needs, and adds the bias and
+applies GELU while the product is in the cache; the eager encoder writes each step to memory.
 
 What is compiled is a function of only tensors. The lookup of word embeddings is not part of it, so that their table,
 often half of a model, is neither in the package nor in memory twice. The rest computes the same as the inference copy
-(`mixed_precision.py`): float32 embeddings, and layers in one type (including the layer norms, whose weights the
-inference copy keeps in float32). Attention is one custom operator of torch, so that one graph serves every layout and
-every number of tokens.
+(`mixed_precision.py`), but its layer norms are in the type of the layers too. Attention is one custom operator of
+torch, so that one graph serves every layout and every number of tokens.
 
 The cost: 15 to 45 seconds and a C++ compiler the first time (the code is kept on disk, see `compile_cache.py`), and
 frozen weights: after a change of a parameter the eager encoder runs again. Nothing is compiled unless requested.
@@ -86,9 +84,7 @@ def _register() -> None:
 
 
 def _layout_tensors(batch: PackedBatch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the layout of a batch (``rows`` or ``runs``) as two tensors for `_attend`.
-
-    The compiled layers, which compute in `dtype`, see the batch's (R, C) cells as one row of R * C tokens.
+    """Return the layout of a batch (``rows`` or ``runs``, whose cells become one row of R * C tokens) for `_attend`.
 
     Returns:
         ``plan``, shape (n, 2), int64: the layout's number, then R and C, or (number of texts, tokens of each) of every
@@ -129,24 +125,14 @@ def _shape_of_result(query: Tensor, key: Tensor, value: Tensor, plan: Tensor, ma
 
 
 def _stock_signature(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    *,
-    packed_plan: Tensor,
-    packed_mask: Tensor,
-    **stock: Any,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **stock: Any
 ) -> tuple[Tensor, None]:
     """Return the operator's attention, with the arguments and results of transformers' attention functions."""
     if stock.get("position_bias") is not None or stock.get("is_causal"):
         raise ValueError("packed attention supports neither position biases nor causal masks")
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scaling = query.shape[-1] ** -0.5 if stock.get("scaling") is None else stock["scaling"]
     operator = torch.ops.sbert_ft.packed_attention
-    return operator(query, key, value, packed_plan, packed_mask, float(scaling)), None
+    return operator(query, key, value, stock["packed_plan"], stock["packed_mask"], float(scaling)), None
 
 
 @dataclass(frozen=True)
@@ -213,9 +199,8 @@ def _twin(source: EncoderToCompile) -> PreTrainedModel:
     shared = {id(parameter) for parameter in encoder.get_submodule(_EMBEDDINGS).parameters()}
     parameters: dict[int, Any] = {}
     for parameter in encoder.parameters():
-        value = parameter.detach()
-        value = value if id(parameter) in shared else value.to(source.dtype)
-        parameters[id(parameter)] = nn.Parameter(value, requires_grad=False)
+        dtype = torch.float32 if id(parameter) in shared else source.dtype
+        parameters[id(parameter)] = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
     twin: PreTrainedModel = copy.deepcopy(encoder, parameters).eval()
     # the table of word embeddings is not in the package: the lookup is done before
     words = encoder.get_input_embeddings()

@@ -114,11 +114,7 @@ def _is_private_group(gid: int) -> bool:
 
 @dataclass(frozen=True)
 class Package:
-    """The file of one compiled encoder, with a file beside it that holds its digest.
-
-    Attributes:
-        path: The package; it may be absent.
-    """
+    """The file `path` of one compiled encoder, which may be absent, with a file beside it that holds its digest."""
 
     path: Path
 
@@ -146,8 +142,7 @@ class Package:
     def write(self, make: Callable[[Path, Path], None]) -> None:
         """Let `make` write the package to a temporary file, and move it into place when it is complete.
 
-        Args:
-            make: Called with the path to write, and an empty private folder for temporary files.
+        `make` is called with the path to write, and an empty private folder for temporary files.
 
         Raises:
             OutputError: The folder cannot be written to.

@@ -40,9 +40,7 @@ class HeadPlan:
     """The settings of a head that can be built.
 
     Attributes:
-        kind: What a row has: two texts encoded apart (towers), two texts joined into one sequence, or a single text.
-        pooling: How tokens become a vector; ``pooler`` for the stock head of the encoder's kind.
-        features: Only for towers: which features of the two vectors the last layer gets.
+        kind: As at `ClassifierModel`, like `pooling` and `features`.
         width: Width of a vector, D.
         dropout: Probability of the dropout before the last layer.
         initializer_range: Standard deviation of new weights.

@@ -1,10 +1,9 @@
 """A copy of an encoder's layers in half precision, beside the float32 weights, for inference and for training.
 
 The float32 weights are the ones that are trained and saved. The layers run on a copy of half the size. It is made once,
-while autocast casts the weights again in every forward; activations between the layers are in half precision too.
-The embeddings are not copied: the lookup costs the same in float32, their table is often half of a model, and sums of
-gradients over thousands of tokens would be too inexact in half precision. For the same reason the copy on a CPU uses
-the float32 weights of the layer norms: the CPU kernel accepts activations and weights of different types.
+while autocast casts the weights again in every forward; activations between the layers are in half precision too. The
+embeddings are not copied: their table is often half of a model, and sums of gradients over thousands of tokens need
+float32. For the same reason the copy on a CPU uses the float32 weights of the layer norms, which the kernel accepts.
 
 In training the copy gets the gradients, which are added to those of the float32 weights after each backward pass. After
 each optimizer step the copy is updated (the float32 "master weights" of Micikevicius et al. 2018, section 3.1).
