@@ -89,11 +89,7 @@ def examine(
     add("files", "make the folder readable", _files(source, weights))
     if plan is not None:
         add("unused", "copy the folder's JSON files again", _settings(source, plan, is_whole))
-        if (
-            is_whole
-            and weights is not None
-            and (has_classifier(source) or os.path.lexists(source.path / layout.HEAD_FILE))
-        ):
+        if is_whole and weights is not None:
             add("classifier", "copy the whole folder again from the model's source", _classifier(source, plan))
     if source.own:
         hint = "fit the threshold again with fit_threshold, or copy sbert_ft.json again from the model's source"
@@ -178,7 +174,9 @@ def _settings(source: layout.ModelFolder, plan: EncoderPlan, is_whole: bool) -> 
 
 
 def _classifier(source: layout.ModelFolder, plan: EncoderPlan) -> Iterator[Check]:
-    """Yield the check of the classifier; only a warning for a stock folder, whose encoder loads without the head."""
+    """Yield the check of a classifier; only a warning for a stock folder, whose encoder loads without the head."""
+    if not has_classifier(source) and not os.path.lexists(source.path / layout.HEAD_FILE):
+        return
     try:
         found = find_classifier(source)
         settings = found.settings
@@ -284,5 +282,5 @@ def _device(source: layout.ModelFolder, deep: bool, is_broken: bool) -> Iterator
         bert = ConnectionBert.from_pretrained(source, device)
         precision = str(bert.compute_dtype).removeprefix("torch.")
         said = [f"run on {device} in {precision}: {', '.join(bert.probe.layouts)} correct"]
-        said += [f"{layout} not used ({reason})" for layout, reason in bert.probe.refused.items()]
+        said += [f"{name} not used ({reason})" for name, reason in bert.probe.refused.items()]
         yield Check("layouts", "OK", "; ".join(said))
