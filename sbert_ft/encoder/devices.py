@@ -19,15 +19,8 @@ _NARROW_ISAS = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE
 
 # Words in out-of-memory messages of torch, cuBLAS, cuDNN, oneDNN and C++.
 _OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "alloc_cpu",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "ALLOCATION_FAILED",
-    "could not create a primitive",
-    "could not create a memory",
-    "bad_alloc",
+    *("out of memory", "can't allocate memory", "alloc_cpu", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+    *("ALLOCATION_FAILED", "could not create a primitive", "could not create a memory", "bad_alloc"),
 )
 
 
@@ -123,8 +116,7 @@ def is_out_of_memory(error: Exception) -> bool:
 def host_memory(n: int, device: torch.device) -> Tensor:
     """Return an uninitialised int64 tensor on the CPU, shape (n,), which `to_device` can copy to `device`.
 
-    For a CUDA device the memory is page-locked: only from such memory can a copy run while the CPU continues. Torch
-    keeps page-locked memory and uses it again.
+    For a CUDA device the memory is page-locked: only from such memory can a copy run while the CPU continues.
     """
     check_usable_here(device)
     return torch.empty(n, dtype=torch.int64, pin_memory=device.type == "cuda")

@@ -1,10 +1,9 @@
 """Dropout whose mask elements are drawn four at a time on a CPU, and are still independent.
 
 On a CPU drawing the mask elements one by one takes a fifth of a training step. Here one 64-bit draw gives four elements
-of 16 bits each, which takes a fifth of the time (see `benchmarks/LOG.md`). The elements are still independent, and the
-rate is rounded to a multiple of 2**-16. The draws come from numpy's SFC64, which is twice as fast as torch's generator.
-Torch's generator gives each layer and step a seed of 62 bits, so its state determines what will be dropped. On other
-devices torch's own kernel is used: the same function, drawn from that device's generator.
+of 16 bits each, which takes a fifth of the time (see `benchmarks/LOG.md`); the rate is rounded to a multiple of 2**-16.
+The draws come from numpy's SFC64, which is twice as fast as torch's generator. Torch's generator gives each layer and
+step a seed of 62 bits, so its state determines what will be dropped. On other devices torch's own kernel is used.
 """
 
 from __future__ import annotations
@@ -59,8 +58,7 @@ def dropout_set_to(module: nn.Module, rate: float | None) -> Iterator[None]:
 
     None changes nothing. Where the config omits a dropout layer (ModernBERT's after attention), none is added.
     """
-    places: list[tuple[nn.Module, str]]
-    places = [(layer, "p") for layer in module.modules() if isinstance(layer, nn.Dropout)]
+    places: list[tuple[nn.Module, str]] = [(layer, "p") for layer in module.modules() if isinstance(layer, nn.Dropout)]
     # ModernBERT stores the rate of attention weights as a number, not as a layer
     places += [(layer, _RATE) for layer in module.modules() if isinstance(getattr(layer, _RATE, None), (int, float))]
     before = [getattr(layer, name) for layer, name in places]

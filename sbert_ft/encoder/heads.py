@@ -1,8 +1,8 @@
 """Classification heads: from one or two vectors of a row to a logit for each class, and the labels of classes.
 
 A single text, or two texts joined into one sequence, use the stock head of the encoder's kind, so that other libraries
-can load the folder; `kinds.py` has its layers and their names. Two towers use Sentence-BERT's softmax
-classifier. A head is small: it always computes in float32, and a calibration is folded into its last layer.
+can load the folder; `kinds.py` has its layers and their names. Two towers use Sentence-BERT's softmax classifier. A
+head is small: it always computes in float32, and a calibration is folded into its last layer.
 """
 
 from __future__ import annotations

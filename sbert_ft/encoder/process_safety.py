@@ -12,16 +12,12 @@ import os
 import threading
 import weakref
 from functools import cache
-from types import TracebackType
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sbert_ft.encoder.attention import register_attention
 from sbert_ft.encoder.mixed_precision import STEPS
-
-# The Rust tokenizer reads this environment variable at each call.
-_TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
 
 
 class ForkSafeLock:
@@ -34,9 +30,7 @@ class ForkSafeLock:
     def __enter__(self) -> None:
         self._lock.acquire()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._lock.release()
 
     def __reduce__(self) -> tuple[type[ForkSafeLock], tuple[()]]:
@@ -62,6 +56,6 @@ def prepare_process() -> None:
 
 def _in_child() -> None:
     torch.set_num_threads(1)
-    os.environ[_TOKENIZER_THREADS] = "false"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the Rust tokenizer reads it at each call
     for lock in _LOCKS:
         lock.open_anew()
