@@ -81,10 +81,7 @@ class _TextCount:
 def vocabulary_checks(tokenizer: TextTokenizer, n_rows: int | None, folder: Path) -> Iterator[Check]:
     """Yield the checks of special tokens, of the vocabulary's size and of casing.
 
-    Args:
-        tokenizer: As read from `folder`.
-        n_rows: Rows of the embedding table; None where unknown.
-        folder: Where the tokenizer's files are.
+    The embedding table has `n_rows`, None where unknown.
     """
     specials, token = tokenizer.specials, tokenizer.backend.id_to_token
     before, after = (" ".join(str(token(i)) for i in ids) or "nothing" for ids in (specials.before, specials.after))

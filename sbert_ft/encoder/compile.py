@@ -137,14 +137,9 @@ def _stock_signature(
 
 @dataclass(frozen=True)
 class EncoderToCompile:
-    """An encoder to compile, and how it is to be run.
+    """An encoder to compile, and how it is to be run: as in `ConnectionBert`.
 
-    Attributes:
-        encoder: The stock encoder, float32, on the CPU; it is not changed.
-        dtype: The type in which its layers compute: float32 or bfloat16.
-        takes_token_types: Whether its forward has an argument for token types.
-        max_tokens: Tokens of the longest text that it has positions for.
-        pack_options: Other arguments of `pack`: all but the texts, the layout and the device.
+    The stock encoder is float32 and on the CPU, and is not changed. Its layers compute in `dtype`: float32 or bfloat16.
     """
 
     encoder: PreTrainedModel

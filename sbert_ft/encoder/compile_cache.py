@@ -47,13 +47,11 @@ def default_cache_dir() -> Path:
 def private_folder(cache_dir: str | Path | None, model_folder: Path) -> Path:
     """Return a folder that belongs to the user and that nobody else can write to; create it if it is absent.
 
-    Args:
-        cache_dir: The folder; None for `default_cache_dir`.
-        model_folder: The folder of the model, in which no code to run may be kept.
+    `cache_dir` is None for `default_cache_dir`.
 
     Raises:
         InputError: The folder belongs to another user, others may write to it or replace it, or it is in the model's
-            folder.
+            folder, in which no code to run may be kept.
         OutputError: The folder cannot be created.
     """
     folder = default_cache_dir() if cache_dir is None else path_argument(cache_dir, "cache_dir")

@@ -1,15 +1,14 @@
 """Pack many short texts into few full rows, and get the vector of each text from the output.
 
-With a batch of texts padded to a rectangle, half of the work is spent on padding. Here the texts of a
-batch are put end to end instead. There are three layouts, which share one type, `PackedBatch`:
+With a batch of texts padded to a rectangle, half of the work is spent on padding. Here the texts of a batch are put end
+to end instead. There are three layouts, which share one type, `PackedBatch`:
 
 - ``rows``: several texts in a row of C tokens; a mask lets a token attend only to its own text;
-- ``runs``: a single row, longest texts first; texts of equal length are side by side, so that
-  attention works on views of them without a mask and without wasted products;
+- ``runs``: a single row, longest texts first; texts of equal length are side by side, and attention works on views;
 - ``padded``: one text in each row, for encoders that cannot be packed.
 
-The cost is an index for each token. A batch is built in one block of host memory, goes to its device in
-one copy, and its mask is made there. Letters for shapes in the whole project:
+A batch is built in one block of host memory, goes to its device in one copy, and its mask is made there. Letters for
+shapes in the whole project:
 
 ====  ==========================    ====  ==========================
 R     rows of a batch               B     pairs
@@ -65,8 +64,7 @@ class PackedBatch:
         position_ids: Shape (R, C); positions start again in each text.
         token_types: Shape (R, C).
         owners: Shape (R, C): the caller's index of the text in each cell, -1 where there is none.
-        cells: Shape (T,): the index of each token in the flattened rows, text after text in the caller's
-            order. No other index is needed to restore that order.
+        cells: Shape (T,): the index of each token in the flattened rows, text after text in the caller's order.
         starts: Shape (N,): where each text begins in `cells`.
         boundaries: Shape (N + 1,): where each text begins if the texts are put end to end in packed order, and the
             end; in the layout ``runs`` these are indices into its single row.
@@ -150,8 +148,7 @@ def pack(
         device: The device of the batch; None for the CPU.
         row_tokens: C of the layout ``rows``, raised to what the longest text needs (see `row_width`).
         padding_id: The token in cells without a text.
-        first_position: The position of a text's first token (RoBERTa and similar kinds count from
-            padding id + 1).
+        first_position: The position of a text's first token (RoBERTa and similar kinds count from padding id + 1).
 
     Raises:
         ValueError: No text, or one without a token.

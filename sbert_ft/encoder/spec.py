@@ -1,7 +1,7 @@
 """Build the stock encoders of transformers: the supported kinds, their settings and the tensors they need.
 
-Only known keys of a config.json are read, and they are checked before anything is built. The encoder is
-first built without memory, so that its shapes can be compared with the header of the weights.
+Only known keys of a config.json are read, and they are checked before anything is built. The encoder is first built
+without memory, so that its shapes can be compared with the header of the weights.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ _FIXED_SETTINGS: Mapping[str, tuple[object, ...]] = {
     "is_encoder_decoder": (False,),
     "quantization_config": (),
 }
-# Largest accepted value by key; the smallest is 1. Token ids and positions are 32-bit numbers. A layer is
-# a Python object, and 1000 of them can still be built in acceptable time.
+# Largest accepted value by key; the smallest is 1. Token ids and positions are 32-bit numbers.
 _COUNTS: Mapping[str, int] = {
     **dict.fromkeys(("vocab_size", "max_position_embeddings"), 2**31 - 1),
     **dict.fromkeys(("num_hidden_layers", "n_layers", "num_hidden_groups", "inner_group_num"), 1000),

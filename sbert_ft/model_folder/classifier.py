@@ -95,12 +95,8 @@ class ClassifierSettings:
 class FoundClassifier:
     """A folder's classifier, before any tensor is read.
 
-    Attributes:
-        source: The folder.
-        settings: The classifier's settings.
-        stock: Where a stock folder stores its head; None where the head has a file of its own.
-        weights: The files with the head's tensors.
-        hint: The end of a message about wrong rows, where the folder does not say which kind it is for; else empty.
+    `stock` says where a stock folder stores its head; it is None where the head has a file of its own. `hint` is the
+    end of a message about wrong rows, where the folder does not say which kind it is for; else empty.
     """
 
     source: ModelFolder

@@ -44,7 +44,6 @@ class Calibration:
         x: Isotonic: cosines, strictly rising, at least one.
         y: Isotonic: the probability at each of them, never falling.
         slope: Platt: the probability is 1 / (1 + exp(-(slope * cosine + intercept))); 0 or more.
-        intercept: Platt: see `slope`.
     """
 
     kind: Literal["isotonic", "platt"]
@@ -85,13 +84,9 @@ class Calibration:
 
 @dataclass(frozen=True)
 class FittedOn:
-    """The pairs that a decision was fitted on.
+    """The pairs that a decision was fitted on, and how many of them belong together.
 
-    Attributes:
-        source: Their file's name, without its folders.
-        sha256: SHA-256 of their content, as in `ConnectionDataset.sha256`.
-        n: Number of pairs.
-        n_matches: How many of them belong together.
+    `source` is their file's name without its folders, `sha256` that of their content (`ConnectionDataset.sha256`).
     """
 
     source: str
@@ -108,8 +103,7 @@ class Decision:
         threshold: A pair with this value or a higher one matches.
         target: What it was chosen for: f1, or for example precision>=0.95 or recall>=0.9.
         fitted_on: The pairs that it was fitted on.
-        low: Lower end of the threshold's confidence interval; None where resamples did not give one.
-        high: Upper end, likewise.
+        low: Lower end of the threshold's confidence interval, and `high` its upper end; None where there is none.
         confidence: Confidence level of the interval, 0 to 1.
         reached: precision, recall and f1 of the threshold on these pairs.
         calibration: The curve from cosine to probability; None where none was fitted.

@@ -1,10 +1,9 @@
 """Read the JSON files of a model folder: which layouts exist, and what each file says.
 
-Three layouts are read: the bare trio (config.json, weights, vocab.txt), a folder of
-sentence-transformers up to 5.3 (pooling as booleans, length in sentence_bert_config.json), and one
-of 5.4 to 6.2 (pooling as a word, length in tokenizer_config.json). Our own is the second with
-`sbert_ft.json` beside it. The folder is not trusted: its strings are looked up in tables, and none of
-them becomes an import or a file name outside of it. A module that is not supported is refused by name.
+Three layouts are read: the bare trio (config.json, weights, vocab.txt), a folder of sentence-transformers up to 5.3
+(pooling as booleans, length in sentence_bert_config.json), and one of 5.4 to 6.2 (pooling as a word, length in
+tokenizer_config.json). Our own is the second with `sbert_ft.json` beside it. The folder is not trusted: its strings are
+looked up in tables, and none becomes an import or a file name outside of it.
 """
 
 from __future__ import annotations

@@ -25,11 +25,8 @@ _READ = ("decision", "score_scale", "format", "classifier")
 class OwnSettings:
     """The content of sbert_ft.json.
 
-    Attributes:
-        decision: The threshold from which pairs belong together; None where none was fitted.
-        score_scale: Lowest and highest gold score of the scale that the model was trained on.
-        others: The other keys, without the format, which the writer adds.
-        classifier: The settings of a classifier, not yet checked; None where there are none.
+    `score_scale` has the lowest and highest gold score that the model was trained on, `others` the keys that are not
+    read here, without the format, which the writer adds. The settings of a classifier are not yet checked.
     """
 
     decision: Decision | None

@@ -1,10 +1,9 @@
 """Load the tensors of a .bin that torch.save wrote, or of a safetensors file, without trusting the file.
 
-Both formats of torch contain a pickle. torch reads it with `weights_only=True`, which builds tensors
-and containers and refuses everything else; a refused file is not read without it. Before torch reads
-the file, the pickle must name nothing but what a state dict needs (torch itself would let a pickle
-request any amount of memory), and a zip's records must be uncompressed, lie within the file and, when
-data is read, have the right checksum, which torch does not check. The cost is one pass over the file.
+Both formats of torch contain a pickle. torch reads it with `weights_only=True`, which builds tensors and containers and
+refuses everything else; a refused file is not read without it. Before torch reads the file, the pickle must name
+nothing but what a state dict needs (torch itself would let a pickle request any amount of memory), and a zip's records
+must be uncompressed, lie within the file and, when data is read, have the right checksum, which torch does not check.
 To read only the shapes, no data is loaded and no memory used for it: storages are on the meta device.
 """
 
@@ -81,8 +80,8 @@ def load_bin(path: Path, keys: Collection[str]) -> Iterator[tuple[str, Tensor]]:
     """Yield those of `keys` that a .bin has, with their tensors as float32, each in memory of its own.
 
     Raises:
-        ModelFolderError: The file is damaged, its pickle names more than tensors need, or it is not a
-            dict of dense tensors of floating-point numbers.
+        ModelFolderError: The file is damaged, its pickle names more than tensors need, or it is not a dict of dense
+            tensors of floating-point numbers.
     """
     loaded = _torch_load(path, shapes_only=False)
     n_sharing = Counter(tensor.untyped_storage().data_ptr() for tensor in loaded.values())

@@ -1,9 +1,8 @@
 """Match the tensor names of a weights file to the names of the stock encoder.
 
-The same encoder is saved under many names: wrapped (`module.`, `_orig_mod.`), inside a larger model
-(`bert.`, `0.auto_model.`), from TensorFlow (`gamma`, `beta`), with heads beside it. Prefixes are
-stripped one by one until the rest is an expected name; other names are sorted into heads and
-unknown ones. Pure functions on names and shapes; the cost is one pass over the names.
+The same encoder is saved under many names: wrapped (`module.`, `_orig_mod.`), inside a larger model (`bert.`,
+`0.auto_model.`), from TensorFlow (`gamma`, `beta`), with heads beside it. Prefixes are stripped one by one until the
+rest is an expected name; other names are sorted into heads and unknown ones.
 """
 
 from __future__ import annotations
@@ -90,13 +89,8 @@ def match_names(
 ) -> NameMatch:
     """Return which of the file's keys holds each expected tensor, and what does not fit.
 
-    Example: with `expected = {"pooler.dense.bias": (4,)}` and `base_prefix = "bert"`, the key
-    "module.bert.pooler.dense.bias" is matched, and `prefixes` is ("module.bert.",).
-
-    Args:
-        found: Every tensor of the weights.
-        expected: Names and shapes of the stock encoder, without a prefix.
-        base_prefix: The encoder's name inside larger models, "bert" for BERT.
+    Example: with `expected = {"pooler.dense.bias": (4,)}` and `base_prefix = "bert"`, the encoder's name inside larger
+    models, the key "module.bert.pooler.dense.bias" is matched, and `prefixes` is ("module.bert.",).
     """
     wrappers = (*_WRAPPERS, base_prefix + ".") if base_prefix else _WRAPPERS
     keys: dict[str, str] = {}

@@ -42,13 +42,9 @@ _OTHER_WEIGHTS = (
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The weights of a folder, by their headers.
+    """The weights of a folder, by their headers: one file, or the shards in the order of their names and their index.
 
-    Attributes:
-        kind: The format of the files.
-        files: One file, or the shards in the order of their names.
-        index: The *.index.json of shards; None for one file.
-        tensors: Every tensor of every file, by the file's key.
+    `tensors` has every tensor of every file, by the file's key.
     """
 
     kind: _Kind
@@ -60,8 +56,8 @@ class WeightFiles:
 def find_weights(folder: Path) -> WeightFiles:
     """Return the weights in `folder`; only their headers are read.
 
-    The first of model.safetensors, its shards, pytorch_model.bin, its shards is used. If it is
-    broken, nothing else is tried: a damaged download must not be replaced by other weights.
+    The first of model.safetensors, its shards, pytorch_model.bin, its shards is used. If it is broken, nothing else is
+    tried: a damaged download must not be replaced by other weights.
 
     Raises:
         ModelFolderError: There are no weights, or they are damaged, hostile or of another kind.

@@ -1,9 +1,8 @@
 """Write a model folder that other libraries can load.
 
-The names are those that sentence-transformers has read since version 2 and that 6.2, transformers
-and the embedding servers still read; nothing in it names a class of ours. What only sbert_ft uses is
-in `sbert_ft.json`. Files are written beside the target and then moved there (see `files.atomic`): an
-incomplete folder, or a mixture of two models, cannot be loaded as a model.
+The names are those that sentence-transformers has read since version 2 and that 6.2, transformers and the embedding
+servers still read. What only sbert_ft uses is in `sbert_ft.json`. Files are written beside the target and then moved
+there (see `files.atomic`): an incomplete folder, or a mixture of two models, cannot be loaded as a model.
 """
 
 from __future__ import annotations
@@ -69,14 +68,9 @@ predicted = classify("A man plays a guitar.")
 
 @dataclass(frozen=True)
 class EncoderParts:
-    """An encoder and what a folder says of it.
+    """A stock encoder, the tensors of its pooler by name, and what a folder says of it.
 
-    Attributes:
-        encoder: The stock module.
-        pooler: The tensors of its pooler, by name; empty where it has none.
-        tokenizer: Its tokenizer.
-        settings: What the JSON files will say, except config.json and sbert_ft.json.
-        own: The content of sbert_ft.json.
+    `settings` is what the JSON files will say, except config.json and sbert_ft.json, whose content is `own`.
     """
 
     encoder: PreTrainedModel
