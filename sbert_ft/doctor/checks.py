@@ -36,6 +36,11 @@ class Check:
             object.__setattr__(self, name, quoted(text, limit=len(text) + 1)[1:-1])
 
 
+def noted(name: str, found: str, hint: str = "") -> Check:
+    """Return an OK; with a hint a WARN."""
+    return Check(name, "WARN" if hint else "OK", found, hint)
+
+
 def failure(name: str, error: SbertFtError | OSError, hint: str, status: Status = "FAIL") -> Check:
     """Return a check with the error's parts; `hint` is used where the error has no hint."""
     if isinstance(error, OSError):

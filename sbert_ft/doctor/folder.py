@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from sbert_ft.arguments import whole_number
-from sbert_ft.doctor.checks import Check, Status, attempt, failure, names_of
-from sbert_ft.doctor.tokens import TextLimits, text_checks, vocabulary_checks
+from sbert_ft.doctor.checks import Check, Status, attempt, failure, names_of, noted
+from sbert_ft.doctor.tokens import text_checks, vocabulary_checks
 from sbert_ft.encoder.devices import choose_device, describe_device, half_precisions
 from sbert_ft.encoder.heads import ClassificationHead, plan_head
 from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
@@ -115,10 +115,8 @@ def examine(
     if tokenizer is not None and texts is not None and not is_other:
         settings = source.own.get("classifier")
         joined = texts_a_row == 2 and isinstance(settings, dict) and settings.get("kind") == "joined"
-        prompt = "" if joined else source.prompts.get(source.default_prompt_name or "", "")
         n_positions = None if plan is None else plan.max_tokens
-        limits = TextLimits(max_seq_length or source.max_seq_length, n_positions, prompt, joined)
-        checks += text_checks(tokenizer, texts, limits)
+        checks += text_checks(tokenizer, texts, source, n_positions, max_seq_length, joined)
     return tuple(checks)
 
 
@@ -149,14 +147,14 @@ def _files(source: layout.ModelFolder, weights: WeightFiles | None) -> Iterator[
     used += next((names for names in _TOKENIZER_FILES if all(name in there for name in names)), ())
     modules = [name for name in there if (folder / name / "config.json").is_file()]
     ignored = [name for name in there if name not in (*used, *modules) and not _PAPERS.match(name)]
-    yield Check("files", "OK", f"used: {names_of(used)}" + (f"; ignored: {names_of(ignored)}" if ignored else ""))
+    yield noted("files", f"used: {names_of(used)}" + (f"; ignored: {names_of(ignored)}" if ignored else ""))
 
 
 def _settings(source: layout.ModelFolder, plan: EncoderPlan, is_whole: bool) -> Iterator[Check]:
     """Yield the checks of the encoder's settings, of how texts become vectors, and of what is not used."""
     config = plan.config
     sizes = f"{config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads"
-    yield Check("config", "OK", f"{config.model_type}, {sizes}, {config.vocab_size:,} embedding rows")
+    yield noted("config", f"{config.model_type}, {sizes}, {config.vocab_size:,} embedding rows")
     if not is_whole:
         return
     if layout.architecture_of_classifier(source.config) is None:
@@ -166,11 +164,9 @@ def _settings(source: layout.ModelFolder, plan: EncoderPlan, is_whole: bool) -> 
         said += f", similarity {source.similarity}"
         if source.prompts:
             said += f", prompts {names_of(source.prompts)} (by default {source.default_prompt_name or 'none'})"
-        yield Check("modules", "OK", said)
+        yield noted("modules", said)
     for note in layout.unused_parts(source):
-        yield Check(
-            "unused", "WARN", note, "compare the vectors with those of the program that the folder was made for"
-        )
+        yield noted("unused", note, "compare the vectors with those of the program that the folder was made for")
 
 
 def _classifier(source: layout.ModelFolder, plan: EncoderPlan) -> Iterator[Check]:
@@ -199,17 +195,17 @@ def _classifier(source: layout.ModelFolder, plan: EncoderPlan) -> Iterator[Check
         said += ", both texts of a pair share max_seq_length"
     if found.hint:
         said += "; the folder does not say whether it takes single texts or pairs (kind joined)"
-    yield Check("classifier", "OK", said)
+    yield noted("classifier", said)
 
 
 def _decision(source: layout.ModelFolder) -> Iterator[Check]:
     decision = OwnSettings.of(source).decision
     if decision is None:
-        yield Check("decision", "OK", "sbert_ft.json stores no threshold")
+        yield noted("decision", "sbert_ft.json stores no threshold")
         return
     curve = "no" if decision.calibration is None else decision.calibration.kind
     threshold = f"texts match where their {decision.similarity} is at least {decision.describe()}"
-    yield Check("decision", "OK", f"{threshold}, {curve} calibration")
+    yield noted("decision", f"{threshold}, {curve} calibration")
 
 
 def _weights(weights: WeightFiles, match: NameMatch | None, source: layout.ModelFolder) -> Iterator[Check]:
@@ -219,7 +215,7 @@ def _weights(weights: WeightFiles, match: NameMatch | None, source: layout.Model
     files = weights.files[0].name if len(weights.files) == 1 else f"{len(weights.files)} shards"
     dtypes = Counter(info.dtype for info in weights.tensors.values())
     kinds = ", ".join(name for name, _ in dtypes.most_common())
-    yield Check("weights", "OK", f"{files}: {len(weights.tensors):,} tensors, {kinds}, {size}")
+    yield noted("weights", f"{files}: {len(weights.tensors):,} tensors, {kinds}, {size}")
     if match is None:
         return
     said = f"prefix {listed(match.prefixes, 3)} removed" if match.prefixes else "no prefix"
@@ -228,13 +224,11 @@ def _weights(weights: WeightFiles, match: NameMatch | None, source: layout.Model
         said += f", {len(match.heads)} tensors of heads or pooler {place}"
     if match.unknown:
         said += f", {len(match.unknown)} tensors that the encoder does not use: {listed(match.unknown, 3)}"
-        yield Check("names", "WARN", said, "make sure that weights and config.json belong to one model")
-    else:
-        yield Check("names", "OK", said)
+    yield noted("names", said, "make sure that weights and config.json belong to one model" if match.unknown else "")
     check_match(match, source.encoder_path)
     for key in (match.names | match.poolers).values():
         check_is_float(weights.tensors[key].dtype, key, weights.files[0])
-    yield Check("tensors", "OK", f"{len(match.names)} of {len(match.names)} are there and fit config.json")
+    yield noted("tensors", f"{len(match.names)} of {len(match.names)} are there and fit config.json")
 
 
 def _values(weights: WeightFiles, match: NameMatch) -> Iterator[Check]:
@@ -244,7 +238,7 @@ def _values(weights: WeightFiles, match: NameMatch) -> Iterator[Check]:
     matrices = [name for name, tensor in tensors.items() if tensor.dim() > 1 and "token_type" not in name]
     zero = [name for name in matrices if not tensors[name].any()]
     if not zero:
-        yield Check("values", "OK", f"{len(tensors)} tensors read: whole and finite")
+        yield noted("values", f"{len(tensors)} tensors read: whole and finite")
         return
     said = f"{len(zero)} of {len(matrices)} matrices hold nothing but zeros: {listed(zero, 3)}"
     status: Status = "FAIL" if len(zero) == len(matrices) else "WARN"
@@ -257,30 +251,30 @@ def _length(source: layout.ModelFolder, n_positions: int, least: int, asked: int
     said, positions = source.max_seq_length, f"positions for {n_positions} tokens"
     if asked is not None:
         whole_number(asked, "max_seq_length", least, n_positions)
-        yield Check("length", "OK", f"max_seq_length {asked}, as requested; {positions}")
+        yield noted("length", f"max_seq_length {asked}, as requested; {positions}")
     elif said is None:
-        yield Check("length", "OK", f"{positions}; the folder sets no other max_seq_length")
+        yield noted("length", f"{positions}; the folder sets no other max_seq_length")
     elif said <= n_positions:
-        yield Check("length", "OK", f"max_seq_length {said}; {positions}")
+        yield noted("length", f"max_seq_length {said}; {positions}")
     else:
         old = (source.encoder_path / "sentence_bert_config.json").exists()
         place = "max_seq_length in sentence_bert_config.json" if old else "model_max_length in tokenizer_config.json"
         found = f"max_seq_length {said}, but the encoder has {positions}; {n_positions} is used"
-        yield Check("length", "WARN", found, f"set {place} to {n_positions}")
+        yield noted("length", found, f"set {place} to {n_positions}")
 
 
 def _device(source: layout.ModelFolder, deep: bool, is_broken: bool) -> Iterator[Check]:
     """Yield the checks of the device, and of the layouts with which the model gives correct results there."""
     device = choose_device()
     types = " and ".join(half_precisions(device)) or "none, so float32"
-    yield Check("device", "OK", f"{describe_device(device)}, half precision: {types}")
+    yield noted("device", f"{describe_device(device)}, half precision: {types}")
     if is_broken:
-        yield Check("layouts", "OK", "not tried, because the folder cannot be loaded")
+        yield noted("layouts", "not tried, because the folder cannot be loaded")
     elif device.type == "cpu" and not deep:
-        yield Check("layouts", "OK", "checked when the model is loaded; --deep loads it")
+        yield noted("layouts", "checked when the model is loaded; --deep loads it")
     else:
         bert = ConnectionBert.from_pretrained(source, device)
         precision = str(bert.compute_dtype).removeprefix("torch.")
         said = [f"run on {device} in {precision}: {', '.join(bert.probe.layouts)} correct"]
         said += [f"{name} not used ({reason})" for name, reason in bert.probe.refused.items()]
-        yield Check("layouts", "OK", "; ".join(said))
+        yield noted("layouts", "; ".join(said))

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.doctor.checks import Check, failure, names_of
+from sbert_ft.doctor.checks import Check, failure, names_of, noted
 from sbert_ft.errors import InputError, quoted
+from sbert_ft.model_folder.layout import ModelFolder
 from sbert_ft.models.inference import windows_of
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 from sbert_ft.tokenization.vocabulary import casing_of_vocabulary, holds_accents, holds_hangul
@@ -27,23 +28,11 @@ _UNKNOWN_WARN, _UNKNOWN_FAIL, _CUT_WARN = 0.005, 0.2, 0.01
 _HANGUL = re.compile("[가-힣ᄀ-ᇿ]")
 
 
-@dataclass(frozen=True)
-class TextLimits:
-    """How long texts may be, in tokens with special ones, and what is put before each; None where that is not known.
-
-    `joined` says whether two consecutive texts are one sequence, which has no prompt.
-    """
-
-    max_seq_length: int | None
-    n_positions: int | None
-    prompt: str
-    joined: bool
-
-
 @dataclass
 class _TextCount:
     """Counts of the texts and their tokens; updated while they are read."""
 
+    joined: bool  # whether two consecutive texts are one sequence
     n_texts: int = 0
     n_empty: int = 0
     n_tokens: int = 0
@@ -54,8 +43,8 @@ class _TextCount:
     lengths: Counter[int] = field(default_factory=Counter)  # by the number of a sequence's own tokens
     half: list[int] = field(default_factory=list)  # length of a first side whose second side is in the next window
 
-    def add(self, window: list[str], tokenizer: TextTokenizer, joined: bool) -> None:
-        """Count a window's texts; where two are `joined`, the last of an odd number waits for the next window."""
+    def add(self, window: list[str], tokenizer: TextTokenizer) -> None:
+        """Count a window's texts; where two are joined, the last of an odd number waits for the next window."""
         bodies = tokenizer.tokenize(window, self.n_texts)
         lengths: NDArray[np.int64] = bodies.lengths
         empty = np.flatnonzero(lengths == 0)
@@ -70,7 +59,7 @@ class _TextCount:
         self.n_tokens += len(bodies.token_ids)
         self.n_unknown += len(unknown)
         self.n_hangul += sum(not text.isascii() and _HANGUL.search(text) is not None for text in window)
-        if joined:
+        if self.joined:
             lengths = np.concatenate([np.array(self.half, np.int64), lengths])
             n_whole = len(lengths) // 2 * 2
             self.half = lengths[n_whole:].tolist()
@@ -87,10 +76,8 @@ def vocabulary_checks(tokenizer: TextTokenizer, n_rows: int | None, folder: Path
     before, after = (" ".join(str(token(i)) for i in ids) or "nothing" for ids in (specials.before, specials.after))
     unknown = "none" if tokenizer.unknown_id is None else token(tokenizer.unknown_id)
     said = f"{before} before a text, {after} after it, padding {token(tokenizer.padding_id)}, unknown {unknown}"
-    if specials.before and specials.after:
-        yield Check("special tokens", "OK", said)
-    else:
-        yield Check("special tokens", "WARN", said, "use the tokenizer files that belong to the weights")
+    is_usual = specials.before and specials.after
+    yield noted("special tokens", said, "" if is_usual else "use the tokenizer files that belong to the weights")
     files = [name for name in ("tokenizer.json", "vocab.txt", "vocab.json") if (folder / name).exists()]
     # A vocab.txt that is read has notes on its lines; a tokenizer.json on where it disagrees about casing.
     repeats, conflicts = ((), tokenizer.notes) if "tokenizer.json" in files else (tokenizer.notes, ())
@@ -100,10 +87,8 @@ def vocabulary_checks(tokenizer: TextTokenizer, n_rows: int | None, folder: Path
     if n_rows is not None and n_tokens > n_rows:
         said = f"{names_of(files)}: {sizes}, so {n_tokens - n_rows:,} tokens have no row"
         yield Check("vocabulary", "FAIL", said, other)
-    elif repeats or short:
-        yield Check("vocabulary", "WARN", "; ".join([sizes, *repeats, *short]), other)
     else:
-        yield Check("vocabulary", "OK", sizes)
+        yield noted("vocabulary", "; ".join([sizes, *repeats, *short]), other if repeats or short else "")
     yield _casing(tokenizer, folder, conflicts)
 
 
@@ -111,17 +96,17 @@ def _casing(tokenizer: TextTokenizer, folder: Path, conflicts: tuple[str, ...]) 
     """Return the check of the casing rule: what it is, where it comes from, and whether it fits the vocabulary."""
     casing = tokenizer.casing
     if casing is None:
-        return Check("casing", "OK", "the tokenizer's own (not BERT's rule)")
+        return noted("casing", "the tokenizer's own (not BERT's rule)")
     harms, hint = _harm_of_casing(tokenizer)
     said = [casing.describe(), *harms, *conflicts]
     if harms or conflicts:
-        return Check("casing", "WARN", "; ".join(said), hint or "write the same rule into both files")
+        return noted("casing", "; ".join(said), hint or "write the same rule into both files")
     if casing.source == "vocabulary":
         where = "does not say" if (folder / "tokenizer_config.json").exists() else "is absent"
         said.append(f"tokenizer_config.json {where}, so the rule is taken from the vocabulary")
         if not casing.do_lower_case or not casing.strip_accents:
             said.append("other tools would lower-case and strip accents; saving with sbert_ft stores the rule")
-    return Check("casing", "OK", "; ".join(said))
+    return noted("casing", "; ".join(said))
 
 
 def _harm_of_casing(tokenizer: TextTokenizer) -> tuple[list[str], str]:
@@ -145,37 +130,47 @@ def _harm_of_casing(tokenizer: TextTokenizer) -> tuple[list[str], str]:
     return harms, f"set {' and '.join(settings)} in {place}" if settings else ""
 
 
-def text_checks(tokenizer: TextTokenizer, texts: Iterable[str], limits: TextLimits) -> Iterator[Check]:
+def text_checks(
+    tokenizer: TextTokenizer,
+    texts: Iterable[str],
+    source: ModelFolder,
+    n_positions: int | None,
+    max_seq_length: int | None,
+    joined: bool,
+) -> Iterator[Check]:
     """Yield the checks of texts, which are read once: how many there are, unknown tokens, lengths and truncation.
 
-    Errors that the source of the texts raises are not caught.
+    Arguments as in `examine`; errors that the source of the texts raises are not caught. The encoder has `n_positions`,
+    None where unknown.
     """
-    count = _TextCount()
+    count = _TextCount(joined)
     for window in windows_of(texts):
         try:
-            count.add(window, tokenizer, limits.joined)
+            count.add(window, tokenizer)
         except InputError as error:
             yield failure("texts", error, "fix the text")
             return
     if not count.n_texts:
         yield Check("texts", "FAIL", "no texts", "give a file with at least one text")
         return
-    yield Check("texts", "OK", f"{count.n_texts:,}")
+    yield noted("texts", f"{count.n_texts:,}")
     if count.n_empty:
         first = f"the first at position {count.first_empty}"
         said = f"{count.n_empty:,} of {count.n_texts:,} texts have no token, {first}; all of them get the same vector"
-        yield Check("empty texts", "WARN", said, "remove them")
+        yield noted("empty texts", said, "remove them")
     else:
-        yield Check("empty texts", "OK", "none")
+        yield noted("empty texts", "none")
     yield _unknown(tokenizer, count)
-    yield from _lengths(tokenizer, count, limits)
+    prompt = "" if joined else source.prompts.get(source.default_prompt_name or "", "")
+    lengths = [length for length in (max_seq_length or source.max_seq_length, n_positions) if length is not None]
+    yield from _lengths(tokenizer, count, prompt, min(lengths, default=None), n_positions)
 
 
 def _unknown(tokenizer: TextTokenizer, count: _TextCount) -> Check:
     share = count.n_unknown / max(1, count.n_tokens)
     said = f"{_percent(count.n_unknown, count.n_tokens)} of {count.n_tokens:,} tokens are unknown"
     if share < _UNKNOWN_WARN:
-        return Check("unknown words", "OK", said)
+        return noted("unknown words", said)
     said += f", the first in {count.first_unknown}"
     hint = _harm_of_casing(tokenizer)[1] or "take a model whose vocabulary was made for such texts"
     if count.n_hangul and not holds_hangul(tokenizer.backend.get_vocab()):
@@ -184,30 +179,29 @@ def _unknown(tokenizer: TextTokenizer, count: _TextCount) -> Check:
     return Check("unknown words", "FAIL" if share >= _UNKNOWN_FAIL else "WARN", said, hint)
 
 
-def _lengths(tokenizer: TextTokenizer, count: _TextCount, limits: TextLimits) -> Iterator[Check]:
-    """Yield the checks of the lengths of texts, or joined pairs, and of how many are too long."""
-    unit, command = ("pair", "predict") if limits.joined else ("text", "encode")
-    n_around = tokenizer.n_pair_special if limits.joined else tokenizer.n_special
-    n_around += len(tokenizer.tokenize([limits.prompt] if limits.prompt else []).token_ids)
+def _lengths(
+    tokenizer: TextTokenizer, count: _TextCount, prompt: str, limit: int | None, n_positions: int | None
+) -> Iterator[Check]:
+    """Yield the checks of the lengths of texts, or joined pairs, and of how many are longer than `limit`."""
+    unit, command = ("pair", "predict") if count.joined else ("text", "encode")
+    n_around = tokenizer.n_pair_special if count.joined else tokenizer.n_special
+    n_around += len(tokenizer.tokenize([prompt] if prompt else []).token_ids)
     lengths, n_times = np.array(sorted(count.lengths.items()) or [(-n_around, 0)]).T
     lengths, n_all = lengths + n_around, int(n_times.sum())
     # the smallest length such that at least this part of the texts is not longer
     places = np.searchsorted(n_times.cumsum(), [0.5 * n_all, 0.95 * n_all, n_all])
     median, most, longest = lengths[places].tolist()
-    around = "special ones and prompt included" if limits.prompt else "special ones included"
-    said = f"median {median:,}, 95 % have at most {most:,}, longest {longest:,}; {around}"
-    yield Check(f"tokens a {unit}", "OK", said)
-    limit = min(filter(None, (limits.max_seq_length, limits.n_positions)), default=None)
+    around = "special ones and prompt included" if prompt else "special ones included"
+    yield noted(f"tokens a {unit}", f"median {median:,}, 95 % have at most {most:,}, longest {longest:,}; {around}")
     if limit is None:
         return
-    n_long = int(n_times[lengths > limit].sum())
+    n_long, hint = int(n_times[lengths > limit].sum()), ""
+    if n_long and n_long >= _CUT_WARN * n_all:
+        raised = min(longest, n_positions or limit)
+        hint = f"raise max_seq_length to {raised:,}, or " if raised > limit else ""
+        hint += f"{command} with on_truncate='chunk'"
     said = f"{_percent(n_long, n_all)} of the {unit}s are cut at max_seq_length {limit:,}"
-    if n_long < _CUT_WARN * n_all or not n_long:
-        yield Check(f"cut {unit}s", "OK", said)
-        return
-    raised = min(longest, limits.n_positions or limit)
-    hint = f"raise max_seq_length to {raised:,}, or " if raised > limit else ""
-    yield Check(f"cut {unit}s", "WARN", said, f"{hint}{command} with on_truncate='chunk'")
+    yield noted(f"cut {unit}s", said, hint)
 
 
 def _percent(part: int, whole: int) -> str:
