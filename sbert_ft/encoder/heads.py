@@ -256,8 +256,10 @@ def fault_of_classes(labels: Sequence[object]) -> str | None:
     for label in labels:
         if isinstance(label, float) and not math.isfinite(label):
             return f"the class {label} is not a finite number"
-    twice = [label for label, n in Counter(labels).items() if n > 1]
-    return f"the class {quoted(twice[0])} appears twice" if twice else None
+    if len(set(labels)) == len(labels):
+        return None
+    twice = next(label for label, n in Counter(labels).items() if n > 1)
+    return f"the class {quoted(twice)} appears twice"
 
 
 def codes_of_labels(labels: Iterable[object], classes: Sequence[object]) -> NDArray[np.int64]:

@@ -38,11 +38,6 @@ class StockHead:
     dropout_keys: tuple[str, ...] = USUAL_DROPOUT
     first_dropout: str | None = ""
 
-    @property
-    def saved_dropout(self) -> str | None:
-        """Key of config.json that only the head uses and that is saved; None if there is none."""
-        return next((key for key in self.dropout_keys if key != "hidden_dropout_prob"), None)
-
 
 @dataclass(frozen=True)
 class EncoderKind:

@@ -36,10 +36,6 @@ class ForkSafeLock:
     def __reduce__(self) -> tuple[type[ForkSafeLock], tuple[()]]:
         return ForkSafeLock, ()
 
-    def open_anew(self) -> None:
-        """Replace the inner lock by a new one, which is open."""
-        self._lock = threading.Lock()
-
 
 # All locks of this process, for its forked children.
 _LOCKS: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
@@ -58,4 +54,4 @@ def _in_child() -> None:
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the Rust tokenizer reads it at each call
     for lock in _LOCKS:
-        lock.open_anew()
+        lock._lock = threading.Lock()

@@ -162,10 +162,15 @@ class Decision:
             raise json.fault("low", "a number up to high, the upper end of the interval, or null for both")
         if parse_target(json.text("target")) is None:
             raise json.fault("target", TARGETS)
+        fitted_on = json.inner("fitted_on")
+        fitted_on.refuse_all_but([f.name for f in dataclasses.fields(FittedOn)])
+        n, n_matches = fitted_on.whole("n"), fitted_on.whole("n_matches")
+        if n_matches > n:
+            raise fitted_on.fault("n_matches", f"at most n, {n}")
         return cls(
             threshold=json.number("threshold", least, 1.0),
             target=json.text("target"),
-            fitted_on=_fitted_on(json.inner("fitted_on")),
+            fitted_on=FittedOn(fitted_on.text("source"), fitted_on.text("sha256"), n, n_matches),
             low=low,
             high=high,
             confidence=json.number("confidence", 0.0, 1.0),
@@ -230,14 +235,6 @@ def _finite(scores: Floats) -> NDArray[np.float64]:
     if n_infinite:
         raise InputError(f"{n_infinite} of {scores.size} scores are NaN or infinite, expected finite numbers")
     return scores.astype(np.float64)
-
-
-def _fitted_on(json: JsonObject) -> FittedOn:
-    json.refuse_all_but([f.name for f in dataclasses.fields(FittedOn)])
-    n, n_matches = json.whole("n"), json.whole("n_matches")
-    if n_matches > n:
-        raise json.fault("n_matches", f"at most n, {n}")
-    return FittedOn(json.text("source"), json.text("sha256"), n, n_matches)
 
 
 def _calibration(json: JsonObject) -> Calibration:

@@ -216,8 +216,9 @@ def _stock_config(parts: EncoderParts, settings: ClassifierSettings, stock: Stoc
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
     }
-    if stock.saved_dropout is not None and settings.head_dropout is not None:
-        config[stock.saved_dropout] = settings.head_dropout
+    only_of_head = next((key for key in stock.dropout_keys if key != "hidden_dropout_prob"), None)
+    if only_of_head is not None and settings.head_dropout is not None:
+        config[only_of_head] = settings.head_dropout
     if settings.classes is not None:
         # not set for one output: transformers then applies a sigmoid, which "regression" would leave out
         config["problem_type"] = "single_label_classification"
