@@ -118,9 +118,14 @@ def plan_encoder(raw: Mapping[str, Any], source: Path, n_tensors: int | None = N
         raise ModelFolderError(
             f"{shown(source)} describes an encoder that cannot be built: {_one_line(error)}"
         ) from error
-    buffers = {name for name, _ in skeleton.named_buffers()}
-    shapes = {name: tuple(t.shape) for name, t in skeleton.state_dict().items() if name not in buffers}
+    shapes = {name: tuple(tensor.shape) for name, tensor in encoder_tensors(skeleton).items()}
     return EncoderPlan(config, model_class, shapes)
+
+
+def encoder_tensors(encoder: PreTrainedModel) -> dict[str, Tensor]:
+    """Return an encoder's weights by name, without a prefix."""
+    buffers = {name for name, _ in encoder.named_buffers()}
+    return {name: tensor for name, tensor in encoder.state_dict().items() if name not in buffers}
 
 
 @contextmanager
@@ -195,22 +200,18 @@ def _expected(key: str, value: object, kind: str) -> str | None:
 
 def _check_together(config: PreTrainedConfig, source: Path) -> None:
     """Check that the values fit each other; raise a `ModelFolderError` that names the key."""
-    if config.hidden_size % config.num_attention_heads:
-        raise ModelFolderError(
-            f"{shown(source)}: hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
-            f"{config.num_attention_heads}"
-        )
-    padding = config.pad_token_id
-    if padding is not None and not 0 <= padding < config.vocab_size:
-        raise ModelFolderError(
-            f"{shown(source)}: pad_token_id is {padding}, expected a token id from 0 to below vocab_size "
-            f"{config.vocab_size}"
-        )
+    padding, n_words = config.pad_token_id, config.vocab_size
     counts_from_padding = KINDS[config.model_type].counts_from_padding
-    if counts_from_padding and (padding is None or config.max_position_embeddings <= padding + 3):
-        raise ModelFolderError(
-            f"{shown(source)}: max_position_embeddings leaves no positions for a text after pad_token_id {padding}"
-        )
+    if config.hidden_size % config.num_attention_heads:
+        width, n_heads = config.hidden_size, config.num_attention_heads
+        fault = f"hidden_size {width} is not a multiple of num_attention_heads {n_heads}"
+    elif padding is not None and not 0 <= padding < n_words:
+        fault = f"pad_token_id is {padding}, expected a token id from 0 to below vocab_size {n_words}"
+    elif counts_from_padding and (padding is None or config.max_position_embeddings <= padding + 3):
+        fault = f"max_position_embeddings leaves no positions for a text after pad_token_id {padding}"
+    else:
+        return
+    raise ModelFolderError(f"{shown(source)}: {fault}")
 
 
 def _warn_of_other_kind(raw: Mapping[str, Any], config: PreTrainedConfig, source: Path) -> None:

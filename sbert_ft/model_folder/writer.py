@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from sbert_ft._version import library_versions
 from sbert_ft.encoder.heads import ClassificationHead
 from sbert_ft.encoder.kinds import StockHead
+from sbert_ft.encoder.spec import encoder_tensors
 from sbert_ft.errors import OutputError, quoted
 from sbert_ft.files.atomic import json_bytes, make_folder, put_in_place, staged_beside
 from sbert_ft.markdown_text import escaped_markdown
@@ -157,12 +158,6 @@ def encoder_config(encoder: PreTrainedModel) -> dict[str, Any]:
     """Return the content of an encoder's config.json."""
     config = {key: value for key, value in encoder.config.to_dict().items() if not key.startswith("_")}
     return config | {"architectures": [type(encoder).__name__], "dtype": "float32"}
-
-
-def encoder_tensors(encoder: PreTrainedModel) -> dict[str, Tensor]:
-    """Return an encoder's weights by name, without a prefix."""
-    buffers = {name for name, _ in encoder.named_buffers()}
-    return {name: tensor for name, tensor in encoder.state_dict().items() if name not in buffers}
 
 
 def write_weights(config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
