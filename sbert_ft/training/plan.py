@@ -76,7 +76,7 @@ class RunPlan:
     @property
     def sequence(self) -> str:
         """What the encoder gets as one sequence: a text, or a pair that is joined."""
-        return "text" if self.tokens.joiner is None else "pair"
+        return "text" if self.tokens.joined_by is None else "pair"
 
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """Return the rows of each batch of an epoch, as `epoch_batches` does."""

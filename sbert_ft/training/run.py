@@ -40,7 +40,7 @@ from sbert_ft.training.run_folder import (
     watched,
 )
 from sbert_ft.training.run_log import check_tensorboard, read_log, warnings_kept
-from sbert_ft.training.tokenized_dataset import N_SHOWN, cut_rows
+from sbert_ft.training.tokenized_dataset import cut_rows
 from sbert_ft.training.trainable_model import trained_module
 
 FORMAT = 1
@@ -204,7 +204,7 @@ def _metrics(plan: RunPlan, progress: TrainerState, found: EvaluationResult, war
         **found.facts,
         "lengths": {
             "n_sequences": tokens.n_sequences * len(tokens),
-            "n_cut_rows": tokens.n_cut_rows,
+            "n_cut_rows": len(tokens.cut_rows),
             "cut_share": tokens.cut_share,
             "unknown_share": tokens.n_unknown / tokens.n_own_tokens if tokens.n_own_tokens else 0.0,
             "percentiles": {str(share): n for share, n in tokens.percentiles().items()},
@@ -236,17 +236,14 @@ def _check_inputs_stay(settings: RunSettings) -> None:
 def _write_ledgers(plan: RunPlan, folder: RunFolder) -> dict[str, Ledger]:
     """Write the counts of kept, left-out and truncated rows per split, and return them."""
     model, tokens, ledgers = plan.run.model, plan.tokens, dict[str, Ledger]()
-    what = "a text" if tokens.joiner is None else "both texts together"
+    what = "a text" if tokens.joined_by is None else "both texts together"
     for name, dataset in plan.run.data.splits().items():
-        ledger = dataset.ledger
-        if name == "train":
-            n_cut, first = tokens.n_cut_rows, list(tokens.first_cut_rows)
-        else:
-            cut = cut_rows(dataset, model.tokenizer, model.max_seq_length, plan.run.joined_by)
-            n_cut, first = len(cut), cut[:N_SHOWN].tolist()
-        if n_cut:
-            sentence = f"{counted(n_cut, 'row')} with {what} longer than {model.max_seq_length} tokens, which is cut"
-            ledger = ledger.with_finding("cut", n_cut, sentence, first=dataset.lines[first].tolist())
+        ledger, cut = dataset.ledger, tokens.cut_rows
+        if name != "train":
+            cut = cut_rows(dataset, model.tokenizer, model.max_seq_length, tokens.joined_by)
+        if len(cut):
+            sentence = f"{counted(len(cut), 'row')} with {what} longer than {model.max_seq_length} tokens, which is cut"
+            ledger = ledger.with_finding("cut", len(cut), sentence, first=dataset.lines[cut].tolist())
             logger.warning("%s: %s", quoted(dataset.source, limit=400), sentence)
         ledgers[name] = ledger
     write_json(folder.ledger_file, {name: ledger.to_json() for name, ledger in ledgers.items()})

@@ -50,7 +50,7 @@ from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.interruption import interruptible, memory_named
 
 READING = ("sbert_ft.training.fine_tune", "prepare")
-TOKENISING = ("sbert_ft.training.tokenized_dataset", "text_numbers")
+TOKENISING = ("sbert_ft.training.plan", "tokenize_connections")
 MAKING_MOMENTS = ("sbert_ft.training.loop", "Optimizer")
 SAVING_MODEL = ("sbert_ft.evaluation.pair_evaluator", "worst_pairs")  # right before it
 

@@ -75,7 +75,7 @@ def listed(tokens: TextTokens) -> list[list[int]]:
 def assert_equal(one: TokenizedConnections, other: TokenizedConnections) -> None:
     assert listed(one.texts) == listed(other.texts)
     assert one.lengths.tolist() == other.lengths.tolist()
-    counts = [(t.n_cut, t.n_own_tokens, t.n_unknown, t.n_cut_rows, t.first_cut_rows) for t in (one, other)]
+    counts = [(t.n_cut, t.n_own_tokens, t.n_unknown, t.cut_rows.tolist()) for t in (one, other)]
     assert counts[0] == counts[1]
 
 
@@ -127,7 +127,7 @@ def test_cut_and_unknown_tokens_are_counted(minilm: TextTokenizer) -> None:
     bodies = minilm.tokenize(TEXTS)
     tokenized = tokenize_connections(PAIRS, minilm, 32)
     assert tokenized.n_cut == 1
-    assert (tokenized.n_cut_rows, tokenized.first_cut_rows) == (1, (2,))
+    assert tokenized.cut_rows.tolist() == [2]
     assert tokenized.cut_share == 1 / 8
     assert tokenized.n_own_tokens == len(bodies.token_ids)
     assert tokenized.n_unknown == minilm.count_unknown(bodies) == 1
@@ -139,10 +139,10 @@ def test_only_texts_of_the_rows_are_counted(minilm: TextTokenizer) -> None:
     assert tokenized.n_own_tokens == len(minilm.tokenize(TEXTS[:2]).token_ids)
 
 
-def test_the_first_five_rows_with_a_cut_text_are_named(minilm: TextTokenizer) -> None:
+def test_each_row_with_a_cut_text_is_found(minilm: TextTokenizer) -> None:
     dataset = rows_of((0, 1), *[(0, 5)] * 7, (5, 5))
     tokenized = tokenize_connections(dataset, minilm, 32)
-    assert (tokenized.n_cut, tokenized.n_cut_rows, tokenized.first_cut_rows) == (1, 8, (1, 2, 3, 4, 5))
+    assert (tokenized.n_cut, tokenized.cut_rows.tolist()) == (1, [1, 2, 3, 4, 5, 6, 7, 8])
 
 
 def test_a_text_without_any_token_is_refused(minilm_path: Path, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_rows_of_one_text_are_their_texts(minilm: TextTokenizer) -> None:
     assert (len(tokenized), tokenized.n_sequences) == (4, 1)
     assert listed(tokenized.pack_rows(np.array([3, 0, 1]))) == framed(minilm, [TEXTS[i] for i in (2, 5, 0)], 16)
     assert tokenized.row_lengths.tolist() == [len(ids) for ids in framed(minilm, [TEXTS[i] for i in (5, 0, 5, 2)], 16)]
-    assert (tokenized.n_cut, tokenized.n_cut_rows, tokenized.first_cut_rows) == (1, 2, (0, 2))
+    assert (tokenized.n_cut, tokenized.cut_rows.tolist()) == (1, [0, 2])
     assert tokenized.cut_share == 0.5
     assert tokenized.longest == tokenized.percentiles()[100] == len(framed(minilm, [TEXTS[5]], 10_000)[0])
 
@@ -261,7 +261,7 @@ def test_what_is_counted_of_joined_rows_are_rows(minilm: TextTokenizer) -> None:
     assert tokenized.sequence_lengths.tolist() == [[38], [53], [43], [53]]
     assert tokenized.row_lengths.tolist() == [38, 40, 40, 40]
     assert tokenized.row_lengths.dtype == np.int64
-    assert (tokenized.n_cut, tokenized.n_cut_rows, tokenized.first_cut_rows) == (3, 3, (1, 2, 3))
+    assert (tokenized.n_cut, tokenized.cut_rows.tolist()) == (3, [1, 2, 3])
     assert tokenized.cut_share == 0.75
     assert tokenized.longest == 53
     assert tokenized.percentiles() == {50: 43, 90: 53, 99: 53, 100: 53}
