@@ -142,50 +142,36 @@ def _without_single_rows(
     pairs = deque(i for i, batch in enumerate(batches) if len(batch) == 2) if singles else deque()
     n_failed = 0
     for single in singles:
-        helped = _lend(batches, single, lenders, pairs, text_rows) or _join(batches, single, lenders, pairs, text_rows)
-        n_failed = 0 if helped else n_failed + 1
+        n_failed = 0 if _place_single_row(batches, single, lenders, pairs, text_rows) else n_failed + 1
         if n_failed == _MAX_TRIED:  # one text occurs in most rows: the other single rows will fail, too
             break
     return [batch for batch in batches if len(batch)]
 
 
-def _lend(
+def _place_single_row(
     batches: list[NDArray[np.int64]],
     single: int,
     lenders: deque[int],
     pairs: deque[int],
     text_rows: NDArray[np.int64] | None,
 ) -> bool:
-    """Return whether a row of a batch of more than two rows was moved to the single row."""
+    """Return whether a row of a batch of more than two was moved to the single row, or this row to a batch of two."""
     row = batches[single]
-    for _ in range(min(len(lenders), _MAX_TRIED)):
-        lender = lenders.pop()
-        fitting = np.flatnonzero(_share_no_text(batches[lender], row, text_rows))
-        if len(fitting):
-            batches[single] = np.append(row, batches[lender][fitting[-1]])
-            batches[lender] = np.delete(batches[lender], fitting[-1])
-        (pairs if len(batches[lender]) == 2 else lenders).appendleft(lender)
-        if len(fitting):
-            return True
-    return False
-
-
-def _join(
-    batches: list[NDArray[np.int64]],
-    single: int,
-    lenders: deque[int],
-    pairs: deque[int],
-    text_rows: NDArray[np.int64] | None,
-) -> bool:
-    """Return whether the single row was moved into a batch of two rows; its own batch is then empty."""
-    row = batches[single]
-    for _ in range(min(len(pairs), _MAX_TRIED)):
-        pair = pairs.pop()
-        if _share_no_text(batches[pair], row, text_rows).all():
-            batches[pair], batches[single] = np.append(batches[pair], row), row[:0]
-            lenders.append(pair)
-            return True
-        pairs.appendleft(pair)
+    for queue in (lenders, pairs):
+        for _ in range(min(len(queue), _MAX_TRIED)):
+            other = queue.pop()
+            fits = _share_no_text(batches[other], row, text_rows)
+            if queue is lenders and fits.any():
+                lent = np.flatnonzero(fits)[-1]
+                batches[single] = np.append(row, batches[other][lent])
+                batches[other] = np.delete(batches[other], lent)
+                (pairs if len(batches[other]) == 2 else lenders).appendleft(other)
+                return True
+            if queue is pairs and fits.all():
+                batches[other], batches[single] = np.append(batches[other], row), row[:0]  # its own is then empty
+                lenders.append(other)
+                return True
+            queue.appendleft(other)
     return False
 
 
