@@ -13,7 +13,7 @@ from sbert_ft.config.settings import RunSettings
 from sbert_ft.encoder.devices import is_out_of_memory
 from sbert_ft.errors import OutputError, ResourceError, RunInterrupted
 from sbert_ft.training.checkpoints import checkpoint_steps
-from sbert_ft.training.run_folder import FolderWatch
+from sbert_ft.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def memory_named(settings: RunSettings, while_what: str) -> Iterator[None]:
 
 
 @contextmanager
-def saved_named(watch: FolderWatch) -> Iterator[None]:
+def saved_named(folder: RunFolder) -> Iterator[None]:
     """Add to a write error the step from which the run can be resumed, if there is a checkpoint.
 
     Raises:
@@ -125,8 +125,8 @@ def saved_named(watch: FolderWatch) -> Iterator[None]:
     try:
         yield
     except OutputError as error:
-        watch.check()
-        steps = checkpoint_steps(watch.path / "checkpoints")
+        folder.check_is_there()
+        steps = checkpoint_steps(folder.checkpoints_dir)
         if not steps:
             raise
         raise OutputError(

@@ -37,7 +37,7 @@ from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.interruption import Interruption
 from sbert_ft.training.optimizer import Optimizer, rate_factor, set_rate
 from sbert_ft.training.plan import RunPlan
-from sbert_ft.training.run_folder import FolderWatch, RunFolder
+from sbert_ft.training.run_folder import RunFolder
 from sbert_ft.training.run_log import RunLog, read_log
 from sbert_ft.training.trainable_model import set_up_for_training, trained_module
 
@@ -136,7 +136,7 @@ class StepLogger:
 class TrainingSession:
     """One call of `train`: the run's folder, its signals, and the checkpoint to resume from."""
 
-    watch: FolderWatch
+    folder: RunFolder
     interruption: Interruption
     resume_from: Checkpoint | None = None
     progress_bar: bool = False
@@ -153,11 +153,11 @@ def train(plan: RunPlan, session: TrainingSession) -> TrainerState:
         OutputError: A checkpoint or a line of the log cannot be written.
         RunInterrupted: A signal ended the run, after a checkpoint was written.
     """
-    run, folder = plan.run, RunFolder(session.watch.path)
+    run, folder = plan.run, session.folder
     begin = 0 if session.resume_from is None else session.resume_from.step
     tensorboard = folder.tensorboard_dir if run.settings.training.tensorboard else None
     devices = range(torch.cuda.device_count())  # the seed is set on all of them
-    session.watch.check()  # the base model was evaluated meanwhile
+    session.folder.check_is_there()  # the base model was evaluated meanwhile
     with (
         RunLog(folder.log_file, begin, tensorboard) as log,
         torch.random.fork_rng(devices=devices),  # the caller's generators stay as they were
@@ -215,7 +215,7 @@ class _Loop:
                 if self.device.type == "cpu" or log_due or save_due or progress.evaluation_due:
                     steps.check()  # the one place that waits for the device
                 if log_due:
-                    session.watch.check()
+                    session.folder.check_is_there()
                     record = steps.record(rate)
                     self.log.append(record)
                     speed = f"{record['pairs_per_second']:.0f} {plan.row}s/s"
@@ -339,10 +339,10 @@ class _Loop:
 
     def _save(self) -> None:
         """Write a checkpoint; then end the run if a signal came before or meanwhile."""
-        session, folder = self.session, RunFolder(self.session.watch.path).checkpoints_dir
-        session.watch.check()
+        session = self.session
+        session.folder.check_is_there()
         self.log.sync()
-        save_progress(folder, self.progress, self.module, self.optimizer, self.scaler)
+        save_progress(session.folder.checkpoints_dir, self.progress, self.module, self.optimizer, self.scaler)
         session.interruption.raise_if_signalled(f"after step {self.progress.step:,}; continue with --resume")
 
     def _bar(self) -> tqdm:

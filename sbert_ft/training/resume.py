@@ -21,12 +21,11 @@ from torch import nn
 from sbert_ft._version import library_versions
 from sbert_ft.config.loader import run_to_json
 from sbert_ft.encoder.devices import describe_device
-from sbert_ft.errors import CheckpointError, ModelFolderError, RunFolderError, quoted, shown
+from sbert_ft.errors import CheckpointError, RunFolderError, quoted, shown
 from sbert_ft.files.atomic import write_json
-from sbert_ft.files.strict_json import read_json
 from sbert_ft.training.checkpoints import Checkpoint, TrainerState, newest_checkpoint
 from sbert_ft.training.prepare import PreparedRun, RunOptions
-from sbert_ft.training.run_folder import RunFolder
+from sbert_ft.training.run_folder import RunFolder, content_of
 from sbert_ft.training.run_log import read_log
 from sbert_ft.training.trainable_model import frozen_parameters, trained_module
 
@@ -227,7 +226,7 @@ def checked_resume_state(run: PreparedRun, folder: RunFolder, options: RunOption
     _warn_of_gaps(run, folder, checkpoint)
     if options.allow_changes or saved is None:  # the next session is compared with the changed state
         return ResumeState(now, checkpoint, settings, is_new=True)
-    if _content(folder.config_file) == saved["settings"]:
+    if content_of(folder.config_file) == saved["settings"]:
         return ResumeState(now, checkpoint, None, is_new=False)
     logger.warning(
         "%s was edited or damaged since the run began and is written again; to change settings, edit the CONFIG that "
@@ -256,7 +255,7 @@ def check_finished(run: PreparedRun, folder: RunFolder, options: RunOptions) -> 
         RunFolderError: The run was started differently, or its metrics cannot be read.
     """
     _checked_against(fingerprint_of(run), folder, options)
-    content = _content(folder.metrics_file)
+    content = content_of(folder.metrics_file)
     if content is None:
         raise RunFolderError(
             f"{shown(folder.metrics_file)} is damaged, expected the results of the finished run",
@@ -293,7 +292,7 @@ def _checked_against(now: Fingerprint, folder: RunFolder, options: RunOptions) -
     """
     path = folder.fingerprint_file
     try:
-        content = _content(path)
+        content = content_of(path)
         if content is None:
             raise RunFolderError(f"{shown(path)}, which says what the run started with, is missing or damaged")
         saved = checked_fingerprint(content, path)
@@ -357,11 +356,3 @@ def _warn_of_gaps(run: PreparedRun, folder: RunFolder, checkpoint: Checkpoint | 
             "%s has no lines for the steps up to %d: the loss curve of the report begins after them",
             *(shown(folder.log_file), checkpoint.step),
         )
-
-
-def _content(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file, or None if it cannot be read."""
-    try:
-        return read_json(path)
-    except ModelFolderError:
-        return None

@@ -31,14 +31,7 @@ from sbert_ft.training.loop import TrainingSession, train
 from sbert_ft.training.plan import RunPlan, plan_run
 from sbert_ft.training.prepare import PreparedRun, RunOptions
 from sbert_ft.training.resume import check_finished, checked_resume_state, warn_of_disk_space, write_resume_state
-from sbert_ft.training.run_folder import (
-    RUN_FILES,
-    RUN_FOLDERS,
-    RunFolder,
-    check_run_folder,
-    open_run_folder,
-    watched,
-)
+from sbert_ft.training.run_folder import RUN_FILES, RUN_FOLDERS, RunFolder, check_run_folder, open_run_folder
 from sbert_ft.training.run_log import check_tensorboard, read_log, warnings_kept
 from sbert_ft.training.tokenized_dataset import cut_rows
 from sbert_ft.training.trainable_model import trained_module
@@ -106,8 +99,7 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         warnings_kept() as warnings,
         interruptible() as interruption,
         open_run_folder(run.settings.output_dir, options.mode) as folder,
-        watched(folder.path) as watch,
-        saved_named(watch),
+        saved_named(folder),
         memory_named(run.settings, "the run went on"),
     ):
         if options.mode == "resume" and folder.is_finished:
@@ -126,14 +118,14 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         before = run.evaluator.evaluate_baseline(run.model)
         if state.checkpoint is not None:
             logger.info("going on after step %d of %d", state.checkpoint.step, plan.n_steps)
-        progress = train(plan, TrainingSession(watch, interruption, state.checkpoint, options.progress_bar))
+        progress = train(plan, TrainingSession(folder, interruption, state.checkpoint, options.progress_bar))
         interruption.raise_if_signalled("after its last step; continue with --resume")
         _take_best(run, progress, folder)
 
         found = run.evaluator.evaluate_final(run.model, before)
         for sentence in found.alarms:
             logger.warning("%s", sentence)
-        watch.check()
+        folder.check_is_there()
         run.model.save_pretrained(folder.model_dir)
         metrics = _metrics(plan, progress, found, [*run.warnings, *warnings.sentences])
         report = Report(
@@ -148,9 +140,9 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
             classes=found.classes,
             mistakes=found.mistakes,
         )
-        watch.check()
+        folder.check_is_there()
         write_report(report, folder.path)
-        watch.check()
+        folder.check_is_there()
         write_json(folder.metrics_file, metrics)
         return FineTuneResult(folder.path, metrics)
 

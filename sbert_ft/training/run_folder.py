@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sbert_ft.errors import ModelFolderError, OutputError, RunFolderError, quoted, shown
 from sbert_ft.files.atomic import PREFIX, make_folder, probe_writing, remove_leftovers, sync_folder, writing
@@ -34,66 +33,58 @@ _MODEL_FILES = (
     *("sbert_ft.json", "modules.json", "config.json", "model.safetensors", "head.safetensors", "README.md"),
     *("sentence_bert_config.json", "config_sentence_transformers.json"),
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json"),
-    *("1_Pooling/config.json", "2_Normalize/config.json"),
 )
+_MODEL_FOLDERS = ("1_Pooling", "2_Normalize")  # with a config.json each
 _TENSORBOARD_FILE = re.compile(r"events\.out\.tfevents\..+")
 _N_LISTED = 5
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """Paths of a run's files; nothing is created.
 
     Attributes:
         path: The run's folder.
+        config_file: The resolved configuration; it is written first, and marks the folder as a run.
+        fingerprint_file: What a resumed run is compared with.
+        ledger_file: The counts of kept and left-out rows.
+        log_file: The log, one JSON object per line.
+        metrics_file: The results.
+        model_dir: The folder of the tuned model.
+        checkpoints_dir: The folder of checkpoints.
+        tensorboard_dir: The folder of TensorBoard's event files.
     """
 
-    path: Path
-
-    @property
-    def config_file(self) -> Path:
-        """Return the path of the resolved configuration; it is written first, and marks the folder as a run."""
-        return self.path / _CONFIG
-
-    @property
-    def fingerprint_file(self) -> Path:
-        """Return the path of the fingerprint, which a resumed run is checked against."""
-        return self.path / _FINGERPRINT
-
-    @property
-    def ledger_file(self) -> Path:
-        """Return the path of the counts of kept and left-out rows."""
-        return self.path / "ledger.json"
-
-    @property
-    def log_file(self) -> Path:
-        """Return the path of the log, one JSON object per line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def metrics_file(self) -> Path:
-        """Return the path of the results."""
-        return self.path / "metrics.json"
-
-    @property
-    def model_dir(self) -> Path:
-        """Return the path of the tuned model's folder."""
-        return self.path / "model"
-
-    @property
-    def checkpoints_dir(self) -> Path:
-        """Return the path of the folder of checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def tensorboard_dir(self) -> Path:
-        """Return the path of the folder of TensorBoard's event files."""
-        return self.path / "tensorboard"
+    def __init__(self, path: Path, found: os.stat_result | None = None) -> None:
+        """Name the files in `path`; `found` is what an open folder must still be (see `check_is_there`)."""
+        self.path = path
+        self.config_file, self.fingerprint_file = path / _CONFIG, path / _FINGERPRINT
+        self.ledger_file, self.log_file = path / "ledger.json", path / "metrics.jsonl"
+        self.metrics_file = path / "metrics.json"
+        self.model_dir, self.checkpoints_dir, self.tensorboard_dir = (path / name for name in RUN_FOLDERS)
+        self._found = found
 
     @property
     def is_finished(self) -> bool:
         """Return whether the run is finished: results, both reports and the model exist."""
         return all((self.path / name).is_file() for name in (*_RESULTS, "model/sbert_ft.json"))
+
+    def check_is_there(self) -> None:
+        """Check that a folder from `open_run_folder` is still the same one.
+
+        Raises:
+            OutputError: It is gone, or another folder is in its place.
+        """
+        assert self._found is not None
+        try:
+            there = os.path.samestat(os.stat(self.path), self._found)
+            what = "another folder is in its place"
+        except OSError as error:
+            there, what = False, (error.strerror or str(error))
+        if not there:
+            raise OutputError(
+                f"{shown(self.path)} was removed, moved or unmounted while the run wrote to it ({what}); nothing more "
+                "is written. Restore it and continue with --resume, or start again"
+            )
 
 
 @contextmanager
@@ -116,50 +107,61 @@ def open_run_folder(path: str | os.PathLike[str], mode: Mode) -> Iterator[RunFol
         make_folder(folder.path)
     try:
         with locked(folder.path):
-            _check_content(folder, mode)
+            check_run_folder(folder, mode)
             probe_writing(folder.path)
-            _remove_leftovers(folder)
+            # half-written files of a killed process; no other process is writing now
+            remove_leftovers(folder.path)
+            if _is_real_folder(folder.checkpoints_dir):
+                remove_leftovers(folder.checkpoints_dir)
             if mode == "overwrite":
                 with writing(folder.path):
                     _remove_run(folder)
-            yield folder
+            with _identified(folder.path) as found:
+                yield RunFolder(folder.path, found)
     finally:
         if not was_there:
             with suppress(OSError):
                 folder.path.rmdir()  # fails, as wanted, unless the folder is empty
 
 
+@contextmanager
+def _identified(path: Path) -> Iterator[os.stat_result]:
+    """Yield what tells the folder from others; it is open in the block, so that no other one gets its number."""
+    descriptor = -1
+    with suppress(OSError):  # a folder cannot be opened on Windows, where one in use cannot be removed either
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield os.stat(path)
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
 def check_run_folder(folder: RunFolder, mode: Mode) -> None:
     """Check that the folder, or what is in its place, fits the mode, as in `open_run_folder`; nothing is written."""
-    _check_place(folder.path)
-    _check_content(folder, mode)
-
-
-def _check_place(path: Path) -> None:
-    try:
-        os.lstat(path)
-        is_link, taken = path.is_symlink(), path.exists() and not path.is_dir()
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, RuntimeError) as error:  # no permission, a NUL in the name, a loop of links
-        raise OutputError(f"{shown(path)} cannot be a run's folder: {quoted(error, limit=200)}") from None
-    if is_link and not path.exists():
-        raise OutputError(f"{shown(path)} is a broken link; expected a folder, or nothing")
-    if taken:
-        raise RunFolderError(f"{shown(path)} is a file; expected a folder, or nothing, for the run")
-
-
-def _check_content(folder: RunFolder, mode: Mode) -> None:
     path = folder.path
+    names = []
     try:
         names = sorted(os.listdir(path))
-    except FileNotFoundError:
-        names = []
-    except OSError as error:
-        raise OutputError(f"{shown(path)} cannot be read: {error.strerror or error}") from None
-    if mode == "resume" and (_CONFIG not in names or not folder.config_file.is_file()):
+    except (OSError, ValueError) as error:
+        if os.path.islink(path) and not os.path.exists(path):
+            raise OutputError(f"{shown(path)} is a broken link; expected a folder, or nothing") from None
+        if os.path.isdir(path):
+            raise OutputError(f"{shown(path)} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        if os.path.lexists(path):
+            raise RunFolderError(f"{shown(path)} is a file; expected a folder, or nothing, for the run") from None
+        if not isinstance(error, FileNotFoundError):  # no permission for its parent, a NUL in the name
+            raise OutputError(f"{shown(path)} cannot be a run's folder: {quoted(error, limit=200)}") from None
+    is_run = _CONFIG in names and folder.config_file.is_file()
+    if mode == "resume" and not is_run:
         raise RunFolderError(f"{shown(path)} holds no run to resume: expected {_CONFIG} in it")
-    if mode != "new" and _FINGERPRINT not in names and os.path.isfile(folder.config_file) and not _is_of_run(folder):
+    # the settings of a run name its folder, and the config.json of a model does not
+    if (
+        mode != "new"
+        and is_run
+        and _FINGERPRINT not in names
+        and "output_dir" not in (content_of(path / _CONFIG) or {})
+    ):
         raise RunFolderError(
             f"the config.json in {shown(path)} is not from a run; it may belong to a model", "give another output_dir"
         )
@@ -178,19 +180,12 @@ def _check_content(folder: RunFolder, mode: Mode) -> None:
     )
 
 
-def _is_of_run(folder: RunFolder) -> bool:
-    """Return whether config.json is from a run, which would replace it, and not from a model."""
+def content_of(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file, or None if it cannot be read."""
     try:
-        return "output_dir" in read_json(folder.config_file)
+        return read_json(path)
     except ModelFolderError:
-        return False
-
-
-def _remove_leftovers(folder: RunFolder) -> None:
-    """Remove half-written files of a killed process; the lock ensures that no other process is writing."""
-    remove_leftovers(folder.path)
-    if _is_real_folder(folder.checkpoints_dir):
-        remove_leftovers(folder.checkpoints_dir)
+        return None
 
 
 def _remove_run(folder: RunFolder) -> None:
@@ -199,29 +194,23 @@ def _remove_run(folder: RunFolder) -> None:
         _remove_file(folder.path / name)
         if name == _CONFIG:
             sync_folder(folder.path)
-    if _is_real_folder(folder.checkpoints_dir):
-        for name in filter(checkpoints.is_checkpoint_name, os.listdir(folder.checkpoints_dir)):
-            _remove_file(folder.checkpoints_dir / name)
-    if _is_real_folder(folder.tensorboard_dir):
-        _remove_files(
-            folder.tensorboard_dir, list(filter(_TENSORBOARD_FILE.fullmatch, os.listdir(folder.tensorboard_dir)))
-        )
-    _remove_files(folder.model_dir, _MODEL_FILES)
-    for place in (folder.checkpoints_dir, folder.tensorboard_dir):
-        _remove_if_empty(place)
+    _remove_files(folder.checkpoints_dir, checkpoints.is_checkpoint_name)
+    _remove_files(folder.tensorboard_dir, _TENSORBOARD_FILE.fullmatch)
+    if _is_real_folder(folder.model_dir):
+        for name in _MODEL_FOLDERS:
+            _remove_files(folder.model_dir / name, lambda inner: inner == "config.json")
+    _remove_files(folder.model_dir, _MODEL_FILES.__contains__)
     sync_folder(folder.path)
 
 
-def _remove_files(place: Path, names: Sequence[str]) -> None:
-    """Remove the named files of a folder, then each folder that is left empty."""
+def _remove_files(place: Path, is_ours: Callable[[str], object]) -> None:
+    """Remove our files in a folder, and the folder if it is then empty; a link to a folder is not followed."""
     if not _is_real_folder(place):
         return
-    for name in names:
-        if _is_real_folder((place / name).parent):
-            _remove_file(place / name)
-    for inner in {(place / name).parent for name in names} - {place}:
-        _remove_if_empty(inner)
-    _remove_if_empty(place)
+    for name in filter(is_ours, os.listdir(place)):
+        _remove_file(place / name)
+    with suppress(OSError):
+        place.rmdir()
 
 
 def _remove_file(path: Path) -> None:
@@ -230,59 +219,5 @@ def _remove_file(path: Path) -> None:
         path.unlink()
 
 
-def _remove_if_empty(path: Path) -> None:
-    if _is_real_folder(path):
-        with suppress(OSError):
-            path.rmdir()
-
-
 def _is_real_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
-
-
-class FolderWatch:
-    """Notices if a folder was removed or replaced during a run.
-
-    Args:
-        path: The folder, which exists.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._descriptor = -1
-        with suppress(OSError):  # a folder cannot be opened on Windows, where one in use cannot be removed either
-            self._descriptor = os.open(path, os.O_RDONLY)
-        self._found = os.stat(path)
-
-    def check(self) -> None:
-        """Check that the folder is still the same one.
-
-        Raises:
-            OutputError: It is gone, or another folder is in its place.
-        """
-        try:
-            there = os.path.samestat(os.stat(self.path), self._found)
-            what = "another folder is in its place"
-        except OSError as error:
-            there, what = False, (error.strerror or str(error))
-        if not there:
-            raise OutputError(
-                f"{shown(self.path)} was removed, moved or unmounted while the run wrote to it ({what}); nothing more "
-                "is written. Restore it and continue with --resume, or start again"
-            )
-
-    def close(self) -> None:
-        """Stop watching the folder."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
-@contextmanager
-def watched(path: Path) -> Iterator[FolderWatch]:
-    """Yield a watch on the folder `path`, which must exist; it is closed after the block."""
-    watch = FolderWatch(path)
-    try:
-        yield watch
-    finally:
-        watch.close()

@@ -46,7 +46,7 @@ from sbert_ft.training.checkpoints import (
     save_progress,
 )
 from sbert_ft.training.optimizer import Optimizer, optimizer_tensors
-from sbert_ft.training.run_folder import watched
+from sbert_ft.training.run_folder import open_run_folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "soak"))
 from watched_calls import Fail, Kill, reason_why_not, run_watched
@@ -658,16 +658,12 @@ def test_a_file_system_that_cannot_sync_folders_is_no_error() -> None:
     sync_folder(Path("/proc/self"))
 
 
-def test_a_folder_that_is_replaced_is_noticed_and_watching_ends_once(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    with watched(folder) as watch:
-        watch.check()
-        folder.rename(tmp_path / "moved")
+def test_a_folder_that_is_replaced_is_noticed(tmp_path: Path) -> None:
+    with open_run_folder(tmp_path / "run", "new") as folder:
+        folder.check_is_there()
+        folder.path.rename(tmp_path / "moved")
         with pytest.raises(OutputError, match=r"was removed, moved or unmounted .* \(No such file or directory\)"):
-            watch.check()
-        folder.mkdir()
+            folder.check_is_there()
+        folder.path.mkdir()
         with pytest.raises(OutputError, match="another folder is in its place"):
-            watch.check()
-        watch.close()
-        watch.close()
+            folder.check_is_there()
