@@ -307,12 +307,13 @@ class TrainerState:
     saved_step: int | None = None
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], source: Path) -> TrainerState:
+    def from_json(cls, content: object, source: Path) -> TrainerState:
         """Return the trainer state from a checkpoint's JSON.
 
         Raises:
             CheckpointError: A value is missing or has a wrong type.
         """
+        content = content if isinstance(content, dict) else {}
         fresh = asdict(cls())
         optional = {"best_step": int, "best_value": float, "saved_step": int}
         for name, usual in fresh.items():
@@ -367,8 +368,7 @@ def restore_progress(
         CheckpointError: The checkpoint belongs to another model or optimizer.
         OutputError: An earlier checkpoint cannot be removed.
     """
-    content = checkpoint.state.get("progress")
-    progress = TrainerState.from_json(content if isinstance(content, dict) else {}, checkpoint.path)
+    progress = TrainerState.from_json(checkpoint.state.get("progress"), checkpoint.path)
     kept = {step for step in (progress.saved_step, progress.best_step) if step is not None}
     progress.saved_step = checkpoint.step
     try:

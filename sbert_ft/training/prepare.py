@@ -27,7 +27,7 @@ from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.training.objectives import NUMBERS_OF_TEXTS, Objective, build_objective, check_fits
 from sbert_ft.training.run_folder import Mode
 from sbert_ft.training.run_log import check_tensorboard
-from sbert_ft.training.trainable_model import check_encoder, frozen_parameters
+from sbert_ft.training.trainable_model import check_encoder, trained_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,8 @@ def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> Prep
     evaluator: Evaluator | None = None
     if isinstance(model, ClassifierModel):
         had_head = _with_head(model, data.train, settings)
-        _check_something_is_trained(model, settings)
+        if not trained_parameters(model, settings.model):  # with a frozen encoder, the head may be trained
+            raise InputError("every weight is frozen, the head's by requires_grad", "leave some to train")
         head = model.head
         if model.n_outputs > 1:
             class_weights = _balanced_weights(model, data.train)
@@ -147,15 +148,6 @@ def _with_head(model: ClassifierModel, train: ConnectionDataset, settings: RunSe
         logger.warning("the classifier's head is for other classes than the training rows have: a new head is created")
     model.start_head(classes, settings.training.seed)
     return False
-
-
-def _check_something_is_trained(model: ClassifierModel, settings: RunSettings) -> None:
-    """Check that some weights of the classifier are trained; with a frozen encoder, the head may be."""
-    assert model.head is not None
-    encoder = model.bert.encoder
-    is_frozen = len(frozen_parameters(encoder, settings.model)) == len(list(encoder.parameters()))
-    if is_frozen and not any(parameter.requires_grad for parameter in model.head.parameters()):
-        raise InputError("every weight is frozen, the head's by requires_grad", "leave some to train")
 
 
 def _balanced_weights(model: ClassifierModel, train: ConnectionDataset) -> Tensor:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
 
 from sbert_ft._version import library_versions
 from sbert_ft.config.loader import run_to_json
@@ -27,9 +27,14 @@ from sbert_ft.training.checkpoints import Checkpoint, TrainerState, newest_check
 from sbert_ft.training.prepare import PreparedRun, RunOptions
 from sbert_ft.training.run_folder import RunFolder, content_of
 from sbert_ft.training.run_log import read_log
-from sbert_ft.training.trainable_model import frozen_parameters, trained_module
+from sbert_ft.training.trainable_model import trained_module, trained_parameters
+
+logger = logging.getLogger(__name__)
 
 Weight = Literal["refuse", "warn", "free"]
+Fingerprint = Mapping[str, Any]
+"""The JSON document of everything that a run's results depend on; `fingerprint_of` says what is in it."""
+_SECTIONS = {"settings": dict, "data": dict, "model": dict, "versions": dict, "device": str}
 
 FREE_SETTINGS = ("output_dir", "training.logging_steps", "training.save_steps", "training.tensorboard")
 """Settings that may differ, since they do not change results; so may paths of files that are compared by sha256."""
@@ -37,16 +42,9 @@ FREE_SETTINGS = ("output_dir", "training.logging_steps", "training.save_steps", 
 WARNED_SETTINGS = ("training.device", "training.micro_batch_size")
 """Settings that may differ with a warning."""
 _ABSENT = "absent"
+_SHA256 = re.compile("[0-9a-f]{64}")
 _SHOWN_DIGITS = 12
-
-
-logger = logging.getLogger(__name__)
 _N_CHECKPOINTS = 3  # the last, the one before or the best, and the one being written
-
-
-Fingerprint = Mapping[str, Any]
-"""The JSON document of everything that a run's results depend on; `fingerprint_of` says what is in it."""
-_SECTIONS = {"settings": dict, "data": dict, "model": dict, "versions": dict, "device": str}
 
 
 def fingerprint_of(run: PreparedRun) -> Fingerprint:
@@ -84,25 +82,18 @@ def checked_fingerprint(value: object, source: Path) -> Fingerprint:
     return value
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One difference between two fingerprints.
+class Difference(NamedTuple):
+    """A value that differs between two fingerprints, and whether results may change: not at all, or by rounding."""
 
-    Attributes:
-        path: The setting's path, or the section and the name in it.
-        sentence: The old and the new value.
-        weight: ``refuse`` if results may change, ``warn`` if they may change by rounding, ``free`` if they stay the
-            same.
-    """
-
-    path: str
     sentence: str
     weight: Weight
 
 
 def differences(saved: Fingerprint, now: Fingerprint) -> list[Difference]:
     """Return all differences between two fingerprints, section by section."""
-    free = {*FREE_SETTINGS, *(f"data.{split}" for split in saved["data"].keys() & now["data"].keys())}
+    old_data, new_data = saved["data"], now["data"]
+    free = {*FREE_SETTINGS, *(f"data.{split}" for split in old_data.keys() & new_data.keys())}
+    free |= {f"data.{split}.source" for split in (*old_data, *new_data)}  # the same rows under another name
     if saved["model"] and now["model"]:
         free.add("model.path")
     found = []
@@ -110,11 +101,14 @@ def differences(saved: Fingerprint, now: Fingerprint) -> list[Difference]:
         before, after = dict(_leaves(saved[section], "")), dict(_leaves(now[section], ""))
         for key in dict.fromkeys([*before, *after]):
             old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
-            if key in before and key in after and _same(old, new):
+            is_same = old == new and isinstance(old, bool) == isinstance(new, bool)  # 1 equals 1.0, but not true
+            if key in before and key in after and is_same:
                 continue
             path = key if section == "settings" else f"{section}.{key}".rstrip(".")
+            is_rounding = path in WARNED_SETTINGS or section in ("versions", "device")
+            weight: Weight = "free" if path in free else "warn" if is_rounding else "refuse"
             sentence = f"{quoted(path).strip(chr(39))} was {_short(old)}, is {_short(new)}"
-            found.append(Difference(path, sentence, _weight(section, key, free)))
+            found.append(Difference(sentence, weight))
     return found
 
 
@@ -155,29 +149,15 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
     """Yield each value in nested JSON with its path, such as objective.0.name; empty containers count as values."""
-    items: list[tuple[str, object]] = []
+    items: list[tuple[Any, object]] = []
     if isinstance(value, dict):
         items = list(value.items())
     elif isinstance(value, list):
-        items = [(str(i), item) for i, item in enumerate(value)]
+        items = list(enumerate(value))
     if not items:
         yield path, value
     for key, item in items:
         yield from _leaves(item, f"{path}.{key}" if path else key)
-
-
-def _same(old: object, new: object) -> bool:
-    return old == new and isinstance(old, bool) == isinstance(new, bool)  # 1 equals 1.0, but not true
-
-
-def _weight(section: str, key: str, free: Collection[str]) -> Weight:
-    if section in ("versions", "device"):
-        return "warn"
-    if section == "data":
-        return "free" if key.endswith(".source") else "refuse"  # the same rows under another name
-    if section == "settings" and key in free:
-        return "free"
-    return "warn" if section == "settings" and key in WARNED_SETTINGS else "refuse"
 
 
 def _short(value: object) -> str:
@@ -185,26 +165,25 @@ def _short(value: object) -> str:
     if value is _ABSENT:
         return _ABSENT
     if isinstance(value, str):
-        is_digest = len(value) == 64 and all(c in "0123456789abcdef" for c in value)
-        return quoted(f"{value[:_SHOWN_DIGITS]}…" if is_digest else value)
+        return quoted(f"{value[:_SHOWN_DIGITS]}…" if _SHA256.fullmatch(value) else value)
     return quoted(json.dumps(value)).strip("'")
 
 
 @dataclass(frozen=True)
 class ResumeState:
-    """How a session starts: from scratch or from a checkpoint.
+    """How a session starts: from a checkpoint, or None for the first step.
 
-    Attributes:
-        now: What the session starts with.
-        checkpoint: The checkpoint to resume from; None to start from the first step.
-        settings: What to write to config.json; None if it is already there.
-        is_new: Whether to write `now` as the fingerprint that later sessions are compared with.
+    `files` are the JSON files to write before, in their order: config.json marks the folder as a run, and later
+    sessions are compared with the fingerprint.
     """
 
-    now: Fingerprint
     checkpoint: Checkpoint | None
-    settings: dict[str, Any] | None
-    is_new: bool
+    files: Mapping[Path, object]
+
+    def write_files(self) -> None:
+        """Write the files; an `OutputError` says that one cannot be written."""
+        for path, content in self.files.items():
+            write_json(path, content)
 
 
 def checked_resume_state(run: PreparedRun, folder: RunFolder, options: RunOptions) -> ResumeState:
@@ -215,37 +194,26 @@ def checked_resume_state(run: PreparedRun, folder: RunFolder, options: RunOption
         CheckpointError: No checkpoint is complete, or the newest belongs to another model.
     """
     now = fingerprint_of(run)
-    settings: dict[str, Any] = now["settings"]
+    both_files = {folder.config_file: now["settings"], folder.fingerprint_file: now}
     if options.mode != "resume":
-        return ResumeState(now, None, settings, is_new=True)
+        return ResumeState(None, both_files)
     checkpoint = newest_checkpoint(folder.checkpoints_dir)
     if checkpoint is None and not folder.fingerprint_file.exists():
-        return ResumeState(now, None, settings, is_new=True)  # the run ended before it wrote its fingerprint
+        return ResumeState(None, both_files)  # the run ended before it wrote its fingerprint
     saved = _checked_against(now, folder, options)
-    _check_fits(run, checkpoint)
+    if checkpoint is not None:
+        _check_fits(run, checkpoint)
     _warn_of_gaps(run, folder, checkpoint)
     if options.allow_changes or saved is None:  # the next session is compared with the changed state
-        return ResumeState(now, checkpoint, settings, is_new=True)
+        return ResumeState(checkpoint, both_files)
     if content_of(folder.config_file) == saved["settings"]:
-        return ResumeState(now, checkpoint, None, is_new=False)
+        return ResumeState(checkpoint, {})
     logger.warning(
         "%s was edited or damaged since the run began and is written again; to change settings, edit the CONFIG that "
         "the command names",
         shown(folder.config_file),
     )
-    return ResumeState(now, checkpoint, saved["settings"], is_new=False)
-
-
-def write_resume_state(state: ResumeState, folder: RunFolder) -> None:
-    """Write what the run starts with, config.json first: this file marks the folder as a run.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    if state.settings is not None:
-        write_json(folder.config_file, state.settings)
-    if state.is_new:
-        write_json(folder.fingerprint_file, state.now)
+    return ResumeState(checkpoint, {folder.config_file: saved["settings"]})
 
 
 def check_finished(run: PreparedRun, folder: RunFolder, options: RunOptions) -> dict[str, Any]:
@@ -266,11 +234,10 @@ def check_finished(run: PreparedRun, folder: RunFolder, options: RunOptions) -> 
 
 def warn_of_disk_space(run: PreparedRun, folder: RunFolder, state: ResumeState) -> None:
     """Warn before training starts if there may be too little disk space for checkpoints and model."""
-    module = trained_module(run.model)
-    frozen = {id(parameter) for parameter in frozen_parameters(run.model.bert.encoder, run.settings.model)}
-    table = id(run.model.bert.encoder.get_input_embeddings().weight)  # it has moments only for the rows that were read
-    n_weights = sum(parameter.numel() for parameter in module.parameters())
-    n_moments = sum(2 * p.numel() for p in module.parameters() if id(p) not in frozen and id(p) != table)
+    table = run.model.bert.encoder.get_input_embeddings().weight  # has moments only for the rows that were read
+    n_weights = sum(parameter.numel() for parameter in trained_module(run.model).parameters())
+    trained = trained_parameters(run.model, run.settings.model).values()
+    n_moments = sum(2 * parameter.numel() for parameter in trained if parameter is not table)
     needed = 4 * (_N_CHECKPOINTS * (n_weights + n_moments) + n_weights)
     try:
         free = shutil.disk_usage(folder.path).free
@@ -308,19 +275,15 @@ def _checked_against(now: Fingerprint, folder: RunFolder, options: RunOptions) -
     return saved
 
 
-def _check_fits(run: PreparedRun, checkpoint: Checkpoint | None) -> None:
+def _check_fits(run: PreparedRun, checkpoint: Checkpoint) -> None:
     """Check that the checkpoint can be restored: with allowed changes, it may belong to another model.
 
     Raises:
         CheckpointError: Its weights, optimizer state or trainer state do not fit this run.
     """
-    if checkpoint is None:
-        return
-    content = checkpoint.state.get("progress")
-    TrainerState.from_json(content if isinstance(content, dict) else {}, checkpoint.path)
-    module = trained_module(run.model)
+    TrainerState.from_json(checkpoint.state.get("progress"), checkpoint.path)
     saved = checkpoint.shapes("weights")
-    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    own = {name: tuple(tensor.shape) for name, tensor in trained_module(run.model).state_dict().items()}
     for name in sorted({*saved, *own}):
         if saved.get(name) != own.get(name):
             was, is_ = saved.get(name, "absent"), own.get(name, "absent")
@@ -329,19 +292,14 @@ def _check_fits(run: PreparedRun, checkpoint: Checkpoint | None) -> None:
                 f"{is_} in this run",
                 "undo the change, or start again with --overwrite",
             )
-    frozen = {id(parameter) for parameter in frozen_parameters(run.model.bert.encoder, run.settings.model)}
     optimizer = checkpoint.shapes("optimizer")
-    for name, parameter in module.named_parameters():
-        if _is_trained(parameter, frozen) and not all(f"{key}:{name}" in optimizer for key in ("exp_avg", "step")):
+    for name in trained_parameters(run.model, run.settings.model):
+        if not all(f"{key}:{name}" in optimizer for key in ("exp_avg", "step")):
             raise CheckpointError(
                 f"{shown(checkpoint.path)} has no state of the optimizer for {quoted(name, limit=200)}, which was "
                 "frozen when the run began",
                 "freeze it again, or start again with --overwrite",
             )
-
-
-def _is_trained(parameter: nn.Parameter, frozen: set[int]) -> bool:
-    return parameter.requires_grad and id(parameter) not in frozen
 
 
 def _warn_of_gaps(run: PreparedRun, folder: RunFolder, checkpoint: Checkpoint | None) -> None:

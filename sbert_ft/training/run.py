@@ -30,7 +30,7 @@ from sbert_ft.training.interruption import interruptible, memory_named, saved_na
 from sbert_ft.training.loop import TrainingSession, train
 from sbert_ft.training.plan import RunPlan, plan_run
 from sbert_ft.training.prepare import PreparedRun, RunOptions
-from sbert_ft.training.resume import check_finished, checked_resume_state, warn_of_disk_space, write_resume_state
+from sbert_ft.training.resume import check_finished, checked_resume_state, warn_of_disk_space
 from sbert_ft.training.run_folder import RUN_FILES, RUN_FOLDERS, RunFolder, check_run_folder, open_run_folder
 from sbert_ft.training.run_log import check_tensorboard, read_log, warnings_kept
 from sbert_ft.training.tokenized_dataset import cut_rows
@@ -107,7 +107,7 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
             logger.info("%s: the run is finished; nothing is left to do", folder.path)
             return FineTuneResult(folder.path, metrics, was_finished=True)
         state = checked_resume_state(run, folder, options)
-        write_resume_state(state, folder)
+        state.write_files()
         warn_of_disk_space(run, folder, state)
         plan = plan_run(run)
         for line in plan.describe():

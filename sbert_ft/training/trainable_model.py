@@ -104,6 +104,13 @@ def frozen_parameters(encoder: nn.Module, settings: ModelSettings) -> list[nn.Pa
     return frozen
 
 
+def trained_parameters(model: TrainableModel, settings: ModelSettings) -> dict[str, nn.Parameter]:
+    """Return the parameters of `trained_module` that a run trains, by name; errors as in `frozen_parameters`."""
+    frozen = {id(parameter) for parameter in frozen_parameters(model.bert.encoder, settings)}
+    named = trained_module(model).named_parameters()
+    return {name: parameter for name, parameter in named if parameter.requires_grad and id(parameter) not in frozen}
+
+
 def _is_checkpointing(encoder: PreTrainedModel) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules())
 
