@@ -31,7 +31,7 @@ from sbert_ft.training.optimizer import Optimizer, optimizer_tensors, restore_op
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
-_FILE_NAME = re.compile(r"step-([0-9]{8,18})\.safetensors")
+_FILE_NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})\.safetensors")  # as `checkpoint_file` makes it
 _GROUP = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _NO_DIGEST = "0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
@@ -42,13 +42,9 @@ _CHUNK_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose bytes matched its digest when it was opened.
+    """A checkpoint whose bytes matched its digest when it was opened, after `step` optimizer steps.
 
-    Attributes:
-        path: Its file.
-        step: Optimizer steps made before it was saved.
-        state: The JSON values saved with the tensors.
-        groups: Names of its groups of tensors, for `read_tensors`.
+    `state` has the JSON values that were saved with the tensors, and `groups` the names for `read_tensors`.
     """
 
     path: Path
@@ -73,11 +69,7 @@ class Checkpoint:
             raise _damaged(self.path, quoted(error, limit=200)) from None
 
     def shapes(self, group: str) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the tensors of a group, without reading them.
-
-        Raises:
-            CheckpointError: There is no such group.
-        """
+        """Return the shapes of the tensors of a group, without reading them; errors as in `read_tensors`."""
         prefix = self._prefix(group)
         header = safetensors_header(self.path)
         return {name.removeprefix(prefix): info.shape for name, info in header.items() if name.startswith(prefix)}
@@ -135,11 +127,7 @@ def save_checkpoint(
 
 
 def _digest_of(file: BinaryIO) -> tuple[int, str]:
-    """Return where a file's digest is, and what it has to be: the sha256 of all bytes, with zeros in its own place.
-
-    Raises:
-        ValueError: There is none in the header.
-    """
+    """Return where a file's digest is, and what it has to be: the sha256 of all bytes, with zeros in its own place."""
     file.seek(0)
     n_header = int.from_bytes(file.read(8), "little")
     head = file.read(min(n_header, _MAX_HEADER_BYTES))
@@ -163,7 +151,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
         CheckpointError: There are checkpoints, but all are damaged; or the folder cannot be read.
     """
     faults = []
-    for path in _checkpoints(folder):
+    for path in _checkpoints(folder).values():
         try:
             return read_checkpoint(path)
         except CheckpointError as error:
@@ -171,12 +159,10 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
             logger.warning("%s; it is skipped", error)
     if not faults:
         return None
+    listed = "; ".join(faults[:5]) + (" ..." if len(faults) > 5 else "")
     raise CheckpointError(
-        f"{shown(folder)} holds no complete checkpoint: "
-        + "; ".join(faults[:5])
-        + (" ..." if len(faults) > 5 else "")
-        + ". "
-        "Restore one from a copy, or start the run again with --overwrite"
+        f"{shown(folder)} holds no complete checkpoint: {listed}. Restore one from a copy, or start the run again with "
+        "--overwrite"
     )
 
 
@@ -186,9 +172,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: It is missing, incomplete, damaged, or has a format that this version cannot read.
     """
-    named = _FILE_NAME.fullmatch(path.name)
+    step = _step_of(path.name)
     try:
-        if named is None:
+        if step is None:
             raise ValueError("it is not a file named step- and a number")
         with os.fdopen(open_regular(path), "rb") as file:
             place, expected = _digest_of(file)
@@ -199,7 +185,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             metadata: dict[str, str] = opened.metadata() or {}
         if metadata.get("format") != str(FORMAT):
             raise ValueError(f"its format is {quoted(metadata.get('format'))}; this version reads {FORMAT}")
-        if metadata.get("step") != str(int(named[1])):
+        if metadata.get("step") != str(step):
             raise ValueError(f"its header is for step {quoted(metadata.get('step'))}")
         state: dict[str, Any] = parse_json(metadata.get("state", "").encode("utf-8", "surrogatepass"), "its state")
         groups = tuple(metadata.get("groups", "").split())
@@ -207,23 +193,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise _damaged(path, error.strerror or str(error)) from None
     except (ValueError, SafetensorError, ModelFolderError) as error:
         raise _damaged(path, str(error)) from None
-    return Checkpoint(path, int(named[1]), state, groups)
+    return Checkpoint(path, step, state, groups)
 
 
 def remove_all_but(folder: Path, keep: Collection[int], before: int | None = None) -> None:
     """Remove the checkpoints of all steps except those in `keep`, damaged ones too; other files stay.
 
-    Args:
-        folder: Where the run's checkpoints are.
-        keep: The steps to keep.
-        before: Checkpoints of this step and later ones are kept, too; None to keep only `keep`.
+    With `before`, checkpoints of this step and later ones are kept, too.
 
     Raises:
         OutputError: One cannot be removed.
         CheckpointError: The folder cannot be read.
     """
-    for path in _checkpoints(folder):
-        if _step(path) not in keep and (before is None or _step(path) < before):
+    for step, path in _checkpoints(folder).items():
+        if step not in keep and (before is None or step < before):
             with writing(path):
                 path.unlink()
     if folder.is_dir():
@@ -234,7 +217,7 @@ def remove_all_but(folder: Path, keep: Collection[int], before: int | None = Non
 def checkpoint_steps(folder: Path) -> list[int]:
     """Return the steps that have a checkpoint, damaged ones too; empty if the folder cannot be read."""
     try:
-        return sorted(map(_step, _checkpoints(folder)))
+        return sorted(_checkpoints(folder))
     except CheckpointError:
         return []
 
@@ -246,26 +229,26 @@ def checkpoint_file(folder: Path, step: int) -> Path:
 
 def is_checkpoint_name(name: str) -> bool:
     """Return whether this is the name of a checkpoint's file."""
+    return _step_of(name) is not None
+
+
+def _step_of(name: str) -> int | None:
     named = _FILE_NAME.fullmatch(name)
-    return named is not None and name == checkpoint_file(Path(), int(named[1])).name
+    return None if named is None else int(named[1])
 
 
-def _step(path: Path) -> int:
-    return int(path.stem.removeprefix("step-"))
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """Return the files and links named like a checkpoint, the highest step first."""
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    """Return the files and links named like a checkpoint, by step, the highest step first."""
     try:
-        found = [folder / name for name in os.listdir(folder) if is_checkpoint_name(name)]
+        steps = [step for name in os.listdir(folder) if (step := _step_of(name)) is not None]
     except FileNotFoundError:
-        return []
+        return {}
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"{shown(folder)} cannot be read: {cause}; expected a folder of checkpoints") from None
+    found = {step: checkpoint_file(folder, step) for step in sorted(steps, reverse=True)}
     # a folder of this name is somebody's own
-    found = [path for path in found if path.is_symlink() or not path.is_dir()]
-    return sorted(found, key=_step, reverse=True)
+    return {step: path for step, path in found.items() if path.is_symlink() or not path.is_dir()}
 
 
 def _damaged(path: Path, cause: str) -> CheckpointError:
@@ -274,37 +257,21 @@ def _damaged(path: Path, cause: str) -> CheckpointError:
 
 @dataclass
 class TrainerState:
-    """The state of the training loop, updated after each step.
+    """The state of the training loop, updated after each step."""
 
-    Attributes:
-        step: Optimizer steps made.
-        epoch: The current epoch, from 0.
-        step_in_epoch: Steps made in the current epoch.
-        passes: Passes over the rows, with the current one as a fraction.
-        micro_rows: Rows per forward; reduced when memory runs out.
-        best_step: Step of the best evaluation; None before the first one.
-        best_value: The metric of the best evaluation.
-        n_stale: Evaluations since the best one.
-        seconds: Training time over all sessions.
-        losses: Losses of the steps since the last line of the log.
-        evaluation_due: Whether the run ended after a step, but before the evaluation due there.
-        stopped_early: Whether training stopped because evaluations did not improve.
-        saved_step: Step of the last checkpoint; None before the first one.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    step_in_epoch: int = 0
-    passes: float = 0.0
-    micro_rows: int = 1
-    best_step: int | None = None
-    best_value: float | None = None
-    n_stale: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    evaluation_due: bool = False
-    stopped_early: bool = False
-    saved_step: int | None = None
+    step: int = 0  # optimizer steps made
+    epoch: int = 0  # the current one, from 0
+    step_in_epoch: int = 0  # steps made in the current epoch
+    passes: float = 0.0  # over the rows, with the current one as a fraction
+    micro_rows: int = 1  # rows per forward; reduced when memory runs out
+    best_step: int | None = None  # step of the best evaluation; None before the first one
+    best_value: float | None = None  # the metric of the best evaluation
+    n_stale: int = 0  # evaluations since the best one
+    seconds: float = 0.0  # training time over all sessions
+    losses: list[float] = field(default_factory=list)  # of the steps since the last line of the log
+    evaluation_due: bool = False  # whether the run ended after a step, but before the evaluation due there
+    stopped_early: bool = False  # whether training stopped because evaluations did not improve
+    saved_step: int | None = None  # step of the last checkpoint; None before the first one
 
     @classmethod
     def from_json(cls, content: object, source: Path) -> TrainerState:
@@ -313,18 +280,14 @@ class TrainerState:
         Raises:
             CheckpointError: A value is missing or has a wrong type.
         """
-        content = content if isinstance(content, dict) else {}
-        fresh = asdict(cls())
-        optional = {"best_step": int, "best_value": float, "saved_step": int}
-        for name, usual in fresh.items():
-            kind = optional.get(name, type(usual))
-            value = content.get(name, source)  # if missing, a Path, which has no valid type
-            fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool) == isinstance(
-                value, bool
-            )
-            if not fits and not (value is None and name in optional):
+        values: dict[str, Any] = content if isinstance(content, dict) else {}
+        kinds = {"int": "int", "float": "int float", "bool": "bool", "list[float]": "list"}
+        for name, annotation in cls.__annotations__.items():
+            kind, *optional = annotation.split(" | ")
+            found = type(values.get(name, source)).__name__  # if missing, of a Path
+            if found not in kinds[kind].split() and not (optional and found == "NoneType"):
                 raise CheckpointError(f"{source}: its state has no usable {quoted(name)}; start again with --overwrite")
-        return cls(**{name: content[name] for name in fresh})
+        return cls(**{name: values[name] for name in cls.__annotations__})
 
 
 def save_progress(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -30,12 +30,11 @@ NUMBERS_OF_TEXTS = {1: "one text", 2: "two texts", 3: "three texts"}
 class Objective:
     """A loss over a batch, made by `build_objective`.
 
-    `settings` have all defaults filled in, and `methods` has one loss for each of them. Of several objectives `coupled`
-    and `distinct_texts` (see `ObjectiveKind`) hold if they hold for one. If not coupled, the loss is a mean over rows.
+    `methods` has one loss for each of the `settings`. Of several objectives `coupled` and `distinct_texts` (see
+    `ObjectiveKind`) hold if they hold for one. If not coupled, the loss is a mean over rows.
     The `head` of a classifier makes logits, shape (B, K), of the vectors of each column of texts.
     """
 
-    name: str
     settings: tuple[ObjectiveSettings, ...]
     n_texts: tuple[int, ...]
     label_kinds: tuple[str, ...]
@@ -57,7 +56,7 @@ class Objective:
         """
         if len(embeddings) not in self.n_texts or (labels is None and "none" not in self.label_kinds):
             given = f"{len(embeddings)} columns of texts {'without' if labels is None else 'with'} labels"
-            raise InputError(f"objective {self.name} was given {given}, but {_takes(self.settings)}")
+            raise InputError(f"objective {_names(self.settings)} was given {given}, but {_takes(self.settings)}")
         with torch.autocast(embeddings[0].device.type, enabled=False):
             vectors = [column.float() for column in embeddings]
             if self.head is not None:
@@ -89,15 +88,13 @@ def build_objective(
     kinds = [OBJECTIVES[part.name] for part in settings]
     assert all(kind.of_classifier == (head is not None) for kind in kinds)
     n_texts, label_kinds = _common_rows(settings)
-    filled = tuple(_filled(part) for part in settings)
     return Objective(
-        name=_names(settings),
-        settings=filled,
+        settings=tuple(settings),
         n_texts=n_texts,
         label_kinds=label_kinds,
         coupled=any(kind.coupled for kind in kinds),
         distinct_texts=any(kind.distinct_texts for kind in kinds),
-        methods=tuple(_method(part, class_weights) for part in filled),
+        methods=tuple(_method(part, class_weights) for part in settings),
         head=head,
     )
 
@@ -191,24 +188,23 @@ def _advice(dataset: ConnectionDataset, of_classifier: bool) -> str:
     return advice
 
 
-def _filled(settings: ObjectiveSettings) -> ObjectiveSettings:
-    """Return the settings with the objective's own default in place of None."""
+def _options(settings: ObjectiveSettings) -> dict[str, Any]:
+    """Return the options of an objective, with its own default in place of None."""
     defaults = OBJECTIVES[settings.name].defaults
-    return replace(settings, **{key: value for key, value in defaults.items() if getattr(settings, key) is None})
+    given = {key: getattr(settings, key) for key in defaults}
+    return {key: default if given[key] is None else given[key] for key, default in defaults.items()}
 
 
 def _method(settings: ObjectiveSettings, class_weights: Tensor | None) -> LossMethod:
-    kind = OBJECTIVES[settings.name]
-    options = {key: getattr(settings, key) for key in kind.defaults}
+    options = _options(settings)
     if settings.class_weight is not None:
         options["class_weight"] = class_weights
-    return kind.make(**options)
+    return OBJECTIVES[settings.name].make(**options)
 
 
 def _describe(settings: ObjectiveSettings) -> str:
     options = []
-    for name in OBJECTIVES[settings.name].defaults:
-        value = getattr(settings, name)
+    for name, value in _options(settings).items():
         if value not in (None, False):
             shown = f" {value:g}" if isinstance(value, float | int) else f" {value}"
             options.append(name.replace("_", " ") + ("" if value is True else shown))
