@@ -68,12 +68,9 @@ class BertClassifier(ClassifierModel):
 
         Raises:
             InputError: Rows and labels do not fit each other or the classifier.
-            ConfigError: A setting is out of range.
             DataError: A text is blank, or a label is not valid.
-            TrainingError: A loss is not a finite number.
-            OutputError: Something cannot be written.
-            ResourceError: Memory ran out.
-            RunInterrupted: Ctrl-C, SIGTERM or SIGHUP. As after every error, the classifier is unchanged.
+            ConfigError, TrainingError, OutputError, ResourceError, RunInterrupted: As in `fine_tune`. After every error
+                the classifier is unchanged.
         """
         if dev is not None and dev_share is not None:
             raise InputError("dev and dev_share are both given", "keep one of them")
@@ -150,8 +147,7 @@ def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:
     """Return the distinct labels, sorted, as plain Python values.
 
     Raises:
-        InputError: A label is missing, labels are of several types or of an unsupported type, or there are fewer than
-            two classes.
+        InputError: They are not at least two classes, all of one of these types, or one is missing.
     """
     kinds = {type(label) for label in labels}
     for position, label in enumerate(labels):

@@ -93,8 +93,7 @@ def save_checkpoint(
     Args:
         folder: Where the run's checkpoints are; created if it does not exist.
         step: The optimizer steps made, from 0.
-        tensors: Groups of tensors by name (lowercase letters, digits and `_`). They may be on any device, be views and
-            share memory; of a view, only its own values are saved.
+        tensors: Groups of tensors by name (lowercase letters, digits and `_`), as `write_safetensors` takes them.
         state: Everything else, as JSON. Floats are restored bit by bit.
 
     Raises:
@@ -202,8 +201,7 @@ def remove_all_but(folder: Path, keep: Collection[int], before: int | None = Non
     With `before`, checkpoints of this step and later ones are kept, too.
 
     Raises:
-        OutputError: One cannot be removed.
-        CheckpointError: The folder cannot be read.
+        OutputError, CheckpointError: One cannot be removed, or the folder cannot be read.
     """
     for step, path in _checkpoints(folder).items():
         if step not in keep and (before is None or step < before):
@@ -275,11 +273,7 @@ class TrainerState:
 
     @classmethod
     def from_json(cls, content: object, source: Path) -> TrainerState:
-        """Return the trainer state from a checkpoint's JSON.
-
-        Raises:
-            CheckpointError: A value is missing or has a wrong type.
-        """
+        """Return the trainer state from a checkpoint's JSON; a missing or wrong value is a `CheckpointError`."""
         values: dict[str, Any] = content if isinstance(content, dict) else {}
         kinds = {"int": "int", "float": "int float", "bool": "bool", "list[float]": "list"}
         for name, annotation in cls.__annotations__.items():
@@ -299,15 +293,11 @@ def save_progress(
 ) -> None:
     """Write the whole state of a run, then remove all checkpoints except this one, the previous one and the best.
 
-    The previous one is the fallback in case this one gets damaged.
-
-    Raises:
-        OutputError: It cannot be written; earlier checkpoints are kept.
+    The previous one is the fallback in case this one gets damaged. Errors as in `save_checkpoint`.
     """
-    state_of_optimizer = optimizer_tensors(optimizer, module)  # first, because it brings the weights up to date
     tensors = {
-        "weights": dict(module.state_dict()),
-        "optimizer": state_of_optimizer,
+        "optimizer": optimizer_tensors(optimizer, module),  # first, because it brings the weights up to date
+        "weights": module.state_dict(),
         "random": random_states(next(module.parameters()).device),
     }
     state = {"progress": asdict(progress), "scaler": None if scaler is None else scaler.state_dict()}
@@ -350,11 +340,7 @@ def restore_progress(
 
 
 def restore_weights(checkpoint: Checkpoint, module: nn.Module) -> None:
-    """Load all of a checkpoint's weights into the encoder (and head).
-
-    Raises:
-        CheckpointError: They belong to another model.
-    """
+    """Load all of a checkpoint's weights into the encoder (and head); those of another are a `CheckpointError`."""
     try:
         module.load_state_dict(checkpoint.read_tensors("weights"), strict=True)
     except RuntimeError as error:

@@ -92,9 +92,6 @@ def read_rows(train: Any, dev: Any, test: Any, objective: str, reading: Reading)
 
     With an objective for classes, labels are read as classes if `reading` does not say otherwise. All splits have the
     score scale of train.
-
-    Raises:
-        InputError, DataError: As in `as_dataset`.
     """
     if takes_classes(objective) and reading.label_kind is None and reading.classes is None:
         reading = replace(reading, label_kind="classes")
@@ -111,11 +108,7 @@ def reading_on_scale_of(train: ConnectionDataset, reading: Reading) -> Reading:
 
 
 def as_dataset(pairs: Any, reading: Reading | None = None) -> ConnectionDataset:
-    """Return pairs as a data set.
-
-    Args:
-        pairs: A data set, which is returned as it is, the path of a file, or a DataFrame.
-        reading: How to read files and DataFrames.
+    """Return pairs as a data set: one is returned as it is, a file or a DataFrame is read as `reading` says.
 
     Raises:
         InputError: They are neither a data set, a path nor a DataFrame.
@@ -136,10 +129,7 @@ def as_dataset(pairs: Any, reading: Reading | None = None) -> ConnectionDataset:
 def load_run(settings: RunSettings) -> PreparedRun:
     """Return the run of a configuration, with data and model loaded and checked; warnings are kept in it.
 
-    Raises:
-        ModelFolderError: The model's folder is damaged, incomplete or of an unsupported kind.
-        DataError: A file cannot be read as pairs.
-        InputError: Objective, data, model and settings do not fit each other.
+    Errors as in `starting_model`, `as_dataset` and `prepare`.
     """
     data, objective = settings.data, settings.objective[0].name
     with warnings_kept() as warnings, memory_named(settings, "data and model were read"):

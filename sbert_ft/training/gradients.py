@@ -69,7 +69,7 @@ def backward(
             pairs are one column.
         labels: Targets, shape (n_rows,), on the CPU; None without labels.
         n_rows: Rows of the batch, at least 1.
-        settings: Micro-batch size, precision, layout and factors.
+        settings: How the batch goes through the encoder.
 
     Returns:
         A scalar on the model's device, float32, without a graph and without the factors. This function does not wait
@@ -96,14 +96,9 @@ def backward(
 
 
 def select_rows(tokens: TextTokens, n_rows: int, rows: NDArray[np.int64]) -> TextTokens:
-    """Return the texts of the selected rows, again column after column.
+    """Return the texts of the `rows`, shape (rows,), out of those of `n_rows` rows, again column after column.
 
     For three rows of two texts, a0 a1 a2 b0 b1 b2, the rows 2 and 0 give a2 a0 b2 b0.
-
-    Args:
-        tokens: The texts of `n_rows` rows, column after column.
-        n_rows: Rows in `tokens`.
-        rows: The row numbers, in the wanted order, shape (rows,).
     """
     columns = np.arange(0, len(tokens), n_rows)
     return tokens.select((columns[:, None] + rows).ravel())

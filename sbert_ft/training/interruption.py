@@ -96,11 +96,7 @@ def interruptible() -> Iterator[Interruption]:
 
 @contextmanager
 def memory_named(settings: RunSettings, while_what: str) -> Iterator[None]:
-    """Turn an out-of-memory error into a message that names the settings that reduce memory.
-
-    Raises:
-        ResourceError: Memory ran out in the block.
-    """
+    """Turn an out-of-memory error into a `ResourceError` that names the settings that reduce memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -117,11 +113,7 @@ def memory_named(settings: RunSettings, while_what: str) -> Iterator[None]:
 
 @contextmanager
 def saved_named(folder: RunFolder) -> Iterator[None]:
-    """Add to a write error the step from which the run can be resumed, if there is a checkpoint.
-
-    Raises:
-        OutputError: The block raised one, or the run's folder is gone.
-    """
+    """Add to an `OutputError` that the folder is gone, or the step from which the run can be resumed, if any."""
     try:
         yield
     except OutputError as error:

@@ -45,20 +45,19 @@ _N_NAMED_LINES = 8
 # A scaler starts at 2**16 and halves at each overflow; this many in sequence are not a problem of scale.
 _MAX_OVERFLOWS = 30
 _SPLIT = "dev"  # is evaluated on
+_BAR: dict[str, Any] = {"unit": "step", "dynamic_ncols": True}
 
 logger = logging.getLogger(__name__)
 
 
 class StepLogger:
-    """Collects losses and times of steps for the log; losses and total time are kept in the trainer state.
-
-    Args:
-        progress: The run's trainer state.
-        lines: The line of each training row in its source, shape (N,).
-        scaled: Whether a scaler is used, which skips steps whose gradient overflows and then tries a smaller scale.
-    """
+    """Collects losses and times of steps for the log; losses and total time are kept in the trainer state."""
 
     def __init__(self, progress: TrainerState, lines: NDArray[np.int64], scaled: bool) -> None:
+        """Begin with the run's state and the line of each training row in its source, shape (N,).
+
+        `scaled`: whether a scaler is used, which skips steps whose gradient overflows and then tries a smaller scale.
+        """
         self.progress = progress
         self.lines = lines
         self.unread: list[tuple[int, list[NDArray[np.int64]], Tensor]] = []
@@ -75,11 +74,7 @@ class StepLogger:
         self.n_rows += sum(map(len, group))
 
     def check(self) -> None:
-        """Read the losses of the steps since the last check; waits for the device.
-
-        Raises:
-            TrainingError: A loss or the norm of a gradient is not a finite number.
-        """
+        """Read the losses since the last check; waits for the device. One that is not finite is a `TrainingError`."""
         if not self.unread:
             return
         numbers: list[float] = torch.cat([read for _, _, read in self.unread]).cpu().tolist()  # one copy
@@ -149,9 +144,7 @@ def train(plan: RunPlan, session: TrainingSession) -> TrainerState:
 
     Raises:
         TrainingError: A loss or gradient is not a finite number; the message names the step and the rows.
-        ResourceError: A single row does not fit into memory.
-        OutputError: A checkpoint or a line of the log cannot be written.
-        RunInterrupted: A signal ended the run, after a checkpoint was written.
+        ResourceError, OutputError, RunInterrupted: As in `run_training`; a signal is followed by a checkpoint.
     """
     run, folder = plan.run, session.folder
     begin = 0 if session.resume_from is None else session.resume_from.step
@@ -190,7 +183,8 @@ class _Loop:
     def train(self) -> TrainerState:
         plan, settings, progress, session = self.plan, self.settings, self.progress, self.session
         evaluates = plan.run.metric is not None
-        with closing(self.optimizer), self.model.bert.trained_in(plan.autocast_dtype), self._bar() as bar:
+        bar = tqdm(total=plan.n_steps, initial=progress.step, disable=not session.progress_bar, **_BAR)
+        with closing(self.optimizer), self.model.bert.trained_in(plan.autocast_dtype), bar:
             if progress.evaluation_due and evaluates:  # the run ended before this evaluation was made
                 self.optimizer.settle()
                 self._evaluate(is_resumed=True)
@@ -327,7 +321,8 @@ class _Loop:
         progress.evaluation_due = False
         patience = self.settings.early_stopping_patience
         progress.stopped_early = patience is not None and progress.n_stale >= patience
-        if not (is_resumed and _is_noted(self.log, progress.step)):
+        noted = [record.get("step") for record in read_log(self.log.path) if record.get("kind") == "eval"]
+        if not is_resumed or progress.step not in noted:
             passes = round(progress.passes, 4)
             where = {"kind": "eval", "step": progress.step, "epoch": passes, "split": _SPLIT}
             self.log.append({**where, "metrics": dict(metrics), "best": best})
@@ -339,16 +334,8 @@ class _Loop:
 
     def _save(self) -> None:
         """Write a checkpoint; then end the run if a signal came before or meanwhile."""
-        session = self.session
-        session.folder.check_is_there()
+        folder = self.session.folder
+        folder.check_is_there()
         self.log.sync()
-        save_progress(session.folder.checkpoints_dir, self.progress, self.module, self.optimizer, self.scaler)
-        session.interruption.raise_if_signalled(f"after step {self.progress.step:,}; continue with --resume")
-
-    def _bar(self) -> tqdm:
-        n_steps, shown = self.plan.n_steps, self.session.progress_bar
-        return tqdm(total=n_steps, initial=self.progress.step, unit="step", disable=not shown, dynamic_ncols=True)
-
-
-def _is_noted(log: RunLog, step: int) -> bool:
-    return any(record.get("kind") == "eval" and record.get("step") == step for record in read_log(log.path))
+        save_progress(folder.checkpoints_dir, self.progress, self.module, self.optimizer, self.scaler)
+        self.session.interruption.raise_if_signalled(f"after step {self.progress.step:,}; continue with --resume")

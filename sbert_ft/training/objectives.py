@@ -78,7 +78,7 @@ def build_objective(
     """Return the objective that adds the losses of these settings, each times its weight.
 
     Args:
-        settings: One or more objectives, checked by `config.loader`.
+        settings: One or more, checked by `config.loader`.
         head: The head of the classifier to train; None for a sentence encoder.
         class_weights: Factor on the loss of each class's rows if they are to be balanced, shape (K,), on its device.
 
@@ -100,12 +100,9 @@ def build_objective(
 
 
 def check_fits(settings: Sequence[ObjectiveSettings], dataset: ConnectionDataset) -> None:
-    """Check that the objectives can learn from these rows.
+    """Check that the objectives can learn from these rows; an `InputError` says why not, and which would fit.
 
     If all labels are equal, a warning is logged: if texts are only pulled together, all end at one point.
-
-    Raises:
-        InputError: They cannot; the message says what rows the data has and which objectives would fit.
     """
     _common_rows(settings)
     for part in settings:
@@ -141,12 +138,7 @@ def _common_rows(settings: Sequence[ObjectiveSettings]) -> tuple[tuple[int, ...]
 
 
 def fitting_objectives(dataset: ConnectionDataset, of_classifier: bool = False) -> tuple[str, ...]:
-    """Return the names of the objectives that can learn from these rows, in the table's order.
-
-    Args:
-        dataset: The rows.
-        of_classifier: True for objectives of classifiers, False for those of sentence encoders.
-    """
+    """Return the names of the objectives of classifiers or of sentence encoders that can learn from these rows."""
     kinds = [name for name, kind in OBJECTIVES.items() if kind.of_classifier == of_classifier]
     return tuple(name for name in kinds if _misfit(name, dataset) is None)
 

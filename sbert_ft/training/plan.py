@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import TrainingSettings
-from sbert_ft.data.ledger import counted
+from sbert_ft.data.ledger import counted, row_word
 from sbert_ft.encoder.devices import choose_precision, describe_device, memory_bytes
 from sbert_ft.encoder.packing import Layout, row_width
 from sbert_ft.models.connection_bert import ConnectionBert
@@ -71,7 +71,7 @@ class RunPlan:
     @property
     def row(self) -> str:
         """What a row is: a text, pair or triplet."""
-        return ("text", "pair", "triplet")[self.run.data.train.n_texts - 1]
+        return row_word(self.run.data.train.n_texts)
 
     @property
     def sequence(self) -> str:
@@ -133,9 +133,6 @@ def training_dtype(settings: TrainingSettings, device: torch.device) -> torch.dt
     """Return the type in which the encoder computes under autocast; None for float32.
 
     ``auto`` is bfloat16 if the hardware multiplies it, float16 on older CUDA GPUs, otherwise float32.
-
-    Raises:
-        InputError: The precision is unknown.
     """
     if settings.precision == "auto" and device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16

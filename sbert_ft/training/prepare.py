@@ -99,7 +99,7 @@ def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> Prep
 
     Raises:
         InputError: Objective, data, encoder and settings do not fit each other.
-        ResourceError: training.tensorboard is set, but tensorboard is not installed.
+        ResourceError: As in `check_tensorboard`.
     """
     if others := {name: dataset for name, dataset in data.splits().items() if name != "train"}:
         data = replace(data, train=data.train.with_overlaps(**others))

@@ -69,11 +69,7 @@ def fingerprint_of(run: PreparedRun) -> Fingerprint:
 
 
 def checked_fingerprint(value: object, source: Path) -> Fingerprint:
-    """Return the fingerprint that the file `source` holds, after checking its form.
-
-    Raises:
-        RunFolderError: The value is not a fingerprint.
-    """
+    """Return the fingerprint that the file `source` holds; another value is a `RunFolderError`."""
     if not isinstance(value, dict) or set(value) != set(_SECTIONS):
         raise RunFolderError(f"{shown(source)} does not say what the run started with; expected {', '.join(_SECTIONS)}")
     for name, kind in _SECTIONS.items():
@@ -113,12 +109,7 @@ def differences(saved: Fingerprint, now: Fingerprint) -> list[Difference]:
 
 
 def check_unchanged(saved: Fingerprint, now: Fingerprint, *, allow_changes: bool = False) -> list[str]:
-    """Return a warning for each difference that is allowed.
-
-    Args:
-        saved: What the run started with.
-        now: What it is resumed with.
-        allow_changes: Whether other settings, data or weights are only warned about, too.
+    """Return a warning for each difference that is allowed; with `allow_changes` all are.
 
     Raises:
         RunFolderError: Settings, data or weights differ; the message names every difference.
@@ -134,11 +125,7 @@ def check_unchanged(saved: Fingerprint, now: Fingerprint, *, allow_changes: bool
 
 
 def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return the sha256 of tensors: their names, dtypes, shapes and bytes, in the order of the names.
-
-    Args:
-        tensors: Tensors by name, such as a state dict, on any device.
-    """
+    """Return the sha256 of tensors on any device: names, dtypes, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().to("cpu").contiguous()
@@ -252,11 +239,7 @@ def warn_of_disk_space(run: PreparedRun, folder: RunFolder, state: ResumeState) 
 
 
 def _checked_against(now: Fingerprint, folder: RunFolder, options: RunOptions) -> Fingerprint | None:
-    """Return what the run started with, or None if unknown and changes are allowed; log a warning per difference.
-
-    Raises:
-        RunFolderError: Settings, data or weights differ, or the fingerprint is missing or damaged.
-    """
+    """Return what the run started with, or None if unknown and changes are allowed; log a warning per difference."""
     path = folder.fingerprint_file
     try:
         content = content_of(path)
@@ -276,11 +259,7 @@ def _checked_against(now: Fingerprint, folder: RunFolder, options: RunOptions) -
 
 
 def _check_fits(run: PreparedRun, checkpoint: Checkpoint) -> None:
-    """Check that the checkpoint can be restored: with allowed changes, it may belong to another model.
-
-    Raises:
-        CheckpointError: Its weights, optimizer state or trainer state do not fit this run.
-    """
+    """Check that the checkpoint can be restored: with allowed changes, it may belong to another model."""
     TrainerState.from_json(checkpoint.state.get("progress"), checkpoint.path)
     saved = checkpoint.shapes("weights")
     own = {name: tuple(tensor.shape) for name, tensor in trained_module(run.model).state_dict().items()}

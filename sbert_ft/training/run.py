@@ -42,11 +42,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FineTuneResult:
-    """The result of a run.
+    """The result of a run: its folder and the content of metrics.json.
 
     Attributes:
-        folder: The run's folder.
-        metrics: The content of metrics.json.
         was_finished: Whether the run was already finished; then nothing was done.
     """
 
@@ -86,12 +84,8 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
     """Carry out a run in its folder; the model is tuned in place.
 
     Raises:
-        RunFolderError: The folder holds something else or is in use, or its run was started differently.
         CheckpointError: No checkpoint is complete.
-        TrainingError: A loss is not a finite number.
-        ResourceError: A single row does not fit into memory.
-        OutputError: Something cannot be written.
-        RunInterrupted: A signal ended the run.
+        RunFolderError, TrainingError, ResourceError, OutputError, RunInterrupted: As in `fine_tune`.
     """
     if options.mode == "overwrite":
         _check_inputs_stay(run.settings)
@@ -206,11 +200,7 @@ def _metrics(plan: RunPlan, progress: TrainerState, found: EvaluationResult, war
 
 
 def _check_inputs_stay(settings: RunSettings) -> None:
-    """Check that overwriting a run does not remove the inputs of the new run.
-
-    Raises:
-        RunFolderError: Overwriting would remove the model or a data file.
-    """
+    """Check that overwriting a run does not remove the inputs of the new run."""
     folder, data = os.path.realpath(settings.output_dir), settings.data
     inputs = {"model.path": settings.model.path, "data.train": data.train, "data.dev": data.dev, "data.test": data.test}
     for key, path in inputs.items():

@@ -53,12 +53,8 @@ class RunLog:
             self._descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one line; NaN and infinity become null.
-
-        Raises:
-            OutputError: It cannot be written; the earlier lines stay complete.
-        """
-        strict = json.loads(json.dumps(record), parse_constant=_null)
+        """Add one line; NaN and infinity become null. After an `OutputError` the earlier lines stay complete."""
+        strict = json.loads(json.dumps(record), parse_constant=lambda _word: None)
         line = json.dumps(strict).encode() + b"\n"
         with writing(self.path):
             n_bytes = os.fstat(self._descriptor).st_size
@@ -74,11 +70,7 @@ class RunLog:
                     self._writer.add_scalar(f"{group}/{name}", value, record["step"])
 
     def sync(self) -> None:
-        """Sync all lines to disk.
-
-        Raises:
-            OutputError: Syncing failed.
-        """
+        """Sync all lines to disk; a failure is an `OutputError`."""
         with writing(self.path):
             os.fsync(self._descriptor)
 
@@ -135,16 +127,8 @@ def _is_kept(record: Mapping[str, Any] | None, after_step: int | None) -> bool:
     return record is not None and (after_step is None or not isinstance(step, int) or step <= after_step)
 
 
-def _null(_word: str) -> None:
-    """Return None for NaN and infinity, which JSON does not have."""
-
-
 def check_tensorboard(wanted: bool) -> None:
-    """Check that tensorboard is installed if `wanted`.
-
-    Raises:
-        ResourceError: tensorboard is not installed.
-    """
+    """Raise a `ResourceError` if tensorboard is `wanted` and not installed."""
     if wanted and importlib.util.find_spec("tensorboard") is None:
         raise ResourceError(
             "training.tensorboard needs the package tensorboard: pip install 'sbert-ft[tensorboard]', or set it to "
