@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     import pandas
 
 logger = logging.getLogger(__name__)
-
-
 _MODES: Mapping[str, Mode] = {"error": "new", "resume": "resume", "overwrite": "overwrite"}
 # Settings of a classifier that are attributes of one too.
 _OF_CLASSIFIER = ("pooling", "features", "truncation", "head_dropout", "max_seq_length")
@@ -67,8 +65,10 @@ def starting_model(settings: RunSettings) -> TrainableModel:
             # a stock folder does not state the kind, one of ours does
             kind = None if "classifier" in source.own or wanted.kind == "towers" else wanted.kind
             found = ClassifierModel.from_pretrained(source, device, precision, wanted.max_seq_length, kind=kind)
-            if _goes_on(found, wanted):
-                return found
+            same_features = wanted.kind != "towers" or found.features == wanted.features
+            same = all(getattr(wanted, name) in (None, getattr(found, name)) for name in ("pooling", "head_dropout"))
+            if found.kind == wanted.kind and same_features and same:
+                return found  # training goes on with its head
             logger.warning(
                 "%s holds a classifier of another kind (%s): its encoder is used, and a new head is created",
                 *(quoted(wanted.path, limit=400), found.kind),
@@ -80,18 +80,10 @@ def starting_model(settings: RunSettings) -> TrainableModel:
     return ClassifierModel(bert, wanted.kind, **{name: getattr(wanted, name) for name in _OF_CLASSIFIER})
 
 
-def _goes_on(found: ClassifierModel, wanted: ModelSettings) -> bool:
-    """Return whether a folder's classifier matches the settings, so that training continues with its head."""
-    same_features = wanted.kind != "towers" or found.features == wanted.features
-    same_others = all(getattr(wanted, name) in (None, getattr(found, name)) for name in ("pooling", "head_dropout"))
-    return found.kind == wanted.kind and same_features and same_others
+def _read_rows(train: Any, dev: Any, test: Any, objective: str, reading: Reading) -> RunData:
+    """Return the rows of a run, all on the score scale of train; each split is given as in `as_dataset`, or None.
 
-
-def read_rows(train: Any, dev: Any, test: Any, objective: str, reading: Reading) -> RunData:
-    """Return the rows of a run, each split given as in `as_dataset`, or None.
-
-    With an objective for classes, labels are read as classes if `reading` does not say otherwise. All splits have the
-    score scale of train.
+    With an objective for classes, labels are read as classes if `reading` does not say otherwise.
     """
     if takes_classes(objective) and reading.label_kind is None and reading.classes is None:
         reading = replace(reading, label_kind="classes")
@@ -133,7 +125,7 @@ def load_run(settings: RunSettings) -> PreparedRun:
     """
     data, objective = settings.data, settings.objective[0].name
     with warnings_kept() as warnings, memory_named(settings, "data and model were read"):
-        rows = read_rows(data.train, data.dev, data.test, objective, data.reading)
+        rows = _read_rows(data.train, data.dev, data.test, objective, data.reading)
         if data.dev_share is not None:
             train, dev = rows.train.split(data.dev_share, settings.training.seed)
             rows = replace(rows, train=train, dev=dev)
@@ -197,7 +189,7 @@ def fine_tune(
     parts = _objectives(objective, model)
     with warnings_kept() as warnings:
         name = next((part.name for part in parts[:1] if isinstance(part, ObjectiveSettings)), "")
-        data = read_rows(train, dev, test, name, Reading())
+        data = _read_rows(train, dev, test, name, Reading())
         sources: dict[str, Any] = {split: dataset.source for split, dataset in data.splits().items()}
         settings = check_settings(
             RunSettings(

@@ -71,10 +71,9 @@ def _name(number: int) -> str:
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Handle the signals in the block; outside the main thread Python allows no handlers, so none are installed.
+    """Handle the signals in the block, which a second one ends at once by a `RunInterrupted`.
 
-    Raises:
-        RunInterrupted: A signal ended the block at once.
+    Outside the main thread Python allows no handlers, so none are installed.
     """
     interruption = Interruption()
     before = {}

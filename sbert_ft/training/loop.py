@@ -321,8 +321,8 @@ class _Loop:
         progress.evaluation_due = False
         patience = self.settings.early_stopping_patience
         progress.stopped_early = patience is not None and progress.n_stale >= patience
-        noted = [record.get("step") for record in read_log(self.log.path) if record.get("kind") == "eval"]
-        if not is_resumed or progress.step not in noted:
+        records = read_log(self.log.path) if is_resumed else []
+        if not any(record.get("kind") == "eval" and record.get("step") == progress.step for record in records):
             passes = round(progress.passes, 4)
             where = {"kind": "eval", "step": progress.step, "epoch": passes, "split": _SPLIT}
             self.log.append({**where, "metrics": dict(metrics), "best": best})

@@ -56,7 +56,7 @@ class Optimizer:
             self.adamw.state[self.rows.weights] = {"step": torch.zeros((), dtype=torch.float32)}
 
     def prepare(self, token_ids: NDArray[np.int32]) -> None:
-        """Update the embedding rows that a forward over these tokens reads; call it before each training forward."""
+        """Update the embedding rows that a training forward over these tokens reads; call it before each."""
         if self.rows is not None:
             self.rows.prepare(token_ids)
 
@@ -79,14 +79,11 @@ class Optimizer:
 
     def step(self) -> None:
         """Update the weights with the gradient."""
-        if self.rows is None:
-            self.adamw.step()
-            return
-        self.rows.hand_over_gradient()
-        state = self.adamw.state[self.rows.weights]
-        state["exp_avg"], state["exp_avg_sq"] = self.rows.exp_avg, self.rows.exp_avg_sq
+        if self.rows is not None:
+            self.rows.hand_over_gradient()
+            self.adamw.state[self.rows.weights] |= {"exp_avg": self.rows.exp_avg, "exp_avg_sq": self.rows.exp_avg_sq}
         self.adamw.step()
-        if self.rows.weights.grad is not None:
+        if self.rows is not None and self.rows.weights.grad is not None:
             group = self.adamw.param_groups[0]
             self.rows.pending *= 1.0 - group["lr"] * group["weight_decay"]
 
@@ -161,10 +158,8 @@ def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tens
 def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Restore a saved state in place; the weights saved with it must be restored before.
 
-    A run that updated its table by rows can continue without that, and the other way round.
-
-    Raises:
-        KeyError, ValueError: The state belongs to other parameters.
+    A run that updated its table by rows can continue without that, and the other way round. A `KeyError` or
+    `ValueError` says that the state belongs to other parameters.
     """
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:

@@ -169,14 +169,10 @@ def steps_by_epoch(
 
 
 def activation_bytes(bert: ConnectionBert, n_tokens: int, longest: int, n_bytes: int, checkpointing: bool) -> int:
-    """Return the bytes that a forward keeps for its backward.
+    """Return the bytes that a forward of `n_tokens`, `longest` of them in one text, keeps for its backward.
 
-    Args:
-        bert: The encoder.
-        n_tokens: Tokens of the forward.
-        longest: Tokens of its longest text.
-        n_bytes: Bytes per value: 2 in half precision, 4 in float32.
-        checkpointing: Whether activations within a layer are recomputed instead of kept.
+    A value has `n_bytes`: 2 in half precision, 4 in float32. With `checkpointing`, activations within a layer are
+    recomputed instead of kept.
     """
     config = bert.plan.config
     heads, layers, width = int(config.num_attention_heads), int(config.num_hidden_layers), bert.hidden_size
@@ -216,9 +212,7 @@ def foresee(
 def free_memory(device: torch.device, group: Path = Path("/sys/fs/cgroup")) -> int:
     """Return the free bytes on the device; for a CPU, the memory available without swapping.
 
-    Args:
-        device: The device.
-        group: The Linux cgroup folder with the memory limit of a container; a process that exceeds it is killed.
+    The Linux cgroup folder `group` has the memory limit of a container; a process that exceeds it is killed.
     """
     if device.type == "cuda":
         # memory that torch has reserved but does not use is free, but only for torch

@@ -92,8 +92,7 @@ class RunLog:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the records of a log, empty if there is no file; broken lines are skipped with a warning.
 
-    Raises:
-        RunFolderError: The file cannot be read.
+    A file that cannot be read is a `RunFolderError`.
     """
     try:
         records = [record for _, record in _lines(_content(path) or b"")]

@@ -29,36 +29,24 @@ def word_gradients_by_row(encoder: PreTrainedModel, wanted: bool = True) -> Iter
     That is on a CPU, for a trained float32 table that no other module shares and that lookups do not change.
     """
     words = encoder.get_input_embeddings()
-    if not wanted or not isinstance(words, nn.Embedding) or not _has_rows_of_its_own(encoder, words):
+    if not wanted or not isinstance(words, nn.Embedding):
         yield
         return
-    before, words.sparse = words.sparse, True
+    before, table = words.sparse, words.weight
+    n_users = sum(parameter is table for _, parameter in encoder.named_parameters(remove_duplicate=False))
+    is_alone = n_users == 1 and words.max_norm is None and not words.scale_grad_by_freq
+    if is_alone and table.device.type == "cpu" and table.dtype == torch.float32 and table.requires_grad:
+        words.sparse = True
     try:
         yield
     finally:
         words.sparse = before
 
 
-def _has_rows_of_its_own(encoder: nn.Module, words: nn.Embedding) -> bool:
-    table = words.weight
-    n_users = sum(parameter is table for _, parameter in encoder.named_parameters(remove_duplicate=False))
-    return (
-        table.device.type == "cpu"
-        and table.dtype == torch.float32
-        and table.requires_grad
-        and n_users == 1
-        and words.max_norm is None
-        and not words.scale_grad_by_freq
-    )
-
-
 def table_stepped_by_row(module: nn.Module) -> Tensor | None:
     """Return the trained embedding table with sparse gradients; None if there is none."""
-    tables = [
-        part.weight
-        for part in module.modules()
-        if isinstance(part, nn.Embedding) and part.sparse and part.weight.requires_grad
-    ]
+    sparse = [part for part in module.modules() if isinstance(part, nn.Embedding) and part.sparse]
+    tables = [part.weight for part in sparse if part.weight.requires_grad]
     assert len(tables) <= 1, "only one table can be updated by rows"
     return tables[0] if tables else None
 
@@ -67,10 +55,7 @@ class EmbeddingRows:
     """The active rows of a table: of V rows of width D, A are active, in the order in which they became active.
 
     Buffers for all V rows are allocated at once, but the system provides memory only for the parts that are written, so
-    memory use grows with the active rows.
-
-    Args:
-        table: float32, shape (V, D), on the CPU.
+    memory use grows with the active rows. The table, shape (V, D), is float32 and on the CPU.
 
     Attributes:
         table: The weight that forwards read. Up to date for the rows of the last `prepare`; all of it after `settle`.
@@ -97,11 +82,7 @@ class EmbeddingRows:
         return self._rows[: len(self.weights)]
 
     def prepare(self, token_ids: NDArray[np.int32]) -> None:
-        """Update the rows of the table that a forward will read; rows read for the first time become active.
-
-        Args:
-            token_ids: At least one, in any order; duplicates are allowed.
-        """
+        """Update the rows of the table that a forward over these tokens reads; those read first become active."""
         rows = torch.from_numpy(np.unique(token_ids).astype(np.int64))
         with torch.no_grad():
             new = rows[self._slots[rows] < 0]
@@ -159,14 +140,9 @@ class EmbeddingRows:
         }
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Restore a saved state in place; the table's weights must be restored before.
+        """Restore in place what `state` returned, or the moments of all rows, shape (V, D).
 
-        Args:
-            saved: As returned by `state`, or the moments of all rows, shape (V, D).
-
-        Raises:
-            KeyError: Something is missing.
-            ValueError: It belongs to another table.
+        The table's weights must be restored before. Errors as in `check_rows`.
         """
         if "rows" not in saved:
             rows = (saved["exp_avg"].ne(0) | saved["exp_avg_sq"].ne(0)).any(dim=1).nonzero().flatten()
@@ -225,10 +201,8 @@ def check_rows(saved: Mapping[str, Tensor], table: Tensor) -> None:
 def spread_rows(saved: Mapping[str, Tensor], table: Tensor) -> dict[str, Tensor]:
     """Return the dense moments, shape (V, D) each, for a state of rows, and apply the pending decay to the other rows.
 
-    This lets a run continue where tables are updated as a whole. `table`: the weights from the checkpoint.
-
-    Raises:
-        KeyError, ValueError: As in `check_rows`.
+    This lets a run continue where tables are updated as a whole. `table` has the weights from the checkpoint. Errors as
+    in `check_rows`.
     """
     check_rows(saved, table)
     rows = saved["rows"].to(table.device)

@@ -21,8 +21,6 @@ from sbert_ft.training.sparse_embedding import word_gradients_by_row
 
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|block|blocks)\.(\d+)\.")
 _EMBEDDINGS = re.compile(r"(?:^|\.)\w*embeddings?\w*\.")
-
-
 # Attributes that a run or `fit` sets on a model besides its weights.
 _FACTS = ("decision", "score_scale", "temperature", "head", "_classes")
 
@@ -36,12 +34,12 @@ def trained_module(model: TrainableModel) -> nn.Module:
 def set_up_for_training(encoder: PreTrainedModel, settings: RunSettings) -> Iterator[None]:
     """Prepare the encoder as the settings say; after the block all but its weights is restored, in eval mode.
 
-    Raises:
-        InputError: The encoder cannot be trained with these settings, as in `check_encoder`.
+    Errors as in `check_encoder`.
     """
     check_encoder(encoder, settings)
     trained_before = [parameter.requires_grad for parameter in encoder.parameters()]
-    checkpointing = settings.training.gradient_checkpointing and not _is_checkpointing(encoder)
+    is_checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules())
+    checkpointing = settings.training.gradient_checkpointing and not is_checkpointing
     with dropout_set_to(encoder, settings.model.dropout):
         try:
             for parameter in frozen_parameters(encoder, settings.model):
@@ -111,15 +109,10 @@ def trained_parameters(model: TrainableModel, settings: ModelSettings) -> dict[s
     return {name: parameter for name, parameter in named if parameter.requires_grad and id(parameter) not in frozen}
 
 
-def _is_checkpointing(encoder: PreTrainedModel) -> bool:
-    return any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules())
-
-
 def _newest(encoder: PreTrainedModel, action: str) -> Callable[..., Any]:
     """Return a method of the encoder that was renamed within transformers 5, under either name."""
-    method: Callable[..., Any] = getattr(encoder, f"activation_{action}", None) or getattr(
-        encoder, f"gradient_{action}"
-    )
+    name = next(name for name in (f"activation_{action}", f"gradient_{action}") if hasattr(encoder, name))
+    method: Callable[..., Any] = getattr(encoder, name)
     return method
 
 
@@ -127,9 +120,7 @@ def _newest(encoder: PreTrainedModel, action: str) -> Callable[..., Any]:
 def put_back_on_failure(model: TrainableModel, *, weights: bool = True) -> Iterator[None]:
     """Restore the model if the block raises: weights, head, classes and decision; it is then in eval mode.
 
-    Args:
-        model: The caller's model.
-        weights: Whether the block may change the weights, so that a copy of them is needed.
+    Without `weights` the block does not change those, and no copy of them is needed.
     """
     encoder, facts = model.bert.encoder, {name: getattr(model, name) for name in _FACTS if hasattr(model, name)}
     modules = [module for module in (encoder, facts.get("head")) if weights and module is not None]
