@@ -53,7 +53,7 @@ from sbert_ft.errors import RunInterrupted, SbertFtError
 from sbert_ft.models.classifier import TrainableModel
 from sbert_ft.models.inference import WINDOW_TEXTS
 from sbert_ft.training.gradients import BackwardSettings, backward
-from sbert_ft.training.objectives import build_objective
+from sbert_ft.training.objectives import Objective
 from sbert_ft.training.plan import plan_run, training_layout
 from sbert_ft.training.prepare import RunData, prepare
 from sbert_ft.training.trainable_model import trained_module
@@ -293,7 +293,7 @@ def one_step(encoder: SiameseBert, name: str, kind: str) -> tuple[float, dict[st
         labels /= n_values - 1
     model.eval()
     settings = BackwardSettings(micro_rows=n_rows, layout=training_layout(model.bert))
-    objective = build_objective([ObjectiveSettings(name)], head)
+    objective = Objective([ObjectiveSettings(name)], head)
     loss = float(backward(model, objective, tokens, labels, n_rows, settings))
     module = trained_module(model)
     gradients = {key: p.grad.cpu() for key, p in module.named_parameters() if p.grad is not None}

@@ -38,14 +38,10 @@ def epoch_batches(
 
     Args:
         n_rows: Rows of the data set.
-        batch_size: Rows per batch, at least 1.
+        batch_size: Rows per batch, at least 1; a batch has the shape (rows,), int64.
         seed: At least 0.
         epoch: From 0.
-        text_rows: The numbers of each row's texts, shape (n_rows, k), for batches without repeated texts. One row
-            may hold the same text twice.
-
-    Returns:
-        One array per batch, shape (rows,), int64.
+        text_rows: The numbers of each row's texts, shape (n_rows, k); one row may hold the same text twice.
     """
     assert batch_size >= 1 and (text_rows is None or len(text_rows) == n_rows)
     order = np.random.default_rng([seed, epoch]).permutation(n_rows).astype(np.int64)
@@ -58,15 +54,11 @@ def epoch_batches(
 
 
 def fitting_batch_size(batch_size: int, text_rows: NDArray[np.int64]) -> int:
-    """Return the batch size with which no batch repeats a text and all batches are about equal in size.
+    """Return the batch size, at most `batch_size`, with which no batch repeats a text and all are about equal in size.
 
     A text that occurs in 1,000 rows needs 1,000 batches, however large they are. If the first batches were full, only
     rows with this text would be left at the end of the epoch, one per batch. So all batches are made as small as the
-    most frequent text requires, with at least 2 rows.
-
-    Args:
-        batch_size: The requested size, which is returned if no text is that frequent.
-        text_rows: As in `epoch_batches`.
+    most frequent text requires, with at least 2 rows. `text_rows` are as in `epoch_batches`.
     """
     if not text_rows.size:
         return batch_size

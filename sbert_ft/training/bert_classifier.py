@@ -10,9 +10,8 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from sbert_ft.arguments import instance_argument
@@ -61,10 +60,8 @@ class BertClassifier(ClassifierModel):
             dev: Rows and labels to evaluate on.
             dev_share: Instead of `dev`, the share of the rows to hold out; no text is on both sides.
             objective: softmax, or binary_cross_entropy for one output, a score.
-            training: The loop's settings.
-            evaluation: How the result is evaluated.
             output_dir: The run's folder, with report and checkpoints; None for a temporary one that is removed.
-            show_progress_bar: Whether to show a progress bar on standard error.
+            training, evaluation, show_progress_bar: As in `fine_tune`.
 
         Raises:
             InputError: Rows and labels do not fit each other or the classifier.
@@ -126,21 +123,17 @@ class BertClassifier(ClassifierModel):
         return make(rows, reading, labels=labels)
 
 
-@contextmanager
-def _run_folder(output_dir: str | os.PathLike[str] | None) -> Iterator[str | os.PathLike[str]]:
-    """Yield the run's folder; without `output_dir` a temporary folder, which is removed afterwards."""
+def _run_folder(output_dir: str | os.PathLike[str] | None) -> AbstractContextManager[str | os.PathLike[str]]:
+    """Return a context with the run's folder; without `output_dir` a temporary folder, which is removed afterwards."""
     if output_dir is not None:
-        yield output_dir
-        return
+        return nullcontext(output_dir)
     try:
-        temporary = tempfile.TemporaryDirectory(prefix="sbert-ft-", ignore_cleanup_errors=True)
+        return tempfile.TemporaryDirectory(prefix="sbert-ft-", ignore_cleanup_errors=True)
     except OSError as error:
         raise OutputError(
             f"no temporary folder can be made for the run: {error.strerror or error}",
             "give output_dir, or set TMPDIR to a folder with free space",
         ) from error
-    with temporary as path:
-        yield Path(path) / "run"
 
 
 def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:

@@ -34,12 +34,10 @@ from sbert_ft.training.objectives import Objective
 class BackwardSettings:
     """How a batch goes through the encoder.
 
-    Attributes:
-        micro_rows: Maximum rows per forward, at least 1; it changes memory, not the gradient.
-        autocast_dtype: Type in which the encoder computes, under autocast unless a copy is trained; None for float32.
-        layout: How texts are packed; None to choose by lengths and device.
-        loss_factor: Factor on the gradient, such as 1 / (batches per optimizer step).
-        scale: Scales the loss before the backward pass, as ``GradScaler.scale`` does for float16.
+    At most `micro_rows` rows go through at once, which changes memory, not the gradient. The encoder computes in
+    `autocast_dtype`, under autocast unless a copy is trained; None for float32. Where `layout` is None it is chosen by
+    lengths and device. The gradient is multiplied by `loss_factor`, such as 1 / (batches per optimizer step), and the
+    loss goes through `scale` before the backward pass, such as ``GradScaler.scale`` for float16.
     """
 
     micro_rows: int

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,22 +25,38 @@ _LABEL_WORDS = {"none": "no label", "binary": "a label 0 or 1", "score": "a scor
 NUMBERS_OF_TEXTS = {1: "one text", 2: "two texts", 3: "three texts"}
 
 
-@dataclass(frozen=True)
 class Objective:
-    """A loss over a batch, made by `build_objective`.
+    """A loss over a batch: the losses of some settings added, each times its weight.
 
-    `methods` has one loss for each of the `settings`. Of several objectives `coupled` and `distinct_texts` (see
-    `ObjectiveKind`) hold if they hold for one. If not coupled, the loss is a mean over rows.
-    The `head` of a classifier makes logits, shape (B, K), of the vectors of each column of texts.
+    `n_texts` and `label_kinds` are those of the rows that all of them take. Of several, `coupled` and `distinct_texts`
+    (see `ObjectiveKind`) hold if they hold for one. If not coupled, the loss is a mean over rows.
     """
 
-    settings: tuple[ObjectiveSettings, ...]
-    n_texts: tuple[int, ...]
-    label_kinds: tuple[str, ...]
-    coupled: bool
-    distinct_texts: bool
-    methods: tuple[LossMethod, ...]
-    head: Callable[[list[Tensor]], Tensor] | None = None
+    def __init__(
+        self,
+        settings: Sequence[ObjectiveSettings],
+        head: Callable[[list[Tensor]], Tensor] | None = None,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        """Make the losses of the settings, which `config.loader` has checked.
+
+        Args:
+            settings: One or more.
+            head: A classifier's, which makes logits, shape (B, K), of the vectors of each column of texts; None for a
+                sentence encoder.
+            class_weights: Factor on the loss of each class's rows if they are to be balanced, shape (K,), on its
+                device.
+
+        Raises:
+            InputError: No row fits all objectives.
+        """
+        kinds = [OBJECTIVES[part.name] for part in settings]
+        assert all(kind.of_classifier == (head is not None) for kind in kinds)
+        self.settings, self.head = tuple(settings), head
+        self.n_texts, self.label_kinds = _common_rows(settings)
+        self.coupled = any(kind.coupled for kind in kinds)
+        self.distinct_texts = any(kind.distinct_texts for kind in kinds)
+        self._methods = [_method(part, class_weights) for part in settings]
 
     def loss(self, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
         """Return the weighted sum of the losses of a batch: a scalar, float32, under autocast too.
@@ -62,41 +77,12 @@ class Objective:
             if self.head is not None:
                 vectors = [self.head(vectors)]
             targets = None if labels is None else labels.float()
-            parts = zip(self.settings, self.methods, strict=True)
+            parts = zip(self.settings, self._methods, strict=True)
             return torch.stack([part.weight * method(vectors, targets) for part, method in parts]).sum()
 
     def describe(self) -> str:
         """Return the objective in one line, such as ``cosine + 0.5 * cosent (scale 20)``."""
         return " + ".join(_describe(part) for part in self.settings)
-
-
-def build_objective(
-    settings: Sequence[ObjectiveSettings],
-    head: Callable[[list[Tensor]], Tensor] | None = None,
-    class_weights: Tensor | None = None,
-) -> Objective:
-    """Return the objective that adds the losses of these settings, each times its weight.
-
-    Args:
-        settings: One or more, checked by `config.loader`.
-        head: The head of the classifier to train; None for a sentence encoder.
-        class_weights: Factor on the loss of each class's rows if they are to be balanced, shape (K,), on its device.
-
-    Raises:
-        InputError: No row fits all objectives.
-    """
-    kinds = [OBJECTIVES[part.name] for part in settings]
-    assert all(kind.of_classifier == (head is not None) for kind in kinds)
-    n_texts, label_kinds = _common_rows(settings)
-    return Objective(
-        settings=tuple(settings),
-        n_texts=n_texts,
-        label_kinds=label_kinds,
-        coupled=any(kind.coupled for kind in kinds),
-        distinct_texts=any(kind.distinct_texts for kind in kinds),
-        methods=tuple(_method(part, class_weights) for part in settings),
-        head=head,
-    )
 
 
 def check_fits(settings: Sequence[ObjectiveSettings], dataset: ConnectionDataset) -> None:

@@ -24,7 +24,7 @@ from sbert_ft.evaluation.class_evaluator import ClassEvaluator, names_of_classes
 from sbert_ft.evaluation.evaluator import Evaluator
 from sbert_ft.evaluation.pair_evaluator import PairEvaluator
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
-from sbert_ft.training.objectives import NUMBERS_OF_TEXTS, Objective, build_objective, check_fits
+from sbert_ft.training.objectives import NUMBERS_OF_TEXTS, Objective, check_fits
 from sbert_ft.training.run_folder import Mode
 from sbert_ft.training.run_log import check_tensorboard
 from sbert_ft.training.trainable_model import check_encoder, trained_parameters
@@ -117,7 +117,7 @@ def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> Prep
         if model.n_outputs > 1:
             class_weights = _balanced_weights(model, data.train)
             evaluator = ClassEvaluator.of(data.splits(), model, settings, had_head)
-    objective = build_objective(settings.objective, head, class_weights)
+    objective = Objective(settings.objective, head, class_weights)
     return PreparedRun(model, data, settings, objective, evaluator or PairEvaluator.of(data.splits(), settings))
 
 

@@ -67,13 +67,12 @@ def check_output_dir(settings: RunSettings, options: RunOptions) -> None:
     """Check before data and model are loaded that the folder can be used for the run.
 
     Raises:
-        RunFolderError: It holds something else, or is in use, or the model or a data file would be overwritten.
-        OutputError: It cannot be written to.
-        ResourceError: training.tensorboard is set, but tensorboard is not installed.
+        RunFolderError, OutputError: As in `open_run_folder`; or the model or a data file would be overwritten.
+        ResourceError: As in `check_tensorboard`.
     """
     check_tensorboard(settings.training.tensorboard)
-    check_run_folder(RunFolder(Path(settings.output_dir)), options.mode)
-    if options.mode == "overwrite":  # which would remove the old run before the new one is known to work
+    if options.mode == "overwrite":  # opening would remove the old run before the new one is known to work
+        check_run_folder(RunFolder(Path(settings.output_dir)), options.mode)
         _check_inputs_stay(settings)
         return
     with open_run_folder(settings.output_dir, options.mode):

@@ -109,16 +109,10 @@ class TokenizedConnections:
         return dict(zip(PERCENTILES, found.astype(int).tolist(), strict=True))
 
     def pack_rows(self, rows: NDArray[np.int64]) -> TextTokens:
-        """Return the sequences of these rows, column after column, for one batch.
+        """Return the sequences of these rows, shape (n,), column after column, for one batch: n times `n_sequences`.
 
         Rows (a, b) and (c, d) become the texts a, c, b, d, so that splitting the vectors by the number of rows gives
         the columns. If texts are joined, they become the two sequences a b and c d, with token types.
-
-        Args:
-            rows: Shape (n,), int64.
-
-        Returns:
-            n times `n_sequences` sequences, in new arrays.
         """
         texts = self.rows[rows].T
         if self.joined_by is None:
@@ -133,19 +127,15 @@ class TokenizedConnections:
 
 
 def tokenize_connections(
-    dataset: ConnectionDataset,
-    tokenizer: TextTokenizer,
-    max_seq_length: int,
-    joined_by: Truncation | None = None,
+    dataset: ConnectionDataset, tokenizer: TextTokenizer, max_seq_length: int, joined_by: Truncation | None = None
 ) -> TokenizedConnections:
     """Return the data set's rows as tokens.
 
     Args:
-        dataset: The data set with rows and distinct texts.
+        dataset: The data set.
         tokenizer: The model's tokenizer.
-        max_seq_length: Maximum tokens of a sequence, special tokens included; longer ones are truncated.
-        joined_by: Joins the two texts of a row into one sequence, and says which is truncated if both together are too
-            long; None to keep each text separate. A separate text that is too long loses its end.
+        max_seq_length: Maximum tokens of a sequence, special tokens included; a text that is too long loses its end.
+        joined_by: Joins the two texts of a row, and says which is truncated; None to keep each text separate.
 
     Raises:
         InputError: A text is not valid or has no tokens, `max_seq_length` is too small for any token of a text, or

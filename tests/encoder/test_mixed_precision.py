@@ -15,7 +15,7 @@ from sbert_ft.config.objectives import ObjectiveSettings
 from sbert_ft.encoder.mixed_precision import HalfCopy, can_be_trained_in_half
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.gradients import BackwardSettings, backward
-from sbert_ft.training.objectives import build_objective
+from sbert_ft.training.objectives import Objective
 
 # These look up a bias for pairs of positions in their layers.
 UNDER_AUTOCAST = ("mpnet", "deberta-v2")
@@ -42,7 +42,7 @@ def run(model: SiameseBert, dtype: torch.dtype | None, micro_rows: int = N_ROWS,
     """Add the gradient of a batch to the float32 weights."""
     texts = model.tokenizer.frame(model.tokenizer.tokenize(sentences(2 * N_ROWS, seed)), 48)
     settings = BackwardSettings(micro_rows=micro_rows, autocast_dtype=dtype)
-    backward(model, build_objective([ObjectiveSettings("cosine")]), texts, SCORES, N_ROWS, settings)
+    backward(model, Objective([ObjectiveSettings("cosine")]), texts, SCORES, N_ROWS, settings)
 
 
 def gradients(model: SiameseBert) -> dict[str, Tensor]:
@@ -213,7 +213,7 @@ def test_activations_may_be_computed_twice(model: SiameseBert) -> None:
 def test_minilms_gradient_is_within_what_sampling_a_batch_does(minilm_path: Path, stsb_sentences: list[str]) -> None:
     model = SiameseBert.from_pretrained(minilm_path, "cpu", "float32").eval()
     texts = model.tokenizer.frame(model.tokenizer.tokenize(stsb_sentences[: 2 * N_ROWS]), 128)
-    objective, found = build_objective([ObjectiveSettings("cosine")]), []
+    objective, found = Objective([ObjectiveSettings("cosine")]), []
     for dtype in (None, torch.bfloat16):
         with model.bert.trained_in(dtype):
             backward(model, objective, texts, SCORES, N_ROWS, BackwardSettings(N_ROWS, dtype))

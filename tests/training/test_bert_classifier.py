@@ -37,7 +37,7 @@ from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.training.bert_classifier import classes_of
 from sbert_ft.training.fine_tune import load_run, starting_model
 from sbert_ft.training.gradients import BackwardSettings, backward
-from sbert_ft.training.objectives import build_objective
+from sbert_ft.training.objectives import Objective
 from sbert_ft.training.prepare import RunOptions
 from sbert_ft.training.run import run_training
 
@@ -240,7 +240,7 @@ def test_loss_and_gradient_of_towers_are_those_of_sentence_transformers(
     expected.backward()
 
     texts = ours.tokenizer.tokenize([pair[side] for side in (0, 1) for pair in pairs])
-    objective = build_objective([ObjectiveSettings("softmax")], ours.head)
+    objective = Objective([ObjectiveSettings("softmax")], ours.head)
     tokens = ours.tokenizer.frame(texts, 64)
     loss = backward(ours, objective, tokens, codes.float(), len(pairs), BackwardSettings(len(pairs)))
     torch.testing.assert_close(loss, expected.detach(), atol=1e-5, rtol=1e-5)
@@ -254,7 +254,7 @@ def test_balanced_weights_make_a_rare_class_count_as_much_as_a_frequent_one() ->
     logits = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
     labels = torch.tensor([0.0, 0, 0, 1])
     weights = torch.tensor([4 / (2 * 3), 4 / (2 * 1)])
-    weighted = build_objective([BALANCED], lambda columns: columns[0], weights)
+    weighted = Objective([BALANCED], lambda columns: columns[0], weights)
     found = weighted.loss([logits], labels)
     of_class = F.cross_entropy(logits, labels.long(), reduction="none")
     torch.testing.assert_close(found, (of_class[:3].mean() + of_class[3]) / 2)
@@ -277,7 +277,7 @@ def test_micro_batches_give_the_whole_batch_s_gradient(kind: str, folder: Path) 
     else:
         tokens = model.tokenizer.frame(model.tokenizer.tokenize([r[s] for s in (0, 1) for r in rows]), 40)
     assert model.head is not None
-    objective = build_objective([BALANCED], model.head, torch.tensor([2.0, 0.5, 1.0]))
+    objective = Objective([BALANCED], model.head, torch.tensor([2.0, 0.5, 1.0]))
     targets = torch.tensor([names.index(label) for label in labels])
     gradients = []
     for micro_rows in (8, 3):

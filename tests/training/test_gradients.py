@@ -16,7 +16,7 @@ from sbert_ft.encoder.packing import Layout
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.training.gradients import BackwardSettings, backward, select_rows
-from sbert_ft.training.objectives import Objective, build_objective
+from sbert_ft.training.objectives import Objective
 
 # Parts and the whole differ only by float32 rounding; relative to the largest gradient of all.
 TOLERANCE = 1e-5
@@ -79,7 +79,7 @@ def run(model: SiameseBert, case: Case, settings: BackwardSettings) -> tuple[Ten
     """Return the loss and the gradient of a case."""
     parts, n_texts, labels = case
     model.zero_grad()
-    loss = backward(model, build_objective(parts), batch_of(model, n_texts), labels, N_ROWS, settings)
+    loss = backward(model, Objective(parts), batch_of(model, n_texts), labels, N_ROWS, settings)
     return loss, gradient(model)
 
 
@@ -90,7 +90,7 @@ def plain_gradient(model: SiameseBert, case: Case, micro: list[np.ndarray], layo
     vectors = [model(model.bert.pack(select_rows(tokens, N_ROWS, rows), layout)) for rows in micro]
     split = [part.split(len(rows)) for part, rows in zip(vectors, micro, strict=True)]
     columns = [torch.cat(column) for column in zip(*split, strict=True)]
-    build_objective(parts).loss(columns, labels).backward()
+    Objective(parts).loss(columns, labels).backward()
     return gradient(model)
 
 
@@ -123,7 +123,7 @@ def test_one_forward_gives_the_gradient_of_the_loss(model: SiameseBert, layout: 
 @pytest.mark.parametrize("case", [*COUPLED.values()], ids=[*COUPLED])
 def test_cached_gradients_equal_those_of_the_whole_batch(model: SiameseBert, case: Case, micro_rows: int) -> None:
     model.eval()
-    assert build_objective(case[0]).coupled
+    assert Objective(case[0]).coupled
     whole_loss, whole = run(model, case, BackwardSettings(micro_rows=N_ROWS))
     loss, found = run(model, case, BackwardSettings(micro_rows=micro_rows))
     assert loss.item() == pytest.approx(whole_loss.item(), rel=TOLERANCE)
@@ -134,7 +134,7 @@ def test_cached_gradients_equal_those_of_the_whole_batch(model: SiameseBert, cas
 @pytest.mark.parametrize("case", [*UNCOUPLED.values()], ids=[*UNCOUPLED])
 def test_split_batches_have_the_gradient_of_the_whole(model: SiameseBert, case: Case, micro_rows: int) -> None:
     model.eval()
-    assert not build_objective(case[0]).coupled
+    assert not Objective(case[0]).coupled
     whole_loss, whole = run(model, case, BackwardSettings(micro_rows=N_ROWS))
     loss, found = run(model, case, BackwardSettings(micro_rows=micro_rows))
     assert loss.item() == pytest.approx(whole_loss.item(), rel=TOLERANCE)
@@ -192,7 +192,7 @@ def test_factors_change_the_gradient_and_not_the_loss(model: SiameseBert, case: 
     plain_loss, plain = run(model, case, BackwardSettings(micro_rows=micro_rows))
     parts, n_texts, labels = case
     tokens, settings = batch_of(model, n_texts), BackwardSettings(micro_rows=micro_rows, loss_factor=0.25)
-    objective, scaled = build_objective(parts), replace(settings, scale=lambda loss: loss * 1024)
+    objective, scaled = Objective(parts), replace(settings, scale=lambda loss: loss * 1024)
     loss = backward(model, objective, tokens, labels, N_ROWS, scaled)
     # a second batch is added to the first
     backward(model, objective, tokens, labels, N_ROWS, settings)
@@ -213,7 +213,7 @@ def test_frozen_embeddings_are_left_out(tmp_path: Path, tiny_bert_folder: Callab
     model = SiameseBert.from_pretrained(tiny_bert_folder(tmp_path / "model"), "cpu", "float32").eval()
     model.bert.encoder.embeddings.requires_grad_(False)
     settings, n_texts, _ = COUPLED["in_batch_negatives"]
-    objective: Objective = build_objective(settings)
+    objective: Objective = Objective(settings)
     backward(model, objective, batch_of(model, n_texts), None, N_ROWS, BackwardSettings(micro_rows=3))
     assert all(p.grad is None for p in model.bert.encoder.embeddings.parameters())
     assert all(p.grad is not None for p in model.bert.encoder.encoder.parameters())

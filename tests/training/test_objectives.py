@@ -25,7 +25,7 @@ from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
 from sbert_ft.errors import ConfigError, InputError
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.gradients import BackwardSettings, backward
-from sbert_ft.training.objectives import Objective, build_objective, check_fits, fitting_objectives
+from sbert_ft.training.objectives import Objective, check_fits, fitting_objectives
 
 # For a loss that float32 computes with logarithms and exponentials.
 LOSS_TOLERANCE = 1e-5
@@ -45,7 +45,7 @@ OF_CLASSIFIERS = [name for name, kind in OBJECTIVES.items() if kind.of_classifie
 
 def objective(name: str, **settings: float) -> Objective:
     head = (lambda columns: torch.cat(columns, dim=-1)[:, :3]) if name in OF_CLASSIFIERS else None
-    return build_objective([ObjectiveSettings(name, **settings)], head)
+    return Objective([ObjectiveSettings(name, **settings)], head)
 
 
 def rows(*vectors: tuple[float, float]) -> Tensor:
@@ -140,7 +140,7 @@ def test_triplet_wants_the_third_text_farther_by_the_margin() -> None:
 
 def test_losses_are_added_by_weight() -> None:
     columns, labels = [rows(*ONES * 2), rows((0.6, 0.8), (0.8, 0.6))], torch.tensor([1.0, 0.0])
-    both = build_objective([ObjectiveSettings("cosine", weight=2), ObjectiveSettings("cosent", weight=0.5)])
+    both = Objective([ObjectiveSettings("cosine", weight=2), ObjectiveSettings("cosent", weight=0.5)])
     expected = 2 * (0.4**2 + 0.8**2) / 2 + 0.5 * math.log(1 + math.exp(20 * 0.2))
     assert both.loss(columns, labels).item() == pytest.approx(expected)
     assert (both.coupled, both.distinct_texts) == (True, False)
@@ -337,7 +337,7 @@ def test_all_faults_of_the_settings_come_in_one_message() -> None:
 def test_objectives_that_no_row_fits_are_not_added() -> None:
     with pytest.raises(InputError, match=r"no row fits all of them: cosine takes two texts .* triplet takes three"):
         check_fits([ObjectiveSettings("cosine"), ObjectiveSettings("triplet")], SCORES)
-    both = build_objective([ObjectiveSettings("in_batch_negatives"), ObjectiveSettings("triplet")])
+    both = Objective([ObjectiveSettings("in_batch_negatives"), ObjectiveSettings("triplet")])
     assert (both.n_texts, both.label_kinds) == ((3,), ("none",))
 
 

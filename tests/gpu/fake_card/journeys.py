@@ -222,7 +222,7 @@ def objectives(journeys: Journeys) -> None:
     from sbert_ft import ObjectiveSettings, TrainingSettings
     from sbert_ft.config.objectives import OBJECTIVES
     from sbert_ft.training.gradients import BackwardSettings, backward
-    from sbert_ft.training.objectives import build_objective
+    from sbert_ft.training.objectives import Objective
     from sbert_ft.training.optimizer import Optimizer
 
     n_rows = 8
@@ -239,10 +239,10 @@ def objectives(journeys: Journeys) -> None:
                     model = classifier
                     weights = torch.ones(3).to(model.device) if name == "softmax" else None
                     weight = "balanced" if name == "softmax" else None
-                    objective = build_objective([ObjectiveSettings(name, class_weight=weight)], model.head, weights)
+                    objective = Objective([ObjectiveSettings(name, class_weight=weight)], model.head, weights)
                 else:
                     model = encoder
-                    objective = build_objective([ObjectiveSettings(name)])
+                    objective = Objective([ObjectiveSettings(name)])
                 model.zero_grad()
                 targets = None if "none" in kind.rows.label_kinds else torch.tensor([0.0, 1.0] * (n_rows // 2))
                 tokens = columns_of(model, max(kind.rows.n_texts))
@@ -266,7 +266,7 @@ def objectives(journeys: Journeys) -> None:
                     dtype = None if precision == "float32" else getattr(torch, precision)
                     model = encoder
                     model.zero_grad()
-                    objective = build_objective([ObjectiveSettings("cosine")])
+                    objective = Objective([ObjectiveSettings("cosine")])
                     tokens, targets = columns_of(model, 2), torch.rand(n_rows)
                     optimizer = Optimizer(model.bert.encoder, TrainingSettings())
                     settings = BackwardSettings(n_rows, dtype, layout)  # type: ignore[arg-type]
