@@ -130,8 +130,10 @@ def _without_single_rows(
     Batches of more than two rows give rows in turns, the last first, so that none gets much smaller than the others.
     """
     singles = [i for i, batch in enumerate(batches) if len(batch) == 1]
-    lenders = deque(i for i, batch in enumerate(batches) if len(batch) > 2) if singles else deque()
-    pairs = deque(i for i, batch in enumerate(batches) if len(batch) == 2) if singles else deque()
+    if not singles:
+        return batches
+    lenders = deque(i for i, batch in enumerate(batches) if len(batch) > 2)
+    pairs = deque(i for i, batch in enumerate(batches) if len(batch) == 2)
     n_failed = 0
     for single in singles:
         n_failed = 0 if _place_single_row(batches, single, lenders, pairs, text_rows) else n_failed + 1
@@ -152,7 +154,9 @@ def _place_single_row(
     for queue in (lenders, pairs):
         for _ in range(min(len(queue), _MAX_TRIED)):
             other = queue.pop()
-            fits = _share_no_text(batches[other], row, text_rows)
+            fits = np.ones(len(batches[other]), bool)
+            if text_rows is not None:
+                fits = ~(text_rows[batches[other]][:, :, None] == text_rows[row]).any(axis=(1, 2))
             if queue is lenders and fits.any():
                 lent = np.flatnonzero(fits)[-1]
                 batches[single] = np.append(row, batches[other][lent])
@@ -165,13 +169,3 @@ def _place_single_row(
                 return True
             queue.appendleft(other)
     return False
-
-
-def _share_no_text(
-    batch: NDArray[np.int64], row: NDArray[np.int64], text_rows: NDArray[np.int64] | None
-) -> NDArray[np.bool_]:
-    """Return which rows of a batch share no text with `row`, shape (1,): shape (rows,), bool."""
-    if text_rows is None:
-        return np.ones(len(batch), bool)
-    shared: NDArray[np.bool_] = (text_rows[batch][:, :, None] == text_rows[row]).any(axis=(1, 2))
-    return ~shared

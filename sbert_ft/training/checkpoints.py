@@ -142,9 +142,7 @@ def _digest_of(file: BinaryIO) -> tuple[int, str]:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the complete checkpoint of the highest step, or None if there are no checkpoints.
-
-    A damaged checkpoint is logged as a warning and skipped.
+    """Return the complete checkpoint of the highest step, or None; damaged ones are skipped with a warning.
 
     Raises:
         CheckpointError: There are checkpoints, but all are damaged; or the folder cannot be read.
@@ -285,11 +283,7 @@ class TrainerState:
 
 
 def save_progress(
-    folder: Path,
-    progress: TrainerState,
-    module: nn.Module,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler | None,
+    folder: Path, progress: TrainerState, module: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler | None
 ) -> None:
     """Write the whole state of a run, then remove all checkpoints except this one, the previous one and the best.
 
@@ -308,10 +302,7 @@ def save_progress(
 
 
 def restore_progress(
-    checkpoint: Checkpoint,
-    module: nn.Module,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler | None,
+    checkpoint: Checkpoint, module: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler | None
 ) -> TrainerState:
     """Restore everything that `save_progress` wrote, and return the trainer state.
 

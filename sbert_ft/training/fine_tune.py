@@ -130,7 +130,7 @@ def load_run(settings: RunSettings) -> PreparedRun:
             train, dev = rows.train.split(data.dev_share, settings.training.seed)
             rows = replace(rows, train=train, dev=dev)
         run = prepare(starting_model(settings), rows, settings)
-    return replace(run, warnings=tuple(warnings.sentences))
+    return replace(run, warnings=tuple(warnings))
 
 
 def fine_tune(
@@ -190,10 +190,11 @@ def fine_tune(
     with warnings_kept() as warnings:
         name = next((part.name for part in parts[:1] if isinstance(part, ObjectiveSettings)), "")
         data = _read_rows(train, dev, test, name, Reading())
+        described = ("pooling", "max_seq_length") if isinstance(model, SiameseBert) else ("kind", *_OF_CLASSIFIER)
         sources: dict[str, Any] = {split: dataset.source for split, dataset in data.splits().items()}
         settings = check_settings(
             RunSettings(
-                model=_model_settings(model),
+                model=ModelSettings(str(model.bert.source.path), **{name: getattr(model, name) for name in described}),
                 data=DataSettings(**sources),
                 output_dir=folder,
                 objective=parts,
@@ -202,7 +203,7 @@ def fine_tune(
             )
         )
         with put_back_on_failure(model), memory_named(settings, "the run was prepared"):
-            prepared = replace(prepare(model, data, settings), warnings=tuple(warnings.sentences))
+            prepared = replace(prepare(model, data, settings), warnings=tuple(warnings))
             result = run_training(prepared, RunOptions(_MODES[on_existing], progress_bar=show_progress_bar))
             if result.was_finished:
                 _become(model, result)
@@ -220,12 +221,6 @@ def _objectives(
     parts: tuple[Any, ...]
     parts = (objective,) if isinstance(objective, str) or not isinstance(objective, Sequence) else tuple(objective)
     return tuple(ObjectiveSettings(part) if isinstance(part, str) else part for part in parts)
-
-
-def _model_settings(model: TrainableModel) -> ModelSettings:
-    """Return the settings that describe a model made in Python."""
-    names = ("pooling", "max_seq_length") if isinstance(model, SiameseBert) else ("kind", *_OF_CLASSIFIER)
-    return ModelSettings(str(model.bert.source.path), **{name: getattr(model, name) for name in names})
 
 
 def _become(model: TrainableModel, result: FineTuneResult) -> None:

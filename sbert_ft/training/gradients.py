@@ -1,12 +1,10 @@
 """Compute the gradients of one batch with the memory of one micro-batch.
 
-A batch that fits into memory goes through the encoder in one packed forward. A larger one is split into parts. If the
-rows of a batch do not depend on each other, each part contributes its share of the loss. If they do, gradient caching
-is used (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", section 3.2): the
-vectors of all parts are computed without a graph, then the loss of the whole batch and its gradient with respect to
-the vectors, then each part again with a graph to backpropagate that gradient into the weights. The result is the
-gradient of the whole batch; the cost is one more forward. Random states are restored for the second forward, so that
-dropout drops the same values.
+A batch that fits into memory goes through the encoder in one packed forward. A larger one is split into parts. If its
+rows do not depend on each other, each part contributes its share of the loss. If they do, gradients are cached (Gao et
+al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", section 3.2): the vectors of all
+parts are computed without a graph, then the loss of the whole batch and its gradient for the vectors, then each part
+again with a graph, with the same dropout, to backpropagate that gradient. The cost is one more forward.
 
 Weights and their gradients are float32; only the encoder's forward is in half precision, on a copy of its layers or
 under autocast (see `ConnectionBert.trained_in`).
@@ -34,7 +32,7 @@ from sbert_ft.training.objectives import Objective
 class BackwardSettings:
     """How a batch goes through the encoder.
 
-    At most `micro_rows` rows go through at once, which changes memory, not the gradient. The encoder computes in
+    At most `micro_rows` go through at once, which changes memory, not the gradient. The encoder computes in
     `autocast_dtype`, under autocast unless a copy is trained; None for float32. Where `layout` is None it is chosen by
     lengths and device. The gradient is multiplied by `loss_factor`, such as 1 / (batches per optimizer step), and the
     loss goes through `scale` before the backward pass, such as ``GradScaler.scale`` for float16.

@@ -56,13 +56,9 @@ class Interruption:
             self.deferring = False
 
     def raise_if_signalled(self, how: str) -> None:
-        """Raise `RunInterrupted` if a signal was recorded."""
-        if self.signal_number:
-            raise self.ended(how)
-
-    def ended(self, how: str) -> RunInterrupted:
-        """Return the exception that ends the run; `how` says when it ended and how to continue."""
-        return RunInterrupted(f"the run was ended by {_name(self.signal_number)} {how}", self.signal_number)
+        """Raise `RunInterrupted` if a signal was recorded; `how` says when the run ended and how to continue."""
+        if number := self.signal_number:
+            raise RunInterrupted(f"the run was ended by {_name(number)} {how}", number) from None
 
 
 def _name(number: int) -> str:
@@ -86,8 +82,7 @@ def interruptible() -> Iterator[Interruption]:
     try:
         yield interruption
     except _AtOnce:
-        how = "at once; if it has a checkpoint, continue from the last one with --resume"
-        raise interruption.ended(how) from None
+        interruption.raise_if_signalled("at once; if it has a checkpoint, continue from the last one with --resume")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -38,17 +38,12 @@ class Objective:
         head: Callable[[list[Tensor]], Tensor] | None = None,
         class_weights: Tensor | None = None,
     ) -> None:
-        """Make the losses of the settings, which `config.loader` has checked.
+        """Make the losses of one or more settings; that no row fits all of them is an `InputError`.
 
         Args:
-            settings: One or more.
-            head: A classifier's, which makes logits, shape (B, K), of the vectors of each column of texts; None for a
-                sentence encoder.
-            class_weights: Factor on the loss of each class's rows if they are to be balanced, shape (K,), on its
-                device.
-
-        Raises:
-            InputError: No row fits all objectives.
+            settings: Checked by `config.loader`.
+            head: Of a classifier: makes logits, shape (B, K), of each column's vectors. None for a sentence encoder.
+            class_weights: Shape (K,), on the device: factor on the loss of each class's rows if they are balanced.
         """
         kinds = [OBJECTIVES[part.name] for part in settings]
         assert all(kind.of_classifier == (head is not None) for kind in kinds)

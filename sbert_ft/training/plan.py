@@ -122,7 +122,7 @@ def plan_run(run: PreparedRun) -> RunPlan:
             *(fitting, settings.batch_size),
         )
     dtype = training_dtype(settings, model.device)
-    longest = min(tokens.longest, model.max_seq_length)
+    longest = min(tokens.percentiles()[100], model.max_seq_length)
     micro_rows, fixed_bytes, batch_bytes = foresee(model.bert, tokens.row_lengths, longest, settings, dtype)
     steps = steps_by_epoch(len(tokens), settings, text_rows)
     layout = training_layout(model.bert)

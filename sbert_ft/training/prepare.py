@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sbert_ft.config.objectives import takes_classes
 from sbert_ft.config.settings import RunSettings, Truncation
@@ -115,7 +114,10 @@ def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> Prep
             raise InputError("every weight is frozen, the head's by requires_grad", "leave some to train")
         head = model.head
         if model.n_outputs > 1:
-            class_weights = _balanced_weights(model, data.train)
+            # one of each class, n / (K * n_class) as in scikit-learn
+            counts = np.bincount(data.train.class_codes(names_of_classes(model)), minlength=model.n_outputs)
+            weights = len(data.train) / (model.n_outputs * np.maximum(counts, 1))
+            class_weights = to_device(torch.from_numpy(weights.astype(np.float32)), model.device)
             evaluator = ClassEvaluator.of(data.splits(), model, settings, had_head)
     objective = Objective(settings.objective, head, class_weights)
     return PreparedRun(model, data, settings, objective, evaluator or PairEvaluator.of(data.splits(), settings))
@@ -148,10 +150,3 @@ def _with_head(model: ClassifierModel, train: ConnectionDataset, settings: RunSe
         logger.warning("the classifier's head is for other classes than the training rows have: a new head is created")
     model.start_head(classes, settings.training.seed)
     return False
-
-
-def _balanced_weights(model: ClassifierModel, train: ConnectionDataset) -> Tensor:
-    """Return a weight of each class, n / (K * n_class) as in scikit-learn: shape (K,), float32."""
-    counts = np.bincount(train.class_codes(names_of_classes(model)), minlength=model.n_outputs)
-    weights = len(train) / (model.n_outputs * np.maximum(counts, 1))
-    return to_device(torch.from_numpy(weights.astype(np.float32)), model.device)

@@ -42,11 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FineTuneResult:
-    """The result of a run: its folder and the content of metrics.json.
-
-    Attributes:
-        was_finished: Whether the run was already finished; then nothing was done.
-    """
+    """The result of a run: its folder, the content of metrics.json, and whether the run was already finished."""
 
     folder: Path
     metrics: dict[str, Any] = field(repr=False)
@@ -120,7 +116,7 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
             logger.warning("%s", sentence)
         folder.check_is_there()
         run.model.save_pretrained(folder.model_dir)
-        metrics = _metrics(plan, progress, found, [*run.warnings, *warnings.sentences])
+        metrics = _metrics(plan, progress, found, [*run.warnings, *warnings])
         report = Report(
             title=f"Fine-tuning of {Path(run.settings.model.path).resolve().name or run.settings.model.path}",
             settings=run.settings,

@@ -135,27 +135,21 @@ def check_tensorboard(wanted: bool) -> None:
         )
 
 
-class WarningList(logging.Handler):
-    """A logging handler that keeps the messages of warnings from the thread that created it."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.sentences: list[str] = []  # distinct, in the order of their first occurrence
-        self._thread = threading.get_ident()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the record's message."""
-        if record.thread == self._thread and (sentence := record.getMessage()) not in self.sentences:
-            self.sentences.append(sentence)
-
-
 @contextmanager
-def warnings_kept() -> Iterator[WarningList]:
-    """Yield a list that collects the package's warnings during the block; they are still logged as usual."""
-    kept = WarningList()
-    ours = logging.getLogger("sbert_ft")
-    ours.addHandler(kept)
+def warnings_kept() -> Iterator[list[str]]:
+    """Yield a list that collects the package's warnings of this thread during the block, each once; all are logged."""
+    sentences: list[str] = []
+    thread = threading.get_ident()
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.thread == thread and (sentence := record.getMessage()) not in sentences:
+            sentences.append(sentence)
+        return False  # the handler itself writes nothing
+
+    handler, ours = logging.Handler(logging.WARNING), logging.getLogger("sbert_ft")
+    handler.addFilter(keep)
+    ours.addHandler(handler)
     try:
-        yield kept
+        yield sentences
     finally:
-        ours.removeHandler(kept)
+        ours.removeHandler(handler)

@@ -63,11 +63,6 @@ class TokenizedConnections:
         """Tokens of each row's sequences before truncation, special tokens included: (n_rows, n_sequences), int64."""
         return _sequence_lengths(self.lengths, self.rows, self.tokenizer, self.joined_by)
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence before truncation, 0 without rows."""
-        return int(self.sequence_lengths.max(initial=0))
-
     @cached_property
     def row_lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, the sum of its truncated sequences: shape (n_rows,), int64."""
@@ -102,7 +97,7 @@ class TokenizedConnections:
         return float((self.sequence_lengths > self.max_seq_length).mean()) if self.rows.size else 0.0
 
     def percentiles(self) -> dict[int, int]:
-        """Return percentiles of the tokens per sequence before truncation, as {percentage: tokens}."""
+        """Return percentiles of the tokens per sequence before truncation, as {percentage: tokens}; 0 without rows."""
         if not self.rows.size:
             return dict.fromkeys(PERCENTILES, 0)
         found = np.percentile(self.sequence_lengths, PERCENTILES, method="inverted_cdf")

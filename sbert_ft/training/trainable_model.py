@@ -63,8 +63,7 @@ def check_encoder(encoder: PreTrainedModel, settings: RunSettings) -> None:
     """Check that the encoder can be trained with the settings, before anything is computed.
 
     Raises:
-        InputError: More layers are to be frozen than there are, nothing is left to train, or the encoder does not
-            support gradient checkpointing.
+        InputError: As in `frozen_parameters`, or the encoder does not support gradient checkpointing.
     """
     frozen_parameters(encoder, settings.model)
     if settings.training.gradient_checkpointing and not encoder.supports_gradient_checkpointing:

@@ -405,7 +405,7 @@ def test_memory_of_joined_rows_is_bounded_by_the_length_at_which_they_are_cut(
     plan = plan_run(
         classifier_run(tiny_encoder, "joined", [*pairs, (dogs(3000, 1), dogs(9, 2))], max_seq_length=24, batch_size=8),
     )
-    assert plan.tokens.longest == 3000 + 9 + 3 and plan.tokens.percentiles()[100] == 3012
+    assert plan.tokens.percentiles()[100] == 3000 + 9 + 3
     assert plan.tokens.n_cut == 40 and plan.tokens.max_seq_length == 24
     assert plan.batch_bytes == pytest.approx(activation_bytes(tiny_encoder, 8 * 24, 24, 4, False), rel=1e-3)
     # neither text alone is too long for 32, both together are

@@ -204,12 +204,12 @@ def test_rows_of_one_text_are_their_texts(minilm: TextTokenizer) -> None:
     assert tokenized.row_lengths.tolist() == [len(ids) for ids in framed(minilm, [TEXTS[i] for i in (5, 0, 5, 2)], 16)]
     assert (tokenized.n_cut, tokenized.cut_rows.tolist()) == (1, [0, 2])
     assert tokenized.cut_share == 0.5
-    assert tokenized.longest == tokenized.percentiles()[100] == len(framed(minilm, [TEXTS[5]], 10_000)[0])
+    assert tokenized.percentiles()[100] == len(framed(minilm, [TEXTS[5]], 10_000)[0])
 
 
 def test_the_longest_sequence_is_that_of_a_row(minilm: TextTokenizer) -> None:
     tokenized = tokenize_connections(rows_of((0, 1), (1, 2)), minilm, 8)  # the longest text stands in no row
-    assert tokenized.longest == max(len(ids) for ids in framed(minilm, TEXTS[:3], 100))
+    assert tokenized.percentiles()[100] == max(len(ids) for ids in framed(minilm, TEXTS[:3], 100))
     assert tokenized.sequence_lengths.tolist() == [
         [len(ids) for ids in framed(minilm, TEXTS[a : a + 2], 100)] for a in (0, 1)
     ]
@@ -263,10 +263,9 @@ def test_what_is_counted_of_joined_rows_are_rows(minilm: TextTokenizer) -> None:
     assert tokenized.row_lengths.dtype == np.int64
     assert (tokenized.n_cut, tokenized.cut_rows.tolist()) == (3, [1, 2, 3])
     assert tokenized.cut_share == 0.75
-    assert tokenized.longest == 53
     assert tokenized.percentiles() == {50: 43, 90: 53, 99: 53, 100: 53}
     alone = tokenize_connections(rows, minilm, 40)
-    assert (alone.n_cut, alone.n_sequences, alone.longest) == (0, 2, 32)
+    assert (alone.n_cut, alone.n_sequences, alone.percentiles()[100]) == (0, 2, 32)
     assert (tokenized.n_own_tokens, tokenized.n_unknown) == (alone.n_own_tokens, alone.n_unknown) == (55, 0)
 
 
@@ -289,7 +288,7 @@ def test_any_pairs_come_back_as_the_tokenizer_joins_them(
 
 def test_no_rows_are_joined_to_nothing(minilm: TextTokenizer) -> None:
     tokenized = tokenize_connections(Rows((), np.zeros((0, 2), np.int64)), minilm, 32, "longest_first")
-    assert (len(tokenized), tokenized.n_sequences, tokenized.longest, tokenized.cut_share) == (0, 1, 0, 0.0)
+    assert (len(tokenized), tokenized.n_sequences, tokenized.cut_share) == (0, 1, 0.0)
     assert tokenized.row_lengths.tolist() == []
     assert tokenized.percentiles() == {50: 0, 90: 0, 99: 0, 100: 0}
 
