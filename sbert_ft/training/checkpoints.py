@@ -88,13 +88,9 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint and return its file, which is synced to disk before this returns.
 
-    A checkpoint of the same step is replaced; the old one can be read until the new one is on disk.
-
-    Args:
-        folder: Where the run's checkpoints are; created if it does not exist.
-        step: The optimizer steps made, from 0.
-        tensors: Groups of tensors by name (lowercase letters, digits and `_`), as `write_safetensors` takes them.
-        state: Everything else, as JSON. Floats are restored bit by bit.
+    A checkpoint of the same step is replaced; the old one can be read until the new one is on disk. The folder is
+    created if it does not exist. `tensors` are in groups by name (lowercase letters, digits and `_`), as
+    `write_safetensors` takes them; `state` is everything else, as JSON, of which floats are restored bit by bit.
 
     Raises:
         OutputError: It cannot be written; earlier checkpoints are kept, and no partial file is left.
@@ -309,8 +305,7 @@ def restore_progress(
     Checkpoints that `save_progress` should have removed before it was killed are removed now.
 
     Raises:
-        CheckpointError: The checkpoint belongs to another model or optimizer.
-        OutputError: An earlier checkpoint cannot be removed.
+        CheckpointError: The checkpoint belongs to another model or optimizer. Others as in `remove_all_but`.
     """
     progress = TrainerState.from_json(checkpoint.state.get("progress"), checkpoint.path)
     kept = {step for step in (progress.saved_step, progress.best_step) if step is not None}

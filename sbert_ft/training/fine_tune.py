@@ -165,9 +165,6 @@ def fine_tune(
         on_existing: What to do if the folder holds a run: ``error``, ``resume`` or ``overwrite``.
         show_progress_bar: Whether to show a progress bar on standard error.
 
-    Returns:
-        The folder, and the content of metrics.json.
-
     Raises:
         InputError: Objective, pairs and settings do not fit each other.
         ConfigError: A setting is out of range; all faults in one message.

@@ -182,7 +182,7 @@ class _Loop:
 
     def train(self) -> TrainerState:
         plan, settings, progress, session = self.plan, self.settings, self.progress, self.session
-        evaluates = plan.run.metric is not None
+        evaluates = plan.run.evaluator.metric is not None
         bar = tqdm(total=plan.n_steps, initial=progress.step, disable=not session.progress_bar, **_BAR)
         with closing(self.optimizer), self.model.bert.trained_in(plan.autocast_dtype), bar:
             if progress.evaluation_due and evaluates:  # the run ended before this evaluation was made
@@ -312,7 +312,7 @@ class _Loop:
         metrics = run.evaluator.evaluate(self.model, lambda: session.interruption.signal_number != 0)
         if metrics is None:
             return False
-        value = metrics.get(run.metric or "")
+        value = metrics.get(run.evaluator.metric or "")
         best = value is not None and (progress.best_value is None or value > progress.best_value)
         if best:
             progress.best_step, progress.best_value, progress.n_stale = progress.step, value, 0
@@ -329,7 +329,7 @@ class _Loop:
         shown = ", ".join(f"{name} {number:.4f}" for name, number in metrics.items() if number is not None)
         logger.info("step %d: %s %s%s", progress.step, _SPLIT, shown, ", the best so far" if best else "")
         if progress.stopped_early:
-            logger.info("stopped early: no better %s in %d evaluations", run.metric, progress.n_stale)
+            logger.info("stopped early: no better %s in %d evaluations", run.evaluator.metric, progress.n_stale)
         return best
 
     def _save(self) -> None:

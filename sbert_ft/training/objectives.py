@@ -56,10 +56,8 @@ class Objective:
     def loss(self, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
         """Return the weighted sum of the losses of a batch: a scalar, float32, under autocast too.
 
-        Args:
-            embeddings: The vectors of each column of texts, shape (B, d) each, any floating type; joined pairs are
-                one column.
-            labels: Targets, shape (B,), any type, on the same device; None without labels.
+        The vectors of each column of texts have the shape (B, d) and any floating type; joined pairs are one column.
+        Labels, if any, have the shape (B,) and any type. All are on one device.
 
         Raises:
             InputError: The objective does not accept this number of columns, or needs labels.

@@ -56,8 +56,7 @@ class Optimizer:
     def clip_gradient(self, max_norm: float) -> Tensor:
         """Scale the gradient down to a norm of at most `max_norm`, and return the norm before that, a scalar.
 
-        Like `torch.nn.utils.clip_grad_norm_`, which does not accept sparse gradients. On a CPU, a gradient below the
-        limit is not rewritten.
+        Like `torch.nn.utils.clip_grad_norm_`, but for sparse gradients too; on a CPU, one below the limit stays as is.
         """
         gradients = [parameter.grad for parameter in self.dense if parameter.grad is not None]
         if self.rows is not None and (values := self.rows.sum_gradient()) is not None:
@@ -151,8 +150,8 @@ def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tens
 def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Restore a saved state in place; the weights saved with it must be restored before.
 
-    A run that updated its table by rows can continue without that, and the other way round. A `KeyError` or
-    `ValueError` says that the state belongs to other parameters.
+    A run that updated its table by rows can continue without that, and the other way round. The state of other
+    parameters is a `KeyError` or `ValueError`.
     """
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:

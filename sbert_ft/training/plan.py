@@ -141,10 +141,8 @@ def training_dtype(settings: TrainingSettings, device: torch.device) -> torch.dt
 
 
 def training_layout(bert: ConnectionBert) -> Layout | None:
-    """Return the layout for training: rows, if the encoder supports it; otherwise None.
-
-    On a GPU the kernel for runs has no dropout; on a CPU rows have the same shape in all batches.
-    """
+    """Return the layout for training: rows, if the encoder supports it; otherwise None."""
+    # on a GPU the kernel for runs has no dropout; on a CPU rows have the same shape in all batches
     return "rows" if "rows" in bert.probe.layouts else None
 
 

@@ -69,11 +69,6 @@ class PreparedRun:
     warnings: tuple[str, ...] = ()
 
     @property
-    def metric(self) -> str | None:
-        """The metric for choosing the best step; None without dev pairs."""
-        return self.evaluator.metric
-
-    @property
     def joined_by(self) -> Truncation | None:
         """Which text of a row is cut where the model joins two to one sequence; None if it encodes each separately."""
         model = self.model

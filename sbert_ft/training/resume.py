@@ -158,14 +158,10 @@ def _short(value: object) -> str:
 
 @dataclass(frozen=True)
 class ResumeState:
-    """How a session starts: from a checkpoint, or None for the first step.
-
-    `files` are the JSON files to write before, in their order: config.json marks the folder as a run, and later
-    sessions are compared with the fingerprint.
-    """
+    """How a session starts: from which checkpoint, if any, and after which JSON files are written."""
 
     checkpoint: Checkpoint | None
-    files: Mapping[Path, object]
+    files: Mapping[Path, object]  # in this order: config.json marks the folder as a run
 
     def write_files(self) -> None:
         """Write the files; an `OutputError` says that one cannot be written."""

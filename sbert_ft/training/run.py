@@ -167,7 +167,7 @@ def _metrics(plan: RunPlan, progress: TrainerState, found: EvaluationResult, war
     run, tokens = plan.run, plan.tokens
     source = quoted(run.data.train.source, limit=400)
     overlaps = [finding for finding in run.data.train.ledger.findings if finding.kind.startswith("overlap_")]
-    best = {"step": progress.best_step, "metric": run.metric, "value": progress.best_value}
+    best = {"step": progress.best_step, "metric": run.evaluator.metric, "value": progress.best_value}
     # alarms, and evaluation pairs that were trained on, are listed even if logging is off
     listed = [*found.alarms, *(f"{source}: {finding.sentence}" for finding in overlaps), *warnings]
     return {

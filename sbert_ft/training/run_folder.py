@@ -40,26 +40,16 @@ _N_LISTED = 5
 
 
 class RunFolder:
-    """Paths of a run's files; nothing is created.
-
-    Attributes:
-        path: The run's folder.
-        config_file: The resolved configuration; it is written first, and marks the folder as a run.
-        fingerprint_file: What a resumed run is compared with.
-        ledger_file: The counts of kept and left-out rows.
-        log_file: The log, one JSON object per line.
-        metrics_file: The results.
-        model_dir: The folder of the tuned model.
-        checkpoints_dir: The folder of checkpoints.
-        tensorboard_dir: The folder of TensorBoard's event files.
-    """
+    """Paths of a run's files; nothing is created."""
 
     def __init__(self, path: Path, found: os.stat_result | None = None) -> None:
         """Name the files in `path`; `found` is what an open folder must still be (see `check_is_there`)."""
         self.path = path
-        self.config_file, self.fingerprint_file = path / _CONFIG, path / _FINGERPRINT
-        self.ledger_file, self.log_file = path / "ledger.json", path / "metrics.jsonl"
-        self.metrics_file = path / "metrics.json"
+        self.config_file = path / _CONFIG  # the resolved configuration; written first, marks the folder as a run
+        self.fingerprint_file = path / _FINGERPRINT  # what a resumed run is compared with
+        self.ledger_file = path / "ledger.json"  # the counts of kept and left-out rows
+        self.log_file = path / "metrics.jsonl"  # the log, one JSON object per line
+        self.metrics_file = path / "metrics.json"  # the results
         self.model_dir, self.checkpoints_dir, self.tensorboard_dir = (path / name for name in RUN_FOLDERS)
         self._found = found
 
@@ -91,10 +81,8 @@ class RunFolder:
 def open_run_folder(path: str | os.PathLike[str], mode: Mode) -> Iterator[RunFolder]:
     """Check and lock a run's folder, and yield it; the lock is released after the block.
 
-    Args:
-        path: The folder. If missing, it is created, and removed again if the block leaves it empty.
-        mode: ``new`` needs an empty or missing folder, ``resume`` a folder with a run; ``overwrite`` removes a run's
-            files, but not other files.
+    A missing folder is created, and removed again if the block leaves it empty. The mode ``new`` needs an empty or
+    missing folder, ``resume`` a folder with a run; ``overwrite`` removes a run's files, but not other files.
 
     Raises:
         RunFolderError: The folder is in use, or its content does not fit the mode.

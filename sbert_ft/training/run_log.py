@@ -25,18 +25,13 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """metrics.jsonl, open for appending, and TensorBoard's event files; also a context manager that closes them.
-
-    Args:
-        path: The file; it is created if missing. Broken lines and an incomplete last line are removed.
-        after_step: The last step whose lines are kept; None to keep all.
-        tensorboard: The folder of event files, which get the same numbers; None for none.
-
-    Raises:
-        OutputError: The file cannot be opened or written.
-    """
+    """metrics.jsonl, open for appending, and TensorBoard's event files; also a context manager that closes them."""
 
     def __init__(self, path: Path, after_step: int | None = None, tensorboard: Path | None = None) -> None:
+        """Open or create the file, without broken lines and lines of steps after `after_step`, if one is given.
+
+        Event files in the folder `tensorboard` get the same numbers. A file that cannot be written is an `OutputError`.
+        """
         self.path = path
         self._writer: Any = None
         self._descriptor = -1

@@ -184,8 +184,7 @@ def check_rows(saved: Mapping[str, Tensor], table: Tensor) -> None:
     """Check that a saved state of rows fits a table, before any row is written.
 
     Raises:
-        KeyError: Something is missing.
-        ValueError: It belongs to another table, or its rows are not rows of this table.
+        KeyError, ValueError: Something is missing, or is not of rows of this table.
     """
     rows, shape = saved["rows"], (len(saved["rows"]), table.shape[1])
     if rows.dtype != torch.int64 or rows.ndim != 1 or saved["decay"].numel() != 1:

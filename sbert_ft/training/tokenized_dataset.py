@@ -31,24 +31,15 @@ class TokenizedConnections:
 
     A row is k sequences, one for each of its texts, or one sequence of two joined texts. Counts of texts count each
     distinct text that occurs in a row once; counts of sequences count it in every row.
-
-    Attributes:
-        texts: The distinct texts, each with its own special tokens, truncated to `max_seq_length`.
-        rows: The numbers of each row's texts: shape (n_rows, k), int64.
-        lengths: Tokens of each distinct text before truncation, special tokens included: shape (N,), int32.
-        max_seq_length: Maximum tokens of a sequence, special tokens included.
-        n_unknown: Unknown tokens of the texts before truncation.
-        tokenizer: The tokenizer.
-        joined_by: Which text of a row is truncated if the two are too long together; None if texts stay separate.
     """
 
-    texts: TextTokens
-    rows: NDArray[np.int64]
-    lengths: NDArray[np.int32]
-    max_seq_length: int
-    n_unknown: int
+    texts: TextTokens  # the distinct texts, each with its own special tokens, truncated to `max_seq_length`
+    rows: NDArray[np.int64]  # the numbers of each row's texts: shape (n_rows, k)
+    lengths: NDArray[np.int32]  # tokens of each distinct text before truncation, special ones included: shape (N,)
+    max_seq_length: int  # maximum tokens of a sequence, special tokens included
+    n_unknown: int  # unknown tokens of the texts before truncation
     tokenizer: TextTokenizer
-    joined_by: Truncation | None = None
+    joined_by: Truncation | None = None  # which text of a row is truncated; None if texts stay separate
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -124,13 +115,10 @@ class TokenizedConnections:
 def tokenize_connections(
     dataset: ConnectionDataset, tokenizer: TextTokenizer, max_seq_length: int, joined_by: Truncation | None = None
 ) -> TokenizedConnections:
-    """Return the data set's rows as tokens.
+    """Return the data set's rows as tokens, at most `max_seq_length` a sequence, special tokens included.
 
-    Args:
-        dataset: The data set.
-        tokenizer: The model's tokenizer.
-        max_seq_length: Maximum tokens of a sequence, special tokens included; a text that is too long loses its end.
-        joined_by: Joins the two texts of a row, and says which is truncated; None to keep each text separate.
+    `joined_by` joins the two texts of a row and says which of them is truncated. Without it each text is a sequence,
+    which loses its end if it is too long.
 
     Raises:
         InputError: A text is not valid or has no tokens, `max_seq_length` is too small for any token of a text, or

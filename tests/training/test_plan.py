@@ -501,8 +501,8 @@ def test_a_metric_that_the_pairs_do_not_have_is_refused(tiny: SiameseBert) -> No
     data = RunData(ConnectionDataset.from_pairs(scored(5)), yes_no)
     with pytest.raises(InputError, match="spearman, which needs graded scores"):
         prepare(tiny, data, run_settings(metric="spearman"))
-    assert prepare(tiny, data, run_settings()).metric == "average_precision"
-    assert prepare(tiny, RunData(data.train, data.train), run_settings()).metric == "spearman"
+    assert prepare(tiny, data, run_settings()).evaluator.metric == "average_precision"
+    assert prepare(tiny, RunData(data.train, data.train), run_settings()).evaluator.metric == "spearman"
 
 
 def test_what_the_encoder_cannot_do_is_refused_before_anything_is_computed(tiny: SiameseBert) -> None:
