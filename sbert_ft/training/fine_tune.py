@@ -176,9 +176,8 @@ def fine_tune(
         RunInterrupted: Ctrl-C, SIGTERM or SIGHUP; continue with ``on_existing="resume"``.
     """
     if not isinstance(model, (SiameseBert, ClassifierModel)):
-        found = type(model).__name__
         raise InputError(
-            f"model is of type {found}, expected a SiameseBert or BertClassifier; for a folder: "
+            f"model is of type {type(model).__name__}, expected a SiameseBert or BertClassifier; for a folder: "
             "SiameseBert.from_pretrained"
         )
     word_argument(on_existing, "on_existing", list(_MODES))

@@ -45,7 +45,6 @@ _N_NAMED_LINES = 8
 # A scaler starts at 2**16 and halves at each overflow; this many in sequence are not a problem of scale.
 _MAX_OVERFLOWS = 30
 _SPLIT = "dev"  # is evaluated on
-_BAR: dict[str, Any] = {"unit": "step", "dynamic_ncols": True}
 
 logger = logging.getLogger(__name__)
 
@@ -183,8 +182,9 @@ class _Loop:
     def train(self) -> TrainerState:
         plan, settings, progress, session = self.plan, self.settings, self.progress, self.session
         evaluates = plan.run.evaluator.metric is not None
-        bar = tqdm(total=plan.n_steps, initial=progress.step, disable=not session.progress_bar, **_BAR)
-        with closing(self.optimizer), self.model.bert.trained_in(plan.autocast_dtype), bar:
+        shown = session.progress_bar
+        bar = tqdm(total=plan.n_steps, initial=progress.step, unit="step", disable=not shown, dynamic_ncols=True)
+        with bar, closing(self.optimizer), self.model.bert.trained_in(plan.autocast_dtype):
             if progress.evaluation_due and evaluates:  # the run ended before this evaluation was made
                 self.optimizer.settle()
                 self._evaluate(is_resumed=True)
@@ -256,8 +256,7 @@ class _Loop:
         scale = None if self.scaler is None else self.scaler.scale
         while True:
             states = random_states(self.device)
-            factor = 1.0 / len(group)
-            settings = BackwardSettings(progress.micro_rows, plan.autocast_dtype, plan.layout, factor, scale)
+            settings = BackwardSettings(progress.micro_rows, plan.autocast_dtype, plan.layout, 1.0 / len(group), scale)
             losses = []
             try:
                 for batch in group:

@@ -85,8 +85,7 @@ def check_fits(settings: Sequence[ObjectiveSettings], dataset: ConnectionDataset
     """
     _common_rows(settings)
     for part in settings:
-        fault = _misfit(part.name, dataset)
-        if fault is not None:
+        if (fault := _misfit(part.name, dataset)) is not None:
             of_classifier = OBJECTIVES[part.name].of_classifier
             raise InputError(f"objective {part.name} {fault}; {_advice(dataset, of_classifier)}")
     labels, needs_labels = dataset.labels, not any(OBJECTIVES[part.name].distinct_texts for part in settings)

@@ -87,9 +87,8 @@ class Difference(NamedTuple):
 
 def differences(saved: Fingerprint, now: Fingerprint) -> list[Difference]:
     """Return all differences between two fingerprints, section by section."""
-    old_data, new_data = saved["data"], now["data"]
-    free = {*FREE_SETTINGS, *(f"data.{split}" for split in old_data.keys() & new_data.keys())}
-    free |= {f"data.{split}.source" for split in (*old_data, *new_data)}  # the same rows under another name
+    free = {*FREE_SETTINGS, *(f"data.{split}" for split in saved["data"].keys() & now["data"].keys())}
+    free |= {f"data.{split}.source" for split in (*saved["data"], *now["data"])}  # the same rows under another name
     if saved["model"] and now["model"]:
         free.add("model.path")
     found = []

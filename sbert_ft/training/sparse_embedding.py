@@ -205,10 +205,8 @@ def spread_rows(saved: Mapping[str, Tensor], table: Tensor) -> dict[str, Tensor]
     """
     check_rows(saved, table)
     rows = saved["rows"].to(table.device)
-    moments = {}
-    for key in ("exp_avg", "exp_avg_sq"):
-        moments[key] = torch.zeros_like(table)
-        moments[key][rows] = saved[key].to(table)
+    keys = ("exp_avg", "exp_avg_sq")
+    moments = {key: torch.zeros_like(table).index_copy_(0, rows, saved[key].to(table)) for key in keys}
     with torch.no_grad():
         active = table[rows]
         table.mul_(float(saved["decay"]))

@@ -110,8 +110,8 @@ def trained_parameters(model: TrainableModel, settings: ModelSettings) -> dict[s
 
 def _newest(encoder: PreTrainedModel, action: str) -> Callable[..., Any]:
     """Return a method of the encoder that was renamed within transformers 5, under either name."""
-    name = next(name for name in (f"activation_{action}", f"gradient_{action}") if hasattr(encoder, name))
-    method: Callable[..., Any] = getattr(encoder, name)
+    newer, older = f"activation_{action}", f"gradient_{action}"
+    method: Callable[..., Any] = getattr(encoder, newer if hasattr(encoder, newer) else older)
     return method
 
 
