@@ -79,7 +79,7 @@ def checked_fingerprint(value: object, source: Path) -> Fingerprint:
 
 
 class Difference(NamedTuple):
-    """A value that differs between two fingerprints, and whether results may change: not at all, or by rounding."""
+    """A value that differs, and what that does to results: nothing (free), rounding (warn), or more (refuse)."""
 
     sentence: str
     weight: Weight
