@@ -39,7 +39,16 @@ from sbert_ft.model_folder.layout import ModelFolder, read_folder
 from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.writer import EncoderParts, save_classifier
 from sbert_ft.models.connection_bert import ConnectionBert, TextModel
-from sbert_ft.models.inference import EmbedCount, EmbedSettings, OnTruncate, classify
+from sbert_ft.models.inference import (
+    EmbedCount,
+    EmbedSettings,
+    OnTruncate,
+    embed,
+    ordered_texts,
+    refuse_not_finite,
+    windows_of_pairs,
+    windows_of_texts,
+)
 from sbert_ft.models.siamese import SiameseBert
 
 # The range of a sigmoid, which a classifier with one output uses if it was not trained on another scale.
@@ -51,6 +60,8 @@ _Self = TypeVar("_Self", bound="ClassifierModel")
 
 class ClassifierModel(TextModel):
     """A classifier of texts or of pairs of texts; with one output, a regressor.
+
+    Without a head (before `start_head`), what needs one raises an `InputError`.
 
     Attributes:
         bert: Tokenizer and encoder.
@@ -168,11 +179,7 @@ class ClassifierModel(TextModel):
 
     @property
     def n_outputs(self) -> int:
-        """Number of logits of a row, K; 1 for a graded score.
-
-        Raises:
-            InputError: There is no head yet.
-        """
+        """Number of logits of a row, K; 1 for a graded score."""
         return self._fitted_head().n_outputs
 
     @property
@@ -182,7 +189,7 @@ class ClassifierModel(TextModel):
         Raises:
             InputError: There is no head yet, or it has one output and no classes.
         """
-        return np.array(self._known_classes())
+        return np.array(self._classes_of_head())
 
     @property
     def known_classes(self) -> tuple[object, ...] | None:
@@ -202,11 +209,7 @@ class ClassifierModel(TextModel):
 
     @property
     def trained(self) -> nn.Module:
-        """The module with the trained parameters (shared, not copied), named ``encoder.*`` and ``head.*``.
-
-        Raises:
-            InputError: There is no head yet.
-        """
+        """The module with the trained parameters (shared, not copied), named ``encoder.*`` and ``head.*``."""
         return nn.ModuleDict({"encoder": self.bert.encoder, "head": self._fitted_head()})
 
     def start_head(self, classes: Sequence[object] | None, seed: int = 42) -> None:
@@ -240,7 +243,6 @@ class ClassifierModel(TextModel):
         encoder, which sentence-transformers can load, with the head in it.
 
         Raises:
-            InputError: There is no head yet.
             OutputError: The folder cannot be written.
         """
         source, head = self.bert.source, self._fitted_head()
@@ -257,7 +259,7 @@ class ClassifierModel(TextModel):
             raise InputError("the classifier is not fitted yet", "call fit, or start_head for a random head")
         return self.head
 
-    def _known_classes(self) -> tuple[object, ...]:
+    def _classes_of_head(self) -> tuple[object, ...]:
         self._fitted_head()
         if self._classes is None:
             raise InputError("the classifier has one output and no classes", "use predict, which gives graded scores")
@@ -287,19 +289,35 @@ class ClassifierModel(TextModel):
             Shape (rows of the window, K), float32.
 
         Raises:
-            InputError: A row does not fit the kind, or its logits are not finite, with its position; or there is no
-                head yet.
+            InputError: A row does not fit the kind, or its logits are not finite; with its position.
             ResourceError: A single sequence does not fit into memory.
         """
+        head, takes = self._fitted_head(), "texts" if self.kind == "single" else "pairs of texts"
         settings = EmbedSettings(
             self._plan.token_pooling,
             self.max_seq_length,
             batch_size,
             on_truncate,
             truncation=self.truncation if self.kind == "joined" else None,
-            check_finite=check_finite,
+            check_finite=False,  # the logits are checked: they are not finite if a vector is not
         )
-        for logits in classify(self.bert, self._fitted_head(), rows, settings, count or EmbedCount(), self._hint):
+        if isinstance(rows, (str, bytes)):
+            raise InputError(f"X is {quoted(rows)}, expected a list of {takes}")
+        if self.kind == "single":
+            windows = windows_of_texts(ordered_texts(rows), self._hint)
+        else:
+            if getattr(rows, "ndim", 1) == 2 and hasattr(rows, "to_numpy"):  # the rows of a data frame
+                rows = rows.to_numpy(dtype=object)
+            windows = windows_of_pairs(rows, f"; this classifier takes pairs{self._hint}")
+        # with "chunk", the logits of a sequence's windows are averaged, but the vectors of a tower's
+        of_vectors = None if self.kind == "towers" else lambda vectors: head.logits([vectors])
+        n_done = 0
+        for columns in embed(self.bert, windows, settings, count, of_vectors):
+            # a GPU is waited for only by this copy
+            logits = (head.logits(columns) if of_vectors is None else columns[0]).cpu()
+            if check_finite:
+                refuse_not_finite(logits, "logits", "row at position {}".format, self.bert, n_done)
+            n_done += len(logits)
             yield logits.numpy()
 
     def predict(self, X: Iterable[Any], batch_size: int = 32, *, on_truncate: OnTruncate = "warn") -> NDArray[Any]:
@@ -327,7 +345,7 @@ class ClassifierModel(TextModel):
         Raises:
             InputError: The classifier has one output and no classes, or as in `logits_stream`.
         """
-        self._known_classes()
+        self._classes_of_head()
         return probabilities(self._logits(X, batch_size, on_truncate))
 
     def score(self, X: Iterable[Any], y: Iterable[Any], batch_size: int = 32) -> float:
@@ -347,7 +365,11 @@ class ClassifierModel(TextModel):
             raise InputError("X has no rows: there is nothing to score")
         if self._classes is not None:
             return float((codes_of_labels(gold, self._classes) == logits.argmax(1)).mean())
-        scores, wanted = probabilities(logits)[:, 0], _numbers(gold)
+        scores = probabilities(logits)[:, 0]
+        try:
+            wanted = np.asarray(gold, np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"y holds something that is not a number: {error}") from error
         if np.ptp(scores) == 0 or np.ptp(wanted) == 0:
             raise InputError("Spearman's correlation is not defined: the scores, or those in y, are all the same")
         return float(spearmanr(scores, wanted).statistic)
@@ -425,8 +447,8 @@ class ClassifierModel(TextModel):
     def _logits(
         self, rows: Iterable[Any], batch_size: int, on_truncate: OnTruncate, count: EmbedCount | None = None
     ) -> NDArray[np.float32]:
-        parts = list(self.logits_stream(rows, batch_size, on_truncate=on_truncate, count=count))
-        return np.concatenate(parts) if parts else np.zeros((0, self.n_outputs), np.float32)
+        stream = self.logits_stream(rows, batch_size, on_truncate=on_truncate, count=count)
+        return np.concatenate([np.zeros((0, self.n_outputs), np.float32), *stream])
 
 
 def listed_labels(values: Iterable[Any], name: str) -> list[Any]:
@@ -450,13 +472,6 @@ def listed_labels(values: Iterable[Any], name: str) -> list[Any]:
         )
     listed: list[Any] = np.asarray(values).tolist() if hasattr(values, "dtype") else list(values)
     return [value.item() if isinstance(value, np.generic) else value for value in listed]
-
-
-def _numbers(gold: list[Any]) -> NDArray[np.float64]:
-    try:
-        return np.asarray(gold, np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"y holds something that is not a number: {error}") from error
 
 
 # What can be trained: a sentence encoder, or a classifier.

@@ -59,17 +59,13 @@ def read_tokenizer_of(source: ModelFolder, n_rows: int | None) -> TextTokenizer:
 
 
 def _read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokenizer:
-    """Return the folder's tokenizer, checked against the embedding table; log what the user should know.
-
-    Raises:
-        ModelFolderError: The tokenizer is missing or damaged, or has more tokens than the table has rows.
-    """
+    """Return the folder's tokenizer, checked against the embedding table; log what the user should know."""
     n_rows = int(plan.config.vocab_size)
     tokenizer = read_tokenizer_of(source, n_rows)
     if _n_token_types(plan) < 2:
         tokenizer.drop_token_types()
     check_room(tokenizer, source, plan)
-    n_tokens = tokenizer.vocab_size
+    n_tokens, folder = tokenizer.vocab_size, shown(source.encoder_path)
     if n_tokens > n_rows:
         names = ("tokenizer.json", "vocab.txt", "vocab.json")
         file = next(file for name in names if (file := source.encoder_path / name).exists())
@@ -79,25 +75,19 @@ def _read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextToken
             "use the vocabulary that belongs to these weights",
         )
     if n_tokens == n_rows - 1:
-        logger.warning(
-            "%s: the vocabulary is one token short of the embedding table (%d of %d); if a line was lost, all tokens "
-            "after it have wrong vectors",
-            shown(source.encoder_path),
-            n_tokens,
-            n_rows,
-        )
-    for note in unused_parts(source):
+        message = "%s: the vocabulary is one token short of the embedding table (%d of %d); %s"
+        lost = "if a line was lost, all tokens after it have wrong vectors"
+        logger.warning(message, folder, n_tokens, n_rows, lost)
+    for note in (*unused_parts(source), *(f"{folder}: {note}" for note in tokenizer.notes)):
         logger.warning("%s", note)
-    for note in tokenizer.notes:
-        logger.warning("%s: %s", shown(source.encoder_path), note)
     return tokenizer
 
 
 def check_room(tokenizer: TextTokenizer, source: ModelFolder, plan: EncoderPlan) -> None:
-    """Check that the tokenizer's special tokens leave space for the tokens of a text.
+    """Check that the special tokens leave space for a text's in the folder's max_seq_length and all positions.
 
     Raises:
-        ModelFolderError: They fill the folder's max_seq_length, or all positions.
+        ModelFolderError: They do not.
     """
     longest = min(source.max_seq_length or plan.max_tokens, plan.max_tokens)
     if tokenizer.n_special >= longest:
@@ -159,15 +149,11 @@ class ConnectionBert(nn.Module):
         self.probe = self._admit_layouts()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for a copy in this or another process, without what belongs to this one.
-
-        The half-precision copy is made when first needed; compiled code and the copy that a training run uses belong
-        to this process.
-        """
+        """Return the state for a copy in this or another process, without what belongs to this one."""
         return {**self.__dict__, "_half": None, "compiled": None, "trained_copy": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a copy, and prepare this process, which may be another one."""
+        """Restore a copy in this process, which may be another one."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         prepare_process()
 
@@ -178,13 +164,11 @@ class ConnectionBert(nn.Module):
         """Return the model of a local folder.
 
         Args:
-            folder: A folder with config.json, the weights (pytorch_model.bin, model.safetensors or shards)
-                and the tokenizer's files, or a folder of sentence-transformers.
-            device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or None for the first available one of
-                CUDA, MPS and CPU.
-            precision: The type in which inference computes: ``float32``, ``bfloat16``, ``float16``, or
-                ``auto`` for bfloat16 where the hardware multiplies it and float32 elsewhere. Pooled vectors are
-                always float32.
+            folder: A folder with config.json, the weights (pytorch_model.bin, model.safetensors or shards) and the
+                tokenizer's files, or a folder of sentence-transformers.
+            device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or None for the first available one of CUDA, MPS and CPU.
+            precision: The type in which inference computes: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for
+                bfloat16 where the hardware multiplies it and float32 elsewhere. Pooled vectors are always float32.
 
         Raises:
             ModelFolderError: The folder is incomplete, damaged, hostile or of an unsupported kind. A missing
@@ -204,8 +188,7 @@ class ConnectionBert(nn.Module):
             logger.warning(message, shown(source.encoder_path), len(unknown), quoted(unknown[0]))
         tokenizer = _read_checked_tokenizer(source, plan)
         encoder = plan.build(read_tensors(weights, match.names))
-        model = cls(encoder, tokenizer, plan, source, read_tensors(weights, match.poolers))
-        return model._settle(target, dtype)
+        return cls(encoder, tokenizer, plan, source, read_tensors(weights, match.poolers))._settle(target, dtype)
 
     @classmethod
     def from_config(
@@ -284,9 +267,7 @@ class ConnectionBert(nn.Module):
         It uses the float32 weights, under autocast if that is on; within `trained_in` it may use their copy. The batch
         is on the model's device, as `pack` makes it.
         """
-        if self.trained_copy is None:
-            return self._run(self.encoder, batch)
-        module = self.trained_copy.module
+        module = self.encoder if self.trained_copy is None else self.trained_copy.module
         if module.training != self.encoder.training:
             module.train(self.encoder.training)
         return self._run(module, batch)
@@ -327,18 +308,16 @@ class ConnectionBert(nn.Module):
                 f"the batch is on {batch.device}, but the model is on {self.device}", "pack it with model.pack"
             )
         inputs: dict[str, Any] = {"input_ids": batch.token_ids}
-        mask = batch.mask
-        if batch.layout == "padded":
-            assert mask is not None
+        mask, kind = batch.mask, batch.device.type
+        if batch.layout != "padded":
+            inputs["position_ids"] = batch.position_ids
+        if mask is None:
+            inputs["packed_runs"] = Runs(batch.run_shapes, batch.boundaries)
+        elif batch.layout == "padded":
             inputs["attention_mask"] = mask.long()  # DeBERTa's convolution subtracts it from 1
         else:
-            inputs["position_ids"] = batch.position_ids
-            if mask is not None:
-                kind = batch.device.type
-                dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else encoder.dtype
-                inputs["attention_mask"] = attention.additive_mask(mask, dtype)
-            else:
-                inputs["packed_runs"] = Runs(batch.run_shapes, batch.boundaries)
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else encoder.dtype
+            inputs["attention_mask"] = attention.additive_mask(mask, dtype)
         if self.takes_token_types:
             inputs["token_type_ids"] = batch.token_types
         return encoder(**inputs).last_hidden_state  # type: ignore[no-any-return]
@@ -371,28 +350,20 @@ class ConnectionBert(nn.Module):
                 refused["runs"] = "the GPU's kernel for texts of varying lengths supports only half precision"
             layouts = [layout for layout in self.probe.layouts if layout != "padded" and layout not in refused]
             tolerance = _HALF_TOLERANCE if in_half else attention.PROBE_TOLERANCE
-            there = self._try(self.infer, layouts, tolerance, device)
+            there = self._try(self.infer, layouts, tolerance)
             self.probe = ProbeResult(there.layouts, {**self.probe.refused, **refused, **there.refused})
         logger.info("%s", self.describe())
         return self
 
     def _try(
-        self,
-        forward: Callable[[PackedBatch], Tensor],
-        layouts: Sequence[Layout],
-        tolerance: float,
-        device: torch.device,
+        self, forward: Callable[[PackedBatch], Tensor], layouts: Sequence[Layout], tolerance: float
     ) -> ProbeResult:
         n_words = int(self.plan.config.vocab_size)
-        return attention.probe(forward, n_words, self.max_tokens, self.pack_options, layouts, tolerance, device)
+        options = self.pack_options
+        return attention.probe(forward, n_words, self.max_tokens, options, layouts, tolerance, self.device)
 
     def _admit_layouts(self) -> ProbeResult:
-        """Return which layouts the encoder runs correctly in float32 on the CPU; log if there is only ``padded``.
-
-        Raises:
-            ModelFolderError: The encoder does not run with padding either.
-            ResourceError: There is not enough memory to try it.
-        """
+        """Return which layouts the encoder runs correctly in float32 on the CPU; log if there is only ``padded``."""
         refused: dict[Layout, str] = {}
         layouts: tuple[Layout, ...] = ("rows", "runs")
         if getattr(self.encoder, "_supports_attention_backend", False):
@@ -400,16 +371,13 @@ class ConnectionBert(nn.Module):
         else:
             layouts, refused = ("rows",), {"runs": "the encoder does not accept a custom attention function"}
         try:
-            seen = self._try(self.forward, layouts, attention.PROBE_TOLERANCE, self.device)
+            seen = self._try(self.forward, layouts, attention.PROBE_TOLERANCE)
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            if isinstance(error, RuntimeError) and is_out_of_memory(error):
-                raise ResourceError(
-                    f"{shown(self.source.encoder_path)}: there is not enough memory to try the encoder"
-                ) from error
-            raise ModelFolderError(
-                f"{shown(self.source.config_file)} describes an encoder that does not run: "
-                f"{type(error).__name__}: {quoted(error, limit=200)}"
-            ) from error
+            if is_out_of_memory(error):
+                problem = f"{shown(self.source.encoder_path)}: there is not enough memory to try the encoder"
+                raise ResourceError(problem) from error
+            problem = f"{shown(self.source.config_file)} describes an encoder that does not run"
+            raise ModelFolderError(f"{problem}: {type(error).__name__}: {quoted(error, limit=200)}") from error
         result = ProbeResult(seen.layouts, {**refused, **seen.refused})
         if result.layouts == ("padded",):
             kind, reason = self.plan.config.model_type, result.refused["rows"]
@@ -425,16 +393,9 @@ class TextModel(nn.Module):
     """
 
     def __init__(self, bert: ConnectionBert, max_seq_length: int | None, *, joins_pairs: bool = False) -> None:
-        """Combine the model with its encoder.
+        """Combine the model with its encoder; arguments and errors as in `ClassifierModel`.
 
-        Args:
-            bert: Tokenizer and encoder; the length of its folder is the default.
-            max_seq_length: Most tokens of a sequence, special ones included, in place of the folder's.
-            joins_pairs: Whether a sequence has two texts.
-
-        Raises:
-            InputError: A length that the encoder has no positions for.
-            ModelFolderError: The tokenizer cannot make pairs, but has to.
+        `joins_pairs` says whether a sequence has two texts.
         """
         super().__init__()
         self.bert = instance_argument(ConnectionBert, bert, "bert", "ConnectionBert.from_pretrained(folder)")
@@ -485,24 +446,21 @@ class TextModel(nn.Module):
         """
         bert = self.bert
         kind, precision = bert.plan.config.model_type, str(bert.compute_dtype).removeprefix("torch.")
-        remedy = "everything works without compile()"
-        if bert.device.type != "cpu":
-            raise InputError(f"compile() is only for a CPU, but the model is on {bert.device}", remedy)
-        if bert.compute_dtype not in TOLERANCES:
-            raise InputError(f"compile() is only for float32 and bfloat16, but the precision is {precision}", remedy)
-        if not {"rows", "runs"} <= set(bert.probe.layouts) or not hasattr(bert.encoder, "embeddings"):
-            raise InputError(
-                f"compile() is only for encoders that run packed rows and runs, which {kind} does not", remedy
-            )
+        packs = {"rows", "runs"} <= set(bert.probe.layouts) and hasattr(bert.encoder, "embeddings")
+        for admitted, limit in (
+            (bert.device.type == "cpu", f"a CPU, but the model is on {bert.device}"),
+            (bert.compute_dtype in TOLERANCES, f"float32 and bfloat16, but the precision is {precision}"),
+            (packs, f"encoders that run packed rows and runs, which {kind} does not"),
+        ):
+            if not admitted:
+                raise InputError(f"compile() is only for {limit}", "everything works without compile()")
         source = EncoderToCompile(
             bert.encoder, bert.compute_dtype, bert.takes_token_types, bert.max_tokens, bert.pack_options
         )
         bert.compiled = None
         compiled = load_compiled(source, private_folder(cache_dir, bert.source.path))
-        refused = probe_compiled(source, compiled, bert.infer).refused
-        if refused:
-            layout, reason = next(iter(refused.items()))
-            logger.warning("the compiled %s encoder is not used: layout %s %s", kind, layout, reason)
+        if refused := probe_compiled(source, compiled, bert.infer).refused:
+            logger.warning("the compiled %s encoder is not used: layout %s %s", kind, *next(iter(refused.items())))
         else:
             bert.compiled = compiled
             logger.info("%s", bert.describe())

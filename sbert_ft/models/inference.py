@@ -14,9 +14,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -24,11 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from sbert_ft.arguments import whole_number, word_argument
+from sbert_ft.arguments import instance_argument, whole_number, word_argument
 from sbert_ft.config.settings import Truncation
 from sbert_ft.encoder.batching import plan_forwards
 from sbert_ft.encoder.devices import is_out_of_memory, to_device, token_budget
-from sbert_ft.encoder.heads import ClassificationHead
 from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import InputError, ResourceError, quoted
 from sbert_ft.models.connection_bert import ConnectionBert
@@ -124,11 +123,6 @@ class Window:
     rows: NDArray[np.int64]
     first: int
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether `texts` are the rows, in order."""
-        return self.rows.shape == (1, len(self.texts))
-
     def text_name(self, text: int) -> str:
         """Return the name of a text for messages: by the position of the first row that has it."""
         position = self.first + int(np.flatnonzero((self.rows == text).any(0))[0])
@@ -202,13 +196,13 @@ def embed(
     model: ConnectionBert,
     windows: Iterable[Window],
     settings: EmbedSettings,
-    count: EmbedCount,
+    count: EmbedCount | None = None,
     head: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[list[Tensor]]:
-    """Yield the vectors of the rows, window by window, in order.
+    """Yield the vectors of the rows, window by window, in order; log at the end how many texts or pairs were cut.
 
     On a CPU a window is read after the one before was yielded. On other devices the next window is read, and prepared
-    by a thread, while the device computes. Truncated texts are counted in `count`; nothing is logged here.
+    by a thread, while the device computes.
 
     Args:
         model: Tokenizer and encoder.
@@ -226,35 +220,43 @@ def embed(
             its position.
         ResourceError: A single sequence does not fit into memory.
     """
+    count = EmbedCount() if count is None else instance_argument(EmbedCount, count, "count")
     budget = min(settings.batch_size * settings.max_seq_length, token_budget(model.device))
     prepare = partial(_sequences, model.tokenizer, settings, count)
     on_cpu = model.device.type == "cpu"
     prepared = ((window, prepare(window)) for window in windows) if on_cpu else _one_ahead(windows, prepare)
     for window, (sequences, n_parts) in prepared:
-        values, budget = run_forwards(model, sequences, settings.pooling, budget)
+        values, budget = _run_forwards(model, sequences, settings.pooling, budget)
         count.n_tokens += int(sequences.offsets[-1])
         if head is not None:
             values = head(values)
-        if n_parts is not None:
-            values = mean_over_parts(values, n_parts)
+        if n_parts is not None and len(values) != len(n_parts):  # the mean over the parts of each text
+            starts = to_device(torch.from_numpy(offsets_of(n_parts)[:-1]), values.device)
+            values = F.embedding_bag(torch.arange(len(values), device=values.device), values, starts, mode="mean")
         if settings.device is not None:
             values = values.to(settings.device)
         if settings.check_finite:
             refuse_not_finite(values, "vector", window.text_name, model)
-        columns = [values]  # already one for each row, in order
-        if settings.truncation is None and not window.is_plain:
+        columns = [values]  # joined, or texts that are the rows in order: already one for each row
+        if settings.truncation is None and window.rows.shape != (1, len(window.texts)):
             columns = [values[side] for side in to_device(torch.from_numpy(window.rows), values.device)]
         del values  # before the next window is computed
         yield columns
         del columns
+    if count.n_long and settings.on_truncate == "warn":
+        logger.warning(
+            "%d of %d %s are longer than %d tokens (the longest has %d) and were cut; "
+            "raise max_seq_length or use on_truncate='chunk'",
+            count.n_long,
+            count.n_texts,
+            "texts" if settings.truncation is None else "pairs",
+            settings.max_seq_length,
+            count.longest,
+        )
 
 
 def _sequences(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCount, window: Window) -> _Sequences:
-    """Return the token sequences of a window, and add it to `count`.
-
-    Raises:
-        InputError: A sequence has no token at all, or is too long with ``error``; or as in `TextTokenizer.tokenize`.
-    """
+    """Return the token sequences of a window, and add it to `count`."""
     bodies = tokenizer.tokenize(window.texts, name=window.text_name, prompt=settings.prompt)
     name: Callable[[int], str] = window.row_name
     if settings.truncation is not None:
@@ -266,7 +268,7 @@ def _sequences(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCo
         else:
             name = window.text_name
     if not lengths.all():  # only with a tokenizer that adds no special tokens
-        first = int(np.flatnonzero(lengths == 0)[0])
+        first = int(lengths.argmin())
         raise InputError(
             f"{name(first)} has no tokens, and this model's tokenizer adds no special tokens", "leave it out"
         )
@@ -283,17 +285,13 @@ def _sequences(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCo
     count.n_unknown += tokenizer.count_unknown(bodies)
     count.n_long += len(too_long)
     count.longest = max(count.longest, int(lengths.max()))
-    overlap = int(most * CHUNK_OVERLAP) if settings.on_truncate == "chunk" else None
+    in_parts, overlap = settings.on_truncate == "chunk", int(most * CHUNK_OVERLAP)
     if settings.truncation is None:
-        return (
-            tokenizer.frame_windows(bodies, most, overlap)
-            if overlap is not None
-            else (tokenizer.frame(bodies, most), None)
-        )
-    first_texts, second_texts = (bodies.select(side) for side in window.rows)
-    if overlap is not None:
-        return tokenizer.join_windows(first_texts, second_texts, most, overlap)
-    return tokenizer.join(first_texts, second_texts, most, settings.truncation), None
+        return tokenizer.frame_windows(bodies, most, overlap) if in_parts else (tokenizer.frame(bodies, most), None)
+    left, right = (bodies.select(side) for side in window.rows)
+    if in_parts:
+        return tokenizer.join_windows(left, right, most, overlap)
+    return tokenizer.join(left, right, most, settings.truncation), None
 
 
 def _one_ahead(
@@ -313,32 +311,12 @@ def _one_ahead(
         yield this
 
 
-def mean_over_parts(values: Tensor, n_parts: NDArray[np.int64]) -> Tensor:
-    """Return the mean over the parts of each text: shape (N, D), float32, from (all parts, D), text after text."""
-    if len(values) == len(n_parts):
-        return values
-    starts = to_device(torch.from_numpy(offsets_of(n_parts)[:-1]), values.device)
-    return F.embedding_bag(torch.arange(len(values), device=values.device), values, starts, mode="mean")
-
-
-def warn_of_cuts(count: EmbedCount, settings: EmbedSettings, unit: str = "texts") -> None:
-    """Log how many texts (for joined pairs: pairs) were cut, if `on_truncate` is ``warn`` and there are any."""
-    if count.n_long and settings.on_truncate == "warn":
-        logger.warning(
-            "%d of %d %s are longer than %d tokens (the longest has %d) and were cut; "
-            "raise max_seq_length or use on_truncate='chunk'",
-            count.n_long,
-            count.n_texts,
-            unit,
-            settings.max_seq_length,
-            count.longest,
-        )
-
-
-def refuse_not_finite(values: Tensor, what: str, name: Callable[[int], str], model: ConnectionBert) -> None:
+def refuse_not_finite(
+    values: Tensor, what: str, name: Callable[[int], str], model: ConnectionBert, first: int = 0
+) -> None:
     """Raise an error if a row of `values`, shape (N, any), contains NaN or an infinite number.
 
-    `what` names the values in the message, and `name` gives the text or row that a row of `values` belongs to.
+    `what` names the values in the message, and `name` a row of them, whose numbers begin with `first`.
     """
     if values.isfinite().all():
         return
@@ -349,16 +327,13 @@ def refuse_not_finite(values: Tensor, what: str, name: Callable[[int], str], mod
     elif not all(parameter.isfinite().all() for parameter in model.encoder.parameters()):
         advice = "its weights are NaN or infinite themselves; load other weights"
     others = f", and {len(wrong) - 1:,} more of {len(values):,}" if len(wrong) > 1 else ""
-    raise InputError(f"{name(int(wrong[0]))}: the model's {what} is NaN or infinite{others}: {advice}")
+    raise InputError(f"{name(first + int(wrong[0]))}: the model's {what} is NaN or infinite{others}: {advice}")
 
 
-def run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode, budget: int) -> tuple[Tensor, int]:
+def _run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode, budget: int) -> tuple[Tensor, int]:
     """Return the pooled vectors of N texts, shape (N, D), float32, and the token budget that fitted into memory.
 
     `budget` is the most tokens of a forward; after an out-of-memory error, half of the tokens of the failed forward.
-
-    Raises:
-        ResourceError: A single text does not fit into memory.
     """
     lengths = framed.lengths
     device, layouts = model.device, model.probe.layouts
@@ -388,18 +363,12 @@ def run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode
             # outside of the except block: there the exception would keep the failed forward's tensors in memory
             budget = max(1, int(lengths[texts].sum()) // 2)
             logger.warning("out of memory on %s: continuing with batches of at most %d tokens", device, budget)
-            _free_memory(device)
+            if device.type != "cpu":
+                torch.get_device_module(device).empty_cache()
             rest: NDArray[np.int64] = np.concatenate(todo)
             todo = [rest[part] for part in plan_forwards(lengths[rest], budget, device.type, layouts)]
             places, n_placed = to_device(torch.from_numpy(np.concatenate(todo)), device), 0
     return vectors, budget
-
-
-def _free_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
 
 
 def ordered_texts(inputs: Iterable[str]) -> Iterable[str]:
@@ -417,52 +386,3 @@ def ordered_texts(inputs: Iterable[str]) -> Iterable[str]:
         listed: list[str] = inputs.tolist()
         return listed
     return inputs
-
-
-def classify(
-    model: ConnectionBert,
-    head: ClassificationHead,
-    rows: Iterable[Any],
-    settings: EmbedSettings,
-    count: EmbedCount,
-    hint: str = "",
-) -> Iterator[Tensor]:
-    """Yield the logits of the rows, window by window, in order; log at the end how many texts or pairs were cut.
-
-    Other arguments, and errors, as in `embed`.
-
-    Args:
-        head: The classification head; its kind says what a row is.
-        rows: Texts or pairs, depending on the head's kind; read once, a window ahead of the logits on a GPU.
-        hint: The end of the message about a row that does not fit the classifier's kind.
-
-    Yields:
-        Shape (rows of the window, K), float32, on the CPU; a GPU is waited for only by this copy.
-    """
-    kind = head.plan.kind
-    if isinstance(rows, (str, bytes)):
-        raise InputError(f"X is {quoted(rows)}, expected a list of {'texts' if kind == 'single' else 'pairs of texts'}")
-    if kind == "single":
-        windows = windows_of_texts(ordered_texts(rows), hint)
-    else:
-        if getattr(rows, "ndim", 1) == 2 and hasattr(rows, "to_numpy"):  # the rows of a data frame
-            rows = rows.to_numpy(dtype=object)
-        windows = windows_of_pairs(rows, f"; this classifier takes pairs{hint}")
-
-    def of_one_vector(vectors: Tensor) -> Tensor:
-        return head.logits([vectors])
-
-    first = 0
-    # the logits are checked: they are not finite if a vector is not
-    unchecked = replace(settings, check_finite=False)
-    for columns in embed(model, windows, unchecked, count, None if kind == "towers" else of_one_vector):
-        logits = (head.logits(columns) if kind == "towers" else columns[0]).cpu()
-        if settings.check_finite:
-            refuse_not_finite(logits, "logits", partial(_row_at, first), model)
-        first += len(logits)
-        yield logits
-    warn_of_cuts(count, settings, "pairs" if kind == "joined" else "texts")
-
-
-def _row_at(first: int, row: int) -> str:
-    return f"row at position {first + row}"

@@ -36,7 +36,6 @@ from sbert_ft.models.inference import (
     OnTruncate,
     embed,
     ordered_texts,
-    warn_of_cuts,
     windows_of_pairs,
     windows_of_texts,
 )
@@ -154,7 +153,6 @@ class SiameseBert(TextModel):
             self._prompt(prompt_name, prompt),
             device=None if device is None else choose_device(device),
         )
-        count = EmbedCount() if count is None else instance_argument(EmbedCount, count, "count")
         for (vectors,) in embed(self.bert, windows_of_texts(ordered_texts(inputs)), settings, count):
             if self.normalize:
                 vectors = unit(vectors)
@@ -163,7 +161,6 @@ class SiameseBert(TextModel):
                 vectors = unit(vectors)
             yield vectors
             del vectors  # before the next window is computed
-        warn_of_cuts(count, settings)
 
     # fmt: off
     @overload
@@ -229,7 +226,8 @@ class SiameseBert(TextModel):
             ResourceError: A single text does not fit into memory.
         """
         texts = [inputs] if isinstance(inputs, str) else ordered_texts(inputs)
-        n_texts = len(texts) if isinstance(texts, Sequence) else None
+        # the number of texts is known before, so that no vector is in memory twice
+        texts = texts if isinstance(texts, Sequence) else list(texts)
         to_host = convert_to_numpy and not convert_to_tensor
         stream = self.encode_stream(
             texts,
@@ -243,20 +241,14 @@ class SiameseBert(TextModel):
         )
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        # where the number of texts is known, no vector is in memory twice
-        whole = torch.empty(n_texts or 0, self._width(truncate_dim), device="cpu" if to_host else self.device)
-        kept = []
+        whole = torch.empty(len(texts), self._width(truncate_dim), device="cpu" if to_host else self.device)
         n_done = 0
-        with tqdm(total=n_texts, unit="text", disable=not show_progress_bar) as bar:
+        with tqdm(total=len(texts), unit="text", disable=not show_progress_bar) as bar:
             for part in stream:
                 bar.update(len(part))
-                if n_texts is None:
-                    kept.append(part)
-                else:
-                    whole[n_done : n_done + len(part)] = part
+                whole[n_done : n_done + len(part)] = part
                 n_done += len(part)
                 del part  # before the next one is computed
-        whole = torch.cat(kept) if kept else whole
         result = whole[0] if isinstance(inputs, str) else whole
         if to_host:
             array: NDArray[np.float32] = result.numpy()
@@ -301,8 +293,8 @@ class SiameseBert(TextModel):
         Raises:
             InputError: Something is not a pair of strings; with its position.
         """
-        parts = list(self.score_stream(pairs, batch_size, on_truncate=on_truncate))
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        stream = self.score_stream(pairs, batch_size, on_truncate=on_truncate)
+        return np.concatenate([np.zeros(0, np.float32), *stream])
 
     def score_stream(
         self,
@@ -318,13 +310,11 @@ class SiameseBert(TextModel):
         A text that appears several times in these some thousand pairs is computed once. `check_finite` and `count` are
         as in `ClassifierModel.logits_stream`.
         """
-        count = EmbedCount() if count is None else instance_argument(EmbedCount, count, "count")
         settings = EmbedSettings(
             self.pooling, self.max_seq_length, batch_size, on_truncate, self._prompt(), check_finite=check_finite
         )
         for left, right in embed(self.bert, windows_of_pairs(pairs), settings, count):
             yield cosine(left, right).cpu().numpy()
-        warn_of_cuts(count, settings)
 
     def match(
         self, pairs: Pairs, batch_size: int = 32, *, threshold: float | None = None, on_truncate: OnTruncate = "warn"

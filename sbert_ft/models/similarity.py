@@ -100,15 +100,14 @@ def compare(a: Vectors, b: Vectors, similarity: Similarity, *, pairwise: bool) -
         raise InputError(f"{len(left)} vectors cannot be compared row by row with {len(right)}")
     if similarity == "cosine":
         return cosine(left, right) if pairwise else (unit(left) @ unit(right).T).clamp(-1.0, 1.0)
-    if not any(matrix.numel() and matrix.abs().max() > _LARGE for matrix in (left, right)):
-        return _product_or_distance(left, right, similarity, pairwise=pairwise)
-    most = torch.finfo(torch.float32).max
-    return _product_or_distance(left.double(), right.double(), similarity, pairwise=pairwise).clamp(-most, most).float()
-
-
-def _product_or_distance(left: Tensor, right: Tensor, similarity: Similarity, *, pairwise: bool) -> Tensor:
+    wide = any(matrix.numel() and matrix.abs().max() > _LARGE for matrix in (left, right))
+    if wide:
+        left, right = left.double(), right.double()
     if similarity == "euclidean":
-        return -(torch.linalg.vector_norm(left - right, dim=-1) if pairwise else torch.cdist(left, right))
-    if similarity == "manhattan":
-        return -((left - right).abs().sum(-1) if pairwise else torch.cdist(left, right, p=1.0))
-    return (left * right).sum(-1) if pairwise else left @ right.T
+        values = -(torch.linalg.vector_norm(left - right, dim=-1) if pairwise else torch.cdist(left, right))
+    elif similarity == "manhattan":
+        values = -((left - right).abs().sum(-1) if pairwise else torch.cdist(left, right, p=1.0))
+    else:
+        values = (left * right).sum(-1) if pairwise else left @ right.T
+    most = torch.finfo(torch.float32).max
+    return values.clamp(-most, most).float() if wide else values
