@@ -135,10 +135,7 @@ def given_in(value: Mapping[str, object]) -> GivenKeys:
 
 
 def path_of(section: str, name: str) -> str | None:
-    """Return the path that a key or alias means, as `training.epochs` for "n_epochs"; None where there is no such key.
-
-    `section` is empty for the top level.
-    """
+    """Return the path that a key or alias means, as `training.epochs` for "n_epochs"; None for an unknown one."""
     if "." in name or section == "objective":  # a full path at the top level, or an objective's number
         return None
     if (path := joined(section, name)) in KEYS or path == "objective":

@@ -31,11 +31,7 @@ class Fault:
 
 
 def refuse(where: str, faults: Sequence[Fault]) -> None:
-    """Raise all faults as one error; do nothing if there are none.
-
-    Raises:
-        ConfigError: There are faults. After a first line with their number, the message has a line for each.
-    """
+    """Raise all faults, if any, as one `ConfigError`: after a first line with their number, a line for each."""
     if len(faults) == 1:
         raise ConfigError(f"{where}: {faults[0]}")
     if faults:

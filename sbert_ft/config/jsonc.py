@@ -27,16 +27,25 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file cannot be read, or is not one strict JSON object.
     """
-    where = quoted(path, limit=400)
-    data = _bytes_of(path, where)
+    where, start = quoted(path, limit=400), "'sbert-ft config init -o FILE' writes one to start from"
+    if not os.path.lexists(path):
+        raise ConfigError(f"{where}: no such file", start)
+    try:
+        with open_file(Path(path)) as file:
+            data = file.read(_MOST_BYTES + 1)
+    except ModelFolderError as error:
+        raise ConfigError(error.problem, error.hint) from None
+    if len(data) > _MOST_BYTES:
+        raise ConfigError(f"{where}: is larger than the {_MOST_BYTES} bytes that a configuration may have")
+    if not data.strip():
+        raise ConfigError(f"{where}: is empty", start)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{where}: is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
     value = parse_json(_COMMENT.sub(r"\1", text), where)
     if not isinstance(value, dict):
-        found = _NAMES.get(type(value), "a number")
-        raise ConfigError(f"{where}: holds {found}; expected one object, {{...}}")
+        raise ConfigError(f"{where}: holds {_NAMES.get(type(value), 'a number')}; expected one object, {{...}}")
     return value
 
 
@@ -60,30 +69,9 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def refuse_depth(value: object, where: str) -> None:
-    """Refuse a value that is nested deeper than a configuration can be.
-
-    Raises:
-        ConfigError: It is; comparing or showing it could exhaust the stack.
-    """
+    """Raise a `ConfigError` for a value so deep that comparing or showing it could exhaust the stack."""
     if is_deeper(value, _DEEPEST):
         raise ConfigError(f"{where}: is nested too deeply; expected sections with values")
-
-
-def _bytes_of(path: str | Path, where: str) -> bytes:
-    """Return the bytes of a small regular file."""
-    start = "'sbert-ft config init -o FILE' writes one to start from"
-    if not os.path.lexists(path):
-        raise ConfigError(f"{where}: no such file", start)
-    try:
-        with open_file(Path(path)) as file:
-            data = file.read(_MOST_BYTES + 1)
-    except ModelFolderError as error:
-        raise ConfigError(error.problem, error.hint) from None
-    if len(data) > _MOST_BYTES:
-        raise ConfigError(f"{where}: is larger than the {_MOST_BYTES} bytes that a configuration may have")
-    if not data.strip():
-        raise ConfigError(f"{where}: is empty", start)
-    return data
 
 
 def _usual_slip(text: str, error: json.JSONDecodeError) -> str:

@@ -43,11 +43,7 @@ def read_run(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
 
 
 def run_from_json(value: Mapping[str, object], where: str) -> RunSettings:
-    """Return the settings in the object of a run's JSON; `where` names it in messages and is shown unchanged.
-
-    Raises:
-        ConfigError: Anything in it is wrong; all faults are in the message.
-    """
+    """Return the settings in the object of a run's JSON, which messages call `where`; errors as in `read_run`."""
     refuse_depth(value, where)
     return _settings(value, (), where)
 
@@ -60,12 +56,7 @@ def run_to_json(settings: RunSettings) -> dict[str, Any]:
 
 
 def check_settings(settings: RunSettings) -> RunSettings:
-    """Return settings made in Python, checked like a run's JSON and with numpy's numbers as Python's.
-
-    Raises:
-        ConfigError: A value has a wrong type or is out of range, or two values contradict each other; all faults are
-            in the message.
-    """
+    """Return settings made in Python, with numpy's numbers as Python's; checks and errors as in `read_run`."""
     refuse(_WHERE_PYTHON, [*_wrong_parts(settings)])
     return run_from_json(run_to_json(settings), _WHERE_PYTHON)
 
@@ -115,10 +106,7 @@ def _settings(value: Mapping[str, object], overrides: Sequence[str], where: str)
 
 
 def _checked(section: str, at: str, given: Mapping[str, Given], faults: list[Fault]) -> dict[str, Any]:
-    """Return the values of a section's keys by name, defaults included, and add the faults of the others to `faults`.
-
-    `at` is the path of the section in `given` and in messages.
-    """
+    """Return a section's values by name, defaults included, and add faults; `given` and messages call it `at`."""
     values: dict[str, Any] = {}
     for key in keys_of(section):
         path = joined(at, key.name)
@@ -136,7 +124,6 @@ def _checked(section: str, at: str, given: Mapping[str, Given], faults: list[Fau
 
 
 def _override(given: GivenKeys, overrides: Sequence[str]) -> None:
-    """Replace given values by the overrides."""
     later, of_objective = GivenKeys(), list[tuple[str, object]]()
     for override in overrides:
         written, equals, text = override.partition("=")
@@ -171,11 +158,7 @@ def _objective_in(given: GivenKeys) -> object:
 
 
 def _override_objective(given: GivenKeys, name: str, value: object) -> None:
-    """Replace the objective, or one of its options, by an override.
-
-    `name` is the part after `objective.`: empty for the objective itself, an option, or, if there are several
-    objectives, a number from 0 and an option.
-    """
+    """Replace the objective (name ""), an option of it ("scale"), or one of several objectives ("0.scale")."""
     if not name:
         given.by_path["objective"] = Given(value, "--set objective")
         return
@@ -196,7 +179,6 @@ def _override_objective(given: GivenKeys, name: str, value: object) -> None:
 
 
 def _json_or_text(text: str) -> object:
-    """Return the value after an override's equals sign."""
     try:
         return parse_json(text, "")
     except ConfigError:
@@ -204,7 +186,6 @@ def _json_or_text(text: str) -> object:
 
 
 def _unknown_override(section: str, name: str) -> Fault:
-    """Return the fault of an override with an unknown key."""
     if not section and name in SECTIONS:
         return Fault(f"--set {name}", f"expected one of its keys, such as {keys_of(name)[0].path}")
     whole, dot, _ = name.partition(".")

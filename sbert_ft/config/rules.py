@@ -116,8 +116,12 @@ def broken_rules_of_reading(values: Mapping[str, Any]) -> Iterator[Fault]:
     encoding = values.get("data.encoding")
     if encoding is not None and kind is not None and not FILE_KINDS[kind].takes_encoding:
         yield Fault("data.encoding", f"{quoted(encoding)} is for files of text; data.kind is {kind}")
-    if encoding is not None and not _is_codec(encoding):
-        yield Fault("data.encoding", f"expected utf-8, cp949 or another that Python knows, found {quoted(encoding)}")
+    if encoding is not None:
+        try:
+            codecs.lookup(encoding)
+        except (LookupError, ValueError):
+            found = f"found {quoted(encoding)}"
+            yield Fault("data.encoding", f"expected utf-8, cp949 or another that Python knows, {found}")
 
 
 def _rules_of_model(values: Mapping[str, Any]) -> Iterator[Fault]:
@@ -185,11 +189,3 @@ def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSe
     for path in _OF_SCORES:
         if has_classes and (value := values.get(path)) is not None:
             yield Fault(path, f"{shown_value(value)} is for scores; {of_objective}, which has classes; leave it out")
-
-
-def _is_codec(name: str) -> bool:
-    """Return whether Python has a codec of this name."""
-    try:
-        return bool(codecs.lookup(name))
-    except (LookupError, ValueError):
-        return False

@@ -65,17 +65,11 @@ class ClassifierModel(TextModel):
 
     Attributes:
         bert: Tokenizer and encoder.
-        kind: ``towers``, ``joined`` or ``single``.
-        pooling: How a sequence's tokens become its vector; ``pooler`` for the stock head of the encoder's kind.
-        features: For towers: which features of the two vectors the head gets.
-        truncation: For joined: which text of a too long pair is cut.
-        head_dropout: Probability of the dropout before the head's last layer, in training.
-        class_weight: ``balanced`` if training weighs classes by their number of rows.
+        kind, pooling, features, truncation, head_dropout, class_weight: As in `__init__`, without None.
         head: The head, which computes logits from vectors; None before `start_head`.
         decision: The probability from which on a row matches; None if it was not fitted.
         score_scale: For one output: lowest and highest score of the training data.
-        temperature: The temperature that calibration has divided the logits by (it is already part of the head, see
-            `calibrate`); None if there was no calibration.
+        temperature: What `calibrate` has divided the logits by, which is part of the head; None without calibration.
     """
 
     head: ClassificationHead | None
@@ -95,18 +89,15 @@ class ClassifierModel(TextModel):
     ) -> None:
         """Create a classifier without a head; `start_head` adds one.
 
-        Other arguments are described at the class.
+        Other arguments, and the words for them, as in `config.settings.ModelSettings`.
 
         Args:
             bert: Tokenizer and encoder; the pooling and length of its folder are the defaults.
             pooling: None for ``pooler`` if the kind is not towers and the encoder's kind has a stock head, otherwise
                 for the folder's pooling.
-            features: ``uv`` for (u, v), ``difference`` for |u-v|, ``uv_difference`` for (u, v, |u-v|),
-                ``uv_difference_product`` for (u, v, |u-v|, u*v).
             truncation: Other libraries use longest_first, so only with it their results are the same for pairs that
                 are too long.
-            head_dropout: None for the value in config.json.
-            max_seq_length: Most tokens of a sequence, special ones included, in place of the folder's.
+            class_weight: ``balanced`` to weigh classes by the inverse of their number of rows.
 
         Raises:
             InputError: An unknown word, or a length that the encoder has no positions for.
@@ -142,19 +133,17 @@ class ClassifierModel(TextModel):
     ) -> _Self:
         """Return the classifier of a local folder: saved by this library, or a stock ...ForSequenceClassification.
 
-        Other arguments as in `ConnectionBert.from_pretrained`; the head always computes in float32.
+        Other arguments, and errors, as in `ConnectionBert.from_pretrained`; the head always computes in float32.
 
         Args:
-            folder: A folder as in `ConnectionBert.from_pretrained`, with a head.
             max_seq_length: Most tokens of a sequence, in place of the folder's.
             kind: For stock folders, which do not say whether they are for pairs. None for ``joined`` if the folder was
                 saved by sentence-transformers' CrossEncoder, and for ``single`` otherwise.
 
         Raises:
-            ModelFolderError: As in `ConnectionBert.from_pretrained`; also if there is no head, or one that does not
-                fit the folder's settings. A head is never replaced by a random one.
-            InputError: An argument is not a known value, or contradicts the folder.
-            ResourceError: The device is not available.
+            ModelFolderError: There is no head, or one that does not fit the folder's settings; a head is never
+                replaced by a random one.
+            InputError: An argument contradicts the folder.
         """
         source = read_folder(folder)
         found = find_classifier(source, kind)
@@ -215,9 +204,7 @@ class ClassifierModel(TextModel):
     def start_head(self, classes: Sequence[object] | None, seed: int = 42) -> None:
         """Replace the head by a new one with random weights (or those of a pretrained pooler); reset the calibration.
 
-        Args:
-            classes: At least two different labels, all words or all numbers; None for one output, a graded score.
-            seed: Seed of the random weights.
+        `classes` are at least two different labels, all words or all numbers; None for one output, a graded score.
 
         Raises:
             InputError: The labels are not valid classes.
@@ -229,10 +216,7 @@ class ClassifierModel(TextModel):
         self.decision, self.score_scale, self.temperature = None, SIGMOID_SCALE, None
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Return the pooled vectors of a packed batch, shape (N, D), float32, with gradients if torch records them.
-
-        The head is not applied; the caller does this with one tensor for each text of a row: ``model.head(columns)``.
-        """
+        """Return the pooled vectors of a packed batch, as `SiameseBert.forward`, for ``model.head(columns)``."""
         return batch.pool(self.bert(batch), self._plan.token_pooling)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -279,9 +263,8 @@ class ClassifierModel(TextModel):
         Args:
             rows: Texts (kind single) or pairs of texts.
             batch_size: Bounds memory as in `SiameseBert.encode`; how rows are batched does not change a logit.
-            on_truncate: What to do with sequences longer than `max_seq_length`: ``warn`` cuts them and logs how many,
-                ``error`` raises an error, ``ignore`` only cuts them, ``chunk`` takes the mean of the logits over
-                windows that overlap by a quarter (for towers: the mean of the vectors).
+            on_truncate: As in `SiameseBert.encode`; ``chunk`` takes the mean of the logits over the windows of a
+                sequence, for towers the mean of the vectors.
             count: Filled with counts of the texts and tokens while the rows are read.
             check_finite: Raise an error for logits that are NaN or infinite; False to yield them unchecked.
 
@@ -292,7 +275,7 @@ class ClassifierModel(TextModel):
             InputError: A row does not fit the kind, or its logits are not finite; with its position.
             ResourceError: A single sequence does not fit into memory.
         """
-        head, takes = self._fitted_head(), "texts" if self.kind == "single" else "pairs of texts"
+        head = self._fitted_head()
         settings = EmbedSettings(
             self._plan.token_pooling,
             self.max_seq_length,
@@ -302,6 +285,7 @@ class ClassifierModel(TextModel):
             check_finite=False,  # the logits are checked: they are not finite if a vector is not
         )
         if isinstance(rows, (str, bytes)):
+            takes = "texts" if self.kind == "single" else "pairs of texts"
             raise InputError(f"X is {quoted(rows)}, expected a list of {takes}")
         if self.kind == "single":
             windows = windows_of_texts(ordered_texts(rows), self._hint)
@@ -382,20 +366,13 @@ class ClassifierModel(TextModel):
         on_truncate: OnTruncate = "warn",
         count: EmbedCount | None = None,
     ) -> NDArray[np.float32]:
-        """Return what `match` compares with the threshold: the second class's probability, or one output's sigmoid.
+        """Return what `match` compares with the threshold: shape (n,), float32, 0 to 1.
 
-        Returns:
-            Shape (n,), float32, 0 to 1.
-
-        Raises:
-            InputError: There are more than two classes, or as in `logits_stream`.
+        It is the second class's probability, or one output's sigmoid. Arguments and errors as in `match`.
         """
         if self.n_outputs > 2:
-            raise InputError(
-                f"the classifier has {self.n_outputs} classes, but a match is defined only for two classes or one "
-                "output",
-                "use predict",
-            )
+            fault = f"the classifier has {self.n_outputs} classes, but a match is defined only for two classes or one"
+            raise InputError(f"{fault} output", "use predict")
         return probabilities(self._logits(rows, batch_size, on_truncate, count))[:, -1]
 
     def match(
@@ -408,13 +385,8 @@ class ClassifierModel(TextModel):
     ) -> NDArray[np.bool_]:
         """Return whether each row's probability of the second class, or its score, reaches the threshold: (n,), bool.
 
-        Args:
-            X: As in `predict`; other arguments as in `logits_stream`.
-            threshold: The lowest probability of a match, in place of the stored one.
-
-        Raises:
-            InputError: There is neither a stored threshold nor a given one, there are more than two classes, or as in
-                `logits_stream`.
+        Other arguments, and errors, as in `predict`; without any threshold, or with more than two classes, it is an
+        `InputError`. `threshold` is the lowest probability of a match, in place of the stored one.
         """
         chosen = chosen_threshold(self.decision, threshold, "probability")
         return reaches(self.connection_scores(X, batch_size, on_truncate=on_truncate), chosen)
@@ -454,9 +426,7 @@ class ClassifierModel(TextModel):
 def listed_labels(values: Iterable[Any], name: str) -> list[Any]:
     """Return labels, one a row, as a list of plain Python values.
 
-    Args:
-        values: A list, array or Series, or an array or frame of a single column, shape (n, 1).
-        name: What the labels are called in messages, such as y.
+    `values`, called `name` in messages, are a list, array, Series, or an array or frame of shape (n, 1).
 
     Raises:
         InputError: They are not a list, or have several columns.

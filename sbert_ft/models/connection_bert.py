@@ -1,11 +1,9 @@
 """`ConnectionBert`: the tokenizer and the encoder of a model folder; `TextModel`: what the models on it share.
 
-The encoder is transformers' stock one and always stays in float32: it is the one that is trained and
-saved. Where the hardware multiplies bfloat16, inference runs on a copy of the layers in that type
-(`mixed_precision.py`). The copy is made when it is first needed, and again when the weights have changed:
-when an optimizer has stepped or torch's version counters have changed. After writing through
-``parameter.data``, load the model again. The copy costs another half of the layers' memory; the saved
-weights are never rounded.
+The encoder is transformers' stock one and always stays in float32: it is the one that is trained and saved. Where the
+hardware multiplies bfloat16, inference runs on a copy of the layers in that type (`mixed_precision.py`), which costs
+another half of their memory. It is made when first needed, and again when an optimizer has stepped or torch's version
+counters have changed; after writing through ``parameter.data``, load the model again.
 """
 
 from __future__ import annotations
@@ -46,11 +44,7 @@ _Model = TypeVar("_Model", bound="TextModel")
 
 
 def read_tokenizer_of(source: ModelFolder, n_rows: int | None) -> TextTokenizer:
-    """Return the folder's tokenizer; `n_rows` of the embedding table limit its size, None if they are not known.
-
-    Raises:
-        ModelFolderError: The tokenizer is missing or damaged.
-    """
+    """Return the folder's tokenizer; `n_rows` of the embedding table limit its size, None if they are not known."""
     model_type = str(source.config.get("model_type", "bert"))
     tokenizer = TextTokenizer.from_pretrained(source.encoder_path, model_type, n_rows)
     if source.lower_case_first:
@@ -62,7 +56,7 @@ def _read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextToken
     """Return the folder's tokenizer, checked against the embedding table; log what the user should know."""
     n_rows = int(plan.config.vocab_size)
     tokenizer = read_tokenizer_of(source, n_rows)
-    if _n_token_types(plan) < 2:
+    if (getattr(plan.config, "type_vocab_size", None) or 0) < 2:
         tokenizer.drop_token_types()
     check_room(tokenizer, source, plan)
     n_tokens, folder = tokenizer.vocab_size, shown(source.encoder_path)
@@ -84,11 +78,7 @@ def _read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextToken
 
 
 def check_room(tokenizer: TextTokenizer, source: ModelFolder, plan: EncoderPlan) -> None:
-    """Check that the special tokens leave space for a text's in the folder's max_seq_length and all positions.
-
-    Raises:
-        ModelFolderError: They do not.
-    """
+    """Raise a `ModelFolderError` if special tokens fill the folder's max_seq_length or all positions."""
     longest = min(source.max_seq_length or plan.max_tokens, plan.max_tokens)
     if tokenizer.n_special >= longest:
         raise ModelFolderError(
@@ -96,10 +86,6 @@ def check_room(tokenizer: TextTokenizer, source: ModelFolder, plan: EncoderPlan)
             f"a text may have {longest} tokens in all",
             "use the tokenizer that belongs to these weights",
         )
-
-
-def _n_token_types(plan: EncoderPlan) -> int:
-    return int(getattr(plan.config, "type_vocab_size", 0) or 0)
 
 
 class ConnectionBert(nn.Module):
@@ -128,12 +114,7 @@ class ConnectionBert(nn.Module):
         source: ModelFolder,
         pooler: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Combine the parts on the CPU, and find out which layouts the encoder runs correctly.
-
-        Raises:
-            ModelFolderError: The encoder does not run.
-            ResourceError: There is not enough memory to try the encoder.
-        """
+        """Combine the parts on the CPU, and try which layouts the encoder runs; errors as in `from_pretrained`."""
         super().__init__()
         self.pooler = dict(pooler or {})
         self.encoder = encoder
@@ -174,7 +155,7 @@ class ConnectionBert(nn.Module):
             ModelFolderError: The folder is incomplete, damaged, hostile or of an unsupported kind. A missing
                 tensor is an error; it is never replaced by random numbers.
             InputError: The device or the precision is not a known one.
-            ResourceError: The device is not available.
+            ResourceError: The device is not available, or there is not enough memory to try the encoder.
         """
         target = choose_device(device)
         dtype = choose_precision(precision, target)
@@ -196,14 +177,13 @@ class ConnectionBert(nn.Module):
     ) -> ConnectionBert:
         """Return a model with **random** weights, for training from scratch.
 
-        Other arguments, and errors, as in `from_pretrained`.
+        Other arguments, and errors, as in `from_pretrained`; weights in the folder are not read.
 
         Args:
-            folder: A folder with config.json and the tokenizer's files; weights in it are not read.
             seed: Seed of the initial weights, whose scale is ``initializer_range`` of config.json.
 
         Raises:
-            ResourceError: The weights would not fit into memory, or as in `from_pretrained`.
+            ResourceError: The weights would not fit into memory.
         """
         target = choose_device(device)
         dtype = choose_precision(precision, target)
@@ -243,11 +223,9 @@ class ConnectionBert(nn.Module):
         return f"{self.plan.config.model_type} on {describe_device(self.device)}, {precision}, layouts {layouts}"
 
     def pack(self, texts: TextTokens, layout: Layout | None = None) -> PackedBatch:
-        """Return the texts as a batch on the model's device, by default in the layout expected to be fastest.
+        """Return N texts with their special tokens as a batch on the model's device.
 
-        Args:
-            texts: N texts with their special tokens.
-            layout: One of ``probe.layouts``; None to choose by lengths and device.
+        `layout` is one of ``probe.layouts``; None for the one expected to be fastest.
 
         Raises:
             InputError: The encoder does not run this layout correctly.
@@ -277,10 +255,7 @@ class ConnectionBert(nn.Module):
         """Let `forward` run a bfloat16 copy of the layers within the context.
 
         The copy gets the gradients; `HalfCopy.lead_gradients_on` adds them to the float32 weights. Nothing changes for
-        float32, for float16 (its gradients need a scaler) and for an encoder without `can_be_trained_in_half`.
-
-        Args:
-            dtype: The type in which the encoder is trained; None for float32.
+        float32 (or None), for float16 (its gradients need a scaler) and for an encoder that cannot be trained in half.
         """
         if dtype == torch.bfloat16 and can_be_trained_in_half(self.encoder):
             self._half, self.trained_copy = None, HalfCopy(self.encoder, dtype, trained=True)
@@ -325,7 +300,7 @@ class ConnectionBert(nn.Module):
     @property
     def takes_token_types(self) -> bool:
         """Whether the encoder's forward has an argument for token types."""
-        return _n_token_types(self.plan) > 0
+        return bool(getattr(self.plan.config, "type_vocab_size", None))
 
     def _inference_encoder(self) -> PreTrainedModel:
         """Return the float32 encoder, or an up-to-date copy in half precision; in evaluation mode."""
@@ -344,23 +319,27 @@ class ConnectionBert(nn.Module):
         self.to(device)
         self.compute_dtype = dtype
         if device.type != "cpu":
+            refused = dict(self.probe.refused)
             in_half = dtype != torch.float32
-            refused: dict[Layout, str] = {}
             if not in_half and "runs" in self.probe.layouts:
                 refused["runs"] = "the GPU's kernel for texts of varying lengths supports only half precision"
             layouts = [layout for layout in self.probe.layouts if layout != "padded" and layout not in refused]
             tolerance = _HALF_TOLERANCE if in_half else attention.PROBE_TOLERANCE
-            there = self._try(self.infer, layouts, tolerance)
-            self.probe = ProbeResult(there.layouts, {**self.probe.refused, **refused, **there.refused})
+            self.probe = self._try(self.infer, layouts, tolerance, refused)
         logger.info("%s", self.describe())
         return self
 
     def _try(
-        self, forward: Callable[[PackedBatch], Tensor], layouts: Sequence[Layout], tolerance: float
+        self,
+        forward: Callable[[PackedBatch], Tensor],
+        layouts: Sequence[Layout],
+        tolerance: float,
+        refused: Mapping[Layout, str],
     ) -> ProbeResult:
-        n_words = int(self.plan.config.vocab_size)
-        options = self.pack_options
-        return attention.probe(forward, n_words, self.max_tokens, options, layouts, tolerance, self.device)
+        """Return which of the layouts the encoder runs correctly, beside those that are `refused` already."""
+        limits = int(self.plan.config.vocab_size), self.max_tokens
+        seen = attention.probe(forward, *limits, self.pack_options, layouts, tolerance, self.device)
+        return ProbeResult(seen.layouts, {**refused, **seen.refused})
 
     def _admit_layouts(self) -> ProbeResult:
         """Return which layouts the encoder runs correctly in float32 on the CPU; log if there is only ``padded``."""
@@ -371,14 +350,13 @@ class ConnectionBert(nn.Module):
         else:
             layouts, refused = ("rows",), {"runs": "the encoder does not accept a custom attention function"}
         try:
-            seen = self._try(self.forward, layouts, attention.PROBE_TOLERANCE)
+            result = self._try(self.forward, layouts, attention.PROBE_TOLERANCE, refused)
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             if is_out_of_memory(error):
                 problem = f"{shown(self.source.encoder_path)}: there is not enough memory to try the encoder"
                 raise ResourceError(problem) from error
             problem = f"{shown(self.source.config_file)} describes an encoder that does not run"
             raise ModelFolderError(f"{problem}: {type(error).__name__}: {quoted(error, limit=200)}") from error
-        result = ProbeResult(seen.layouts, {**refused, **seen.refused})
         if result.layouts == ("padded",):
             kind, reason = self.plan.config.model_type, result.refused["rows"]
             logger.warning("%s is run padded, not packed: layout rows was refused: %s", kind, reason)
@@ -386,17 +364,10 @@ class ConnectionBert(nn.Module):
 
 
 class TextModel(nn.Module):
-    """A model on an encoder.
-
-    Attributes:
-        bert: Tokenizer and encoder.
-    """
+    """A model on an encoder, `bert`; if it `joins_pairs`, a sequence has two texts."""
 
     def __init__(self, bert: ConnectionBert, max_seq_length: int | None, *, joins_pairs: bool = False) -> None:
-        """Combine the model with its encoder; arguments and errors as in `ClassifierModel`.
-
-        `joins_pairs` says whether a sequence has two texts.
-        """
+        """Combine the model with its encoder; arguments and errors as in `ClassifierModel`."""
         super().__init__()
         self.bert = instance_argument(ConnectionBert, bert, "bert", "ConnectionBert.from_pretrained(folder)")
         self._joins_pairs = joins_pairs
@@ -430,9 +401,8 @@ class TextModel(nn.Module):
         Afterwards everything that the model computes without gradients runs faster, and the results are equal within
         rounding. Training, saving and the parameters do not change. The first time takes 15 to 45 seconds, later ones
         one or two seconds, because the code is kept on disk. The code contains the current weights: when they change,
-        the model runs without the code, logs this once, and `compile` must be called again.
-
-        It replaces `torch.nn.Module.compile`, which compiles the training forward when that is first called.
+        the model runs without the code, logs this once, and `compile` must be called again. It replaces
+        `torch.nn.Module.compile`, which compiles the training forward when that is first called.
 
         Args:
             cache_dir: The folder for compiled code, which nobody else can write to. None for ``~/.cache/sbert_ft``, or

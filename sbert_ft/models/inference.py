@@ -1,10 +1,9 @@
 """Compute vectors or logits of any number of rows of one or two texts, one window at a time.
 
-A window has some thousand rows. Its texts are tokenised in one call, split into batches of equal work (see
-`batching.py`), and returned in the caller's order, so a million texts need the memory of one window. When
-memory runs out, the token budget is halved and the rest of the window is planned again; computed vectors
-are kept. On a GPU a thread tokenises the next window at the same time, and the CPU waits for the device
-only at a window's end, for a check or a copy.
+A window has some thousand rows. Its texts are tokenised in one call, split into batches of equal work (`batching.py`),
+and returned in the caller's order, so a million texts need the memory of one window. When memory runs out, the token
+budget is halved and the rest of the window is planned again; computed vectors are kept. On a GPU a thread tokenises the
+next window at the same time, and the CPU waits for the device only at a window's end, for a check or a copy.
 
 Texts, pairs, single rows and joined pairs take one way: `windows_of_texts` or `windows_of_pairs`, then `embed`.
 """
@@ -136,11 +135,8 @@ class Window:
 def windows_of_texts(texts: Iterable[str], hint: str | None = None) -> Iterator[Window]:
     """Yield texts in windows, each text a row.
 
-    For a classifier `hint` is the end of the message about something that is not a text, and each distinct text of a
-    window is there once. None for an encoder.
-
-    Raises:
-        InputError: With `hint`: something is not a string; with its position.
+    For a classifier `hint` ends the message about something that is not a text, which is an `InputError`, and each
+    distinct text of a window is there once. None for an encoder.
     """
     first = 0
     for window in windows_of(texts):
@@ -159,11 +155,7 @@ def windows_of_texts(texts: Iterable[str], hint: str | None = None) -> Iterator[
 
 
 def windows_of_pairs(pairs: Iterable[tuple[str, str]], hint: str = "") -> Iterator[Window]:
-    """Yield the pairs in windows with the distinct texts of each; `hint` ends the message about what is not a pair.
-
-    Raises:
-        InputError: Something is not a pair of strings; with its position.
-    """
+    """Yield pairs in windows with the distinct texts of each; `hint` ends the `InputError` about what is not a pair."""
     unordered = isinstance(pairs, (str, bytes, dict, set, frozenset)) or getattr(pairs, "ndim", 1) == 0
     if unordered or not hasattr(pairs, "__iter__"):
         raise InputError(f"pairs is of type {type(pairs).__name__}, expected a list of pairs of texts{hint}")
@@ -209,16 +201,11 @@ def embed(
         windows: Read in the caller's thread.
         settings: How texts become vectors.
         count: Filled while the windows are read.
-        head: Computes an output from the vectors, such as logits; None to yield the vectors.
+        head: Computes what is yielded from the vectors, such as logits.
 
     Yields:
         One tensor for each text of a row, or one for joined rows: shape (rows of the window, D or the width of
-        `head`'s output), float32, on `settings.device`, by default the model's.
-
-    Raises:
-        InputError: A text is not a string, or a sequence is too long with ``error``, or a vector is not finite; with
-            its position.
-        ResourceError: A single sequence does not fit into memory.
+        `head`'s output), float32, on `settings.device`, by default the model's. Errors as in `SiameseBert.encode`.
     """
     count = EmbedCount() if count is None else instance_argument(EmbedCount, count, "count")
     budget = min(settings.batch_size * settings.max_seq_length, token_budget(model.device))
@@ -258,15 +245,13 @@ def embed(
 def _sequences(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCount, window: Window) -> _Sequences:
     """Return the token sequences of a window, and add it to `count`."""
     bodies = tokenizer.tokenize(window.texts, name=window.text_name, prompt=settings.prompt)
-    name: Callable[[int], str] = window.row_name
-    if settings.truncation is not None:
+    joined, single = settings.truncation is not None, len(window.rows) == 1
+    name = window.row_name if joined or single else window.text_name
+    if joined:
         lengths = bodies.lengths[window.rows].sum(0) + tokenizer.n_pair_special
     else:
         lengths = bodies.lengths + tokenizer.n_special
-        if len(window.rows) == 1:
-            lengths = lengths[window.rows[0]]
-        else:
-            name = window.text_name
+        lengths = lengths[window.rows[0]] if single else lengths
     if not lengths.all():  # only with a tokenizer that adds no special tokens
         first = int(lengths.argmin())
         raise InputError(
@@ -337,46 +322,41 @@ def _run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMod
     """
     lengths = framed.lengths
     device, layouts = model.device, model.probe.layouts
-    todo = plan_forwards(lengths, budget, device.type, layouts)
     vectors = torch.empty(len(framed), model.hidden_size, device=device)
-    # copied to the device once for all forwards
-    places, n_placed = to_device(torch.from_numpy(np.concatenate(todo)), device), 0
+    rest = np.arange(len(framed))
     with torch.inference_mode():
-        while todo:
-            texts = todo[0]
-            try:
-                batch = model.pack(framed.select(texts))
-                pooled = batch.pool(model.infer(batch), pooling)
-                vectors.index_copy_(0, places[n_placed : n_placed + len(texts)], pooled)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(texts) == 1:
-                    raise ResourceError(
-                        f"one text of {int(lengths[texts[0]])} tokens does not fit into the memory of {device}",
-                        "lower max_seq_length, or choose another device",
-                    ) from error
-            else:
-                del todo[0]
-                n_placed += len(texts)
-                continue
+        while len(rest):
+            forwards = [rest[part] for part in plan_forwards(lengths[rest], budget, device.type, layouts)]
+            rest = np.concatenate(forwards)
+            # copied to the device once for all forwards
+            places, n_done = to_device(torch.from_numpy(rest), device), 0
+            for texts in forwards:
+                try:
+                    batch = model.pack(framed.select(texts))
+                    pooled = batch.pool(model.infer(batch), pooling)
+                    vectors.index_copy_(0, places[n_done : n_done + len(texts)], pooled)
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    if len(texts) == 1:
+                        raise ResourceError(
+                            f"one text of {int(lengths[texts[0]])} tokens does not fit into the memory of {device}",
+                            "lower max_seq_length, or choose another device",
+                        ) from error
+                    break
+                n_done += len(texts)
+            rest = rest[n_done:]
             # outside of the except block: there the exception would keep the failed forward's tensors in memory
-            budget = max(1, int(lengths[texts].sum()) // 2)
-            logger.warning("out of memory on %s: continuing with batches of at most %d tokens", device, budget)
-            if device.type != "cpu":
-                torch.get_device_module(device).empty_cache()
-            rest: NDArray[np.int64] = np.concatenate(todo)
-            todo = [rest[part] for part in plan_forwards(lengths[rest], budget, device.type, layouts)]
-            places, n_placed = to_device(torch.from_numpy(np.concatenate(todo)), device), 0
+            if len(rest):
+                budget = max(1, int(lengths[texts].sum()) // 2)
+                logger.warning("out of memory on %s: continuing with batches of at most %d tokens", device, budget)
+                if device.type != "cpu":
+                    torch.get_device_module(device).empty_cache()
     return vectors, budget
 
 
 def ordered_texts(inputs: Iterable[str]) -> Iterable[str]:
-    """Return an iterable of the texts in order; an array or Series becomes a list.
-
-    Raises:
-        InputError: The type is not an ordered collection of texts, or has more than one dimension.
-    """
+    """Return the texts in order, an array or Series as a list; raise an `InputError` for another kind of value."""
     if isinstance(inputs, (str, bytes, dict, set, frozenset)) or not hasattr(inputs, "__iter__"):
         raise InputError(f"inputs is of type {type(inputs).__name__}, expected a list of texts")
     n_dimensions = getattr(inputs, "ndim", 1)

@@ -1,8 +1,8 @@
 """`SiameseBert`: a sentence encoder, which gives each text a vector, and each pair of texts a cosine.
 
-The Sentence-BERT model (Reimers and Gurevych 2019, section 3): mean pooling over the tokens'
-activations, compared by cosine. Both sides of all pairs go through the shared encoder in the same
-packed forwards. Names, defaults and types are those of sentence-transformers.
+The Sentence-BERT model (Reimers and Gurevych 2019, section 3): mean pooling over the tokens' activations, compared by
+cosine. Both sides of all pairs go through the shared encoder in the same packed forwards. Names, defaults and types are
+those of sentence-transformers.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class SiameseBert(TextModel):
         """Create a sentence encoder from an encoder.
 
         Args:
-            bert: Tokenizer and encoder; the pooling and length of its folder are the defaults.
-            pooling: ``mean``, ``cls`` or ``max``, in place of the folder's.
-            max_seq_length: Most tokens of a text, special ones included, in place of the folder's.
+            bert: Tokenizer and encoder.
+            pooling: ``mean``, ``cls`` or ``max``; None for the folder's.
+            max_seq_length: Most tokens of a text, special ones included; None for the folder's.
 
         Raises:
             InputError: A length that the encoder has no positions for, or an unknown pooling.
@@ -111,11 +111,7 @@ class SiameseBert(TextModel):
         return self.bert.hidden_size
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Return the vectors of a packed batch, shape (N, d), float32, with gradients if torch records them.
-
-        Args:
-            batch: A batch from ``bert.pack``, on the model's device.
-        """
+        """Return the vectors of a batch of ``bert.pack``: shape (N, d), float32, with gradients if torch records."""
         batch = instance_argument(PackedBatch, batch, "batch")
         vectors = batch.pool(self.bert(batch), self.pooling)
         return F.normalize(vectors, dim=-1) if self.normalize else vectors
@@ -256,11 +252,7 @@ class SiameseBert(TextModel):
         return result if convert_to_tensor or isinstance(inputs, str) else list(result)
 
     def _prompt(self, name: str | None = None, prompt: str | None = None) -> str:
-        """Return the text to put before each input: `prompt`, or the one of this name, or the default one.
-
-        Raises:
-            InputError: There is no prompt of this name, or `prompt` is not a string.
-        """
+        """Return the text to put before each input: `prompt`, or the one of this name, or the default one."""
         if prompt is not None:
             return instance_argument(str, prompt, "prompt")
         name = self.default_prompt_name if name is None else name
@@ -272,7 +264,6 @@ class SiameseBert(TextModel):
         return self.prompts[name]
 
     def _width(self, truncate_dim: int | None) -> int:
-        """Return how many features of a vector are kept."""
         most = self.get_embedding_dimension()
         return most if truncate_dim is None else whole_number(truncate_dim, "truncate_dim", 1, most)
 
@@ -285,13 +276,9 @@ class SiameseBert(TextModel):
         return compare(embeddings1, embeddings2, self.similarity_fn_name, pairwise=True)
 
     def score(self, pairs: Pairs, batch_size: int = 32, *, on_truncate: OnTruncate = "warn") -> NDArray[np.float32]:
-        """Return the cosine of each pair: shape (n,), float32, within [-1, 1].
+        """Return the cosine of each pair of any iterable of pairs: shape (n,), float32, within [-1, 1].
 
-        Args:
-            pairs: Pairs of texts; any iterable. Other arguments as in `encode`.
-
-        Raises:
-            InputError: Something is not a pair of strings; with its position.
+        Arguments and errors as in `encode`; what is not a pair of strings is refused with its position.
         """
         stream = self.score_stream(pairs, batch_size, on_truncate=on_truncate)
         return np.concatenate([np.zeros(0, np.float32), *stream])
@@ -321,12 +308,8 @@ class SiameseBert(TextModel):
     ) -> NDArray[np.bool_]:
         """Return whether each pair belongs together: shape (n,), bool.
 
-        Args:
-            pairs: As in `score`, as are other arguments.
-            threshold: The lowest cosine of a match, in place of the stored one.
-
-        Raises:
-            InputError: There is neither a stored threshold nor a given one, or as in `score`.
+        Other arguments, and errors, as in `score`; `threshold` is the lowest cosine of a match, in place of the stored
+        one. Without either it is an `InputError`.
         """
         threshold = chosen_threshold(self.decision, threshold)
         return reaches(self.score(pairs, batch_size, on_truncate=on_truncate), threshold)
@@ -336,8 +319,7 @@ class SiameseBert(TextModel):
     ) -> NDArray[np.float32]:
         """Return the probability that each pair belongs together, from the stored calibration: shape (n,).
 
-        Raises:
-            InputError: There is no calibration, or as in `score`.
+        Arguments and errors as in `score`; without a calibration it is an `InputError`.
         """
         calibration = stored_calibration(self.decision)
         return calibration.probability(self.score(pairs, batch_size, on_truncate=on_truncate))

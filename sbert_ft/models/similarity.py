@@ -24,11 +24,7 @@ Vectors = Tensor | NDArray[np.floating] | Sequence[Tensor] | Sequence[NDArray[np
 
 
 def as_matrix(vectors: Vectors) -> Tensor:
-    """Return the vectors as a float32 tensor of shape (n, d); a single vector becomes (1, d).
-
-    Raises:
-        InputError: The vectors are not finite real numbers, or do not have one or two dimensions.
-    """
+    """Return the vectors as a float32 tensor of shape (n, d); a single vector becomes (1, d)."""
     try:
         if isinstance(vectors, (str, bytes, Mapping, Set)):
             raise TypeError(f"found a {type(vectors).__name__}")
@@ -86,7 +82,8 @@ def compare(a: Vectors, b: Vectors, similarity: Similarity, *, pairwise: bool) -
         pairwise: Compare row by row, shape (n,), instead of each row with each, shape (n, m).
 
     Raises:
-        InputError: The widths differ, or with `pairwise` the numbers of rows; or as in `as_matrix`.
+        InputError: The widths differ, or with `pairwise` the numbers of rows; or the vectors are not finite real
+            numbers in one or two dimensions.
     """
     left, right = as_matrix(a), as_matrix(b)
     right = right.to(left.device)
