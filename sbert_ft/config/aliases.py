@@ -1,9 +1,8 @@
 """Maps keys as they are written, aliases included, to the paths of the known keys.
 
 A run's JSON is nested by sections. The short keys of tutorials (lr, n_epochs) and the arguments of transformers'
-trainer (num_train_epochs, per_device_train_batch_size) are flat. So an alias is accepted at the top level and in its
-section, and a key of "training" also at the top level. The result is one flat mapping from path to value, in which
-each value keeps how its key was written. A key that is given twice with different values is a fault.
+trainer are flat. So an alias is accepted at the top level and in its section, and a key of "training" also at the top
+level. The result is one flat mapping from path to value. A key that is given twice with different values is a fault.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The faults of a configuration, collected key by key and raised in one message.
-
-Reporting one fault at a time would cost the user one attempt for each; so all faults are collected and raised
-together. Values are shown so that they can be recognised, with a limited length.
-"""
+"""The faults of a configuration, raised in one message: one at a time would cost the user an attempt for each."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""Every key of a run's JSON, read from the dataclasses: its type, range, default and meaning, and the check of a value.
+"""Every key of a run's JSON, read from the dataclasses into a table: type, range, default, meaning, check of a value.
 
-The dataclasses state each of these once. Here they become a flat table by path (`training.learning_rate`). It is used
-to check values and to write the JSON schema and the commented start; a test compares the documentation with it.
-Values are not converted: "16" is not 16, true is not 1 and 1.0 is not a whole number; but a whole number is accepted
-as any number.
+The JSON schema and the commented start are made from it too. Values are not converted: "16" is not 16, true is not 1
+and 1.0 is not a whole number; but a whole number is accepted as any number.
 """
 
 from __future__ import annotations
@@ -85,17 +83,13 @@ class Key:
 
     def to_python(self, value: Any) -> Any:
         """Return an allowed value as the dataclass stores it: floats for numbers, tuples for arrays."""
-        if value is None:
-            return None
+        if value is None or self.kind in ("text", "int", "truth"):
+            return value
         if self.kind == "number":
             return float(value)
-        if self.kind == "texts":
-            return tuple(value)
-        if self.kind == "interval":
-            return float(value[0]), float(value[1])
         if self.kind == "labels":
             return {label: float(number) for label, number in value.items()}
-        return value
+        return tuple(value) if self.kind == "texts" else tuple(map(float, value))
 
 
 def _words(kind: Kind, limits: Limits) -> str:

@@ -19,7 +19,7 @@ from sbert_ft.config.fields import KEYS, SECTION_CLASSES, SECTIONS, keys_of
 from sbert_ft.config.jsonc import parse_json, read_json_object, refuse_depth
 from sbert_ft.config.objectives import ObjectiveSettings
 from sbert_ft.config.rules import broken_rules, broken_rules_of_objective, default_objective
-from sbert_ft.config.settings import DataSettings, ModelSettings, Reading, RunSettings
+from sbert_ft.config.settings import ModelSettings, Reading, RunSettings
 from sbert_ft.errors import ConfigError, quoted
 
 MOST_OBJECTIVES: Final = 8
@@ -63,12 +63,11 @@ def check_settings(settings: RunSettings) -> RunSettings:
 
 def _wrong_parts(settings: RunSettings) -> Iterator[Fault]:
     """Yield a fault for each part of a wrong class, such as a dict instead of a section."""
+    of_objective = settings.objective if isinstance(settings.objective, tuple) else ()
     parts: list[tuple[str, object, type]] = [(name, getattr(settings, name), of) for name, of in _PLAIN.items()]
     parts.append(("objective", settings.objective, tuple))
-    if isinstance(settings.data, DataSettings):
-        parts.append(("data.reading", settings.data.reading, Reading))
-    if isinstance(settings.objective, tuple):
-        parts += [(f"objective.{i}", item, ObjectiveSettings) for i, item in enumerate(settings.objective)]
+    parts.append(("data.reading", getattr(settings.data, "reading", Reading()), Reading))
+    parts += [(f"objective.{i}", item, ObjectiveSettings) for i, item in enumerate(of_objective)]
     for path, part, of in parts:
         if not isinstance(part, of):
             yield Fault(path, f"expected {of.__name__}, found {type(part).__name__}")
@@ -88,7 +87,6 @@ def _plain(value: object) -> object:
 
 
 def _settings(value: Mapping[str, object], overrides: Sequence[str], where: str) -> RunSettings:
-    """Return the settings, or raise one error with all faults."""
     given = given_in(value)
     faults = given.faults
     _override(given, overrides)
@@ -195,7 +193,6 @@ def _unknown_override(section: str, name: str) -> Fault:
 
 
 def _objectives(value: object, faults: list[Fault]) -> tuple[ObjectiveSettings, ...]:
-    """Return the objectives without faults, given as a name, an object, or an array of these."""
     if not isinstance(value, list | tuple):
         return tuple(_objective("objective", value, faults))
     if not 1 <= len(value) <= MOST_OBJECTIVES:

@@ -49,9 +49,8 @@ def broken_rules(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettin
     yield from broken_rules_of_reading(values)
     yield from _rules_of_model(values)
     if "model.kind" in values and objectives:
-        mismatches = [*_mismatches(values["model.kind"], objectives)]
         # If kind and objective contradict each other, it is not clear which of them the other values must fit.
-        yield from mismatches or _rules_of_labels(values, objectives)
+        yield from [*_mismatches(values["model.kind"], objectives)] or _rules_of_labels(values, objectives)
 
 
 def broken_rules_of_objective(path: str, values: Mapping[str, Any]) -> Iterator[Fault]:
@@ -125,7 +124,6 @@ def broken_rules_of_reading(values: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _rules_of_model(values: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield the faults of values that depend on model.kind or model.init."""
     for name in ("freeze_embeddings", "freeze_layers"):
         if values.get("model.init") == "random" and (value := values.get(f"model.{name}")):
             sentence = f"{shown_value(value)} would keep random weights, because model.init is random; leave it out"
@@ -147,7 +145,6 @@ def _rules_of_model(values: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _mismatches(kind: str, objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
-    """Yield the faults of objectives that do not train the kind of model."""
     is_classifier, n = kind in CLASSIFIER_KINDS, len(objectives)
     for i, name in enumerate(one.name for one in objectives):
         if (name in CLASSIFIER_OBJECTIVES) == is_classifier:
@@ -172,13 +169,11 @@ def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSe
     if metric is not None and metric not in metrics:
         found = f"{metric} is {'not ' if has_classes else ''}of classes; {of_objective}"
         yield Fault("training.metric", f"{found}; expected one of {', '.join(metrics)}, or null")
-    calibration, others = values.get("evaluation.calibration"), ("isotonic", "platt")
-    if has_classes and calibration in others:
-        found = f"{calibration} is not for classes; {of_objective}"
-        yield Fault("evaluation.calibration", f"{found}; expected auto, temperature or none")
-    if not has_classes and calibration == "temperature":
-        found = f"temperature is for classes; {of_objective}"
-        yield Fault("evaluation.calibration", f"{found}; expected auto, {', '.join(others)} or none")
+    calibration = values.get("evaluation.calibration")
+    if calibration in (("isotonic", "platt") if has_classes else ("temperature",)):
+        found = f"{calibration} is {'not ' if has_classes else ''}for classes; {of_objective}"
+        expected = "auto, temperature or none" if has_classes else "auto, isotonic, platt or none"
+        yield Fault("evaluation.calibration", f"{found}; expected {expected}")
     label_kind = values.get("data.label_kind")
     if has_classes and label_kind == "scores":
         yield Fault("data.label_kind", f"found scores, {of_objective}; expected classes, or null")

@@ -68,7 +68,6 @@ def json_schema() -> JsonSchema:
 
 
 def _section(name: str) -> JsonSchema:
-    """Return the schema of a section's object."""
     keys = keys_of(name)
     schema: JsonSchema = {
         "description": section_meaning(name),
@@ -131,7 +130,6 @@ def _start_section(name: str) -> str:
 
 
 def _line(key: Key, indent: str) -> str:
-    """Return the line of a key, below its comment."""
     said = key.kind == "truth" or (key.kind == "text" and not key.limits.choices and not key.limits.pattern)
     comment = _comment(key.meaning if said else f"{key.meaning} Expected: {key.expected()}.", indent)
     return f'{comment}\n{indent}"{key.name}": {json.dumps(_EXAMPLES.get(key.path, key.default))}'

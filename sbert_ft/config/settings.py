@@ -1,9 +1,8 @@
 """The settings of a run as frozen dataclasses, one for each section of its JSON.
 
-Names are those of transformers and sentence-transformers where they have one. `config.loader` makes these from JSON,
-checks the values and reports all faults at once; settings made in Python go through the same check. The allowed values
-of a field are in its metadata (`Limits`). Its meaning is in the docstring of its class, from which the JSON schema, the
-commented start and the table in docs/configuration.md have it.
+Names are those of transformers and sentence-transformers where they have one. The allowed values of a field are in its
+metadata (`Limits`), and its meaning in the docstring of its class: `config.loader` checks settings made in Python or
+JSON by these, and the JSON schema, the commented start and the table in docs/configuration.md are made from them.
 """
 
 from __future__ import annotations

@@ -44,7 +44,6 @@ from sbert_ft.models.inference import (
     EmbedSettings,
     OnTruncate,
     embed,
-    ordered_texts,
     refuse_not_finite,
     windows_of_pairs,
     windows_of_texts,
@@ -71,9 +70,6 @@ class ClassifierModel(TextModel):
         score_scale: For one output: lowest and highest score of the training data.
         temperature: What `calibrate` has divided the logits by, which is part of the head; None without calibration.
     """
-
-    head: ClassificationHead | None
-    decision: Decision | None
 
     def __init__(
         self,
@@ -116,8 +112,8 @@ class ClassifierModel(TextModel):
         self.class_weight = class_weight
         self._classes: tuple[object, ...] | None = None
         self._hint = ""
-        self.head = None
-        self.decision = None
+        self.head: ClassificationHead | None = None
+        self.decision: Decision | None = None
         self.score_scale = SIGMOID_SCALE
         self.temperature: float | None = None
 
@@ -175,8 +171,7 @@ class ClassifierModel(TextModel):
     def classes_(self) -> NDArray[Any]:
         """The classes in the order of their logits: shape (K,), of the labels' type.
 
-        Raises:
-            InputError: There is no head yet, or it has one output and no classes.
+        One output without classes raises an `InputError`.
         """
         return np.array(self._classes_of_head())
 
@@ -220,14 +215,11 @@ class ClassifierModel(TextModel):
         return batch.pool(self.bert(batch), self._plan.token_pooling)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that `from_pretrained` reads.
+        """Write a folder that `from_pretrained` reads; errors as in `SiameseBert.save_pretrained`.
 
         With a stock head (joined or single) it can also be loaded by transformers' AutoModelForSequenceClassification,
         its text-classification pipeline and sentence-transformers' CrossEncoder. Otherwise it is a folder of a sentence
         encoder, which sentence-transformers can load, with the head in it.
-
-        Raises:
-            OutputError: The folder cannot be written.
         """
         source, head = self.bert.source, self._fitted_head()
         given = {name: getattr(self, name) for name in _SETTINGS}
@@ -288,7 +280,7 @@ class ClassifierModel(TextModel):
             takes = "texts" if self.kind == "single" else "pairs of texts"
             raise InputError(f"X is {quoted(rows)}, expected a list of {takes}")
         if self.kind == "single":
-            windows = windows_of_texts(ordered_texts(rows), self._hint)
+            windows = windows_of_texts(rows, self._hint)
         else:
             if getattr(rows, "ndim", 1) == 2 and hasattr(rows, "to_numpy"):  # the rows of a data frame
                 rows = rows.to_numpy(dtype=object)
@@ -326,8 +318,7 @@ class ClassifierModel(TextModel):
     ) -> NDArray[np.float32]:
         """Return the probability of each class for each row: shape (n, K), float32; each row sums to 1.
 
-        Raises:
-            InputError: The classifier has one output and no classes, or as in `logits_stream`.
+        Arguments and errors as in `predict`; one output without classes raises an `InputError`.
         """
         self._classes_of_head()
         return probabilities(self._logits(X, batch_size, on_truncate))
@@ -424,12 +415,9 @@ class ClassifierModel(TextModel):
 
 
 def listed_labels(values: Iterable[Any], name: str) -> list[Any]:
-    """Return labels, one a row, as a list of plain Python values.
+    """Return labels, one a row, as a list of plain Python values; raise an `InputError` for several columns.
 
     `values`, called `name` in messages, are a list, array, Series, or an array or frame of shape (n, 1).
-
-    Raises:
-        InputError: They are not a list, or have several columns.
     """
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__") or getattr(values, "ndim", 1) == 0:
         raise InputError(f"{name} is of type {type(values).__name__}, expected a list of labels, one a row")

@@ -104,8 +104,6 @@ class ConnectionBert(nn.Module):
         trained_copy: The copy that `forward` runs during training in half precision (see `trained_in`), otherwise None.
     """
 
-    encoder: PreTrainedModel
-
     def __init__(
         self,
         encoder: PreTrainedModel,
@@ -117,7 +115,7 @@ class ConnectionBert(nn.Module):
         """Combine the parts on the CPU, and try which layouts the encoder runs; errors as in `from_pretrained`."""
         super().__init__()
         self.pooler = dict(pooler or {})
-        self.encoder = encoder
+        self.encoder: PreTrainedModel = encoder
         self.tokenizer = tokenizer
         self.plan = plan
         self.source = source
@@ -252,10 +250,10 @@ class ConnectionBert(nn.Module):
 
     @contextmanager
     def trained_in(self, dtype: torch.dtype | None) -> Iterator[None]:
-        """Let `forward` run a bfloat16 copy of the layers within the context.
+        """Let `forward` run a bfloat16 copy of the layers, which gets the gradients (see `HalfCopy.lead_gradients_on`).
 
-        The copy gets the gradients; `HalfCopy.lead_gradients_on` adds them to the float32 weights. Nothing changes for
-        float32 (or None), for float16 (its gradients need a scaler) and for an encoder that cannot be trained in half.
+        Nothing changes for float32 or None, for float16 (its gradients need a scaler) and for an encoder that cannot be
+        trained in half precision.
         """
         if dtype == torch.bfloat16 and can_be_trained_in_half(self.encoder):
             self._half, self.trained_copy = None, HalfCopy(self.encoder, dtype, trained=True)

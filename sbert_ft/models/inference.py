@@ -139,7 +139,7 @@ def windows_of_texts(texts: Iterable[str], hint: str | None = None) -> Iterator[
     distinct text of a window is there once. None for an encoder.
     """
     first = 0
-    for window in windows_of(texts):
+    for window in windows_of(ordered_texts(texts)):
         if hint is None:
             yield Window(window, np.arange(len(window), dtype=np.int64)[None], first)
         else:
@@ -316,10 +316,7 @@ def refuse_not_finite(
 
 
 def _run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode, budget: int) -> tuple[Tensor, int]:
-    """Return the pooled vectors of N texts, shape (N, D), float32, and the token budget that fitted into memory.
-
-    `budget` is the most tokens of a forward; after an out-of-memory error, half of the tokens of the failed forward.
-    """
+    """Return the vectors of N texts, shape (N, D), float32, and the most tokens of a forward that fitted in memory."""
     lengths = framed.lengths
     device, layouts = model.device, model.probe.layouts
     vectors = torch.empty(len(framed), model.hidden_size, device=device)

@@ -64,8 +64,6 @@ class SiameseBert(TextModel):
         score_scale: Lowest and highest gold score of the training data; (-1, 1) if unknown.
     """
 
-    decision: Decision | None
-
     def __init__(
         self, bert: ConnectionBert, pooling: PoolingMode | None = None, max_seq_length: int | None = None
     ) -> None:
@@ -91,7 +89,7 @@ class SiameseBert(TextModel):
         own = OwnSettings.of(source)
         # another pooling gives other cosines, and a classifier's decision is not about cosines
         cosine_kept = self.pooling == source.pooling and own.classifier is None
-        self.decision = own.decision if cosine_kept else None
+        self.decision: Decision | None = own.decision if cosine_kept else None
         self.score_scale = own.score_scale if own.classifier is None else COSINE_SCALE
         warn_of_classifier(source)
 
@@ -149,7 +147,7 @@ class SiameseBert(TextModel):
             self._prompt(prompt_name, prompt),
             device=None if device is None else choose_device(device),
         )
-        for (vectors,) in embed(self.bert, windows_of_texts(ordered_texts(inputs)), settings, count):
+        for (vectors,) in embed(self.bert, windows_of_texts(inputs), settings, count):
             if self.normalize:
                 vectors = unit(vectors)
             vectors = vectors[:, :width]
