@@ -115,11 +115,8 @@ def _made_good(
 ) -> NDArray[np.bool_]:
     """Return which components to take, shape (C,): moves single ones until no move brings the classes closer.
 
-    Args:
-        cells: Of C components.
-        taken: Those taken so far, shape (C,).
-        left: Number of rows of each class still to be taken, shape (K,).
-        in_train: Number of rows of each class not taken, shape (K,).
+    `taken` are those taken so far, shape (C,); `left` and `in_train` are the rows of each class that are still to be
+    taken and that are not taken, shape (K,).
     """
     taken, left, in_train = taken.copy(), left.copy(), in_train.copy()
     while True:

@@ -243,11 +243,8 @@ def _thresholds(falling: Floats) -> Floats:
 def _choose(tp: Floats, fp: Floats, target: Literal["f1", "precision", "recall"], least: float) -> NDArray[np.int64]:
     """Return the index of the lowest accepted score, scores falling, shape (B,); -1 if no threshold reaches the target.
 
-    Args:
-        tp: Shape (B, U): matching pairs that the threshold at each score accepts.
-        fp: Shape (B, U): the others that it accepts.
-        target: f1 for the highest F1; precision or recall for the highest value of the other one.
-        least: The lowest value of `target` that is accepted.
+    `tp` and `fp`, shape (B, U), are the matching pairs and the others that the threshold at each score accepts. The
+    highest F1 is chosen for f1, otherwise the highest value of the other one where `target` is at least `least`.
     """
     n_matches = tp[:, -1:]
     has_both = (n_matches > 0) & (fp[:, -1:] > 0)

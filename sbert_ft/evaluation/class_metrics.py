@@ -35,17 +35,11 @@ _MOST_HELD = 2**25
 
 @dataclass(frozen=True)
 class _Totals:
-    """Counts of the resamples for each class.
+    """Counts of the resamples for each class, shape (B, K) each."""
 
-    Attributes:
-        right: Rows of the class that were predicted as it, shape (B, K).
-        gold: Rows of the class, shape (B, K).
-        predicted: Rows predicted as the class, shape (B, K).
-    """
-
-    right: Floats
-    gold: Floats
-    predicted: Floats
+    right: Floats  # rows of the class that were predicted as it
+    gold: Floats  # rows of the class
+    predicted: Floats  # rows predicted as the class
 
     def f1(self) -> Floats:
         """Return F1 of each class, shape (B, K); NaN if the class neither occurs nor is predicted."""
@@ -69,16 +63,10 @@ class _Totals:
 
 @dataclass(frozen=True)
 class _Cells:
-    """Rows with the same codes, counted as one cell.
+    """Rows with the same codes, counted as one cell."""
 
-    Attributes:
-        n: Number of rows in each cell, shape (U,).
-        columns: The codes of each cell, one array of shape (U,) for each sequence: the gold, then predictions.
-        n_classes: K.
-    """
-
-    n: Codes
-    columns: tuple[Codes, ...]
+    n: Codes  # number of rows in each cell, shape (U,)
+    columns: tuple[Codes, ...]  # the codes of each cell, shape (U,) for each sequence: the gold, then predictions
     n_classes: int
 
     @classmethod
