@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from sbert_ft.arguments import instance_argument, path_argument, whole_number
+from sbert_ft.arguments import instance_argument, path_argument, whole_number, word_argument
+from sbert_ft.encoder.batching import plan_forwards
 from sbert_ft.encoder.devices import Precision, choose_device
 from sbert_ft.encoder.packing import PackedBatch, PoolingMode
 from sbert_ft.errors import InputError, quoted
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Pairs = Iterable[tuple[str, str]]
+_OUTPUT_VALUES = ("sentence_embedding", "token_embeddings")
 
 
 class SiameseBert(TextModel):
@@ -182,7 +184,7 @@ class SiameseBert(TextModel):
 
     def encode(
         self,
-        inputs: str | Iterable[str],
+        inputs: str | Iterable[str] | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
@@ -193,8 +195,13 @@ class SiameseBert(TextModel):
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         on_truncate: OnTruncate = "warn",
-    ) -> NDArray[np.float32] | Tensor | list[Tensor]:
+        output_value: Literal["sentence_embedding", "token_embeddings"] = "sentence_embedding",
+        **others: Any,
+    ) -> Any:
         """Return the vectors of texts.
+
+        Arguments that sentence-transformers has besides are taken too: `sentences` is `inputs`, `device` moves the
+        model, `precision` (int8, uint8, binary, ubinary) quantizes the array as its `quantize_embeddings` does.
 
         Args:
             inputs: A text, or a list, array, Series or generator of texts.
@@ -210,16 +217,23 @@ class SiameseBert(TextModel):
             on_truncate: What to do with texts longer than `max_seq_length`: ``warn`` cuts them and logs how many,
                 ``error`` raises an error, ``ignore`` only cuts them, ``chunk`` takes the mean over windows that
                 overlap by a quarter.
+            output_value: ``token_embeddings`` for the vectors of each text's tokens, special ones included, in place
+                of the text's vector.
 
         Returns:
-            Shape (d,) for one text, (n, d) for several, (0, d) for an empty list; float32.
+            Shape (d,) for one text, (n, d) for several, (0, d) for an empty list; float32. For tokens: a tensor of
+            shape (tokens, D) for one text, a list of them for several; float32, on the CPU.
 
         Raises:
             InputError: A text is not a string (such as None or NaN) or its vector is not finite, with its position;
                 or an argument is not valid.
             ResourceError: A single text does not fit into memory.
         """
+        inputs, quantized = self._other_arguments(inputs, others)
         texts = [inputs] if isinstance(inputs, str) else ordered_texts(inputs)
+        if word_argument(output_value, "output_value", _OUTPUT_VALUES) == "token_embeddings":
+            of_tokens = self._token_vectors(list(texts), self._prompt(prompt_name, prompt), batch_size)
+            return of_tokens[0] if isinstance(inputs, str) else of_tokens
         # the number of texts is known before, so that no vector is in memory twice
         texts = texts if isinstance(texts, Sequence) else list(texts)
         to_host = convert_to_numpy and not convert_to_tensor
@@ -243,11 +257,67 @@ class SiameseBert(TextModel):
                 whole[n_done : n_done + len(part)] = part
                 n_done += len(part)
                 del part  # before the next one is computed
+        if quantized is not None:
+            from sentence_transformers.util.quantization import quantize_embeddings
+
+            values = quantize_embeddings(whole.cpu().numpy(), quantized)
+            return values[0] if isinstance(inputs, str) else values
         result = whole[0] if isinstance(inputs, str) else whole
         if to_host:
             array: NDArray[np.float32] = result.numpy()
             return array
         return result if convert_to_tensor or isinstance(inputs, str) else list(result)
+
+    def encode_query(self, inputs: str | Iterable[str], **options: Any) -> Any:
+        """Return what `encode` returns with the model's prompt for queries, if it has one; arguments as in `encode`."""
+        return self._encode_with_prompt(inputs, ("query",), options)
+
+    def encode_document(self, inputs: str | Iterable[str], **options: Any) -> Any:
+        """Return what `encode` returns with the model's prompt for documents, if it has one."""
+        return self._encode_with_prompt(inputs, ("document", "passage", "corpus"), options)
+
+    def _encode_with_prompt(self, inputs: str | Iterable[str], names: Sequence[str], options: dict[str, Any]) -> Any:
+        if options.get("prompt") is None and options.get("prompt_name") is None:
+            options["prompt_name"] = next((name for name in names if name in self.prompts), None)
+        return self.encode(inputs, **options)
+
+    def _other_arguments(self, inputs: Any, others: dict[str, Any]) -> tuple[Any, Any]:
+        """Return the inputs and the type to quantize to, from what only sentence-transformers' `encode` takes.
+
+        Raises:
+            InputError: An argument is not known, or its value cannot be used.
+        """
+        if "sentences" in others:
+            if inputs is not None:
+                raise InputError("inputs and sentences are both given", "keep inputs")
+            inputs = others.pop("sentences")
+        if (device := others.pop("device", None)) is not None:
+            if isinstance(device, list):
+                raise InputError("device is a list", "start a process for each device, with a model of its own")
+            self.to(choose_device(device))
+        quantized = others.pop("precision", None) or "float32"
+        word_argument(quantized, "precision", ("float32", "int8", "uint8", "binary", "ubinary"))
+        for name in ("pool", "chunk_size"):
+            if others.pop(name, None) is not None:
+                raise InputError(f"{name} is given, but encode runs in one process", "leave it out")
+        if others:
+            raise InputError(f"encode has no argument {quoted(next(iter(others)))}")
+        return inputs, None if quantized == "float32" else quantized
+
+    def _token_vectors(self, texts: list[str], prompt: str, batch_size: int) -> list[Tensor]:
+        bodies = self.tokenizer.tokenize(texts, prompt=prompt)
+        framed = self.tokenizer.frame(bodies, self.max_seq_length)
+        found: dict[int, Tensor] = {}
+        budget = whole_number(batch_size, "batch_size", 1) * self.max_seq_length
+        for part in plan_forwards(framed.lengths, budget, self.device.type, self.bert.probe.layouts):
+            batch = self.bert.pack(framed.select(part))
+            vectors = batch.token_vectors(self.bert.infer(batch))
+            found |= zip(part.tolist(), (tensor.cpu() for tensor in vectors), strict=True)
+        return [found[i] for i in range(len(texts))]
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """Return what `get_embedding_dimension` returns, under its older name in sentence-transformers."""
+        return self.get_embedding_dimension()
 
     def _prompt(self, name: str | None = None, prompt: str | None = None) -> str:
         """Return the text to put before each input: `prompt`, or the one of this name, or the default one."""
@@ -273,11 +343,40 @@ class SiameseBert(TextModel):
         """Return the similarity of the vectors of two sets row by row: shape (n,), float32."""
         return compare(embeddings1, embeddings2, self.similarity_fn_name, pairwise=True)
 
-    def score(self, pairs: Pairs, batch_size: int = 32, *, on_truncate: OnTruncate = "warn") -> NDArray[np.float32]:
-        """Return the cosine of each pair of any iterable of pairs: shape (n,), float32, within [-1, 1].
+    @overload
+    def score(  # type: ignore[overload-overlap]
+        self, pairs: str, second: str, batch_size: int = ..., *, on_truncate: OnTruncate = ...
+    ) -> float: ...
+    @overload
+    def score(
+        self,
+        pairs: Pairs | Iterable[str],
+        second: Iterable[str] | None = ...,
+        batch_size: int = ...,
+        *,
+        on_truncate: OnTruncate = ...,
+    ) -> NDArray[np.float32]: ...
 
-        Arguments and errors as in `encode`; what is not a pair of strings is refused with its position.
+    def score(
+        self, pairs: Any, second: Any = None, batch_size: int = 32, *, on_truncate: OnTruncate = "warn"
+    ) -> NDArray[np.float32] | float:
+        """Return the cosine of each pair: shape (n,), float32, within [-1, 1]; a number for two single texts.
+
+        Args:
+            pairs: Pairs of texts, any iterable; with `second`, the first texts of the pairs, or one text.
+            second: The second texts of the pairs, as many as first ones, or one text.
+            batch_size: As in `encode`, as is `on_truncate`.
+
+        Raises:
+            InputError: Something is not a pair of strings; with its position.
         """
+        if second is not None:
+            if isinstance(pairs, str) and isinstance(second, str):
+                return float(self.score([(pairs, second)], batch_size=batch_size, on_truncate=on_truncate)[0])
+            first, second = list(ordered_texts(pairs)), list(ordered_texts(second))
+            if len(first) != len(second):
+                raise InputError(f"there are {len(first):,} first texts and {len(second):,} second ones")
+            pairs = zip(first, second, strict=True)
         stream = self.score_stream(pairs, batch_size, on_truncate=on_truncate)
         return np.concatenate([np.zeros(0, np.float32), *stream])
 
@@ -310,7 +409,7 @@ class SiameseBert(TextModel):
         one. Without either it is an `InputError`.
         """
         threshold = chosen_threshold(self.decision, threshold)
-        return reaches(self.score(pairs, batch_size, on_truncate=on_truncate), threshold)
+        return reaches(self.score(pairs, batch_size=batch_size, on_truncate=on_truncate), threshold)
 
     def predict_proba(
         self, pairs: Pairs, batch_size: int = 32, *, on_truncate: OnTruncate = "warn"
@@ -320,7 +419,7 @@ class SiameseBert(TextModel):
         Arguments and errors as in `score`; without a calibration it is an `InputError`.
         """
         calibration = stored_calibration(self.decision)
-        return calibration.probability(self.score(pairs, batch_size, on_truncate=on_truncate))
+        return calibration.probability(self.score(pairs, batch_size=batch_size, on_truncate=on_truncate))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that sentence-transformers 2 to 6, transformers and embedding servers can load.

@@ -642,6 +642,70 @@ def test_names_are_those_of_sentence_transformers(model: SiameseBert, reference:
 # quality
 
 
+@pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
+def test_arguments_of_sentence_transformers_do_what_they_do_there(
+    model: SiameseBert, reference: SentenceTransformer, precision: Any
+) -> None:
+    np.testing.assert_allclose(model.encode(sentences=TEXTS), reference.encode(TEXTS), atol=TOLERANCE)
+    np.testing.assert_allclose(model.encode(TEXTS, device="cpu", pool=None), reference.encode(TEXTS), atol=TOLERANCE)
+    ours, theirs = (each.encode(TEXTS, precision=precision) for each in (model, reference))
+    assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+    if "binary" in precision:
+        np.testing.assert_array_equal(ours, theirs)
+    else:  # a rounding may fall to the other side
+        assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
+    for mine, their in zip(
+        model.encode(TEXTS, output_value="token_embeddings"),
+        reference.encode(TEXTS, output_value="token_embeddings"),
+        strict=True,
+    ):
+        np.testing.assert_allclose(mine, their.cpu(), atol=TOLERANCE)
+    alone = model.encode(TEXTS[0], output_value="token_embeddings")
+    np.testing.assert_allclose(alone, reference.encode(TEXTS[0], output_value="token_embeddings"), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"sentences": ["a"], "inputs": ["a"]}, "both given"),
+        ({"inputs": ["a"], "pool": {}}, "pool is given, but encode runs in one process"),
+        ({"inputs": ["a"], "device": ["cpu", "cpu"]}, "a process for each device"),
+        ({"inputs": ["a"], "precision": "int4"}, "precision is 'int4', expected one of float32, int8"),
+        ({"inputs": ["a"], "output_value": "words"}, "output_value is 'words'"),
+        ({"inputs": ["a"], "batchsize": 8}, "encode has no argument 'batchsize'"),
+        ({}, "inputs is of type NoneType"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_named(model: SiameseBert, arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        model.encode(**arguments)
+
+
+@pytest.mark.parametrize("names", [("query", "document"), ("query", "passage"), ("other", "corpus"), ()])
+def test_queries_and_documents_get_their_prompts(
+    model: SiameseBert, reference: SentenceTransformer, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = {name: f"the {name} " for name in names}
+    model.prompts = prompts
+    monkeypatch.setattr(reference, "prompts", prompts)
+    for way in ("encode_query", "encode_document"):
+        for more in ({}, {"prompt": "a dog "}):
+            ours, theirs = (getattr(each, way)(TEXTS, **more) for each in (model, reference))
+            np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
+
+
+def test_texts_of_pairs_can_be_given_side_by_side(model: SiameseBert) -> None:
+    pairs = list(zip(TEXTS, TEXTS[::-1], strict=True))
+    expected = model.score(pairs)
+    np.testing.assert_array_equal(model.score(TEXTS, TEXTS[::-1]), expected)
+    np.testing.assert_array_equal(model.score(pd.Series(TEXTS), np.array(TEXTS[::-1])), expected)
+    assert model.score(*pairs[1]) == pytest.approx(expected[1], abs=1e-6)
+    with pytest.raises(InputError, match="6 first texts and 5 second ones"):
+        model.score(TEXTS, TEXTS[:5])
+    with pytest.raises(InputError, match="of type int"):
+        model.score(pairs, 64)  # type: ignore[call-overload]
+
+
 def test_minilm_reaches_the_known_quality_on_the_sts_benchmark(minilm_path: Path, shared_data: Path) -> None:
     with (shared_data / "stsb" / "test.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
