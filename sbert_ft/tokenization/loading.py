@@ -30,6 +30,7 @@ USUAL_TOKENS: Mapping[str, tuple[str, str]] = {
     "mask_token": ("[MASK]", "<mask>"),
 }
 CASING_FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+_TOKEN_FLAGS = {"lstrip", "normalized", "rstrip", "single_word", "special"}
 # for these classes transformers reads casing only from tokenizer.json; for others from tokenizer_config.json
 BACKEND_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 # the tokenizer, its casing rule, and notes; see `TokenizerFiles`
@@ -73,6 +74,7 @@ def read_tokenizer(folder: Path, model_type: str, n_rows: int | None = None) -> 
             raise ModelFolderError(f"{shown(file)}: {flag} is {quoted(settings[flag])}, expected true, false or null")
     special_tokens = _special_tokens(folder, settings)
     backend, casing, notes = _read_backend(folder, model_type, settings, special_tokens, n_rows)
+    _add_tokens(backend, folder, settings, frozenset(special_tokens.values()))
     # as in transformers, whose version that writes TokenizersBackend passes no token types unless they are named
     names, by_class = settings.get("model_input_names"), settings.get("tokenizer_class") != "TokenizersBackend"
     token_types = "token_type_ids" in names if isinstance(names, list) else by_class
@@ -251,6 +253,60 @@ def _convert(folder: Path, n_rows: int | None) -> Tokenizer:
     backend.post_processor = processors.RobertaProcessing(("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]))
     backend.add_special_tokens([t for t in ("<s>", "</s>", "<unk>", "<pad>", "<mask>") if t in vocab])
     return backend
+
+
+def _add_tokens(backend: Tokenizer, folder: Path, settings: Mapping[str, Any], special: frozenset[str]) -> None:
+    """Add the tokens that other files add to the vocabulary, in the order and with the flags of transformers.
+
+    These are added_tokens_decoder of tokenizer_config.json, or without it added_tokens.json; then the lists
+    additional_special_tokens and extra_special_tokens, of tokenizer_config.json and special_tokens_map.json.
+    """
+    file, map_file = folder / "tokenizer_config.json", folder / "special_tokens_map.json"
+    decoder = settings.get("added_tokens_decoder")
+    more = [
+        _added_token(source, value, special=True)
+        for source, content in ((file, settings), (map_file, read_json_if_there(map_file) if decoder is None else {}))
+        for name in ("additional_special_tokens", "extra_special_tokens")
+        if isinstance(content.get(name), list)
+        for value in content[name]
+    ]
+    if decoder is None:
+        file = folder / "added_tokens.json"
+        named = special | {token.content for token in more}
+        given = [
+            (id_, _added_token(file, name, special=name in named)) for name, id_ in read_json_if_there(file).items()
+        ]
+    elif isinstance(decoder, dict):
+        given = [(int(id_) if id_.isdecimal() else id_, _added_token(file, value)) for id_, value in decoder.items()]
+    else:
+        raise ModelFolderError(f"{shown(file)}: added_tokens_decoder is {quoted(decoder)}, expected tokens by id")
+    for id_, token in given:
+        if type(id_) is not int:
+            problem = f"gives the added token {quoted(token.content)} the id {quoted(id_)}"
+            raise ModelFolderError(f"{shown(file)} {problem}, expected a whole number")
+    known = {token.content: repr(token) for token in backend.get_added_tokens_decoder().values()}
+    with rust_faults(f"{shown(file)} adds tokens that the tokenizers library does not take"):
+        for id_, token in sorted(given, key=lambda pair: pair[0]):
+            if known.get(token.content) != repr(token):
+                known[token.content] = repr(token)
+                (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+            if (found := backend.token_to_id(token.content)) != id_:
+                problem = f"gives the added token {quoted(token.content)} the id {id_}, but after this vocabulary it is"
+                raise ModelFolderError(f"{shown(file)} {problem} {found}", USE_ITS_OWN)
+        backend.add_special_tokens([token for token in more if token.content not in known])
+
+
+def _added_token(file: Path, value: object, *, special: bool = False) -> AddedToken:
+    """Return a token from its text, or from its text and flags."""
+    plain = {"content": value, "normalized": not special}
+    flags = {"special": special, **(value if isinstance(value, dict) else plain)}
+    flags.pop("__type", None)
+    content = flags.pop("content", None)
+    kinds = {type(flag) for flag in flags.values()}
+    if not isinstance(content, str) or not content or kinds != {bool} or not flags.keys() <= _TOKEN_FLAGS:
+        expected = f"a text, or a text and some of {', '.join(sorted(_TOKEN_FLAGS))} as true or false"
+        raise ModelFolderError(f"{shown(file)} adds the token {quoted(value, limit=100)}, expected {expected}")
+    return AddedToken(content, **flags)
 
 
 def _special_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import string
 import time
@@ -14,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import default_vocabulary, make_bert_folder
 from hypothesis import given
 from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
 
+from sbert_ft import SiameseBert
 from sbert_ft.errors import InputError, ModelFolderError
 from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.tokenization.tokenizer import TextTokenizer
@@ -496,3 +500,88 @@ def test_a_tokenizer_that_is_no_wordpiece_can_be_lower_cased_first(bpe_folder: P
     tokenizer.lower_case_first()
     plain = TextTokenizer.from_pretrained(bpe_folder, "roberta")
     assert ours(tokenizer, ["A MAN"]) == ours(plain, ["a man"])
+
+
+# tokens that other files add to the vocabulary
+
+N_WORDS = len(default_vocabulary())
+WORD = {
+    "content": "kospi200",
+    "lstrip": False,
+    "rstrip": False,
+    "single_word": False,
+    "normalized": True,
+    "special": False,
+}
+ENTITY = {
+    "content": "[ENT]",
+    "lstrip": True,
+    "rstrip": True,
+    "single_word": False,
+    "normalized": False,
+    "special": True,
+}
+WITH_ADDED = ["the kospi200 is good", "a [ENT] dog KOSPI200s", "xkospi200y", "the  [ENT]  dog", "ktx9"]
+BERTS = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+
+
+@pytest.mark.parametrize("tokenizer_json", [False, True])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"added_tokens.json": {"ktx9": N_WORDS + 1, "kospi200": N_WORDS}},
+        {"tokenizer_config.json": {**BERTS, "added_tokens_decoder": {str(N_WORDS + 1): ENTITY, str(N_WORDS): WORD}}},
+        {"tokenizer_config.json": {**BERTS, "additional_special_tokens": ["[ENT]", "[REF]"]}},
+        {"special_tokens_map.json": {"extra_special_tokens": [{k: v for k, v in ENTITY.items() if k != "special"}]}},
+        {"special_tokens_map.json": {"additional_special_tokens": ["[ENT]"]}, "added_tokens.json": {"[ENT]": N_WORDS}},
+    ],
+    ids=["added_tokens.json", "added_tokens_decoder", "additional", "extra", "map and added_tokens.json"],
+)
+def test_added_tokens_are_honoured_and_kept(files: dict[str, Any], tokenizer_json: bool, tmp_path: Path) -> None:
+    folder = make_bert_folder(tmp_path / "model", config_extra={"vocab_size": N_WORDS + 2})
+    if tokenizer_json:  # saved before the tokens were added
+        TextTokenizer.from_pretrained(folder).save_pretrained(folder, 64)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content), "utf-8")
+    stock = AutoTokenizer.from_pretrained(folder)
+    expected = [stock(text, add_special_tokens=False)["input_ids"] for text in WITH_ADDED]
+    assert any(id_ >= N_WORDS for ids in expected for id_ in ids)
+    model = SiameseBert.from_pretrained(folder, device="cpu", precision="float32")
+    tokens = model.tokenizer.tokenize(WITH_ADDED)
+    assert rows_of(tokens) == expected
+    vectors = model.encode(WITH_ADDED)
+    np.testing.assert_allclose(SentenceTransformer(str(folder), device="cpu").encode(WITH_ADDED), vectors, atol=5e-6)
+
+    model.save_pretrained(tmp_path / "saved")
+    again = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert [again(text, add_special_tokens=False)["input_ids"] for text in WITH_ADDED] == expected
+    saved = SiameseBert.from_pretrained(tmp_path / "saved", device="cpu", precision="float32")
+    np.testing.assert_array_equal(saved.encode(WITH_ADDED), vectors)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("added_tokens.json", {"kospi200": N_WORDS + 1}, f"gives the added token 'kospi200' the id {N_WORDS + 1}"),
+        ("added_tokens.json", {"kospi200": "7"}, "the id '7', expected a whole number"),
+        ("added_tokens.json", {"kospi200": []}, "the id '[]', expected a whole number"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"": WORD}}, "the id '', expected a whole number"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": WORD}}, "the id 'x', expected a whole number"),
+        ("tokenizer_config.json", {"added_tokens_decoder": [WORD]}, "expected tokens by id"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {str(N_WORDS): {"content": ""}}}, "adds the token"),
+        ("tokenizer_config.json", {"additional_special_tokens": [{"content": "[E]", "lstrip": 1}]}, "as true or false"),
+        ("special_tokens_map.json", {"additional_special_tokens": [3]}, "special_tokens_map.json' adds the token '3'"),
+    ],
+)
+def test_added_tokens_that_cannot_be_used_are_named(name: str, content: Any, said: str, tmp_path: Path) -> None:
+    folder = make_bert_folder(tmp_path / "model", config_extra={"vocab_size": N_WORDS + 2})
+    (folder / name).write_text(json.dumps(content), "utf-8")
+    with pytest.raises(ModelFolderError, match=re.escape(said)):
+        SiameseBert.from_pretrained(folder)
+
+
+def test_a_token_without_a_row_in_the_embedding_table_is_refused(tmp_path: Path) -> None:
+    folder = make_bert_folder(tmp_path / "model")
+    (folder / "added_tokens.json").write_text(json.dumps({"kospi200": N_WORDS}), "utf-8")
+    with pytest.raises(ModelFolderError, match="embedding table"):
+        SiameseBert.from_pretrained(folder)
