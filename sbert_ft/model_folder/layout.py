@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 from sbert_ft.arguments import is_unicode, path_argument
 from sbert_ft.encoder.packing import PoolingMode
-from sbert_ft.errors import ModelFolderError, quoted, shown
+from sbert_ft.errors import ModelFolderError, joined, quoted, shown
 from sbert_ft.files.strict_json import listing, read_json, read_json_if_there, read_json_list
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ _CONFIGS_OF_OLD = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
+# the folder of the encoder in models of sentence-transformers before version 2
+_INNER = re.compile("0_")
 # tokenizer_config.json writes "no limit" as a number of thirty digits
 _NO_LIMIT = 10**6
 
@@ -128,13 +131,14 @@ def read_folder(folder: str | Path | ModelFolder) -> ModelFolder:
     if isinstance(folder, ModelFolder):
         return folder
     path = find_folder(folder)
-    modules = _read_modules(path)
+    modules = _read_modules(path) or _modules_without_list(path)
     encoder_path = modules.get("Transformer", path)
     config_file = encoder_path / "config.json"
     if not os.path.lexists(config_file):
         raise ModelFolderError(
             f"{shown(encoder_path)} has no config.json: expected config.json, vocab.txt and pytorch_model.bin or "
-            f"model.safetensors, found {listing(encoder_path)}"
+            f"model.safetensors, found {listing(encoder_path)}",
+            _what_it_is(path),
         )
     config = read_json(config_file)
     own = read_json_if_there(path / "sbert_ft.json")
@@ -202,7 +206,48 @@ def unused_parts(source: ModelFolder) -> tuple[str, ...]:
             f"{shown(file)} has prompts, which are not used in a folder without modules.json; copy that file too, or "
             "pass prompt="
         )
+    if source.layout == "sentence-transformers" and not os.path.lexists(source.path / "modules.json"):
+        length = "" if source.max_seq_length is None else f", max_seq_length {source.max_seq_length}"
+        notes.append(
+            f"{shown(source.path)} has no modules.json, but settings of sentence-transformers, which are used: "
+            f"{source.pooling} pooling, vectors {'of length 1' if source.normalize else 'not normalized'}{length}"
+        )
+    parent = Path(os.path.abspath(source.path)).parent
+    if source.layout == "transformers" and _INNER.match(source.path.name) and os.path.lexists(parent / "modules.json"):
+        notes.append(
+            f"{shown(source.path)} is the encoder of a sentence-transformers model, whose pooling, length and prompts "
+            f"are not used; give its folder, {shown(parent)}"
+        )
     return tuple(notes)
+
+
+def _modules_without_list(path: Path) -> dict[str, Path]:
+    """Return the modules of a folder of sentence-transformers that has lost its modules.json; empty for a bare trio."""
+    inner = [path] if os.path.lexists(path / "config.json") else _models_in(path, _INNER)
+    if len(inner) != 1:
+        return {}
+    modules = {"Transformer": inner[0]}
+    if os.path.lexists(path / "1_Pooling" / "config.json"):
+        modules["Pooling"] = path / "1_Pooling"
+    if (path / "2_Normalize").is_dir():
+        modules["Normalize"] = path / "2_Normalize"
+    has_settings = len(modules) > 1 or any(os.path.lexists(inner[0] / name) for name in _CONFIGS_OF_OLD)
+    return modules if has_settings else {}
+
+
+def _models_in(path: Path, name: re.Pattern[str]) -> list[Path]:
+    """Return the folders in `path` with such a name that have a config.json."""
+    return sorted(file.parent for file in path.glob("*/config.json") if name.match(file.parent.name))
+
+
+def _what_it_is(path: Path) -> str:
+    """Return what to do with a folder that has no config.json."""
+    if os.path.lexists(path / "adapter_config.json"):
+        return "it holds an adapter (PEFT): merge it into its base model with merge_and_unload(), and save that"
+    if found := _models_in(path / "snapshots", re.compile("")):
+        return f"it is a model in the cache of the Hugging Face Hub: give {shown(found[-1])}"
+    found = _models_in(path, re.compile(""))
+    return f"give one of the folders in it that have one: {joined(map(shown, found), 3)}" if found else ""
 
 
 def _read_modules(path: Path) -> dict[str, Path]:

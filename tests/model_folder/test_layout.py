@@ -425,6 +425,53 @@ def test_an_empty_folder_is_told_what_is_expected(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize("inner", ["", "0_Transformer", "0_BERT"])
+def test_settings_are_used_though_modules_json_is_missing_and_it_is_said(
+    inner: str, tmp_path: Path, original: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(original, folder / inner)
+    as_sentence_transformer(folder, {"word_embedding_dimension": 32, "pooling_mode_cls_token": True})
+    write_modules(folder, (inner, TRANSFORMER), ("1_Pooling", POOLING), ("2_Normalize", NORMALIZE))
+    (folder / "2_Normalize").mkdir()
+    if inner:
+        (folder / "sentence_bert_config.json").rename(folder / inner / "sentence_bert_config.json")
+    expected = assert_as_sentence_transformers(folder).encode(TEXTS, on_truncate="ignore")
+    (folder / "modules.json").unlink()
+    caplog.clear()
+    model = load(folder)
+    assert (model.pooling, model.max_seq_length, model.normalize) == ("cls", 40, True)
+    np.testing.assert_array_equal(model.encode(TEXTS, on_truncate="ignore"), expected)
+    assert "no modules.json" in caplog.text and "cls pooling, vectors of length 1, max_seq_length 40" in caplog.text
+    model.save_pretrained(tmp_path / "saved")
+    np.testing.assert_array_equal(load(tmp_path / "saved").encode(TEXTS, on_truncate="ignore"), expected)
+
+
+def test_the_inner_folder_of_a_model_names_the_whole_one(
+    tmp_path: Path, original: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(original, tmp_path / "model" / "0_BERT")
+    as_sentence_transformer(tmp_path / "model")
+    load(tmp_path / "model" / "0_BERT")
+    assert f"are not used; give its folder, '{tmp_path / 'model'}'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["snapshots/0123/config.json", "refs/main"], "in the cache of the Hugging Face Hub: give '.*snapshots/0123'"),
+        (["adapter_config.json", "adapter_model.safetensors"], r"an adapter \(PEFT\): merge it"),
+        (["mine/config.json", "other/config.json"], "give one of the folders in it that have one: '.*mine', '.*other'"),
+    ],
+)
+def test_a_folder_without_config_json_is_called_what_it_is(files: list[str], said: str, tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}", "utf-8")
+    with pytest.raises(ModelFolderError, match=said):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("missing", ["config.json", "pytorch_model.bin", "vocab.txt"])
 def test_a_missing_file_is_named_with_what_lies_there(bare: Path, missing: str) -> None:
     (bare / missing).unlink()
