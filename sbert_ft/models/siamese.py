@@ -319,6 +319,11 @@ class SiameseBert(TextModel):
         """Return what `get_embedding_dimension` returns, under its older name in sentence-transformers."""
         return self.get_embedding_dimension()
 
+    @property
+    def default_prompt(self) -> str:
+        """The text put before every text where no prompt is given; empty for none."""
+        return self._prompt()
+
     def _prompt(self, name: str | None = None, prompt: str | None = None) -> str:
         """Return the text to put before each input: `prompt`, or the one of this name, or the default one."""
         if prompt is not None:

@@ -19,6 +19,7 @@ from sbert_ft.config.settings import TrainingSettings
 from sbert_ft.data.ledger import counted, row_word
 from sbert_ft.encoder.devices import choose_precision, describe_device, memory_bytes
 from sbert_ft.encoder.packing import Layout, row_width
+from sbert_ft.errors import quoted
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.training.batch_sampler import epoch_batches, fitting_batch_size
 from sbert_ft.training.optimizer import warmup_steps
@@ -98,11 +99,14 @@ class RunPlan:
             batch += f" in forwards of {self.micro_rows}"
         n_frozen = sum(p.numel() for p in frozen_parameters(self.run.model.bert.encoder, self.run.settings.model))
         frozen = f", {n_frozen:,} weights frozen" if n_frozen else ""
+        prompt = self.run.prompt
+        prompted = [f"every text begins with the model's default prompt {quoted(prompt)}"] if prompt else []
         n_warmup = warmup_steps(self.n_steps, settings)
         warm_up = f"after {counted(n_warmup, 'step')} of" if n_warmup else "without"
         return [
             f"{describe_device(self.run.model.device)}, {self.precision}{frozen}",
             f"{counted(len(tokens), self.row)}, objective {self.run.objective.describe()}",
+            *prompted,
             f"tokens a {self.sequence}: {lengths}, the longest {percentiles[100]}; {cut}",
             f"{counted(self.n_steps, 'step')} ({counted(len(self.steps_by_epoch), 'epoch')}), {batch}, "
             f"rate {settings.learning_rate:g}, {settings.schedule} {warm_up} warm-up",
@@ -114,7 +118,7 @@ class RunPlan:
 def plan_run(run: PreparedRun) -> RunPlan:
     """Return the plan of a run, with its tokens."""
     model, settings = run.model, run.settings.training
-    tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, run.joined_by)
+    tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, run.joined_by, run.prompt)
     text_rows = tokens.rows if run.objective.distinct_texts else None
     if text_rows is not None and (fitting := fitting_batch_size(settings.batch_size, text_rows)) < settings.batch_size:
         logger.warning(

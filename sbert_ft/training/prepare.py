@@ -74,6 +74,11 @@ class PreparedRun:
         model = self.model
         return model.truncation if isinstance(model, ClassifierModel) and model.kind == "joined" else None
 
+    @property
+    def prompt(self) -> str:
+        """What is put before every text, in training as in use: the default prompt of a sentence encoder."""
+        return "" if isinstance(self.model, ClassifierModel) else self.model.default_prompt
+
     def targets(self) -> NDArray[np.float32] | None:
         """Return the targets, shape (N,): class numbers, or scores (0 to 1 for a classifier); None without labels."""
         train, model = self.data.train, self.model

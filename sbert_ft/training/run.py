@@ -217,7 +217,7 @@ def _write_ledgers(plan: RunPlan, folder: RunFolder) -> dict[str, Ledger]:
     for name, dataset in plan.run.data.splits().items():
         ledger, cut = dataset.ledger, tokens.cut_rows
         if name != "train":
-            cut = cut_rows(dataset, model.tokenizer, model.max_seq_length, tokens.joined_by)
+            cut = cut_rows(dataset, model.tokenizer, model.max_seq_length, tokens.joined_by, plan.run.prompt)
         if len(cut):
             sentence = f"{counted(len(cut), 'row')} with {what} longer than {model.max_seq_length} tokens, which is cut"
             ledger = ledger.with_finding("cut", len(cut), sentence, first=dataset.lines[cut].tolist())

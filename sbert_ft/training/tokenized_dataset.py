@@ -113,12 +113,16 @@ class TokenizedConnections:
 
 
 def tokenize_connections(
-    dataset: ConnectionDataset, tokenizer: TextTokenizer, max_seq_length: int, joined_by: Truncation | None = None
+    dataset: ConnectionDataset,
+    tokenizer: TextTokenizer,
+    max_seq_length: int,
+    joined_by: Truncation | None = None,
+    prompt: str = "",
 ) -> TokenizedConnections:
     """Return the data set's rows as tokens, at most `max_seq_length` a sequence, special tokens included.
 
     `joined_by` joins the two texts of a row and says which of them is truncated. Without it each text is a sequence,
-    which loses its end if it is too long.
+    which loses its end if it is too long. `prompt` is put before every text.
 
     Raises:
         InputError: A text is not valid or has no tokens, `max_seq_length` is too small for any token of a text, or
@@ -135,7 +139,7 @@ def tokenize_connections(
     token_ids = io.BytesIO()  # grows in place: a list of arrays that is joined at the end takes twice the memory
     parts = [np.zeros(0, np.int32)]
     n_texts = n_unknown = 0
-    for bodies in _tokenized_texts(dataset, tokenizer):
+    for bodies in _tokenized_texts(dataset, tokenizer, prompt):
         token_ids.write(tokenizer.frame(bodies, max_seq_length).token_ids.data)
         parts.append((bodies.lengths + tokenizer.n_special).astype(np.int32))
         is_unknown = bodies.token_ids == tokenizer.unknown_id
@@ -157,24 +161,28 @@ def tokenize_connections(
 
 
 def cut_rows(
-    dataset: ConnectionDataset, tokenizer: TextTokenizer, max_seq_length: int, joined_by: Truncation | None = None
+    dataset: ConnectionDataset,
+    tokenizer: TextTokenizer,
+    max_seq_length: int,
+    joined_by: Truncation | None = None,
+    prompt: str = "",
 ) -> NDArray[np.int64]:
     """Return the rows with a sequence that `tokenize_connections` would truncate, shape (n,); tokens are not kept."""
     if joined_by is not None:
         _check_can_be_joined(dataset.text_rows, tokenizer, max_seq_length)
-    parts = [bodies.lengths.astype(np.int32) for bodies in _tokenized_texts(dataset, tokenizer)]
+    parts = [bodies.lengths.astype(np.int32) for bodies in _tokenized_texts(dataset, tokenizer, prompt)]
     lengths = np.concatenate([np.zeros(0, np.int32), *parts]) + np.int32(tokenizer.n_special)
     lengths_of_rows = _sequence_lengths(lengths, dataset.text_rows, tokenizer, joined_by)
     return np.flatnonzero((lengths_of_rows > max_seq_length).any(axis=1))
 
 
-def _tokenized_texts(dataset: ConnectionDataset, tokenizer: TextTokenizer) -> Iterator[TextTokens]:
+def _tokenized_texts(dataset: ConnectionDataset, tokenizer: TextTokenizer, prompt: str) -> Iterator[TextTokens]:
     """Yield the tokens of the distinct texts without special tokens, some thousand texts at a time."""
     starts = range(0, dataset.n_distinct, _SLICE_TEXTS)
     slices = (dataset.distinct_texts(start, min(start + _SLICE_TEXTS, dataset.n_distinct)) for start in starts)
     n_texts = 0
     for window in windows_of(text for texts in slices for text in texts):
-        yield tokenizer.tokenize(window, n_texts)
+        yield tokenizer.tokenize(window, n_texts, prompt=prompt)
         n_texts += len(window)
 
 

@@ -102,6 +102,27 @@ def test_files_frames_and_data_sets_give_the_same_model(folder: Path, tmp_path: 
     assert not are_equal(tuned[0], weights(SiameseBert.from_pretrained(folder, "cpu", "float32")))
 
 
+def test_training_and_evaluation_use_the_default_prompt_as_use_does(folder: Path, tmp_path: Path) -> None:
+    prompt, rows = "the dog runs in ", graded(24)
+    prompted = SiameseBert.from_pretrained(folder, "cpu", "float32")
+    prompted.prompts, prompted.default_prompt_name = {"query": prompt, "other": "a "}, "query"
+    by_hand = SiameseBert.from_pretrained(folder, "cpu", "float32")
+    longer = dataset([(prompt + first, prompt + second, score) for first, second, score in rows])
+    found = []
+    for model, train in ((prompted, dataset(rows)), (by_hand, longer)):
+        options: dict[str, Any] = {"dev": train, "training": QUICK, "evaluation": FEW}
+        found.append(public_fine_tune(model, train, output_dir=tmp_path / str(len(found)), **options).metrics)
+    assert are_equal(weights(prompted), weights(by_hand))
+    for part in ("before", "after", "difference"):
+        assert found[0]["splits"]["dev"][part] == found[1]["splits"]["dev"][part]
+    assert found[0]["lengths"] == found[1]["lengths"]
+    assert prompted.decision is not None and by_hand.decision is not None
+    assert prompted.decision.threshold == by_hand.decision.threshold
+    assert any("default prompt 'the dog runs in '" in line for line in found[0]["plan"])
+    saved = SiameseBert.from_pretrained(tmp_path / "0" / "model", "cpu", "float32")
+    assert saved.default_prompt == prompt
+
+
 def test_pairs_are_read_on_the_scale_of_the_training_pairs(tmp_path: Path) -> None:
     train = dataset([("a", "b", 5.0), ("c", "d", 0.0), ("e", "f", 2.5)])
     reading = reading_on_scale_of(train, Reading())
