@@ -120,7 +120,6 @@ def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy:
             advance(len(vectors))
         if source.ids is not None and next(source.ids, None) is not None:
             raise DataError(f"{source.name}: there are more ids than texts: did the file change meanwhile?")
-    options.warn_of_unknown(count, args.model)
     return progress
 
 

@@ -12,7 +12,6 @@ from sbert_ft.errors import InputError
 if TYPE_CHECKING:
     from sbert_ft.data.table import Table
     from sbert_ft.models.classifier import ClassifierModel
-    from sbert_ft.models.inference import EmbedCount
     from sbert_ft.models.siamese import SiameseBert
 
 logger = logging.getLogger(__name__)
@@ -22,9 +21,6 @@ PRECISIONS: Final = ("auto", "float32", "bfloat16", "float16")
 ON_TRUNCATE: Final = ("warn", "error", "ignore", "chunk")
 # Of folders that other tools wrote; only sbert_ft writes towers.
 CLASSIFIER_KINDS: Final = ("single", "joined")
-
-# With this share or more, the vocabulary hardly covers the texts' language or script.
-_NOTED_UNKNOWN_SHARE = 0.05
 
 
 def options_of_every_command() -> argparse.ArgumentParser:
@@ -161,13 +157,3 @@ def load_classifier(args: argparse.Namespace, folder: str | None = None) -> Clas
         chosen, args.device, args.precision, args.max_seq_length, kind=args.model_kind
     )
     return model.compile() if getattr(args, "compile", False) else model
-
-
-def warn_of_unknown(count: EmbedCount, model: str) -> None:
-    """Warn if many of the texts' tokens are not in the vocabulary; such results mean little."""
-    if count.unknown_share >= _NOTED_UNKNOWN_SHARE:
-        logger.warning(
-            "%.1f %% of the texts' tokens are unknown to the vocabulary of %s; see sbert-ft doctor MODEL --texts FILE",
-            100 * count.unknown_share,
-            model,
-        )

@@ -106,7 +106,6 @@ def _predict_texts(args: argparse.Namespace) -> None:
 
     count = EmbedCount()
     (outputs,) = _outputs(args, model, [texts], count)
-    options.warn_of_unknown(count, args.model)
     results.print_row(outputs)
 
 
@@ -140,7 +139,6 @@ def _predict_file(args: argparse.Namespace) -> None:
         progress, count = Progress(("text", "pair")[model.n_texts - 1], quiet=args.quiet), EmbedCount()
         outputs = _outputs(args, model, file.table.texts(columns, may_be_empty=True), count)
         file.write(temporary, results, outputs, progress)
-    options.warn_of_unknown(count, args.model)
     progress.report(Path(args.output), quoted(file.name, limit=400), results.describe())
 
 

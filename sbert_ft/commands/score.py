@@ -76,7 +76,6 @@ def _score_two(args: argparse.Namespace) -> None:
 
     count = EmbedCount()
     (scores,) = model.score_stream([(first, second)], args.batch_size, on_truncate=args.on_truncate, count=count)
-    options.warn_of_unknown(count, args.model)
     _results(args, model).print_row(scores)
 
 
@@ -105,7 +104,6 @@ def _score_file(args: argparse.Namespace) -> None:
         pairs = ((first, second) for first, second in file.table.texts(columns, may_be_empty=True))
         scores = model.score_stream(pairs, args.batch_size, on_truncate=args.on_truncate, count=count)
         file.write(temporary, results, scores, progress)
-    options.warn_of_unknown(count, args.model)
     progress.report(Path(args.output), shown, results.describe())
 
 

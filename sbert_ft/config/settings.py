@@ -143,6 +143,7 @@ class TrainingSettings:
         early_stopping_patience: Evaluations without a better metric after which to stop; None for never.
         logging_steps: A line in metrics.jsonl every so many steps.
         tensorboard: Write event files for TensorBoard too.
+        allow_unknown: Train although more than 90 % of the tokens are not in the model's vocabulary.
     """
 
     epochs: int = setting(1, at_least=1)
@@ -168,6 +169,7 @@ class TrainingSettings:
     early_stopping_patience: int | None = setting(None, at_least=1)
     logging_steps: int = setting(10, at_least=1)
     tensorboard: bool = False
+    allow_unknown: bool = False
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ from sbert_ft.tokenization.tokenizer import TextTokenizer
 logger = logging.getLogger(__name__)
 # On the device, kernels round to half precision, so there the probe can only find large errors.
 _HALF_TOLERANCE = 0.05
+# With this share or more, the vocabulary hardly covers the texts' language or script.
+UNKNOWN_SHARE = 0.05
 _Model = TypeVar("_Model", bound="TextModel")
 
 
@@ -124,6 +126,7 @@ class ConnectionBert(nn.Module):
         self.compiled: CompiledEncoder | None = None
         self.trained_copy: HalfCopy | None = None
         self._half_lock = ForkSafeLock()
+        self._said_unknown = False
         prepare_process()
         self.probe = self._admit_layouts()
 
@@ -219,6 +222,17 @@ class ConnectionBert(nn.Module):
         precision, layouts = str(self.compute_dtype).removeprefix("torch."), ", ".join(self.probe.layouts)
         layouts += ", compiled" if self.compiled is not None and self.compiled.is_on else ""
         return f"{self.plan.config.model_type} on {describe_device(self.device)}, {precision}, layouts {layouts}"
+
+    def warn_of_unknown(self, n_unknown: int, n_tokens: int) -> None:
+        """Log a warning, once for this model, where many of the texts' own tokens are unknown to its vocabulary."""
+        if self._said_unknown or n_unknown < UNKNOWN_SHARE * n_tokens or not n_unknown:
+            return
+        self._said_unknown = True
+        logger.warning(
+            "%.1f %% of the texts' tokens are unknown to the vocabulary of %s: their vectors mean little; "
+            "sbert-ft doctor MODEL --texts FILE says why",
+            *(100 * n_unknown / n_tokens, shown(self.source.path)),
+        )
 
     def pack(self, texts: TextTokens, layout: Layout | None = None) -> PackedBatch:
         """Return N texts with their special tokens as a batch on the model's device.

@@ -240,6 +240,7 @@ def embed(
             settings.max_seq_length,
             count.longest,
         )
+    model.warn_of_unknown(count.n_unknown, count.n_own_tokens)
 
 
 def _sequences(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCount, window: Window) -> _Sequences:

@@ -19,7 +19,7 @@ from sbert_ft.config.settings import TrainingSettings
 from sbert_ft.data.ledger import counted, row_word
 from sbert_ft.encoder.devices import choose_precision, describe_device, memory_bytes
 from sbert_ft.encoder.packing import Layout, row_width
-from sbert_ft.errors import quoted
+from sbert_ft.errors import InputError, quoted, shown
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.training.batch_sampler import epoch_batches, fitting_batch_size
 from sbert_ft.training.optimizer import warmup_steps
@@ -38,6 +38,7 @@ _BYTES_PER_FEATURE = {2: 56, 4: 88}
 _BYTES_PER_SCORE = {2: 8, 4: 16}
 # Share of the free memory that the activations of a forward may use.
 _SHARE_FOR_ACTIVATIONS = 0.5
+_MOST_UNKNOWN = 0.9  # share of the tokens above which training is refused
 # Weights, gradients and the two moments in float32; and the copy in half precision for inference.
 _BYTES_PER_WEIGHT = 4 * 4 + 2
 
@@ -119,6 +120,7 @@ def plan_run(run: PreparedRun) -> RunPlan:
     """Return the plan of a run, with its tokens."""
     model, settings = run.model, run.settings.training
     tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, run.joined_by, run.prompt)
+    _check_known(tokens, model.bert, settings)
     text_rows = tokens.rows if run.objective.distinct_texts else None
     if text_rows is not None and (fitting := fitting_batch_size(settings.batch_size, text_rows)) < settings.batch_size:
         logger.warning(
@@ -131,6 +133,19 @@ def plan_run(run: PreparedRun) -> RunPlan:
     steps = steps_by_epoch(len(tokens), settings, text_rows)
     layout = training_layout(model.bert)
     return RunPlan(run, tokens, steps, micro_rows, dtype, layout, fixed_bytes, batch_bytes)
+
+
+def _check_known(tokens: TokenizedConnections, bert: ConnectionBert, settings: TrainingSettings) -> None:
+    """Warn of many unknown tokens; refuse to train where hardly any is known."""
+    if tokens.n_unknown <= _MOST_UNKNOWN * tokens.n_own_tokens or settings.allow_unknown:
+        bert.warn_of_unknown(tokens.n_unknown, tokens.n_own_tokens)
+        return
+    share = 100 * tokens.n_unknown / tokens.n_own_tokens
+    raise InputError(
+        f"{share:.1f} % of the training texts' tokens are unknown to the vocabulary of {shown(bert.source.path)}, so "
+        "nothing can be learned from them",
+        "use a model for these texts (sbert-ft doctor MODEL --texts FILE says why), or set training.allow_unknown",
+    )
 
 
 def training_dtype(settings: TrainingSettings, device: torch.device) -> torch.dtype | None:

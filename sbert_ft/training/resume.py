@@ -36,7 +36,13 @@ Fingerprint = Mapping[str, Any]
 """The JSON document of everything that a run's results depend on; `fingerprint_of` says what is in it."""
 _SECTIONS = {"settings": dict, "data": dict, "model": dict, "versions": dict, "device": str}
 
-FREE_SETTINGS = ("output_dir", "training.logging_steps", "training.save_steps", "training.tensorboard")
+FREE_SETTINGS = (
+    "output_dir",
+    "training.logging_steps",
+    "training.save_steps",
+    "training.tensorboard",
+    "training.allow_unknown",
+)
 """Settings that may differ, since they do not change results; so may paths of files that are compared by sha256."""
 # The same gradient, summed in another order; what the device is, is compared separately.
 WARNED_SETTINGS = ("training.device", "training.micro_batch_size")

@@ -487,6 +487,16 @@ def test_equal_texts_are_computed_once(model: SiameseBert) -> None:
     assert (scores.shape, count.n_texts) == ((100,), 4)
 
 
+def test_many_unknown_tokens_are_said_once_for_a_model(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = SiameseBert.from_pretrained(folder, device="cpu", precision="float32")
+    loaded.encode(["the dog runs in the park"] * 5)
+    assert "unknown" not in caplog.text
+    loaded.score([("뷁 뷁", "the dog")])
+    loaded.encode(["뷁"])
+    (record,) = [record for record in caplog.records if "unknown" in record.message]
+    assert record.message.startswith(f"50.0 % of the texts' tokens are unknown to the vocabulary of '{folder}'")
+
+
 def test_a_count_tells_what_was_met(model: SiameseBert) -> None:
     model.max_seq_length = 8
     count = EmbedCount()

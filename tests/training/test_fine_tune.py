@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib.util
 import json
 import logging
@@ -121,6 +122,29 @@ def test_training_and_evaluation_use_the_default_prompt_as_use_does(folder: Path
     assert any("default prompt 'the dog runs in '" in line for line in found[0]["plan"])
     saved = SiameseBert.from_pretrained(tmp_path / "0" / "model", "cpu", "float32")
     assert saved.default_prompt == prompt
+
+
+def test_texts_of_unknown_words_are_not_trained_on_unless_it_is_allowed(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unknown = dataset([(f"뷁 뷀 {'dog' * (i % 10 == 9)}", f"뷀 뷁{' 뷁' * i}", float(i % 5)) for i in range(24)])
+    model = SiameseBert.from_pretrained(folder, "cpu", "float32")
+    before = weights(model)
+    with pytest.raises(
+        InputError, match=r"9\d\.\d % of the training texts' tokens are unknown .*set training\.allow_unknown"
+    ):
+        public_fine_tune(model, unknown, output_dir=tmp_path / "refused", training=QUICK, evaluation=FEW)
+    assert are_equal(weights(model), before)
+    allowed = dataclasses.replace(QUICK, allow_unknown=True)
+    assert public_fine_tune(
+        model, unknown, output_dir=tmp_path / "allowed", training=allowed, evaluation=FEW
+    ).folder.exists()
+    half = dataset([(f"뷁 dog {i}", f"the dog runs {i}", float(i % 5)) for i in range(24)])
+    caplog.clear()
+    model = SiameseBert.from_pretrained(folder, "cpu", "float32")
+    result = public_fine_tune(model, half, dev=half, output_dir=tmp_path / "half", training=QUICK, evaluation=FEW)
+    assert caplog.text.count("are unknown to the vocabulary of") == 1
+    assert any("are unknown to the vocabulary of" in sentence for sentence in result.metrics["warnings"])
 
 
 def test_pairs_are_read_on_the_scale_of_the_training_pairs(tmp_path: Path) -> None:
