@@ -139,9 +139,6 @@ def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: st
         DataError: A named column does not exist, or no candidate or several fit; the message lists the columns, the
             nearest name and the setting to use.
     """
-    twice = next((name for name, count in Counter(names).items() if count > 1), None)
-    if twice is not None:
-        raise DataError(f"{where}: several columns are called {quoted(twice)}", "give each a name of its own")
     if reading.text_columns is not None:
         texts = tuple(_position(where, names, name, "text_columns") for name in reading.text_columns)
     else:
@@ -177,8 +174,10 @@ def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: st
 
 
 def _position(where: str, names: Sequence[str], name: str, setting: str) -> int:
-    """Return the position of the column called exactly `name`."""
-    if name in names:
+    """Return the position of the only column called exactly `name`."""
+    if (count := names.count(name)) > 1:
+        raise DataError(f"{where}: {count} columns are called {quoted(name)}", "give each a name of its own")
+    if count:
         return names.index(name)
     remedy = f"fix data.{setting}{did_you_mean(name, names)}"
     raise DataError(f"{where}: has no column {quoted(name)}; {_found(names)}", remedy)

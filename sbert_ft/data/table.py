@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -54,7 +53,9 @@ class Table(TableFile):
 
     def column_index(self, name: str) -> int:
         """Return the position of the column called exactly `name`; a `DataError` if there is none."""
-        if name in self.format.columns:
+        if (count := self.format.columns.count(name)) > 1:
+            raise fault(self.path, f"{count} columns are called {quoted(name)}", hint="give each a name of its own")
+        if count:
             return self.format.columns.index(name)
         if not self.format.columns:
             problem = f"has one text per line, so there is no column {quoted(name)}"
@@ -201,9 +202,6 @@ def open_table(
     found = FORMATS[chosen].find(path, codec, delimiter, kind is not None)
     if options.has_columns and not found.columns:
         raise fault(path, "has no columns; expected at least one of texts")
-    name, count = Counter(found.columns or ("",)).most_common(1)[0]
-    if count > 1:
-        raise fault(path, f"{count} columns are called {quoted(name)}", hint="give each a name of its own")
     return Table(path, found)
 
 

@@ -408,7 +408,9 @@ def test_nothing_left_after_skipping_is_an_error(tmp_path: Path) -> None:
         ("a,b,c,d", {"label_column": "a"}, "'a' is a column of texts and of labels"),
         ("a,b,c,d", {"score_range": (0, 5)}, "score_range is set, but no column has a usual label name"),
         ("a,b,c,d", {"label_values": {"x": 1}}, "label_values is set, but no column has a usual label name"),
-        ("a,b,a,d", {}, "2 columns are called 'a'"),
+        ("a,b,a,d", {"text_columns": ("a", "b")}, "2 columns are called 'a'"),
+        ("sentence1,sentence2,y,y", {"label_column": "y"}, "2 columns are called 'y'"),
+        ("a,a,score,d", {}, "no column has a usual name"),
     ],
 )
 def test_unclear_columns_are_an_error_that_says_what_to_set(
@@ -422,10 +424,23 @@ def test_unclear_columns_are_an_error_that_says_what_to_set(
 
 
 def test_frame_with_unclear_columns_is_an_error() -> None:
-    with pytest.raises(DataError, match="'<dataframe>': several columns are called 'a'"):
-        ConnectionDataset.from_dataframe(pd.DataFrame([["x", "y", "z"]], columns=["a", "a", "b"]))
+    with pytest.raises(DataError, match="'<dataframe>': 2 columns are called 'a'"):
+        frame = pd.DataFrame([["x", "y", "z"]], columns=["a", "a", "b"])
+        ConnectionDataset.from_dataframe(frame, Reading(text_columns=("a", "b")))
     with pytest.raises(DataError, match="'<dataframe>': expected two columns of texts"):
         ConnectionDataset.from_dataframe(pd.DataFrame({"left": ["a"], "right": ["b"]}))
+
+
+@pytest.mark.parametrize("header", ["v1,v2,,,", "v1,v2,memo,memo", "v1,v2,v3,v3"])
+def test_unused_columns_of_one_name_do_no_harm(tmp_path: Path, header: str) -> None:
+    rows = [("ham" if i % 2 else "spam", f"good {i} movie", "x", "y") for i in range(4)]
+    names = header.split(",")[:4]
+    path = csv_of(tmp_path, *(",".join([*row, *[""] * (header.count(",") - 3)]) for row in rows), header=header)
+    reading = Reading(text_columns=("v2",), label_column="v1")
+    frame = pd.DataFrame(rows, columns=names)
+    for found in (from_file(path, reading), ConnectionDataset.from_dataframe(frame, reading)):
+        assert found.class_counts() == {"ham": 2, "spam": 2}
+        assert found.distinct_texts(0, 4) == [row[1] for row in rows]
 
 
 def test_lines_of_texts_are_no_pairs(tmp_path: Path) -> None:

@@ -326,8 +326,8 @@ BAD_TEXT_FILES: list[tuple[str, str, str | bytes, str]] = [
     ("few cells after a long record", "a.csv", 'a,b\n"1\n1",2\n3\n', "line 4: expected 2"),
     ("ragged tabs", "a.tsv", "a\tb\nx\ty\nx\ty\tz\n", "line 3: expected 2 cells .*, found 3.*tabs"),
     ("white line", "a.csv", "a,b\n \n", "line 2: expected 2 cells as in the header, found 1"),
-    ("same names", "a.csv", "a,b,a\n1,2,3\n", "2 columns are called 'a'"),
-    ("same names, tabs", "a.tsv", "a\ta\n1\t2\n", "2 columns are called 'a'"),
+    ("same names", "a.csv", "a,b,a\n1,2,3\n", "which of them is not clear; .* 'a', 'b', 'a'"),
+    ("same names, tabs", "a.tsv", "a\ta\n1\t2\n", "none with a usual name; .* 'a', 'a'"),
     ("two delimiters", "a.csv", "a,b;c\n1,2;3\n", "as many of comma and semicolon.*--delimiter"),
     ("old Mac line ends", "a.csv", "a,b\r1,2\r", "lone carriage return"),
     ("empty cell", "a.csv", "a,b\n1,2\n3,\n", "line 3: column 'b': expected a text, found an empty one"),
@@ -392,6 +392,14 @@ def test_bad_file_is_refused_with_its_place_and_remedy(
     assert name in str(caught.value)
     assert "\ufffd" not in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_of_several_columns_of_one_name_none_can_be_named(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, name, "a,b,a\n1,2,3\n") if name.endswith("csv") else same_names(tmp_path)
+    table = open_table(path)
+    with pytest.raises(DataError, match="2 columns are called 'a'; give each a name of its own"):
+        table.column_index("a")
 
 
 def parquet_of(column: object) -> Callable[[Path], Path]:
@@ -476,7 +484,7 @@ def pipe(folder: Path) -> Path:
         pytest.param(parquet_of([["x"], ["y"]]), "row 1: column 'b': expected a text, found list", id="lists"),
         pytest.param(damaged_page, "damaged", id="damaged page"),
         pytest.param(cut_file, "damaged or truncated", id="cut"),
-        pytest.param(same_names, "2 columns are called 'a'", id="same names"),
+        pytest.param(same_names, "none with a usual name; it has 'a', 'a'", id="same names"),
         pytest.param(wrong_bytes, "column 'b' holds a value that cannot be read", id="wrong bytes"),
         pytest.param(other_suffix, "expected csv, found a Parquet file; give it the suffix .parquet", id="suffix"),
         pytest.param(workbook, "found an Excel workbook", id="workbook"),
