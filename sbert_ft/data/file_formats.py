@@ -104,7 +104,11 @@ class Lines(FileFormat):
     kind = "lines"
 
     def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
-        next(text_lines(path, encoding), None)  # to find a wrong encoding early, where it shows in the first line
+        # read to find a wrong encoding early, where it shows in the first line
+        _, first = next(text_lines(path, encoding), (1, ""))
+        if "\n" not in first and "\r" in first[:-1]:  # the whole file would be one text
+            problem = "its lines end with a lone carriage return: lines must end with \\n or \\r\\n"
+            raise fault(path, problem, hint="save it again with such line ends")
         return TableFormat("lines", encoding, None, None, ())
 
     def rows(self, table: TableFile, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
