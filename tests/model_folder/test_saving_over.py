@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sbert_ft.errors import ModelFolderError, OutputError
-from sbert_ft.files.atomic import make_folder, put_in_place, staged_beside
+from sbert_ft.files.atomic import make_folder, put_in_place, staged_beside, sync_folder
 from sbert_ft.models.siamese import SiameseBert
 
 HELD = """
@@ -156,3 +160,62 @@ def test_folders_are_made_with_those_above_them_and_twice_is_once(tmp_path: Path
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
         make_folder(tmp_path / "file" / "folder")
+
+
+@pytest.mark.parametrize(("number", "is_raised"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_a_folder_that_cannot_be_synced_is_no_error_and_a_disk_that_fails_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_raised: bool
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=os.strerror(number)) if is_raised else contextlib.nullcontext():
+        sync_folder(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+@pytest.mark.parametrize("before", ["the lock is there", "the lock is held"])
+def test_a_new_folder_that_another_process_removes_as_abandoned_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    import fcntl
+
+    removed: list[Path] = []
+
+    def remove_once() -> None:
+        if not removed:
+            removed.extend(tmp_path.glob(".sbert-ft-model-*"))
+            shutil.rmtree(removed[0])
+
+    open_file, lock_file = os.open, fcntl.flock
+
+    def opened(path: Any, *options: Any, **more: Any) -> int:
+        if before == "the lock is there" and Path(path).name == "lock":
+            remove_once()
+        return open_file(path, *options, **more)
+
+    def locked(descriptor: int, operation: int) -> None:
+        if before == "the lock is held":
+            remove_once()
+        lock_file(descriptor, operation)
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(fcntl, "flock", locked)
+    put(tmp_path / "model", {"config.json": "{}"})
+    assert len(removed) == 1
+    assert tree(tmp_path) == {"model": None, "model/config.json": b"{}"}
+
+
+def test_a_lock_that_cannot_be_made_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_file = os.open
+
+    def opened(path: Any, *options: Any, **more: Any) -> int:
+        if Path(path).name == "lock":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return open_file(path, *options, **more)
+
+    monkeypatch.setattr(os, "open", opened)
+    with pytest.raises(OSError, match="No space left"):
+        put(tmp_path / "model", {"config.json": "{}"})
+    assert tree(tmp_path) == {}
