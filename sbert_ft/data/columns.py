@@ -73,6 +73,13 @@ def usual_texts(names: Sequence[str], counts: Collection[int]) -> tuple[tuple[in
     return tuple(map(there.index, groups[0])) if is_clear else None, groups
 
 
+def texts_of_one_name(names: Sequence[str]) -> str | None:
+    """Return that several columns have the same usual name for texts, or None."""
+    usual = {*SINGLE_NAMES, *SIDE_NAMES, *(name for group in (*TRIPLET_NAMES, *PAIR_NAMES) for name in group)}
+    twice = next((name for name, n in Counter(names).items() if n > 1 and _folded(name) in usual), None)
+    return None if twice is None else f"{names.count(twice)} columns are called {quoted(twice)}"
+
+
 def _whole_groups(names: Sequence[str], usual: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Return the groups of usual names of which all are among the folded `names`, without parts of larger ones."""
     groups = [group for group in usual if set(names).issuperset(group)]
@@ -192,6 +199,8 @@ def _usual_texts(where: str, names: Sequence[str], hint: str) -> tuple[int, ...]
     found, groups = usual_texts(names, (1, 2, 3))
     if found is not None:
         return found
+    if (fault := texts_of_one_name(names)) is not None:
+        raise DataError(f"{where}: {fault}", "give each a name of its own")
     if groups:
         candidates = " or ".join("/".join(group) for group in groups)
         problem = f"which columns hold the texts is not clear ({candidates})"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from sbert_ft.config.file_kinds import FILE_KINDS, KIND_OF_SUFFIX, Kind
-from sbert_ft.data.columns import did_you_mean, usual_texts
+from sbert_ft.data.columns import did_you_mean, texts_of_one_name, usual_texts
 from sbert_ft.data.file_formats import FORMATS
 from sbert_ft.data.formats import DELIMITER_NAMES, N_SHOWN_COLUMNS, Missing, OnBadRecord, Row, TableFile
 from sbert_ft.data.ledger import RowFaults, Unit, counted
@@ -82,6 +82,8 @@ class Table(TableFile):
         found, candidates = usual_texts(self.format.columns, (n,))
         if found is not None:
             return found
+        if (of_one_name := texts_of_one_name(self.format.columns)) is not None:
+            raise fault(self.path, of_one_name, hint="give each a name of its own")
         several = "which of them is not clear" if candidates else "none with a usual name"
         say_it = "name the column with --column NAME" if n == 1 else "name the two columns with --columns A,B"
         raise fault(self.path, f"expected {wanted}, {several}; {self._columns_found()}", hint=say_it)

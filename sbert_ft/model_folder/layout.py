@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -236,8 +237,10 @@ def _modules_without_list(path: Path) -> dict[str, Path]:
 
 
 def _models_in(path: Path, name: re.Pattern[str]) -> list[Path]:
-    """Return the folders in `path` with such a name that have a config.json."""
-    return sorted(file.parent for file in path.glob("*/config.json") if name.match(file.parent.name))
+    """Return the folders in `path` with such a name that have a config.json; none if it cannot be read."""
+    with suppress(OSError):
+        return sorted(file.parent for file in path.glob("*/config.json") if name.match(file.parent.name))
+    return []
 
 
 def _what_it_is(path: Path) -> str:

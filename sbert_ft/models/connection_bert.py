@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 # On the device, kernels round to half precision, so there the probe can only find large errors.
 _HALF_TOLERANCE = 0.05
 # With this share or more, the vocabulary hardly covers the texts' language or script.
-UNKNOWN_SHARE = 0.05
+UNKNOWN_SHARE = 0.1
 _Model = TypeVar("_Model", bound="TextModel")
 
 

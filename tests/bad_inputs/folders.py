@@ -673,10 +673,13 @@ FOREIGN_CODE = [
         "a tokenizer_class that is a module", "bare", change_json("tokenizer_config.json", tokenizer_class="os.system")
     ),
     works("a tokenizer_class that is no text", "bare", change_json("tokenizer_config.json", tokenizer_class=["a"])),
-    works(
+    refused(
         "additional_special_tokens that are no texts",
         "bare",
         change_json("tokenizer_config.json", additional_special_tokens=[1, {"a": 2}]),
+        "tokenizer_config.json",
+        "adds the token '1'",
+        "expected a text",
     ),
     works(
         "python files with the names of libraries",

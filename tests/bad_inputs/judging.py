@@ -158,8 +158,9 @@ def assert_warned(outcome: Outcome, *words: str) -> None:
     assert fitting, f"no warning with {words} in: {outcome.stderr}"
 
 
-def assert_works(outcome: Outcome) -> None:
-    """Exit code 0 without a warning."""
+def assert_works(outcome: Outcome, *, same: bool = True) -> None:
+    """Exit code 0 without a warning; with other tokens (not `same`), one that many of them are unknown is right."""
     assert_harmless(outcome)
     assert outcome.code == 0, outcome.stderr[-2000:]
-    assert not outcome.warnings, outcome.warnings
+    found = [line for line in outcome.warnings if same or "tokens are unknown to the vocabulary" not in line]
+    assert not found, found

@@ -410,7 +410,7 @@ def test_nothing_left_after_skipping_is_an_error(tmp_path: Path) -> None:
         ("a,b,c,d", {"label_values": {"x": 1}}, "label_values is set, but no column has a usual label name"),
         ("a,b,a,d", {"text_columns": ("a", "b")}, "2 columns are called 'a'"),
         ("sentence1,sentence2,y,y", {"label_column": "y"}, "2 columns are called 'y'"),
-        ("a,a,score,d", {}, "no column has a usual name"),
+        ("a,a,score,d", {}, "2 columns are called 'a'"),
     ],
 )
 def test_unclear_columns_are_an_error_that_says_what_to_set(

@@ -146,7 +146,7 @@ def assert_expected(case: Case, outcome: Outcome) -> None:
     elif case.expected == "warned":
         assert_warned(outcome, *case.words)
     else:
-        assert_works(outcome)
+        assert_works(outcome, same=case.same)
 
 
 def assert_same_numbers(case: Case, outcome: Outcome, bench: Bench) -> None:

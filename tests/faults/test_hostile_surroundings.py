@@ -88,7 +88,7 @@ def sbert_ft(warm: WarmProcess, model_folder: Path, tmp_path: Path) -> Callable[
     run = {
         "model": {"path": str(model_folder)},
         "data": {"train": "pairs.csv", "dev": "pairs.csv"},
-        "training": {"max_steps": 2, "batch_size": 8},
+        "training": {"max_steps": 2, "batch_size": 8, "allow_unknown": True},
         "evaluation": {"bootstrap_samples": 100},
         "output_dir": "out",
     }
