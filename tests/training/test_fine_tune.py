@@ -139,7 +139,7 @@ def test_texts_of_unknown_words_are_not_trained_on_unless_it_is_allowed(
     assert public_fine_tune(
         model, unknown, output_dir=tmp_path / "allowed", training=allowed, evaluation=FEW
     ).folder.exists()
-    half = dataset([(f"뷁 dog {i}", f"the dog runs {i}", float(i % 5)) for i in range(24)])
+    half = dataset([(f"뷁 뷁 dog {i}", f"the dog runs {i}", float(i % 5)) for i in range(24)])
     caplog.clear()
     model = SiameseBert.from_pretrained(folder, "cpu", "float32")
     result = public_fine_tune(model, half, dev=half, output_dir=tmp_path / "half", training=QUICK, evaluation=FEW)
