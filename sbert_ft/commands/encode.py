@@ -96,12 +96,11 @@ def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy:
     """Write the vectors of all texts to `path` and return the progress, with their number."""
     model = options.load_model(args)
     from sbert_ft.model_folder.layout import architecture_of_classifier
-    from sbert_ft.models.inference import EmbedCount
 
     if architecture_of_classifier(model.bert.source.config) is not None:
         logger.info("to get the classes of the texts, use sbert-ft predict")  # loading has warned of the rest
 
-    progress, count = Progress("text", quiet=args.quiet), EmbedCount()
+    progress = Progress("text", quiet=args.quiet)
     dimension = args.truncate_dim or model.get_embedding_dimension()
     vectors_of_windows = model.encode_stream(
         source.texts,
@@ -110,7 +109,6 @@ def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy:
         normalize_embeddings=args.normalize,
         truncate_dim=args.truncate_dim,
         on_truncate=args.on_truncate,
-        count=count,
         device="cpu",
     )
     writer = npy_writer(path, dimension) if is_npy else parquet_writer(path, dimension, source.ids)

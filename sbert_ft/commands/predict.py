@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sbert_ft.models.classifier import ClassifierModel
-    from sbert_ft.models.inference import EmbedCount
 
 _EPILOG = """\
 examples:
@@ -102,10 +101,7 @@ def _predict_texts(args: argparse.Namespace) -> None:
         found = ("one text was", "two texts were")[len(texts) - 1]
         raise _other_number(args, model, f"{found} given", f"give {('one text', 'two texts')[model.n_texts - 1]}")
     results = _results(args, model)
-    from sbert_ft.models.inference import EmbedCount
-
-    count = EmbedCount()
-    (outputs,) = _outputs(args, model, [texts], count)
+    (outputs,) = _outputs(args, model, [texts])
     results.print_row(outputs)
 
 
@@ -134,22 +130,20 @@ def _predict_file(args: argparse.Namespace) -> None:
         results = _results(args, model, prefix)
         new = [column.name for column in results.columns]
         file.refuse_taken(new, f"{_REMEDY}, or leave it out with --only-predicted")
-        from sbert_ft.models.inference import EmbedCount
-
-        progress, count = Progress(("text", "pair")[model.n_texts - 1], quiet=args.quiet), EmbedCount()
-        outputs = _outputs(args, model, file.table.texts(columns, may_be_empty=True), count)
+        progress = Progress(("text", "pair")[model.n_texts - 1], quiet=args.quiet)
+        outputs = _outputs(args, model, file.table.texts(columns, may_be_empty=True))
         file.write(temporary, results, outputs, progress)
     progress.report(Path(args.output), quoted(file.name, limit=400), results.describe())
 
 
 def _outputs(
-    args: argparse.Namespace, model: ClassifierModel, rows: Iterable[tuple[str, ...]], count: EmbedCount
+    args: argparse.Namespace, model: ClassifierModel, rows: Iterable[tuple[str, ...]]
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the logits of the rows, shape (n, K), or the scores, 0 to 1, shape (n,), of a model with one output."""
     from sbert_ft.encoder.heads import probabilities
 
     texts = (row[0] if model.n_texts == 1 else row for row in rows)
-    for logits in model.logits_stream(texts, args.batch_size, on_truncate=args.on_truncate, count=count):
+    for logits in model.logits_stream(texts, args.batch_size, on_truncate=args.on_truncate):
         yield logits if model.class_names else probabilities(logits)[:, 0]
 
 

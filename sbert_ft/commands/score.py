@@ -72,10 +72,7 @@ def _score_two(args: argparse.Namespace) -> None:
     """Print the cosine of two texts, with its probability and whether they match."""
     first, second = given_texts(args, "name", "one file of pairs", "scored")
     model = _load(args)
-    from sbert_ft.models.inference import EmbedCount
-
-    count = EmbedCount()
-    (scores,) = model.score_stream([(first, second)], args.batch_size, on_truncate=args.on_truncate, count=count)
+    (scores,) = model.score_stream([(first, second)], args.batch_size, on_truncate=args.on_truncate)
     _results(args, model).print_row(scores)
 
 
@@ -96,13 +93,11 @@ def _score_file(args: argparse.Namespace) -> None:
         file.refuse_taken(("match",), _REMEDY, (name,))
     with whole_file(file.target) as temporary:
         model = _load(args)
-        from sbert_ft.models.inference import EmbedCount
-
         results = _results(args, model)
         file.refuse_taken([column.name for column in results.columns[1:]], _REMEDY, (name,))
-        progress, count = Progress("pair", quiet=args.quiet), EmbedCount()
+        progress = Progress("pair", quiet=args.quiet)
         pairs = ((first, second) for first, second in file.table.texts(columns, may_be_empty=True))
-        scores = model.score_stream(pairs, args.batch_size, on_truncate=args.on_truncate, count=count)
+        scores = model.score_stream(pairs, args.batch_size, on_truncate=args.on_truncate)
         file.write(temporary, results, scores, progress)
     progress.report(Path(args.output), shown, results.describe())
 

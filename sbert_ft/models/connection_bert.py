@@ -63,10 +63,12 @@ def _read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextToken
     check_room(tokenizer, source, plan)
     n_tokens, folder = tokenizer.vocab_size, shown(source.encoder_path)
     if n_tokens > n_rows:
+        is_by_added = tokenizer.backend.get_vocab_size(with_added_tokens=False) <= n_rows
+        added = " with the tokens that other files add" if is_by_added else ""
         names = ("tokenizer.json", "vocab.txt", "vocab.json")
         file = next(file for name in names if (file := source.encoder_path / name).exists())
         raise ModelFolderError(
-            f"{shown(file)}: the vocabulary has {n_tokens:,} tokens, but vocab_size in config.json gives the "
+            f"{shown(file)}: the vocabulary{added} has {n_tokens:,} tokens, but vocab_size in config.json gives the "
             f"embedding table {n_rows:,} rows",
             "use the vocabulary that belongs to these weights",
         )

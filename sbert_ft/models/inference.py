@@ -230,6 +230,32 @@ def embed(
         del values  # before the next window is computed
         yield columns
         del columns
+    _warn_of_texts(model, settings, count)
+
+
+def token_vectors(model: ConnectionBert, texts: Iterable[str], settings: EmbedSettings) -> Iterator[Tensor]:
+    """Yield the vectors of each text's tokens, special ones included: shape (tokens, D), float32, on the CPU.
+
+    Raises:
+        InputError: `on_truncate` is ``chunk``, whose windows overlap; or as in `embed`.
+    """
+    if settings.on_truncate == "chunk":
+        raise InputError("on_truncate is 'chunk', which has no vectors of tokens", "use warn, error or ignore")
+    count, layouts = EmbedCount(), model.probe.layouts
+    budget = min(settings.batch_size * settings.max_seq_length, token_budget(model.device))
+    for window in windows_of_texts(texts):
+        framed, _ = _sequences(model.tokenizer, settings, count, window)
+        found: dict[int, Tensor] = {}
+        for part in plan_forwards(framed.lengths, budget, model.device.type, layouts):
+            batch = model.pack(framed.select(part))
+            found |= zip(part.tolist(), batch.token_vectors(model.infer(batch)), strict=True)
+        for i in range(len(framed)):
+            yield found.pop(i).cpu()
+    _warn_of_texts(model, settings, count)
+
+
+def _warn_of_texts(model: ConnectionBert, settings: EmbedSettings, count: EmbedCount) -> None:
+    """Log how many texts were cut, and where many of their tokens are unknown."""
     if count.n_long and settings.on_truncate == "warn":
         logger.warning(
             "%d of %d %s are longer than %d tokens (the longest has %d) and were cut; "

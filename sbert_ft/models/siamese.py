@@ -22,7 +22,6 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from sbert_ft.arguments import instance_argument, path_argument, whole_number, word_argument
-from sbert_ft.encoder.batching import plan_forwards
 from sbert_ft.encoder.devices import Precision, choose_device
 from sbert_ft.encoder.packing import PackedBatch, PoolingMode
 from sbert_ft.errors import InputError, quoted
@@ -37,6 +36,7 @@ from sbert_ft.models.inference import (
     OnTruncate,
     embed,
     ordered_texts,
+    token_vectors,
     windows_of_pairs,
     windows_of_texts,
 )
@@ -232,7 +232,14 @@ class SiameseBert(TextModel):
         inputs, quantized = self._other_arguments(inputs, others)
         texts = [inputs] if isinstance(inputs, str) else ordered_texts(inputs)
         if word_argument(output_value, "output_value", _OUTPUT_VALUES) == "token_embeddings":
-            of_tokens = self._token_vectors(list(texts), self._prompt(prompt_name, prompt), batch_size)
+            if quantized is not None:
+                raise InputError("vectors of tokens are not quantized", "leave precision out")
+            settings = EmbedSettings(
+                self.pooling, self.max_seq_length, batch_size, on_truncate, self._prompt(prompt_name, prompt)
+            )
+            width = self._width(truncate_dim)
+            of_tokens = [tokens[:, :width] for tokens in token_vectors(self.bert, texts, settings)]
+            of_tokens = [unit(tokens) for tokens in of_tokens] if normalize_embeddings else of_tokens
             return of_tokens[0] if isinstance(inputs, str) else of_tokens
         # the number of texts is known before, so that no vector is in memory twice
         texts = texts if isinstance(texts, Sequence) else list(texts)
@@ -303,17 +310,6 @@ class SiameseBert(TextModel):
         if others:
             raise InputError(f"encode has no argument {quoted(next(iter(others)))}")
         return inputs, None if quantized == "float32" else quantized
-
-    def _token_vectors(self, texts: list[str], prompt: str, batch_size: int) -> list[Tensor]:
-        bodies = self.tokenizer.tokenize(texts, prompt=prompt)
-        framed = self.tokenizer.frame(bodies, self.max_seq_length)
-        found: dict[int, Tensor] = {}
-        budget = whole_number(batch_size, "batch_size", 1) * self.max_seq_length
-        for part in plan_forwards(framed.lengths, budget, self.device.type, self.bert.probe.layouts):
-            batch = self.bert.pack(framed.select(part))
-            vectors = batch.token_vectors(self.bert.infer(batch))
-            found |= zip(part.tolist(), (tensor.cpu() for tensor in vectors), strict=True)
-        return [found[i] for i in range(len(texts))]
 
     def get_sentence_embedding_dimension(self) -> int:
         """Return what `get_embedding_dimension` returns, under its older name in sentence-transformers."""

@@ -286,14 +286,15 @@ def _add_tokens(backend: Tokenizer, folder: Path, settings: Mapping[str, Any], s
             raise ModelFolderError(f"{shown(file)} {problem}, expected a whole number")
     known = {token.content: repr(token) for token in backend.get_added_tokens_decoder().values()}
     with rust_faults(f"{shown(file)} adds tokens that the tokenizers library does not take"):
-        for id_, token in sorted(given, key=lambda pair: pair[0]):
-            if known.get(token.content) != repr(token):
-                known[token.content] = repr(token)
-                (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+        # in one call, since each call builds the search for all of them anew
+        by_id = [token for _, token in sorted(given, key=lambda pair: pair[0])]
+        backend.add_tokens([token for token in by_id if known.get(token.content) != repr(token)])
+        for id_, token in given:
             if (found := backend.token_to_id(token.content)) != id_:
                 problem = f"gives the added token {quoted(token.content)} the id {id_}, but after this vocabulary it is"
                 raise ModelFolderError(f"{shown(file)} {problem} {found}", USE_ITS_OWN)
-        backend.add_special_tokens([token for token in more if token.content not in known])
+        there = {*known, *(token.content for token in by_id)}
+        backend.add_tokens([token for token in more if token.content not in there])
 
 
 def _added_token(file: Path, value: object, *, special: bool = False) -> AddedToken:

@@ -674,6 +674,13 @@ FOREIGN_CODE = [
     ),
     works("a tokenizer_class that is no text", "bare", change_json("tokenizer_config.json", tokenizer_class=["a"])),
     refused(
+        "added_tokens.json with 100,000 tokens",
+        "bare",
+        change_json("added_tokens.json", **{f"token{i}": 298 + i for i in range(100_000)}),
+        "with the tokens that other files add has 100,298 tokens",
+        "embedding table",
+    ),
+    refused(
         "additional_special_tokens that are no texts",
         "bare",
         change_json("tokenizer_config.json", additional_special_tokens=[1, {"a": 2}]),

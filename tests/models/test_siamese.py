@@ -670,6 +670,9 @@ def test_arguments_of_sentence_transformers_do_what_they_do_there(
         strict=True,
     ):
         np.testing.assert_allclose(mine, their.cpu(), atol=TOLERANCE)
+    short = model.encode(TEXTS, output_value="token_embeddings", truncate_dim=5, normalize_embeddings=True)
+    assert {tuple(tokens.shape[1:]) for tokens in short} == {(5,)}
+    assert all(torch.allclose(tokens.norm(dim=1), torch.ones(len(tokens))) for tokens in short)
     alone = model.encode(TEXTS[0], output_value="token_embeddings")
     np.testing.assert_allclose(alone, reference.encode(TEXTS[0], output_value="token_embeddings"), atol=TOLERANCE)
 
@@ -683,6 +686,12 @@ def test_arguments_of_sentence_transformers_do_what_they_do_there(
         ({"inputs": ["a"], "precision": "int4"}, "precision is 'int4', expected one of float32, int8"),
         ({"inputs": ["a"], "output_value": "words"}, "output_value is 'words'"),
         ({"inputs": ["a"], "batchsize": 8}, "encode has no argument 'batchsize'"),
+        ({"inputs": ["a"], "output_value": "token_embeddings", "on_truncate": "chunk"}, "has no vectors of tokens"),
+        ({"inputs": ["a"], "output_value": "token_embeddings", "precision": "int8"}, "of tokens are not quantized"),
+        (
+            {"inputs": ["the house " * 40], "output_value": "token_embeddings", "on_truncate": "error"},
+            "text at position 0 has 82 tokens, but max_seq_length is 64",
+        ),
         ({}, "inputs is of type NoneType"),
     ],
 )
