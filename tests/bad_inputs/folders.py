@@ -677,8 +677,8 @@ FOREIGN_CODE = [
         "added_tokens.json with 100,000 tokens",
         "bare",
         change_json("added_tokens.json", **{f"token{i}": 298 + i for i in range(100_000)}),
-        "with the tokens that other files add has 100,298 tokens",
-        "embedding table",
+        "100,298 tokens",
+        "embedding",
     ),
     refused(
         "additional_special_tokens that are no texts",
