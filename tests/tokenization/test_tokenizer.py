@@ -584,6 +584,6 @@ def test_a_token_without_a_row_in_the_embedding_table_is_refused(tmp_path: Path)
     folder = make_bert_folder(tmp_path / "model")
     (folder / "added_tokens.json").write_text(json.dumps({"kospi200": N_WORDS}), "utf-8")
     with pytest.raises(
-        ModelFolderError, match="the vocabulary with the tokens that other files add has .*embedding table"
+        ModelFolderError, match=r"the vocabulary with the tokens that other files add has .*embedding table"
     ):
         SiameseBert.from_pretrained(folder)
