@@ -213,8 +213,9 @@ def unused_parts(source: ModelFolder) -> tuple[str, ...]:
             f"{shown(source.path)} has no modules.json, but settings of sentence-transformers, which are used: "
             f"{source.pooling} pooling, vectors {'of length 1' if source.normalize else 'not normalized'}{length}"
         )
-    parent = Path(os.path.abspath(source.path)).parent
-    if source.layout == "transformers" and _INNER.match(source.path.name) and os.path.lexists(parent / "modules.json"):
+    here = Path(os.path.abspath(source.path))
+    parent = here.parent
+    if source.layout == "transformers" and _INNER.match(here.name) and os.path.lexists(parent / "modules.json"):
         notes.append(
             f"{shown(source.path)} is the encoder of a sentence-transformers model, whose pooling, length and prompts "
             f"are not used; give its folder, {shown(parent)}"

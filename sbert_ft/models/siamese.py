@@ -301,7 +301,9 @@ class SiameseBert(TextModel):
         if (device := others.pop("device", None)) is not None:
             if isinstance(device, list):
                 raise InputError("device is a list", "start a process for each device, with a model of its own")
-            self.to(choose_device(device))
+            target = choose_device(device)
+            if (target.type, target.index or 0) != (self.device.type, self.device.index or 0):
+                self.bert._settle(target, self.bert.compute_dtype)  # tries the layouts there
         quantized = others.pop("precision", None) or "float32"
         word_argument(quantized, "precision", ("float32", "int8", "uint8", "binary", "ubinary"))
         for name in ("pool", "chunk_size"):

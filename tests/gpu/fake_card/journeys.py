@@ -138,6 +138,18 @@ def inference(journeys: Journeys) -> None:
 
     journeys.go("encode as tensor", as_tensor)
 
+    def moved() -> dict[str, Any]:
+        from sbert_ft import SiameseBert
+
+        model = SiameseBert.from_pretrained(journeys.model, "cpu", "float32")
+        shape = model.encode(TEXTS, device="cuda").shape
+        layouts = list(model.bert.probe.layouts)
+        model.encode(TEXTS[:3], device="cuda")
+        of_tokens = model.encode(TEXTS[:3], output_value="token_embeddings")
+        return {"shape": shape, "is": str(model.device), "layouts": layouts, "tokens": str(of_tokens[0].device)}
+
+    journeys.go("encode moves the model", moved)
+
     def chunked() -> dict[str, Any]:
         return {"shape": journeys.siamese(max_seq_length=12).encode(TEXTS, on_truncate="chunk").shape}
 
