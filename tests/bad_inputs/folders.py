@@ -987,6 +987,7 @@ HEADS = [
         "HTML and escapes in id2label",
         "stock",
         config(id2label={"0": "<script>alert(1)</script>", "1": "\x1b[2J\u202ex"}),
+        labels=("<script>alert(1)</script>", "\x1b[2J\u202ex"),
     ),
     works("no id2label", "stock", config("id2label", "label2id"), labels=("LABEL_0", "LABEL_1")),
     refused(

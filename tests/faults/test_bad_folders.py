@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,7 @@ def test_a_folder_is_refused_or_works_as_expected(case: Case, bench: Bench, sand
         calls.append(command(["doctor", folder, "--deep", "--json"]))
         if not case.is_encoder:
             names = COMMANDS[case.kind]
-            calls.append(command_of(names[CASES.index(case) % len(names)], case, folder, sandbox))
+            calls.append(command_of(names[zlib.crc32(case.name.encode()) % len(names)], case, folder, sandbox))
     try:
         outcome, *others = bench.judge.each(calls, sandbox)
     finally:
