@@ -21,6 +21,7 @@ from sbert_ft.arguments import is_unicode, path_argument
 from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import ModelFolderError, joined, quoted, shown
 from sbert_ft.files.strict_json import listing, read_json, read_json_if_there, read_json_list
+from sbert_ft.model_folder.not_applied import check_transformer_settings
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +149,7 @@ def read_folder(folder: str | Path | ModelFolder) -> ModelFolder:
     old = (encoder_path / name for name in _CONFIGS_OF_OLD)
     file = next((file for file in old if os.path.lexists(file)), encoder_path / _CONFIGS_OF_OLD[0])
     transformer = read_json_if_there(file)
+    check_transformer_settings(file, transformer)
     length = transformer.get("max_seq_length")
     if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 3):
         raise ModelFolderError(

@@ -29,10 +29,16 @@ USUAL_TOKENS: Mapping[str, tuple[str, str]] = {
     "cls_token": ("[CLS]", "<s>"),
     "mask_token": ("[MASK]", "<mask>"),
 }
+_MORE_ROLES = ("bos_token", "eos_token")
 CASING_FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 _TOKEN_FLAGS = {"lstrip", "normalized", "rstrip", "single_word", "special"}
 # for these classes transformers reads casing only from tokenizer.json; for others from tokenizer_config.json
 BACKEND_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
+# By key of tokenizer_config.json that changes tokens and is not applied: the value that changes nothing, and what to do
+_NOT_APPLIED: Mapping[str, tuple[object, str]] = {
+    "truncation_side": ("right", "long texts are cut at their end here: set it to 'right'"),
+    "split_special_tokens": (False, "a special token in a text is read as one here: set it to false"),
+}
 # the tokenizer, its casing rule, and notes; see `TokenizerFiles`
 _Parts = tuple[Tokenizer, Casing | None, tuple[str, ...]]
 
@@ -72,6 +78,9 @@ def read_tokenizer(folder: Path, model_type: str, n_rows: int | None = None) -> 
     for flag in CASING_FLAGS:
         if not isinstance(settings.get(flag), (bool, type(None))):
             raise ModelFolderError(f"{shown(file)}: {flag} is {quoted(settings[flag])}, expected true, false or null")
+    for key, (harmless, remedy) in _NOT_APPLIED.items():
+        if settings.get(key) not in (None, harmless):
+            raise ModelFolderError(f"{shown(file)}: {key} is {quoted(settings[key])}, which is not applied", remedy)
     special_tokens = _special_tokens(folder, settings)
     backend, casing, notes = _read_backend(folder, model_type, settings, special_tokens, n_rows)
     _add_tokens(backend, folder, settings, frozenset(special_tokens.values()))
@@ -91,11 +100,15 @@ def _read_backend(
         model = content.get("model")
         if isinstance(model, dict) and model.get("type") == "WordPiece":
             return _wordpiece_from_json(json_file, content, settings)
-        return _from_content(json_file, content), None, ()
+        backend = _from_content(json_file, content)
+        reads_settings = settings.get("tokenizer_class") not in BACKEND_CLASSES
+        if reads_settings and isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):  # as RobertaTokenizer does
+            backend.pre_tokenizer = pre_tokenizers.ByteLevel(settings.get("add_prefix_space") is True)
+        return backend, None, ()
     if not os.path.lexists(vocab_file):
         of_roberta = model_type not in ("bert", "distilbert", "electra", "mpnet")
         if of_roberta and all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
-            return _convert(folder, n_rows), None, ()
+            return _convert(folder, n_rows, settings.get("add_prefix_space") is True), None, ()
         raise ModelFolderError(
             f"{shown(folder)} has no tokenizer: expected vocab.txt or tokenizer.json, found {listing(folder)}",
             "copy the file from where the weights come from (without it every word would be [UNK])",
@@ -208,6 +221,9 @@ def _from_content(path: Path, content: dict[str, Any]) -> Tokenizer:
     if undefined is not None:
         problem = f"the template of post_processor puts the token {quoted(undefined)} around texts, but its"
         raise ModelFolderError(f"{shown(path)}: {problem} special_tokens do not define it", "copy the file again")
+    if (backend.truncation or {}).get("direction", "right") != "right":
+        problem = f"{shown(path)}: direction of truncation is 'Left', which is not applied"
+        raise ModelFolderError(problem, "long texts are cut at their end here: set it to 'Right'")
     backend.no_truncation()
     backend.no_padding()
     return backend
@@ -233,7 +249,7 @@ def _undefined_token(processor: Mapping[str, Any]) -> str | None:
     return next((token for token in parts if token is not None), None)
 
 
-def _convert(folder: Path, n_rows: int | None) -> Tokenizer:
+def _convert(folder: Path, n_rows: int | None, add_prefix_space: bool) -> Tokenizer:
     """Return the byte-level BPE tokenizer (Sennrich et al. 2016; RoBERTa's) of vocab.json and merges.txt."""
     vocab = read_json(folder / "vocab.json", max_bytes=most_bytes(n_rows))
     try:
@@ -248,7 +264,7 @@ def _convert(folder: Path, n_rows: int | None) -> Tokenizer:
     with rust_faults(f"{shown(folder)}: vocab.json and merges.txt do not fit each other"):
         backend = Tokenizer(models.BPE(vocab, merges))
     _check_ids(folder / "vocab.json", backend.get_vocab())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.RobertaProcessing(("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]))
     backend.add_special_tokens([t for t in ("<s>", "</s>", "<unk>", "<pad>", "<mask>") if t in vocab])
@@ -294,6 +310,13 @@ def _add_tokens(backend: Tokenizer, folder: Path, settings: Mapping[str, Any], s
                 problem = f"gives the added token {quoted(token.content)} the id {id_}, but after this vocabulary it is"
                 raise ModelFolderError(f"{shown(file)} {problem} {found}", USE_ITS_OWN)
         there = {*known, *(token.content for token in by_id)}
+        # a token that another library names for a role is one here too where the vocabulary has it
+        roles = [
+            _added_token(folder / "tokenizer_config.json", settings[name], special=True)
+            for name in _MORE_ROLES
+            if settings.get(name)
+        ]
+        more += [token for token in roles if backend.token_to_id(token.content) is not None]
         backend.add_tokens([token for token in more if token.content not in there])
 
 

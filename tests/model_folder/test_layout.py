@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -575,3 +576,40 @@ def test_any_bytes_in_any_file_give_a_model_or_our_error(bare: Path, name: str) 
 def test_the_home_of_an_unknown_user_is_refused_as_any_other_folder_that_is_not_there() -> None:
     with pytest.raises(ModelFolderError, match="no-such-user"):
         read_folder("~no-such-user/model")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"transformer_task": "fill-mask"}, "transformer_task is 'fill-mask', which is not applied; only the token"),
+        ({"module_output_name": "pooled"}, "module_output_name is 'pooled', which is not applied; only token vectors"),
+        ({"query_length": 32}, "query_length is '32', which is not applied; queries and documents have one length"),
+        ({"document_length": 0}, "document_length is '0', which is not applied"),
+        ({"query_expansion": {"token": "[MASK]"}}, "query_expansion is"),
+        ({"tokenizer_args": {"do_lower_case": False}}, "tokenizer_args sets 'do_lower_case', which is not applied"),
+        ({"processor_kwargs": {"truncation_side": "left"}}, "from this file; write it into tokenizer_config.json"),
+        ({"processing_kwargs": {"text": {"max_length": 9}}}, "processing_kwargs sets 'text'"),
+        ({"config_args": {"hidden_act": "relu"}}, "config_args sets 'hidden_act'"),
+        ({"model_args": ["fp16"]}, "model_args is '['fp16']', expected options by name"),
+        (
+            {"modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}}},
+            "modality_config has '{'method': 'forward', 'method_output_name': 'pooler_output'}' for texts, expected",
+        ),
+        ({"modality_config": "text"}, "modality_config has 'text' for texts, expected"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else ", ".join(value),
+)
+def test_settings_that_are_not_applied_are_refused(bare: Path, settings: dict[str, object], said: str) -> None:
+    as_sentence_transformer(bare)
+    write(bare / "sentence_bert_config.json", {"max_seq_length": 16, **settings})
+    with pytest.raises(ModelFolderError, match=re.escape(said)):
+        read_folder(bare)
+
+
+def test_settings_of_loading_change_nothing(bare: Path) -> None:
+    as_sentence_transformer(bare)
+    loading = {"model_args": {"trust_remote_code": True, "torch_dtype": "float32"}, "tokenizer_args": {}}
+    modalities = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}, "message": {"a": 1}}
+    settings = {"max_seq_length": 16, **loading, "modality_config": modalities, "query_length": None}
+    write(bare / "sentence_bert_config.json", settings)
+    assert load(bare).max_seq_length == 16
