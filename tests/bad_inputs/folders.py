@@ -515,7 +515,7 @@ NUMBERS = [
         "bare",
         with_tensor(WORDS, lambda t: t * 1e30),
         "NaN or infinite",
-        "text at position 0",
+        "position 0",
         doctor="passes",
     ),
 ]
