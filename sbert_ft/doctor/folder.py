@@ -22,19 +22,20 @@ from sbert_ft.encoder.devices import choose_device, describe_device, half_precis
 from sbert_ft.encoder.heads import ClassificationHead, plan_head
 from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
 from sbert_ft.errors import ModelFolderError, SbertFtError, listed
-from sbert_ft.files.strict_json import read_json
+from sbert_ft.files.strict_json import read_json, read_json_if_there
 from sbert_ft.model_folder import layout
 from sbert_ft.model_folder.classifier import find_classifier, has_classifier, read_head
 from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.tensor_names import NameMatch, check_is_float, check_match, match_names
 from sbert_ft.model_folder.weights import WeightFiles, find_weights, read_tensors
 from sbert_ft.models.connection_bert import ConnectionBert, check_room, read_tokenizer_of
+from sbert_ft.tokenization.classes import USUALLY_WORDPIECE
+from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 _ORDER = (
     *("files", "config", "modules", "unused", "classifier", "decision", "weights", "tensors", "names", "values"),
     *("tokenizer", "room", "special tokens", "vocabulary", "casing", "length", "device", "layouts"),
 )
-_TOKENIZER_FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 _SETTINGS = (
     *("config.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json"),
     *("modules.json", "config_sentence_transformers.json", "sbert_ft.json"),
@@ -86,7 +87,7 @@ def examine(
         """Add the checks that are found, and a FAIL for the error that ends them."""
         attempt(checks, name, hint, lambda: checks.extend(found))
 
-    add("files", "make the folder readable", _files(source, weights))
+    add("files", "make the folder readable", _files(source, weights, tokenizer))
     if plan is not None:
         add("unused", "copy the folder's JSON files again", _settings(source, plan, is_whole))
         if is_whole and weights is not None:
@@ -101,6 +102,7 @@ def examine(
             add("values", _COPY_AGAIN, _values(weights, match))
     if tokenizer is not None:
         checks += vocabulary_checks(tokenizer, n_rows, source.encoder_path)
+        add("tokenizer", of_tokenizer, _class_of_others(tokenizer, source))
     if plan is not None:
         if tokenizer is not None:
             attempt(checks, "room", of_tokenizer, lambda: check_room(tokenizer, source, plan))
@@ -137,17 +139,32 @@ def _read_source(path: Path, checks: list[Check]) -> layout.ModelFolder:
     return layout.ModelFolder(path, place, config or {})
 
 
-def _files(source: layout.ModelFolder, weights: WeightFiles | None) -> Iterator[Check]:
+def _files(source: layout.ModelFolder, weights: WeightFiles | None, tokenizer: TextTokenizer | None) -> Iterator[Check]:
     folder = source.encoder_path
     there = sorted(os.listdir(folder))
     used = [name for name in _SETTINGS if (folder / name).exists() or (source.path / name).exists()]
     if weights is not None:
         used += [file.name for file in (*weights.files, weights.index) if file is not None]
     used += [layout.HEAD_FILE] if "classifier" in source.own and layout.HEAD_FILE in there else []
-    used += next((names for names in _TOKENIZER_FILES if all(name in there for name in names)), ())
+    used += [file.name for file in (() if tokenizer is None else tokenizer.files)]
+    used += [path.name for path in source.module_paths if path.parent == folder]
     modules = [name for name in there if (folder / name / "config.json").is_file()]
     ignored = [name for name in there if name not in (*used, *modules) and not _PAPERS.match(name)]
     yield noted("files", f"used: {names_of(used)}" + (f"; ignored: {names_of(ignored)}" if ignored else ""))
+
+
+def _class_of_others(tokenizer: TextTokenizer, source: layout.ModelFolder) -> Iterator[Check]:
+    """Yield a warning where transformers would build another tokenizer, because no file names a class."""
+    file, kind = source.encoder_path / "tokenizer_config.json", str(source.config.get("model_type", "bert"))
+    is_named = read_json_if_there(file).get("tokenizer_class") or source.config.get("tokenizer_class")
+    is_read = tokenizer.casing is not None or tokenizer.files[0].name != "tokenizer.json"
+    if is_named or is_read or kind not in USUALLY_WORDPIECE:
+        return
+    model = type(tokenizer.backend.model).__name__
+    said = f"{model}, not BERT's, and no tokenizer_class is named: transformers builds a {kind} tokenizer from "
+    said += "tokenizer.json, to which every word is unknown; here it is read as it is"
+    hint = 'write "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json, or save the model once'
+    yield Check("tokenizer", "WARN", said, hint)
 
 
 def _settings(source: layout.ModelFolder, plan: EncoderPlan, is_whole: bool) -> Iterator[Check]:

@@ -7,7 +7,6 @@ only counted, so memory is that of one window.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +24,6 @@ from sbert_ft.tokenization.vocabulary import casing_of_vocabulary, holds_accents
 
 # Shares of unknown tokens and of truncated texts from which on a check is not OK.
 _UNKNOWN_WARN, _UNKNOWN_FAIL, _CUT_WARN = 0.005, 0.2, 0.01
-_HANGUL = re.compile("[가-힣ᄀ-ᇿ]")
 
 
 @dataclass
@@ -37,9 +35,9 @@ class _TextCount:
     n_empty: int = 0
     n_tokens: int = 0
     n_unknown: int = 0
-    n_hangul: int = 0
     first_empty: int = 0
     first_unknown: str = ""
+    unknown_texts: list[str] = field(default_factory=list)
     lengths: Counter[int] = field(default_factory=Counter)  # by the number of a sequence's own tokens
     half: list[int] = field(default_factory=list)  # length of a first side whose second side is in the next window
 
@@ -58,7 +56,7 @@ class _TextCount:
         self.n_empty += len(empty)
         self.n_tokens += len(bodies.token_ids)
         self.n_unknown += len(unknown)
-        self.n_hangul += sum(not text.isascii() and _HANGUL.search(text) is not None for text in window)
+        tokenizer.keep_unknown(self.unknown_texts, window, bodies)
         if self.joined:
             lengths = np.concatenate([np.array(self.half, np.int64), lengths])
             n_whole = len(lengths) // 2 * 2
@@ -78,7 +76,7 @@ def vocabulary_checks(tokenizer: TextTokenizer, n_rows: int | None, folder: Path
     said = f"{before} before a text, {after} after it, padding {token(tokenizer.padding_id)}, unknown {unknown}"
     is_usual = specials.before and specials.after
     yield noted("special tokens", said, "" if is_usual else "use the tokenizer files that belong to the weights")
-    files = [name for name in ("tokenizer.json", "vocab.txt", "vocab.json") if (folder / name).exists()]
+    files = [file.name for file in tokenizer.files]
     # A vocab.txt that is read has notes on its lines; a tokenizer.json on where it disagrees about casing.
     repeats, conflicts = ((), tokenizer.notes) if "tokenizer.json" in files else (tokenizer.notes, ())
     n_tokens, other = tokenizer.vocab_size, "take the vocabulary that belongs to the weights"
@@ -172,10 +170,10 @@ def _unknown(tokenizer: TextTokenizer, count: _TextCount) -> Check:
     if share < _UNKNOWN_WARN:
         return noted("unknown words", said)
     said += f", the first in {count.first_unknown}"
-    hint = _harm_of_casing(tokenizer)[1] or "take a model whose vocabulary was made for such texts"
-    if count.n_hangul and not holds_hangul(tokenizer.backend.get_vocab()):
-        said += f"; {count.n_hangul:,} texts hold Hangul, the vocabulary has none"
-        hint = "take a model with a Korean vocabulary"
+    cause = tokenizer.why_unknown(count.unknown_texts)
+    said += f"; {cause.found}" if cause.found else ""
+    # the rule's own conflict with the vocabulary names every setting and file
+    hint = (_harm_of_casing(tokenizer)[1] if cause.name in ("case", "jamo", "unknown") else "") or cause.remedy
     return Check("unknown words", "FAIL" if share >= _UNKNOWN_FAIL else "WARN", said, hint)
 
 

@@ -75,6 +75,7 @@ class ModelFolder:
         prompts: Texts to put before an input, by name.
         default_prompt_name: The prompt used where none is named; None for no prompt.
         own: The content of sbert_ft.json; empty where there is none.
+        module_paths: The folders of the modules after the encoder.
     """
 
     path: Path
@@ -89,6 +90,7 @@ class ModelFolder:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
+    module_paths: tuple[Path, ...] = ()
 
     @property
     def config_file(self) -> Path:
@@ -170,6 +172,7 @@ def read_folder(folder: str | Path | ModelFolder) -> ModelFolder:
         prompts=prompts,
         default_prompt_name=default,
         own=own,
+        module_paths=tuple(place for name, place in modules.items() if name != "Transformer" and place.is_dir()),
     )
 
 

@@ -48,7 +48,8 @@ _Model = TypeVar("_Model", bound="TextModel")
 def read_tokenizer_of(source: ModelFolder, n_rows: int | None) -> TextTokenizer:
     """Return the folder's tokenizer; `n_rows` of the embedding table limit its size, None if they are not known."""
     model_type = str(source.config.get("model_type", "bert"))
-    tokenizer = TextTokenizer.from_pretrained(source.encoder_path, model_type, n_rows)
+    config_class = source.config.get("tokenizer_class")
+    tokenizer = TextTokenizer.from_pretrained(source.encoder_path, model_type, n_rows, config_class)
     if source.lower_case_first:
         tokenizer.lower_case_first()
     return tokenizer
@@ -65,11 +66,10 @@ def _read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextToken
     if n_tokens > n_rows:
         is_by_added = tokenizer.backend.get_vocab_size(with_added_tokens=False) <= n_rows
         added = " with the tokens that other files add" if is_by_added else ""
-        names = ("tokenizer.json", "vocab.txt", "vocab.json")
-        file = next(file for name in names if (file := source.encoder_path / name).exists())
+        file = shown(tokenizer.files[0])
         raise ModelFolderError(
-            f"{shown(file)}: the vocabulary{added} has {n_tokens:,} tokens, but vocab_size in config.json gives the "
-            f"embedding table {n_rows:,} rows",
+            f"{file}: the vocabulary{added} has {n_tokens:,} tokens, but vocab_size in config.json gives the embedding "
+            f"table {n_rows:,} rows",
             "use the vocabulary that belongs to these weights",
         )
     if n_tokens == n_rows - 1:
@@ -225,15 +225,18 @@ class ConnectionBert(nn.Module):
         layouts += ", compiled" if self.compiled is not None and self.compiled.is_on else ""
         return f"{self.plan.config.model_type} on {describe_device(self.device)}, {precision}, layouts {layouts}"
 
-    def warn_of_unknown(self, n_unknown: int, n_tokens: int) -> None:
-        """Log a warning, once for this model, where many of the texts' own tokens are unknown to its vocabulary."""
+    def warn_of_unknown(self, n_unknown: int, n_tokens: int, texts: Sequence[str]) -> None:
+        """Log a warning, once for this model, where many of the texts' own tokens are unknown to its vocabulary.
+
+        `texts` are some that have unknown tokens; they tell the cause.
+        """
         if self._said_unknown or n_unknown < UNKNOWN_SHARE * n_tokens or not n_unknown:
             return
         self._said_unknown = True
+        cause = self.tokenizer.why_unknown(texts)
         logger.warning(
-            "%.1f %% of the texts' tokens are unknown to the vocabulary of %s: their vectors mean little; "
-            "sbert-ft doctor MODEL --texts FILE says why",
-            *(100 * n_unknown / n_tokens, shown(self.source.path)),
+            "%.1f %% of the texts' tokens are unknown to the vocabulary of %s%s: their vectors mean little; %s",
+            *(100 * n_unknown / n_tokens, shown(self.source.path), cause.in_brackets, cause.remedy),
         )
 
     def pack(self, texts: TextTokens, layout: Layout | None = None) -> PackedBatch:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args
 
@@ -88,6 +88,7 @@ class EmbedCount:
         n_tokens: Tokens that went through the encoder, special ones included.
         n_own_tokens: The texts' own tokens, without special ones and before any cut.
         n_unknown: How many of the own tokens are not in the vocabulary.
+        unknown_texts: Some of the texts that have such tokens.
     """
 
     n_texts: int = 0
@@ -96,6 +97,7 @@ class EmbedCount:
     n_tokens: int = 0
     n_own_tokens: int = 0
     n_unknown: int = 0
+    unknown_texts: list[str] = field(default_factory=list)
 
     @property
     def unknown_share(self) -> float:
@@ -266,7 +268,7 @@ def _warn_of_texts(model: ConnectionBert, settings: EmbedSettings, count: EmbedC
             settings.max_seq_length,
             count.longest,
         )
-    model.warn_of_unknown(count.n_unknown, count.n_own_tokens)
+    model.warn_of_unknown(count.n_unknown, count.n_own_tokens, count.unknown_texts)
 
 
 def _sequences(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCount, window: Window) -> _Sequences:
@@ -295,6 +297,7 @@ def _sequences(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCo
     count.n_texts += len(lengths)
     count.n_own_tokens += len(bodies.token_ids)
     count.n_unknown += tokenizer.count_unknown(bodies)
+    tokenizer.keep_unknown(count.unknown_texts, window.texts, bodies)
     count.n_long += len(too_long)
     count.longest = max(count.longest, int(lengths.max()))
     in_parts, overlap = settings.on_truncate == "chunk", int(most * CHUNK_OVERLAP)

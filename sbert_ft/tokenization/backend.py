@@ -21,7 +21,7 @@ from sbert_ft.errors import ModelFolderError, SbertFtError, quoted, shown
 
 # In memory, a vocabulary takes about fifteen times the size of its file.
 MAX_VOCAB_BYTES = 64 * 2**20
-_MAX_LINES = 2**21  # for a vocabulary whose embedding table is not known
+MAX_VOCAB_LINES = 2**21  # for a vocabulary whose embedding table is not known
 _BYTES_A_ROW, _SPARE_BYTES, _SPARE_LINES = 256, 16 * 2**20, 1024
 _MAX_TOKEN_BYTES = 2**16
 _MAX_STEPS = 64  # normalizers or pre-tokenizers in a row
@@ -46,7 +46,7 @@ def most_bytes(n_rows: int | None) -> int:
 def check_lines(path: Path, data: bytes, n_rows: int | None) -> None:
     """Raise a `ModelFolderError` about a vocabulary with far more lines than rows, or a line too long for a token."""
     n_lines = data.count(b"\n")
-    most = _MAX_LINES if n_rows is None else 2 * n_rows + _SPARE_LINES
+    most = MAX_VOCAB_LINES if n_rows is None else 2 * n_rows + _SPARE_LINES
     if n_lines > most:
         table = "" if n_rows is None else f"; the embedding table has {n_rows:,} rows"
         problem = f"has {n_lines:,} lines, expected at most {most:,}{table}"

@@ -1,8 +1,8 @@
 """Read a folder's tokenizer files into a Rust tokenizer, with the casing that they set.
 
 What `tokenizer_config.json` sets explicitly wins, as in transformers; what no file sets is read from the vocabulary
-(see `vocabulary.py`). A tokenizer's class name only tells how transformers would read the folder, so that both give
-the same tokens.
+(see `vocabulary.py`). A tokenizer's class is never run: its name tells how transformers would read the folder, so that
+both give the same tokens, and a vocabulary of a class that splits texts in a way of its own is refused.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from sbert_ft.errors import ModelFolderError, quoted, shown
-from sbert_ft.files.strict_json import listing, read_json, read_json_if_there, read_small
+from sbert_ft.files.strict_json import listing, parse_json, read_json, read_json_if_there, read_small
 from sbert_ft.tokenization.backend import MAX_VOCAB_BYTES, USE_ITS_OWN, check_content, most_bytes, rust_faults
-from sbert_ft.tokenization.vocabulary import Casing, casing_of_vocabulary, holds_hangul, read_vocab
+from sbert_ft.tokenization.classes import USUALLY_WORDPIECE, check_class, is_japanese, of_sentencepiece, piece_rules
+from sbert_ft.tokenization.sentencepiece_model import build_from_pieces, find_model_file, read_piece_model
+from sbert_ft.tokenization.vocabulary import Casing, Form, casing_of_vocabulary, holds_hangul, holds_pieces, read_vocab
 
 # BERT's and RoBERTa's tokens by role, used where no file names one or the vocabulary lacks the one that is named
 USUAL_TOKENS: Mapping[str, tuple[str, str]] = {
@@ -41,6 +43,7 @@ _NOT_APPLIED: Mapping[str, tuple[object, str]] = {
 }
 # the tokenizer, its casing rule, and notes; see `TokenizerFiles`
 _Parts = tuple[Tokenizer, Casing | None, tuple[str, ...]]
+_FORMS: Mapping[str, Form] = {"NFC": "NFC", "NFD": "NFD", "NFKD": "NFKD"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class TokenizerFiles:
 
     Attributes:
         backend: The Rust tokenizer, without truncation and padding.
+        vocab: Its tokens with those that files add, asked for once: this takes a third of a second for 250,000.
+        files: The files of the vocabulary, and added_tokens.json if that is used.
         casing: The rule for WordPiece over a BERT vocabulary, None for other kinds.
         special_tokens: Token by role, such as ``pad_token``.
         notes: What the user should know, one sentence each.
@@ -56,66 +61,143 @@ class TokenizerFiles:
     """
 
     backend: Tokenizer
+    vocab: Mapping[str, int]
+    files: tuple[Path, ...]
     casing: Casing | None
     special_tokens: Mapping[str, str]
     notes: tuple[str, ...]
     token_types: bool = True
 
 
-def read_tokenizer(folder: Path, model_type: str, n_rows: int | None = None) -> TokenizerFiles:
+@dataclass(frozen=True)
+class _Folder:
+    """What decides how a folder's vocabulary is read; `named` are the tokens that other files name."""
+
+    path: Path
+    model_type: str
+    settings: Mapping[str, Any]
+    class_name: str | None
+    special: Mapping[str, str]
+    named: frozenset[str]
+    n_rows: int | None
+
+
+def read_tokenizer(
+    folder: Path, model_type: str, n_rows: int | None = None, config_class: object = None
+) -> TokenizerFiles:
     """Return the tokenizer of a model folder.
 
     Args:
-        folder: Has vocab.txt or tokenizer.json, and may have tokenizer_config.json.
+        folder: Has tokenizer.json, vocab.txt or a SentencePiece model, and may have tokenizer_config.json.
         model_type: As in config.json; decides how a vocabulary without tokenizer.json is read.
         n_rows: Rows of the embedding table, None if not known; a far larger vocabulary is refused before it is parsed.
+        config_class: The ``tokenizer_class`` of config.json, for where tokenizer_config.json names none.
 
     Raises:
-        ModelFolderError: A file is missing, damaged, or lacks a special token.
+        ModelFolderError: A file is missing, damaged, lacks a special token, or is of a tokenizer that is not supported.
     """
     file = folder / "tokenizer_config.json"
     settings = read_json_if_there(file)
-    for flag in CASING_FLAGS:
+    for flag in (*CASING_FLAGS, "keep_accents"):
         if not isinstance(settings.get(flag), (bool, type(None))):
             raise ModelFolderError(f"{shown(file)}: {flag} is {quoted(settings[flag])}, expected true, false or null")
     for key, (harmless, remedy) in _NOT_APPLIED.items():
         if settings.get(key) not in (None, harmless):
             raise ModelFolderError(f"{shown(file)}: {key} is {quoted(settings[key])}, which is not applied", remedy)
+    class_name = settings.get("tokenizer_class") or config_class or None
     special_tokens = _special_tokens(folder, settings)
-    backend, casing, notes = _read_backend(folder, model_type, settings, special_tokens, n_rows)
-    _add_tokens(backend, folder, settings, frozenset(special_tokens.values()))
+    added = _read_added(folder, settings, frozenset(special_tokens.values()))
+    named = frozenset(token.content for token in (*(token for _, token in added.with_ids), *added.more))
+    source = _Folder(
+        folder, model_type, settings, None if class_name is None else str(class_name), special_tokens, named, n_rows
+    )
+    files, (backend, casing, notes) = _read_backend(source)
+    _add_tokens(backend, added)
+    vocab = backend.get_vocab()
+    _check_ids(files[0], vocab)
+    files += (added.file,) if added.with_ids and added.file != file else ()
     # as in transformers, whose version that writes TokenizersBackend passes no token types unless they are named
     names, by_class = settings.get("model_input_names"), settings.get("tokenizer_class") != "TokenizersBackend"
     token_types = "token_type_ids" in names if isinstance(names, list) else by_class
-    return TokenizerFiles(backend, casing, special_tokens, notes, token_types)
+    return TokenizerFiles(backend, vocab, files, casing, special_tokens, notes, token_types)
 
 
-def _read_backend(
-    folder: Path, model_type: str, settings: Mapping[str, Any], special: Mapping[str, str], n_rows: int | None
-) -> _Parts:
+def _read_backend(source: _Folder) -> tuple[tuple[Path, ...], _Parts]:
+    """Return the files that are read, and the tokenizer."""
+    folder, name, n_rows = source.path, source.class_name, source.n_rows
     vocab_file, json_file = folder / "vocab.txt", folder / "tokenizer.json"
     if os.path.lexists(json_file):
-        content = read_json(json_file, max_bytes=most_bytes(n_rows))
+        data = read_small(json_file, most_bytes(n_rows), "such a JSON file")
+        content = parse_json(data, shown(json_file))
         check_content(json_file, content)
-        model = content.get("model")
+        backend, model = _from_content(json_file, data), content.get("model")
         if isinstance(model, dict) and model.get("type") == "WordPiece":
-            return _wordpiece_from_json(json_file, content, settings)
-        backend = _from_content(json_file, content)
-        reads_settings = settings.get("tokenizer_class") not in BACKEND_CLASSES
+            return (json_file,), _wordpiece_from_json(json_file, backend, content, source.settings)
+        reads_settings = source.settings.get("tokenizer_class") not in BACKEND_CLASSES
         if reads_settings and isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):  # as RobertaTokenizer does
-            backend.pre_tokenizer = pre_tokenizers.ByteLevel(settings.get("add_prefix_space") is True)
-        return backend, None, ()
-    if not os.path.lexists(vocab_file):
-        of_roberta = model_type not in ("bert", "distilbert", "electra", "mpnet")
-        if of_roberta and all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
-            return _convert(folder, n_rows, settings.get("add_prefix_space") is True), None, ()
-        raise ModelFolderError(
-            f"{shown(folder)} has no tokenizer: expected vocab.txt or tokenizer.json, found {listing(folder)}",
-            "copy the file from where the weights come from (without it every word would be [UNK])",
-        )
-    vocab, notes = read_vocab(vocab_file, n_rows)
-    casing = _decide_casing(vocab, settings, casing_of_vocabulary(vocab))
-    return _build_wordpiece(vocab_file, vocab, casing, special), casing, notes
+            backend.pre_tokenizer = pre_tokenizers.ByteLevel(source.settings.get("add_prefix_space") is True)
+        return (json_file,), (_composed_for_hangul(backend, content), None, ())
+    if os.path.lexists(vocab_file):
+        vocab, notes = read_vocab(vocab_file, n_rows)
+        if holds_pieces(vocab) or of_sentencepiece(name):
+            model_file = find_model_file(folder)
+            if model_file is None:
+                problem = (
+                    f"holds pieces of SentencePiece (▁ before a word), but {shown(folder)} has no model file of it"
+                )
+                expected = "expected tokenizer_*.model or spiece.model (KoBERT's is tokenizer_78b3253a26.model)"
+                raise ModelFolderError(
+                    f"{shown(vocab_file)} {problem}: {expected}, found {listing(folder)}",
+                    "copy it from where vocab.txt comes from, or bring a tokenizer.json",
+                )
+            return (vocab_file, model_file), (_from_model_file(source, model_file, vocab), None, notes)
+        check_class(name, source.settings, "WordPiece", vocab_file)
+        settings, casing = source.settings, casing_of_vocabulary(vocab)
+        if is_japanese(name):  # it keeps case and leaves Han characters together
+            given = {flag: value for flag, value in settings.items() if value is not None}
+            settings, casing = (
+                {"do_lower_case": False, "tokenize_chinese_chars": False, **given},
+                replace(casing, form="NFC"),
+            )
+        casing = _decide_casing(vocab, settings, casing)
+        return (vocab_file,), (_build_wordpiece(vocab_file, vocab, casing, source.special), casing, notes)
+    files = (folder / "vocab.json", folder / "merges.txt")
+    if source.model_type not in USUALLY_WORDPIECE and all(map(Path.is_file, files)):
+        check_class(name, source.settings, "byte-level BPE", files[0])
+        return files, (_convert(folder, n_rows, source.settings.get("add_prefix_space") is True), None, ())
+    if (model_file := find_model_file(folder)) is not None:
+        return (model_file,), (_from_model_file(source, model_file), None, ())
+    raise ModelFolderError(
+        f"{shown(folder)} has no tokenizer: expected vocab.txt or tokenizer.json, found {listing(folder)}",
+        "copy the file from where the weights come from (without it every word would be [UNK])",
+    )
+
+
+def _from_model_file(source: _Folder, file: Path, vocab: Mapping[str, int] | None = None) -> Tokenizer:
+    """Return the tokenizer of a SentencePiece model; the ids are those of `vocab`, or follow from the kind of model."""
+    if vocab is None or source.class_name not in ("BertTokenizer", "BertTokenizerFast"):
+        check_class(source.class_name, source.settings, "SentencePiece", file)
+    rules = piece_rules(source.class_name, source.model_type, file.name)
+    special = {role: (token, *USUAL_TOKENS[role]) for role, token in source.special.items()}
+    model = read_piece_model(file, source.n_rows)
+    return build_from_pieces(file, model, rules, special, source.named, source.settings, vocab)
+
+
+def _composed_for_hangul(backend: Tokenizer, content: Mapping[str, Any]) -> Tokenizer:
+    """Return a tokenizer of pieces that reads decomposed Hangul as composed, if its vocabulary holds syllables.
+
+    SentencePiece composes text by itself; the Rust library reads its table by the character, and leaves jamo alone.
+    """
+    model, normalizer = content.get("model"), backend.normalizer
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    tokens = (entry[0] if isinstance(entry, list) and entry else entry for entry in vocab or ())
+    steps = {part.get("type") for part in _normalizers_in(content.get("normalizer"))}
+    if holds_hangul(token for token in tokens if isinstance(token, str)) and steps.isdisjoint(
+        ("NFC", "NFD", "NFKC", "NFKD")
+    ):
+        parts = [normalizers.NFC()] if normalizer is None else [normalizers.NFC(), normalizer]
+        backend.normalizer = normalizers.Sequence(parts)
+    return backend
 
 
 def _decide_casing(vocab: Mapping[str, int], settings: Mapping[str, Any], otherwise: Casing) -> Casing:
@@ -131,7 +213,7 @@ def _decide_casing(vocab: Mapping[str, int], settings: Mapping[str, Any], otherw
         lower,
         strip,
         given.get("tokenize_chinese_chars", otherwise.tokenize_chinese_chars),
-        otherwise.compose and not strip,
+        "" if strip and otherwise.form == "NFC" else otherwise.form,
         "tokenizer_config.json" if "do_lower_case" in given else otherwise.source,
     )
 
@@ -144,7 +226,7 @@ def normalizer_of(casing: Casing, *, clean_text: bool = True) -> normalizers.Nor
         strip_accents=casing.strip_accents,
         lowercase=casing.do_lower_case,
     )
-    return normalizers.Sequence([normalizers.NFC(), bert]) if casing.compose else bert
+    return normalizers.Sequence([getattr(normalizers, casing.form)(), bert]) if casing.form else bert
 
 
 def _build_wordpiece(path: Path, vocab: dict[str, int], casing: Casing, special: Mapping[str, str]) -> Tokenizer:
@@ -168,16 +250,17 @@ def _build_wordpiece(path: Path, vocab: dict[str, int], casing: Casing, special:
     return backend
 
 
-def _wordpiece_from_json(path: Path, content: dict[str, Any], settings: Mapping[str, Any]) -> _Parts:
+def _wordpiece_from_json(
+    path: Path, backend: Tokenizer, content: dict[str, Any], settings: Mapping[str, Any]
+) -> _Parts:
     """Return the tokenizer of a WordPiece tokenizer.json, with the casing of tokenizer_config.json where that wins."""
-    backend = _from_content(path, content)
     unknown = content["model"].get("unk_token")
     if unknown not in content["model"].get("vocab", {}):  # the Rust library notices it only at the first unknown word
         raise ModelFolderError(f"{shown(path)} lacks its own token for unknown words, {quoted(unknown)}")
     written = _written_casing(content.get("normalizer"))
     if written is None:
         return backend, None, ()
-    vocab = backend.get_vocab()
+    vocab = content["model"]["vocab"]
     by_settings = _decide_casing(vocab, settings, written)
     reads_settings = settings.get("tokenizer_class") not in BACKEND_CLASSES
     casing = by_settings if reads_settings else written
@@ -186,8 +269,8 @@ def _wordpiece_from_json(path: Path, content: dict[str, Any], settings: Mapping[
     if differ:
         used = "tokenizer_config.json" if reads_settings else "tokenizer.json"
         notes = (f"tokenizer_config.json and tokenizer.json disagree on {', '.join(differ)}: {used} is used",)
-    if holds_hangul(vocab) and not casing.strip_accents:
-        casing = replace(casing, compose=True)
+    if not casing.form and not casing.strip_accents:
+        casing = replace(casing, form=casing_of_vocabulary(vocab).form)
     if replace(casing, source=written.source) != written:
         *_, bert = _normalizers_in(content["normalizer"])
         backend.normalizer = normalizer_of(casing, clean_text=bool(bert.get("clean_text", True)))
@@ -198,12 +281,13 @@ def _written_casing(normalizer: Any) -> Casing | None:
     """Return the rule of a tokenizer.json's normalizer, or None where it is not BERT's."""
     parts = _normalizers_in(normalizer)
     kinds = [part.get("type") for part in parts]
-    if kinds not in (["BertNormalizer"], ["NFC", "BertNormalizer"]):
+    if kinds[-1:] != ["BertNormalizer"] or len(kinds) > 2 or not all(kind in _FORMS for kind in kinds[:-1]):
         return None
     bert = parts[-1]
     lower = bool(bert.get("lowercase"))
     strip = lower if bert.get("strip_accents") is None else bool(bert["strip_accents"])
-    return Casing(lower, strip, bool(bert.get("handle_chinese_chars")), len(kinds) == 2, "tokenizer.json")
+    form = _FORMS[str(kinds[0])] if len(kinds) == 2 else ""
+    return Casing(lower, strip, bool(bert.get("handle_chinese_chars")), form, "tokenizer.json")
 
 
 def _normalizers_in(normalizer: Any) -> list[dict[str, Any]]:
@@ -212,10 +296,9 @@ def _normalizers_in(normalizer: Any) -> list[dict[str, Any]]:
     return [part for part in inner if isinstance(part, dict)] if isinstance(inner, list) else []
 
 
-def _from_content(path: Path, content: dict[str, Any]) -> Tokenizer:
+def _from_content(path: Path, data: bytes) -> Tokenizer:
     with rust_faults(f"{shown(path)} is not a tokenizer that the tokenizers library can read"):
-        backend = Tokenizer.from_str(json.dumps(content))
-    _check_ids(path, backend.get_vocab())
+        backend = Tokenizer.from_str(data.decode("utf-8-sig"))
     processor = backend.post_processor
     undefined = None if processor is None else _undefined_token(json.loads(processor.__getstate__()))
     if undefined is not None:
@@ -263,7 +346,6 @@ def _convert(folder: Path, n_rows: int | None, add_prefix_space: bool) -> Tokeni
         raise ModelFolderError(f"{shown(folder)}: {problem}")
     with rust_faults(f"{shown(folder)}: vocab.json and merges.txt do not fit each other"):
         backend = Tokenizer(models.BPE(vocab, merges))
-    _check_ids(folder / "vocab.json", backend.get_vocab())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.RobertaProcessing(("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]))
@@ -271,8 +353,18 @@ def _convert(folder: Path, n_rows: int | None, add_prefix_space: bool) -> Tokeni
     return backend
 
 
-def _add_tokens(backend: Tokenizer, folder: Path, settings: Mapping[str, Any], special: frozenset[str]) -> None:
-    """Add the tokens that other files add to the vocabulary, in the order and with the flags of transformers.
+@dataclass(frozen=True)
+class _Added:
+    """Tokens that `file` adds with their ids, `more` that are listed without, and those that have a role there."""
+
+    file: Path
+    with_ids: tuple[tuple[int, AddedToken], ...]
+    more: tuple[AddedToken, ...]
+    of_roles: tuple[AddedToken, ...]
+
+
+def _read_added(folder: Path, settings: Mapping[str, Any], special: frozenset[str]) -> _Added:
+    """Return the tokens that other files add to the vocabulary, with the flags of transformers.
 
     These are added_tokens_decoder of tokenizer_config.json, or without it added_tokens.json; then the lists
     additional_special_tokens and extra_special_tokens, of tokenizer_config.json and special_tokens_map.json.
@@ -300,6 +392,17 @@ def _add_tokens(backend: Tokenizer, folder: Path, settings: Mapping[str, Any], s
         if type(id_) is not int:
             problem = f"gives the added token {quoted(token.content)} the id {quoted(id_)}"
             raise ModelFolderError(f"{shown(file)} {problem}, expected a whole number")
+    roles = tuple(
+        _added_token(folder / "tokenizer_config.json", settings[name], special=True)
+        for name in _MORE_ROLES
+        if settings.get(name)
+    )
+    return _Added(file, tuple(given), tuple(more), roles)
+
+
+def _add_tokens(backend: Tokenizer, added: _Added) -> None:
+    """Add the tokens that other files add to the vocabulary, in the order of transformers."""
+    file, given = added.file, added.with_ids
     known = {token.content: repr(token) for token in backend.get_added_tokens_decoder().values()}
     with rust_faults(f"{shown(file)} adds tokens that the tokenizers library does not take"):
         # in one call, since each call builds the search for all of them anew
@@ -310,14 +413,8 @@ def _add_tokens(backend: Tokenizer, folder: Path, settings: Mapping[str, Any], s
                 problem = f"gives the added token {quoted(token.content)} the id {id_}, but after this vocabulary it is"
                 raise ModelFolderError(f"{shown(file)} {problem} {found}", USE_ITS_OWN)
         there = {*known, *(token.content for token in by_id)}
-        # a token that another library names for a role is one here too where the vocabulary has it
-        roles = [
-            _added_token(folder / "tokenizer_config.json", settings[name], special=True)
-            for name in _MORE_ROLES
-            if settings.get(name)
-        ]
-        more += [token for token in roles if backend.token_to_id(token.content) is not None]
-        backend.add_tokens([token for token in more if token.content not in there])
+        roles = [token for token in added.of_roles if backend.token_to_id(token.content) is not None]
+        backend.add_tokens([token for token in (*added.more, *roles) if token.content not in there])
 
 
 def _added_token(file: Path, value: object, *, special: bool = False) -> AddedToken:

@@ -100,7 +100,7 @@ class Specials:
         return room
 
 
-def find_specials(backend: Tokenizer, n_texts: int) -> Specials:
+def find_specials(backend: Tokenizer, n_texts: int, vocab_size: int) -> Specials:
     """Return the special tokens around `n_texts` texts, 1 or 2, found by encoding a short text so many times.
 
     A text alone has only the token type 0, whatever the tokenizer says.
@@ -131,8 +131,10 @@ def find_specials(backend: Tokenizer, n_texts: int) -> Specials:
         remedy = "set the pair template of post_processor, for example to [CLS] $A [SEP] $B [SEP]"
         raise ModelFolderError(f"tokenizer.json {problem}: not supported", remedy)
     # the embedding table may have no row for an id above the highest one of the vocabulary
-    if max(ids) > (highest := max(backend.get_vocab().values(), default=-1)):
-        problem = f"puts the token id {max(ids)} around a text, but the highest id of its vocabulary is {highest}"
+    if max(ids) >= vocab_size:
+        problem = (
+            f"puts the token id {max(ids)} around a text, but the highest id of its vocabulary is {vocab_size - 1}"
+        )
         raise ModelFolderError(f"tokenizer.json {problem}", "fix the ids in special_tokens of its post_processor")
     return Specials((*gaps, tuple(ids[end:])), (*kept_types, *types[end:]))
 

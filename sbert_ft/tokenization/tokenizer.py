@@ -36,11 +36,13 @@ from sbert_ft.tokenization.text_tokens import (
     pair_windows,
     probe_of,
 )
+from sbert_ft.tokenization.unknown_words import Cause, cause_of_unknown
 from sbert_ft.tokenization.vocabulary import Casing
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # One call of the Rust tokenizer takes about thirty times the memory of its texts: it gets at most so many texts, or
 # fewer long ones, but always enough for every core to have some.
+_FEW_UNKNOWN = 100
 _CHUNK_TEXTS, _CHUNK_CHARACTERS, _FEW_TEXTS = 2048, 500_000, 64
 
 
@@ -85,18 +87,20 @@ class TextTokenizer:
         padding_id: Fills positions without a token.
         unknown_id: Stands for what is not in the vocabulary; None where the vocabulary has no such token.
         notes: What the user should know about the files, one sentence each.
+        files: The files of the vocabulary.
+        vocab_size: Highest token id plus one.
     """
 
     def __init__(self, files: TokenizerFiles) -> None:
         """Use the tokenizer of `files`; a `ModelFolderError` as in `find_specials`, or if it has no padding token."""
         self.backend = files.backend
         self.casing: Casing | None = files.casing
-        self.notes = files.notes
-        vocab = self.backend.get_vocab()
+        self.notes, self.files, vocab = files.notes, files.files, files.vocab
+        self.vocab_size = max(vocab.values(), default=-1) + 1
         candidates = {role: (named, *USUAL_TOKENS[role]) for role, named in files.special_tokens.items()}
         found = {role: next((token for token in tokens if token in vocab), "") for role, tokens in candidates.items()}
         self._special_tokens = {role: token for role, token in found.items() if token in vocab}
-        self.specials = find_specials(self.backend, 1)
+        self.specials = find_specials(self.backend, 1, self.vocab_size)
         if "pad_token" not in self._special_tokens:
             raise ModelFolderError("the tokenizer has no padding token", "set pad_token in tokenizer_config.json")
         self.padding_id = vocab[self._special_tokens["pad_token"]]
@@ -104,14 +108,11 @@ class TextTokenizer:
         self._token_types = files.token_types
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, model_type: str = "bert", n_rows: int | None = None) -> TextTokenizer:
+    def from_pretrained(
+        cls, folder: str | Path, model_type: str = "bert", n_rows: int | None = None, config_class: object = None
+    ) -> TextTokenizer:
         """Return the tokenizer of a folder; see `read_tokenizer`."""
-        return cls(read_tokenizer(Path(folder), model_type, n_rows))
-
-    @property
-    def vocab_size(self) -> int:
-        """Highest token id plus one."""
-        return max(self.backend.get_vocab().values()) + 1
+        return cls(read_tokenizer(Path(folder), model_type, n_rows, config_class))
 
     @property
     def n_special(self) -> int:
@@ -124,7 +125,7 @@ class TextTokenizer:
 
         A `ModelFolderError` as in `find_specials`, or if a pair has fewer special tokens than a single text.
         """
-        specials = find_specials(self.backend, 2)
+        specials = find_specials(self.backend, 2, self.vocab_size)
         if specials.n_special < self.n_special:  # texts are cut to fit a single text's special tokens
             found = f"{specials.n_special} special tokens around a pair but {self.n_special} around a single text"
             problem = f"tokenizer.json puts {found}, expected at least as many"
@@ -215,6 +216,19 @@ class TextTokenizer:
         """Return the number of unknown tokens."""
         return 0 if self.unknown_id is None else int((bodies.token_ids == self.unknown_id).sum())
 
+    def keep_unknown(self, sample: list[str], texts: Sequence[str], bodies: TextTokens) -> None:
+        """Add texts that have unknown tokens to a sample of at most 100, which `why_unknown` takes."""
+        if self.unknown_id is not None and len(sample) < _FEW_UNKNOWN:
+            places = np.flatnonzero(bodies.token_ids == self.unknown_id)
+            found = np.unique(np.searchsorted(bodies.offsets, places, side="right") - 1)
+            sample += [texts[i] for i in found[: _FEW_UNKNOWN - len(sample)].tolist()]
+
+    def why_unknown(self, texts: Sequence[str]) -> Cause:
+        """Return why these texts have unknown tokens, and what to do."""
+        normalizer = self.backend.normalizer
+        normalize = str if normalizer is None else normalizer.normalize_str
+        return cause_of_unknown(texts, self.backend.get_vocab(), normalize, self.casing is not None)
+
     def save_pretrained(self, folder: str | Path, max_tokens: int) -> None:
         """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and, for WordPiece, vocab.txt.
 
@@ -249,8 +263,8 @@ class TextTokenizer:
         try:
             between = self.pair_specials.gaps[1]
         except ModelFolderError:  # pairs are not supported, so only texts are compared
-            return not casing.compose
-        return len(between) == 1 and not casing.compose
+            return not casing.form
+        return len(between) == 1 and not casing.form
 
     def _input_names(self) -> list[str]:
         """Return the inputs that transformers is to pass to the encoder; its default depends on its version."""

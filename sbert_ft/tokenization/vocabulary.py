@@ -7,20 +7,24 @@ text is decomposed, which takes Hangul syllables apart into jamo that no vocabul
 - upper-case pieces, or Hangul syllables without all 26 lower-case Latin letters: text is left as it is (cased);
 - otherwise the vocabulary was learned from lower-cased text, so text is lower-cased; accents are stripped unless the
   vocabulary has letters (é, が, 한) that stripping would change;
-- Hangul syllables: text is first composed to NFC, since decomposed Hangul looks the same.
+- Hangul syllables: text is first composed to NFC, since decomposed Hangul looks the same;
+- no syllables, but conjoining jamo: the vocabulary was learned from decomposed text, so text is decomposed, to NFKD if
+  this changes no token, else (the compatibility jamo of ㅋㅋ, for example) to NFD.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sbert_ft.errors import ModelFolderError, quoted, shown
 from sbert_ft.files.strict_json import read_small
 from sbert_ft.tokenization.backend import MAX_VOCAB_BYTES, check_lines
 
+Form = Literal["", "NFC", "NFD", "NFKD"]
 _SAVE_AGAIN = "save the vocabulary as UTF-8"
 
 
@@ -28,21 +32,22 @@ _SAVE_AGAIN = "save the vocabulary as UTF-8"
 class Casing:
     """How text is normalised before WordPiece (Devlin et al. 2019; its BasicTokenizer).
 
-    `strip_accents` decomposes text, which takes Hangul syllables apart; `compose` composes it to NFC first. `source` is
-    the file that sets the rule, or ``vocabulary``.
+    `strip_accents` decomposes text, which takes Hangul syllables apart. `form` is the normal form of Unicode that text
+    is brought to first, empty for none. `source` is the file that sets the rule, or ``vocabulary``.
     """
 
     do_lower_case: bool
     strip_accents: bool
     tokenize_chinese_chars: bool
-    compose: bool
+    form: Form
     source: str
 
     def describe(self) -> str:
         """Return the rule in words, for messages."""
         case = "lower-cased" if self.do_lower_case else "cased"
         accents = "accents stripped" if self.strip_accents else "accents kept"
-        return f"{case}, {accents}{', composed to NFC' if self.compose else ''} (by {self.source})"
+        form = f", {'composed' if self.form == 'NFC' else 'decomposed'} to {self.form}" if self.form else ""
+        return f"{case}, {accents}{form} (by {self.source})"
 
 
 def read_vocab(path: Path, n_rows: int | None = None) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -86,9 +91,29 @@ def read_vocab(path: Path, n_rows: int | None = None) -> tuple[dict[str, int], t
     )
 
 
-def holds_hangul(vocab: Mapping[str, int]) -> bool:
-    """Return whether any token has a composed Hangul syllable (U+AC00 to U+D7A3)."""
-    return any("가" <= c <= "힣" for token in vocab for c in token)
+def holds_hangul(tokens: Iterable[str]) -> bool:
+    """Return whether any token, or character of a text, has a composed Hangul syllable (U+AC00 to U+D7A3)."""
+    return any("가" <= c <= "힣" for token in tokens for c in token)
+
+
+def holds_jamo_words(vocab: Iterable[str]) -> bool:
+    """Return whether any token has two conjoining jamo: single ones are in vocabularies without Hangul words too."""
+    return any(sum("\u1100" <= c <= "\u11ff" for c in token) > 1 for token in vocab)
+
+
+def is_compatibility_jamo(letter: str) -> bool:
+    """Return whether it is a jamo that stands alone, such as those of ㅋㅋ (U+3131 to U+318E)."""
+    return "\u3131" <= letter <= "\u318e"
+
+
+def holds_pieces(vocab: Iterable[str]) -> bool:
+    """Return whether it is a vocabulary of SentencePiece: ▁ before a word, not ## before the rest of one."""
+    n_pieces = n_rests = n_tokens = 0
+    for token in vocab:
+        n_tokens += 1
+        n_pieces += len(token) > 1 and token[0] == "▁"
+        n_rests += token.startswith("##")
+    return n_pieces > max(n_rests, n_tokens // 20)
 
 
 def holds_accents(vocab: Mapping[str, int]) -> bool:
@@ -107,4 +132,18 @@ def casing_of_vocabulary(vocab: Mapping[str, int]) -> Casing:
     hangul, upper = holds_hangul(vocab), _holds_upper_case(vocab)
     latin = all(letter in vocab for letter in "abcdefghijklmnopqrstuvwxyz")
     lower = not upper and (latin or not hangul)
-    return Casing(lower, lower and not holds_accents(vocab), True, hangul, "vocabulary")
+    strip = lower and not holds_accents(vocab)
+    form: Form = "NFC" if hangul else ""
+    if not hangul and (holds_jamo_words(vocab) or (not strip and _holds_jamo(vocab) and _is_in("NFD", vocab))):
+        form = "NFKD" if _is_in("NFKD", vocab) else "NFD"
+    return Casing(lower, strip, True, form, "vocabulary")
+
+
+def _holds_jamo(vocab: Iterable[str]) -> bool:
+    """Return whether any token has a conjoining vowel of Hangul."""
+    return any("\u1161" <= c <= "\u11a7" for token in vocab for c in token)
+
+
+def _is_in(form: Literal["NFD", "NFKD"], vocab: Iterable[str]) -> bool:
+    """Return whether a normal form of Unicode changes no token."""
+    return all(unicodedata.is_normalized(form, token) for token in vocab)

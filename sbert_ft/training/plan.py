@@ -138,13 +138,14 @@ def plan_run(run: PreparedRun) -> RunPlan:
 def _check_known(tokens: TokenizedConnections, bert: ConnectionBert, settings: TrainingSettings) -> None:
     """Warn of many unknown tokens; refuse to train where hardly any is known."""
     if tokens.n_unknown <= _MOST_UNKNOWN * tokens.n_own_tokens or settings.allow_unknown:
-        bert.warn_of_unknown(tokens.n_unknown, tokens.n_own_tokens)
+        bert.warn_of_unknown(tokens.n_unknown, tokens.n_own_tokens, tokens.unknown_texts)
         return
+    cause = bert.tokenizer.why_unknown(tokens.unknown_texts)
     share = 100 * tokens.n_unknown / tokens.n_own_tokens
     raise InputError(
-        f"{share:.1f} % of the training texts' tokens are unknown to the vocabulary of {shown(bert.source.path)}, so "
-        "nothing can be learned from them",
-        "use a model for these texts (sbert-ft doctor MODEL --texts FILE says why), or set training.allow_unknown",
+        f"{share:.1f} % of the training texts' tokens are unknown to the vocabulary of {shown(bert.source.path)}"
+        f"{cause.in_brackets}, so nothing can be learned from them",
+        f"{cause.remedy}, or set training.allow_unknown",
     )
 
 

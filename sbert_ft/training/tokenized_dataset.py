@@ -40,6 +40,7 @@ class TokenizedConnections:
     n_unknown: int  # unknown tokens of the texts before truncation
     tokenizer: TextTokenizer
     joined_by: Truncation | None = None  # which text of a row is truncated; None if texts stay separate
+    unknown_texts: tuple[str, ...] = ()  # some of those with unknown tokens
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -139,7 +140,9 @@ def tokenize_connections(
     token_ids = io.BytesIO()  # grows in place: a list of arrays that is joined at the end takes twice the memory
     parts = [np.zeros(0, np.int32)]
     n_texts = n_unknown = 0
-    for bodies in _tokenized_texts(dataset, tokenizer, prompt):
+    unknown_texts: list[str] = []
+    for window, bodies in _tokenized_texts(dataset, tokenizer, prompt):
+        tokenizer.keep_unknown(unknown_texts, window, bodies)
         token_ids.write(tokenizer.frame(bodies, max_seq_length).token_ids.data)
         parts.append((bodies.lengths + tokenizer.n_special).astype(np.int32))
         is_unknown = bodies.token_ids == tokenizer.unknown_id
@@ -148,7 +151,9 @@ def tokenize_connections(
     lengths = np.concatenate(parts)
     content = np.frombuffer(token_ids.getbuffer().toreadonly(), np.int32)
     texts = TextTokens(content, offsets_of(np.minimum(lengths, max_seq_length).astype(np.int64)))
-    tokens = TokenizedConnections(texts, rows, lengths, max_seq_length, n_unknown, tokenizer, joined_by)
+    tokens = TokenizedConnections(
+        texts, rows, lengths, max_seq_length, n_unknown, tokenizer, joined_by, tuple(unknown_texts)
+    )
     if not tokens.sequence_lengths.all():  # possible only if the tokenizer adds no special tokens
         row, column = np.argwhere(tokens.sequence_lengths == 0)[0]
         number = int(rows[row, column])
@@ -170,19 +175,21 @@ def cut_rows(
     """Return the rows with a sequence that `tokenize_connections` would truncate, shape (n,); tokens are not kept."""
     if joined_by is not None:
         _check_can_be_joined(dataset.text_rows, tokenizer, max_seq_length)
-    parts = [bodies.lengths.astype(np.int32) for bodies in _tokenized_texts(dataset, tokenizer, prompt)]
+    parts = [bodies.lengths.astype(np.int32) for _, bodies in _tokenized_texts(dataset, tokenizer, prompt)]
     lengths = np.concatenate([np.zeros(0, np.int32), *parts]) + np.int32(tokenizer.n_special)
     lengths_of_rows = _sequence_lengths(lengths, dataset.text_rows, tokenizer, joined_by)
     return np.flatnonzero((lengths_of_rows > max_seq_length).any(axis=1))
 
 
-def _tokenized_texts(dataset: ConnectionDataset, tokenizer: TextTokenizer, prompt: str) -> Iterator[TextTokens]:
-    """Yield the tokens of the distinct texts without special tokens, some thousand texts at a time."""
+def _tokenized_texts(
+    dataset: ConnectionDataset, tokenizer: TextTokenizer, prompt: str
+) -> Iterator[tuple[list[str], TextTokens]]:
+    """Yield the distinct texts and their tokens without special tokens, some thousand texts at a time."""
     starts = range(0, dataset.n_distinct, _SLICE_TEXTS)
     slices = (dataset.distinct_texts(start, min(start + _SLICE_TEXTS, dataset.n_distinct)) for start in starts)
     n_texts = 0
     for window in windows_of(text for texts in slices for text in texts):
-        yield tokenizer.tokenize(window, n_texts, prompt=prompt)
+        yield window, tokenizer.tokenize(window, n_texts, prompt=prompt)
         n_texts += len(window)
 
 

@@ -53,7 +53,8 @@ def tokenizer_with(post_processor: Any) -> TextTokenizer:
     if post_processor is not None:
         backend.post_processor = post_processor
     roles = ("unk", "sep", "pad", "cls", "mask")
-    return TextTokenizer(TokenizerFiles(backend, None, {f"{role}_token": f"[{role.upper()}]" for role in roles}, ()))
+    special = {f"{role}_token": f"[{role.upper()}]" for role in roles}
+    return TextTokenizer(TokenizerFiles(backend, backend.get_vocab(), (), None, special, ()))
 
 
 def template(pair: str) -> processors.PostProcessor:

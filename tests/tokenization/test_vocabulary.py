@@ -51,7 +51,7 @@ def test_the_vocabulary_of_minilm_is_uncased_and_strips_accents(minilm_path: Pat
     vocab, notes = read_vocab(minilm_path / "vocab.txt")
     casing = casing_of_vocabulary(vocab)
     assert (casing.do_lower_case, casing.strip_accents, casing.tokenize_chinese_chars) == (True, True, True)
-    assert not casing.compose
+    assert not casing.form
     assert notes == ()
 
 
@@ -63,7 +63,7 @@ def test_a_letter_that_lower_casing_leaves_alone_does_not_make_a_vocabulary_case
 def test_the_vocabulary_of_kcbert_is_cased_and_composed(ko_vocab: Path) -> None:
     vocab, notes = read_vocab(ko_vocab / "vocab.txt")
     casing = casing_of_vocabulary(vocab)
-    assert (casing.do_lower_case, casing.strip_accents, casing.compose) == (False, False, True)
+    assert (casing.do_lower_case, casing.strip_accents, casing.form) == (False, False, "NFC")
     assert casing.source == "vocabulary"
     assert (len(vocab), notes) == (30_000, ())
 
@@ -71,20 +71,20 @@ def test_the_vocabulary_of_kcbert_is_cased_and_composed(ko_vocab: Path) -> None:
 def test_a_korean_vocabulary_with_lower_case_latin_is_lower_cased_with_its_hangul_whole(tmp_path: Path) -> None:
     tokens = [*SPECIALS, *LOWER, *CONTINUED, *HANGUL]
     casing = casing_of_vocabulary(indexed(tokens))
-    assert (casing.do_lower_case, casing.strip_accents, casing.compose) == (True, False, True)
+    assert (casing.do_lower_case, casing.strip_accents, casing.form) == (True, False, "NFC")
     tokenizer = TextTokenizer.from_pretrained(write_vocab(tmp_path, tokens))
     assert tokens_of(tokenizer, "Ab 한국어") == ["a", "##b", "한", "##국", "##어"]
 
 
 def test_a_korean_vocabulary_without_latin_is_cased() -> None:
     casing = casing_of_vocabulary(indexed([*SPECIALS, *HANGUL]))
-    assert (casing.do_lower_case, casing.strip_accents, casing.compose) == (False, False, True)
+    assert (casing.do_lower_case, casing.strip_accents, casing.form) == (False, False, "NFC")
 
 
 def test_a_french_lower_case_vocabulary_keeps_its_accents(tmp_path: Path) -> None:
     tokens = [*SPECIALS, *LOWER, *CONTINUED, "é", "##é", "été", "à"]
     casing = casing_of_vocabulary(indexed(tokens))
-    assert (casing.do_lower_case, casing.strip_accents, casing.compose) == (True, False, False)
+    assert (casing.do_lower_case, casing.strip_accents, casing.form) == (True, False, "")
     assert tokens_of(TextTokenizer.from_pretrained(write_vocab(tmp_path, tokens)), "ÉTÉ À") == ["été", "à"]
 
 
@@ -96,7 +96,7 @@ def test_a_japanese_lower_case_vocabulary_keeps_its_voiced_kana() -> None:
 def test_a_cased_english_vocabulary_is_left_as_it_is(tmp_path: Path) -> None:
     tokens = [*SPECIALS, *LOWER, *CONTINUED, "Paris", "paris"]
     casing = casing_of_vocabulary(indexed(tokens))
-    assert (casing.do_lower_case, casing.strip_accents, casing.compose) == (False, False, False)
+    assert (casing.do_lower_case, casing.strip_accents, casing.form) == (False, False, "")
     tokenizer = TextTokenizer.from_pretrained(write_vocab(tmp_path, tokens))
     assert tokens_of(tokenizer, "Paris paris") == ["Paris", "paris"]
 
