@@ -97,7 +97,7 @@ class EmbedCount:
     n_tokens: int = 0
     n_own_tokens: int = 0
     n_unknown: int = 0
-    unknown_texts: list[str] = field(default_factory=list)
+    unknown_texts: list[str] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def unknown_share(self) -> float:

@@ -105,12 +105,12 @@ def read_tokenizer(
         if settings.get(key) not in (None, harmless):
             raise ModelFolderError(f"{shown(file)}: {key} is {quoted(settings[key])}, which is not applied", remedy)
     class_name = settings.get("tokenizer_class") or config_class or None
+    if not isinstance(class_name, (str, type(None))):
+        raise ModelFolderError(f"{shown(folder)}: tokenizer_class is {quoted(class_name)}, expected a text")
     special_tokens = _special_tokens(folder, settings)
     added = _read_added(folder, settings, frozenset(special_tokens.values()))
     named = frozenset(token.content for token in (*(token for _, token in added.with_ids), *added.more))
-    source = _Folder(
-        folder, model_type, settings, None if class_name is None else str(class_name), special_tokens, named, n_rows
-    )
+    source = _Folder(folder, model_type, settings, class_name, special_tokens, named, n_rows)
     files, (backend, casing, notes) = _read_backend(source)
     _add_tokens(backend, added)
     vocab = backend.get_vocab()
