@@ -66,7 +66,8 @@ def check_class(name: str | None, settings: Mapping[str, Any], split: Split, fil
     """
     short = _short(name)
     found = {key: str(settings.get(key) or usual) for key, usual in _JAPANESE.items()}
-    is_basic = found == _JAPANESE and settings.get("do_word_tokenize") is not False
+    is_split = False not in (settings.get("do_word_tokenize"), settings.get("do_subword_tokenize"))
+    is_basic = found == _JAPANESE and is_split
     if not name or short in _GENERAL or (CLASSES.get(short) == split and (short != "BertJapanese" or is_basic)):
         return
     word, subword = found.values()

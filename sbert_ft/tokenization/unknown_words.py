@@ -51,10 +51,10 @@ def cause_of_unknown(
         return Cause("pieces", found, "bring the SentencePiece model file or the tokenizer.json that belongs to it")
     known = set().union(*vocab)
     now = [normalize(text) for text in texts]
-    n_missing = _n_missing(now, known)
+    missing = _missing_share(now, known)
 
     def helps(changed: Iterable[str]) -> bool:
-        return 2 * _n_missing(changed, known) < n_missing
+        return 2 * _missing_share(changed, known) < missing
 
     as_they_are = [unicodedata.normalize("NFC", text) for text in texts]
     if helps(text.lower() for text in now):
@@ -84,9 +84,10 @@ def cause_of_unknown(
     return Cause("unknown", "", _FIT)
 
 
-def _n_missing(texts: Iterable[str], known: set[str]) -> int:
-    """Return how many letters of the texts no token has."""
-    return sum(letter.isalpha() and letter not in known for text in texts for letter in text)
+def _missing_share(texts: Iterable[str], known: set[str]) -> float:
+    """Return the share of the texts' letters that no token has: taken apart, Hangul has more letters."""
+    letters = [letter in known for text in texts for letter in text if letter.isalpha()]
+    return letters.count(False) / len(letters) if letters else 0.0
 
 
 def _script_of(texts: Iterable[str]) -> str:

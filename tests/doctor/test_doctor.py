@@ -736,3 +736,44 @@ def test_a_stock_classifier_of_single_texts_does_not_say_that_it_takes_them(
     found = by_name(examine(target))["classifier"].found
     assert f"kind {kind}, 3 classes" in found
     assert ("does not say whether it takes single texts or pairs" in found) != is_said
+
+
+# Tokenizers that people bring
+
+
+def test_an_empty_folder_of_normalize_is_used(folder: Path) -> None:
+    as_sentence_transformer({"pooling_mode_mean_tokens": True})(folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.append({"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "2_Normalize").mkdir()
+    (folder / "3_Other").mkdir()
+    found = by_name(examine(folder))
+    used, ignored = found["files"].found.split("; ignored: ")
+    assert "1_Pooling, 2_Normalize" in used and ignored == "3_Other"
+    assert "vectors of length 1" in found["modules"].found
+
+
+def test_added_tokens_and_the_model_file_are_used(folder: Path) -> None:
+    n_tokens = len((folder / "vocab.txt").read_text().split())
+    edit_vocab(lambda tokens: tokens[:-1])(folder)
+    (folder / "added_tokens.json").write_text(json.dumps({"<x>": n_tokens - 1}))
+    assert "vocab.txt, added_tokens.json" in by_name(examine(folder))["files"].found
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "config.json", None])
+def test_a_tokenizer_json_that_transformers_would_misread_is_a_warning(folder: Path, place: str | None) -> None:
+    pieces = [["<unk>", 0.0], ["[PAD]", 0.0], ["[CLS]", 0.0], ["[SEP]", 0.0], ["▁a", -1.0], ["▁dog", -2.0]]
+    model = {"type": "Unigram", "unk_id": 0, "vocab": pieces}
+    content = {"version": "1.0", "pre_tokenizer": {"type": "Metaspace", "replacement": "▁"}, "model": model}
+    (folder / "vocab.txt").unlink()
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    edit_json("tokenizer_config.json", model_max_length=32)(folder)
+    if place is not None:
+        edit_json(place, tokenizer_class="PreTrainedTokenizerFast")(folder)
+    found = by_name(examine(folder))
+    assert ("tokenizer" in found) == (place is None)
+    if place is None:
+        check = found["tokenizer"]
+        assert (check.status, "Unigram" in check.found) == ("WARN", True)
+        assert '"tokenizer_class": "PreTrainedTokenizerFast"' in check.hint

@@ -351,3 +351,46 @@ def test_a_casing_flag_that_is_no_flag_is_refused_naming_file_and_key(tmp_path: 
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": "no"}', "utf-8")
     with pytest.raises(ModelFolderError, match=r"tokenizer_config\.json'?: do_lower_case is 'no'"):
         read_tokenizer(tmp_path, "bert")
+
+
+# sub-characters: Hangul as conjoining jamo
+
+JAMO = [unicodedata.normalize("NFD", word) for word in ("한국", "사람", "영화")]
+SINGLE = sorted({letter for word in JAMO for letter in word})
+SUBCHARACTERS = [*SPECIALS, *JAMO, *SINGLE, *(f"##{letter}" for letter in SINGLE), "SK", "ㅋㅋ"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "form"),
+    [
+        (SUBCHARACTERS, "NFD"),
+        (SUBCHARACTERS[:-1], "NFKD"),
+        ([token for token in SUBCHARACTERS if token not in JAMO], "NFD"),
+        ([*SUBCHARACTERS, "한"], "NFC"),
+        ([*SPECIALS, "Café", "ᅡ"], ""),
+    ],
+)
+def test_text_is_decomposed_as_a_vocabulary_of_jamo_is(tokens: Sequence[str], form: str) -> None:
+    assert casing_of_vocabulary(indexed(tokens)).form == form
+
+
+def test_syllables_and_jamo_are_the_same_words_of_a_vocabulary_of_jamo_also_when_saved(tmp_path: Path) -> None:
+    folder = write_vocab(tmp_path / "source", SUBCHARACTERS)
+    tokenizer = TextTokenizer.from_pretrained(folder)
+    assert "decomposed to NFD" in str(tokenizer.casing and tokenizer.casing.describe())
+    words = ["한국", "사람", "SK", "ㅋㅋ"]
+    typed = [unicodedata.normalize("NFC", token) for token in tokens_of(tokenizer, " ".join(words))]
+    assert typed == words
+    assert tokens_of(tokenizer, unicodedata.normalize("NFD", "한국 사람")) == JAMO[:2]
+    target = tmp_path / "saved"
+    target.mkdir()
+    tokenizer.save_pretrained(target, 16)
+    (target / "config.json").write_text('{"model_type": "bert"}')
+    text = "한국 사람 영화 SK 국한"
+    ids = tokenizer.backend.encode(text).ids
+    assert TextTokenizer.from_pretrained(target).backend.encode(text).ids == ids
+    assert AutoTokenizer.from_pretrained(target)(text)["input_ids"] == ids
+    content = json.loads((target / "tokenizer.json").read_text("utf-8"))
+    content["normalizer"] = content["normalizer"]["normalizers"][1]
+    (target / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    assert TextTokenizer.from_pretrained(target).backend.encode(text).ids == ids, "a file that leaves Hangul whole"
