@@ -9,6 +9,7 @@ Reading takes a second for 250,000 pieces.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import struct
@@ -110,6 +111,7 @@ def read_piece_model(path: Path, n_rows: int | None = None) -> PieceModel:
         (trainer.get(3, _UNIGRAM) in (_UNIGRAM, _BPE), "is of type word or char, expected unigram or bpe"),
         (kinds.count(_UNKNOWN) == 1 and _NORMAL in kinds, "lacks pieces, or the one for unknown characters"),
         (len(texts) == len(pieces), "has a piece twice"),
+        (all(math.isfinite(score) for _, score, _ in pieces), "has a score that is no number"),
         (not trainer.get(24) and normalizer.get(5, 1), "marks spaces in another way than before a word"),
     )
     for is_met, problem in limits:

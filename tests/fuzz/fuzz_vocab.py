@@ -6,6 +6,8 @@ import json
 import shutil
 import string
 
+from piece_models import CONTROL, NORMAL, UNKNOWN, model_bytes
+
 from fuzz.inputs import name_and_content, named, only_file, scratch_folder
 from sbert_ft.errors import SbertFtError
 from sbert_ft.tokenization.tokenizer import TextTokenizer
@@ -15,6 +17,7 @@ INSTRUMENTED = (
     "sbert_ft.tokenization.text_tokens",
     "sbert_ft.tokenization.tokenizer",
     "sbert_ft.tokenization.loading",
+    "sbert_ft.tokenization.sentencepiece_model",
     "sbert_ft.tokenization.vocabulary",
 )
 MOST_BYTES = 4096
@@ -98,7 +101,12 @@ UNIGRAM = {
     },
 }
 SETTINGS = {"do_lower_case": True, "strip_accents": None, "unk_token": "[UNK]", "pad_token": {"content": "[PAD]"}}
-NAMES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+NAMES = (
+    *("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
+    "spiece.model",
+)
+PIECES = [("[UNK]", 0.0, UNKNOWN), *((token, 0.0, CONTROL) for token in ("[PAD]", "[CLS]", "[SEP]"))]
+PIECES += [(token, -float(i), NORMAL) for i, token in enumerate(("▁", "▁a", "cat", "a", "t", "가", "나"), 1)]
 # What stands beside each, so that it is read: a folder with tokenizer.json would not be asked for its vocab.txt.
 BESIDE = {
     "vocab.txt": {},
@@ -107,6 +115,7 @@ BESIDE = {
     "special_tokens_map.json": {"vocab.txt": VOCAB},
     "vocab.json": {"merges.txt": "#version: 0.2\na t\n"},
     "merges.txt": {"vocab.json": json.dumps(ROBERTA_VOCAB)},
+    "spiece.model": {},
 }
 
 
@@ -121,6 +130,9 @@ def seeds() -> dict[str, bytes]:
         "settings": named("tokenizer_config.json", json.dumps(SETTINGS)),
         "map": named("special_tokens_map.json", json.dumps({"unk_token": "[UNK]", "sep_token": {"content": "[SEP]"}})),
         "bpe-vocab": named("vocab.json", json.dumps(ROBERTA_VOCAB)),
+        **{
+            f"pieces-{kind}": named("spiece.model", model_bytes(PIECES, {3: kind}, {1: b"identity"})) for kind in (1, 2)
+        },
         "bpe-merges": named("merges.txt", "#version: 0.2\na t\n"),
     }
 

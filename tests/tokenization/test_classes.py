@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from transformers import BertJapaneseTokenizer
 
 from sbert_ft.errors import ModelFolderError
@@ -118,3 +119,10 @@ def test_the_japanese_class_without_other_programs_has_the_ids_of_transformers(
     ours.save_pretrained(tmp_path, 16)
     again = TextTokenizer.from_pretrained(tmp_path)
     assert [again.backend.encode(text).ids for text in TEXTS] == [ours.backend.encode(text).ids for text in TEXTS]
+
+
+def test_the_document_names_every_class() -> None:
+    text = (ROOT / "docs" / "folders.md").read_text("utf-8")
+    rows = [row.split(" | ") for row in text.splitlines() if row.startswith("| ")]
+    for name, split in CLASSES.items():
+        assert any(f"`{name}Tokenizer`" in row[0] and row[-1].startswith(split) for row in rows), name

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import random
-import struct
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import make_bert_folder
+from piece_models import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, model_bytes
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
@@ -22,7 +22,6 @@ from sbert_ft.tokenization.sentencepiece_model import read_piece_model
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 KOBERT_FILE = "tokenizer_78b3253a26.model"
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = range(1, 6)
 BERTS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
 ODD_TEXTS = [
     *(
@@ -40,33 +39,6 @@ ODD_TEXTS = [
     *("❤️ 1️⃣ 👨‍👩‍👧", "\r\n가", "김치\u3000찌개", "樂 \uf914", "㈜삼성 ㎏", "ㅎㅏㄴ ㄴㅏ", "a\x00b\x07c"),
     *(unicodedata.normalize("NFD", "한국 영화가 재미있다"), "x" * 300),
 ]
-
-
-# A model file, byte by byte
-
-
-def varint(number: int) -> bytes:
-    data = b""
-    while number > 127:
-        data, number = data + bytes([number & 127 | 128]), number >> 7
-    return data + bytes([number])
-
-
-def field(number: int, value: int | float | bytes) -> bytes:
-    if isinstance(value, float):
-        return varint(number << 3 | 5) + struct.pack("<f", value)
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def model_bytes(
-    pieces: Sequence[tuple[str, float, int]], trainer: Mapping[int, int] = {}, normalizer: Mapping[int, Any] = {}
-) -> bytes:
-    """Return the bytes of a model file with these pieces, and these fields of its two specifications."""
-    data = b"".join(field(1, field(1, t.encode()) + field(2, float(s)) + field(3, kind)) for t, s, kind in pieces)
-    specs = (b"".join(field(*item) for item in spec.items()) for spec in (trainer, normalizer))
-    return data + b"".join(field(number, spec) for number, spec in enumerate(specs, 2))
 
 
 def words(*texts: str) -> list[tuple[str, float, int]]:
@@ -185,6 +157,7 @@ PLAIN = model_bytes(BERT_PIECES)
         ({"spiece.model": model_bytes(BERT_PIECES, {24: 1})}, "marks spaces in another way"),
         ({"spiece.model": model_bytes(BERT_PIECES[1:])}, "lacks pieces, or the one for unknown characters"),
         ({"spiece.model": model_bytes([*BERT_PIECES, *words("한")])}, "has a piece twice"),
+        ({"spiece.model": model_bytes([*BERT_PIECES, ("x", float("nan"), NORMAL)])}, "a score that is no number"),
         ({"spiece.model": model_bytes([*controls("[UNK]", "[PAD]", "[CLS]"), *words("a")])}, r"has no '\[SEP\]'"),
         ({"spiece.model": model_bytes(BERT_PIECES, {}, {2: b"\xff" * 40})}, "SentencePiece model that the tokenizers"),
         ({"spiece.model": PLAIN, "tokenizer_config.json": {"split_by_punct": True}}, "split_by_punct .*not supported"),
