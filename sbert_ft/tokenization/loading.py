@@ -178,9 +178,9 @@ def _from_model_file(source: _Folder, file: Path, vocab: Mapping[str, int] | Non
     if vocab is None or source.class_name not in ("BertTokenizer", "BertTokenizerFast"):
         check_class(source.class_name, source.settings, "SentencePiece", file)
     rules = piece_rules(source.class_name, source.model_type, file.name)
-    special = {role: (token, *USUAL_TOKENS[role]) for role, token in source.special.items()}
+    roles = {role: (token, *USUAL_TOKENS[role]) for role, token in source.special.items()}
     model = read_piece_model(file, source.n_rows)
-    return build_from_pieces(file, model, rules, special, source.named, source.settings, vocab)
+    return build_from_pieces(model, rules, roles, source.named, source.settings, vocab)
 
 
 def _composed_for_hangul(backend: Tokenizer, content: Mapping[str, Any]) -> Tokenizer:

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ SPACE = "▁"  # stands for a space in pieces
 _MODEL_FILE = re.compile(r".+\.(?:model|spiece)")
 _NORMAL, _UNKNOWN, _USER_DEFINED, _BYTE = 1, 2, 4, 6
 _UNIGRAM, _BPE = 1, 2
+_MOST_CHARACTERS = 256  # of a piece; SentencePiece's own bound is 16, and the time for merges grows with the square
 # Tokens that texts never get keep their ids under names that no text holds, as in transformers' CamembertTokenizer.
 _NOT_USED = "NOTUSED"
 # The tokens that fairseq puts before the pieces, and the number of the file's pieces in whose place they are.
@@ -41,9 +43,10 @@ _FIRST_TOKENS: Mapping[str, tuple[tuple[str, ...], int]] = {
 
 @dataclass(frozen=True)
 class PieceModel:
-    """What a model file says. The defaults are SentencePiece's.
+    """What a model file says.
 
     Attributes:
+        file: Where it was read.
         pieces: Text, score and kind of each piece, in the order of their ids.
         is_bpe: Whether pieces are merged (Sennrich et al. 2016) or chosen as the likeliest segmentation (Kudo 2018).
         byte_fallback: Whether unknown characters become pieces of a byte.
@@ -53,13 +56,19 @@ class PieceModel:
         join_spaces: Whether spaces around a text are dropped, and several between words are one.
     """
 
+    file: Path
     pieces: tuple[tuple[str, float, int], ...]
-    is_bpe: bool = False
-    byte_fallback: bool = False
-    normalizer: str = ""
-    charsmap: bytes = b""
-    add_prefix: bool = True
-    join_spaces: bool = True
+    is_bpe: bool
+    byte_fallback: bool
+    normalizer: str
+    charsmap: bytes
+    add_prefix: bool
+    join_spaces: bool
+
+    @cached_property
+    def scores(self) -> dict[str, float]:
+        """The score of each piece that texts may get."""
+        return {text: score for text, score, kind in self.pieces if kind in (_NORMAL, _USER_DEFINED, _BYTE)}
 
 
 def find_model_file(folder: Path) -> Path | None:
@@ -111,6 +120,10 @@ def read_piece_model(path: Path, n_rows: int | None = None) -> PieceModel:
         (trainer.get(3, _UNIGRAM) in (_UNIGRAM, _BPE), "is of type word or char, expected unigram or bpe"),
         (kinds.count(_UNKNOWN) == 1 and _NORMAL in kinds, "lacks pieces, or the one for unknown characters"),
         (len(texts) == len(pieces), "has a piece twice"),
+        (
+            max(map(len, texts), default=0) <= _MOST_CHARACTERS,
+            f"has a piece of more than {_MOST_CHARACTERS} characters",
+        ),
         (all(math.isfinite(score) for _, score, _ in pieces), "has a score that is no number"),
         (not trainer.get(24) and normalizer.get(5, 1), "marks spaces in another way than before a word"),
     )
@@ -119,7 +132,7 @@ def read_piece_model(path: Path, n_rows: int | None = None) -> PieceModel:
             raise ModelFolderError(f"{shown(path)}, a SentencePiece model, {problem}: not supported", USE_ITS_OWN)
     is_bpe, byte_fallback = trainer.get(3, _UNIGRAM) == _BPE, bool(trainer.get(35))
     add_prefix, join_spaces = bool(normalizer.get(3, 1)), bool(normalizer.get(4, 1))
-    return PieceModel(tuple(pieces), is_bpe, byte_fallback, name, charsmap, add_prefix, join_spaces)
+    return PieceModel(path, tuple(pieces), is_bpe, byte_fallback, name, charsmap, add_prefix, join_spaces)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
@@ -157,10 +170,9 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def build_from_pieces(
-    path: Path,
     model: PieceModel,
-    model_type: str,
-    special: Mapping[str, tuple[str, ...]],
+    rules: str,
+    roles: Mapping[str, tuple[str, ...]],
     kept: frozenset[str],
     settings: Mapping[str, Any],
     vocab: Mapping[str, int] | None = None,
@@ -168,11 +180,9 @@ def build_from_pieces(
     """Return the Rust tokenizer of a model file.
 
     Args:
-        path: The model file, for messages.
-        model: What it says.
-        model_type: ``xlm-roberta`` or ``camembert`` for fairseq's ids, ``albert`` for its rules; other names change
-            nothing.
-        special: The names that the special token of each role may have, the first one that is there is used.
+        model: What the file says.
+        rules: ``xlm-roberta`` or ``camembert`` for fairseq's ids, ``albert`` for its normalisation, or empty.
+        roles: The names that the special token of each role may have; the first one that is there is used.
         kept: Tokens that other files name.
         settings: tokenizer_config.json.
         vocab: The id of each token in vocab.txt; None to take the ids of the model file.
@@ -180,83 +190,85 @@ def build_from_pieces(
     Raises:
         ModelFolderError: A special token is missing, vocab.txt lacks pieces, or a setting is not supported.
     """
-    for key in ("split_by_punct", "sp_model_kwargs"):
-        if settings.get(key):
-            raise ModelFolderError(
-                f"{shown(path)}: {key} of tokenizer_config.json is not supported", "bring tokenizer.json"
-            )
-    first, n_replaced = _FIRST_TOKENS.get(model_type, ((), 0)) if vocab is None else ((), 0)
-    scores = {text: score for text, score, kind in model.pieces if kind in (_NORMAL, _USER_DEFINED, _BYTE)}
+    refused = next((key for key in ("split_by_punct", "sp_model_kwargs") if settings.get(key)), None)
+    if refused is not None:
+        problem = f"{refused} of tokenizer_config.json is not supported"
+        raise ModelFolderError(f"{shown(model.file)}: {problem}", "bring a tokenizer.json")
+    first, n_replaced = _FIRST_TOKENS.get(rules, ((), 0)) if vocab is None else ((), 0)
     tokens = [*first, *(text for text, _, _ in model.pieces[n_replaced:])]
+    tokens += roles["mask_token"][-1:] if first else ()
+    source = f"{shown(model.file)}, a SentencePiece model,"
     if vocab is not None:
-        tokens = sorted(vocab, key=vocab.__getitem__)
-        if lost := [text for text in scores if text not in vocab]:
-            problem = f"lacks {len(lost):,} of the pieces of {path.name}, such as {quoted(lost[0])}"
-            raise ModelFolderError(f"{shown(path.with_name('vocab.txt'))} {problem}", USE_ITS_OWN)
-        if list(vocab.values()) != list(range(len(vocab))):
-            problem = "has a token twice: its pieces cannot be told by their ids"
-            raise ModelFolderError(f"{shown(path.with_name('vocab.txt'))} {problem}", USE_ITS_OWN)
-    if first:
-        tokens.append(special["mask_token"][-1])
+        source, tokens = shown(model.file.with_name("vocab.txt")), sorted(vocab, key=vocab.__getitem__)
+        _check_vocab(source, model, vocab)
     there = set(tokens)
-    used = {role: next((name for name in names if name in there), "") for role, names in special.items()}
+    used = {role: next((name for name in names if name in there), "") for role, names in roles.items()}
     for role in ("unk_token", "cls_token", "sep_token", "pad_token"):
         if not used[role]:
-            source = f"{shown(path)}, a SentencePiece model," if vocab is None else shown(path.with_name("vocab.txt"))
-            problem = f"has no {quoted(special[role][0])} ({role})"
-            raise ModelFolderError(
-                f"{source} {problem}", f"name the token in special_tokens_map.json, or {USE_ITS_OWN}"
-            )
-    named = kept | {name for name in used.values() if name} | set(first)
-    entries = [(token if token in scores or token in named else token + _NOT_USED) for token in tokens]
-    ids = {token: id_ for id_, token in enumerate(entries)}
-    with rust_faults(f"{shown(path)} is not a SentencePiece model that the tokenizers library can run"):
-        backend = Tokenizer(_rust_model(model, entries, scores, used["unk_token"]))
-        backend.normalizer = normalizers.Sequence(_normalizers(model, model_type, scores, settings))
+            remedy = f"name the token in special_tokens_map.json, or {USE_ITS_OWN}"
+            raise ModelFolderError(f"{source} has no {quoted(roles[role][0])} ({role})", remedy)
+    special = [name for name in dict.fromkeys(used.values()) if name]
+    known = {*model.scores, *kept, *special, *first}
+    tokens = [token if token in known else token + _NOT_USED for token in tokens]
+    with rust_faults(f"{shown(model.file)} is not a SentencePiece model that the tokenizers library can run"):
+        backend = Tokenizer(_rust_model(model, tokens, used["unk_token"]))
+        backend.normalizer = normalizers.Sequence(_normalizers(model, rules, settings))
     prefix = "always" if model.add_prefix else "never"
-    is_split = not any(SPACE in text[1:].lstrip(SPACE) for text in scores)  # words apart are cached
+    is_split = not any(SPACE in text.lstrip(SPACE) for text in model.scores)  # each word is cached
     backend.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prefix, is_split)
-    backend.decoder = decoders.Metaspace(SPACE, prefix)
-    if model.byte_fallback:
-        backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(SPACE, prefix)])
+    spaces = decoders.Metaspace(SPACE, prefix)
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), spaces]) if model.byte_fallback else spaces
     cls, sep = used["cls_token"], used["sep_token"]
     pair = f"{cls} $A {sep} {sep} $B {sep}" if sep == "</s>" else f"{cls} $A {sep} $B:1 {sep}:1"
-    numbered = [(cls, ids[cls]), (sep, ids[sep])]
+    numbered = [(name, tokens.index(name)) for name in (cls, sep)]
     backend.post_processor = processors.TemplateProcessing(f"{cls} $A {sep}", pair, numbered)
-    backend.add_special_tokens([AddedToken(name, normalized=False) for name in dict.fromkeys(used.values()) if name])
-    own = [text for text, _, kind in model.pieces if kind == _USER_DEFINED and text not in used.values()]
+    backend.add_special_tokens([AddedToken(name, normalized=False) for name in special])
+    own = [text for text, _, kind in model.pieces if kind == _USER_DEFINED and text not in special]
     backend.add_tokens([AddedToken(text, normalized=False) for text in own])
     return backend
 
 
-def _rust_model(model: PieceModel, entries: list[str], scores: Mapping[str, float], unknown: str) -> models.Model:
-    """Return the Rust model; a token that no text gets must not change the score of unknown characters."""
+def _check_vocab(source: str, model: PieceModel, vocab: Mapping[str, int]) -> None:
+    """Refuse a vocab.txt by whose ids pieces cannot be told."""
+    lost = [text for text in model.scores if text not in vocab]
+    if lost:
+        problem = f"lacks {len(lost):,} of the pieces of {model.file.name}, such as {quoted(lost[0])}"
+        raise ModelFolderError(f"{source} {problem}", USE_ITS_OWN)
+    if list(vocab.values()) != list(range(len(vocab))):
+        raise ModelFolderError(f"{source} has a token twice: its pieces cannot be told by their ids", USE_ITS_OWN)
+
+
+def _rust_model(model: PieceModel, tokens: list[str], unknown: str) -> models.Model:
+    """Return the Rust model; tokens that no text gets have score 0, the highest, which leaves that of unknown alone."""
+    scores = model.scores
     if not model.is_bpe:
-        vocab = [(token, scores.get(token, 0.0)) for token in entries]
-        return models.Unigram(vocab, unk_id=entries.index(unknown), byte_fallback=model.byte_fallback)
-    halves = [(text[:i], text[i:], score) for text, score in scores.items() for i in range(1, len(text))]
-    merges = sorted((pair for pair in halves if pair[0] in scores and pair[1] in scores), key=lambda pair: -pair[2])
-    ids = {token: id_ for id_, token in enumerate(entries)}
-    pairs = [(left, right) for left, right, _ in merges]
+        vocab = [(token, scores.get(token, 0.0)) for token in tokens]
+        return models.Unigram(vocab, unk_id=tokens.index(unknown), byte_fallback=model.byte_fallback)
+    merges = [
+        (score, text[:i], text[i:])
+        for text, score in scores.items()
+        for i in range(1, len(text))
+        if text[:i] in scores and text[i:] in scores
+    ]
+    pairs = [(left, right) for _, left, right in sorted(merges, key=lambda merge: -merge[0])]
+    ids = {token: id_ for id_, token in enumerate(tokens)}
     return models.BPE(ids, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=model.byte_fallback)
 
 
-def _normalizers(
-    model: PieceModel, model_type: str, scores: Mapping[str, float], settings: Mapping[str, Any]
-) -> list[normalizers.Normalizer]:
+def _normalizers(model: PieceModel, rules: str, settings: Mapping[str, Any]) -> list[normalizers.Normalizer]:
     """Return what is done to a text before it is split: what transformers' class does, then what the file says."""
     lower, strip = settings.get("do_lower_case"), settings.get("keep_accents") is False
     steps: list[normalizers.Normalizer] = []
-    if model_type == "albert":
+    if rules == "albert":
         steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
-        casing = casing_of_vocabulary(dict.fromkeys((text.removeprefix(SPACE) for text in scores), 0))
+        casing = casing_of_vocabulary(dict.fromkeys((text.removeprefix(SPACE) for text in model.scores), 0))
         lower = casing.do_lower_case if lower is None else lower
         strip = casing.strip_accents if settings.get("keep_accents") is None else strip
     steps += [normalizers.NFKD(), normalizers.StripAccents()] * strip
     steps += [normalizers.Lowercase()] * bool(lower)
     steps += [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
     # The Rust library looks up a character at a time, and would leave Hangul in jamo where SentencePiece composes it.
-    steps += [normalizers.NFC()] * ("nfkc" in model.normalizer or holds_hangul(dict.fromkeys(scores, 0)))
+    steps += [normalizers.NFC()] * ("nfkc" in model.normalizer or holds_hangul(model.scores))
     if model.join_spaces:
-        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(r"\A | \z"), "")]
     return steps

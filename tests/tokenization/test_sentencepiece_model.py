@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import time
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -158,6 +159,7 @@ PLAIN = model_bytes(BERT_PIECES)
         ({"spiece.model": model_bytes(BERT_PIECES[1:])}, "lacks pieces, or the one for unknown characters"),
         ({"spiece.model": model_bytes([*BERT_PIECES, *words("한")])}, "has a piece twice"),
         ({"spiece.model": model_bytes([*BERT_PIECES, ("x", float("nan"), NORMAL)])}, "a score that is no number"),
+        ({"spiece.model": model_bytes([*BERT_PIECES, *words("x" * 257)])}, "a piece of more than 256 characters"),
         ({"spiece.model": model_bytes([*controls("[UNK]", "[PAD]", "[CLS]"), *words("a")])}, r"has no '\[SEP\]'"),
         ({"spiece.model": model_bytes(BERT_PIECES, {}, {2: b"\xff" * 40})}, "SentencePiece model that the tokenizers"),
         ({"spiece.model": PLAIN, "tokenizer_config.json": {"split_by_punct": True}}, "split_by_punct .*not supported"),
@@ -188,6 +190,16 @@ def test_a_model_of_far_more_pieces_than_rows_is_refused_while_it_is_read(tmp_pa
     (tmp_path / "spiece.model").write_bytes(b"\x0a\x00" * 2000)
     with pytest.raises(ModelFolderError, match="more than 1,224 pieces"):
         read_piece_model(tmp_path / "spiece.model", n_rows=100)
+
+
+@pytest.mark.parametrize("text", ["x" * 10**6, " " * 10**6, "한" + " " * 10**6 + "국", "한국 " * 250_000])
+@pytest.mark.parametrize("kind", [1, 2])
+def test_a_million_characters_take_seconds(tmp_path: Path, text: str, kind: int) -> None:
+    files = {"spiece.model": model_bytes(BERT_PIECES, {3: kind})}
+    tokenizer = TextTokenizer.from_pretrained(folder_with(tmp_path / "m", files))
+    begin = time.monotonic()
+    tokenizer.tokenize([text])
+    assert time.monotonic() - begin < 10
 
 
 # The ids of SentencePiece itself, on real texts
