@@ -21,7 +21,15 @@ from sbert_ft.files.strict_json import listing, parse_json, read_json, read_json
 from sbert_ft.tokenization.backend import MAX_VOCAB_BYTES, USE_ITS_OWN, check_content, most_bytes, rust_faults
 from sbert_ft.tokenization.classes import USUALLY_WORDPIECE, check_class, is_japanese, of_sentencepiece, piece_rules
 from sbert_ft.tokenization.sentencepiece_model import build_from_pieces, find_model_file, read_piece_model
-from sbert_ft.tokenization.vocabulary import Casing, Form, casing_of_vocabulary, holds_hangul, holds_pieces, read_vocab
+from sbert_ft.tokenization.vocabulary import (
+    Casing,
+    Form,
+    casing_of_vocabulary,
+    form_of_vocabulary,
+    holds_hangul,
+    holds_pieces,
+    read_vocab,
+)
 
 # BERT's and RoBERTa's tokens by role, used where no file names one or the vocabulary lacks the one that is named
 USUAL_TOKENS: Mapping[str, tuple[str, str]] = {
@@ -142,12 +150,10 @@ def _read_backend(source: _Folder) -> tuple[tuple[Path, ...], _Parts]:
         if holds_pieces(vocab) or of_sentencepiece(name):
             model_file = find_model_file(folder)
             if model_file is None:
-                problem = (
-                    f"holds pieces of SentencePiece (▁ before a word), but {shown(folder)} has no model file of it"
-                )
-                expected = "expected tokenizer_*.model or spiece.model (KoBERT's is tokenizer_78b3253a26.model)"
+                expected = "expected tokenizer_*.model (KoBERT's is tokenizer_78b3253a26.model) or spiece.model"
                 raise ModelFolderError(
-                    f"{shown(vocab_file)} {problem}: {expected}, found {listing(folder)}",
+                    f"{shown(vocab_file)} is for the pieces of SentencePiece (▁ before a word), but there is no model "
+                    f"file of it: {expected}, found {listing(folder)}",
                     "copy it from where vocab.txt comes from, or bring a tokenizer.json",
                 )
             return (vocab_file, model_file), (_from_model_file(source, model_file, vocab), None, notes)
@@ -155,10 +161,8 @@ def _read_backend(source: _Folder) -> tuple[tuple[Path, ...], _Parts]:
         settings, casing = source.settings, casing_of_vocabulary(vocab)
         if is_japanese(name):  # it keeps case and leaves Han characters together
             given = {flag: value for flag, value in settings.items() if value is not None}
-            settings, casing = (
-                {"do_lower_case": False, "tokenize_chinese_chars": False, **given},
-                replace(casing, form="NFC"),
-            )
+            settings = {"do_lower_case": False, "tokenize_chinese_chars": False, **given}
+            casing = replace(casing, form="NFC")
         casing = _decide_casing(vocab, settings, casing)
         return (vocab_file,), (_build_wordpiece(vocab_file, vocab, casing, source.special), casing, notes)
     files = (folder / "vocab.json", folder / "merges.txt")
@@ -192,11 +196,9 @@ def _composed_for_hangul(backend: Tokenizer, content: Mapping[str, Any]) -> Toke
     vocab = model.get("vocab") if isinstance(model, dict) else None
     tokens = (entry[0] if isinstance(entry, list) and entry else entry for entry in vocab or ())
     steps = {part.get("type") for part in _normalizers_in(content.get("normalizer"))}
-    if holds_hangul(token for token in tokens if isinstance(token, str)) and steps.isdisjoint(
-        ("NFC", "NFD", "NFKC", "NFKD")
-    ):
-        parts = [normalizers.NFC()] if normalizer is None else [normalizers.NFC(), normalizer]
-        backend.normalizer = normalizers.Sequence(parts)
+    has_form = not steps.isdisjoint(("NFC", "NFD", "NFKC", "NFKD"))
+    if not has_form and holds_hangul(token for token in tokens if isinstance(token, str)):
+        backend.normalizer = normalizers.Sequence([normalizers.NFC(), *([] if normalizer is None else [normalizer])])
     return backend
 
 
@@ -270,7 +272,7 @@ def _wordpiece_from_json(
         used = "tokenizer_config.json" if reads_settings else "tokenizer.json"
         notes = (f"tokenizer_config.json and tokenizer.json disagree on {', '.join(differ)}: {used} is used",)
     if not casing.form and not casing.strip_accents:
-        casing = replace(casing, form=casing_of_vocabulary(vocab).form)
+        casing = replace(casing, form=form_of_vocabulary(vocab))
     if replace(casing, source=written.source) != written:
         *_, bert = _normalizers_in(content["normalizer"])
         backend.normalizer = normalizer_of(casing, clean_text=bool(bert.get("clean_text", True)))

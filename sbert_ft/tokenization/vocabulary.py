@@ -133,10 +133,19 @@ def casing_of_vocabulary(vocab: Mapping[str, int]) -> Casing:
     latin = all(letter in vocab for letter in "abcdefghijklmnopqrstuvwxyz")
     lower = not upper and (latin or not hangul)
     strip = lower and not holds_accents(vocab)
-    form: Form = "NFC" if hangul else ""
-    if not hangul and (holds_jamo_words(vocab) or (not strip and _holds_jamo(vocab) and _is_in("NFD", vocab))):
-        form = "NFKD" if _is_in("NFKD", vocab) else "NFD"
-    return Casing(lower, strip, True, form, "vocabulary")
+    return Casing(lower, strip, True, form_of_vocabulary(vocab, single_jamo=not strip), "vocabulary")
+
+
+def form_of_vocabulary(vocab: Mapping[str, int], *, single_jamo: bool = False) -> Form:
+    """Return the normal form of Unicode in which a vocabulary holds Hangul, empty where it holds none.
+
+    With `single_jamo`, jamo count that are not in words, which vocabularies of other languages have too.
+    """
+    if holds_hangul(vocab):
+        return "NFC"
+    if holds_jamo_words(vocab) or (single_jamo and _holds_jamo(vocab) and _is_in("NFD", vocab)):
+        return "NFKD" if _is_in("NFKD", vocab) else "NFD"
+    return ""
 
 
 def _holds_jamo(vocab: Iterable[str]) -> bool:

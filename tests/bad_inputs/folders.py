@@ -701,7 +701,7 @@ FOREIGN_CODE = [
         "bare",
         vocabulary(lambda t: [f"▁{x}" if x.isalpha() else x for x in t]),
         "vocab.txt",
-        "no model file",
+        "there is no model file of it",
         "tokenizer_78b3253a26.model",
     ),
     refused(

@@ -171,12 +171,12 @@ PLAIN = model_bytes(BERT_PIECES)
         ({"a.model": PLAIN, "b.model": PLAIN}, "several SentencePiece models: 'a.model', 'b.model'"),
         (
             {"vocab.txt": "[UNK]\n[PAD]\n[CLS]\n[SEP]\n▁한국\n▁a\n▁b"},
-            r"no model file of it.*tokenizer_78b3253a26\.model",
+            r"there is no model file of it.*tokenizer_78b3253a26\.model",
         ),
         ({"vocab.txt": "[UNK]\n[PAD]\n[CLS]\n[SEP]\n▁한국\n▁b", KOBERT_FILE: PLAIN}, "lacks 7 of the pieces of tokeni"),
         (
             {"vocab.txt": "\n".join([*BERTS, "a"]), "tokenizer_config.json": {"tokenizer_class": "KoBertTokenizer"}},
-            "no model",
+            "there is no model file",
         ),
         ({"vocab.txt": "\n".join([p for p, _, _ in BERT_PIECES] + ["한"]), KOBERT_FILE: PLAIN}, "has a token twice"),
     ],
