@@ -213,12 +213,13 @@ class RowsToExtend:
         Raises:
             SbertFtError: The file cannot be read, or the result cannot be written to --output.
         """
-        from sbert_ft.config.file_kinds import KIND_OF_SUFFIX
+        from sbert_ft.config.file_kinds import KIND_OF_SUFFIX, WRITTEN_SUFFIXES
 
         (name,) = args.inputs
-        target = checked_target(args.output, tuple(KIND_OF_SUFFIX), Path(name))
+        target = checked_target(args.output, WRITTEN_SUFFIXES, Path(name))
         table = open_given_table(args, name)
-        kind = KIND_OF_SUFFIX[Path(args.output).suffix.lower()]
+        suffix = Path(args.output).suffix.lower()
+        kind = "json" if suffix == ".json" and table.format.kind == "json" else KIND_OF_SUFFIX[suffix]
         if kind == "lines" and table.format.kind not in ("csv", "tsv"):
             hint = "write to .csv, .tsv, .jsonl or .parquet"
             raise OutputError(f"{quoted(args.output, limit=400)}: a .txt has no columns", hint)

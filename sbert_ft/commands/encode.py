@@ -162,6 +162,9 @@ def _lines_of_stdin(codec: str) -> Iterator[str]:
         raise InputError("standard input is closed", "give a file or a pipe")
     for number, line in enumerate(sys.stdin.buffer, start=1):
         body = line.removesuffix(b"\n").removesuffix(b"\r")
+        if b"\r" in body.rstrip(b"\r"):
+            problem = "holds a lone carriage return: lines must end with \\n or \\r\\n"
+            raise DataError(f"standard input, line {number}: {problem}")
         try:
             text = (body.removeprefix(b"\xef\xbb\xbf") if number == 1 else body).decode(codec)
         except ValueError as error:

@@ -131,6 +131,8 @@ def _evaluate_scores(
     chance = on_pairs.chance_cosine(model, dataset) if isinstance(model, SiameseBert) else None
     before = None if other is None else scores_of(other)
     result = on_pairs.evaluate_pairs(pairs, before, scores, settings, (other_decision, decision))
+    if (doubt := on_pairs.doubt_of_labels(pairs, scores, settings)) is not None:
+        logger.warning("%s", doubt)
     if chance is not None and chance >= on_pairs.COLLAPSED_COSINE:
         logger.warning("random pairs of texts have a mean cosine of %.2f: the model hardly tells texts apart", chance)
     report: dict[str, Any] = {
@@ -314,6 +316,8 @@ def _other_classifier(
     """Return the classifier of OTHER, and the index of each class among its outputs, shape (K,)."""
     import numpy as np
 
+    from sbert_ft.data.labels import class_key
+
     other = options.load_classifier(args, args.against)
     shown = quoted(args.against, limit=400)
     if other.n_texts != model.n_texts:
@@ -323,8 +327,9 @@ def _other_classifier(
             "compare with one of a matching kind",
         )
     for classes in (model.class_names, names):
-        if set(other.class_names) == set(classes):
-            return other, np.array([other.class_names.index(name) for name in classes], np.int64)
+        keys = list(map(class_key, other.class_names))
+        if set(keys) == set(map(class_key, classes)):
+            return other, np.array([keys.index(class_key(name)) for name in classes], np.int64)
     theirs, ours = (", ".join(map(quoted, classes[:_MOST_COLUMNS])) for classes in (other.class_names, names))
     raise InputError(
         f"{shown} has {f'the classes {theirs}' if theirs else 'no classes'}, the model {ours}",

@@ -7,10 +7,12 @@ notes the chosen columns, or the one that may have been meant where none was cho
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Final
 
 from sbert_ft.arguments import instance_argument
@@ -19,7 +21,7 @@ from sbert_ft.config.fields import KEYS
 from sbert_ft.config.rules import broken_rules_of_reading
 from sbert_ft.config.settings import Reading
 from sbert_ft.data.formats import N_SHOWN_COLUMNS
-from sbert_ft.data.labels import class_name
+from sbert_ft.data.labels import LabelFault, MissingLabel, class_key, number_or_word
 from sbert_ft.errors import DataError, InputError, listed, quoted
 
 TRIPLET_NAMES: Final = (
@@ -31,23 +33,48 @@ PAIR_NAMES: Final = (
     *(("text1", "text2"), ("text_1", "text_2"), ("text_a", "text_b"), ("text", "text_pair"), ("s1", "s2")),
     *(("premise", "hypothesis"), ("question1", "question2"), ("query", "document"), ("query", "passage")),
     *(("question", "answer"), ("anchor", "positive"), ("a", "b")),
+    *(("문장1", "문장2"), ("텍스트1", "텍스트2"), ("질문1", "질문2"), ("질문", "답변"), ("전제", "가설")),
 )
-SINGLE_NAMES: Final = ("text", "sentence", "document", "review", "content", "comment", "utterance")
+SINGLE_NAMES: Final = (
+    *("text", "sentence", "document", "review", "content", "comment", "utterance"),
+    *("문장", "텍스트", "문서", "리뷰", "내용", "본문", "댓글", "발화"),
+)
 # Usually one side of a pair whose other side has a rare name; single texts to encode where no name above is found.
-SIDE_NAMES: Final = ("query", "question", "passage", "title")
+SIDE_NAMES: Final = ("query", "question", "passage", "title", "질문", "제목")
+USUAL_TEXTS: Final = frozenset(
+    (*SINGLE_NAMES, *SIDE_NAMES, *(name for group in (*TRIPLET_NAMES, *PAIR_NAMES) for name in group))
+)
 LABEL_NAMES: Final = (
     *("score", "label", "gold_label", "similarity_score", "similarity", "labels", "is_duplicate", "connection"),
-    *("target", "relatedness_score"),
+    *("target", "relatedness_score", "라벨", "레이블", "정답", "점수", "유사도"),
 )
 # Labels of single texts where no name above is found; beside pairs, such columns are something else.
-SINGLE_LABEL_NAMES: Final = ("class", "category", "sentiment", "intent", "emotion", "topic")
+SINGLE_LABEL_NAMES: Final = (
+    *("class", "category", "sentiment", "intent", "emotion", "topic"),
+    *("분류", "범주", "카테고리", "감정", "의도", "주제"),
+)
+# Numbers of rows and the like, which are no labels.
+_ID_NAME: Final = re.compile(r"(.*[\W_])?(q?id|idx|index|no|num|number|year|line|row|unnamed.*)\d*|.*번호|순번|연도|")
+_MOST_LABELS = 1000  # a whole number above this is no score
 # Comparing spellings is slow: more columns than this, or more characters of a name, are not compared.
 _MAX_COMPARED = 1000
 
 
-def _folded(name: str) -> str:
-    """Return the form in which names are compared."""
-    return name.casefold().strip()
+def folded(name: str) -> str:
+    """Return the form in which names are compared with usual ones, without case, and spaces as in "문장 1"."""
+    return "".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def _last_part(name: str) -> str:
+    """Return the last key of a nested name (the label of "labels.label"), folded."""
+    return folded(name).rpartition(".")[2]
+
+
+def places_of(name: str, names: Sequence[str]) -> list[int]:
+    """Return the positions of the columns called exactly `name`, or else of those that differ in Unicode's form."""
+    exact = [i for i, found in enumerate(names) if found == name]
+    wanted = unicodedata.normalize("NFC", name)
+    return exact or [i for i, found in enumerate(names) if unicodedata.normalize("NFC", found) == wanted]
 
 
 def usual_texts(names: Sequence[str], counts: Collection[int]) -> tuple[tuple[int, ...] | None, list[tuple[str, ...]]]:
@@ -61,7 +88,9 @@ def usual_texts(names: Sequence[str], counts: Collection[int]) -> tuple[tuple[in
         counts: How many texts a row may have: one or more of 1, 2 and 3. Where only single texts are wanted, a usual
             name for one side of a pair counts too, if there is no other candidate.
     """
-    there = list(map(_folded, names))
+    there = list(map(folded, names))
+    if USUAL_TEXTS.isdisjoint(there):
+        there = list(map(_last_part, names))
     groups = _whole_groups(there, [group for group in (*TRIPLET_NAMES, *PAIR_NAMES) if len(group) in counts])
     if not groups and 1 in counts:
         pairs = _whole_groups(there, PAIR_NAMES)
@@ -75,8 +104,7 @@ def usual_texts(names: Sequence[str], counts: Collection[int]) -> tuple[tuple[in
 
 def texts_of_one_name(names: Sequence[str]) -> str | None:
     """Return that several columns have the same usual name for texts, or None."""
-    usual = {*SINGLE_NAMES, *SIDE_NAMES, *(name for group in (*TRIPLET_NAMES, *PAIR_NAMES) for name in group)}
-    twice = next((name for name, n in Counter(names).items() if n > 1 and _folded(name) in usual), None)
+    twice = next((name for name, n in Counter(names).items() if n > 1 and folded(name) in USUAL_TEXTS), None)
     return None if twice is None else f"{names.count(twice)} columns are called {quoted(twice)}"
 
 
@@ -88,8 +116,8 @@ def _whole_groups(names: Sequence[str], usual: Iterable[tuple[str, ...]]) -> lis
 
 def did_you_mean(wanted: str, names: Sequence[str]) -> str:
     """Return a question about the name whose spelling is closest to `wanted`, for the end of a message, or ""."""
-    by_folded = {_folded(name): name for name in reversed(names[:_MAX_COMPARED])}
-    near = difflib.get_close_matches(_folded(wanted)[:_MAX_COMPARED], by_folded, n=1)
+    by_folded = {folded(name): name for name in reversed(names[:_MAX_COMPARED])}
+    near = difflib.get_close_matches(folded(wanted)[:_MAX_COMPARED], by_folded, n=1)
     return f"; did you mean {quoted(by_folded[near[0]])}?" if near else ""
 
 
@@ -130,8 +158,8 @@ def checked_reading(reading: Reading | None) -> Reading:
 
 
 def _same_classes(classes: Sequence[str]) -> Iterator[Fault]:
-    """Yield the fault of a class that stands twice: "1" and "1.0" are one label."""
-    for name, count in Counter(map(class_name, classes)).most_common(1):
+    """Yield the fault of a class that stands twice, such as in two forms of Unicode."""
+    for name, count in Counter(map(class_key, classes)).most_common(1):
         if count > 1:
             yield Fault("data.classes", f"the label {quoted(name)} stands there {count} times; give each class once")
 
@@ -180,18 +208,52 @@ def find_columns(where: str, names: Sequence[str], reading: Reading, *, hint: st
     return PairColumns(texts, None, (chosen, _no_label(names, texts, guesses)))
 
 
+def unread_numbers(names: Sequence[str], columns: PairColumns, rows: Sequence[Sequence[object]]) -> str | None:
+    """Return that a column may hold the labels that no column was found for, judged by the first rows, or None."""
+    if columns.label is not None or len(columns.texts) == 3:
+        return None
+    unread = [i for i in range(len(names)) if i not in columns.texts and not _ID_NAME.fullmatch(folded(names[i]))]
+    found = [names[i] for i in unread if _may_be_labels([row[i] for row in rows])]
+    if not found:
+        return None
+    shown = listed(found, N_SHOWN_COLUMNS)
+    meant = "the texts have no labels" if len(columns.texts) == 1 else "all pairs are taken as matches"
+    many = f"columns {shown} hold numbers and are" if len(found) > 1 else f"column {shown} holds numbers and is"
+    return f"{many} not read, so {meant}; if these are the labels, {_set('label_column')}"
+
+
+def _may_be_labels(values: Sequence[object]) -> bool:
+    """Return whether values are numbers, and not those of rows (1, 2, 3 and so on, or large ones)."""
+    numbers = []
+    for value in values:
+        try:
+            numbers.append(number_or_word(value))
+        except MissingLabel:
+            continue
+        except LabelFault:
+            return False
+    floats = [number for number in numbers if isinstance(number, float)]
+    if not floats or len(floats) < len(numbers):
+        return False
+    counts_up = len(floats) > 1 and all(after - before == 1 for before, after in pairwise(floats))
+    return not counts_up and not (max(floats) > _MOST_LABELS and all(map(float.is_integer, floats)))
+
+
 def _position(where: str, names: Sequence[str], name: str, setting: str) -> int:
-    """Return the position of the only column called exactly `name`."""
-    if (count := names.count(name)) > 1:
-        raise DataError(f"{where}: {count} columns are called {quoted(name)}", "give each a name of its own")
-    if count:
-        return names.index(name)
+    """Return the position of the only column called `name`."""
+    if len(places := places_of(name, names)) > 1:
+        raise DataError(f"{where}: {len(places)} columns are called {quoted(name)}", "give each a name of its own")
+    if places:
+        return places[0]
     remedy = f"fix data.{setting}{did_you_mean(name, names)}"
     raise DataError(f"{where}: has no column {quoted(name)}; {_found(names)}", remedy)
 
 
 def _usual_labels(names: Sequence[str], texts: Sequence[int], usual: Sequence[str]) -> list[int]:
-    return [i for i, name in enumerate(names) if _folded(name) in usual and i not in texts]
+    """Return the columns with usual names for labels, or else those whose last key has one ("labels.label")."""
+    others = [(i, name) for i, name in enumerate(names) if i not in texts]
+    found = [i for i, name in others if folded(name) in usual]
+    return found or [i for i, name in others if _last_part(name) in usual]
 
 
 def _usual_texts(where: str, names: Sequence[str], hint: str) -> tuple[int, ...]:
@@ -205,8 +267,7 @@ def _usual_texts(where: str, names: Sequence[str], hint: str) -> tuple[int, ...]
         candidates = " or ".join("/".join(group) for group in groups)
         problem = f"which columns hold the texts is not clear ({candidates})"
     else:
-        known = {*SINGLE_NAMES, *(name for group in (*TRIPLET_NAMES, *PAIR_NAMES) for name in group)}
-        near = _names_near(names, known, 0.8)
+        near = _names_near(names, USUAL_TEXTS, 0.8)
         expected = "expected two columns of texts, such as sentence1 and sentence2, or one, such as text"
         nearest = f" (nearest: {listed(near, N_SHOWN_COLUMNS)})" if near else ""
         problem = f"{expected}; no column has a usual name{nearest}"

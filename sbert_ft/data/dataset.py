@@ -86,7 +86,7 @@ class ConnectionDataset(Dataset[Connection]):
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], reading: Reading | None = None) -> ConnectionDataset:
-        """Return the rows of a CSV, TSV, JSONL or Parquet file.
+        """Return the rows of a CSV, TSV, JSON, JSONL, Parquet or .xlsx file.
 
         Columns are found by name: those that `reading` names, or those with usual names, such as sentence1, sentence2
         and score, or document and label. Pairs without a label are taken as matches.
@@ -375,7 +375,8 @@ def _read_rows(source: PairSource, reading: Reading) -> ConnectionDataset:
     keys, places = text_keys(distinct), RowPlaces(lines[kept], source.unit)
     groups = groups_of_texts(keys, text_rows)
     dropped = (_dropped(kind, faults, reading) for kind in _DROPPED if faults.counts[kind])
-    findings, said = (*dropped, *_findings(groups, labels, places)), (*source.notes, *notes)
+    unread = () if source.unread is None else (Finding("unread_numbers", len(text_rows), False, (), source.unread),)
+    findings, said = (*dropped, *unread, *_findings(groups, labels, places)), (*source.notes, *notes)
     sha256 = source.sha256 or _content_sha256(distinct, text_rows, labels)
     _warn_of(source.name, findings)
     ledger = Ledger(source.name, source.format, sha256, n_rows, len(text_rows), findings, said)

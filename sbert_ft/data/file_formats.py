@@ -11,28 +11,32 @@ their end.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import numpy as np
 
-from sbert_ft.config.file_kinds import KIND_OF_SUFFIX, Kind
+from sbert_ft.config.file_kinds import FILE_KINDS, KIND_OF_SUFFIX, WRITTEN_SUFFIXES, Kind
 from sbert_ft.data import formats
 from sbert_ft.data.formats import Missing, NewColumn, OnBadRecord, Row, TableFile, TableFormat, Values
 from sbert_ft.data.ledger import Unit
-from sbert_ft.data.text import fault, text_lines, without_line_end
-from sbert_ft.errors import DataError, OutputError, quoted, shown
+from sbert_ft.data.text import fault, has_lone_return, lone_return, text_lines, without_line_end
+from sbert_ft.errors import DataError, OutputError, listed, quoted, shown
 
 if TYPE_CHECKING:
     import pyarrow
+
+logger = logging.getLogger(__name__)
+_SEPARATOR_LINE = re.compile('"?sep=([^"\r\n])"?', re.IGNORECASE)
 
 
 class FileFormat(ABC):
@@ -104,15 +108,13 @@ class Lines(FileFormat):
     kind = "lines"
 
     def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
-        # read to find a wrong encoding early, where it shows in the first line
-        _, first = next(text_lines(path, encoding), (1, ""))
-        if "\n" not in first and "\r" in first[:-1]:  # the whole file would be one text
-            problem = "its lines end with a lone carriage return: lines must end with \\n or \\r\\n"
-            raise fault(path, problem, hint="save it again with such line ends")
+        next(text_lines(path, encoding), None)  # to find a wrong encoding early, where it shows in the first line
         return TableFormat("lines", encoding, None, None, ())
 
     def rows(self, table: TableFile, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
         for number, line in text_lines(table.path, table.format.encoding):
+            if has_lone_return(line):  # two texts, perhaps
+                raise lone_return(table.path, number)
             yield Row(number, (without_line_end(line),))
 
     def count(self, table: TableFile) -> int:
@@ -130,13 +132,13 @@ class Cells(FileFormat):
 
     def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
         has_tabs = self.kind == "tsv"
-        separator = "\t" if has_tabs else _delimiter_of(path, encoding, delimiter)
+        separator = "\t" if has_tabs else _delimiter_of(path, encoding, delimiter or _stated_delimiter(path, encoding))
         quoting = not has_tabs or (not is_named and _written_as_csv(path, encoding))
-        header = next(formats.cell_records(path, text_lines(path, encoding), separator, quoting), None)
+        header = next(formats.cell_records(path, _cell_lines(path, encoding), separator, quoting), None)
         if header is None:
             raise fault(path, "holds only empty lines; expected a header and rows")
         if re.search("\r(?!\n)", without_line_end(header.raw)):
-            raise fault(path, "a lone carriage return in the header: lines must end with \\n or \\r\\n", header.line)
+            raise lone_return(path, header.line)
         return TableFormat(self.kind, encoding, separator, quoting, tuple(header.cells))
 
     def rows(self, table: TableFile, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
@@ -144,7 +146,10 @@ class Cells(FileFormat):
         header = next(records, None)
         if header is None or tuple(header.cells) != table.format.columns:
             raise fault(table.path, "the header has changed: the file was changed while it was read")
-        for line, _, cells in records:
+        may_be_two = len(header.cells) == 1  # else a line end that is not one gives too many cells
+        for line, raw, cells in records:
+            if may_be_two and '"' not in raw and has_lone_return(raw):
+                raise lone_return(table.path, line)
             if len(cells) == len(header.cells):
                 yield Row(line, tuple(cells) if columns is None else tuple(cells[i] for i in columns))
                 continue
@@ -160,7 +165,7 @@ class Cells(FileFormat):
     def count(self, table: TableFile) -> int:
         if table.format.quoting:
             return sum(1 for _ in self._records(table)) - 1
-        lines = (line for _, line in text_lines(table.path, table.format.encoding))
+        lines = (line for _, line in _cell_lines(table.path, table.format.encoding))
         return sum(1 for line in lines if line not in ("\n", "\r\n")) - 1
 
     def lines(self, table: TableFile, names: Sequence[str], values: Iterator[Values]) -> Iterator[str]:
@@ -175,46 +180,57 @@ class Cells(FileFormat):
 
     def _records(self, table: TableFile) -> Iterator[formats.CellRecord]:
         assert table.format.delimiter is not None
-        lines = text_lines(table.path, table.format.encoding)
+        lines = _cell_lines(table.path, table.format.encoding)
         return formats.cell_records(table.path, lines, table.format.delimiter, bool(table.format.quoting))
 
 
 class JsonLines(FileFormat):
-    """One JSON object per line; the keys of the first are the columns."""
+    """One JSON object per line; the keys of the first are the columns, as `formats.leaves` names them."""
 
-    kind = "jsonl"
+    kind: Kind = "jsonl"
     bad_record = "not_json"
     names_columns = "the first object has"
 
     def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
-        first = next(formats.json_records(path, encoding), None)
+        is_array = self.kind == "json" or formats.holds_array(path, encoding)
+        first = next((formats.array_records if is_array else formats.json_records)(path, encoding), None)
         if first is None:
-            raise fault(path, "holds only blank lines; expected one JSON object a line")
-        return TableFormat("jsonl", encoding, None, None, tuple(first.values))
+            expected = "an empty array" if is_array else "only blank lines; expected one JSON object a line"
+            raise fault(path, f"holds {expected}")
+        names = tuple(name for name, _ in formats.leaves(first.values))
+        if (twice := next((name for name, n in Counter(names).items() if n > 1), None)) is not None:
+            raise fault(path, f"the key {quoted(twice)} stands in the first object in two ways", first.line)
+        return TableFormat("json" if is_array else "jsonl", encoding, None, None, names)
+
+    def records(self, table: TableFile, on_bad: OnBadRecord | None = None) -> Iterator[formats.JsonRecord]:
+        """Yield the file's objects; see `formats.json_records`."""
+        return formats.json_records(table.path, table.format.encoding, on_bad)
 
     def rows(self, table: TableFile, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
         names = [table.format.columns[i] for i in columns] if columns is not None else table.format.columns
-        for record in formats.json_records(table.path, table.format.encoding, on_bad):
-            yield Row(record.line, tuple(record.values.get(name, Missing.MISSING) for name in names))
+        for record in self.records(table, on_bad):
+            yield Row(record.line, tuple(formats.value_at(record.values, name) for name in names))
 
     def whole_rows(self, table: TableFile) -> Iterator[Row]:
-        for record in formats.json_records(table.path, table.format.encoding):
-            extra = next((key for key in record.values if key not in table.format.columns), None)
+        for record in self.records(table):
+            values = dict(formats.leaves(record.values))
+            extra = next((key for key in values if key not in table.format.columns), None)
             if extra is not None:
                 problem = f"the key {quoted(extra)} is not in the first object, so there is no column for it"
                 raise fault(table.path, problem, record.line, hint="write to .jsonl")
-            yield Row(record.line, tuple(record.values.get(key, Missing.MISSING) for key in table.format.columns))
+            yield Row(record.line, tuple(values.get(key, Missing.MISSING) for key in table.format.columns))
 
     def count(self, table: TableFile) -> int:
         return sum(1 for _, line in text_lines(table.path, table.format.encoding) if line.strip(" \t\r\n"))
 
     def lines(self, table: TableFile, names: Sequence[str], values: Iterator[Values]) -> Iterator[str]:
-        """Yield one JSON object per line; those read from JSON lines are copied exactly."""
+        """Yield one JSON object per line; those read from JSON are copied exactly."""
         keys = [json.dumps(name, ensure_ascii=False) for name in names]
-        if table.format.kind == self.kind:
-            rows = formats.json_records(table.path, table.format.encoding)
+        own = FORMATS[table.format.kind]
+        if isinstance(own, JsonLines):
+            rows = own.records(table)
         else:
-            rows = (_as_record(table, row) for row in FORMATS[table.format.kind].rows(table, None, None))
+            rows = (_as_record(table, row) for row in own.rows(table, None, None))
         for row, cells in _with_values(table, values, rows, in_json=True):
             if (taken := next((name for name in names if name in row.values), None)) is not None:
                 raise fault(table.path, f"has a key {quoted(taken)} already", row.line, hint="rename one of the two")
@@ -226,6 +242,58 @@ class JsonLines(FileFormat):
         return _arrow_batch(table, list(islice(self.whole_rows(table), formats.PARQUET_BATCH_ROWS)), None).schema
 
 
+class JsonArray(JsonLines):
+    """An array of JSON objects, alone or as "data" of an object; `JsonLines` finds it."""
+
+    kind = "json"
+
+    def records(self, table: TableFile, on_bad: OnBadRecord | None = None) -> Iterator[formats.JsonRecord]:
+        return formats.array_records(table.path, table.format.encoding, on_bad)
+
+    def count(self, table: TableFile) -> int:
+        return sum(1 for _ in self.records(table, lambda *_: None))
+
+    def lines(self, table: TableFile, names: Sequence[str], values: Iterator[Values]) -> Iterator[str]:
+        """Yield an array with an object a line."""
+        begin = "[\n"
+        for line in super().lines(table, names, values):
+            yield begin + line.removesuffix("\n")
+            begin = ",\n"
+        yield "[]\n" if begin == "[\n" else "\n]\n"
+
+
+class Workbook(FileFormat):
+    """The first sheet of an Excel workbook, which is read and not written."""
+
+    kind = "xlsx"
+    unit = "row"
+    names_columns = "its first row names"
+
+    def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
+        first, *others = formats.sheet_names(path)
+        if others:
+            names = listed(others, formats.N_SHOWN_COLUMNS)
+            logger.warning("%s: reads the first sheet, %s; not read: %s", shown(path), quoted(first), names)
+        _, header = next(formats.sheet_rows(path), (0, list[object]()))
+        return TableFormat("xlsx", "utf-8", None, None, tuple("" if name is None else str(name) for name in header))
+
+    def rows(self, table: TableFile, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
+        n = len(table.format.columns)
+        chosen = range(n) if columns is None else columns
+        for number, values in islice(formats.sheet_rows(table.path), 1, None):
+            if len(values) > n:
+                expected, remedy = f"expected {n} cells as in the first row, found {len(values)}", "name every column"
+                if on_bad is None:
+                    raise fault(table.path, expected, number, "row", hint=remedy)
+                on_bad(number, expected, remedy)
+                continue
+            values += [None] * (n - len(values))
+            yield Row(number, tuple(values[i] for i in chosen))
+
+    def count(self, table: TableFile) -> int:
+        return sum(1 for _ in formats.sheet_rows(table.path)) - 1
+
+
 class Parquet(FileFormat):
     """Columns of typed values, read in batches."""
 
@@ -235,13 +303,14 @@ class Parquet(FileFormat):
 
     def find(self, path: Path, encoding: str, delimiter: str | None, is_named: bool) -> TableFormat:
         with formats.open_parquet(path) as file:
-            names = tuple(str(name) for name in file.schema_arrow.names)
+            names = tuple(map(str, formats.flat_table((), file.schema_arrow).column_names))
         return TableFormat("parquet", "utf-8", None, None, names)
 
     def rows(self, table: TableFile, columns: Sequence[int] | None, on_bad: OnBadRecord | None) -> Iterator[Row]:
         chosen = range(len(table.format.columns)) if columns is None else columns
         for first_row, batch in formats.parquet_batches(table.path):
-            values = [formats.parquet_values(table.path, batch, column, first_row) for column in chosen]
+            flat = formats.flat_table([batch], batch.schema)
+            values = [formats.parquet_values(table.path, flat, column, first_row) for column in chosen]
             for i in range(batch.num_rows):
                 yield Row(first_row + i, tuple(column[i] for column in values))
 
@@ -287,7 +356,7 @@ _Row = TypeVar("_Row")
 _LARGEST = float(np.finfo(np.float32).max)
 _PROOF_CHARS = 1 << 20  # how much of a tab file is searched for proof that its cells are quoted
 FORMATS: Final[Mapping[Kind, FileFormat]] = MappingProxyType(
-    {made.kind: made for made in (Lines(), Cells("csv"), Cells("tsv"), JsonLines(), Parquet())}
+    {made.kind: made for made in (Lines(), Cells("csv"), Cells("tsv"), JsonLines(), JsonArray(), Parquet(), Workbook())}
 )
 
 
@@ -295,7 +364,7 @@ def _delimiter_of(path: Path, encoding: str, wanted: str | None) -> str:
     """Return the wanted delimiter, or the most frequent one in the first line outside quotes (comma if none)."""
     if wanted is not None:
         return formats.DELIMITER_NAMES.get(wanted, wanted)
-    lines = (line for _, line in text_lines(path, encoding) if without_line_end(line))
+    lines = (line for _, line in _cell_lines(path, encoding) if without_line_end(line))
     outside_quotes = "".join(next(lines, "").split('"')[::2])
     counts = Counter(character for character in outside_quotes if character in ",;\t|").most_common(2)
     if len(counts) == 2 and counts[0][1] == counts[1][1]:
@@ -305,11 +374,26 @@ def _delimiter_of(path: Path, encoding: str, wanted: str | None) -> str:
     return counts[0][0] if counts else ","
 
 
+def _stated_delimiter(path: Path, encoding: str) -> str | None:
+    """Return the delimiter that the first line states as Excel writes it (sep=;), or None."""
+    found = _SEPARATOR_LINE.fullmatch(without_line_end(next(text_lines(path, encoding), (1, ""))[1]))
+    return None if found is None else found[1]
+
+
+def _cell_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
+    """Return the lines of a file of cells without a first one that states the delimiter."""
+    lines = text_lines(path, encoding)
+    first = next(lines, None)
+    if first is None or _SEPARATOR_LINE.fullmatch(without_line_end(first[1])) is not None:
+        return lines
+    return chain((first,), lines)
+
+
 def _written_as_csv(path: Path, encoding: str) -> bool:
     """Return whether only a writer of quoted cells can have written this tab file (see `table.open_table`)."""
     useful, n_chars, n_columns = False, 0, 0
     try:
-        for record in formats.cell_records(path, text_lines(path, encoding), "\t"):
+        for record in formats.cell_records(path, _cell_lines(path, encoding), "\t"):
             raw = without_line_end(record.raw)
             if n_columns == 0 and raw == formats.joined_cells(record.cells, "\t", always=True):
                 return True
@@ -358,6 +442,9 @@ def write_table_with_columns(
 def _target_kind(table: TableFile, target: Path, kind: Kind | None) -> Kind:
     """Return the format to write; a table of cells that is written to a .txt keeps its own format."""
     found = kind or KIND_OF_SUFFIX.get(target.suffix.lower(), table.format.kind)
+    if not FILE_KINDS[found].is_written:
+        problem = f"a file of kind {found} is only read"
+        raise OutputError(f"{shown(target)}: {problem}", f"write to {', '.join(WRITTEN_SUFFIXES[1:])}")
     if found == "lines" and table.format.kind in ("csv", "tsv"):
         return table.format.kind
     if found == "lines":

@@ -9,7 +9,11 @@ of a cell is one number for the whole process, and its errors do not say where a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,15 +22,23 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from sbert_ft.config.file_kinds import FILE_KINDS, Kind
 from sbert_ft.data.text import MAX_RECORD_CHARS, fault, text_lines, without_line_end
 from sbert_ft.errors import joined, quoted
-from sbert_ft.files.strict_json import strict_value
+from sbert_ft.files.strict_json import strict_prefix, strict_value
 
 if TYPE_CHECKING:
+    import openpyxl
     import pyarrow
     import pyarrow.parquet
 
 PARQUET_BATCH_ROWS = 16_384
 _JOINED_LINES = 4096
 _MAX_RECORD_LINES = 1 << 21  # more than any text has; searching further for a closing quote takes minutes
+_LARGEST_WORKBOOK = 1 << 30  # bytes of its parts when unpacked, all texts of which are kept in memory
+_SPACE = re.compile(r"[ \t\r\n]*")
+# The beginning of a file that holds an array of objects, alone or as "data" after simple values.
+_ARRAY = re.compile(
+    r"""\s*(\{\s*("[^"\\]*"\s*:\s*("[^"\\]*"|[\w.+-]+)\s*,\s*)*"data"\s*:\s*)?(\[)""", re.ASCII | re.VERBOSE
+)
+_HEAD_CHARS = 4096
 # Called with the line of a bad record, what is wrong with it, and what to do.
 OnBadRecord = Callable[[int, str, str], None]
 DELIMITER_NAMES: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
@@ -139,11 +151,25 @@ class CellRecord(NamedTuple):
 
 
 class JsonRecord(NamedTuple):
-    """One object of a file of JSON lines."""
+    """One object of a file of JSON."""
 
     line: int
-    raw: str  # as in the file, without white space around it
+    raw: str  # as in the file on one line, without white space around it
     values: dict[str, object]
+
+
+def leaves(values: Mapping[str, object], above: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the values of an object by their keys; those of an object within it as "labels.label"."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{above}{key}.")
+        else:
+            yield above + key, value
+
+
+def value_at(values: Mapping[str, object], name: str) -> object:
+    """Return the value of a key, or of one as `leaves` names it, or `Missing.MISSING`."""
+    return values[name] if name in values else dict(leaves(values)).get(name, Missing.MISSING)
 
 
 def cell_records(
@@ -231,11 +257,7 @@ def json_records(path: Path, encoding: str, on_bad: OnBadRecord | None = None) -
         if not raw:
             continue
         try:
-            value = strict_value(raw)
-            if "\\u" in raw:
-                json.dumps(value, ensure_ascii=False).encode()
-            if not isinstance(value, dict):
-                raise TypeError
+            value = _whole_object(strict_value(raw), raw)
         except (TypeError, ValueError, RecursionError) as error:
             problem, remedy = _json_fault(raw, number, error)
             if on_bad is None:
@@ -243,6 +265,78 @@ def json_records(path: Path, encoding: str, on_bad: OnBadRecord | None = None) -
             on_bad(number, problem, remedy)
         else:
             yield JsonRecord(number, raw, value)
+
+
+def _whole_object(value: object, raw: str) -> dict[str, object]:
+    """Return a value that is an object without half characters; otherwise a TypeError or UnicodeEncodeError."""
+    if "\\u" in raw:
+        json.dumps(value, ensure_ascii=False).encode()
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
+
+
+def holds_array(path: Path, encoding: str) -> bool:
+    """Return whether a file begins as an array of JSON, or as an object that has one as "data"."""
+    head = ""
+    for _, line in text_lines(path, encoding):
+        head += line
+        if len(head) >= _HEAD_CHARS:
+            break
+    return _ARRAY.match(head[:_HEAD_CHARS]) is not None
+
+
+def array_records(path: Path, encoding: str, on_bad: OnBadRecord | None = None) -> Iterator[JsonRecord]:
+    """Yield the objects of an array of JSON, each with the line in which it begins; bad ones as in `json_records`.
+
+    The file is read whole, and its objects one by one; after broken JSON no further object can be found.
+    """
+    lines, n_chars = list[str](), 0
+    for _, line in text_lines(path, encoding):
+        lines.append(line)
+        if (n_chars := n_chars + len(line)) > MAX_RECORD_CHARS:
+            problem = f"an array of JSON longer than {MAX_RECORD_CHARS:,} characters"
+            raise fault(path, problem, hint="write one object a line (.jsonl)")
+    text = "".join(lines)
+    if (opened := _ARRAY.match(text)) is None:
+        raise fault(path, 'expected an array of JSON objects, alone or as "data" of an object')
+    begin = end = opened.end()
+    number, separator = 1 + text.count("\n", 0, begin), "["
+    try:
+        while separator != "]":
+            begin, before = _after_space(text, end), begin
+            number += text.count("\n", before, begin)
+            if separator == "[" and text.startswith("]", begin):
+                end = begin + 1
+                break
+            value, end = strict_prefix(text, begin)
+            raw = text[begin:end].replace("\r", " ").replace("\n", " ")
+            try:
+                record = JsonRecord(number, raw, _whole_object(value, raw))
+            except (TypeError, UnicodeEncodeError) as error:
+                problem, remedy = _json_fault(raw, number, error)
+                if on_bad is None:
+                    raise fault(path, problem, number, hint=remedy) from None
+                on_bad(number, problem, remedy)
+            else:
+                yield record
+            end = _after_space(text, end)
+            separator = text[end : end + 1]
+            if separator not in (",", "]"):
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, end)
+            end += 1
+        strict_value(text[: opened.end()] + " " * (end - opened.end() - 1) + "]" + text[end:])  # what is around it
+    except (ValueError, RecursionError) as error:
+        problem = str(error) or "nested too deeply"
+        if isinstance(error, json.JSONDecodeError):
+            problem, number = error.msg, error.lineno
+        raise fault(path, f"is not JSON from here on ({problem})", number, hint="fix or download it again") from None
+
+
+def _after_space(text: str, begin: int) -> int:
+    found = _SPACE.match(text, begin)
+    assert found is not None
+    return found.end()
 
 
 def _json_fault(raw: str, number: int, error: Exception) -> tuple[str, str]:
@@ -292,8 +386,18 @@ def parquet_batches(path: Path) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
         raise fault(path, problem, hint="copy it again")
 
 
-def parquet_values(path: Path, batch: pyarrow.RecordBatch, column: int, first_row: int) -> list[object]:
-    """Return one column of a batch as Python values, None where one is missing; a `DataError` if it cannot be read."""
+def flat_table(batches: Sequence[pyarrow.RecordBatch], schema: pyarrow.Schema) -> pyarrow.Table:
+    """Return batches as a table in which the fields of a struct are columns, named as `leaves` does."""
+    import pyarrow
+
+    table = pyarrow.Table.from_batches(batches, schema)
+    while any(map(pyarrow.types.is_struct, table.schema.types)):
+        table = table.flatten()
+    return table
+
+
+def parquet_values(path: Path, batch: pyarrow.Table, column: int, first_row: int) -> list[object]:
+    """Return one column of a flat batch as Python values, None where one is missing, or raise a `DataError`."""
     import pyarrow
 
     try:
@@ -303,3 +407,59 @@ def parquet_values(path: Path, batch: pyarrow.RecordBatch, column: int, first_ro
         problem = f"column {name} holds a value that cannot be read: {quoted(error, limit=200)}"
         raise fault(path, problem, first_row, "at or after row") from error
     return values
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn what openpyxl and the parsers below it raise for a damaged workbook into a `DataError`."""
+    damage = (zipfile.BadZipFile, OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError)
+    try:
+        yield
+    except damage as error:
+        problem = f"is damaged, or not an Excel workbook: {quoted(error, limit=200)}"
+        raise fault(path, problem, hint="save it again as .xlsx, or the sheet as CSV (UTF-8)") from error
+
+
+def sheet_names(path: Path) -> list[str]:
+    """Return the names of a workbook's sheets; a `DataError` if it is damaged or openpyxl is not installed."""
+    with _damage_named(path):
+        book = _workbook(path)
+        book.close()
+        return [sheet.title for sheet in book.worksheets]
+
+
+def sheet_rows(path: Path) -> Iterator[tuple[int, list[object]]]:
+    """Yield the rows of a workbook's first sheet that are not empty, by their numbers; errors as in `sheet_names`.
+
+    Texts stay texts, and what the sheet holds as a number is one; a formula has the value that was saved with it.
+    """
+    book = _workbook(path)
+    try:
+        with _damage_named(path):
+            book.worksheets[0].reset_dimensions()  # what a file says of them may be wrong
+            for number, cells in enumerate(book.worksheets[0].iter_rows(values_only=True), start=1):
+                values: list[object] = list(cells)
+                while values and values[-1] is None:
+                    values.pop()
+                if values:
+                    yield number, values
+    finally:
+        book.close()
+
+
+def _workbook(path: Path) -> openpyxl.Workbook:
+    try:
+        import openpyxl
+    except ImportError:
+        raise fault(path, "reading a workbook needs openpyxl: pip install 'sbert-ft[xlsx]'") from None
+    with _damage_named(path):
+        with zipfile.ZipFile(path) as parts:
+            size = sum(part.file_size for part in parts.infolist())
+        if size > _LARGEST_WORKBOOK:
+            raise fault(path, f"unpacks to {size:,} bytes, too many for a workbook", hint="save the sheet as CSV")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of styles and extensions, which say nothing about cells
+            book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
+        if not book.worksheets:
+            raise fault(path, "has no sheet of cells")
+        return book

@@ -12,6 +12,7 @@ import difflib
 import math
 import numbers
 import re
+import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,9 @@ _N_UNKNOWN = 3  # unknown labels named in a message
 _MAX_WHOLE_NUMBERS = 20  # up to so many different whole numbers may be classes
 _NO_LABEL_GIVEN = frozenset({"na", "n/a", "#n/a", "<na>", "null", "none", "-", "?"})
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-_WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?", re.ASCII)
+_WHOLE = re.compile(r"[+-]?\d+(?:\.0*)?", re.ASCII)
+# As programs write whole numbers: 1 or 1.0, but not 01.
+_PLAIN_WHOLE = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?", re.ASCII)
 _SAY_MEANINGS = "say what each label means with data.label_values (Reading(label_values=...))"
 # Digits and signs without a letter (0,85 or 85 % or 1_0 or ４), hexadecimal digits, NaN and infinities.
 _NO_PROPER_NUMBER = re.compile(
@@ -137,8 +140,8 @@ class Labels:
         is_list = isinstance(classes, Sequence) and not isinstance(classes, str)
         if not is_list or not all(isinstance(name, str) for name in classes):
             raise InputError(f"classes is {quoted(classes)}, expected the names of all classes, as texts")
-        place = {_spelling(name): number for number, name in enumerate(classes)}
-        new = np.array([place.get(_spelling(name), -1) for name in names], np.int64)
+        place = {class_key(name): number for number, name in enumerate(classes)}
+        new = np.array([place.get(class_key(name), -1) for name in names], np.int64)
         found: NDArray[np.int64] = new[codes]
         if not (found < 0).any():
             return found
@@ -156,12 +159,13 @@ class Labels:
     def class_notes(self) -> list[str]:
         """Return notes about labels of kind "classes": how many rows each class has, and names that may be mistakes."""
         notes = [self._counts_note()]
-        by_letters: dict[str, list[str]] = {}
-        for name in self.class_names:
-            by_letters.setdefault(name.casefold(), []).append(name)
-        if alike := [name for names in by_letters.values() if len(names) > 1 for name in names]:
-            same = "if they are the same, use one spelling"
-            notes.append(f"classes that differ only in capital letters: {named(alike)}; {same}")
+        for key_of, difference in ((str.casefold, "capital letters"), (_number, "the way a number is written")):
+            by_key: dict[object, list[str]] = {}
+            for name in self.class_names:
+                by_key.setdefault(key_of(name), []).append(name)
+            if alike := [name for key, names in by_key.items() if key is not None and len(names) > 1 for name in names]:
+                same = "if they are the same, use one spelling"
+                notes.append(f"classes that differ only in {difference}: {named(alike)}; {same}")
         if none_given := [name for name in self.class_names if name.casefold() in _NO_LABEL_GIVEN]:
             remedy = "leave such rows out by naming the others in data.classes (Reading(classes=...))"
             notes.append(f"the class {named(none_given)} looks as if no label was given; if so, {remedy}")
@@ -218,6 +222,10 @@ class LabelFault(ValueError):
     """Why a value is not a label; the reader of the rows adds where."""
 
 
+class MissingLabel(LabelFault):
+    """There is no label in a row."""
+
+
 class SeveralLabels(LabelFault):
     """A row with a list of labels (multi-label data); no row of such data can be used."""
 
@@ -225,8 +233,8 @@ class SeveralLabels(LabelFault):
 def class_name(value: object) -> str:
     """Return the name of a label's class: its text, or its number in the shortest spelling.
 
-    1, 1.0, "1" and "1.0" are "1"; 0.50 is "0.5"; True is "true"; any other text stays as it is, without the white
-    space around it.
+    A text stays as it is, without the white space around it: "1", "1.0" and "01" are three classes. The numbers 1 and
+    1.0 are "1", 0.50 is "0.5", and True is "true".
 
     Raises:
         LabelFault: The value is missing, or is not a text, a finite number or a bool.
@@ -235,11 +243,8 @@ def class_name(value: object) -> str:
     if isinstance(value, str):
         word = _stripped(value)
         if word.casefold() == "nan":
-            raise LabelFault("is missing")
-        if whole := _WHOLE.fullmatch(word):
-            return str(int(whole[1]))
-        number = _number(word)
-        return word if number is None else _of_float(number)
+            raise MissingLabel("is missing")
+        return word
     if isinstance(value, (bool, np.bool_)):
         return str(bool(value)).lower()
     if isinstance(value, numbers.Integral):
@@ -248,12 +253,22 @@ def class_name(value: object) -> str:
         return str(int(value))
     number = _as_float(value, "a text or a number")
     if math.isnan(number):
-        raise LabelFault("is missing")
+        raise MissingLabel("is missing")
     if math.isinf(number):
         raise LabelFault(f"{quoted(value, limit=40)} is not a finite number")
     if isinstance(value, Decimal) and abs(value) < 10**_MAX_CHARS and value == value.to_integral_value():
         return str(int(value))
     return _of_float(number)
+
+
+def class_key(name: str) -> str:
+    """Return what is equal for all spellings of a class: its name in one form of Unicode."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def names_of_classes(labels: Iterable[object]) -> tuple[str, ...]:
+    """Return the names of a model's classes, of which texts stay as they are."""
+    return tuple(label if isinstance(label, str) else class_name(label) for label in labels)
 
 
 def number_or_word(value: object) -> float | str:
@@ -283,7 +298,7 @@ def number_or_word(value: object) -> float | str:
 def _refuse_no_scalar(value: object) -> None:
     """Check that a label is present and is not a list."""
     if value is None or value is Missing.MISSING:
-        raise LabelFault("is missing")
+        raise MissingLabel("is missing")
     if isinstance(value, (list, tuple, set, frozenset, np.ndarray)):
         raise SeveralLabels(f"is of type {type(value).__name__}: multi-label classification is out of scope")
 
@@ -292,7 +307,7 @@ def _stripped(text: str) -> str:
     """Return a label's text without white space around it; refuse one that is empty or too long."""
     word = text.strip()
     if not word:
-        raise LabelFault("is empty")
+        raise MissingLabel("is empty")
     if len(word) > _MAX_CHARS:
         raise LabelFault(f"{quoted(word, limit=40)} has {len(word):,} characters, too many for a label")
     return word
@@ -324,17 +339,6 @@ def ordered_classes(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _spelling(name: str) -> str:
-    """Return a key that is equal for all names of one class: "1.0" and "1", Python's "True" and JSON's "true"."""
-    folded = name.strip().casefold()
-    if folded in ("true", "false"):
-        return folded
-    try:
-        return class_name(name)
-    except LabelFault:  # a name that no label of a file can have, such as an empty one, so no label matches it
-        return name
-
-
 class LabelColumn:
     """Collects the labels of rows one by one; `bad_rows`, then `labels`, find out what they mean together.
 
@@ -346,16 +350,17 @@ class LabelColumn:
         self._place = f"{where}: {name}"
         self._scale = None if reading.score_range is None else ScoreScale(*map(float, reading.score_range))
         self._kind = "classes" if reading.classes is not None else reading.label_kind
-        self._stated = None if reading.classes is None else dict.fromkeys(map(class_name, reading.classes))
+        self._stated = None if reading.classes is None else {class_key(name): name for name in reading.classes}
         self._meanings: dict[str, float] | None = None
         if reading.label_values is not None:
-            self._meanings = {key.strip(): float(number) for key, number in reading.label_values.items()}
+            self._meanings = {class_key(key): float(number) for key, number in reading.label_values.items()}
         spelled = {key: _number(key) for key in self._meanings or ()}
         self._key_of_number = {number: key for key, number in spelled.items() if number is not None}
         self._seen_keys: set[str] = set()
         self._values = array("d")  # NaN for a word
         self._codes = array("i")  # -1 for a number
-        self._words: dict[str, int] = {}
+        self._words: dict[str, int] = {}  # by `class_key`
+        self._names: list[str] = []  # of these, as first seen
         self._places = RowPlaces(np.empty(0, np.int64), "line")  # known once all rows are added
 
     def add(self, value: object) -> bool:
@@ -369,11 +374,14 @@ class LabelColumn:
         if meant is None and self._meanings is not None:
             return False
         label = class_name(meant) if self._kind == "classes" else number_or_word(meant)
-        if self._stated is not None and label not in self._stated:
-            return False
         code = -1
         if isinstance(label, str):
-            code = self._words.setdefault(label, len(self._words))
+            key = class_key(label)
+            if self._stated is not None and key not in self._stated:
+                return False
+            code = self._words.setdefault(key, len(self._words))
+            if code == len(self._names):
+                self._names.append(label)
             if code >= MAX_WORDS:
                 things = "words" if self._kind is None else "labels"
                 problem = f"{self._place} holds more than {MAX_WORDS:,} different {things}"
@@ -390,9 +398,11 @@ class LabelColumn:
         assert self._meanings is not None
         number: float | None
         if isinstance(value, str):
-            spellings, number = [value.strip()], _number(value.strip())
+            spellings, number = [class_key(value)], None
+            if _PLAIN_WHOLE.fullmatch(spellings[0]):
+                number = _number(spellings[0])
             if spellings[0] not in self._meanings and spellings[0].casefold() in ("", "nan"):
-                raise LabelFault("is missing")
+                raise MissingLabel("is missing")
         elif isinstance(value, (bool, np.bool_)):
             spellings, number = [str(bool(value)), str(bool(value)).lower()], None
         else:
@@ -416,7 +426,7 @@ class LabelColumn:
         """
         self._places = RowPlaces(lines, faults.unit)
         codes = np.array(self._codes, np.int64)
-        words = list(self._words)
+        words = self._names
         is_number = codes < 0
         n_numbers = int(is_number.sum())
         none_given = np.array([word.casefold() in _NO_LABEL_GIVEN for word in words], bool)
@@ -458,19 +468,19 @@ class LabelColumn:
 
     def _classes(self, codes: NDArray[np.int64], notes: list[str]) -> tuple[Labels, list[str]]:
         """Return the labels of rows whose words have these numbers, shape (n,), and the notes about them."""
-        found = named(sorted(self._words))
+        found = named(sorted(self._names))
         if self._scale is not None:
             raise DataError(f"{self._place} holds words ({found}), but data.score_range is set", "leave it out")
         if self._kind == "scores":
             remedy = f"{_SAY_MEANINGS}, or name another column"
             raise DataError(f"{self._place} holds words ({found}), but data.label_kind is scores", remedy)
-        names = tuple(self._stated or ordered_classes(self._words))
-        number_of_name = {name: number for number, name in enumerate(names)}
-        number_of_code = np.array([number_of_name[word] for word in self._words], np.float64)
+        names = ordered_classes(self._names) if self._stated is None else tuple(self._stated.values())
+        number_of_key = {class_key(name): number for number, name in enumerate(names)}
+        number_of_code = np.array([number_of_key[key] for key in self._words], np.float64)
         if self._kind is None:
             numbered = joined((f"{quoted(name, limit=40)} = {i}" for i, name in enumerate(names)), _N_LISTED)
             notes.append(f"the labels are {counted(len(names), 'word')}, in order: {numbered}")
-        if unseen := [name for name in names if name not in self._words]:
+        if unseen := [name for name in names if class_key(name) not in self._words]:
             notes.append(f"no row has the label {named(unseen)} of data.classes")
         labels = Labels("classes", number_of_code[codes], class_names=names)
         return labels, [*notes, *labels.class_notes()]

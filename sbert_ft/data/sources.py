@@ -20,9 +20,15 @@ import numpy as np
 
 from sbert_ft.config.settings import Reading
 from sbert_ft.data import formats
-from sbert_ft.data.columns import LABEL_NAMES, SINGLE_LABEL_NAMES, PairColumns, find_columns
-from sbert_ft.data.file_formats import FORMATS
-from sbert_ft.data.formats import Missing
+from sbert_ft.data.columns import (
+    LABEL_NAMES,
+    SINGLE_LABEL_NAMES,
+    PairColumns,
+    find_columns,
+    folded,
+    unread_numbers,
+)
+from sbert_ft.data.file_formats import FORMATS, JsonLines
 from sbert_ft.data.ledger import RowFaults, Unit, file_sha256
 from sbert_ft.data.table import Table, open_table
 from sbert_ft.data.text import fault
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     import pandas
 
 _CHUNK_ROWS: Final = 16_384
+_FIRST_ROWS: Final = 200  # by which columns that are not read are judged
 _PAIR: Final = "(text, text)"
 _LABELLED: Final = "(text, text, number)"
 _CLASSED: Final = "(text, text, label)"
@@ -63,6 +70,7 @@ class PairSource:
         notes: What was found out, one sentence each.
         sha256: Of a file's bytes; None where there is no file.
         unit: What the rows' `line` counts: lines from 1, rows of Parquet from 1, positions from 0.
+        unread: What a column that is not read may be; None where there is nothing to say.
     """
 
     name: str
@@ -73,6 +81,7 @@ class PairSource:
     notes: tuple[str, ...] = ()
     sha256: str | None = None
     unit: Unit = "position"
+    unread: str | None = None
 
     @property
     def where(self) -> str:
@@ -88,18 +97,21 @@ def file_source(path: Path, reading: Reading) -> PairSource:
     table = open_table(path, encoding=reading.encoding, delimiter=reading.delimiter, kind=reading.kind)
     is_text = not table.format.columns and reading.kind is None
     if is_text and any("\t" in str(value) for row in islice(table, 1) for value in row.values):
-        table = open_table(path, encoding=reading.encoding, delimiter="tab")
+        table = open_table(path, encoding=table.format.encoding, delimiter="tab")
     if not table.format.columns:
         raise fault(path, "has one text per line, expected rows of pairs", hint="give a .csv, .tsv, .jsonl or .parquet")
     hint = table.format.delimiter_hint() or (_HEADER if table.format.delimiter is not None else "")
     columns = find_columns(shown(path), table.format.columns, reading, hint=hint)
-    rows = _checked_json_rows if table.format.kind == "jsonl" and columns.label is None else _table_rows
+    is_json = isinstance(FORMATS[table.format.kind], JsonLines)
+    rows = _checked_json_rows if is_json and columns.label is None else _table_rows
+    first = islice(table.rows(None, lambda *_: None), _FIRST_ROWS if columns.label is None else 0)
+    unread = unread_numbers(table.format.columns, columns, [row.values for row in first])
 
     def raw_rows(faults: RowFaults) -> Iterator[RawRow]:
         return rows(table, columns, partial(faults.add, FORMATS[table.format.kind].bad_record))
 
     source = _of_columns(str(path), table.format.describe(), table.format.columns, columns, raw_rows)
-    return replace(source, sha256=file_sha256(path), unit=table.unit)
+    return replace(source, sha256=file_sha256(path), unit=table.unit, unread=unread)
 
 
 def _of_columns(
@@ -121,12 +133,14 @@ def _checked_json_rows(table: Table, columns: PairColumns, on_bad: formats.OnBad
     """Yield the rows of JSON lines without labels; raise DataError where a later object has one, unlike the first."""
     names = [table.format.columns[i] for i in columns.texts]
     like_labels = (*LABEL_NAMES, *(SINGLE_LABEL_NAMES if len(names) == 1 else ()))
-    for record in formats.json_records(table.path, table.format.encoding, on_bad):
-        for key in record.values:
-            if key not in table.format.columns and key.casefold().strip() in like_labels and len(names) < 3:
+    own = FORMATS[table.format.kind]
+    assert isinstance(own, JsonLines)
+    for record in own.records(table, on_bad):
+        for key, _ in formats.leaves(record.values):
+            if key not in table.format.columns and folded(key) in like_labels and len(names) < 3:
                 problem = f"has a key {quoted(key)} like a label, which the first object does not have"
                 raise fault(table.path, problem, record.line, hint="give it to all objects or to none")
-        yield RawRow(record.line, [record.values.get(name, Missing.MISSING) for name in names], None)
+        yield RawRow(record.line, [formats.value_at(record.values, name) for name in names], None)
 
 
 def frame_source(frame: pandas.DataFrame, reading: Reading) -> PairSource:
@@ -146,7 +160,10 @@ def frame_source(frame: pandas.DataFrame, reading: Reading) -> PairSource:
             for line, row in enumerate(values, start):
                 yield RawRow(line, row[:n_texts], row[n_texts] if len(row) > n_texts else None)
 
-    return _of_columns("<dataframe>", f"DataFrame, {len(names)} columns", names, columns, rows)
+    first = frame.iloc[: _FIRST_ROWS if columns.label is None else 0]
+    cells = first.astype(object).where(first.notna(), None).to_numpy().tolist()
+    source = _of_columns("<dataframe>", f"DataFrame, {len(names)} columns", names, columns, rows)
+    return replace(source, unread=unread_numbers(names, columns, cells))
 
 
 def tuple_source(

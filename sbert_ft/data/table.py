@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from sbert_ft.config.file_kinds import FILE_KINDS, KIND_OF_SUFFIX, Kind
-from sbert_ft.data.columns import did_you_mean, texts_of_one_name, usual_texts
+from sbert_ft.data.columns import did_you_mean, places_of, texts_of_one_name, usual_texts
 from sbert_ft.data.file_formats import FORMATS
 from sbert_ft.data.formats import DELIMITER_NAMES, N_SHOWN_COLUMNS, Missing, OnBadRecord, Row, TableFile
 from sbert_ft.data.ledger import RowFaults, Unit, counted
@@ -52,11 +52,12 @@ class Table(TableFile):
         return FORMATS[self.format.kind].rows(self, columns, on_bad)
 
     def column_index(self, name: str) -> int:
-        """Return the position of the column called exactly `name`; a `DataError` if there is none."""
-        if (count := self.format.columns.count(name)) > 1:
-            raise fault(self.path, f"{count} columns are called {quoted(name)}", hint="give each a name of its own")
-        if count:
-            return self.format.columns.index(name)
+        """Return the position of the column called `name`; a `DataError` if there is none."""
+        if len(places := places_of(name, self.format.columns)) > 1:
+            several = f"{len(places)} columns are called {quoted(name)}"
+            raise fault(self.path, several, hint="give each a name of its own")
+        if places:
+            return places[0]
         if not self.format.columns:
             problem = f"has one text per line, so there is no column {quoted(name)}"
             raise fault(self.path, problem, hint="for a file with cells give --kind")

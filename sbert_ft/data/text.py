@@ -23,7 +23,11 @@ from sbert_ft.errors import DataError, quoted, shown
 logger = logging.getLogger(__name__)
 MAX_RECORD_CHARS = 1 << 26  # far more than any text; without a limit, an unclosed quote would read the rest of the file
 _CHUNK_BYTES = 1 << 20
+_HEAD_BYTES = 1 << 16
 _PROOF_CHARACTERS = 8
+_PROOF_SYLLABLES = 3
+# ASCII, Hangul with its letters, and signs: what Korean text holds that is not of another script.
+_KOREAN = re.compile("[\x00-\xff\u2000-\u303f\u3131-\u318e\u3200-\u33ff가-힣\uff00-\uffef]*")
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 # White space, controls, and characters without a glyph: zero width ones, joiners, directions, Hangul fillers.
 _INVISIBLE = (
@@ -56,7 +60,7 @@ _SIGNATURES = (
 )
 _ZIP = ("a zip archive", "unpack it first")
 _IN_ZIP = (  # in a zip archive, the name of a part is before its content
-    (b"xl/", "an Excel workbook", "save the sheet as CSV (UTF-8)"),
+    (b"xl/", "an Excel workbook", "give it the suffix .xlsx"),
     (b"word/", "a Word document", "save its text as .txt (UTF-8)"),
     (b"opendocument.spreadsheet", "an OpenDocument spreadsheet", "save the sheet as CSV (UTF-8)"),
     (b"[Content_Types].xml", "an Excel workbook or another Office file", "save the sheet as CSV (UTF-8)"),
@@ -99,6 +103,8 @@ def first_bytes(path: Path, n_bytes: int = 4096) -> bytes:
 def refuse_other_formats(path: Path, head: bytes, kind: str) -> None:
     """Raise a `DataError` where the first bytes of a file are not those of `kind`, but of an archive or the like."""
     found, advice = "", ""
+    if kind == "xlsx" and head.startswith(b"PK\x03\x04"):
+        return
     if head.startswith(b"PK\x03\x04"):
         found, advice = next(((name, remedy) for part, name, remedy in _IN_ZIP if part in head), _ZIP)
     elif re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html[\s>])", head, re.IGNORECASE):
@@ -114,6 +120,8 @@ def refuse_other_formats(path: Path, head: bytes, kind: str) -> None:
             found, advice = name, remedy
     if found:
         raise fault(path, f"expected {kind}, found {found}", hint=advice)
+    if kind == "xlsx":
+        raise fault(path, "expected an Excel workbook, but it is not a zip archive: damaged, or another format")
     if kind == "parquet" and not head.startswith(b"PAR1"):
         raise fault(path, "expected Parquet, but the first bytes are not PAR1: damaged, or another format")
 
@@ -126,9 +134,17 @@ def is_blank(text: str) -> bool:
 def find_encoding(path: Path, head: bytes, wanted: str | None) -> str:
     """Return the name of the codec for a file: the wanted one, or that of its byte order mark, or UTF-8.
 
-    A `DataError` if the wanted one is unknown or is not an encoding of text files.
+    A file that cannot be UTF-8 and is plain Korean in cp949 is read so, with a warning. A `DataError` if the wanted one
+    is unknown or is not an encoding of text files.
     """
     marked = next((name for mark, name in _BYTE_ORDER_MARKS if head.startswith(mark)), None)
+    if wanted is None and marked is None and _is_cp949(path):
+        logger.warning(
+            "%s: is not in UTF-8 and is read as cp949, which gives Korean text; if it is another, give --encoding "
+            "(data.encoding)",
+            shown(path),
+        )
+        return "cp949"
     if wanted is None:
         return marked or "utf-8"
     try:
@@ -148,26 +164,75 @@ def find_encoding(path: Path, head: bytes, wanted: str | None) -> str:
     return "utf-8-sig" if name == "utf-8" and marked == "utf-8-sig" else wanted
 
 
-def _begins_as_utf_8(head: bytes) -> bool:
+def _begins_as_utf_8(head: bytes, least: int = _PROOF_CHARACTERS) -> bool:
     """Return whether the bytes are UTF-8 with enough characters beyond ASCII to rule out chance."""
     try:
         text = codecs.getincrementaldecoder("utf-8")("strict").decode(head)  # the last character may be cut
     except UnicodeDecodeError:
         return False
-    return sum(not character.isascii() for character in text) >= _PROOF_CHARACTERS
+    return sum(not character.isascii() for character in text) >= least
+
+
+def _is_cp949(path: Path) -> bool:
+    """Return whether a file is not in UTF-8 and is Korean text in cp949.
+
+    A file of ASCII, or one whose first other characters are UTF-8, costs one quick look at its bytes. Bytes of other
+    encodings decode to other scripts, or to syllables that only cp949 has and that Korean text hardly uses.
+    """
+    n_syllables = n_others = 0
+    decoder, is_ascii = codecs.getincrementaldecoder("cp949")("strict"), True
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(_HEAD_BYTES):
+                if is_ascii and not chunk.isascii():
+                    if b"\0" in chunk or _begins_as_utf_8(chunk, 1):
+                        return False
+                    is_ascii = False
+                if is_ascii:
+                    continue
+                text = decoder.decode(chunk)
+                if _KOREAN.fullmatch(text) is None:
+                    return False
+                n_others += sum(map(len, re.findall("[^\x00-\x7f]+", text)))
+                code = "".join(re.findall("[가-힣]+", text)).encode("cp949")
+                n_syllables += sum(min(pair) > 0xA0 for pair in zip(code[::2], code[1::2], strict=True))
+            decoder.decode(b"", final=True)
+    except (OSError, UnicodeError):
+        return False
+    return n_syllables >= _PROOF_SYLLABLES and n_syllables >= 0.7 * n_others
+
+
+def _line_end(path: Path, encoding: str) -> str:
+    """Return the character that ends lines: a carriage return if the file's beginning has one and no line feed."""
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if b"\r" not in head:
+        return "\n"
+    try:
+        text = codecs.getincrementaldecoder(encoding)("strict").decode(head)
+    except UnicodeError:  # said when the line is read
+        return "\n"
+    return "\r" if "\n" not in text and "\r" in text[: -1 if len(head) == _HEAD_BYTES else None] else "\n"
 
 
 def text_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
     r"""Yield each line with its number from 1, line end included; nothing but \n ends a line.
 
-    A `DataError` where the file cannot be read, has bytes that are not in the encoding, or a line has a NUL character
-    or more than `MAX_RECORD_CHARS` characters.
+    Where a file has lone carriage returns in place of line feeds (an old Mac's), these end lines and are yielded as
+    \n. A `DataError` where the file cannot be read, has bytes that are not in the encoding, or a line has a NUL
+    character or more than `MAX_RECORD_CHARS` characters.
     """
     number = 0
     try:
-        with open(path, encoding=encoding, newline="\n") as file:
+        end = _line_end(path, encoding)
+        with open(path, encoding=encoding, newline=end) as file:
             while line := file.readline(MAX_RECORD_CHARS + 1):
                 number += 1
+                if end == "\r":
+                    if "\n" in line:
+                        problem = "ends with a line feed, but the lines before it with a carriage return"
+                        raise fault(path, problem, number, hint="save the file again with one kind of line ends")
+                    line = line.removesuffix(end) + "\n" * line.endswith(end)
                 if len(line) > MAX_RECORD_CHARS:
                     raise fault(path, f"longer than {MAX_RECORD_CHARS:,} characters; is this a file of texts?", number)
                 if "\0" in line:
@@ -178,6 +243,17 @@ def text_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
         raise _not_in_encoding(path, encoding) from error
     except OSError as error:
         raise fault(path, f"cannot be read: {error.strerror or error}") from error
+
+
+def has_lone_return(line: str) -> bool:
+    """Return whether a carriage return stands within a line, where it may be the end of another."""
+    return "\r" in line and "\r" in line.rstrip("\r\n")
+
+
+def lone_return(path: Path, line: int) -> DataError:
+    """Return the error about a line in which a carriage return may be the end of another line."""
+    problem = "a lone carriage return within the line: lines must end with \\n or \\r\\n"
+    return fault(path, problem, line, hint="save the file again with such line ends, or remove it")
 
 
 def without_line_end(line: str) -> str:

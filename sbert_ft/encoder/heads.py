@@ -23,6 +23,7 @@ from transformers.activations import ACT2FN
 
 from sbert_ft.arguments import is_unicode, whole_number, word_argument
 from sbert_ft.config.settings import Features
+from sbert_ft.data.labels import class_key
 from sbert_ft.encoder.dropout import FastDropout
 from sbert_ft.encoder.kinds import KINDS, USUAL_DROPOUT, StockHead
 from sbert_ft.encoder.packing import PoolingMode
@@ -268,7 +269,7 @@ def codes_of_labels(labels: Iterable[object], classes: Sequence[object]) -> NDAr
     Raises:
         InputError: A label is a word and the classes are numbers, or the reverse.
     """
-    numbers = {label: code for code, label in enumerate(classes)}
+    numbers = {_key(label): code for code, label in enumerate(classes)}
     are_words = isinstance(classes[0], str)
     codes = []
     for position, label in enumerate(map(_plain, labels)):
@@ -279,8 +280,12 @@ def codes_of_labels(labels: Iterable[object], classes: Sequence[object]) -> NDAr
                 f"the label at position {position} is {quoted(label)} ({type(label).__name__}), but the classes are "
                 f"{expected}: {named}"
             )
-        codes.append(numbers.get(label, -1))
+        codes.append(numbers.get(_key(label), -1))
     return np.array(codes, np.int64)
+
+
+def _key(label: object) -> object:
+    return class_key(label) if isinstance(label, str) else label
 
 
 def _plain(label: object) -> object:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import EvaluationSettings, RunSettings
 from sbert_ft.data.dataset import ConnectionDataset
-from sbert_ft.data.labels import class_name
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.calibration import class_probabilities, expected_calibration_error, fit_temperature, log_loss
 from sbert_ft.evaluation.class_metrics import (
@@ -320,7 +319,7 @@ class ClassEvaluator:
         Raises:
             InputError: A row is of a class that no training row has, or the metric is not one for classes.
         """
-        rows = {name: evaluation_rows(name, dataset, names_of_classes(model)) for name, dataset in splits.items()}
+        rows = {name: evaluation_rows(name, dataset, model.class_names) for name, dataset in splits.items()}
         train = rows.pop("train")
         metric = None
         if "dev" in rows:
@@ -359,6 +358,10 @@ class ClassEvaluator:
             else:
                 found[name] = BaselineCodes(others.pop(MAJORITY_BASELINE), MAJORITY_BASELINE, others)
         return found
+
+    def doubts(self, model: TrainableModel, before: Any) -> list[str]:
+        """Return nothing: classes have no order that a cosine could contradict."""
+        return []
 
     def evaluate_final(self, model: TrainableModel, before: Mapping[str, BaselineCodes]) -> EvaluationResult:
         """Return the results; the temperature is folded into the head, and the decision is stored in the model."""
@@ -402,8 +405,3 @@ class ClassEvaluator:
             return None
         rows, scores = self.sets["dev"], class_probabilities(logits["dev"])[:, 1]
         return decision_to_store(scores, rows.gold == 1, rows.dataset, self.settings, of_probabilities=True)
-
-
-def names_of_classes(model: ClassifierModel) -> tuple[str, ...]:
-    """Return a model's classes as data sets name them, in the model's order; empty for one output."""
-    return tuple(map(class_name, model.classes_.tolist())) if model.n_outputs > 1 else ()

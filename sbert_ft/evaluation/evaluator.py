@@ -67,6 +67,9 @@ class Evaluator(Protocol):
     def evaluate_baseline(self, model: TrainableModel) -> Any:
         """Return the baseline before training, for `evaluate_final`."""
 
+    def doubts(self, model: TrainableModel, before: Any) -> list[str]:
+        """Return warnings about the labels, to be read before training."""
+
     def evaluate_final(self, model: TrainableModel, before: Any) -> EvaluationResult:
         """Return the results of the tuned model; what was fitted on dev is stored in the model."""
 

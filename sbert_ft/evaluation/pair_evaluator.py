@@ -40,6 +40,10 @@ from sbert_ft.models.siamese import SiameseBert
 MAX_CHANCE_PAIRS = 2000
 # Random pairs of a good encoder are far below; those of a raw BERT with mean pooling are at about 0.6 to 0.8.
 COLLAPSED_COSINE = 0.9
+# Labels are doubted if the whole interval of the agreement is below this, with at least so many pairs.
+_DOUBTED = {"roc_auc": 0.4, "spearman": -0.2}
+_LEAST_DOUBTED = 30
+_MOST_DOUBTED = 500  # training pairs, if there are no others
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,30 @@ def alarms(results: Mapping[str, Mapping[str, Any]], metric: str, collapse: Mapp
     return found
 
 
+def doubt_of_labels(pairs: EvaluationPairs, scores: NDArray[np.float32], settings: EvaluationSettings) -> str | None:
+    """Return that labels may mean the opposite, since pairs that match are the less similar ones by these scores.
+
+    None if there is no doubt: the agreement is not far below chance, with its interval, or there are too few pairs.
+    """
+    metric = "roc_auc" if pairs.scale is None else "spearman"
+    bound, metrics = _DOUBTED[metric], pairs.metrics(scores)
+    value = metrics.value(metric)
+    if pairs.dataset.labels is None or len(pairs) < _LEAST_DOUBTED or value is None or value >= bound:
+        return None
+    found = metrics.with_intervals(settings)[metric]
+    if found.high is None or found.high >= bound:
+        return None
+    how = f"{metric.replace('_', ' ')} {value:.2f}, interval {found.low:.2f} to {found.high:.2f}"
+    setting = 'data.label_values to {"0": 1, "1": 0} (--label-values 0=1,1=0)'
+    remedy = f"label 0 means that two texts belong together, set {setting}"
+    if pairs.scale is not None:
+        remedy = "a low score means that two texts belong together, turn the scores round in the file"
+    return (
+        f"{quoted(pairs.dataset.source, limit=400)}: pairs that match by their labels are less similar for the model "
+        f"than the others ({how}); if {remedy}"
+    )
+
+
 def split_scores(pairs: EvaluationPairs, before: NDArray[np.float32] | None, after: NDArray[np.float32]) -> SplitScores:
     """Return the scores of these pairs for a report."""
     return SplitScores(pairs.name, pairs.dataset.source, before, after, pairs.gold, pairs.matches, pairs.scale)
@@ -295,6 +323,17 @@ class PairEvaluator:
             return PairScores()
         encoder = SiameseBert(model.bert, "mean")
         return PairScores({name: joined(score_stream(encoder, pairs)) for name, pairs in self.sets.items()})
+
+    def doubts(self, model: TrainableModel, before: PairScores) -> list[str]:
+        """Return why labels may mean the opposite; see `doubt_of_labels`."""
+        sets, scores = dict(self.sets), dict(before.scores)
+        if not sets and isinstance(model, SiameseBert) and self.chance.n_texts == 2:
+            n = min(len(self.chance), _MOST_DOUBTED)
+            rows = np.sort(np.random.default_rng(0).choice(len(self.chance), n, replace=False))
+            sets["train"] = evaluation_pairs("train", self.chance.select(rows), None)
+            scores["train"] = joined(score_stream(model, sets["train"]))
+        found = (doubt_of_labels(sets[name], scores[name], self.settings) for name in scores)
+        return [sentence for sentence in found if sentence is not None]
 
     def _scores_of(self, model: TrainableModel) -> PairScores:
         scores = {name: joined(score_stream(model, pairs)) for name, pairs in self.sets.items()}

@@ -15,6 +15,7 @@ import stat
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -74,16 +75,28 @@ def strict_value(text: str, *, finite: bool = True) -> Any:
         ValueError: It has; the message is a clause. Or it is not JSON (`json.JSONDecodeError`).
         RecursionError: It is nested too deeply.
     """
-    value = json.loads(
-        text,
+    value = _decoder(finite).decode(text)
+    if text.count("[") + text.count("{") > _DEEPEST and is_deeper(value, _DEEPEST):
+        raise RecursionError
+    return value
+
+
+def strict_prefix(text: str, begin: int) -> tuple[Any, int]:
+    """Return the JSON value that begins at a place of `text`, and where it ends; otherwise as `strict_value`."""
+    value, end = _decoder(True).raw_decode(text, begin)
+    if is_deeper(value, _DEEPEST):
+        raise RecursionError
+    return value, end
+
+
+@cache
+def _decoder(finite: bool) -> json.JSONDecoder:
+    return json.JSONDecoder(
         object_pairs_hook=_without_repeats,
         parse_float=_finite if finite else float,
         parse_int=_short,
         parse_constant=_no_number,
     )
-    if text.count("[") + text.count("{") > _DEEPEST and is_deeper(value, _DEEPEST):
-        raise RecursionError
-    return value
 
 
 def parse_json(data: bytes, source: str, kind: type = dict) -> Any:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from sbert_ft.arguments import path_argument, word_argument
 from sbert_ft.config.settings import Features, Truncation
+from sbert_ft.data.labels import names_of_classes
 from sbert_ft.encoder.devices import Precision
 from sbert_ft.encoder.heads import (
     ClassificationHead,
@@ -184,7 +185,7 @@ class ClassifierModel(TextModel):
     def class_names(self) -> tuple[str, ...]:
         """The classes as strings, in the order of their logits; empty for one output."""
         self._fitted_head()
-        return tuple(map(str, self._classes or ()))
+        return names_of_classes(self._classes or ())
 
     @property
     def is_stock(self) -> bool:

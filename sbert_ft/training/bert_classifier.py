@@ -18,7 +18,7 @@ from sbert_ft.arguments import instance_argument
 from sbert_ft.config.objectives import ObjectiveSettings, takes_classes
 from sbert_ft.config.settings import EvaluationSettings, Reading, TrainingSettings
 from sbert_ft.data.dataset import ConnectionDataset
-from sbert_ft.data.labels import LabelFault, class_name
+from sbert_ft.data.labels import LabelFault, class_key, class_name, names_of_classes
 from sbert_ft.errors import InputError, OutputError, quoted
 from sbert_ft.models.classifier import ClassifierModel, listed_labels
 from sbert_ft.training.fine_tune import fine_tune
@@ -107,14 +107,14 @@ class BertClassifier(ClassifierModel):
 
         The order of a head may differ from the sorted labels: it may come from a configuration or another tool.
         """
-        by_name = {class_name(label): label for label in classes}
-        names = tuple(class_name(label) for label in self._classes or ())
-        if sorted(names) != sorted(by_name):
+        by_key = {class_key(name): label for name, label in zip(names_of_classes(classes), classes, strict=True)}
+        keys = tuple(map(class_key, names_of_classes(self._classes or ())))
+        if sorted(keys) != sorted(by_key):
             if self.head is not None:
                 logger.warning("the classifier's head is for other classes than y has: a new head is created")
-            self.head, names = None, tuple(by_name)
-        self._classes = tuple(by_name[name] for name in names)  # with the type of these labels, 1 for "1"
-        return names
+            self.head, keys = None, tuple(by_key)
+        self._classes = tuple(by_key[key] for key in keys)  # with the type of these labels, 1 for "1"
+        return names_of_classes(self._classes)
 
     def _dataset(self, rows: Iterable[Any], labels: Sequence[Any], reading: Reading) -> ConnectionDataset:
         if getattr(rows, "ndim", 1) == 2:
@@ -142,7 +142,7 @@ def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:
     Raises:
         InputError: They are not at least two classes, all of one of these types, or one is missing.
     """
-    kinds = {type(label) for label in labels}
+    kinds, by_key = {type(label) for label in labels}, dict[str, Any]()
     for position, label in enumerate(labels):
         if label is None or (isinstance(label, float) and math.isnan(label)):
             raise InputError(f"y has no label at position {position} ({label})", "leave the row out, or label it")
@@ -152,7 +152,7 @@ def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:
             found = f"{quoted(label)} ({type(label).__name__}) at position {position}"
             raise InputError(f"y holds {found}, expected labels that are all str, int, float or bool{several}")
         try:
-            class_name(label)
+            by_key.setdefault(class_key(class_name(label)), label)  # of two spellings the first
         except LabelFault as fault:
             raise InputError(f"y at position {position} is {quoted(label, limit=40)}: the label {fault}") from None
     if len(kinds) > 1:
@@ -161,7 +161,7 @@ def classes_of(labels: Sequence[Any]) -> list[str | int | float | bool]:
             f"y holds labels of different types, {found}: 1 and '1' could be one class or two",
             "convert them to one type",
         )
-    classes = sorted(set(labels))
+    classes = sorted(by_key.values())
     if len(classes) < 2:
         found = f"only {quoted(classes[0])}" if classes else "nothing"
         raise InputError(f"y holds {found}, expected labels of at least two classes")

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from sbert_ft.config.objectives import takes_classes
 from sbert_ft.config.settings import RunSettings, Truncation
 from sbert_ft.data.dataset import ConnectionDataset
-from sbert_ft.data.labels import class_name
+from sbert_ft.data.labels import class_key, names_of_classes
 from sbert_ft.encoder.devices import to_device
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.evaluation.class_evaluator import ClassEvaluator, names_of_classes
+from sbert_ft.evaluation.class_evaluator import ClassEvaluator
 from sbert_ft.evaluation.evaluator import Evaluator
 from sbert_ft.evaluation.pair_evaluator import PairEvaluator
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
@@ -83,7 +83,7 @@ class PreparedRun:
         """Return the targets, shape (N,): class numbers, or scores (0 to 1 for a classifier); None without labels."""
         train, model = self.data.train, self.model
         if isinstance(model, ClassifierModel) and model.n_outputs > 1:
-            return train.class_codes(names_of_classes(model)).astype(np.float32)
+            return train.class_codes(model.class_names).astype(np.float32)
         targets = train.targets()
         of_cosine = train.scale is not None and train.scale.is_cosine
         if targets is None or not of_cosine or not isinstance(model, ClassifierModel):
@@ -115,7 +115,7 @@ def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> Prep
         head = model.head
         if model.n_outputs > 1:
             # one of each class, n / (K * n_class) as in scikit-learn
-            counts = np.bincount(data.train.class_codes(names_of_classes(model)), minlength=model.n_outputs)
+            counts = np.bincount(data.train.class_codes(model.class_names), minlength=model.n_outputs)
             weights = len(data.train) / (model.n_outputs * np.maximum(counts, 1))
             class_weights = to_device(torch.from_numpy(weights.astype(np.float32)), model.device)
             evaluator = ClassEvaluator.of(data.splits(), model, settings, had_head)
@@ -142,7 +142,7 @@ def _with_head(model: ClassifierModel, train: ConnectionDataset, settings: RunSe
     names = train.class_names if takes_classes(settings.objective[0].name) else ()
     classes: Sequence[object] | None = names or None
     own = model.known_classes
-    if sorted(map(class_name, own or ())) == sorted(names):
+    if sorted(map(class_key, names_of_classes(own or ()))) == sorted(map(class_key, names)):
         if model.head is not None:
             return True
         classes = own  # as `fit` has named them, in the type of its labels

@@ -105,6 +105,8 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         _allocate_blas_buffers()
 
         before = run.evaluator.evaluate_baseline(run.model)
+        for sentence in run.evaluator.doubts(run.model, before):
+            logger.warning("%s", sentence)
         if state.checkpoint is not None:
             logger.info("going on after step %d of %d", state.checkpoint.step, plan.n_steps)
         progress = train(plan, TrainingSession(folder, interruption, state.checkpoint, options.progress_bar))

@@ -364,10 +364,10 @@ def encodings() -> list[Case]:
         for name, codec in (("a byte order mark", "utf-8-sig"), ("UTF-16 with its mark", "utf-16")):
             cases += encoded(f"{name}", korean, suffix, codec, None, WORKS)
         for codec in ("cp949",) if suffix == "tsv" else ("cp949", "euc-kr", "johab"):
-            is_cp949 = "" if codec == "johab" else "--encoding cp949"
-            found = refused(
-                "byte 0x", "at offset", "is not in utf-8", "line" if suffix != "jsonl" else "line 2", is_cp949
-            )
+            found = warned(f"rows.{suffix}", "read as cp949", "--encoding")
+            if codec == "johab":
+                line = "line" if suffix != "jsonl" else "line 2"
+                found = refused("byte 0x", "at offset", "is not in utf-8", line)
             cases += encoded(f"{codec} that is not said", korean, suffix, codec, None, found)
             cases += encoded(f"{codec} that is said", korean, suffix, codec, codec, WORKS)
         cases += encoded(
@@ -394,7 +394,11 @@ def encodings() -> list[Case]:
             **everyone(refused("utf-9")),
         ),
         of_text(
-            "lines of cp949 that is not said", "txt", "개\n한국어\n".encode("cp949"), TEXTS, streamed=refused("cp949")
+            "lines of cp949 with Hanja that is not said",
+            "txt",
+            "개\n한國語\n".encode("cp949"),
+            TEXTS,
+            streamed=refused("--encoding cp949"),
         ),
         of_text(
             "lines of cp949 that is said",
@@ -458,11 +462,19 @@ def quotes() -> list[Case]:
             f'{head}"x"y,b,1\nc,d,0\n',
             **everyone(refused("line 3", "after the quote that closes a cell", "twice")),
         ),
+        of_text("lines that end with CR alone", "csv", csv_text(SCORES, line_end="\r"), SCORES, **everyone(WORKS)),
         of_text(
-            "lines that end with CR alone",
+            "CR after the header and LF after rows",
             "csv",
-            "sentence1,sentence2,score\ra,b,1\r",
-            **everyone(refused("carriage return")),
+            "sentence1,sentence2,score\ra,b,1\n",
+            **everyone(refused("line 1", "carriage return")),
+        ),
+        of_text(
+            "CR between two texts",
+            "txt",
+            "a dog\na cat\ra man\n",
+            TEXTS,
+            streamed=refused("line 2", "a lone carriage return"),
         ),
         of_text(
             "short and long rows",
@@ -980,14 +992,30 @@ def json_lines() -> list[Case]:
         of_text(
             "an array of objects",
             "json",
-            json.dumps([{"sentence1": "a", "sentence2": "b", "score": 1}]),
-            **everyone(refused("line 1", "without a list")),
+            f"[{','.join(good.splitlines())}]",
+            SCORES,
+            everywhere=True,
+            **everyone(WORKS),
         ),
         of_text(
-            "an array over lines",
+            "an array over lines in an object",
             "json",
-            "[\n" + good.replace("\n", ",\n", 3) + "]\n",
-            **everyone(refused("line 1", "without a list")),
+            '{"version": 1, "data": [\n' + good.replace("\n", ",\n", 3) + "]}\n",
+            SCORES,
+            **everyone(WORKS),
+        ),
+        of_text(
+            "an array that is cut",
+            "json",
+            "[\n" + good.replace("\n", ",\n", 3)[:-9],
+            everywhere=True,
+            **everyone(refused("line 5", "is not JSON from here on")),
+        ),
+        of_text(
+            "an array with 100,000 brackets",
+            "json",
+            f"[{pair}{'[' * 100_000}",
+            **everyone(refused("is not JSON from here on")),
         ),
         of_text(
             "an object over lines",
@@ -1094,7 +1122,6 @@ def parquet_files() -> list[Case]:
         typed("fractions as texts", pa.float64(), [math.nan, 1.0, 2.0, 3.0], "float"),
         typed("bytes as texts", pa.binary(), [b"a", b"b", b"c", b"d"], "bytes"),
         typed("lists as texts", pa.list_(pa.string()), [["a"], ["b"], ["c"], ["d"]], "list"),
-        typed("structs as texts", pa.struct([("a", pa.string())]), [{"a": "x"}] * 4, "dict"),
         of_text(
             "nothing but nulls as texts",
             "parquet",
@@ -1124,7 +1151,7 @@ def something_else() -> list[Case]:
         "xz": (lzma.compress(csv_text(SCORES).encode()), ("an xz archive", "unpack")),
         "a workbook of Excel": (
             zipped("[Content_Types].xml", "xl/workbook.xml"),
-            ("Excel workbook", "save the sheet as CSV"),
+            ("Excel workbook", "suffix .xlsx"),
         ),
         "an old workbook of Excel": (
             b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(512),
@@ -1166,6 +1193,17 @@ def something_else() -> list[Case]:
                     **everyone(refused(f"rows.{suffix}", real[name][1][0])),
                 )
             )
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("xl/workbook.xml", "w") as part:
+        for _ in range(1100):
+            part.write(bytes(1 << 20))
+    for name, content, words in (
+        ("CSV", csv_text(SCORES).encode(), "not a zip archive"),
+        ("a document of Word", real["a document of Word"][0], "damaged, or not an Excel workbook"),
+        ("an old workbook of Excel", real["an old workbook of Excel"][0], "an old Excel workbook"),
+        ("a bomb of zeros", bomb.getvalue(), "unpacks to 1,153,433,600 bytes"),
+    ):
+        cases.append(of_text(f"{name} that is named", "xlsx", content, **everyone(refused("rows.xlsx", words))))
     cases += [
         of_text("CSV that is named", "parquet", csv_text(SCORES), **everyone(refused("rows.parquet", "not PAR1"))),
         of_text(

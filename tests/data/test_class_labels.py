@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import unicodedata
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
@@ -114,15 +115,16 @@ def test_real_codes_follow_the_order_that_is_asked_for(shared_data: Path) -> Non
 @pytest.mark.parametrize(
     ("value", "name"),
     [
-        *((0, "0"), (1.0, "1"), ("2", "2"), ("1.0", "1"), (" 3. ", "3"), ("0.50", "0.5"), (0.5, "0.5"), ("-1", "-1")),
-        *((-0.0, "0"), ("+7", "7"), (np.int64(4), "4"), (np.float32(2), "2"), (Decimal("1.00"), "1")),
+        *((0, "0"), (1.0, "1"), ("2", "2"), ("1.0", "1.0"), (" 3. ", "3."), ("0.50", "0.50"), (0.5, "0.5"), (-1, "-1")),
+        *(("4.10", "4.10"), ("01110", "01110"), ("12E4", "12E4"), ("007", "007"), (4.1, "4.1")),
+        *((-0.0, "0"), ("+7", "+7"), (np.int64(4), "4"), (np.float32(2), "2"), (Decimal("1.00"), "1")),
         *((Decimal("1.25"), "1.25"), (True, "true"), (np.False_, "false"), (np.str_("yes"), "yes")),
         *((2**60 + 1, str(2**60 + 1)), (str(2**60 + 1), str(2**60 + 1)), ("1e400", "1e400"), (1e300, "1e+300")),
         *((" 긍정 ", "긍정"), ("18-24", "18-24"), ("★5", "★5"), ("2020-01-01", "2020-01-01"), ("0x1", "0x1")),
         *(("-", "-"), ("NA", "NA"), ("True", "True")),
     ],
 )
-def test_class_has_one_name_however_it_is_written(value: object, name: str) -> None:
+def test_class_is_called_as_its_text_or_its_number(value: object, name: str) -> None:
     assert class_name(value) == name
     assert class_name(name) == name
 
@@ -148,10 +150,9 @@ def test_name_of_a_class_is_its_own_name(value: object) -> None:
 
 
 @given(st.integers(-(10**15), 10**15))
-def test_whole_number_is_one_class_in_every_spelling(number: int) -> None:
-    assert {class_name(value) for value in (number, float(number), f"{number}", f"{number}.0", Decimal(number))} == {
-        str(number)
-    }
+def test_whole_number_is_one_class_in_every_type(number: int) -> None:
+    values = (number, float(number), np.int64(number), Decimal(number), f"{number}")
+    assert {class_name(value) for value in values} == {str(number)}
 
 
 def test_classes_stand_by_number_or_else_by_text() -> None:
@@ -163,7 +164,7 @@ def test_classes_stand_by_number_or_else_by_text() -> None:
 
 
 def test_numbers_are_classes_where_that_is_stated() -> None:
-    dataset = classes_of([10, "9", 9.0, "10.0", 2])
+    dataset = classes_of([10, "9", 9.0, 10.0, 2])
     assert dataset.label_kind == "classes" and dataset.class_names == ("2", "9", "10")
     assert dataset.class_counts() == {"2": 1, "9": 2, "10": 2}
     assert dataset.labels is not None and dataset.labels.tolist() == [2, 1, 1, 2, 0]
@@ -180,7 +181,7 @@ def test_stated_classes_give_the_order_and_leave_out_the_rest() -> None:
     assert dataset.class_names == ("b", "a", "d") and dataset.class_counts() == {"b": 2, "a": 1, "d": 0}
     assert dataset.lines.tolist() == [0, 2, 4] and dataset.ledger.count("other_label") == 2
     assert "no row has the label 'd' of data.classes" in said(dataset)
-    assert classes_of([1, 0, 2.0], classes=("1.0", "0")).class_names == ("1", "0")
+    assert classes_of([1, 0, 2.0], classes=("1", "0")).class_names == ("1", "0")
 
 
 def test_no_row_of_the_stated_classes_is_an_error() -> None:
@@ -258,7 +259,7 @@ def test_list_of_labels_in_a_file_is_out_of_scope(tmp_path: Path) -> None:
         ({"classes": ("a",)}, "classes: expected an array of 2 to 10,000 different texts"),
         ({"classes": "ab"}, "classes: expected an array of 2 to 10,000 different texts"),
         ({"classes": (0, 1)}, "classes: expected an array of 2 to 10,000 different texts"),
-        ({"classes": ("1", "1.0")}, "the label '1' stands there 2 times"),
+        ({"classes": ("각", unicodedata.normalize("NFD", "각"))}, "the label '각' stands there 2 times"),
         ({"classes": ("a", "")}, "classes: expected an array .* texts that are not blank"),
         ({"classes": ("a", "b"), "label_kind": "scores"}, "label_kind is scores"),
         ({"classes": ("a", "b"), "label_values": {"a": 1}}, "classes: is set beside data.label_values"),
@@ -283,10 +284,49 @@ def test_unknown_class_is_refused_with_its_lines_and_a_remedy() -> None:
     assert "data.classes" in message and "\n" not in message
 
 
-def test_codes_do_not_depend_on_how_a_class_is_written() -> None:
-    assert classes_of([1, 0]).class_codes(["0.0", "1.0"]).tolist() == [1, 0]
-    assert classes_of([True, False]).class_codes(["False", "True"]).tolist() == [1, 0]
+def test_codes_are_those_of_the_same_text() -> None:
+    assert classes_of([1, 0]).class_codes(["0", "1"]).tolist() == [1, 0]
+    assert classes_of(["4.1", "4.10"]).class_codes(["4.10", "4.1"]).tolist() == [1, 0]
     assert classes_of(["b"]).class_codes(["a", "b", "c"]).tolist() == [1]
+    with pytest.raises(InputError, match=r"not one of the classes '4.1', '4.2': '4.10' \(position 0"):
+        classes_of(["4.10", "4.1"]).class_codes(["4.1", "4.2"])
+
+
+def test_codes_of_every_source_keep_their_names(tmp_path: Path) -> None:
+    codes = ["4.1", "4.10", "01110", "1110", "12E4", "007", "0x1"]
+    rows = [{"text": f"text {i}", "label": code} for i, code in enumerate(codes * 2)]
+    frame = pd.DataFrame(rows)
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_csv(tmp_path / "a.tsv", index=False, sep="\t")
+    written(tmp_path, "a.jsonl", *map(json.dumps, rows))
+    written(tmp_path, "a.json", json.dumps(rows))
+    pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")
+    frame.to_parquet(tmp_path / "a.parquet")
+    names = ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.parquet"]
+    found = [from_file(tmp_path / name, CLASSES) for name in names]
+    found += [ConnectionDataset.from_dataframe(frame, CLASSES), classes_of(codes * 2)]
+    for dataset in found:
+        assert dataset.class_counts() == dict.fromkeys(dataset.class_names, 2), dataset.source
+        assert set(dataset.class_names) == set(codes), dataset.source
+        assert "only in the way a number is written: '01110', '1110', '4.1', '4.10'; if they" in said(dataset)
+
+
+def test_numbers_of_a_column_with_a_type_are_the_same_class_in_every_type(tmp_path: Path) -> None:
+    for values in ([1, 0], [1.0, 0.0], np.array([1, 0], np.int8), [Decimal(1), Decimal(0)], ["1", "0"]):
+        dataset = ConnectionDataset.from_dataframe(pd.DataFrame({"text": ["a", "b"], "label": values}), CLASSES)
+        assert dataset.class_names == ("0", "1")
+    frame = pd.DataFrame({"text": ["a", "b", "c"], "label": [1, None, 0]})  # of floats, since one is missing
+    kept = ConnectionDataset.from_dataframe(frame, Reading(label_kind="classes", on_bad_row="skip"))
+    assert kept.class_names == ("0", "1")
+
+
+def test_classes_are_compared_in_one_form_of_unicode_and_kept_as_first_seen() -> None:
+    nfc, nfd = "긍정", unicodedata.normalize("NFD", "긍정")
+    assert classes_of([nfd, nfc, "부정"]).class_counts() == {nfd: 2, "부정": 1}
+    assert classes_of([nfd, nfd, "부정"], classes=(nfc, "부정"), label_kind=None).class_counts() == {nfc: 2, "부정": 1}
+    assert classes_of([nfd, "부정"]).class_codes(["부정", nfc]).tolist() == [1, 0]
+    meant = classes_of([nfd, "부정"], label_kind=None, label_values={nfc: 1, "부정": 0})
+    assert meant.labels is not None and meant.labels.tolist() == [1, 0]
 
 
 def test_zeros_and_ones_are_two_classes_where_codes_are_asked_for() -> None:

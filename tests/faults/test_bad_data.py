@@ -430,17 +430,20 @@ def test_a_blank_text_of_the_command_line_is_warned_of(
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("suffix", "labels", "said"),
     [
-        (["-1", "0", "1", "1000000000"], "classes: '-1' 1, '0' 1, '1' 1, '1000000000' 1"),
-        (["1.0", "1", "3.0", "7"], "classes: '1' 2, '3' 1, '7' 1"),
-        (["0.5", "1.5", "0.50", "2"], "classes: '0.5' 2, '1.5' 1, '2' 1"),
-        (["b", "a", "B", "나"], "classes: 'B' 1, 'a' 1, 'b' 1, '나' 1"),
+        ("csv", ["-1", "0", "1", "1000000000"], "classes: '-1' 1, '0' 1, '1' 1, '1000000000' 1"),
+        ("jsonl", ["-1", "0", "1", "1000000000"], "classes: '-1' 1, '0' 1, '1' 1, '1000000000' 1"),
+        ("csv", ["1.0", "1", "3.0", "7"], "classes: '1' 1, '1.0' 1, '3.0' 1, '7' 1"),  # texts
+        ("jsonl", ["1.0", "1", "3.0", "7"], "classes: '1' 2, '3' 1, '7' 1"),  # numbers
+        ("csv", ["0.5", "1.5", "0.50", "2"], "classes: '0.5' 1, '0.50' 1, '1.5' 1, '2' 1"),
+        ("jsonl", ["0.5", "1.5", "0.50", "2"], "classes: '0.5' 2, '1.5' 1, '2' 1"),
+        ("csv", ["b", "a", "B", "나"], "classes: 'B' 1, 'a' 1, 'b' 1, '나' 1"),
+        ("jsonl", ["b", "a", "B", "나"], "classes: 'B' 1, 'a' 1, 'b' 1, '나' 1"),
     ],
 )
-@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_any_labels_are_classes_in_a_stated_order_and_unknown_to_a_model_of_others(
-    judge: Judge, models: dict[str, Path], tmp_path: Path, labels: list[str], said: str, suffix: str
+    judge: Judge, models: dict[str, Path], tmp_path: Path, suffix: str, labels: list[str], said: str
 ) -> None:
     rows = LABELS
     for i, label in enumerate(labels):
