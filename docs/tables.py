@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from sbert_ft.config.fields import KEYS
+from sbert_ft.config.file_kinds import FILE_KINDS
 from sbert_ft.config.objectives import OBJECTIVES, ObjectiveKind
+from sbert_ft.data.columns import LABEL_NAMES, PAIR_NAMES, SIDE_NAMES, SINGLE_LABEL_NAMES, SINGLE_NAMES, TRIPLET_NAMES
 
 DOCS: Final = Path(__file__).resolve().parent
 _MARK: Final = "<!-- {name}: written by make docs -->\n"
@@ -60,9 +62,39 @@ def _options(kind: ObjectiveKind) -> str:
     )
 
 
+def formats() -> str:
+    """Return the table of the formats of files with texts."""
+    rows = (
+        (
+            f"`{name}`",
+            ", ".join(f"`{suffix}`" for suffix in kind.suffixes),
+            kind.holds,
+            ", ".join(filter(None, ("encoding" * kind.takes_encoding, "delimiter" * kind.takes_delimiter))),
+            "yes" if kind.is_written else "no",
+        )
+        for name, kind in FILE_KINDS.items()
+    )
+    return _table(("kind", "suffixes", "what it holds", "options", "written too"), rows)
+
+
+def usual_names() -> str:
+    """Return the table of the columns that are found by their names."""
+    rows = (
+        ("pairs", ", ".join("/".join(f"`{name}`" for name in names) for names in PAIR_NAMES)),
+        ("triplets", ", ".join("/".join(f"`{name}`" for name in names) for names in TRIPLET_NAMES)),
+        ("single texts", ", ".join(f"`{name}`" for name in SINGLE_NAMES)),
+        ("single texts to encode, if none of these", ", ".join(f"`{name}`" for name in SIDE_NAMES)),
+        ("labels", ", ".join(f"`{name}`" for name in LABEL_NAMES)),
+        ("labels of single texts, if none of these", ", ".join(f"`{name}`" for name in SINGLE_LABEL_NAMES)),
+    )
+    return _table(("columns", "names"), rows)
+
+
 TABLES: Final[tuple[tuple[str, Callable[[], str]], ...]] = (
     ("configuration.md", keys),
     ("training.md", objectives),
+    ("data.md", formats),
+    ("data.md", usual_names),
 )
 
 

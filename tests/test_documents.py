@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sbert_ft.config.fields import KEYS
+from sbert_ft.config.file_kinds import FILE_KINDS
 from sbert_ft.config.objectives import OBJECTIVES
 from sbert_ft.training.run_folder import RUN_FILES, RUN_FOLDERS
 
@@ -27,6 +28,13 @@ def test_the_tables_are_those_that_the_code_makes(name: str) -> None:
     table = text.split(": written by make docs -->")[1].split("<!-- end -->")[0]
     listed = re.findall(r"^\| `([\w.]+)` \|", table, re.MULTILINE)
     assert listed == [*(KEYS if name == "configuration.md" else OBJECTIVES)]
+
+
+def test_the_tables_of_data_are_those_that_the_code_makes() -> None:
+    tables = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    assert tables["with_tables"]("data.md", text) == text
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [*FILE_KINDS]
 
 
 def test_the_table_of_a_runs_files_has_each() -> None:

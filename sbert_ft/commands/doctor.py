@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     options.add_model_argument(parser)
     add = parser.add_argument
-    add("--texts", metavar="FILE", help="also check how MODEL fits these texts: .txt, .csv, .tsv, .jsonl, .parquet")
+    add("--texts", metavar="FILE", help="also check how MODEL fits these texts: .txt, .csv, .jsonl, .xlsx and others")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
     add("--columns", type=options.names, metavar="A,B", help="the two columns with the pairs, if without usual names")

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     options.add_model_argument(parser)
     add = parser.add_argument
-    add("input", metavar="INPUT", help="one text a line (.txt, or - for standard input), .csv, .tsv, .jsonl, .parquet")
+    add("input", metavar="INPUT", help="one text a line (.txt, - for standard input), .csv, .jsonl, .xlsx and others")
     add("-o", "--output", metavar="OUT", required=True, help=".npy or .parquet; replaced when complete")
     add("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
     add("--id-column", metavar="NAME", help="the column whose values become the ids of a .parquet")

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
+from sbert_ft.config.file_kinds import FILE_KINDS
 from sbert_ft.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("reading the file (detected if not given)").add_argument
     add("--encoding", metavar="NAME", help="utf-8, cp949, ...")
     add("--delimiter", metavar="CHAR", help="a character, or comma, semicolon, tab, pipe")
-    add("--kind", "--format", metavar="KIND", dest="kind", help="lines, csv, tsv, jsonl or parquet")
+    add("--kind", "--format", metavar="KIND", dest="kind", help=", ".join(FILE_KINDS))
 
 
 def add_computing_options(parser: argparse.ArgumentParser) -> None:

@@ -283,7 +283,7 @@ BAD_VALUES: list[tuple[str, object, str]] = [
     ("data__delimiter", ";;", "one character, or comma, semicolon, tab, pipe, or null, found ';;'"),
     ("data__delimiter", "", "data.delimiter"),
     ("data__delimiter", '"', "data.delimiter"),
-    ("data__kind", "xlsx", "one of csv, tsv, jsonl, parquet, or null"),
+    ("data__kind", "docx", "one of csv, tsv, jsonl, json, parquet, xlsx, or null"),
     ("data__on_bad_row", "ignore", "one of error, skip, found 'ignore'"),
     ("objective", "cosin", "objective: expected one of cosine, cosent"),
     ("objective", {}, "objective.name: is missing"),
