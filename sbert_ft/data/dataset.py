@@ -238,7 +238,7 @@ class ConnectionDataset(Dataset[Connection]):
         """Return the number of each row's class among `classes`, shape (N,).
 
         Args:
-            classes: The names of all classes, in the order of their numbers; numbers in any spelling ("1.0").
+            classes: The names of all classes, in the order of their numbers.
 
         Raises:
             InputError: A row's class is not among them, the labels are scores, or rows have no labels.

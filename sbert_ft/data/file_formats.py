@@ -148,7 +148,7 @@ class Cells(FileFormat):
             raise fault(table.path, "the header has changed: the file was changed while it was read")
         may_be_two = len(header.cells) == 1  # else a line end that is not one gives too many cells
         for line, raw, cells in records:
-            if may_be_two and '"' not in raw and has_lone_return(raw):
+            if may_be_two and has_lone_return(raw) and not (table.format.quoting and '"' in raw):
                 raise lone_return(table.path, line)
             if len(cells) == len(header.cells):
                 yield Row(line, tuple(cells) if columns is None else tuple(cells[i] for i in columns))

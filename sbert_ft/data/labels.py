@@ -496,6 +496,7 @@ class LabelColumn:
             known = ", ".join(known.describe() for known in _KNOWN_SCALES)
             problem = f"scores from {low:g} ({at_low}) to {high:g} ({at_high}), which fits none of the known scales"
             remedy = "fix them, or set data.score_range (Reading(score_range=(lowest, highest)))"
+            remedy += ", or data.label_kind to classes if each is a class"
             raise DataError(f"{self._place} holds {problem} ({known})", remedy)
         kept_as = "taken as they are" if scale.is_cosine else "mapped linearly to 0..1 for objectives"
         source = "found; if it is another, set data.score_range" if self._scale is None else "as stated"

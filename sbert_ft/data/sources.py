@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -32,7 +33,7 @@ from sbert_ft.data.file_formats import FORMATS, JsonLines
 from sbert_ft.data.ledger import RowFaults, Unit, file_sha256
 from sbert_ft.data.table import Table, open_table
 from sbert_ft.data.text import fault
-from sbert_ft.errors import InputError, quoted, shown
+from sbert_ft.errors import DataError, InputError, quoted, shown
 
 if TYPE_CHECKING:
     import pandas
@@ -104,8 +105,11 @@ def file_source(path: Path, reading: Reading) -> PairSource:
     columns = find_columns(shown(path), table.format.columns, reading, hint=hint)
     is_json = isinstance(FORMATS[table.format.kind], JsonLines)
     rows = _checked_json_rows if is_json and columns.label is None else _table_rows
-    first = islice(table.rows(None, lambda *_: None), _FIRST_ROWS if columns.label is None else 0)
-    unread = unread_numbers(table.format.columns, columns, [row.values for row in first])
+    first: list[Sequence[object]] = []
+    with suppress(DataError):  # which is raised again where the rows are read, if it concerns the chosen columns
+        for row in islice(table.rows(None, lambda *_: None), _FIRST_ROWS if columns.label is None else 0):
+            first.append(row.values)
+    unread = unread_numbers(table.format.columns, columns, first)
 
     def raw_rows(faults: RowFaults) -> Iterator[RawRow]:
         return rows(table, columns, partial(faults.add, FORMATS[table.format.kind].bad_record))

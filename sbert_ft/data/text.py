@@ -121,7 +121,7 @@ def refuse_other_formats(path: Path, head: bytes, kind: str) -> None:
     if found:
         raise fault(path, f"expected {kind}, found {found}", hint=advice)
     if kind == "xlsx":
-        raise fault(path, "expected an Excel workbook, but it is not a zip archive: damaged, or another format")
+        raise fault(path, "expected xlsx, an Excel workbook, but it is not a zip archive: damaged, or another format")
     if kind == "parquet" and not head.startswith(b"PAR1"):
         raise fault(path, "expected Parquet, but the first bytes are not PAR1: damaged, or another format")
 

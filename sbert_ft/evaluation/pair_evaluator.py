@@ -327,7 +327,7 @@ class PairEvaluator:
     def doubts(self, model: TrainableModel, before: PairScores) -> list[str]:
         """Return why labels may mean the opposite; see `doubt_of_labels`."""
         sets, scores = dict(self.sets), dict(before.scores)
-        if not sets and isinstance(model, SiameseBert) and self.chance.n_texts == 2:
+        if not sets and isinstance(model, SiameseBert) and self.chance.labels is not None:
             n = min(len(self.chance), _MOST_DOUBTED)
             rows = np.sort(np.random.default_rng(0).choice(len(self.chance), n, replace=False))
             sets["train"] = evaluation_pairs("train", self.chance.select(rows), None)

@@ -569,6 +569,7 @@ def test_bad_use_found_later_leaves_nothing_and_keeps_the_old_result(
         (b"a\n\nb\n", "line 2: empty"),
         (b"a\nna\xefve\n", "line 2: is not in utf-8"),
         (b"a\nb\0\n", "line 2: holds a NUL"),
+        (b"a\nb\rc\n", "line 2: holds a lone carriage return"),
     ],
 )
 def test_bad_line_of_standard_input_is_named(
