@@ -448,15 +448,16 @@ def sheet_rows(path: Path) -> Iterator[tuple[int, list[object]]]:
 
 
 def _workbook(path: Path) -> openpyxl.Workbook:
+    with _damage_named(path), zipfile.ZipFile(path) as parts:
+        parts.getinfo("xl/workbook.xml")
+        size = sum(part.file_size for part in parts.infolist())
+    if size > _LARGEST_WORKBOOK:
+        raise fault(path, f"unpacks to {size:,} bytes, too many for a workbook", hint="save the sheet as CSV")
     try:
         import openpyxl
     except ImportError:
         raise fault(path, "reading a workbook needs openpyxl: pip install 'sbert-ft[xlsx]'") from None
     with _damage_named(path):
-        with zipfile.ZipFile(path) as parts:
-            size = sum(part.file_size for part in parts.infolist())
-        if size > _LARGEST_WORKBOOK:
-            raise fault(path, f"unpacks to {size:,} bytes, too many for a workbook", hint="save the sheet as CSV")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of styles and extensions, which say nothing about cells
             book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
