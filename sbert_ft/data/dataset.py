@@ -17,10 +17,11 @@ import operator
 import os
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, NamedTuple, SupportsIndex
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,12 +65,13 @@ class Connection(NamedTuple):
     line: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class ConnectionDataset(Dataset[Connection]):
     """Rows of one, two or three texts, with labels (scores, 0 and 1, classes) or without.
 
-    Pairs without labels are taken as matches. Create a data set with `from_file`, `from_dataframe`, `from_pairs` or
-    `from_texts`; it never changes. N is the number of rows, k the number of texts in each.
+    Pairs without labels are taken as matches. ``ConnectionDataset(data)`` is the same as `from_file`, `from_dataframe`,
+    `from_pairs` or `from_texts`, by what the data are; a data set never changes. N is the number of rows, k the number
+    of texts in each.
 
     Attributes:
         ledger: The account of every row of the source.
@@ -83,6 +85,49 @@ class ConnectionDataset(Dataset[Connection]):
     _groups: NDArray[np.int64]  # the rows' texts as numbers that are equal for texts equal up to case and spacing
     _labels: Labels
     _places: RowPlaces
+
+    def __init__(self, data: Any, reading: Reading | None = None, *, labels: Iterable[object] | None = None) -> None:
+        """Read a file, a DataFrame, or rows of texts.
+
+        Args:
+            data: The path of a file, a DataFrame, or an iterable of texts, pairs or triplets.
+            reading: As in `from_file`.
+            labels: One for each row, for rows that have none of their own: not for a file or a DataFrame.
+
+        Raises:
+            DataError, InputError: As in `from_file`, `from_dataframe`, `from_pairs` and `from_texts`.
+        """
+        make: Any = ConnectionDataset.from_pairs
+        if isinstance(data, (str, os.PathLike)):
+            make = ConnectionDataset.from_file
+        elif hasattr(data, "iloc") and getattr(data, "ndim", 0) == 2:
+            make = ConnectionDataset.from_dataframe
+        elif isinstance(data, Iterable) and not isinstance(data, (bytes, Mapping, Set)):
+            rows = iter(data)
+            first = list(islice(rows, 1))
+            data = data if rows is not data else chain(first, rows)  # a generator is read once
+            is_text = first and (first[0] is None or isinstance(first[0], (str, float)))
+            make = ConnectionDataset.from_texts if is_text else make
+        if labels is not None and make in (ConnectionDataset.from_file, ConnectionDataset.from_dataframe):
+            raise InputError("labels are given beside a file or a DataFrame", "name the column in reading.label_column")
+        made = make(data, reading) if labels is None else make(data, reading, labels=labels)
+        self.__dict__.update(made.__dict__)
+
+    @staticmethod
+    def _of(
+        ledger: Ledger,
+        text_rows: NDArray[np.int64],
+        texts: list[str],
+        keys: NDArray[np.uint64],
+        groups: NDArray[np.int64],
+        labels: Labels,
+        places: RowPlaces,
+    ) -> ConnectionDataset:
+        """Return the data set of these attributes."""
+        made = object.__new__(ConnectionDataset)
+        values = (ledger, text_rows, texts, keys, groups, labels, places)
+        made.__dict__.update(zip((field.name for field in fields(ConnectionDataset)), values, strict=True))
+        return made
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], reading: Reading | None = None) -> ConnectionDataset:
@@ -298,7 +343,7 @@ class ConnectionDataset(Dataset[Connection]):
         places = RowPlaces(self.lines[rows], self._places.unit)
         ledger = replace(self.ledger, notes=self._labels.recounted(self.ledger.notes, labels))
         ledger = ledger.of_part(len(rows), _findings(groups, labels, places), sentence)
-        return ConnectionDataset(ledger, text_rows, texts, keys, groups, labels, places)
+        return ConnectionDataset._of(ledger, text_rows, texts, keys, groups, labels, places)
 
     def split(self, dev_share: float, seed: int) -> tuple[ConnectionDataset, ConnectionDataset]:
         """Return a training part and a dev part that have no text in common, ignoring case and spacing.
@@ -340,7 +385,8 @@ class ConnectionDataset(Dataset[Connection]):
                 notes.append(f"shared with {name}: {counted(n_shared, 'text')} (ignoring case and spacing)")
         _warn_of(self.source, found)
         ledger = replace(self.ledger, findings=(*self.ledger.findings, *found), notes=(*self.ledger.notes, *notes))
-        return replace(self, ledger=ledger)
+        parts = (self.text_rows, self._texts, self._keys, self._groups, self._labels, self._places)
+        return ConnectionDataset._of(ledger, *parts)
 
 
 def _warn_of(source: str, findings: Sequence[Finding]) -> None:
@@ -380,7 +426,7 @@ def _read_rows(source: PairSource, reading: Reading) -> ConnectionDataset:
     sha256 = source.sha256 or _content_sha256(distinct, text_rows, labels)
     _warn_of(source.name, findings)
     ledger = Ledger(source.name, source.format, sha256, n_rows, len(text_rows), findings, said)
-    return ConnectionDataset(ledger, text_rows, distinct, keys, groups, labels, places)
+    return ConnectionDataset._of(ledger, text_rows, distinct, keys, groups, labels, places)
 
 
 def _findings(groups: NDArray[np.int64], labels: Labels, places: RowPlaces) -> tuple[Finding, ...]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbert_ft.arguments import path_argument, word_argument
@@ -100,22 +99,12 @@ def reading_on_scale_of(train: ConnectionDataset, reading: Reading) -> Reading:
 
 
 def as_dataset(pairs: Any, reading: Reading | None = None) -> ConnectionDataset:
-    """Return pairs as a data set: one is returned as it is, a file or a DataFrame is read as `reading` says.
+    """Return pairs as a data set: one is returned as it is, the rest is read as `reading` says.
 
     Raises:
-        InputError: They are neither a data set, a path nor a DataFrame.
-        DataError: They cannot be read.
+        DataError, InputError: As in `ConnectionDataset`.
     """
-    if isinstance(pairs, ConnectionDataset):
-        return pairs
-    if isinstance(pairs, (str, os.PathLike)):
-        return ConnectionDataset.from_file(Path(pairs), reading)
-    if type(pairs).__name__ == "DataFrame":
-        return ConnectionDataset.from_dataframe(pairs, reading)
-    raise InputError(
-        f"pairs are of type {type(pairs).__name__}, expected a ConnectionDataset, the path of a file, or a DataFrame; "
-        "for tuples: ConnectionDataset.from_pairs(pairs)"
-    )
+    return pairs if isinstance(pairs, ConnectionDataset) else ConnectionDataset(pairs, reading)
 
 
 def load_run(settings: RunSettings) -> PreparedRun:
@@ -135,9 +124,9 @@ def load_run(settings: RunSettings) -> PreparedRun:
 
 def fine_tune(
     model: TrainableModel,
-    train: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame,
-    dev: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | None = None,
-    test: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | None = None,
+    train: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | Iterable[Any],
+    dev: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | Iterable[Any] | None = None,
+    test: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | Iterable[Any] | None = None,
     *,
     output_dir: str | os.PathLike[str],
     objective: str | ObjectiveSettings | Sequence[str | ObjectiveSettings] | None = None,
@@ -153,8 +142,8 @@ def fine_tune(
     Args:
         model: A sentence encoder or a classifier; its weights are trained in place. A classifier without a head for
             the classes of `train` gets a new one.
-        train: Pairs or triplets (single texts for a classifier of kind single): a data set, a file's path, or a
-            DataFrame.
+        train: Pairs or triplets (single texts for a classifier of kind single): a data set, or what
+            `ConnectionDataset` takes.
         dev: Pairs for choosing the best step, the threshold and the calibration.
         test: Pairs used for the final evaluation only.
         output_dir: The run's folder: model/, report.html, metrics.json, checkpoints/ and more.

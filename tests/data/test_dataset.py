@@ -130,6 +130,59 @@ def test_every_source_of_the_same_rows_gives_the_same_content(tmp_path: Path) ->
     assert sets[-1].ledger.sha256 == sets[-1].sha256
 
 
+def test_the_constructor_is_every_source_by_what_it_is_given(tmp_path: Path) -> None:
+    path = csv_of(tmp_path, "a,b,1", "c,d,5")
+    frame = pd.read_csv(path)
+    tuples, texts = list(frame.itertuples(index=False, name=None)), ["a", "b"]
+    made = ConnectionDataset.from_texts
+    for data, same in (
+        (path, from_file(path)),
+        (str(path), from_file(path)),
+        (frame, ConnectionDataset.from_dataframe(frame)),
+        (tuples, from_pairs(tuples)),
+        (iter(tuples), from_pairs(tuples)),
+        (frame.to_numpy(dtype=object), from_pairs(tuples)),
+        (texts, made(texts)),
+        (iter(texts), made(texts)),
+        (pd.Series(texts), made(texts)),
+        ([("a", "b", 3.0)], from_pairs([("a", "b", 3.0)])),
+        (["a"], made(["a"])),
+    ):
+        dataset = ConnectionDataset(data)
+        assert (dataset.ledger, list(dataset)) == (same.ledger, list(same))
+    assert len(ConnectionDataset(frame.iloc[:1])) == 1
+    words = ConnectionDataset(texts, Reading(label_kind="classes"), labels=["x", "y"])
+    assert words.sha256 == made(texts, Reading(label_kind="classes"), labels=["x", "y"]).sha256
+    assert ConnectionDataset(path, Reading(score_range=(0, 10))).score_range == (0, 10)
+    assert list(pickle.loads(pickle.dumps(ConnectionDataset(path)))) == list(from_file(path))
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "said"),
+    [
+        (3, InputError, "pairs is of type int"),
+        ({"a": 1}, InputError, "pairs is of type dict"),
+        (None, InputError, "pairs is of type NoneType"),
+        (b"a.csv", InputError, "pairs is of type bytes"),
+        ("", InputError, "expected a path"),
+        ("missing.csv", DataError, r"missing\.csv.*no such file"),
+        ([], DataError, "holds no row"),
+        (["a", ("b", "c")], InputError, "row at position 1 .*expected a text"),
+        ([("a",)], InputError, "row at position 0"),
+        ([("a", "b"), ("a", None)], InputError, "row at position 1"),
+        ([None, "a"], DataError, "the text is missing"),
+    ],
+)
+def test_the_constructor_has_the_errors_of_its_source(data: object, error: type[SbertFtError], said: str) -> None:
+    with pytest.raises(error, match=said):
+        ConnectionDataset(data)
+
+
+def test_labels_beside_a_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="labels are given beside a file"):
+        ConnectionDataset(csv_of(tmp_path, "a,b,1"), labels=[1])
+
+
 def test_parquet_is_read_by_rows_and_without_the_other_columns(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")
     frame = pd.DataFrame(ROWS, columns=["sentence1", "sentence2", "score"])

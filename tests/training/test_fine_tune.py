@@ -166,7 +166,7 @@ def test_pairs_are_read_on_the_scale_of_the_training_pairs(tmp_path: Path) -> No
             InputError,
             "expected a SiameseBert or BertClassifier; for a folder: SiameseBert.from_pretrained",
         ),
-        ({"train": [("a", "b", 1.0)]}, InputError, "ConnectionDataset.from_pairs"),
+        ({"train": [("a", 1.0)]}, InputError, "expected a text, or|row at position 0"),
         ({"train": None}, InputError, "of type NoneType"),
         ({"train": "no such file.csv"}, DataError, "no such file"),
         ({"dev": 3}, InputError, "of type int"),
