@@ -3,23 +3,29 @@
 The Rust tokenizer runs without truncation and without special tokens; texts are cut and special tokens added
 afterwards in numpy. So it is known exactly how many tokens a text has, what was cut, and what is unknown, and a long
 text can be split into overlapping windows, or joined to another text, without tokenising it again.
+
+What tutorials call (``tokenizer(text, return_tensors="pt")``, `encode`, `decode`) is done by transformers' own class
+around a copy of the same Rust tokenizer, which is made when it is first asked for.
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import normalizers
 
+from sbert_ft.arguments import whole_number
 from sbert_ft.config.settings import Truncation
 from sbert_ft.errors import InputError, ModelFolderError, quoted
 from sbert_ft.tokenization.backend import encode, encode_bodies
@@ -38,6 +44,9 @@ from sbert_ft.tokenization.text_tokens import (
 )
 from sbert_ft.tokenization.unknown_words import Cause, cause_of_unknown
 from sbert_ft.tokenization.vocabulary import Casing
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # One call of the Rust tokenizer takes about thirty times the memory of its texts: it gets at most so many texts, or
@@ -77,8 +86,42 @@ def check_texts(texts: Sequence[object], first_position: int = 0, name: Callable
             raise InputError(f"{name(position)} holds {problem}, which UTF-8 cannot encode", "decode the source again")
 
 
+@contextmanager
+def _stock_faults() -> Iterator[None]:
+    """Turn what transformers' tokenizers raise for a wrong argument into an `InputError`."""
+    try:
+        yield
+    except BaseException as error:
+        kinds = (TypeError, ValueError, OverflowError, LookupError, AttributeError, ImportError)
+        # a panic of the Rust library is compared by name, as in `rust_faults`
+        if not isinstance(error, kinds) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"transformers' tokenizer cannot take this: {quoted(error, limit=300)[1:-1]}") from None
+
+
+def _checked(given: Any, name: str, in_words: bool) -> Any:
+    """Return a text, or a list of texts or of pairs of texts; an `InputError` if it is something else."""
+    given = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(given, (str, list, tuple)) or (not given and given != ""):
+        found = f"{quoted(given)} ({type(given).__name__})"
+        raise InputError(f"{name} is {found}, expected a text, or a list of at least one text or pair of texts")
+    if not in_words:
+        for position, one in enumerate([given] if isinstance(given, str) else given):
+            texts = one if isinstance(one, (list, tuple)) and len(one) == 2 else [one]
+            check_texts(texts, name=lambda _, position=position: text_at(position))  # type: ignore[misc]
+    return given
+
+
+def _stock(name: str) -> Any:
+    """Return an attribute that has the value of transformers' tokenizer."""
+    return property(lambda self: getattr(self.as_transformers(), name), doc=f"``{name}``, as in transformers.")
+
+
 class TextTokenizer:
     """The tokenizer of a model folder.
+
+    `encode`, `decode`, the call and ids such as `pad_token_id` are those of transformers' tokenizers; ids and texts
+    cannot be changed through them.
 
     Attributes:
         backend: The Rust tokenizer.
@@ -89,6 +132,8 @@ class TextTokenizer:
         notes: What the user should know about the files, one sentence each.
         files: The files of the vocabulary.
         vocab_size: Highest token id plus one.
+        model_max_length: Where `__call__` and `encode` cut a text if they are to truncate it and are given no
+            max_length; None to cut nothing then.
     """
 
     def __init__(self, files: TokenizerFiles) -> None:
@@ -106,6 +151,8 @@ class TextTokenizer:
         self.padding_id = vocab[self._special_tokens["pad_token"]]
         self.unknown_id = vocab.get(self._special_tokens.get("unk_token", ""))
         self._token_types = files.token_types
+        self.model_max_length: int | None = None
+        self._as_transformers: PreTrainedTokenizerFast | None = None
 
     @classmethod
     def from_pretrained(
@@ -151,13 +198,24 @@ class TextTokenizer:
             self.casing = replace(self.casing, do_lower_case=True, source="sentence_bert_config.json")
             self.backend.normalizer = normalizer_of(self.casing)
 
+    @overload
+    def tokenize(self, texts: str) -> list[str]: ...  # type: ignore[overload-overlap]
+    @overload
+    def tokenize(
+        self, texts: Sequence[str], first_position: int = ..., name: Callable[[int], str] = ..., prompt: str = ...
+    ) -> TextTokens: ...
+
     def tokenize(
         self, texts: Sequence[str], first_position: int = 0, name: Callable[[int], str] = text_at, prompt: str = ""
-    ) -> TextTokens:
+    ) -> TextTokens | list[str]:
         """Return the tokens of each text, whole and without special tokens; `prompt` is put before every text.
 
-        Errors as in `check_texts`; they name a text by `name` and its position, which begins at `first_position`.
+        A single text gives its tokens as texts, as in transformers. Errors as in `check_texts`; they name a text by
+        `name` and its position, which begins at `first_position`.
         """
+        if isinstance(texts, str):
+            check_texts([texts], first_position, name)
+            return encode(self.backend, prompt + texts, add_special_tokens=False).tokens
         check_texts(texts, first_position, name)
         if prompt:
             texts = [prompt + text for text in texts]
@@ -228,6 +286,93 @@ class TextTokenizer:
         normalizer = self.backend.normalizer
         normalize = str if normalizer is None else normalizer.normalize_str
         return cause_of_unknown(texts, self.backend.get_vocab(), normalize, self.casing is not None)
+
+    def as_transformers(self) -> PreTrainedTokenizerFast:
+        """Return transformers' tokenizer around a copy of this one, which gives the same ids; it is made once."""
+        if self._as_transformers is None:
+            from transformers import PreTrainedTokenizerFast
+
+            limit = {} if self.model_max_length is None else {"model_max_length": self.model_max_length}
+            names = self._input_names()
+            with _stock_faults():
+                self._as_transformers = PreTrainedTokenizerFast(
+                    tokenizer_object=self.backend, model_input_names=names, **limit, **self._special_tokens
+                )
+        return self._as_transformers
+
+    def __call__(self, text: Any, text_pair: Any = None, **options: Any) -> BatchEncoding:
+        """Return `input_ids`, `attention_mask` and, where the encoder has them, `token_type_ids`, as in transformers.
+
+        Args:
+            text: A text, or a list of texts or of pairs of texts.
+            text_pair: The second text of a pair, or a list of them.
+            options: As in transformers: `padding`, `truncation`, `max_length`, `return_tensors` ("pt", "np" or None),
+                `add_special_tokens`, `return_offsets_mapping` and so on; `pad_to_max_length=True`, as in older
+                tutorials, is `padding="max_length"`.
+
+        Raises:
+            InputError: Something is not a text, with its position, or an option is unknown or cannot be used.
+        """
+        return cast("BatchEncoding", self._by_transformers("__call__", text, text_pair, options))
+
+    # the names of older tutorials
+    encode_plus = batch_encode_plus = __call__
+
+    def encode(self, text: str, text_pair: str | None = None, **options: Any) -> list[int]:
+        """Return the ids of a text, or of a pair, with special tokens; options and errors as in `__call__`."""
+        return cast("list[int]", self._by_transformers("encode", text, text_pair, options))
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> Any:
+        """Return the text of ids, or the list of texts of several lists of ids; an `InputError` if they are not ids."""
+        with _stock_faults():
+            return self.as_transformers().decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+    batch_decode = decode
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """Return the token of an id, or the list of the tokens of several; None for an id without a token."""
+        with _stock_faults():
+            return self.as_transformers().convert_ids_to_tokens(ids, skip_special_tokens=skip_special_tokens)
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        """Return the id of a token, or the list of the ids of several; the unknown token's where there is none."""
+        with _stock_faults():
+            return self.as_transformers().convert_tokens_to_ids(tokens)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return the id of each token."""
+        return self.backend.get_vocab()
+
+    def __len__(self) -> int:
+        return self.backend.get_vocab_size()
+
+    pad_token = _stock("pad_token")
+    pad_token_id = _stock("pad_token_id")
+    unk_token = _stock("unk_token")
+    unk_token_id = _stock("unk_token_id")
+    cls_token = _stock("cls_token")
+    cls_token_id = _stock("cls_token_id")
+    sep_token = _stock("sep_token")
+    sep_token_id = _stock("sep_token_id")
+    mask_token = _stock("mask_token")
+    mask_token_id = _stock("mask_token_id")
+    all_special_tokens = _stock("all_special_tokens")
+    all_special_ids = _stock("all_special_ids")
+
+    def _by_transformers(self, name: str, text: Any, text_pair: Any, options: dict[str, Any]) -> Any:
+        """Return what a method of transformers' tokenizer returns, with the texts and options checked before."""
+        if options.pop("pad_to_max_length", False):
+            options.setdefault("padding", "max_length")
+        stock = self.as_transformers()
+        if unknown := options.keys() - inspect.signature(type(stock).__call__).parameters.keys():
+            raise InputError(f"the tokenizer has no option {quoted(min(unknown))}", "use those of transformers")
+        if options.get("max_length") is not None:
+            options["max_length"] = whole_number(options["max_length"], "max_length", 1)
+        in_words = bool(options.get("is_split_into_words"))
+        text = _checked(text, "text", in_words)
+        text_pair = None if text_pair is None else _checked(text_pair, "text_pair", in_words)
+        with _stock_faults():
+            return getattr(stock, name)(text, text_pair, **options)
 
     def save_pretrained(self, folder: str | Path, max_tokens: int) -> None:
         """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and, for WordPiece, vocab.txt.

@@ -587,3 +587,136 @@ def test_a_token_without_a_row_in_the_embedding_table_is_refused(tmp_path: Path)
         ModelFolderError, match=r"the vocabulary with the tokens that other files add has .*embedding table"
     ):
         SiameseBert.from_pretrained(folder)
+
+
+# the names of transformers
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> tuple[TextTokenizer, PreTrainedTokenizerBase]:
+    """Return our tokenizer and transformers' own of one folder of an uncased model."""
+    folder = make_bert_folder(tmp_path_factory.mktemp("named") / "model")
+    SiameseBert.from_pretrained(folder, device="cpu").save_pretrained(folder.with_name("saved"))
+    bert = SiameseBert.from_pretrained(folder.with_name("saved"), device="cpu")
+    return bert.tokenizer, AutoTokenizer.from_pretrained(folder.with_name("saved"))
+
+
+LONG = "the small dog plays the guitar in the park " * 12
+CALLS: list[tuple[Any, ...]] = [
+    ("문장 the dog",),
+    (["a man", "", LONG],),
+    ("a man", "the small cat [SEP]"),
+    (["a man", LONG], ["the cat", "music " * 70]),
+    ([("a man", LONG), ("music", "")],),
+]
+
+
+@pytest.mark.parametrize("padding", [False, True, "longest", "max_length"])
+@pytest.mark.parametrize("cut", [{}, {"truncation": True}, {"truncation": True, "max_length": 12}, {"max_length": 9}])
+@pytest.mark.parametrize("texts", CALLS, ids=["text", "texts", "pair", "lists of pairs", "tuples"])
+def test_call_gives_every_field_of_transformers(
+    named: tuple[TextTokenizer, PreTrainedTokenizerBase], texts: tuple[Any, ...], cut: dict[str, Any], padding: Any
+) -> None:
+    ours, theirs = (dict(tokenizer(*texts, padding=padding, **cut)) for tokenizer in named)
+    assert ours == theirs
+    assert list(ours) == ["input_ids", "token_type_ids", "attention_mask"]
+    if padding and cut.get("truncation") and isinstance(texts[0], list):
+        for kind in ("pt", "np"):
+            same = dict(named[0](*texts, padding=padding, **cut, return_tensors=kind))
+            assert {name: values.tolist() for name, values in same.items()} == ours
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"add_special_tokens": False},
+        {"return_token_type_ids": False, "return_offsets_mapping": True, "return_special_tokens_mask": True},
+        {"max_length": 8, "truncation": "only_second", "padding": "max_length", "padding_side": "left"},
+        {"max_length": 7, "truncation": True, "stride": 1, "return_overflowing_tokens": True, "return_length": True},
+        {"padding": True, "pad_to_multiple_of": 8},
+    ],
+    ids=str,
+)
+def test_options_do_what_they_do_in_transformers(
+    named: tuple[TextTokenizer, PreTrainedTokenizerBase], options: dict[str, Any]
+) -> None:
+    ours, theirs = (dict(tokenizer("a man plays", "the small dog", **options)) for tokenizer in named)
+    assert ours == theirs
+
+
+def test_cells_of_older_tutorials_run(named: tuple[TextTokenizer, PreTrainedTokenizerBase]) -> None:
+    tokenizer, stock = named
+    cell = tokenizer.encode_plus(
+        "the dog plays",
+        add_special_tokens=True,
+        max_length=8,
+        pad_to_max_length=True,
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    assert cell["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0, 0, 0]]
+    assert cell["input_ids"].tolist() == [stock.encode("the dog plays", padding="max_length", max_length=8)]
+    batch = tokenizer.batch_encode_plus(["the dog", "a man plays"], padding=True)
+    assert dict(batch) == dict(stock(["the dog", "a man plays"], padding=True))
+    tokens = tokenizer.tokenize("the unplayable dogs 문")
+    assert tokens == stock.tokenize("the unplayable dogs 문")
+    assert tokens[:3] == ["the", "u", "##n"]
+    ids = tokenizer.convert_tokens_to_ids(tokens)
+    assert ids == stock.convert_tokens_to_ids(tokens) and tokenizer.convert_ids_to_tokens(ids) == tokens
+    assert tokenizer.convert_ids_to_tokens(2) == "[CLS]" and tokenizer.convert_tokens_to_ids("[SEP]") == 3
+    ids = tokenizer.encode("the dogs", "music")
+    assert ids == stock.encode("the dogs", "music")
+    assert tokenizer.decode(ids) == "[CLS] the dogs [SEP] music [SEP]"
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "the dogs music"
+    assert tokenizer.batch_decode([ids, ids[:2]], skip_special_tokens=True) == ["the dogs music", "the"]
+    names = [f"{role}_token{end}" for role in ("pad", "unk", "cls", "sep", "mask") for end in ("", "_id")]
+    for name in (*names, "vocab_size", "all_special_ids", "all_special_tokens", "model_max_length"):
+        assert getattr(tokenizer, name) == getattr(stock, name), name
+    assert (tokenizer.pad_token_id, tokenizer.mask_token, tokenizer.model_max_length) == (0, "[MASK]", 64)
+    assert (len(tokenizer), tokenizer.get_vocab()) == (len(stock), stock.get_vocab())
+
+
+def test_the_names_of_transformers_leave_the_tokenizer_as_it_is(
+    named: tuple[TextTokenizer, PreTrainedTokenizerBase],
+) -> None:
+    tokenizer, _ = named
+    tokenizer([LONG, "a"], padding="max_length", truncation=True, max_length=5)
+    assert tokenizer.backend.truncation is None and tokenizer.backend.padding is None
+    assert tokenizer.tokenize([LONG]).lengths.tolist() == [108]
+    assert tokenizer.as_transformers() is tokenizer.as_transformers()
+
+
+def test_korean_syllables_stay_whole_under_every_name(ko_vocab: Path) -> None:
+    tokenizer, text = TextTokenizer.from_pretrained(ko_vocab), "지금 영화 보러 가자 ㅋㅋ"
+    assert tokenizer.encode(text) == ours(tokenizer, [text])[0]
+    assert tokenizer.unk_token_id not in tokenizer.encode(text)
+    assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda t: t(None), r"text is 'None' \(NoneType\), expected a text, or a list of at least one text"),
+        (lambda t: t([]), r"text is '\[\]' \(list\)"),
+        (lambda t: t("a", 3), r"text_pair is '3' \(int\)"),
+        (lambda t: t(["a", float("nan")]), r"text at position 1 is 'nan' \(float\), expected a string"),
+        (lambda t: t([("a", "b"), ("a", None)]), r"text at position 1 is 'None'"),
+        (lambda t: t([("a", "b", "c")]), r"text at position 0 is .* \(tuple\)"),
+        (lambda t: t.encode("\ud800"), "lone surrogate"),
+        (lambda t: t(["a", "b"], ["c"]), "batch length"),
+        (lambda t: t("a", max_len=3), "the tokenizer has no option 'max_len'"),
+        (lambda t: t("a", max_length=0), "max_length is '0', expected a whole number of at least 1"),
+        (lambda t: t("a b c d", truncation=True, max_length=4, stride=9), "cannot take this: .*stride"),
+        (lambda t: t("a", padding="maximum"), "maximum is not a valid PaddingStrategy"),
+        (lambda t: t("a", return_tensors="tf"), "tf is not a valid TensorType"),
+        (lambda t: t(["a", "a b"], return_tensors="pt"), "Unable to create tensor"),
+        (lambda t: t.decode(["a"]), "transformers' tokenizer cannot take this"),
+        (lambda t: t.convert_ids_to_tokens("x"), "invalid literal"),
+        (lambda t: t.convert_tokens_to_ids([1]), "transformers' tokenizer cannot take this"),
+    ],
+)
+def test_what_the_names_cannot_take_is_an_input_error(
+    named: tuple[TextTokenizer, PreTrainedTokenizerBase], call: Callable[[Any], Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        call(named[0])
