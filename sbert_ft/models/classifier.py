@@ -45,6 +45,7 @@ from sbert_ft.models.inference import (
     EmbedSettings,
     OnTruncate,
     embed,
+    paired_texts,
     refuse_not_finite,
     windows_of_pairs,
     windows_of_texts,
@@ -281,6 +282,8 @@ class ClassifierModel(TextModel):
             takes = "texts" if self.kind == "single" else "pairs of texts"
             raise InputError(f"X is {quoted(rows)}, expected a list of {takes}")
         if self.kind == "single":
+            if getattr(rows, "ndim", 1) == 2 and rows.shape[1] == 1:  # type: ignore[attr-defined]
+                rows = np.asarray(rows, object).ravel()
             windows = windows_of_texts(rows, self._hint)
         else:
             if getattr(rows, "ndim", 1) == 2 and hasattr(rows, "to_numpy"):  # the rows of a data frame
@@ -297,32 +300,38 @@ class ClassifierModel(TextModel):
             n_done += len(logits)
             yield logits.numpy()
 
-    def predict(self, X: Iterable[Any], batch_size: int = 32, *, on_truncate: OnTruncate = "warn") -> NDArray[Any]:
+    def predict(self, X: Any, second: Any = None, batch_size: int = 32, *, on_truncate: OnTruncate = "warn") -> Any:
         """Return the most probable class of each row: shape (n,), of the type of `classes_`.
 
-        With one output, return the score of each row, float32, on `score_scale`. Other arguments, and errors, as in
-        `logits_stream`.
+        With one output, return the score of each row, float32, on `score_scale`. Of a single row, ``predict("a text")``
+        or ``predict("a", "b")`` and ``predict(("a", "b"))`` for a pair, return the class itself, or the score. Other
+        arguments, and errors, as in `logits_stream`.
 
         Args:
-            X: Texts (kind single) or pairs of texts: a list, array, Series, frame of two columns or generator.
+            X: Texts (kind single) or pairs of texts: a list, array, Series, frame of columns or generator; or one row.
+            second: The second texts of the pairs, of which X then has the first ones.
         """
-        logits = self._logits(X, batch_size, on_truncate)
+        rows, is_one = self._rows(X, second)
+        logits = self._logits(rows, batch_size, on_truncate)
         if self._classes is not None:
-            labels: NDArray[Any] = self.classes_[logits.argmax(1)]
-            return labels
-        low, high = self.score_scale
-        scores: NDArray[np.float32] = (low + (high - low) * probabilities(logits)[:, 0]).astype(np.float32)
-        return scores
+            predicted: NDArray[Any] = self.classes_[logits.argmax(1)]
+        else:
+            low, high = self.score_scale
+            predicted = (low + (high - low) * probabilities(logits)[:, 0]).astype(np.float32)
+        return predicted.tolist()[0] if is_one else predicted
 
     def predict_proba(
-        self, X: Iterable[Any], batch_size: int = 32, *, on_truncate: OnTruncate = "warn"
+        self, X: Any, second: Any = None, batch_size: int = 32, *, on_truncate: OnTruncate = "warn"
     ) -> NDArray[np.float32]:
         """Return the probability of each class for each row: shape (n, K), float32; each row sums to 1.
 
-        Arguments and errors as in `predict`; one output without classes raises an `InputError`.
+        Of a single row, the shape is (K,). Arguments and errors as in `predict`; one output without classes raises an
+        `InputError`.
         """
         self._classes_of_head()
-        return probabilities(self._logits(X, batch_size, on_truncate))
+        rows, is_one = self._rows(X, second)
+        found = probabilities(self._logits(rows, batch_size, on_truncate))
+        return found[0] if is_one else found
 
     def score(self, X: Iterable[Any], y: Iterable[Any], batch_size: int = 32) -> float:
         """Return the accuracy: the share of rows whose most probable class is the label in `y`, 0 to 1.
@@ -369,19 +378,22 @@ class ClassifierModel(TextModel):
 
     def match(
         self,
-        X: Iterable[Any],
+        X: Any,
+        second: Any = None,
         batch_size: int = 32,
         *,
         threshold: float | None = None,
         on_truncate: OnTruncate = "warn",
-    ) -> NDArray[np.bool_]:
+    ) -> Any:
         """Return whether each row's probability of the second class, or its score, reaches the threshold: (n,), bool.
 
         Other arguments, and errors, as in `predict`; without any threshold, or with more than two classes, it is an
         `InputError`. `threshold` is the lowest probability of a match, in place of the stored one.
         """
         chosen = chosen_threshold(self.decision, threshold, "probability")
-        return reaches(self.connection_scores(X, batch_size, on_truncate=on_truncate), chosen)
+        rows, is_one = self._rows(X, second)
+        found = reaches(self.connection_scores(rows, batch_size, on_truncate=on_truncate), chosen)
+        return bool(found[0]) if is_one else found
 
     def calibrate(self, temperature: float, bias: float = 0.0) -> None:
         """Fold a calibration into the head: logits are divided by `temperature`, then `bias` is added.
@@ -407,6 +419,16 @@ class ClassifierModel(TextModel):
             model.max_seq_length = self.max_seq_length
         model.decision = None
         return model
+
+    def _rows(self, X: Any, second: Any) -> tuple[Any, bool]:
+        """Return the rows of the arguments of `predict`, and whether they are one row that was given by itself."""
+        if self.kind == "single":
+            if second is not None:
+                raise InputError("second is given, but this classifier takes single texts" + self._hint)
+            return ([X], True) if isinstance(X, str) else (X, False)
+        if second is None and isinstance(X, tuple) and len(X) == 2 and all(isinstance(x, str) for x in X):
+            X, second = X
+        return (X, False) if second is None else paired_texts(X, second)
 
     def _logits(
         self, rows: Iterable[Any], batch_size: int, on_truncate: OnTruncate, count: EmbedCount | None = None

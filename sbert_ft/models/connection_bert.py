@@ -31,6 +31,7 @@ from sbert_ft.encoder.packing import Layout, PackedBatch, pack
 from sbert_ft.encoder.process_safety import ForkSafeLock, prepare_process
 from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted, shown
+from sbert_ft.files.strict_json import read_json_if_there
 from sbert_ft.model_folder.layout import ModelFolder, read_folder, unused_parts
 from sbert_ft.model_folder.tensor_names import check_match, match_names
 from sbert_ft.model_folder.weights import find_weights, read_tensors
@@ -61,6 +62,10 @@ def _read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextToken
     tokenizer = read_tokenizer_of(source, n_rows)
     if (getattr(plan.config, "type_vocab_size", None) or 0) < 2:
         tokenizer.drop_token_types()
+    limit = read_json_if_there(source.encoder_path / "tokenizer_config.json").get("model_max_length")
+    tokenizer.model_max_length = plan.max_tokens
+    if isinstance(limit, (int, float)) and 3 <= limit < plan.max_tokens:
+        tokenizer.model_max_length = int(limit)
     check_room(tokenizer, source, plan)
     n_tokens, folder = tokenizer.vocab_size, shown(source.encoder_path)
     if n_tokens > n_rows:
@@ -396,6 +401,21 @@ class TextModel(nn.Module):
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.bert.device
+
+    def to(self: _Model, *args: Any, **kwargs: Any) -> _Model:
+        """Move the model as `torch.nn.Module.to` does, try which layouts run on the new device, and return the model.
+
+        Raises:
+            InputError: The device is not a known one.
+            ResourceError: The device is not available.
+        """
+        if args and isinstance(args[0], str):
+            args = (choose_device(args[0]), *args[1:])
+        before = self.device
+        super().to(*args, **kwargs)
+        if self.device != before:
+            self.bert._settle(self.device, self.bert.compute_dtype)
+        return self
 
     @property
     def tokenizer(self) -> TextTokenizer:

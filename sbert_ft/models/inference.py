@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -235,8 +235,11 @@ def embed(
     _warn_of_texts(model, settings, count)
 
 
-def token_vectors(model: ConnectionBert, texts: Iterable[str], settings: EmbedSettings) -> Iterator[Tensor]:
-    """Yield the vectors of each text's tokens, special ones included: shape (tokens, D), float32, on the CPU.
+def token_features(model: ConnectionBert, texts: Iterable[str], settings: EmbedSettings) -> Iterator[dict[str, Tensor]]:
+    """Yield what the encoder computes of each text of T tokens, special ones included, on the CPU.
+
+    These are ``input_ids``, ``attention_mask`` and, where the encoder has them, ``token_type_ids``, shape (T,), int64;
+    ``token_embeddings``, shape (T, D), and ``sentence_embedding``, shape (D,), as it is pooled; float32.
 
     Raises:
         InputError: `on_truncate` is ``chunk``, whose windows overlap; or as in `embed`.
@@ -247,13 +250,57 @@ def token_vectors(model: ConnectionBert, texts: Iterable[str], settings: EmbedSe
     budget = min(settings.batch_size * settings.max_seq_length, token_budget(model.device))
     for window in windows_of_texts(texts):
         framed, _ = _sequences(model.tokenizer, settings, count, window)
-        found: dict[int, Tensor] = {}
+        found: dict[int, tuple[Tensor, Tensor]] = {}
         for part in plan_forwards(framed.lengths, budget, model.device.type, layouts):
             batch = model.pack(framed.select(part))
-            found |= zip(part.tolist(), batch.token_vectors(model.infer(batch)), strict=True)
+            hidden = model.infer(batch)
+            vectors = zip(batch.token_vectors(hidden), batch.pool(hidden, settings.pooling), strict=True)
+            found |= zip(part.tolist(), vectors, strict=True)
         for i in range(len(framed)):
-            yield found.pop(i).cpu()
+            ids = torch.from_numpy(framed.token_ids[slice(*framed.offsets[i : i + 2])]).long()
+            features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            if model.takes_token_types:
+                features["token_type_ids"] = torch.zeros_like(ids)
+            tokens, pooled = found.pop(i)
+            yield {**features, "token_embeddings": tokens.cpu(), "sentence_embedding": pooled.cpu()}
     _warn_of_texts(model, settings, count)
+
+
+def tokens_of_features(model: ConnectionBert, features: Mapping[str, Any]) -> tuple[Tensor, TextTokens]:
+    """Return the attention mask, shape (N, C), bool, on the CPU, and the tokens of N texts, from padded features.
+
+    Args:
+        model: The model that is to read them.
+        features: ``input_ids``, and perhaps ``attention_mask`` and ``token_type_ids``, shape (N, C), whole numbers.
+
+    Raises:
+        InputError: They are not that, or a text has no token, more than the encoder has positions for, or an id of
+            which it has no vector.
+    """
+    config = model.plan.config
+    limits = {"input_ids": config.vocab_size, "attention_mask": 2}
+    limits["token_type_ids"] = getattr(config, "type_vocab_size", None) or 256
+    given = {name: features[name] for name in limits if name in features}
+    ids = given.get("input_ids")
+    for name, values in {"input_ids": ids, **given}.items():
+        if not isinstance(values, Tensor) or values.is_floating_point() or values.ndim != 2 or not values.numel():
+            raise InputError(f"features: expected {name} as a tensor of whole numbers of shape (texts, tokens)")
+        if ids is None or values.shape != ids.shape:
+            raise InputError(f"features: {name} and input_ids differ in shape, expected the same")
+        if values.min() < 0 or values.max() >= limits[name]:
+            raise InputError(f"features: {name} must be from 0 to {limits[name] - 1}")
+    numbers = {name: values.cpu().numpy() for name, values in given.items()}
+    mask = numbers.get("attention_mask", np.ones_like(numbers["input_ids"])).astype(bool)
+    lengths = mask.sum(1, dtype=np.int64)
+    if not lengths.all() or lengths.max() > model.max_tokens:
+        raise InputError(f"features: every text must have 1 to {model.max_tokens} tokens, by attention_mask")
+    types = numbers.get("token_type_ids")
+    texts = TextTokens(
+        numbers["input_ids"][mask].astype(np.int32),
+        offsets_of(lengths),
+        None if types is None else types[mask].astype(np.uint8),
+    )
+    return torch.from_numpy(mask), texts
 
 
 def _warn_of_texts(model: ConnectionBert, settings: EmbedSettings, count: EmbedCount) -> None:
@@ -380,6 +427,20 @@ def _run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMod
                 if device.type != "cpu":
                     torch.get_device_module(device).empty_cache()
     return vectors, budget
+
+
+def paired_texts(first: Any, second: Any) -> tuple[Iterable[tuple[str, str]], bool]:
+    """Return pairs of texts from the first and the second ones, and whether each is a single text.
+
+    Raises:
+        InputError: Only one of them is a single text, they are not texts in order, or their numbers differ.
+    """
+    if isinstance(first, str) and isinstance(second, str):
+        return [(first, second)], True
+    left, right = list(ordered_texts(first)), list(ordered_texts(second))
+    if len(left) != len(right):
+        raise InputError(f"there are {len(left):,} first texts and {len(right):,} second ones")
+    return zip(left, right, strict=True), False
 
 
 def ordered_texts(inputs: Iterable[str]) -> Iterable[str]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import numpy as np
 import torch
@@ -36,7 +36,9 @@ from sbert_ft.models.inference import (
     OnTruncate,
     embed,
     ordered_texts,
-    token_vectors,
+    paired_texts,
+    token_features,
+    tokens_of_features,
     windows_of_pairs,
     windows_of_texts,
 )
@@ -44,11 +46,14 @@ from sbert_ft.models.similarity import Vectors, compare, cosine, unit
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from transformers import BatchEncoding
 
 logger = logging.getLogger(__name__)
 
 Pairs = Iterable[tuple[str, str]]
 _OUTPUT_VALUES = ("sentence_embedding", "token_embeddings")
+_ONE_PROCESS = "this model encodes in one process, which uses all cores of a CPU"
+_FOR_SEVERAL = "call encode; for several GPUs start a process for each, with a model of its own"
 
 
 class SiameseBert(TextModel):
@@ -110,11 +115,47 @@ class SiameseBert(TextModel):
         """Return the width of a vector, d."""
         return self.bert.hidden_size
 
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """Return the vectors of a batch of ``bert.pack``: shape (N, d), float32, with gradients if torch records."""
-        batch = instance_argument(PackedBatch, batch, "batch")
-        vectors = batch.pool(self.bert(batch), self.pooling)
-        return F.normalize(vectors, dim=-1) if self.normalize else vectors
+    @overload
+    def forward(self, batch: PackedBatch) -> Tensor: ...
+    @overload
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def forward(self, batch: PackedBatch | Mapping[str, Any]) -> Tensor | dict[str, Any]:
+        """Return the vectors of a batch of ``bert.pack``: shape (N, d), float32, with gradients if torch records.
+
+        Features as `tokenize` gives them are returned with ``token_embeddings``, shape (N, C, D), 0 where the mask is,
+        and ``sentence_embedding``, shape (N, d), as in sentence-transformers.
+
+        Raises:
+            InputError: The features cannot be used, as in `tokens_of_features`.
+        """
+        if not isinstance(batch, Mapping):
+            packed = instance_argument(PackedBatch, batch, "batch")
+            vectors = packed.pool(self.bert(packed), self.pooling)
+            return F.normalize(vectors, dim=-1) if self.normalize else vectors
+        mask, texts = tokens_of_features(self.bert, batch)
+        packed = self.bert.pack(texts)
+        hidden = self.bert(packed)
+        tokens = hidden.new_zeros((*mask.shape, hidden.shape[-1]), dtype=torch.float32)
+        tokens[mask.to(tokens.device)] = torch.cat(packed.token_vectors(hidden))
+        vectors = packed.pool(hidden, self.pooling)
+        vectors = F.normalize(vectors, dim=-1) if self.normalize else vectors
+        return {**batch, "token_embeddings": tokens, "sentence_embedding": vectors}
+
+    def tokenize(self, texts: Iterable[str], prompt: str | None = None) -> BatchEncoding:
+        """Return the features of texts, for ``model(features)``: int64 tensors of shape (N, C), on the model's device.
+
+        They are ``input_ids``, ``attention_mask`` and, where the encoder has them, ``token_type_ids``. Texts are cut at
+        `max_seq_length`; `prompt` is put before every text, and without it none is, as in sentence-transformers.
+
+        Raises:
+            InputError: Something is not a text, with its position, or there is none.
+        """
+        given = [f"{prompt}{text}" for text in ordered_texts(texts)] if prompt else list(ordered_texts(texts))
+        cut = {"truncation": "longest_first", "max_length": self.max_seq_length}
+        return self.tokenizer(given, padding=True, return_tensors="pt", **cut).to(self.device)
+
+    preprocess = tokenize
 
     def encode_stream(
         self,
@@ -195,7 +236,7 @@ class SiameseBert(TextModel):
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         on_truncate: OnTruncate = "warn",
-        output_value: Literal["sentence_embedding", "token_embeddings"] = "sentence_embedding",
+        output_value: Literal["sentence_embedding", "token_embeddings"] | None = "sentence_embedding",
         **others: Any,
     ) -> Any:
         """Return the vectors of texts.
@@ -218,11 +259,12 @@ class SiameseBert(TextModel):
                 ``error`` raises an error, ``ignore`` only cuts them, ``chunk`` takes the mean over windows that
                 overlap by a quarter.
             output_value: ``token_embeddings`` for the vectors of each text's tokens, special ones included, in place
-                of the text's vector.
+                of the text's vector; None for a dict of all that is computed (see `token_features`).
 
         Returns:
             Shape (d,) for one text, (n, d) for several, (0, d) for an empty list; float32. For tokens: a tensor of
-            shape (tokens, D) for one text, a list of them for several; float32, on the CPU.
+            shape (tokens, D) for one text, a list of them for several; float32, on the CPU. For None: a dict, or a
+            list of them.
 
         Raises:
             InputError: A text is not a string (such as None or NaN) or its vector is not finite, with its position;
@@ -231,16 +273,22 @@ class SiameseBert(TextModel):
         """
         inputs, quantized = self._other_arguments(inputs, others)
         texts = [inputs] if isinstance(inputs, str) else ordered_texts(inputs)
-        if word_argument(output_value, "output_value", _OUTPUT_VALUES) == "token_embeddings":
+        if output_value != "sentence_embedding":
             if quantized is not None:
                 raise InputError("vectors of tokens are not quantized", "leave precision out")
-            settings = EmbedSettings(
-                self.pooling, self.max_seq_length, batch_size, on_truncate, self._prompt(prompt_name, prompt)
-            )
+            key = None if output_value is None else word_argument(output_value, "output_value", _OUTPUT_VALUES)
+            prompt = self._prompt(prompt_name, prompt)
+            settings = EmbedSettings(self.pooling, self.max_seq_length, batch_size, on_truncate, prompt)
             width = self._width(truncate_dim)
-            of_tokens = [tokens[:, :width] for tokens in token_vectors(self.bert, texts, settings)]
-            of_tokens = [unit(tokens) for tokens in of_tokens] if normalize_embeddings else of_tokens
-            return of_tokens[0] if isinstance(inputs, str) else of_tokens
+            of_texts = list[Any]()
+            for features in token_features(self.bert, texts, settings):
+                if self.normalize:
+                    features["sentence_embedding"] = unit(features["sentence_embedding"])
+                for name in _OUTPUT_VALUES if key is None else (key,):
+                    cut = features[name][..., :width]
+                    features[name] = unit(cut) if normalize_embeddings else cut
+                of_texts.append(features if key is None else features[key])
+            return of_texts[0] if isinstance(inputs, str) else of_texts
         # the number of texts is known before, so that no vector is in memory twice
         texts = texts if isinstance(texts, Sequence) else list(texts)
         to_host = convert_to_numpy and not convert_to_tensor
@@ -275,15 +323,15 @@ class SiameseBert(TextModel):
             return array
         return result if convert_to_tensor or isinstance(inputs, str) else list(result)
 
-    def encode_query(self, inputs: str | Iterable[str], **options: Any) -> Any:
+    def encode_query(self, inputs: str | Iterable[str] | None = None, **options: Any) -> Any:
         """Return what `encode` returns with the model's prompt for queries, if it has one; arguments as in `encode`."""
         return self._encode_with_prompt(inputs, ("query",), options)
 
-    def encode_document(self, inputs: str | Iterable[str], **options: Any) -> Any:
+    def encode_document(self, inputs: str | Iterable[str] | None = None, **options: Any) -> Any:
         """Return what `encode` returns with the model's prompt for documents, if it has one."""
         return self._encode_with_prompt(inputs, ("document", "passage", "corpus"), options)
 
-    def _encode_with_prompt(self, inputs: str | Iterable[str], names: Sequence[str], options: dict[str, Any]) -> Any:
+    def _encode_with_prompt(self, inputs: Any, names: Sequence[str], options: dict[str, Any]) -> Any:
         if options.get("prompt") is None and options.get("prompt_name") is None:
             options["prompt_name"] = next((name for name in names if name in self.prompts), None)
         return self.encode(inputs, **options)
@@ -300,15 +348,13 @@ class SiameseBert(TextModel):
             inputs = others.pop("sentences")
         if (device := others.pop("device", None)) is not None:
             if isinstance(device, list):
-                raise InputError("device is a list", "start a process for each device, with a model of its own")
-            target = choose_device(device)
-            if (target.type, target.index or 0) != (self.device.type, self.device.index or 0):
-                self.bert._settle(target, self.bert.compute_dtype)  # tries the layouts there
+                raise InputError(f"device is a list, but {_ONE_PROCESS}", _FOR_SEVERAL)
+            self.to(choose_device(device))
         quantized = others.pop("precision", None) or "float32"
         word_argument(quantized, "precision", ("float32", "int8", "uint8", "binary", "ubinary"))
         for name in ("pool", "chunk_size"):
             if others.pop(name, None) is not None:
-                raise InputError(f"{name} is given, but encode runs in one process", "leave it out")
+                raise InputError(f"{name} is given, but {_ONE_PROCESS}", _FOR_SEVERAL)
         if others:
             raise InputError(f"encode has no argument {quoted(next(iter(others)))}")
         return inputs, None if quantized == "float32" else quantized
@@ -316,6 +362,18 @@ class SiameseBert(TextModel):
     def get_sentence_embedding_dimension(self) -> int:
         """Return what `get_embedding_dimension` returns, under its older name in sentence-transformers."""
         return self.get_embedding_dimension()
+
+    def get_max_seq_length(self) -> int:
+        """Return `max_seq_length`, under its name as a method in sentence-transformers."""
+        return self.max_seq_length
+
+    def start_multi_process_pool(self, target_devices: Sequence[str] | None = None) -> NoReturn:
+        """Raise an `InputError` that says what to call instead of a pool of processes."""
+        raise InputError(f"there is no pool of processes: {_ONE_PROCESS}", _FOR_SEVERAL)
+
+    def encode_multi_process(self, *args: Any, **options: Any) -> NoReturn:
+        """Raise an `InputError` that says what to call instead of a pool of processes."""
+        self.start_multi_process_pool()
 
     @property
     def default_prompt(self) -> str:
@@ -373,15 +431,12 @@ class SiameseBert(TextModel):
         Raises:
             InputError: Something is not a pair of strings; with its position.
         """
+        is_one = False
         if second is not None:
-            if isinstance(pairs, str) and isinstance(second, str):
-                return float(self.score([(pairs, second)], batch_size=batch_size, on_truncate=on_truncate)[0])
-            first, second = list(ordered_texts(pairs)), list(ordered_texts(second))
-            if len(first) != len(second):
-                raise InputError(f"there are {len(first):,} first texts and {len(second):,} second ones")
-            pairs = zip(first, second, strict=True)
+            pairs, is_one = paired_texts(pairs, second)
         stream = self.score_stream(pairs, batch_size, on_truncate=on_truncate)
-        return np.concatenate([np.zeros(0, np.float32), *stream])
+        scores = np.concatenate([np.zeros(0, np.float32), *stream])
+        return float(scores[0]) if is_one else scores
 
     def score_stream(
         self,
@@ -404,25 +459,35 @@ class SiameseBert(TextModel):
             yield cosine(left, right).cpu().numpy()
 
     def match(
-        self, pairs: Pairs, batch_size: int = 32, *, threshold: float | None = None, on_truncate: OnTruncate = "warn"
-    ) -> NDArray[np.bool_]:
-        """Return whether each pair belongs together: shape (n,), bool.
+        self,
+        pairs: Any,
+        second: Any = None,
+        batch_size: int = 32,
+        *,
+        threshold: float | None = None,
+        on_truncate: OnTruncate = "warn",
+    ) -> Any:
+        """Return whether each pair belongs together: shape (n,), bool; a bool for two single texts.
 
         Other arguments, and errors, as in `score`; `threshold` is the lowest cosine of a match, in place of the stored
         one. Without either it is an `InputError`.
         """
         threshold = chosen_threshold(self.decision, threshold)
-        return reaches(self.score(pairs, batch_size=batch_size, on_truncate=on_truncate), threshold)
+        scores = self.score(pairs, second, batch_size, on_truncate=on_truncate)
+        found = reaches(np.atleast_1d(scores), threshold)
+        return bool(found[0]) if isinstance(scores, float) else found
 
     def predict_proba(
-        self, pairs: Pairs, batch_size: int = 32, *, on_truncate: OnTruncate = "warn"
-    ) -> NDArray[np.float32]:
+        self, pairs: Any, second: Any = None, batch_size: int = 32, *, on_truncate: OnTruncate = "warn"
+    ) -> Any:
         """Return the probability that each pair belongs together, from the stored calibration: shape (n,).
 
-        Arguments and errors as in `score`; without a calibration it is an `InputError`.
+        A number for two single texts. Arguments and errors as in `score`; without a calibration it is an `InputError`.
         """
         calibration = stored_calibration(self.decision)
-        return calibration.probability(self.score(pairs, batch_size=batch_size, on_truncate=on_truncate))
+        scores = self.score(pairs, second, batch_size, on_truncate=on_truncate)
+        found = calibration.probability(np.atleast_1d(scores))
+        return float(found[0]) if isinstance(scores, float) else found
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that sentence-transformers 2 to 6, transformers and embedding servers can load.
@@ -442,6 +507,10 @@ class SiameseBert(TextModel):
         own = OwnSettings(self.decision, self.score_scale, OwnSettings.of(self.bert.source).others)
         parts = EncoderParts(self.bert.encoder, self.bert.pooler, self.tokenizer, settings, own)
         write_folder(path_argument(folder, "folder"), lambda place: write_sentence_encoder(parts, place))
+
+    def save(self, path: str | Path) -> None:
+        """Do what `save_pretrained` does, under its name in sentence-transformers."""
+        self.save_pretrained(path_argument(path, "path"))
 
     def as_sentence_transformer(self) -> SentenceTransformer:
         """Return a `SentenceTransformer` that shares this encoder; a temporary folder is written to make it."""

@@ -89,6 +89,41 @@ def test_windows_change_no_logit(bert: ConnectionBert, kind: str, monkeypatch: p
     np.testing.assert_allclose(logits_of(model, rows_of(kind)), expected, atol=TOLERANCE * 20)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("classes", [("a", "b"), (0, 1), (0.5, 1.5), (False, True), None], ids=str)
+def test_one_row_by_itself_gives_one_class(bert: ConnectionBert, kind: str, classes: Any) -> None:
+    model = make(bert, kind, classes)
+    model.decision = decision_at(0.5)
+    row = rows_of(kind)[1]
+    ways = [(row,)] if kind == "single" else [row, (row,)]
+    for way in ways:
+        predicted, expected = model.predict(*way), model.predict([row])
+        assert type(predicted) is (float if classes is None else type(classes[0]))
+        assert predicted == pytest.approx(float(expected[0]), abs=1e-6) if classes is None else predicted == expected[0]
+        assert model.match(*way) is bool(model.match([row])[0])
+        if classes is not None:
+            np.testing.assert_allclose(model.predict_proba(*way), model.predict_proba([row])[0], atol=1e-6)
+
+
+def test_rows_can_be_given_side_by_side_and_as_one_column(bert: ConnectionBert) -> None:
+    model = make(bert, "joined")
+    expected = model.predict(PAIRS).tolist()
+    firsts, seconds = zip(*PAIRS, strict=True)
+    assert model.predict(list(firsts), pd.Series(seconds)).tolist() == expected
+    np.testing.assert_array_equal(model.predict_proba(firsts, seconds), model.predict_proba(PAIRS))
+    with pytest.raises(InputError, match="7 first texts and 6 second ones"):
+        model.predict(firsts, seconds[:6])
+    with pytest.raises(InputError, match="of type int"):
+        model.predict(PAIRS, 64)
+    single = make(bert, "single")
+    for column in (pd.DataFrame({"text": TEXTS}), np.array(TEXTS)[:, None]):
+        assert single.predict(column).tolist() == single.predict(TEXTS).tolist()
+    for gold in (np.array(single.predict(TEXTS))[:, None], pd.DataFrame({"y": single.predict(TEXTS)})):
+        assert single.score(TEXTS, gold) == 1.0
+    with pytest.raises(InputError, match="second is given, but this classifier takes single texts"):
+        single.predict("a", "b")
+
+
 def test_a_stream_reads_a_window_at_a_time(bert: ConnectionBert, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "WINDOW_TEXTS", 4)
     taken: list[int] = []
@@ -220,9 +255,9 @@ def test_no_rows_give_no_predictions(bert: ConnectionBert, kind: str) -> None:
         ("single", ["a", ("b", "c")], r"text at position 1 .*tuple.*this classifier takes single texts"),
         ("single", ["a", None], r"text at position 1 .*NoneType"),
         ("single", ["a", float("nan")], r"text at position 1 .*float"),
-        ("single", "a text", r"X is 'a text', expected a list of texts"),
+        ("single", b"a text", r"X is .*, expected a list of texts"),
         ("single", ["a", "b\ud800"], r"text at position 1 .*surrogate"),
-        ("single", pd.DataFrame({"x": ["a"]}), "2 dimensions"),
+        ("single", pd.DataFrame({"x": ["a"], "y": ["b"]}), "2 dimensions"),
         ("single", 3, "type int"),
         ("joined", ["a", "b"], r"pair at position 0 is 'a'.*this classifier takes pairs"),
         ("joined", [("a", "b"), ("a", "b", "c")], r"pair at position 1 .*this classifier takes pairs"),

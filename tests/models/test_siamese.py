@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 
 from sbert_ft.errors import InputError
+from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
 from sbert_ft.models import inference
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.inference import EmbedCount
@@ -677,12 +679,99 @@ def test_arguments_of_sentence_transformers_do_what_they_do_there(
     np.testing.assert_allclose(alone, reference.encode(TEXTS[0], output_value="token_embeddings"), atol=TOLERANCE)
 
 
+def test_everything_that_is_computed_of_a_text_is_that_of_sentence_transformers(
+    model: SiameseBert, reference: SentenceTransformer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for normalize in (False, True):
+        model.normalize = normalize
+        every = model.encode(TEXTS, output_value=None, batch_size=2)
+        vectors = model.encode(TEXTS)
+        for text, ours, vector in zip(TEXTS, every, vectors, strict=True):
+            theirs = reference.encode(text, output_value=None)
+            assert list(ours) == [
+                "input_ids",
+                "attention_mask",
+                "token_type_ids",
+                "token_embeddings",
+                "sentence_embedding",
+            ]
+            for name in ("input_ids", "attention_mask", "token_type_ids"):
+                assert ours[name].tolist() == theirs[name].tolist()
+            np.testing.assert_allclose(ours["token_embeddings"], theirs["token_embeddings"], atol=TOLERANCE)
+            np.testing.assert_allclose(ours["sentence_embedding"], vector, atol=TOLERANCE)
+    alone = model.encode(TEXTS[0], output_value=None, truncate_dim=3)
+    assert (alone["token_embeddings"].shape[1], alone["sentence_embedding"].shape) == (3, (3,))
+
+
+@pytest.mark.parametrize("layouts", [("padded",), ("rows", "runs", "padded")], ids=str)
+def test_features_go_through_the_model_as_in_sentence_transformers(
+    bert: ConnectionBert, reference: SentenceTransformer, layouts: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bert, "probe", replace(bert.probe, layouts=layouts))
+    model = SiameseBert(bert).eval()
+    texts = [*TEXTS, "the dog " * 80]
+    ours, theirs = model.tokenize(texts), reference.preprocess(texts)
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        assert ours[name].tolist() == theirs[name].tolist()
+        assert ours[name].dtype == torch.int64
+    assert ours["input_ids"].shape == (7, model.get_max_seq_length())
+    with torch.no_grad():
+        out, expected = model(ours), reference(theirs)
+    assert list(out) == [*ours, "token_embeddings", "sentence_embedding"]
+    np.testing.assert_allclose(out["sentence_embedding"], expected["sentence_embedding"], atol=TOLERANCE)
+    real = ours["attention_mask"].bool()
+    np.testing.assert_allclose(out["token_embeddings"][real], expected["token_embeddings"][real], atol=TOLERANCE)
+    assert out["token_embeddings"].shape == expected["token_embeddings"].shape
+    assert not out["token_embeddings"][~real].any()
+    model(ours)["sentence_embedding"].sum().backward()
+    assert bert.encoder.get_input_embeddings().weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+    bert.zero_grad()
+    with_prompt = model.preprocess(["a dog"], prompt="the ")["input_ids"]
+    assert with_prompt.tolist() == model.tokenize(["the a dog"])["input_ids"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        ({}, "expected input_ids as a tensor of whole numbers"),
+        ({"input_ids": [[2, 3]]}, "expected input_ids as a tensor"),
+        ({"input_ids": torch.tensor([2, 3])}, "of shape"),
+        ({"input_ids": torch.zeros(0, 3, dtype=torch.int64)}, "of shape"),
+        ({"input_ids": torch.tensor([[2.0, 3.0]])}, "whole numbers"),
+        ({"input_ids": torch.tensor([[2, 9999]])}, "input_ids must be from 0 to"),
+        ({"input_ids": torch.tensor([[2, -1]])}, "input_ids must be from 0 to"),
+        ({"input_ids": torch.tensor([[2, 3]]), "attention_mask": torch.tensor([[1]])}, "differ in shape"),
+        ({"input_ids": torch.tensor([[2, 3]]), "attention_mask": torch.tensor([[0, 0]])}, "1 to 64 tokens"),
+        ({"input_ids": torch.ones(1, 65, dtype=torch.int64)}, "1 to 64 tokens"),
+        ({"input_ids": torch.tensor([[2, 3]]), "token_type_ids": torch.tensor([[0, 2]])}, "must be from 0 to 1"),
+    ],
+)
+def test_features_that_cannot_be_used_are_named(model: SiameseBert, features: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        model(features)
+
+
+def test_the_names_of_sentence_transformers(model: SiameseBert, tmp_path: Path) -> None:
+    model.prompts = {"query": "the "}
+    np.testing.assert_array_equal(model.encode_query(sentences=["a"]), model.encode(["the a"]))
+    np.testing.assert_array_equal(model.encode_document(sentences=["a"]), model.encode(["a"]))
+    assert model.get_sentence_embedding_dimension() == model.get_embedding_dimension() == 32
+    assert model.to("cpu") is model and model.train().eval() is model
+    model.save(str(tmp_path / "saved"))
+    np.testing.assert_array_equal(SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode("a").shape, (32,))
+    for call in (model.start_multi_process_pool, lambda: model.encode_multi_process(["a"], {})):
+        with pytest.raises(InputError, match=r"no pool of processes.*; call encode; for several GPUs start a process"):
+            call()
+    with pytest.raises(InputError, match="'tpu' is not a device"):
+        model.to("tpu")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ({"sentences": ["a"], "inputs": ["a"]}, "both given"),
-        ({"inputs": ["a"], "pool": {}}, "pool is given, but encode runs in one process"),
-        ({"inputs": ["a"], "device": ["cpu", "cpu"]}, "a process for each device"),
+        ({"inputs": ["a"], "pool": {}}, "pool is given, but this model encodes in one process"),
+        ({"inputs": ["a"], "device": ["cpu", "cpu"]}, "device is a list, but this model encodes in one process"),
         ({"inputs": ["a"], "precision": "int4"}, "precision is 'int4', expected one of float32, int8"),
         ({"inputs": ["a"], "output_value": "words"}, "output_value is 'words'"),
         ({"inputs": ["a"], "batchsize": 8}, "encode has no argument 'batchsize'"),
@@ -723,6 +812,12 @@ def test_texts_of_pairs_can_be_given_side_by_side(model: SiameseBert) -> None:
         model.score(TEXTS, TEXTS[:5])
     with pytest.raises(InputError, match="of type int"):
         model.score(pairs, 64)  # type: ignore[call-overload]
+    calibration = Calibration("platt", slope=2.0)
+    model.decision = Decision(0.9, "f1", FittedOn("dev.csv", "0" * 64, 10, 5), calibration=calibration)
+    assert model.match("a", "a") is True
+    assert model.match(TEXTS, TEXTS[::-1]).tolist() == model.match(pairs).tolist() == (expected >= 0.9).tolist()
+    assert model.predict_proba("a", "a") == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-6)
+    np.testing.assert_array_equal(model.predict_proba(TEXTS, TEXTS[::-1]), model.predict_proba(pairs))
 
 
 def test_minilm_reaches_the_known_quality_on_the_sts_benchmark(minilm_path: Path, shared_data: Path) -> None:
