@@ -18,6 +18,8 @@ FUZZ_SEED ?= 1
 BENCHMARKS ?=
 # The environment of the peers whose packages do not go with ours (benchmarks/peers.txt).
 PEERS ?= .venv-peers
+# The environment of the libraries that make test-ecosystem runs.
+ECOSYSTEM ?= .venv-ecosystem
 # make gpu: where it computes, cuda or cpu (which tries the script itself), and more options of benchmarks/gpu.py.
 DEVICE ?= cuda
 GPU_FLAGS ?=
@@ -28,16 +30,17 @@ BIN := $(VENV)/bin
 GPU_PYTHON ?= $(if $(filter file,$(origin PYTHON)),$(or $(wildcard $(BIN)/python),$(PYTHON)),$(PYTHON))
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 BENCH = $(OFFLINE) PEERS_PYTHON="$(PEERS)/bin/python" $(BIN)/python benchmarks
-INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+PIP_INSTALL = python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+INSTALL = $(BIN)/$(PIP_INSTALL)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run side by side.
 .NOTPARALLEL:
-.PHONY: help demo test lint check docs fuzz soak audit bench bench-peers bench-gpu gpu gpu-bundle clean
+.PHONY: help demo test test-ecosystem lint check docs fuzz soak audit bench bench-peers bench-gpu gpu gpu-bundle clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo "  PYTHON=python3.12 picks the interpreter, PIP_FLAGS and PYTEST_FLAGS are handed on."
 	@echo "  make gpu takes PYTHON as it is where it is named, otherwise that of $(VENV) where there is one, and hands"
 	@echo "  GPU_FLAGS on, such as GPU_FLAGS='--parts encode train --limit 200'."
@@ -52,6 +55,9 @@ ifeq ($(strip $(PYTEST_FLAGS)),)
 else
 	$(OFFLINE) $(BIN)/python -m pytest $(PYTEST_FLAGS)
 endif
+
+test-ecosystem: $(ECOSYSTEM)/.installed ## install, then run other libraries on our model (docs/ecosystem.md; needs a registry)
+	$(OFFLINE) "$(ECOSYSTEM)/bin/python" -m pytest tests/ecosystem $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed-dev ## install, then check style, format and types
 	@status=0; set -x; $(BIN)/ruff check . || status=1; $(BIN)/ruff format --check . || status=1; \
@@ -107,7 +113,7 @@ gpu-bundle: $(VENV)/.installed-test ## install, then gather in .gpu-bundle/ what
 	@$(BIN)/python benchmarks/gpu_bundle.py
 
 clean: ## remove the environment, caches and build files
-	rm -rf "$(VENV)" "$(VENV)-audit" "$(PEERS)" .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist sbert_ft.egg-info
+	rm -rf "$(VENV)" "$(VENV)-audit" "$(PEERS)" "$(ECOSYSTEM)" .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist sbert_ft.egg-info
 	find sbert_ft tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # Pins change what is installed, so a stamp is older than its environment when either file is newer.
@@ -123,6 +129,16 @@ $(PEERS)/.installed: benchmarks/peers.txt
 	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) \
 	    "$$(grep '^torch==' benchmarks/peers.txt)"
 	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -r benchmarks/peers.txt
+	@touch $@
+
+# Each library by itself: where one cannot be installed, its tests say so and the others run.
+$(ECOSYSTEM)/.installed: pyproject.toml constraints.txt tests/ecosystem/requirements.txt
+	@echo "Installing the libraries of docs/ecosystem.md into $(ECOSYSTEM) ..."
+	@"$(PYTHON)" -m venv "$(ECOSYSTEM)"
+	@"$(ECOSYSTEM)/bin/"$(PIP_INSTALL) --editable '.[test]'
+	@for library in $$(sed 's/#.*//' tests/ecosystem/requirements.txt); do \
+	    "$(ECOSYSTEM)/bin/"$(PIP_INSTALL) "$$library" || echo "$$library cannot be installed here: its tests are skipped."; \
+	done
 	@touch $@
 
 $(VENV)/.created:

@@ -22,7 +22,7 @@ DATA = Path(__file__).parent / "data"
 def main(model_folder: str | Path, output_dir: str | Path) -> None:
     """Train on train.csv, choose the best step and a threshold on dev.csv, evaluate on test.csv."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train, dev, test = (ConnectionDataset.from_file(DATA / f"{name}.csv") for name in ("train", "dev", "test"))
+    train, dev, test = (ConnectionDataset(DATA / f"{name}.csv") for name in ("train", "dev", "test"))
     result = fine_tune(
         SiameseBert.from_pretrained(model_folder),
         train,

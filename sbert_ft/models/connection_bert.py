@@ -338,7 +338,8 @@ class ConnectionBert(nn.Module):
 
     def _settle(self, device: torch.device, dtype: torch.dtype) -> ConnectionBert:
         """Move to the device, set the precision, and try once whether the kernels there work; return the model."""
-        self.to(device)
+        if self.device != device:
+            self.to(device)
         self.compute_dtype = dtype
         if device.type != "cpu":
             refused = dict(self.probe.refused)
@@ -409,8 +410,8 @@ class TextModel(nn.Module):
             InputError: The device is not a known one.
             ResourceError: The device is not available.
         """
-        if args and isinstance(args[0], str):
-            args = (choose_device(args[0]), *args[1:])
+        if isinstance(device := kwargs.get("device", args[0] if args else None), str):
+            choose_device(device)  # raises an error of ours
         before = self.device
         super().to(*args, **kwargs)
         if self.device != before:

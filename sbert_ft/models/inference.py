@@ -281,6 +281,7 @@ def tokens_of_features(model: ConnectionBert, features: Mapping[str, Any]) -> tu
     limits = {"input_ids": config.vocab_size, "attention_mask": 2}
     limits["token_type_ids"] = getattr(config, "type_vocab_size", None) or 256
     given = {name: features[name] for name in limits if name in features}
+    given = {name: values.cpu() if isinstance(values, Tensor) else values for name, values in given.items()}
     ids = given.get("input_ids")
     for name, values in {"input_ids": ids, **given}.items():
         if not isinstance(values, Tensor) or values.is_floating_point() or values.ndim != 2 or not values.numel():
@@ -289,7 +290,7 @@ def tokens_of_features(model: ConnectionBert, features: Mapping[str, Any]) -> tu
             raise InputError(f"features: {name} and input_ids differ in shape, expected the same")
         if values.min() < 0 or values.max() >= limits[name]:
             raise InputError(f"features: {name} must be from 0 to {limits[name] - 1}")
-    numbers = {name: values.cpu().numpy() for name, values in given.items()}
+    numbers = {name: values.numpy() for name, values in given.items()}
     mask = numbers.get("attention_mask", np.ones_like(numbers["input_ids"])).astype(bool)
     lengths = mask.sum(1, dtype=np.int64)
     if not lengths.all() or lengths.max() > model.max_tokens:

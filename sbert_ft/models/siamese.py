@@ -52,8 +52,8 @@ logger = logging.getLogger(__name__)
 
 Pairs = Iterable[tuple[str, str]]
 _OUTPUT_VALUES = ("sentence_embedding", "token_embeddings")
-_ONE_PROCESS = "this model encodes in one process, which uses all cores of a CPU"
-_FOR_SEVERAL = "call encode; for several GPUs start a process for each, with a model of its own"
+_ONE_PROCESS = "encode runs in one process, which uses all cores of a CPU"
+_FOR_SEVERAL = "for several GPUs start a process for each, with a model of its own"
 
 
 class SiameseBert(TextModel):
@@ -129,33 +129,31 @@ class SiameseBert(TextModel):
         Raises:
             InputError: The features cannot be used, as in `tokens_of_features`.
         """
-        if not isinstance(batch, Mapping):
+        if isinstance(batch, Mapping):
+            mask, texts = tokens_of_features(self.bert, batch)
+            packed = self.bert.pack(texts)
+        else:
             packed = instance_argument(PackedBatch, batch, "batch")
-            vectors = packed.pool(self.bert(packed), self.pooling)
-            return F.normalize(vectors, dim=-1) if self.normalize else vectors
-        mask, texts = tokens_of_features(self.bert, batch)
-        packed = self.bert.pack(texts)
         hidden = self.bert(packed)
-        tokens = hidden.new_zeros((*mask.shape, hidden.shape[-1]), dtype=torch.float32)
-        tokens[mask.to(tokens.device)] = torch.cat(packed.token_vectors(hidden))
         vectors = packed.pool(hidden, self.pooling)
         vectors = F.normalize(vectors, dim=-1) if self.normalize else vectors
+        if not isinstance(batch, Mapping):
+            return vectors
+        tokens = vectors.new_zeros(*mask.shape, hidden.shape[-1])
+        tokens[mask.to(tokens.device)] = torch.cat(packed.token_vectors(hidden))
         return {**batch, "token_embeddings": tokens, "sentence_embedding": vectors}
 
-    def tokenize(self, texts: Iterable[str], prompt: str | None = None) -> BatchEncoding:
+    def tokenize(self, texts: Iterable[str]) -> BatchEncoding:
         """Return the features of texts, for ``model(features)``: int64 tensors of shape (N, C), on the model's device.
 
         They are ``input_ids``, ``attention_mask`` and, where the encoder has them, ``token_type_ids``. Texts are cut at
-        `max_seq_length`; `prompt` is put before every text, and without it none is, as in sentence-transformers.
+        `max_seq_length`, and no prompt is put before them, as in sentence-transformers.
 
         Raises:
             InputError: Something is not a text, with its position, or there is none.
         """
-        given = [f"{prompt}{text}" for text in ordered_texts(texts)] if prompt else list(ordered_texts(texts))
-        cut = {"truncation": "longest_first", "max_length": self.max_seq_length}
-        return self.tokenizer(given, padding=True, return_tensors="pt", **cut).to(self.device)
-
-    preprocess = tokenize
+        cut = {"truncation": True, "max_length": self.max_seq_length}
+        return self.tokenizer(list(ordered_texts(texts)), padding=True, return_tensors="pt", **cut).to(self.device)
 
     def encode_stream(
         self,
@@ -349,7 +347,9 @@ class SiameseBert(TextModel):
         if (device := others.pop("device", None)) is not None:
             if isinstance(device, list):
                 raise InputError(f"device is a list, but {_ONE_PROCESS}", _FOR_SEVERAL)
-            self.to(choose_device(device))
+            target = choose_device(device)
+            if (target.type, target.index or 0) != (self.device.type, self.device.index or 0):
+                self.bert._settle(target, self.bert.compute_dtype)  # tries the layouts there
         quantized = others.pop("precision", None) or "float32"
         word_argument(quantized, "precision", ("float32", "int8", "uint8", "binary", "ubinary"))
         for name in ("pool", "chunk_size"):

@@ -111,6 +111,7 @@ def test_encoding_waits_for_the_card_once_a_window(run_journeys: Callable[[str],
     moved = told["encode moves the model"]
     assert (moved["shape"], moved["is"], moved["tokens"]) == ([60, 64], "cuda:0", "cpu")
     assert moved["layouts"] == ["rows", "padded"]  # the card's kernel for runs takes no float32
+    assert (told["to the card"]["layouts"], told["to the card"]["in"]) == (["rows", "padded"], "cuda:0")
     assert told["encode as tensor"]["is"] == "cuda:0" and sum(told["encode as tensor"]["waits"].values()) == 1
     assert told["encode chunked"]["shape"] == [60, 64] and sum(told["encode chunked"]["waits"].values()) == 1
     # the check of the vectors, and the copy of the cosines
@@ -121,7 +122,8 @@ def test_encoding_waits_for_the_card_once_a_window(run_journeys: Callable[[str],
     assert told["doctor"]["layouts"] == "run on cuda:0 in bfloat16: rows, runs, padded correct"
     # what loads a model within the journey sends its weights
     blocking = {name: journey["blocking"] for name, journey in told.items() if journey["blocking"]}
-    assert set(blocking) == {"doctor", "encode moves the model"}
+    assert set(blocking) == {"doctor", "encode moves the model", "to the card"}
+    del blocking["to the card"]  # and the features
     for sent in blocking.values():
         assert of_function(sent, "connection_bert._settle") == sum(sent.values())
 

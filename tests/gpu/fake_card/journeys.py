@@ -150,6 +150,15 @@ def inference(journeys: Journeys) -> None:
 
     journeys.go("encode moves the model", moved)
 
+    def moved_to() -> dict[str, Any]:
+        from sbert_ft import SiameseBert
+
+        model = SiameseBert.from_pretrained(journeys.model, "cpu", "float32").to("cuda")
+        layouts = list(model.bert.probe.layouts)
+        return {"layouts": layouts, "in": str(model.tokenize(TEXTS[:3])["input_ids"].device)}
+
+    journeys.go("to the card", moved_to)
+
     def chunked() -> dict[str, Any]:
         return {"shape": journeys.siamese(max_seq_length=12).encode(TEXTS, on_truncate="chunk").shape}
 
