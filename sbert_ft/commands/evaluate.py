@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbert_ft.commands import options
 from sbert_ft.commands.output import aligned, cell, metric_rows
-from sbert_ft.errors import InputError, quoted
+from sbert_ft.errors import DataError, InputError, SbertFtError, quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,6 +111,8 @@ def _evaluate_scores(
     dataset = _read_rows(args, reading)
     model: Scorer = options.load_model(args) if classifier is None else classifier
     other = None if args.against is None else _load_other(args)
+    if classifier is not None:
+        _check_n_texts(args, classifier, dataset)
     for scorer in (model, model if other is None else other):
         check_n_texts(dataset, min(dataset.n_texts, 2), getattr(scorer, "n_texts", 2))  # an encoder compares two
     if dataset.n_texts == 1 and dataset.labels is None:
@@ -258,7 +260,13 @@ def _evaluate_classes(
         reading, label_kind="classes", classes=names if reading.label_values is None else None
     )
     other = None if args.against is None else _other_classifier(args, model, names)
-    dataset = _read_rows(args, reading)
+    try:
+        dataset = _read_rows(args, reading)
+    except DataError:
+        if reading.classes is not None:
+            _check_names(args, names, dataclasses.replace(reading, classes=None))
+        raise
+    _check_n_texts(args, model, dataset)
     rows = evaluation_rows("data", dataset, names)
     majority = majority_codes(rows.gold, len(names), len(rows))
     before, before_is, baselines = majority, MAJORITY_BASELINE, {}
@@ -294,6 +302,32 @@ def _evaluate_classes(
     }
     kept = ("classes", "baselines", "baseline_differences", "per_class", "confusion", "log_loss", "calibration_error")
     return report | {key: result[key] for key in kept} | {"match": match}
+
+
+def _check_n_texts(args: argparse.Namespace, model: ClassifierModel, dataset: ConnectionDataset) -> None:
+    """Check that a row of DATA has as many texts as the classifier needs, as `sbert-ft predict` does."""
+    if dataset.n_texts != model.n_texts:
+        n_texts = ("one text", "two texts", "three texts")
+        found = f"a row of {quoted(dataset.source, limit=400)} has {n_texts[dataset.n_texts - 1]}"
+        raise options.other_number(args, model, found, f"name {('one column', 'two columns')[model.n_texts - 1]} with --columns")
+
+
+def _check_names(args: argparse.Namespace, names: tuple[str, ...], every_class: Reading) -> None:
+    """Raise an `InputError` if DATA can be read, but calls no class by one of these names."""
+    from sbert_ft.data.dataset import ConnectionDataset
+
+    try:
+        found = ConnectionDataset.from_file(args.pairs, every_class).class_names
+    except SbertFtError:
+        return
+    if set(found).isdisjoint(names):
+        theirs, ours = (", ".join(map(quoted, classes[:_MOST_COLUMNS])) for classes in (found, names))
+        example = f", such as --classes {','.join(found)}" if len(found) == len(names) else ""
+        raise InputError(
+            f"the labels of {quoted(args.pairs, limit=400)} are {theirs}, but the classes of "
+            f"{quoted(args.model, limit=400)} are {ours}",
+            f"say with --classes A,B,... what DATA calls them, in this order{example}",
+        )
 
 
 def _class_names(args: argparse.Namespace, model: ClassifierModel) -> tuple[str, ...]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sbert_ft.config.file_kinds import FILE_KINDS
-from sbert_ft.errors import InputError
+from sbert_ft.errors import InputError, shown
 
 if TYPE_CHECKING:
     from sbert_ft.data.table import Table
@@ -158,3 +159,13 @@ def load_classifier(args: argparse.Namespace, folder: str | None = None) -> Clas
         chosen, args.device, args.precision, args.max_seq_length, kind=args.model_kind
     )
     return model.compile() if getattr(args, "compile", False) else model
+
+
+def other_number(args: argparse.Namespace, model: ClassifierModel, found: str, remedy: str) -> InputError:
+    """Return the error that rows have another number of texts; --model-kind can tell that of a model made elsewhere."""
+    rows = "single texts" if model.n_texts == 1 else "pairs"
+    problem = f"{shown(Path(args.model))} classifies {rows} (kind {model.kind}), but {found}"
+    if args.model_kind is None and model.kind != "towers" and not (Path(args.model) / "sbert_ft.json").exists():
+        other = "joined" if model.kind == "single" else "single"
+        remedy += f", or give --model-kind {other} if the model was trained so"
+    return InputError(problem, remedy)

@@ -40,7 +40,6 @@ OUT holds the rows of FILE as they are; its suffix may be another one (.csv, .ts
                      than 0.5 can give true where the first class is more likely"""
 
 _REMEDY = "rename it, put something before the new names with --prefix, such as --prefix model_"
-_ROWS_OF = {1: "single texts", 2: "pairs"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,19 +98,10 @@ def _predict_texts(args: argparse.Namespace) -> None:
     model = options.load_classifier(args)
     if len(texts) != model.n_texts:
         found = ("one text was", "two texts were")[len(texts) - 1]
-        raise _other_number(args, model, f"{found} given", f"give {('one text', 'two texts')[model.n_texts - 1]}")
+        raise options.other_number(args, model, f"{found} given", f"give {('one text', 'two texts')[model.n_texts - 1]}")
     results = _results(args, model)
     (outputs,) = _outputs(args, model, [texts])
     results.print_row(outputs)
-
-
-def _other_number(args: argparse.Namespace, model: ClassifierModel, found: str, remedy: str) -> InputError:
-    """Return the error that rows have another number of texts; --model-kind can tell that of a model made elsewhere."""
-    problem = f"{quoted(args.model, limit=400)} classifies {_ROWS_OF[model.n_texts]} (kind {model.kind}), but {found}"
-    if args.model_kind is None and model.kind != "towers" and not (Path(args.model) / "sbert_ft.json").exists():
-        other = "joined" if model.kind == "single" else "single"
-        remedy += f", or give --model-kind {other} if the model was trained so"
-    return InputError(problem, remedy)
 
 
 def _predict_file(args: argparse.Namespace) -> None:
@@ -125,7 +115,7 @@ def _predict_file(args: argparse.Namespace) -> None:
     with whole_file(file.target) as temporary:
         model = options.load_classifier(args)
         if n_named not in (None, model.n_texts):
-            raise _other_number(args, model, f"--columns names {n_named}", f"name {model.n_texts}")
+            raise options.other_number(args, model, f"--columns names {n_named}", f"name {model.n_texts}")
         columns = file.table.text_columns(args.columns, 1 if model.n_texts == 1 else 2)
         results = _results(args, model, prefix)
         new = [column.name for column in results.columns]

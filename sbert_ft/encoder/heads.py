@@ -278,7 +278,8 @@ def codes_of_labels(labels: Iterable[object], classes: Sequence[object]) -> NDAr
             named = ", ".join(quoted(name) for name in classes[:_N_NAMED]) + (", ..." if classes[_N_NAMED:] else "")
             raise InputError(
                 f"the label at position {position} is {quoted(label)} ({type(label).__name__}), but the classes are "
-                f"{expected}: {named}"
+                f"{expected}: {named}",
+                "for labels that are the numbers of the classes, give classes_[labels]" if are_words else "",
             )
         codes.append(numbers.get(_key(label), -1))
     return np.array(codes, np.int64)

@@ -38,7 +38,7 @@ from sbert_ft.evaluation.evaluator import (
     split_of_worst_rows,
     worse_than_before,
 )
-from sbert_ft.evaluation.metrics import Metrics
+from sbert_ft.evaluation.metrics import Metrics, Score
 from sbert_ft.evaluation.results import COSINE_BASELINE, MAJORITY_BASELINE, ClassSplit, Mistake, confident_mistakes
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
@@ -329,7 +329,7 @@ class ClassEvaluator:
                 raise InputError(f"training.metric is {metric}; a classifier needs one of {wanted}")
         return cls(rows, train, metric, settings.evaluation, settings.training.seed, has_own_head)
 
-    def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, float | None] | None:
+    def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, Score] | None:
         """Return the metrics of the classifier on dev, or None once `stopped` returns True."""
         assert isinstance(model, ClassifierModel) and self.metric is not None
         rows = self.sets["dev"]
@@ -337,7 +337,7 @@ class ClassEvaluator:
         if logits is None:
             return None
         metrics = rows.metrics(logits)
-        return {name: metrics.value(name) for name in dict.fromkeys((self.metric, "accuracy", "macro_f1"))}
+        return {name: metrics.scores[name] for name in dict.fromkeys((self.metric, "accuracy", "macro_f1"))}
 
     def evaluate_baseline(self, model: TrainableModel) -> dict[str, BaselineCodes]:
         """Return the predictions to compare with, made before training, by name of the split."""

@@ -20,6 +20,7 @@ from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.bootstrap import Flags
 from sbert_ft.evaluation.calibration import fit_decision
+from sbert_ft.evaluation.metrics import Score
 from sbert_ft.evaluation.results import ClassSplit, Mistake, SplitScores, WorstPair
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.models.classifier import TrainableModel
@@ -61,8 +62,8 @@ class Evaluator(Protocol):
     def metric(self) -> str | None:
         """The metric that chooses the best step; None without dev rows."""
 
-    def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, float | None] | None:
-        """Return the metrics of the model on dev, or None as soon as `stopped` is True."""
+    def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, Score] | None:
+        """Return the metrics of the model on dev, without intervals, or None as soon as `stopped` is True."""
 
     def evaluate_baseline(self, model: TrainableModel) -> Any:
         """Return the baseline before training, for `evaluate_final`."""

@@ -30,7 +30,7 @@ from sbert_ft.evaluation.evaluator import (
     try_decision,
     worse_than_before,
 )
-from sbert_ft.evaluation.metrics import Metrics, pair_metrics
+from sbert_ft.evaluation.metrics import Metrics, Score, pair_metrics
 from sbert_ft.evaluation.results import COSINE_BASELINE, SplitScores, WorstPair, worst_pairs
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
@@ -301,7 +301,7 @@ class PairEvaluator:
         chance = next(splits[name] for name in ("dev", "test", "train") if name in splits)
         return cls(sets, metric, settings.evaluation, chance, splits["train"].score_range)
 
-    def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, float | None] | None:
+    def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, Score] | None:
         """Return the metrics of the model on dev, or None once `stopped` returns True."""
         pairs = self.sets["dev"]
         assert self.metric is not None
@@ -310,7 +310,7 @@ class PairEvaluator:
         if scores is None:
             return None
         metrics = pairs.metrics(scores)
-        return {name: metrics.value(name) for name in dict.fromkeys((self.metric, *usual))}
+        return {name: metrics.scores[name] for name in dict.fromkeys((self.metric, *usual))}
 
     def evaluate_baseline(self, model: TrainableModel) -> PairScores:
         """Return the scores before training.

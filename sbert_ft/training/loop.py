@@ -311,10 +311,13 @@ class _Loop:
         metrics = run.evaluator.evaluate(self.model, lambda: session.interruption.signal_number != 0)
         if metrics is None:
             return False
-        value = metrics.get(run.evaluator.metric or "")
+        name = run.evaluator.metric or ""
+        value, reason = metrics[name].value, metrics[name].reason
         best = value is not None and (progress.best_value is None or value > progress.best_value)
         if best:
             progress.best_step, progress.best_value, progress.n_stale = progress.step, value, 0
+        elif value is None:
+            logger.warning("%s has no %s (%s): such an evaluation is neither better nor worse", _SPLIT, name, reason)
         else:
             progress.n_stale += 1
         progress.evaluation_due = False
@@ -324,8 +327,8 @@ class _Loop:
         if not any(record.get("kind") == "eval" and record.get("step") == progress.step for record in records):
             passes = round(progress.passes, 4)
             where = {"kind": "eval", "step": progress.step, "epoch": passes, "split": _SPLIT}
-            self.log.append({**where, "metrics": dict(metrics), "best": best})
-        shown = ", ".join(f"{name} {number:.4f}" for name, number in metrics.items() if number is not None)
+            self.log.append({**where, "metrics": {name: score.value for name, score in metrics.items()}, "best": best})
+        shown = ", ".join(f"{name} {score.value:.4f}" for name, score in metrics.items() if score.value is not None)
         logger.info("step %d: %s %s%s", progress.step, _SPLIT, shown, ", the best so far" if best else "")
         if progress.stopped_early:
             logger.info("stopped early: no better %s in %d evaluations", run.evaluator.metric, progress.n_stale)

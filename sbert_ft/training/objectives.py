@@ -6,21 +6,21 @@ float32. `check_fits` checks before training that the rows are those that it tak
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from sbert_ft.config.objectives import OBJECTIVES, ObjectiveSettings
+from sbert_ft.config.objectives import OBJECTIVES, ObjectiveKind, ObjectiveSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError, enumerated, quoted
 
 if TYPE_CHECKING:
     from sbert_ft.config.objectives import LossMethod
 
-logger = logging.getLogger(__name__)
 _LABEL_WORDS = {"none": "no label", "binary": "a label 0 or 1", "score": "a score", "classes": "a class name"}
 NUMBERS_OF_TEXTS = {1: "one text", 2: "two texts", 3: "three texts"}
 
@@ -51,6 +51,7 @@ class Objective:
         self.n_texts, self.label_kinds = _common_rows(settings)
         self.coupled = any(kind.coupled for kind in kinds)
         self.distinct_texts = any(kind.distinct_texts for kind in kinds)
+        self._kinds = kinds
         self._methods = [_method(part, class_weights) for part in settings]
 
     def loss(self, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
@@ -73,6 +74,19 @@ class Objective:
             parts = zip(self.settings, self._methods, strict=True)
             return torch.stack([part.weight * method(vectors, targets) for part, method in parts]).sum()
 
+    def can_learn_from(self, n_rows: int, n_texts: int, labels: NDArray[np.float64] | None) -> bool:
+        """Return whether a batch of so many rows can change the weights; if not, its loss is 0 for all vectors.
+
+        A row that is compared with the others of its batch needs another one (or a third text), and one that is ranked
+        among them needs another label. `labels` are those of the batch, shape (n_rows,); None for rows without labels.
+        """
+
+        def compares(kind: ObjectiveKind) -> bool:
+            differ = labels is None or kind.find_fault is None or kind.find_fault(labels) is None
+            return differ and (n_rows > 1 or n_texts == 3)
+
+        return any(not kind.coupled or compares(kind) for kind in self._kinds)
+
     def describe(self) -> str:
         """Return the objective in one line, such as ``cosine + 0.5 * cosent (scale 20)``."""
         return " + ".join(_describe(part) for part in self.settings)
@@ -81,27 +95,37 @@ class Objective:
 def check_fits(settings: Sequence[ObjectiveSettings], dataset: ConnectionDataset) -> None:
     """Check that the objectives can learn from these rows; an `InputError` says why not, and which would fit.
 
-    If all labels are equal, a warning is logged: if texts are only pulled together, all end at one point.
+    Where all labels are equal, texts are only pulled together, or only apart: all end at one point, or anywhere.
     """
     _common_rows(settings)
     for part in settings:
         if (fault := _misfit(part.name, dataset)) is not None:
             of_classifier = OBJECTIVES[part.name].of_classifier
             raise InputError(f"objective {part.name} {fault}; {_advice(dataset, of_classifier)}")
-    labels, needs_labels = dataset.labels, not any(OBJECTIVES[part.name].distinct_texts for part in settings)
-    if labels is None or len(labels) == 0 or not needs_labels or (labels != labels[0]).any():
+    if not _labels_are_equal([part.name for part in settings], dataset):
         return
+    assert dataset.labels is not None
     if dataset.label_kind == "classes":
-        name = quoted(dataset.class_names[int(labels[0])], limit=40)
+        name = quoted(dataset.class_names[int(dataset.labels[0])], limit=40)
         raise InputError(
-            f"all {len(labels):,} training rows are of the class {name}, but a classifier needs at least two classes",
+            f"all {len(dataset.labels):,} training rows are of the class {name}, but a classifier needs at least two "
+            "classes",
             "add rows of another class, or check which classes data.classes leaves out",
         )
-    better = "; in_batch_negatives is for such rows" if "in_batch_negatives" in fitting_objectives(dataset) else ""
-    logger.warning(
-        "all %d labels are %g: objective %s needs at least two different labels%s",
-        *(len(labels), labels[0], _names(settings), better),
+    fits = "in_batch_negatives" in fitting_objectives(dataset)
+    raise InputError(
+        f"objective {_names(settings)} needs two or more different labels, but all {len(dataset.labels):,} are "
+        f"{dataset.labels[0]:g}",
+        "in_batch_negatives is for such rows" if fits else "name another column of labels with data.label_column",
     )
+
+
+def _labels_are_equal(names: Iterable[str], dataset: ConnectionDataset) -> bool:
+    """Return whether no row has another label than the first, and each of these objectives learns from labels."""
+    labels = dataset.labels
+    if labels is None or len(labels) == 0 or any(OBJECTIVES[name].distinct_texts for name in names):
+        return False
+    return not (labels != labels[0]).any()
 
 
 def _common_rows(settings: Sequence[ObjectiveSettings]) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -118,7 +142,9 @@ def _common_rows(settings: Sequence[ObjectiveSettings]) -> tuple[tuple[int, ...]
 def fitting_objectives(dataset: ConnectionDataset, of_classifier: bool = False) -> tuple[str, ...]:
     """Return the names of the objectives of classifiers or of sentence encoders that can learn from these rows."""
     kinds = [name for name, kind in OBJECTIVES.items() if kind.of_classifier == of_classifier]
-    return tuple(name for name in kinds if _misfit(name, dataset) is None)
+    return tuple(
+        name for name in kinds if _misfit(name, dataset) is None and not _labels_are_equal([name], dataset)
+    )
 
 
 def _misfit(name: str, dataset: ConnectionDataset) -> str | None:

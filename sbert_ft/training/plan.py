@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,8 @@ class RunPlan:
     """A run with its training rows as tokens, and how it goes: steps, precision and memory.
 
     `micro_rows` go through at once. The memory is that of weights, gradients and optimizer (`fixed_bytes`), and that of
-    the largest forward and its backward (`batch_bytes`). Where `layout` is None it is chosen for each batch.
+    the largest forward and its backward (`batch_bytes`). Where `layout` is None it is chosen for each batch. `idle` says
+    how many batches of the first epoch teach nothing; empty where all of them do.
     """
 
     run: PreparedRun
@@ -59,6 +61,7 @@ class RunPlan:
     layout: Layout | None
     fixed_bytes: int
     batch_bytes: int
+    idle: str = ""
 
     @property
     def n_steps(self) -> int:
@@ -113,6 +116,7 @@ class RunPlan:
             f"rate {settings.learning_rate:g}, {settings.schedule} {warm_up} warm-up",
             f"memory foreseen: {_size(self.fixed_bytes + self.batch_bytes)}, of which {_size(self.batch_bytes)} for "
             "a batch",
+            *([self.idle] if self.idle else []),
         ]
 
 
@@ -132,7 +136,40 @@ def plan_run(run: PreparedRun) -> RunPlan:
     micro_rows, fixed_bytes, batch_bytes = foresee(model.bert, tokens.row_lengths, longest, settings, dtype)
     steps = steps_by_epoch(len(tokens), settings, text_rows)
     layout = training_layout(model.bert)
-    return RunPlan(run, tokens, steps, micro_rows, dtype, layout, fixed_bytes, batch_bytes)
+    plan = RunPlan(run, tokens, steps, micro_rows, dtype, layout, fixed_bytes, batch_bytes)
+    plan = replace(plan, idle=_idle_batches(run, plan.batches(0)))
+    if plan.idle:
+        logger.warning("%s", plan.idle)
+    return plan
+
+
+def _idle_batches(run: PreparedRun, batches: Sequence[NDArray[np.int64]]) -> str:
+    """Return how many of the batches teach nothing, in words, or ""; an `InputError` where it is all of them."""
+    train, objective = run.data.train, run.objective
+    if not objective.coupled:
+        return ""
+    of_rows = [None if train.labels is None else train.labels[batch] for batch in batches]
+    idle = [
+        len(batch)
+        for batch, labels in zip(batches, of_rows, strict=True)
+        if not objective.can_learn_from(len(batch), train.n_texts, labels)
+    ]
+    if not idle:
+        return ""
+    n_single = idle.count(1)
+    causes = [f"{n_single:,} have one row"] if n_single else []
+    causes += [f"in {len(idle) - n_single:,} all labels are equal"] if n_single < len(idle) else []
+    found = f"{len(idle):,} of {len(batches):,} batches of an epoch teach nothing"
+    found += f" by objective {objective.describe()}, which compares the rows of a batch: {' and '.join(causes)}"
+    if len(idle) < len(batches):
+        return found
+    if len(train) == 1:
+        remedy = "give more rows"
+    elif run.settings.training.batch_size == 1 or n_single < len(idle):
+        remedy = "raise training.batch_size"
+    else:
+        remedy = "any two rows share a text, and no batch may hold a text twice: give rows with other texts"
+    raise InputError(f"nothing can be learned: {found}", remedy)
 
 
 def _check_known(tokens: TokenizedConnections, bert: ConnectionBert, settings: TrainingSettings) -> None:

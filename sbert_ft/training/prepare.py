@@ -18,7 +18,7 @@ from sbert_ft.config.settings import RunSettings, Truncation
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.labels import class_key, names_of_classes
 from sbert_ft.encoder.devices import to_device
-from sbert_ft.errors import InputError, quoted
+from sbert_ft.errors import InputError, listed, quoted
 from sbert_ft.evaluation.class_evaluator import ClassEvaluator
 from sbert_ft.evaluation.evaluator import Evaluator
 from sbert_ft.evaluation.pair_evaluator import PairEvaluator
@@ -147,6 +147,9 @@ def _with_head(model: ClassifierModel, train: ConnectionDataset, settings: RunSe
             return True
         classes = own  # as `fit` has named them, in the type of its labels
     elif model.head is not None:
-        logger.warning("the classifier's head is for other classes than the training rows have: a new head is created")
+        logger.warning(
+            "the classifier's head is for other classes (%s) than the training rows have (%s): a new head is created",
+            *(listed(classes or ("a score",), 5) for classes in (own, names)),
+        )
     model.start_head(classes, settings.training.seed)
     return False

@@ -114,14 +114,19 @@ def differences(saved: Fingerprint, now: Fingerprint) -> list[Difference]:
     return found
 
 
-def check_unchanged(saved: Fingerprint, now: Fingerprint, *, allow_changes: bool = False) -> list[str]:
-    """Return a warning for each difference that is allowed; with `allow_changes` all are.
+def check_unchanged(
+    saved: Fingerprint, now: Fingerprint, *, allow_changes: bool = False, finished: RunFolder | None = None
+) -> list[str]:
+    """Return a warning for each difference that is allowed; with `allow_changes` all are, but not in a `finished` run.
 
     Raises:
         RunFolderError: Settings, data or weights differ; the message names every difference.
     """
     found = differences(saved, now)
     refused = [difference.sentence for difference in found if difference.weight == "refuse"]
+    if refused and finished is not None:
+        what = f"the run in {shown(finished.path)} is finished, and was started differently: {'; '.join(refused)}"
+        raise RunFolderError(what, finished.ways_on)
     if refused and not allow_changes:
         raise RunFolderError(
             "the run was started differently: " + "; ".join(refused) + ". Undo this, start another run in another "
@@ -209,7 +214,8 @@ def check_finished(run: PreparedRun, folder: RunFolder, options: RunOptions) -> 
     """Return the metrics of a finished run, after checking that it was started with the same settings, data and model.
 
     Raises:
-        RunFolderError: The run was started differently, or its metrics cannot be read.
+        RunFolderError: The run was started differently, which nothing can allow after its end, or its metrics cannot be
+            read.
     """
     _checked_against(fingerprint_of(run), folder, options)
     content = content_of(folder.metrics_file)
@@ -255,7 +261,8 @@ def _checked_against(now: Fingerprint, folder: RunFolder, options: RunOptions) -
         raise RunFolderError(
             f"{error}. Restore it from a copy, start again with --overwrite, or continue anyway with --allow-changes"
         ) from None
-    for sentence in check_unchanged(saved, now, allow_changes=options.allow_changes):
+    finished = folder if folder.is_finished else None
+    for sentence in check_unchanged(saved, now, allow_changes=options.allow_changes, finished=finished):
         logger.warning("%s", sentence)
     return saved
 

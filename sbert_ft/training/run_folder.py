@@ -29,6 +29,7 @@ RUN_FILES = (_CONFIG, _FINGERPRINT, "ledger.json", "metrics.jsonl", *_RESULTS, "
 """Files that a run writes, config.json first."""
 RUN_FOLDERS = ("model", "checkpoints", "tensorboard")
 """Folders that a run writes."""
+_BEFORE_FIRST_STEP = (_CONFIG, _FINGERPRINT, "ledger.json")
 _MODEL_FILES = (
     *("sbert_ft.json", "modules.json", "config.json", "model.safetensors", "head.safetensors", "README.md"),
     *("sentence_bert_config.json", "config_sentence_transformers.json"),
@@ -58,6 +59,14 @@ class RunFolder:
         """Return whether the run is finished: results, both reports and the model exist."""
         return all((self.path / name).is_file() for name in (*_RESULTS, "model/sbert_ft.json"))
 
+    @property
+    def ways_on(self) -> str:
+        """What can be done after a finished run, for messages."""
+        return (
+            f"to train its model further, start from {shown(self.model_dir)} (model.path) with another output_dir; to "
+            "start again, use --overwrite (in Python on_existing='overwrite')"
+        )
+
     def check_is_there(self) -> None:
         """Check that a folder from `open_run_folder` is still the same one.
 
@@ -82,7 +91,8 @@ def open_run_folder(path: str | os.PathLike[str], mode: Mode) -> Iterator[RunFol
     """Check and lock a run's folder, and yield it; the lock is released after the block.
 
     A missing folder is created, and removed again if the block leaves it empty. The mode ``new`` needs an empty or
-    missing folder, ``resume`` a folder with a run; ``overwrite`` removes a run's files, but not other files.
+    missing folder, or a run that ended before its first step; ``resume`` a folder with a run. ``overwrite`` takes any
+    but a model's: `remove_run` then removes the run in it.
 
     Raises:
         RunFolderError: The folder is in use, or its content does not fit the mode.
@@ -101,9 +111,6 @@ def open_run_folder(path: str | os.PathLike[str], mode: Mode) -> Iterator[RunFol
             remove_leftovers(folder.path)
             if _is_real_folder(folder.checkpoints_dir):
                 remove_leftovers(folder.checkpoints_dir)
-            if mode == "overwrite":
-                with writing(folder.path):
-                    _remove_run(folder)
             with _identified(folder.path) as found:
                 yield RunFolder(folder.path, found)
     finally:
@@ -144,19 +151,17 @@ def check_run_folder(folder: RunFolder, mode: Mode) -> None:
     if mode == "resume" and not is_run:
         raise RunFolderError(f"{shown(path)} holds no run to resume: expected {_CONFIG} in it")
     # the settings of a run name its folder, and the config.json of a model does not
-    if (
-        mode != "new"
-        and is_run
-        and _FINGERPRINT not in names
-        and "output_dir" not in (content_of(path / _CONFIG) or {})
-    ):
+    is_ours = is_run and (_FINGERPRINT in names or "output_dir" in (content_of(path / _CONFIG) or {}))
+    if mode != "new" and is_run and not is_ours:
         raise RunFolderError(
             f"the config.json in {shown(path)} is not from a run; it may belong to a model", "give another output_dir"
         )
     names = [name for name in names if name != LOCK_NAME and not name.startswith(PREFIX)]
-    if mode != "new" or not names:
+    if mode != "new" or not names or (is_ours and set(names).issubset(_BEFORE_FIRST_STEP)):
         return
     listed = ", ".join(map(quoted, names[:_N_LISTED])) + (" and more" if len(names) > _N_LISTED else "")
+    if folder.is_finished:
+        raise RunFolderError(f"{shown(path)} holds another run, which is finished", folder.ways_on)
     if _CONFIG in names:
         raise RunFolderError(
             f"{shown(path)} holds another run",
@@ -176,19 +181,24 @@ def content_of(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _remove_run(folder: RunFolder) -> None:
-    """Remove what a run wrote, config.json first, so that a half-removed run is not resumed."""
-    for name in RUN_FILES:
-        _remove_file(folder.path / name)
-        if name == _CONFIG:
-            sync_folder(folder.path)
-    _remove_files(folder.checkpoints_dir, checkpoints.is_checkpoint_name)
-    _remove_files(folder.tensorboard_dir, _TENSORBOARD_FILE.fullmatch)
-    if _is_real_folder(folder.model_dir):
-        for name in _MODEL_FOLDERS:
-            _remove_files(folder.model_dir / name, lambda inner: inner == "config.json")
-    _remove_files(folder.model_dir, _MODEL_FILES.__contains__)
-    sync_folder(folder.path)
+def remove_run(folder: RunFolder) -> None:
+    """Remove what a run wrote, config.json first, so that a half-removed run is not resumed.
+
+    Raises:
+        OutputError: Something cannot be removed.
+    """
+    with writing(folder.path):
+        for name in RUN_FILES:
+            _remove_file(folder.path / name)
+            if name == _CONFIG:
+                sync_folder(folder.path)
+        _remove_files(folder.checkpoints_dir, checkpoints.is_checkpoint_name)
+        _remove_files(folder.tensorboard_dir, _TENSORBOARD_FILE.fullmatch)
+        if _is_real_folder(folder.model_dir):
+            for name in _MODEL_FOLDERS:
+                _remove_files(folder.model_dir / name, lambda inner: inner == "config.json")
+        _remove_files(folder.model_dir, _MODEL_FILES.__contains__)
+        sync_folder(folder.path)
 
 
 def _remove_files(place: Path, is_ours: Callable[[str], object]) -> None:

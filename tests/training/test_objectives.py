@@ -357,7 +357,7 @@ def test_a_loss_refuses_columns_that_it_does_not_take() -> None:
         (NO_LABELS, ("in_batch_negatives",)),
         (TRIPLETS, ("in_batch_negatives", "triplet")),
         (BINARY, ("cosine", "cosent", "angle", "contrastive", "online_contrastive")),
-        (MATCHING, ("cosine", "contrastive", "online_contrastive", "in_batch_negatives")),
+        (MATCHING, ("in_batch_negatives",)),
         (SCORES, ("cosine", "cosent", "angle")),
         (CLASSES, ()),
         (SCORED_TRIPLETS, ()),
@@ -428,7 +428,7 @@ def test_rows_of_one_class_teach_a_classifier_nothing() -> None:
             "cosent",
             MATCHING,
             "objective cosent learns from which of two rows has the higher label, but all 4 labels are 1; objectives "
-            "that fit this data: cosine, contrastive, online_contrastive and in_batch_negatives",
+            "that fit this data: in_batch_negatives",
         ),
         (
             "contrastive",
@@ -479,13 +479,36 @@ def test_each_of_added_objectives_is_checked_against_the_data() -> None:
         check_fits(both, MATCHING)
 
 
-def test_labels_that_are_all_alike_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        check_fits([ObjectiveSettings("in_batch_negatives")], MATCHING)
-        check_fits([ObjectiveSettings("cosine")], BINARY)
-        assert not caplog.records
-        check_fits([ObjectiveSettings("contrastive")], MATCHING)
-    assert caplog.messages == [
-        "all 4 labels are 1: objective contrastive needs at least two different labels; in_batch_negatives is for "
-        "such rows"
-    ]
+@pytest.mark.parametrize("name", ["cosine", "contrastive", "online_contrastive", "binary_cross_entropy"])
+def test_labels_that_are_all_equal_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"^objective {name} needs two or more different labels, but all 4 are 1; "):
+        check_fits([ObjectiveSettings(name)], MATCHING)
+    check_fits([ObjectiveSettings(name)], BINARY)
+
+
+def test_equal_labels_may_be_added_to_in_batch_negatives() -> None:
+    check_fits([ObjectiveSettings("in_batch_negatives"), ObjectiveSettings("cosine", weight=0.1)], MATCHING)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_rows", "n_texts", "labels", "expected"),
+    [
+        ("in_batch_negatives", 1, 2, None, False),
+        ("in_batch_negatives", 1, 3, None, True),  # the third text is a negative of its own
+        ("in_batch_negatives", 2, 2, [1, 1], True),
+        ("cosent", 2, 2, [1, 1], False),
+        ("cosent", 2, 2, [1, 0], True),
+        ("online_contrastive", 1, 2, [1], False),
+        ("online_contrastive", 2, 2, [1, 1], True),
+        ("cosine", 1, 2, [0.5], True),
+    ],
+)
+def test_a_batch_that_can_teach_has_a_loss_that_depends_on_the_vectors(
+    name: str, n_rows: int, n_texts: int, labels: list[float] | None, expected: bool
+) -> None:
+    known = None if labels is None else np.array(labels, np.float64)
+    assert objective(name).can_learn_from(n_rows, n_texts, known) == expected
+    columns = [torch.randn(n_rows, 8, generator=torch.Generator().manual_seed(i), requires_grad=True) for i in range(3)]
+    loss = objective(name).loss(columns[:n_texts], None if labels is None else torch.tensor(labels))
+    loss.backward()
+    assert bool((columns[0].grad != 0).any()) == expected

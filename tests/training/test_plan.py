@@ -349,12 +349,52 @@ def test_sizes_are_said_in_the_unit_that_fits(tiny: SiameseBert) -> None:
 def test_batches_made_smaller_by_one_frequent_text_are_warned_of(
     tiny: SiameseBert, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pairs = [("the same text", f"{text} {i}") for i, text in enumerate(sentences(20))]
+    pairs = [("the same text" if i % 2 else f"question {i}", f"{text} {i}") for i, text in enumerate(sentences(20))]
     run = prepared(tiny, pairs, run_settings("in_batch_negatives", batch_size=8))
     with caplog.at_level(logging.WARNING, logger="sbert_ft"):
         plan = plan_run(run)
     assert "batches have 2 rows instead of 8" in caplog.text
     assert plan.n_steps == len(epoch_batches(20, 8, 42, 0, text_rows=run.data.train.text_rows))
+
+
+# batches that teach nothing
+
+SAME = [("the same text", f"{text} {i}") for i, text in enumerate(sentences(6))]
+TWO_LABELS = [(f"{text} {i}", f"{i} more", 1 if i == 0 else 0) for i, text in enumerate(sentences(9))]
+
+
+@pytest.mark.parametrize(
+    ("objective", "pairs", "batch_size", "message"),
+    [
+        ("in_batch_negatives", [row[:2] for row in scored(6)], 1, r"6 of 6 batches .*: 6 have one row; raise training.b"),
+        ("in_batch_negatives", SAME, 4, r"6 of 6 batches .* 6 have one row; any two rows share a text"),
+        ("in_batch_negatives", [row[::-1] for row in SAME], 4, r"6 of 6 batches .* any two rows share a text"),
+        ("in_batch_negatives", [("one", "row")], 4, r"1 of 1 batches .*: 1 have one row; give more rows"),
+        ("cosent", scored(6), 1, r"6 of 6 batches .*: 6 have one row; raise training.batch_size"),
+        ("online_contrastive", TWO_LABELS, 1, r"9 of 9 batches .*; raise training.batch_size"),
+    ],
+)
+def test_data_that_teaches_nothing_is_refused(
+    tiny: SiameseBert, objective: str, pairs: list[Any], batch_size: int, message: str
+) -> None:
+    with pytest.raises(InputError, match=f"^nothing can be learned: {message}"):
+        plan_run(prepared(tiny, pairs, run_settings(objective, batch_size=batch_size)))
+
+
+def test_batches_that_teach_nothing_are_counted_and_said(tiny: SiameseBert, caplog: pytest.LogCaptureFixture) -> None:
+    run = prepared(tiny, TWO_LABELS, run_settings("angle", batch_size=3))
+    with caplog.at_level(logging.WARNING, logger="sbert_ft"):
+        plan = plan_run(run)
+    said = "2 of 3 batches of an epoch teach nothing by objective angle (scale 20), which compares the rows of a batch: "
+    assert plan.describe()[-1] == plan.idle == said + "in 2 all labels are equal"
+    assert caplog.messages[-1] == plan.idle
+
+
+@pytest.mark.parametrize("objective", ["cosine", "in_batch_negatives"])
+def test_batches_that_all_teach_are_not_spoken_of(tiny: SiameseBert, objective: str) -> None:
+    pairs = scored(6) if objective == "cosine" else [row[:2] for row in scored(7)]
+    plan = plan_run(prepared(tiny, pairs, run_settings(objective, batch_size=1 if objective == "cosine" else 3)))
+    assert plan.idle == "" and plan.describe()[-1].startswith("memory foreseen")
 
 
 # classifiers: joined pairs and single texts

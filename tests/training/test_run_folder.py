@@ -40,7 +40,15 @@ from sbert_ft.training.resume import (
     differences,
     tensors_sha256,
 )
-from sbert_ft.training.run_folder import RUN_FILES, RUN_FOLDERS, Mode, RunFolder, check_run_folder, open_run_folder
+from sbert_ft.training.run_folder import (
+    RUN_FILES,
+    RUN_FOLDERS,
+    Mode,
+    RunFolder,
+    check_run_folder,
+    open_run_folder,
+    remove_run,
+)
 from sbert_ft.training.run_log import RunLog, read_log
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,6 +183,7 @@ def test_overwriting_leaves_no_file_of_the_run(tmp_path: Path, tiny_bert_folder:
     model = SiameseBert.from_pretrained(tiny_bert_folder(tmp_path / "tiny"), device="cpu")
     model.save_pretrained(folder.model_dir)
     with open_run_folder(folder.path, "overwrite"):
+        remove_run(folder)
         assert os.listdir(folder.path) == [LOCK_NAME]
     assert tree(folder.path) == {}
 
@@ -192,8 +201,8 @@ def test_overwriting_keeps_every_stray_file(tmp_path: Path) -> None:
     for name in strays:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("a person's")
-    with open_run_folder(tmp_path, "overwrite"):
-        pass
+    with open_run_folder(tmp_path, "overwrite") as folder:
+        remove_run(folder)
     files = {name for name, data in tree(tmp_path).items() if data is not None}
     assert files == set(strays)
     assert newest_checkpoint(folder.checkpoints_dir) is None
@@ -212,8 +221,8 @@ def test_overwriting_follows_no_link(tmp_path: Path) -> None:
     (run / "checkpoints" / "step-00000001.safetensors").symlink_to(
         elsewhere.checkpoints_dir / "step-00000001.safetensors"
     )
-    with open_run_folder(run, "overwrite"):
-        pass
+    with open_run_folder(run, "overwrite") as folder:
+        remove_run(folder)
     assert tree(elsewhere.path) == before
     assert sorted(os.listdir(run)) == ["model", "tensorboard"]
 
