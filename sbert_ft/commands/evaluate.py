@@ -309,7 +309,9 @@ def _check_n_texts(args: argparse.Namespace, model: ClassifierModel, dataset: Co
     if dataset.n_texts != model.n_texts:
         n_texts = ("one text", "two texts", "three texts")
         found = f"a row of {quoted(dataset.source, limit=400)} has {n_texts[dataset.n_texts - 1]}"
-        raise options.other_number(args, model, found, f"name {('one column', 'two columns')[model.n_texts - 1]} with --columns")
+        raise options.other_number(
+            args, model, found, f"name {('one column', 'two columns')[model.n_texts - 1]} with --columns"
+        )
 
 
 def _check_names(args: argparse.Namespace, names: tuple[str, ...], every_class: Reading) -> None:

@@ -98,7 +98,9 @@ def _predict_texts(args: argparse.Namespace) -> None:
     model = options.load_classifier(args)
     if len(texts) != model.n_texts:
         found = ("one text was", "two texts were")[len(texts) - 1]
-        raise options.other_number(args, model, f"{found} given", f"give {('one text', 'two texts')[model.n_texts - 1]}")
+        raise options.other_number(
+            args, model, f"{found} given", f"give {('one text', 'two texts')[model.n_texts - 1]}"
+        )
     results = _results(args, model)
     (outputs,) = _outputs(args, model, [texts])
     results.print_row(outputs)

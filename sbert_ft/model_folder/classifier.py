@@ -23,7 +23,7 @@ from sbert_ft.encoder.heads import ClassificationHead, ClassifierKind, HeadPooli
 from sbert_ft.encoder.kinds import KINDS, StockHead
 from sbert_ft.errors import InputError, ModelFolderError, listed, quoted, shown
 from sbert_ft.files.strict_json import JsonObject, read_json_if_there
-from sbert_ft.model_folder.layout import HEAD_FILE, ModelFolder, architecture_of_classifier, read_folder
+from sbert_ft.model_folder.layout import HEAD_FILE, SETFIT_HEAD, ModelFolder, architecture_of_classifier, read_folder
 from sbert_ft.model_folder.tensor_names import dims, match_names
 from sbert_ft.model_folder.weights import WeightFiles, find_tensors, find_weights, read_tensors
 
@@ -194,6 +194,10 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
 def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifier:
     """Return the classifier of a stock folder, which has no classifier's settings of ours."""
     config, file = source.config, source.config_file
+    if os.path.lexists(source.path / SETFIT_HEAD):
+        raise _no_head(
+            source, kind or "single", f"{SETFIT_HEAD}, the head of SetFit, is a pickle, which is never opened"
+        )
     if architecture_of_classifier(config) is None:
         found = config.get("architectures")
         raise _no_head(source, kind or "joined", f"the architectures of its config.json are {quoted(found)}")

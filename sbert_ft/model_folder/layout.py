@@ -22,6 +22,7 @@ from sbert_ft.encoder.packing import PoolingMode
 from sbert_ft.errors import ModelFolderError, joined, quoted, shown
 from sbert_ft.files.strict_json import listing, read_json, read_json_if_there, read_json_list
 from sbert_ft.model_folder.not_applied import check_transformer_settings
+from sbert_ft.model_folder.weights import what_it_holds
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ _INNER = re.compile("0_")
 _NO_LIMIT = 10**6
 
 HEAD_FILE = "head.safetensors"
+SETFIT_HEAD = "model_head.pkl"
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,11 @@ def unused_parts(source: ModelFolder) -> tuple[str, ...]:
         for name, content in (("config.json", source.config), ("tokenizer_config.json", tokenizer_config))
         if content.get("auto_map") is not None
     ]
+    if os.path.lexists(source.path / SETFIT_HEAD):
+        notes.append(
+            f"{shown(source.path)} is a model of SetFit: its classifier, {SETFIT_HEAD}, is a pickle, which is never "
+            "opened; its sentence encoder is used"
+        )
     file = source.path / "config_sentence_transformers.json"
     if source.layout == "transformers" and any(_read_prompts(source.path, read_json_if_there(file))[0].values()):
         notes.append(
@@ -251,8 +258,11 @@ def _models_in(path: Path, name: re.Pattern[str]) -> list[Path]:
 
 def _what_it_is(path: Path) -> str:
     """Return what to do with a folder that has no config.json."""
-    if os.path.lexists(path / "adapter_config.json"):
-        return "it holds an adapter (PEFT): merge it into its base model with merge_and_unload(), and save that"
+    names: list[str] = []
+    with suppress(OSError):
+        names = sorted(os.listdir(path))
+    for what, remedy in what_it_holds(names).items():
+        return f"it holds {what}: {remedy}"
     if found := _models_in(path / "snapshots", re.compile("")):
         return f"it is a model in the cache of the Hugging Face Hub: give {shown(found[-1])}"
     found = _models_in(path, re.compile(""))

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from sbert_ft.errors import ModelFolderError, quoted, shown
+from sbert_ft.errors import ModelFolderError, listed, quoted, shown
 from sbert_ft.files.strict_json import damaged, foreign_content, open_file, parse_json
 from sbert_ft.model_folder.tensor_names import TensorInfo, check_is_float
 
@@ -235,7 +235,7 @@ def _refusal(path: Path, n_bytes: int, error: BaseException) -> ModelFolderError
 
 def _dense_tensors(loaded: Any, path: Path, n_bytes: int, device: str) -> dict[str, Tensor]:
     """Return what was loaded if it is a dict of dense tensors whose data is in the file."""
-    for wrapper in ("state_dict", "model"):
+    for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not loaded:
@@ -246,13 +246,20 @@ def _dense_tensors(loaded: Any, path: Path, n_bytes: int, device: str) -> dict[s
             raise ModelFolderError(f"{shown(path)} names a tensor by a {type(key).__name__}; expected text")
         where = f"{shown(path)}, entry {quoted(key)}:"
         if type(value) not in (torch.Tensor, torch.nn.Parameter):
-            raise ModelFolderError(f"{where} found a value of type {type(value).__name__}; expected a tensor")
+            inner = [name for name, part in loaded.items() if _has_tensors(part)]
+            what = f"it is a training checkpoint: save what is in {listed(inner, 3)} as a file of its own"
+            problem = f"{where} found a value of type {type(value).__name__}; expected a tensor"
+            raise ModelFolderError(problem, what if inner else "")
         if value.layout != torch.strided or value.is_quantized or value.is_nested:
             raise ModelFolderError(f"{where} a sparse, nested or quantized tensor; expected a dense one of floats")
         held = value.untyped_storage().nbytes()
         if value.device.type != device or max(held, value.numel() * value.itemsize) > n_bytes:
             raise ModelFolderError(f"{where} the file of {n_bytes} bytes does not hold the data of this tensor")
     return {key: value.detach() for key, value in loaded.items()}
+
+
+def _has_tensors(value: object) -> bool:
+    return isinstance(value, dict) and any(isinstance(inner, torch.Tensor) for inner in value.values())
 
 
 def safetensors_header(path: Path) -> dict[str, TensorInfo]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
@@ -29,14 +29,22 @@ _Kind = Literal["safetensors", "bin"]
 _HEADERS = {"safetensors": safetensors_header, "bin": bin_header}
 _LOADERS = {"safetensors": load_safetensors, "bin": load_bin}
 _LAYOUTS: tuple[tuple[str, _Kind], ...] = (("model.safetensors", "safetensors"), ("pytorch_model.bin", "bin"))
-# Weights that are not supported, by how their file or folder names begin or end.
-_OTHER_WEIGHTS = (
-    (re.compile(r"^tf_model|\.h5$|\.ckpt"), "TensorFlow"),
-    (re.compile(r"\.msgpack$"), "Flax"),
-    (re.compile(r"^onnx$|\.onnx$"), "ONNX"),
-    (re.compile(r"^openvino"), "OpenVINO"),
-    (re.compile(r"\.gguf$"), "GGUF"),
-    (re.compile(r"^adapter_model\."), "an adapter (PEFT) without its base model"),
+_CONVERT = "convert it with transformers 4: AutoModel.from_pretrained(folder, from_{}=True).save_pretrained(other)"
+_ORIGINAL = "give the folder of the model that it was made from"
+# Folders that are not a model to load: by how the name of a file or folder in them begins or ends, what they hold, and
+# what to do.
+_OTHER_FOLDERS = (
+    (r"^adapter_(config\.json|model\.)", "an adapter (PEFT)", "merge it into its base model with merge_and_unload()"),
+    (r"^fingerprint\.json$", "a run of sbert-ft", "give its folder 'model', written when the run is finished"),
+    (r"^step-\d{8}\.safetensors$", "checkpoints of sbert-ft", "give the folder 'model' of their run"),
+    (r"^global_step\d|^zero_to_fp32\.py$", "a checkpoint of DeepSpeed", "run zero_to_fp32.py in it first"),
+    (r"\.ckpt$", "a checkpoint of PyTorch Lightning", "save its encoder with save_pretrained where it was trained"),
+    (r"^tf_model|\.h5$|\.ckpt\.|^saved_model\.pb$", "weights of TensorFlow", _CONVERT.format("tf")),
+    (r"\.msgpack$", "weights of Flax", _CONVERT.format("flax")),
+    (r"^onnx$|\.onnx$", "weights of ONNX", _ORIGINAL),
+    (r"^openvino", "weights of OpenVINO", _ORIGINAL),
+    (r"\.gguf$", "weights of GGUF", _ORIGINAL),
+    (r"^(optimizer|scheduler)\.pt$", "the state of a training", "give a checkpoint that has model.safetensors too"),
 )
 
 
@@ -156,6 +164,11 @@ def _check_finite(tensor: torch.Tensor, key: str, path: Path) -> None:
         )
 
 
+def what_it_holds(names: Sequence[str]) -> dict[str, str]:
+    """Return what a folder with these files and folders holds in place of a model, each with what to do."""
+    return {what: remedy for pattern, what, remedy in _OTHER_FOLDERS if any(re.search(pattern, n) for n in names)}
+
+
 def _no_weights(folder: Path) -> ModelFolderError:
     """Return the error for a folder without weights: what is there, and what is accepted."""
     try:
@@ -163,11 +176,14 @@ def _no_weights(folder: Path) -> ModelFolderError:
     except OSError as error:
         return ModelFolderError(f"{shown(folder)} is not a folder that can be read ({error.strerror}); expected one")
     accepted = ", ".join(f"{name} or its shards with {name}.index.json" for name, _ in _LAYOUTS)
-    others = dict.fromkeys(kind for name in there for pattern, kind in _OTHER_WEIGHTS if pattern.search(name))
+    others = what_it_holds(there)
     inner = next((name for name in there if any(os.path.isfile(folder / name / w) for w, _ in _LAYOUTS)), None)
-    only = f", only weights of {', '.join(others)}, which are not read" if others else ""
-    hint = f". Its folder {quoted(inner)} holds weights; give that one" if inner is not None else ""
+    only = f", only {', '.join(others)}" if others else ""
+    hint = (
+        next(iter(others.values()), "") if inner is None else f"its folder {quoted(inner)} holds weights; give that one"
+    )
     return ModelFolderError(
         f"{shown(folder)} holds no weights that can be read{only}. Accepted: {accepted}. "
-        f"There: {listed(there, _N_LISTED) or 'nothing'}{hint}"
+        f"There: {listed(there, _N_LISTED) or 'nothing'}",
+        hint,
     )

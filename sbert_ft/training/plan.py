@@ -49,8 +49,8 @@ class RunPlan:
     """A run with its training rows as tokens, and how it goes: steps, precision and memory.
 
     `micro_rows` go through at once. The memory is that of weights, gradients and optimizer (`fixed_bytes`), and that of
-    the largest forward and its backward (`batch_bytes`). Where `layout` is None it is chosen for each batch. `idle` says
-    how many batches of the first epoch teach nothing; empty where all of them do.
+    the largest forward and its backward (`batch_bytes`). Where `layout` is None it is chosen for each batch.
+    `idle` says how many batches of the first epoch teach nothing; it is empty where all of them teach something.
     """
 
     run: PreparedRun

@@ -31,7 +31,14 @@ from sbert_ft.training.loop import TrainingSession, train
 from sbert_ft.training.plan import RunPlan, plan_run
 from sbert_ft.training.prepare import PreparedRun, RunOptions
 from sbert_ft.training.resume import check_finished, checked_resume_state, warn_of_disk_space
-from sbert_ft.training.run_folder import RUN_FILES, RUN_FOLDERS, RunFolder, check_run_folder, open_run_folder, remove_run
+from sbert_ft.training.run_folder import (
+    RUN_FILES,
+    RUN_FOLDERS,
+    RunFolder,
+    check_run_folder,
+    open_run_folder,
+    remove_run,
+)
 from sbert_ft.training.run_log import check_tensorboard, read_log, warnings_kept
 from sbert_ft.training.tokenized_dataset import cut_rows
 from sbert_ft.training.trainable_model import trained_module
@@ -152,7 +159,7 @@ def _allocate_blas_buffers() -> None:
 
 
 def _take_best(run: PreparedRun, progress: TrainerState, folder: RunFolder) -> None:
-    """Load the best step's weights into the model; if there are none, or damaged ones, keep the last step's and say so."""
+    """Load the best step's weights into the model; if there are none, or damaged ones, say that the last step's stay."""
     if progress.best_step is None and run.evaluator.metric is not None:
         sentence = "dev never had a %s, so no step was the best: the model is that of the last step, %d"
         logger.warning(sentence, run.evaluator.metric, progress.step)

@@ -154,7 +154,7 @@ MISSING = [
         "weights of Flax and ONNX alone",
         "bare",
         all_of(without(BIN), holding("flax_model.msgpack", b"\x81"), holding("onnx/model.onnx", b"\x08")),
-        "Flax, ONNX",
+        "only weights of Flax, weights of ONNX",
     ),
     refused(
         "an adapter without its base model",

@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 from sbert_ft.errors import InputError, ModelFolderError, SbertFtError
 from sbert_ft.model_folder.layout import ModelFolder, find_folder, read_folder
+from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.models.siamese import SiameseBert
 
 TEXTS = ["A man plays a guitar.", "two DOGS running", "", "a long text about a house and a park and a game " * 3]
@@ -462,6 +463,11 @@ def test_the_inner_folder_of_a_model_names_the_whole_one(
     [
         (["snapshots/0123/config.json", "refs/main"], "in the cache of the Hugging Face Hub: give '.*snapshots/0123'"),
         (["adapter_config.json", "adapter_model.safetensors"], r"an adapter \(PEFT\): merge it"),
+        (["model.ckpt"], "a checkpoint of PyTorch Lightning: save its encoder with save_pretrained"),
+        (["model.ckpt.index"], r"weights of TensorFlow: convert it .*from_tf=True"),
+        (["model-q4.gguf"], "weights of GGUF: give the folder of the model that it was made from"),
+        (["step-00000003.safetensors"], "checkpoints of sbert-ft: give the folder 'model' of their run"),
+        (["optimizer.pt", "rng_state.pth"], "the state of a training: give a checkpoint that has model.safetensors"),
         (["mine/config.json", "other/config.json"], "give one of the folders in it that have one: '.*mine', '.*other'"),
     ],
 )
@@ -471,6 +477,35 @@ def test_a_folder_without_config_json_is_called_what_it_is(files: list[str], sai
         (tmp_path / name).write_text("{}", "utf-8")
     with pytest.raises(ModelFolderError, match=said):
         load(tmp_path)
+
+
+def test_a_run_is_told_to_give_its_model(tmp_path: Path) -> None:
+    for name in ("config.json", "fingerprint.json"):
+        write(tmp_path / name, {"output_dir": "runs/first"})
+    with pytest.raises(ModelFolderError, match=r"only a run of sbert-ft.*give its folder 'model', written when"):
+        load(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").touch()
+    with pytest.raises(ModelFolderError, match="its folder 'model' holds weights; give that one"):
+        load(tmp_path)
+
+
+def test_the_encoder_of_setfit_is_used_and_its_pickle_never_opened(
+    bare: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = load(bare).encode(TEXTS)
+    (bare / "model_head.pkl").write_bytes(b"cos\nabort\n(tR.")
+    np.testing.assert_array_equal(load(bare).encode(TEXTS), expected)
+    assert "is a model of SetFit: its classifier, model_head.pkl, is a pickle, which is never opened" in caplog.text
+    with pytest.raises(ModelFolderError, match=r"the head of SetFit, is a pickle, which is never opened.*call fit"):
+        ClassifierModel.from_pretrained(bare, "cpu")
+
+
+def test_a_checkpoint_of_a_trainer_is_loaded_as_a_model(bare: Path) -> None:
+    expected = load(bare).encode(TEXTS)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "trainer_state.json"):
+        (bare / name).write_bytes(b"cos\nabort\n(tR.")
+    np.testing.assert_array_equal(load(bare).encode(TEXTS), expected)
 
 
 @pytest.mark.parametrize("missing", ["config.json", "pytorch_model.bin", "vocab.txt"])

@@ -136,10 +136,18 @@ def test_a_bin_in_either_format_is_read_exactly(tmp_path: Path, legacy: bool) ->
     assert_small_weights(read_folder(tmp_path))
 
 
-@pytest.mark.parametrize("wrapper", ["state_dict", "model"])
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
 def test_a_state_dict_inside_a_dict_is_found(tmp_path: Path, wrapper: str) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(as_bin({wrapper: OrderedDict(small_weights()), "epoch": 3}))
     assert_small_weights(read_folder(tmp_path))
+
+
+def test_a_training_checkpoint_with_tensors_under_another_name_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(as_bin({"net": OrderedDict(small_weights()), "epoch": 3}))
+    with pytest.raises(
+        ModelFolderError, match="it is a training checkpoint: save what is in 'net' as a file of its own"
+    ):
+        find_weights(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
@@ -519,6 +527,8 @@ def test_what_is_not_a_file_is_refused_at_once(
         ("model.onnx", "ONNX"),
         ("openvino_model.xml", "OpenVINO"),
         ("model.gguf", "GGUF"),
+        ("epoch=3.ckpt", "only a checkpoint of PyTorch Lightning.*save its encoder with save_pretrained"),
+        ("zero_to_fp32.py", "only a checkpoint of DeepSpeed.*run zero_to_fp32.py in it first"),
         ("adapter_model.safetensors", "adapter"),
         ("notes.txt", "There: 'notes.txt'"),
     ],

@@ -366,7 +366,12 @@ TWO_LABELS = [(f"{text} {i}", f"{i} more", 1 if i == 0 else 0) for i, text in en
 @pytest.mark.parametrize(
     ("objective", "pairs", "batch_size", "message"),
     [
-        ("in_batch_negatives", [row[:2] for row in scored(6)], 1, r"6 of 6 batches .*: 6 have one row; raise training.b"),
+        (
+            "in_batch_negatives",
+            [row[:2] for row in scored(6)],
+            1,
+            r"6 of 6 batches .*: 6 have one row; raise training.b",
+        ),
         ("in_batch_negatives", SAME, 4, r"6 of 6 batches .* 6 have one row; any two rows share a text"),
         ("in_batch_negatives", [row[::-1] for row in SAME], 4, r"6 of 6 batches .* any two rows share a text"),
         ("in_batch_negatives", [("one", "row")], 4, r"1 of 1 batches .*: 1 have one row; give more rows"),
@@ -385,7 +390,9 @@ def test_batches_that_teach_nothing_are_counted_and_said(tiny: SiameseBert, capl
     run = prepared(tiny, TWO_LABELS, run_settings("angle", batch_size=3))
     with caplog.at_level(logging.WARNING, logger="sbert_ft"):
         plan = plan_run(run)
-    said = "2 of 3 batches of an epoch teach nothing by objective angle (scale 20), which compares the rows of a batch: "
+    said = (
+        "2 of 3 batches of an epoch teach nothing by objective angle (scale 20), which compares the rows of a batch: "
+    )
     assert plan.describe()[-1] == plan.idle == said + "in 2 all labels are equal"
     assert caplog.messages[-1] == plan.idle
 
