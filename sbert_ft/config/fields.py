@@ -26,7 +26,7 @@ from sbert_ft.config.settings import (
 )
 from sbert_ft.errors import enumerated
 
-Kind = Literal["text", "texts", "int", "number", "truth", "interval", "labels"]
+Kind = Literal["text", "texts", "int", "number", "truth", "interval", "labels", "prompts"]
 
 # No run has as many pairs, steps or tokens, so a larger whole number is a mistake.
 MOST_COUNT: Final = 1_000_000_000
@@ -39,6 +39,7 @@ _KINDS: Final[dict[object, Kind]] = {
     tuple[str, ...]: "texts",
     tuple[float, float]: "interval",
     Mapping[str, float]: "labels",
+    frozenset({str, Mapping[str, str]}): "prompts",
 }
 SECTION_CLASSES: Final[Mapping[str, type]] = {
     "model": ModelSettings,
@@ -54,7 +55,7 @@ SECTIONS: Final = tuple(SECTION_CLASSES)
 class Key:
     """One key and its allowed values; `section` is empty for the top level, and `meaning` is a sentence or two.
 
-    The kind "interval" is two numbers, and "labels" an object from label to number.
+    The kind "interval" is two numbers, "labels" an object from label to number, and "prompts" a text or one by column.
     """
 
     section: str
@@ -83,7 +84,7 @@ class Key:
 
     def to_python(self, value: Any) -> Any:
         """Return an allowed value as the dataclass stores it: floats for numbers, tuples for arrays."""
-        if value is None or self.kind in ("text", "int", "truth"):
+        if value is None or self.kind in ("text", "int", "truth", "prompts"):
             return value
         if self.kind == "number":
             return float(value)
@@ -106,6 +107,8 @@ def _words(kind: Kind, limits: Limits) -> str:
         return "true or false"
     if kind == "interval":
         return "an array of two numbers, the lower first"
+    if kind == "prompts":
+        return "a text, or an object from column to text"
     return 'an object from label to number, such as {"entailment": 1, "contradiction": 0}'
 
 
@@ -120,6 +123,9 @@ def _fits(kind: Kind, limits: Limits, value: Any) -> bool:
         return is_whole and limits.admits_number(value) and (limits.at_most is not None or value <= MOST_COUNT)
     if kind == "number":
         return _is_number(value) and limits.admits_number(value)
+    if kind == "prompts":
+        texts = [*value, *value.values()] if isinstance(value, Mapping) else [value]
+        return bool(texts) and all(_is_text(text) and not text.isspace() for text in texts)
     if kind == "labels":
         is_object = isinstance(value, Mapping) and bool(value)
         return is_object and all(map(_is_text, value)) and all(map(_is_number, value.values()))
@@ -186,7 +192,8 @@ def _keys(section: str, of: Any) -> Iterator[Key]:
         if section == "objective" and meaning and (takers := takers_of(field.name)):
             meaning = f"{enumerated(takers)}: {meaning}"
         members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-        (bare,) = (member for member in members if member is not type(None))
+        some = frozenset(member for member in members if member is not type(None))
+        bare: object = next(iter(some)) if len(some) == 1 else some
         if get_origin(bare) is Literal:
             limits, bare = Limits(choices=get_args(bare)), str
         # An objective's object must have a name; the default of the dataclass is for runs without an objective.

@@ -23,6 +23,7 @@ _OPTION_OF_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "model.features": ("towers",),
     "model.truncation": ("joined",),
     "model.head_dropout": CLASSIFIER_KINDS,
+    "data.prompts": ("siamese",),
 }
 # Allowed numbers of texts in a row, in words for the message and as numbers.
 _N_TEXTS: Final[Mapping[str, tuple[str, tuple[int, ...]]]] = {

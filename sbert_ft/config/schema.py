@@ -28,6 +28,10 @@ _VALUES: Final[dict[str, JsonSchema]] = {
     "texts": {"type": "array", "items": {"type": "string", "pattern": _NOT_BLANK}, "uniqueItems": True},
     "interval": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
     "labels": {"type": "object", "additionalProperties": {"type": "number"}, "minProperties": 1},
+    "prompts": {
+        **{"type": ["string", "object"], "pattern": _NOT_BLANK, "minProperties": 1},
+        "additionalProperties": {"type": "string", "pattern": _NOT_BLANK},
+    },
 }
 _HEAD: Final = """\
 // A run of sbert-ft. Fill in the paths, then: sbert-ft train THIS_FILE
@@ -106,7 +110,7 @@ def _of_key(key: Key) -> JsonSchema:
         schema["default"] = key.default
     value = _VALUES[key.kind] | {bound.keyword: end for bound, end in key.limits.bounds()}
     if key.nullable:
-        value["type"] = [value["type"], "null"]
+        value["type"] = [*([value["type"]] if isinstance(value["type"], str) else value["type"]), "null"]
     if key.limits.choices:
         value["enum"] = [*key.limits.choices, *([None] if key.nullable else [])]
     elif key.kind == "text":

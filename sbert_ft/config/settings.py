@@ -106,6 +106,10 @@ class DataSettings:
         dev: File of the pairs by which the best step, the threshold and the calibration are chosen.
         test: File of the pairs for the final evaluation; nothing is chosen by them.
         dev_share: Share of `train` to split off as dev, where there is no `dev`; no text is in both.
+        prompts: What is put before the texts of a sentence encoder: one text for all of them, or one for each column by
+            its name in `train`, such as {"sentence1": "query: ", "sentence2": "passage: "}; columns without one have
+            none. Evaluation and use put them before the first and the second texts of pairs, and the model keeps them
+            as its prompts query and document. None for the model's own.
         reading: How the files are read (its fields stand in the JSON's section itself).
     """
 
@@ -114,6 +118,7 @@ class DataSettings:
     test: str | None = None
     dev_share: float | None = setting(None, above=0, at_most=0.5)
     reading: Reading = field(default_factory=Reading)
+    prompts: str | Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

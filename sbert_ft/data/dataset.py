@@ -425,7 +425,7 @@ def _read_rows(source: PairSource, reading: Reading) -> ConnectionDataset:
     findings, said = (*dropped, *unread, *_findings(groups, labels, places)), (*source.notes, *notes)
     sha256 = source.sha256 or _content_sha256(distinct, text_rows, labels)
     _warn_of(source.name, findings)
-    ledger = Ledger(source.name, source.format, sha256, n_rows, len(text_rows), findings, said)
+    ledger = Ledger(source.name, source.format, sha256, n_rows, len(text_rows), findings, said, source.columns)
     return ConnectionDataset._of(ledger, text_rows, distinct, keys, groups, labels, places)
 
 

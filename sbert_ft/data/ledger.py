@@ -73,6 +73,7 @@ class Ledger:
         n_kept: Rows in the data set: `n_rows` without those that findings say were dropped.
         findings: What is wrong or odd, with its rows.
         notes: What else was found out or decided, one sentence each.
+        columns: Names of the columns with the texts; empty where there are none.
     """
 
     source: str
@@ -82,6 +83,7 @@ class Ledger:
     n_kept: int
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n_dropped = sum(finding.count for finding in self.findings if finding.dropped)
@@ -112,7 +114,12 @@ class Ledger:
 
     def to_json(self) -> dict[str, object]:
         """Return the ledger as values for JSON; the keys are the attributes' names."""
-        return {**asdict(self), "findings": [asdict(finding) for finding in self.findings], "notes": list(self.notes)}
+        return {
+            **asdict(self),
+            "findings": [asdict(finding) for finding in self.findings],
+            "notes": list(self.notes),
+            "columns": list(self.columns),
+        }
 
     def describe(self) -> list[str]:
         """Return the account as lines for people: rows and how they were read, then each finding and note."""

@@ -70,6 +70,7 @@ class PairSource:
         label_name: Of the column with the label, for messages; None where no label is read.
         notes: What was found out, one sentence each.
         sha256: Of a file's bytes; None where there is no file.
+        columns: Names of the columns with texts; empty where there are none.
         unit: What the rows' `line` counts: lines from 1, rows of Parquet from 1, positions from 0.
         unread: What a column that is not read may be; None where there is nothing to say.
     """
@@ -83,6 +84,7 @@ class PairSource:
     sha256: str | None = None
     unit: Unit = "position"
     unread: str | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -123,7 +125,8 @@ def _of_columns(
 ) -> PairSource:
     text_names = tuple(f"text in {quoted(names[i])}" for i in columns.texts)
     label_name = None if columns.label is None else f"column {quoted(names[columns.label])}"
-    return PairSource(name, described, text_names, rows, label_name, columns.notes)
+    own = tuple(names[i] for i in columns.texts)
+    return PairSource(name, described, text_names, rows, label_name, columns.notes, columns=own)
 
 
 def _table_rows(table: Table, columns: PairColumns, on_bad: formats.OnBadRecord) -> Iterator[RawRow]:

@@ -71,6 +71,7 @@ class PackedBatch:
         lengths: Tokens of each text, in the caller's order.
         order: The caller's indices of the texts in packed order.
         run_shapes: For ``runs``: (number of texts, tokens of each) of every run, in order; otherwise empty.
+        skipped: How many first tokens of each text pooling leaves out, in the caller's order; empty for none.
     """
 
     layout: Layout
@@ -84,6 +85,7 @@ class PackedBatch:
     lengths: tuple[int, ...]
     order: tuple[int, ...]
     run_shapes: tuple[tuple[int, int], ...] = ()
+    skipped: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.order)
@@ -117,13 +119,28 @@ class PackedBatch:
         Args:
             hidden: The encoder's output for this batch, shape (R, C, D), any floating-point type.
             mode: ``mean`` of all the text's tokens (Sentence-BERT, section 3), its first token
-                (``cls``), or the ``max`` of each feature.
+                (``cls``), or the ``max`` of each feature; in each case without the tokens that are `skipped`.
         """
         flat = hidden.flatten(0, 1)
+        cells, starts = (self.cells, self.starts) if not any(self.skipped) else self._pooled_cells(mode)
         if mode == "cls":
-            return flat.index_select(0, self.cells[self.starts]).float()
+            return flat.index_select(0, cells[starts]).float()
         # One gather-and-reduce for all texts; three times faster than index_add (see benchmarks/LOG.md).
-        return torch.nn.functional.embedding_bag(self.cells, flat.float(), self.starts, mode=mode)
+        return torch.nn.functional.embedding_bag(cells, flat.float(), starts, mode=mode)
+
+    def _pooled_cells(self, mode: PoolingMode) -> tuple[Tensor, Tensor]:
+        """Return `cells` and `starts` without the skipped tokens; a text without others has no cell.
+
+        Its mean is then a vector of zeros, and for ``cls`` it keeps its first token, as in sentence-transformers.
+        """
+        lengths, skipped = np.array(self.lengths), np.array(self.skipped)
+        if mode == "cls":
+            skipped = np.where(skipped < lengths, skipped, 0)
+        kept = np.maximum(lengths - skipped, 0)
+        starts = offsets_of(kept)[:-1]
+        tokens = np.arange(kept.sum()) + np.repeat(offsets_of(lengths)[:-1] + skipped - starts, kept)
+        index = to_device(torch.from_numpy(np.concatenate([tokens, starts])), self.device)
+        return self.cells[index[: len(tokens)]], index[len(tokens) :]
 
     def token_vectors(self, hidden: Tensor) -> list[Tensor]:
         """Return the vectors of each text's tokens, shape (tokens, D) each, float32, in the caller's order."""
@@ -205,6 +222,7 @@ def pack(
         lengths=tuple(lengths.tolist()),
         order=tuple(order.tolist()),
         run_shapes=run_shapes,
+        skipped=() if texts.skipped is None else tuple(texts.skipped.tolist()),
     )
 
 

@@ -70,6 +70,7 @@ class ModelFolder:
         config: The content of config.json.
         layout: ``transformers`` (the bare trio) or ``sentence-transformers``.
         pooling: How token vectors become one vector.
+        include_prompt: Whether the prompt's tokens are pooled too; if not, neither is what stands before them.
         normalize: Whether vectors are scaled to length 1.
         max_seq_length: Tokens a text may have; None where the folder does not say.
         lower_case_first: The old ``do_lower_case`` of sentence-transformers: lower-case before tokenising.
@@ -85,6 +86,7 @@ class ModelFolder:
     config: Mapping[str, Any]
     layout: Literal["transformers", "sentence-transformers"] = "transformers"
     pooling: PoolingMode = "mean"
+    include_prompt: bool = True
     normalize: bool = False
     max_seq_length: int | None = None
     lower_case_first: bool = False
@@ -161,12 +163,14 @@ def read_folder(folder: str | Path | ModelFolder) -> ModelFolder:
         )
     whole = read_json_if_there(path / "config_sentence_transformers.json")
     prompts, default = _read_prompts(path, whole)
+    pooling, include_prompt = _read_pooling(modules["Pooling"]) if "Pooling" in modules else ("mean", True)
     return ModelFolder(
         path=path,
         encoder_path=encoder_path,
         config=config,
         layout="sentence-transformers",
-        pooling=_read_pooling(modules["Pooling"], prompts) if "Pooling" in modules else "mean",
+        pooling=pooling,
+        include_prompt=include_prompt,
         normalize="Normalize" in modules,
         max_seq_length=length if length is not None else _tokenizer_limit(encoder_path),
         lower_case_first=transformer.get("do_lower_case") is True,
@@ -300,13 +304,13 @@ def _read_modules(path: Path) -> dict[str, Path]:
     return modules
 
 
-def _read_pooling(place: Path, prompts: Mapping[str, str]) -> PoolingMode:
+def _read_pooling(place: Path) -> tuple[PoolingMode, bool]:
+    """Return the pooling, and whether it includes the prompt's tokens."""
     file = place / "config.json"
     settings = read_json(file)
-    if settings.get("include_prompt") is False and any(prompts.values()):
-        raise ModelFolderError(
-            f"{shown(file)}: include_prompt is false: pooling without the prompt's tokens is not supported"
-        )
+    include_prompt = settings.get("include_prompt", True)
+    if not isinstance(include_prompt, bool):
+        raise ModelFolderError(f"{shown(file)}: include_prompt is {quoted(include_prompt)}, expected true or false")
     flags = {name: value for name, value in settings.items() if name.startswith("pooling_mode_")}
     if wrong := next((name for name, value in flags.items() if not isinstance(value, bool)), None):
         raise ModelFolderError(f"{shown(file)}: {wrong} is {quoted(flags[wrong])}, expected true or false")
@@ -315,14 +319,14 @@ def _read_pooling(place: Path, prompts: Mapping[str, str]) -> PoolingMode:
         word = settings["pooling_mode"]
         requested = word if isinstance(word, list) else [word]
     if not requested:
-        return "mean"
+        return "mean", include_prompt
     modes = {POOLING_FLAGS.get(str(name), str(name)) for name in requested}
     mode = next((m for m in POOLING_FLAGS.values() if {m} == modes), None)
     if mode is None:
         raise ModelFolderError(
             f"{shown(file)} sets the pooling {', '.join(map(quoted, requested))}, expected one of mean, cls and max"
         )
-    return mode
+    return mode, include_prompt
 
 
 def _read_prompts(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, str], str | None]:

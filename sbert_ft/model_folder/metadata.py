@@ -18,7 +18,7 @@ from sbert_ft.model_folder.layout import ModelFolder
 COSINE_SCALE = (-1.0, 1.0)
 FORMAT = 1
 """The format of the files that are written; older ones are read, newer ones are refused."""
-_READ = ("decision", "score_scale", "format", "classifier")
+_READ = ("decision", "score_scale", "format", "classifier", "pair_prompts")
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,15 @@ class OwnSettings:
 
     `score_scale` has the lowest and highest gold score that the model was trained on, `others` the keys that are not
     read here, without the format, which the writer adds. The settings of a classifier are not yet checked.
+    `pair_prompts` are the names of the prompts put before the first and the second texts of pairs; None for the default
+    prompt before both.
     """
 
     decision: Decision | None
     score_scale: tuple[float, float]
     others: Mapping[str, Any]
     classifier: Mapping[str, Any] | None = None
+    pair_prompts: tuple[str, str] | None = None
 
     @classmethod
     def of(cls, source: ModelFolder) -> OwnSettings:
@@ -48,7 +51,13 @@ class OwnSettings:
             raise json.fault("format", "a whole number of 1 or more")
         if number > FORMAT:  # its keys may mean something else
             raise json.fault("format", f"at most {FORMAT}: a newer version of sbert_ft wrote it", "update sbert_ft")
+        sides = json.content.get("pair_prompts")
+        if sides is not None and not (
+            isinstance(sides, list) and len(sides) == 2 and all(s in source.prompts for s in sides)
+        ):
+            raise json.fault("pair_prompts", "the names of two prompts of config_sentence_transformers.json, or null")
         return cls(
+            pair_prompts=None if sides is None else (sides[0], sides[1]),
             decision=None if json.content.get("decision") is None else Decision.from_json(json.value("decision"), file),
             score_scale=json.scale("score_scale") if "score_scale" in json.content else COSINE_SCALE,
             others={key: value for key, value in source.own.items() if key not in _READ},
@@ -59,4 +68,5 @@ class OwnSettings:
         """Return the content of the file; a missing decision or classifier is left out."""
         decision = {} if self.decision is None else {"decision": self.decision.to_json()}
         classifier = {} if self.classifier is None else {"classifier": dict(self.classifier)}
-        return {"score_scale": list(self.score_scale), **self.others, **classifier, **decision}
+        sides = {} if self.pair_prompts is None else {"pair_prompts": list(self.pair_prompts)}
+        return {"score_scale": list(self.score_scale), **self.others, **sides, **classifier, **decision}

@@ -126,6 +126,7 @@ def write_sentence_encoder(parts: EncoderParts, folder: Path) -> None:
             "word_embedding_dimension": int(parts.encoder.config.hidden_size),
             **{flag: settings.pooling == mode for flag, mode in POOLING_FLAGS.items()},
             "pooling_mode_mean_sqrt_len_tokens": False,
+            **({} if settings.include_prompt else {"include_prompt": False}),  # not known to versions before 2.4
         },
         # the tokenizer sets the casing; this key would lower-case before it
         "sentence_bert_config.json": {"max_seq_length": parts.max_tokens, "do_lower_case": False},

@@ -11,9 +11,9 @@ Texts, pairs, single rows and joined pairs take one way: `windows_of_texts` or `
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -53,7 +53,8 @@ class EmbedSettings:
     Attributes:
         pooling: See `PackedBatch.pool`.
         max_seq_length: Most tokens of a text, special ones included.
-        prompt: Put before every text.
+        prompt: Put before every text, besides those of a window.
+        include_prompt: Pool the prompt's tokens too.
         truncation: Both texts of a pair become one sequence, and this says which of them is cut; None to keep every
             text a sequence of its own.
         check_finite: Raise an error for vectors with NaN or infinite numbers; False to return them unchecked.
@@ -66,6 +67,7 @@ class EmbedSettings:
     batch_size: int = 32
     on_truncate: OnTruncate = "warn"
     prompt: str = ""
+    include_prompt: bool = True
     truncation: Truncation | None = None
     check_finite: bool = True
     device: torch.device | None = None
@@ -118,11 +120,13 @@ class Window:
         texts: The texts to be tokenised; a text of several rows need be here only once.
         rows: The index of each row's texts in `texts`: shape (texts of a row, rows), int64.
         first: The position of the first row, for messages.
+        prompts: What each of the texts begins with; None where they have no prompts of their own.
     """
 
     texts: list[str]
     rows: NDArray[np.int64]
     first: int
+    prompts: list[str] | None = None
 
     def text_name(self, text: int) -> str:
         """Return the name of a text for messages: by the position of the first row that has it."""
@@ -156,13 +160,23 @@ def windows_of_texts(texts: Iterable[str], hint: str | None = None) -> Iterator[
         first += len(window)
 
 
-def windows_of_pairs(pairs: Iterable[tuple[str, str]], hint: str = "") -> Iterator[Window]:
-    """Yield pairs in windows with the distinct texts of each; `hint` ends the `InputError` about what is not a pair."""
+def windows_of_pairs(
+    pairs: Iterable[tuple[str, str]], hint: str = "", prompts: tuple[str, str] = ("", "")
+) -> Iterator[Window]:
+    """Yield pairs in windows with the distinct texts of each; `hint` ends the `InputError` about what is not a pair.
+
+    `prompts` are put before the first and before the second text of each pair.
+    """
     unordered = isinstance(pairs, (str, bytes, dict, set, frozenset)) or getattr(pairs, "ndim", 1) == 0
     if unordered or not hasattr(pairs, "__iter__"):
         raise InputError(f"pairs is of type {type(pairs).__name__}, expected a list of pairs of texts{hint}")
-    distinct: dict[str, int] = {}
+    distinct: dict[tuple[str, str], int] = {}
     rows: list[tuple[int, ...]] = []
+
+    def window(first: int) -> Window:
+        texts = [prompt + text for prompt, text in distinct]
+        return Window(texts, np.array(rows, np.int64).T, first, [prompt for prompt, _ in distinct])
+
     characters = 0
     for position, pair in enumerate(pairs):
         if isinstance(pair, (str, Mapping, Set)) or not hasattr(pair, "__len__") or len(pair) != 2:
@@ -175,15 +189,29 @@ def windows_of_pairs(pairs: Iterable[tuple[str, str]], hint: str = "") -> Iterat
                     f"pair at position {position} has {quoted(text)} ({type(text).__name__}), expected two strings",
                     "drop the pair or replace the text",
                 )
-            if text not in distinct:
-                distinct[text] = len(distinct)
-                characters += len(text)
-        rows.append(tuple(distinct[text] for text in pair))
+        sides = list(zip(prompts, pair, strict=True))
+        for side in sides:
+            if side not in distinct:
+                distinct[side] = len(distinct)
+                characters += len(side[0]) + len(side[1])
+        rows.append(tuple(map(distinct.__getitem__, sides)))
         if 2 * len(rows) >= WINDOW_TEXTS or characters >= WINDOW_CHARACTERS:
-            yield Window(list(distinct), np.array(rows, np.int64).T, position + 1 - len(rows))
+            yield window(position + 1 - len(rows))
             distinct, rows, characters = {}, [], 0
     if rows:
-        yield Window(list(distinct), np.array(rows, np.int64).T, position + 1 - len(rows))
+        yield window(position + 1 - len(rows))
+
+
+def prompt_tokens(tokenizer: TextTokenizer, prompts: Sequence[str], max_tokens: int) -> NDArray[np.int64]:
+    """Return how many first tokens of a text are not pooled where its prompt is not, for each prompt: shape (N,).
+
+    As in sentence-transformers it is the length of the prompt as a text, cut to `max_tokens`, without the special token
+    at its end; 0 without a prompt.
+    """
+    bodies = {prompt: len(tokenizer.tokenize([prompt]).token_ids) for prompt in set(prompts) if prompt}
+    ends = bool(tokenizer.specials.after)
+    known = {prompt: min(tokenizer.n_special + n, max_tokens) - ends for prompt, n in bodies.items()}
+    return np.array([known.get(prompt, 0) for prompt in prompts], np.int64)
 
 
 def embed(
@@ -350,7 +378,15 @@ def _sequences(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCo
     count.longest = max(count.longest, int(lengths.max()))
     in_parts, overlap = settings.on_truncate == "chunk", int(most * CHUNK_OVERLAP)
     if settings.truncation is None:
-        return tokenizer.frame_windows(bodies, most, overlap) if in_parts else (tokenizer.frame(bodies, most), None)
+        framed, n_parts = (
+            tokenizer.frame_windows(bodies, most, overlap) if in_parts else (tokenizer.frame(bodies, most), None)
+        )
+        if not settings.include_prompt:
+            skipped = np.zeros(len(framed), np.int64)
+            firsts = np.arange(len(framed)) if n_parts is None else offsets_of(n_parts)[:-1]
+            skipped[firsts] = prompt_tokens(tokenizer, window.prompts or [settings.prompt] * len(bodies), most)
+            framed = replace(framed, skipped=skipped)
+        return framed, n_parts
     left, right = (bodies.select(side) for side in window.rows)
     if in_parts:
         return tokenizer.join_windows(left, right, most, overlap)

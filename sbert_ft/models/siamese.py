@@ -66,6 +66,8 @@ class SiameseBert(TextModel):
         similarity_fn_name: How `similarity` compares vectors.
         prompts: Texts to put before an input, by name.
         default_prompt_name: Name of the prompt that is used if none is given.
+        pair_prompts: Names of the prompts put before the first and the second texts of pairs; None for the default
+            prompt before both.
         decision: The cosine threshold from which on a pair matches, and the calibration from cosine to probability;
             None if it was not fitted. It is valid for the weights and settings that it was fitted to.
         score_scale: Lowest and highest gold score of the training data; (-1, 1) if unknown.
@@ -95,6 +97,7 @@ class SiameseBert(TextModel):
         self.default_prompt_name = source.default_prompt_name
         own = OwnSettings.of(source)
         # another pooling gives other cosines, and a classifier's decision is not about cosines
+        self.pair_prompts = own.pair_prompts
         cosine_kept = self.pooling == source.pooling and own.classifier is None
         self.decision: Decision | None = own.decision if cosine_kept else None
         self.score_scale = own.score_scale if own.classifier is None else COSINE_SCALE
@@ -186,6 +189,7 @@ class SiameseBert(TextModel):
             batch_size,
             on_truncate,
             self._prompt(prompt_name, prompt),
+            self.bert.source.include_prompt,
             device=None if device is None else choose_device(device),
         )
         for (vectors,) in embed(self.bert, windows_of_texts(inputs), settings, count):
@@ -380,6 +384,22 @@ class SiameseBert(TextModel):
         """The text put before every text where no prompt is given; empty for none."""
         return self._prompt()
 
+    @property
+    def prompts_of_pair(self) -> tuple[str, str]:
+        """The texts put before the first and the second text of each pair."""
+        first, second = self.pair_prompts or (None, None)
+        return self._prompt(first), self._prompt(second)
+
+    def use_prompts(self, first: str, second: str) -> None:
+        """Put these texts before the first and the second texts of pairs, and save them so.
+
+        They become the prompts ``query`` and ``document``, which `encode_query` and `encode_document` use here and in
+        sentence-transformers. If they are equal they are the default prompt, otherwise there is none.
+        """
+        self.prompts = {**self.prompts, "query": first, "document": second}
+        self.default_prompt_name = "query" if first == second else None
+        self.pair_prompts = None if first == second else ("query", "document")
+
     def _prompt(self, name: str | None = None, prompt: str | None = None) -> str:
         """Return the text to put before each input: `prompt`, or the one of this name, or the default one."""
         if prompt is not None:
@@ -453,9 +473,14 @@ class SiameseBert(TextModel):
         as in `ClassifierModel.logits_stream`.
         """
         settings = EmbedSettings(
-            self.pooling, self.max_seq_length, batch_size, on_truncate, self._prompt(), check_finite=check_finite
+            self.pooling,
+            self.max_seq_length,
+            batch_size,
+            on_truncate,
+            include_prompt=self.bert.source.include_prompt,
+            check_finite=check_finite,
         )
-        for left, right in embed(self.bert, windows_of_pairs(pairs), settings, count):
+        for left, right in embed(self.bert, windows_of_pairs(pairs, prompts=self.prompts_of_pair), settings, count):
             yield cosine(left, right).cpu().numpy()
 
     def match(
@@ -504,7 +529,8 @@ class SiameseBert(TextModel):
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
         )
-        own = OwnSettings(self.decision, self.score_scale, OwnSettings.of(self.bert.source).others)
+        others = OwnSettings.of(self.bert.source).others
+        own = OwnSettings(self.decision, self.score_scale, others, pair_prompts=self.pair_prompts)
         parts = EncoderParts(self.bert.encoder, self.bert.pooler, self.tokenizer, settings, own)
         write_folder(path_argument(folder, "folder"), lambda place: write_sentence_encoder(parts, place))
 

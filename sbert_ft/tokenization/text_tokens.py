@@ -30,11 +30,13 @@ class TextTokens:
         token_ids: Shape (T,), int32.
         offsets: Shape (N + 1,), int64, rising from 0 to T.
         token_types: Shape (T,), uint8 (0 first, 1 second text of a pair), or None for all 0.
+        skipped: Shape (N,), int64: how many first tokens of each text pooling leaves out, or None for none.
     """
 
     token_ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
     token_types: NDArray[np.uint8] | None = None
+    skipped: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -50,7 +52,7 @@ class TextTokens:
         offsets = offsets_of(lengths)
         source = np.arange(offsets[-1]) + np.repeat(self.offsets[texts] - offsets[:-1], lengths)
         types = None if self.token_types is None else self.token_types[source]
-        return TextTokens(self.token_ids[source], offsets, types)
+        return TextTokens(self.token_ids[source], offsets, types, None if self.skipped is None else self.skipped[texts])
 
 
 def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

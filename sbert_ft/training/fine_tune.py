@@ -132,6 +132,7 @@ def fine_tune(
     objective: str | ObjectiveSettings | Sequence[str | ObjectiveSettings] | None = None,
     training: TrainingSettings | None = None,
     evaluation: EvaluationSettings | None = None,
+    prompts: str | Mapping[str, str] | None = None,
     on_existing: str = "error",
     show_progress_bar: bool = False,
 ) -> FineTuneResult:
@@ -151,6 +152,8 @@ def fine_tune(
             softmax with a classifier.
         training: The loop's settings. Its device is ignored: the model's own device is used.
         evaluation: How the result is evaluated, and what the threshold is chosen for.
+        prompts: What is put before the texts of a sentence encoder, for all or by column; see `DataSettings`. Rows
+            without named columns have sentence1, sentence2 and sentence3.
         on_existing: What to do if the folder holds a run: ``error``, ``resume`` or ``overwrite``.
         show_progress_bar: Whether to show a progress bar on standard error.
 
@@ -180,7 +183,7 @@ def fine_tune(
         settings = check_settings(
             RunSettings(
                 model=ModelSettings(str(model.bert.source.path), **{name: getattr(model, name) for name in described}),
-                data=DataSettings(**sources),
+                data=DataSettings(**sources, prompts=prompts),
                 output_dir=folder,
                 objective=parts,
                 training=TrainingSettings() if training is None else training,

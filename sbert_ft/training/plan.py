@@ -86,7 +86,7 @@ class RunPlan:
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """Return the rows of each batch of an epoch, as `epoch_batches` does."""
         settings = self.run.settings.training
-        text_rows = self.tokens.rows if self.run.objective.distinct_texts else None
+        text_rows = self.run.data.train.text_rows if self.run.objective.distinct_texts else None
         return epoch_batches(len(self.tokens), settings.batch_size, settings.seed, epoch, text_rows=text_rows)
 
     def describe(self) -> list[str]:
@@ -103,8 +103,12 @@ class RunPlan:
             batch += f" in forwards of {self.micro_rows}"
         n_frozen = sum(p.numel() for p in frozen_parameters(self.run.model.bert.encoder, self.run.settings.model))
         frozen = f", {n_frozen:,} weights frozen" if n_frozen else ""
-        prompt = self.run.prompt
-        prompted = [f"every text begins with the model's default prompt {quoted(prompt)}"] if prompt else []
+        prompts = self.run.prompts_of(self.run.data.train)
+        prompted = [f"texts begin with the prompts {', '.join(map(quoted, prompts))}"]
+        if len(set(prompts)) < 2:
+            prompted = [
+                f"every text begins with the default prompt {quoted(prompt)}" for prompt in prompts[:1] if prompt
+            ]
         n_warmup = warmup_steps(self.n_steps, settings)
         warm_up = f"after {counted(n_warmup, 'step')} of" if n_warmup else "without"
         return [
@@ -123,9 +127,12 @@ class RunPlan:
 def plan_run(run: PreparedRun) -> RunPlan:
     """Return the plan of a run, with its tokens."""
     model, settings = run.model, run.settings.training
-    tokens = tokenize_connections(run.data.train, model.tokenizer, model.max_seq_length, run.joined_by, run.prompt)
+    train, include_prompt = run.data.train, model.bert.source.include_prompt
+    tokens = tokenize_connections(
+        train, model.tokenizer, model.max_seq_length, run.joined_by, run.prompts_of(train), include_prompt
+    )
     _check_known(tokens, model.bert, settings)
-    text_rows = tokens.rows if run.objective.distinct_texts else None
+    text_rows = run.data.train.text_rows if run.objective.distinct_texts else None
     if text_rows is not None and (fitting := fitting_batch_size(settings.batch_size, text_rows)) < settings.batch_size:
         logger.warning(
             "batches have %d rows instead of %d: one text occurs in many rows, and no batch may hold a text twice",

@@ -6,7 +6,7 @@ Training starts only after objective, data and settings have passed these checks
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from sbert_ft.evaluation.class_evaluator import ClassEvaluator
 from sbert_ft.evaluation.evaluator import Evaluator
 from sbert_ft.evaluation.pair_evaluator import PairEvaluator
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
+from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.objectives import NUMBERS_OF_TEXTS, Objective, check_fits
 from sbert_ft.training.run_folder import Mode
 from sbert_ft.training.run_log import check_tensorboard
@@ -74,10 +75,12 @@ class PreparedRun:
         model = self.model
         return model.truncation if isinstance(model, ClassifierModel) and model.kind == "joined" else None
 
-    @property
-    def prompt(self) -> str:
-        """What is put before every text, in training as in use: the default prompt of a sentence encoder."""
-        return "" if isinstance(self.model, ClassifierModel) else self.model.default_prompt
+    def prompts_of(self, dataset: ConnectionDataset) -> tuple[str, ...]:
+        """Return what is put before the texts of each column, in training as in use; empty for a classifier."""
+        if isinstance(self.model, ClassifierModel):
+            return ()
+        first, second = self.model.prompts_of_pair
+        return (first, second, second)[: dataset.n_texts]
 
     def targets(self) -> NDArray[np.float32] | None:
         """Return the targets, shape (N,): class numbers, or scores (0 to 1 for a classifier); None without labels."""
@@ -106,6 +109,8 @@ def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> Prep
     check_fits(settings.objective, data.train)
     check_encoder(model.bert.encoder, settings)
     check_tensorboard(settings.training.tensorboard)
+    if settings.data.prompts is not None and isinstance(model, SiameseBert):
+        model.use_prompts(*_prompts_by_side(settings.data.prompts, data.train))
     head = class_weights = None
     evaluator: Evaluator | None = None
     if isinstance(model, ClassifierModel):
@@ -135,6 +140,27 @@ def _check_rows(model: TrainableModel, data: RunData) -> None:
                 )
         elif dataset.n_texts == 1 and name != "train":  # `check_fits` checks train
             raise InputError(f"{found}, but a sentence encoder is evaluated on pairs", "name two columns")
+
+
+def _prompts_by_side(prompts: str | Mapping[str, str], train: ConnectionDataset) -> tuple[str, str]:
+    """Return the prompts before the first and the second texts of pairs, from those of the columns of `train`."""
+    if isinstance(prompts, str):
+        return prompts, prompts
+    columns = train.ledger.columns or ("sentence1", "sentence2", "sentence3")[: train.n_texts]
+    if unknown := [name for name in prompts if name not in columns]:
+        where = quoted(train.source, limit=400)
+        raise InputError(
+            f"data.prompts names {listed(unknown, 3)}, but the texts of {where} are in {listed(columns, 3)}",
+            "name these columns, or give one prompt for all texts",
+        )
+    first, second, *third = (prompts.get(name, "") for name in columns)
+    if third and third[0] != second:
+        raise InputError(
+            f"data.prompts puts {quoted(second)} before {quoted(columns[1])}, but {quoted(third[0])} before "
+            f"{quoted(columns[2])}; both are compared with {quoted(columns[0])}",
+            "give them the same prompt",
+        )
+    return first, second
 
 
 def _with_head(model: ClassifierModel, train: ConnectionDataset, settings: RunSettings) -> bool:

@@ -68,7 +68,7 @@ def fingerprint_of(run: PreparedRun) -> Fingerprint:
         "model": {
             "weights": tensors_sha256(trained_module(run.model).state_dict()),
             "tokenizer": hashlib.sha256(run.model.tokenizer.backend.to_str().encode()).hexdigest(),
-            **({"prompt": run.prompt} if run.prompt else {}),
+            **({"prompts": list(prompts)} if any(prompts := run.prompts_of(run.data.train)) else {}),
         },
         "versions": library_versions(),
         "device": describe_device(run.model.device),

@@ -159,9 +159,9 @@ def _allocate_blas_buffers() -> None:
 
 
 def _take_best(run: PreparedRun, progress: TrainerState, folder: RunFolder) -> None:
-    """Load the best step's weights into the model; if there are none, or damaged ones, say that the last step's stay."""
+    """Load the best step's weights into the model; if there are none, or damaged ones, keep the last step's."""
     if progress.best_step is None and run.evaluator.metric is not None:
-        sentence = "dev never had a %s, so no step was the best: the model is that of the last step, %d"
+        sentence = "dev never had the metric %s, so no step was the best: the model is that of the last step, %d"
         logger.warning(sentence, run.evaluator.metric, progress.step)
     if progress.best_step is None or progress.best_step == progress.step:
         return
@@ -231,7 +231,9 @@ def _write_ledgers(plan: RunPlan, folder: RunFolder) -> dict[str, Ledger]:
     for name, dataset in plan.run.data.splits().items():
         ledger, cut = dataset.ledger, tokens.cut_rows
         if name != "train":
-            cut = cut_rows(dataset, model.tokenizer, model.max_seq_length, tokens.joined_by, plan.run.prompt)
+            cut = cut_rows(
+                dataset, model.tokenizer, model.max_seq_length, tokens.joined_by, plan.run.prompts_of(dataset)
+            )
         if len(cut):
             sentence = f"{counted(len(cut), 'row')} with {what} longer than {model.max_seq_length} tokens, which is cut"
             ledger = ledger.with_finding("cut", len(cut), sentence, first=dataset.lines[cut].tolist())

@@ -7,7 +7,7 @@ built from the same tokens batch by batch, so they need no extra memory and no e
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sbert_ft.config.settings import Truncation
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.models.inference import windows_of
+from sbert_ft.models.inference import prompt_tokens, windows_of
 from sbert_ft.tokenization.text_tokens import Pieces, TextTokens, frame_pieces, kept_lengths, offsets_of
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 
@@ -33,7 +33,7 @@ class TokenizedConnections:
     distinct text that occurs in a row once; counts of sequences count it in every row.
     """
 
-    texts: TextTokens  # the distinct texts, each with its own special tokens, truncated to `max_seq_length`
+    texts: TextTokens  # the distinct texts with their prompts and special tokens, truncated to `max_seq_length`
     rows: NDArray[np.int64]  # the numbers of each row's texts: shape (n_rows, k)
     lengths: NDArray[np.int32]  # tokens of each distinct text before truncation, special ones included: shape (N,)
     max_seq_length: int  # maximum tokens of a sequence, special tokens included
@@ -118,12 +118,14 @@ def tokenize_connections(
     tokenizer: TextTokenizer,
     max_seq_length: int,
     joined_by: Truncation | None = None,
-    prompt: str = "",
+    prompts: Sequence[str] = (),
+    include_prompt: bool = True,
 ) -> TokenizedConnections:
     """Return the data set's rows as tokens, at most `max_seq_length` a sequence, special tokens included.
 
     `joined_by` joins the two texts of a row and says which of them is truncated. Without it each text is a sequence,
-    which loses its end if it is too long. `prompt` is put before every text.
+    which loses its end if it is too long. `prompts` are put before the texts of each column; without
+    `include_prompt` their tokens are not pooled.
 
     Raises:
         InputError: A text is not valid or has no tokens, `max_seq_length` is too small for any token of a text, or
@@ -133,15 +135,15 @@ def tokenize_connections(
     if max_seq_length <= tokenizer.n_special:
         least = tokenizer.n_special + 1
         raise InputError(f"max_seq_length is {quoted(max_seq_length)}, expected a whole number of at least {least}")
-    rows = dataset.text_rows
     if joined_by is not None:
-        _check_can_be_joined(rows, tokenizer, max_seq_length)
-    occurs = _occur_in(rows, dataset.n_distinct)
+        _check_can_be_joined(dataset.text_rows, tokenizer, max_seq_length)
+    kinds, rows = _numbered(dataset, prompts)
+    occurs = _occur_in(rows, dataset.n_distinct * len(kinds))
     token_ids = io.BytesIO()  # grows in place: a list of arrays that is joined at the end takes twice the memory
     parts = [np.zeros(0, np.int32)]
     n_texts = n_unknown = 0
     unknown_texts: list[str] = []
-    for window, bodies in _tokenized_texts(dataset, tokenizer, prompt):
+    for window, bodies in _tokenized_texts(dataset, tokenizer, kinds):
         tokenizer.keep_unknown(unknown_texts, window, bodies)
         token_ids.write(tokenizer.frame(bodies, max_seq_length).token_ids.data)
         parts.append((bodies.lengths + tokenizer.n_special).astype(np.int32))
@@ -150,13 +152,15 @@ def tokenize_connections(
         n_texts += len(bodies)
     lengths = np.concatenate(parts)
     content = np.frombuffer(token_ids.getbuffer().toreadonly(), np.int32)
-    texts = TextTokens(content, offsets_of(np.minimum(lengths, max_seq_length).astype(np.int64)))
+    skipped = None if include_prompt else np.repeat(prompt_tokens(tokenizer, kinds, max_seq_length), dataset.n_distinct)
+    offsets = offsets_of(np.minimum(lengths, max_seq_length).astype(np.int64))
+    texts = TextTokens(content, offsets, skipped=skipped)
     tokens = TokenizedConnections(
         texts, rows, lengths, max_seq_length, n_unknown, tokenizer, joined_by, tuple(unknown_texts)
     )
     if not tokens.sequence_lengths.all():  # possible only if the tokenizer adds no special tokens
         row, column = np.argwhere(tokens.sequence_lengths == 0)[0]
-        number = int(rows[row, column])
+        number = int(rows[row, column]) % dataset.n_distinct
         raise InputError(
             f"the text {quoted(dataset.distinct_texts(number, number + 1)[0])} has no tokens, and this model's "
             "tokenizer adds no special tokens",
@@ -170,27 +174,39 @@ def cut_rows(
     tokenizer: TextTokenizer,
     max_seq_length: int,
     joined_by: Truncation | None = None,
-    prompt: str = "",
+    prompts: Sequence[str] = (),
 ) -> NDArray[np.int64]:
     """Return the rows with a sequence that `tokenize_connections` would truncate, shape (n,); tokens are not kept."""
     if joined_by is not None:
         _check_can_be_joined(dataset.text_rows, tokenizer, max_seq_length)
-    parts = [bodies.lengths.astype(np.int32) for _, bodies in _tokenized_texts(dataset, tokenizer, prompt)]
+    kinds, rows = _numbered(dataset, prompts)
+    parts = [bodies.lengths.astype(np.int32) for _, bodies in _tokenized_texts(dataset, tokenizer, kinds)]
     lengths = np.concatenate([np.zeros(0, np.int32), *parts]) + np.int32(tokenizer.n_special)
-    lengths_of_rows = _sequence_lengths(lengths, dataset.text_rows, tokenizer, joined_by)
+    lengths_of_rows = _sequence_lengths(lengths, rows, tokenizer, joined_by)
     return np.flatnonzero((lengths_of_rows > max_seq_length).any(axis=1))
 
 
+def _numbered(dataset: ConnectionDataset, prompts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the distinct prompts, and each row's texts as numbers, shape (N, k).
+
+    All distinct texts with the first prompt are numbered first, then all with the second.
+    """
+    kinds = list(dict.fromkeys(prompts)) or [""]
+    columns = [kinds.index(prompt) for prompt in prompts] or [0]
+    return kinds, dataset.text_rows + dataset.n_distinct * np.array(columns, np.int64)
+
+
 def _tokenized_texts(
-    dataset: ConnectionDataset, tokenizer: TextTokenizer, prompt: str
+    dataset: ConnectionDataset, tokenizer: TextTokenizer, prompts: Sequence[str]
 ) -> Iterator[tuple[list[str], TextTokens]]:
-    """Yield the distinct texts and their tokens without special tokens, some thousand texts at a time."""
-    starts = range(0, dataset.n_distinct, _SLICE_TEXTS)
-    slices = (dataset.distinct_texts(start, min(start + _SLICE_TEXTS, dataset.n_distinct)) for start in starts)
-    n_texts = 0
-    for window in windows_of(text for texts in slices for text in texts):
-        yield window, tokenizer.tokenize(window, n_texts, prompt=prompt)
-        n_texts += len(window)
+    """Yield the distinct texts and their tokens with each prompt, without special tokens, some thousand at a time."""
+    for prompt in prompts:
+        starts = range(0, dataset.n_distinct, _SLICE_TEXTS)
+        slices = (dataset.distinct_texts(start, min(start + _SLICE_TEXTS, dataset.n_distinct)) for start in starts)
+        n_texts = 0
+        for window in windows_of(text for texts in slices for text in texts):
+            yield window, tokenizer.tokenize(window, n_texts, prompt=prompt)
+            n_texts += len(window)
 
 
 def _check_can_be_joined(rows: NDArray[np.int64], tokenizer: TextTokenizer, max_seq_length: int) -> None:

@@ -22,7 +22,16 @@ from sbert_ft.training.sparse_embedding import word_gradients_by_row
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|block|blocks)\.(\d+)\.")
 _EMBEDDINGS = re.compile(r"(?:^|\.)\w*embeddings?\w*\.")
 # Attributes that a run or `fit` sets on a model besides its weights.
-_FACTS = ("decision", "score_scale", "temperature", "head", "_classes")
+_FACTS = (
+    "decision",
+    "score_scale",
+    "temperature",
+    "head",
+    "_classes",
+    "prompts",
+    "default_prompt_name",
+    "pair_prompts",
+)
 
 
 def trained_module(model: TrainableModel) -> nn.Module:

@@ -989,6 +989,7 @@ def runs(draw: st.DrawFn) -> RunSettings:
     init: Literal["pretrained", "random"] = draw(st.sampled_from(["pretrained", "random"]))
     poolings = [None, "mean", "cls", "max", *(["pooler"] if kind in ("joined", "single") else [])]
     metrics = choosing_metrics("classes") if has_classes else choosing_metrics("graded", "labels")
+    prompts = draw(st.sampled_from([None, "query: ", {"question": "query: ", "answer": "passage: "}]))
     return RunSettings(
         model=ModelSettings(
             draw(NAMES),
@@ -1002,7 +1003,7 @@ def runs(draw: st.DrawFn) -> RunSettings:
             dropout=draw(maybe(st.floats(0, 0.99))),
             freeze_layers=0 if init == "random" else draw(st.integers(0, 12)),
         ),
-        data=DataSettings(draw(NAMES), dev, draw(maybe(NAMES)), share, reading),
+        data=DataSettings(draw(NAMES), dev, draw(maybe(NAMES)), share, reading, prompts if kind == "siamese" else None),
         output_dir=draw(NAMES),
         objective=tuple(ObjectiveSettings(name, draw(st.floats(0.01, 9)), **options[name]) for name in names),
         training=TrainingSettings(

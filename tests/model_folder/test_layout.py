@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from sbert_ft.encoder.attention import ProbeResult
 from sbert_ft.errors import InputError, ModelFolderError, SbertFtError
 from sbert_ft.model_folder.layout import ModelFolder, find_folder, read_folder
 from sbert_ft.models.classifier import ClassifierModel
@@ -363,14 +364,47 @@ def test_prompts_that_are_none_are_refused(bare: Path, prompts: object) -> None:
         load(bare)
 
 
-def test_pooling_without_the_prompts_tokens_is_refused_where_there_is_a_prompt(bare: Path) -> None:
-    as_sentence_transformer(bare, {**MEAN, "include_prompt": False}, prompts={"query": "who is "})
-    with pytest.raises(ModelFolderError, match="include_prompt"):
+@pytest.mark.parametrize("flag", ["pooling_mode_mean_tokens", "pooling_mode_cls_token", "pooling_mode_max_tokens"])
+@pytest.mark.parametrize("layouts", [("rows",), ("runs",), ("padded",)])
+def test_pooling_without_the_prompts_tokens_is_that_of_sentence_transformers(
+    bare: Path, tmp_path: Path, flag: str, layouts: tuple[Any, ...]
+) -> None:
+    pooling = {"word_embedding_dimension": 32, flag: True, "include_prompt": False}
+    as_sentence_transformer(bare, pooling, prompts={"query": "a man and a dog: ", "none": ""})
+    theirs = SentenceTransformer(str(bare), device="cpu", local_files_only=True)
+    model = load(bare)
+    model.bert.probe = ProbeResult(layouts, {})
+    model.save_pretrained(tmp_path / "saved")
+    for ours in (model, load(tmp_path / "saved")):
+        for options in ({"prompt_name": "query"}, {"prompt": "two "}, {"prompt_name": "none"}, {}):
+            expected = theirs.encode(TEXTS, **options)
+            np.testing.assert_allclose(ours.encode(TEXTS, **options), expected, atol=5e-6, rtol=0)
+    assert np.abs(model.encode(TEXTS, prompt_name="query") - model.encode(TEXTS)).max() > 0.01
+
+
+def test_a_text_of_which_only_the_prompt_is_left_has_the_vector_of_sentence_transformers(bare: Path) -> None:
+    as_sentence_transformer(bare, {**MEAN, "include_prompt": False}, prompts={})
+    model = SiameseBert.from_pretrained(bare, "cpu", "float32", max_seq_length=4)
+    theirs = SentenceTransformer(str(bare), device="cpu", local_files_only=True)
+    theirs.max_seq_length = 4
+    for prompt in ("a man", "a man and", "a man and a dog"):  # the last ones fill all four tokens
+        expected = theirs.encode(TEXTS, prompt=prompt)
+        np.testing.assert_allclose(model.encode(TEXTS, prompt=prompt), expected, atol=5e-6, rtol=0)
+
+
+def test_the_first_window_alone_is_pooled_without_the_prompt(bare: Path) -> None:
+    as_sentence_transformer(bare, {**MEAN, "include_prompt": False}, prompts={})
+    model = load(bare)
+    text = "a long text about a house and a park and a game"
+    whole = model.encode(text, prompt="two dogs ", on_truncate="chunk")
+    np.testing.assert_allclose(whole, model.encode(text, prompt="two dogs "), atol=5e-6, rtol=0)
+    assert np.isfinite(model.encode(text * 9, prompt="two dogs ", on_truncate="chunk")).all()
+
+
+def test_an_include_prompt_that_is_neither_true_nor_false_is_refused(bare: Path) -> None:
+    as_sentence_transformer(bare, {**MEAN, "include_prompt": "no"})
+    with pytest.raises(ModelFolderError, match="include_prompt is 'no', expected true or false"):
         load(bare)
-    as_sentence_transformer(bare, {**MEAN, "include_prompt": False}, prompts={"query": "", "document": ""})
-    assert_as_sentence_transformers(bare)
-    as_sentence_transformer(bare, {**MEAN, "include_prompt": True}, prompts={"query": "who is "})
-    assert_as_sentence_transformers(bare, prompt_name="query")
 
 
 @pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan", None])

@@ -37,8 +37,10 @@ from sbert_ft.errors import (
     SbertFtError,
     TrainingError,
 )
+from sbert_ft.evaluation.pair_evaluator import PairEvaluator
 from sbert_ft.training.fine_tune import as_dataset, fine_tune, reading_on_scale_of
 from sbert_ft.training.run_log import RunLog, read_log
+from sbert_ft.training.tokenized_dataset import tokenize_connections
 
 FEW = EvaluationSettings(bootstrap_samples=20)
 QUICK = TrainingSettings(max_steps=3, batch_size=8, learning_rate=1e-3, precision="float32", warmup_steps=0)
@@ -444,6 +446,81 @@ def test_a_finished_run_of_another_kind_of_model_is_refused(
     assert are_equal(weights(wider), before)
 
 
+WAYS_ON = r"to train its model further, start from '.*run/model' \(model.path\) with another output_dir; to start ag"
+
+
+def test_a_finished_run_names_one_way_on_everywhere_and_it_works(folder: Path, tmp_path: Path) -> None:
+    rows, place = dataset(graded(24)), tmp_path / "run"
+    base = SiameseBert.from_pretrained(folder, "cpu", "float32")
+    result = fine_tune(base, rows, output_dir=place, training=QUICK)
+    more = replace(QUICK, max_steps=None, epochs=3)
+    base = SiameseBert.from_pretrained(folder, "cpu", "float32")
+    for on_existing in ("error", "resume"):
+        with pytest.raises(RunFolderError, match=f"is finished.*{WAYS_ON}"):
+            fine_tune(base, rows, output_dir=place, training=more, on_existing=on_existing)
+    tuned = SiameseBert.from_pretrained(result.model_dir, "cpu", "float32")
+    assert fine_tune(tuned, rows, output_dir=tmp_path / "more", training=more).metrics["steps"] == 9
+    assert fine_tune(base, rows, output_dir=place, training=more, on_existing="overwrite").metrics["steps"] == 9
+
+
+UNKNOWN = [("кот спит", "собака бежит", 0.1), ("дом стоит", "парк зелен", 0.9)]
+
+
+@pytest.mark.parametrize("on_existing", ["error", "overwrite"])
+def test_a_run_that_is_refused_before_its_first_step_leaves_nothing_and_removes_nothing(
+    model: SiameseBert, tmp_path: Path, on_existing: str
+) -> None:
+    place = tmp_path / "run"
+    if on_existing == "overwrite":
+        fine_tune(model, dataset(graded(16)), output_dir=place, training=QUICK)
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="allow_unknown"):
+        fine_tune(model, dataset(UNKNOWN), output_dir=place, training=QUICK, on_existing=on_existing)
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+    assert place.exists() == bool(before)
+
+
+def test_a_run_that_ended_before_its_first_step_is_begun_again(
+    model: SiameseBert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "run"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairEvaluator, "evaluate_baseline", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(model, dataset(graded(16)), output_dir=place, training=QUICK)
+    assert sorted(path.name for path in place.iterdir()) == ["config.json", "fingerprint.json", "ledger.json"]
+    assert fine_tune(model, dataset(graded(16)), output_dir=place, training=QUICK).metrics["steps"] == 2
+
+
+# a metric that is not defined
+
+MATCHES = [(f"dog {i}", f"cat {i}", 1) for i in range(6)]
+EITHER = [(f"dog {i}", f"cat {i} {i % 2}", i % 2) for i in range(12)]
+
+
+def test_an_undefined_metric_stops_nothing_and_the_last_state_is_kept(
+    model: SiameseBert, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = replace(QUICK, max_steps=None, epochs=3, batch_size=6, early_stopping_patience=1)
+    with caplog.at_level(logging.WARNING, logger="sbert_ft"):
+        result = fine_tune(
+            *(model, dataset(EITHER), dataset(MATCHES)),
+            output_dir=tmp_path / "run",
+            objective="contrastive",
+            training=settings,
+        )
+    assert (result.metrics["steps"], result.metrics["stopped_early"], result.metrics["best"]) == (6, False, None)
+    why = "dev has no average_precision (every pair matches): such an evaluation is neither better nor worse"
+    kept = "dev never had the metric average_precision, so no step was the best: the model is that of the last step, 6"
+    assert caplog.messages.count(why) == 3 and {why, kept} <= set(result.metrics["warnings"])
+    saved = SiameseBert.from_pretrained(result.model_dir, "cpu", "float32")
+    assert are_equal(weights(saved), weights(model))
+
+
 # what is not changed
 
 
@@ -627,3 +704,122 @@ def test_korean_pairs_make_the_real_model_better_at_korean(
     assert result.metrics["steps"] == 10
     assert scores["difference"]["spearman"]["value"] > 0.02
     assert model.decision is not None and model.decision.scale == (0.0, 5.0)
+
+
+# prompts
+
+ASKED = [(f"what is {i}", f"it is {i} more", (i % 6) / 2) for i in range(12)]
+BY_COLUMN = {"question": "the query: ", "answer": "a passage: "}
+
+
+def asked(tmp_path: Path) -> Path:
+    lines = "".join(f"{question},{answer},{score}\n" for question, answer, score in ASKED)
+    (tmp_path / "asked.csv").write_text(f"question,answer,score\n{lines}", "utf-8")
+    return tmp_path / "asked.csv"
+
+
+def test_prompts_by_column_are_trained_with_and_kept_for_use(folder: Path, tmp_path: Path) -> None:
+    file = asked(tmp_path)
+    model = SiameseBert.from_pretrained(folder, "cpu", "float32")
+    result = fine_tune(
+        model, file, file, output_dir=tmp_path / "run", training=QUICK, evaluation=FEW, prompts=BY_COLUMN
+    )
+    # the same as training on texts that begin with the prompts
+    written = [(f"the query: {a}", f"a passage: {b}", label) for a, b, label in ASKED]
+    other = SiameseBert.from_pretrained(folder, "cpu", "float32")
+    expected = fine_tune(
+        other, dataset(written), dataset(written), output_dir=tmp_path / "o", training=QUICK, evaluation=FEW
+    )
+    assert are_equal(weights(model), weights(other))
+    name = "spearman"
+    for part in ("before", "after"):
+        found = result.metrics["splits"]["dev"][part][name]["value"]
+        assert found == expected.metrics["splits"]["dev"][part][name]["value"]
+    assert "texts begin with the prompts 'the query: ', 'a passage: '" in result.metrics["plan"]
+
+    saved = SiameseBert.from_pretrained(result.model_dir, "cpu", "float32")
+    theirs = SentenceTransformer(str(result.model_dir), device="cpu", local_files_only=True)
+    for one in (model, saved):
+        np.testing.assert_allclose(
+            one.score([("cat", "dog")]), other.score([("the query: cat", "a passage: dog")]), atol=5e-6
+        )
+        np.testing.assert_allclose(one.encode_query("cat"), other.encode("the query: cat"), atol=5e-6)
+        np.testing.assert_allclose(one.encode_document("cat"), other.encode("a passage: cat"), atol=5e-6)
+        np.testing.assert_allclose(one.encode("cat"), other.encode("cat"), atol=5e-6)
+    np.testing.assert_allclose(theirs.encode_query("cat"), saved.encode_query("cat"), atol=5e-6)
+    np.testing.assert_allclose(theirs.encode_document("cat"), saved.encode_document("cat"), atol=5e-6)
+
+
+def test_one_prompt_for_all_texts_is_the_default_prompt(folder: Path, tmp_path: Path) -> None:
+    model = SiameseBert.from_pretrained(folder, "cpu", "float32")
+    result = fine_tune(model, asked(tmp_path), output_dir=tmp_path / "run", training=QUICK, prompts="text: ")
+    saved = SiameseBert.from_pretrained(result.model_dir, "cpu", "float32")
+    assert (saved.default_prompt, saved.pair_prompts) == ("text: ", None)
+    theirs = SentenceTransformer(str(result.model_dir), device="cpu", local_files_only=True)
+    for encode in ("encode", "encode_query", "encode_document"):
+        expected = saved.encode("text: cat", prompt="")
+        np.testing.assert_allclose(getattr(saved, encode)("cat"), expected, atol=5e-6)
+        np.testing.assert_allclose(getattr(theirs, encode)("cat"), expected, atol=5e-6)
+    assert "every text begins with the default prompt 'text: '" in result.metrics["plan"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        (
+            {"question": "q: ", "anser": "a: "},
+            "names 'anser', but the texts of '.*asked.csv' are in 'question', 'answer'",
+        ),
+        ("", "data.prompts"),
+        ({"question": 1}, "data.prompts"),
+        ({}, "data.prompts"),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_refused_and_the_model_is_unchanged(
+    folder: Path, tmp_path: Path, prompts: Any, said: str
+) -> None:
+    model = SiameseBert.from_pretrained(folder, "cpu", "float32")
+    with pytest.raises(SbertFtError, match=said):
+        fine_tune(model, asked(tmp_path), output_dir=tmp_path / "run", training=QUICK, prompts=prompts)
+    assert (model.prompts, model.pair_prompts) == ({}, None) and not (tmp_path / "run").exists()
+
+
+def test_triplets_have_one_prompt_for_what_the_anchor_is_compared_with(folder: Path, tmp_path: Path) -> None:
+    rows = ConnectionDataset.from_pairs([(f"what is {i}", f"it is {i}", f"no {i}") for i in range(6)])
+    model = SiameseBert.from_pretrained(folder, "cpu", "float32")
+    sides = {"sentence1": "q: ", "sentence2": "d: "}
+    with pytest.raises(
+        InputError, match="but '' before 'sentence3'; both are compared with 'sentence1'; give them the same"
+    ):
+        fine_tune(model, rows, output_dir=tmp_path / "a", objective="triplet", training=QUICK, prompts=sides)
+    assert model.prompts == {}
+    fine_tune(
+        *(model, rows),
+        output_dir=tmp_path / "b",
+        objective="triplet",
+        training=QUICK,
+        prompts={**sides, "sentence3": "d: "},
+    )
+    assert model.prompts_of_pair == ("q: ", "d: ")
+
+
+def test_training_pools_without_the_prompt_as_use_does(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "model"
+    SiameseBert.from_pretrained(folder, "cpu", "float32").save_pretrained(place)
+    pooling = json.loads((place / "1_Pooling" / "config.json").read_text())
+    (place / "1_Pooling" / "config.json").write_text(json.dumps({**pooling, "include_prompt": False}))
+    model = SiameseBert.from_pretrained(place, "cpu", "float32")
+    model.use_prompts("a man and ", "two ")
+    tokens = tokenize_connections(
+        dataset(ASKED), model.tokenizer, model.max_seq_length, None, model.prompts_of_pair, include_prompt=False
+    )
+    batch = model.bert.pack(tokens.pack_rows(np.array([3, 0])))
+    columns = model(batch).detach().split(2)
+    for side, (column, prompt) in enumerate(zip(columns, model.prompts_of_pair, strict=True)):
+        texts = [ASKED[row][side] for row in (3, 0)]
+        np.testing.assert_allclose(column.numpy(), model.encode(texts, prompt=prompt), atol=5e-6)
+    np.testing.assert_allclose(
+        model.score([row[:2] for row in ASKED[:1]]),
+        (torch.nn.functional.cosine_similarity(*columns)[1:]).numpy(),
+        atol=5e-6,
+    )
