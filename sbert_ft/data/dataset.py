@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import chain, islice
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -319,6 +320,8 @@ class ConnectionDataset(Dataset[Connection]):
         Raises:
             InputError: The labels are classes, or `match_from` is not on the scale.
         """
+        if match_from is not None and (isinstance(match_from, bool) or not isinstance(match_from, Real)):
+            raise InputError(f"match_from is of type {type(match_from).__name__}, expected a number")
         return self._labels.matches(match_from)
 
     def select(self, rows: NDArray[np.int64]) -> ConnectionDataset:
@@ -330,7 +333,10 @@ class ConnectionDataset(Dataset[Connection]):
         Raises:
             InputError: `rows` is empty, has an index twice, or one that is not a row.
         """
-        indices = np.asarray(rows)
+        try:
+            indices = np.asarray(rows)
+        except ValueError:  # lists of different lengths
+            indices = np.zeros((0, 0))
         whole = indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer) and len(indices) > 0
         if not whole or len(np.unique(indices)) != len(indices) or indices.min() < 0 or indices.max() >= len(self):
             raise InputError(f"rows must be one or more different whole numbers from 0 to {len(self) - 1:,}")

@@ -110,7 +110,7 @@ def find_folder(folder: str | Path) -> Path:
             up.
         InputError: It is not a path.
     """
-    if folder == "":
+    if isinstance(folder, str) and not folder:
         raise ModelFolderError("'' is not a model folder: expected a path", "for the current folder write '.'")
     path = path_argument(folder, "folder")
     try:

@@ -33,7 +33,7 @@ from sbert_ft.encoder.heads import (
     typed_classes,
 )
 from sbert_ft.encoder.packing import PackedBatch, PoolingMode
-from sbert_ft.errors import InputError, listed, quoted
+from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.classifier import ClassifierSettings, find_classifier, read_head
 from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches
 from sbert_ft.model_folder.layout import ModelFolder, read_folder
@@ -56,7 +56,6 @@ from sbert_ft.models.siamese import SiameseBert
 SIGMOID_SCALE = (0.0, 1.0)
 # Arguments of the class that are attributes and keys of sbert_ft.json too.
 _SETTINGS = ("pooling", "features", "truncation", "head_dropout")
-_N_NAMED = 5
 _Self = TypeVar("_Self", bound="ClassifierModel")
 
 
@@ -102,6 +101,7 @@ class ClassifierModel(TextModel):
             InputError: An unknown word, or a length that the encoder has no positions for.
             ModelFolderError: The kind is joined, but the tokenizer cannot make pairs.
         """
+        word_argument(kind, "kind", get_args(ClassifierKind))
         super().__init__(bert, max_seq_length, joins_pairs=kind == "joined")
         word_argument(truncation, "truncation", get_args(Truncation))
         if class_weight not in (None, "balanced"):
@@ -350,11 +350,7 @@ class ClassifierModel(TextModel):
         if not gold:
             raise InputError("X has no rows: there is nothing to score")
         if self._classes is not None:
-            codes = codes_of_labels(gold, self._classes)
-            if (codes < 0).all():
-                named = listed(self.class_names, _N_NAMED)
-                raise InputError(f"no label in y is one of the classes {named}; the first is {quoted(gold[0])}")
-            return float((codes == logits.argmax(1)).mean())
+            return float((codes_of_labels(gold, self._classes) == logits.argmax(1)).mean())
         scores = probabilities(logits)[:, 0]
         try:
             wanted = np.asarray(gold, np.float64)

@@ -179,7 +179,10 @@ def windows_of_pairs(
 
     characters = 0
     for position, pair in enumerate(pairs):
-        if isinstance(pair, (str, Mapping, Set)) or not hasattr(pair, "__len__") or len(pair) != 2:
+        is_list = (
+            not isinstance(pair, (str, Mapping, Set)) and hasattr(pair, "__len__") and getattr(pair, "ndim", 1) > 0
+        )
+        if not is_list or len(pair) != 2:
             raise InputError(
                 f"pair at position {position} is {quoted(pair)} ({type(pair).__name__}), expected a pair of texts{hint}"
             )

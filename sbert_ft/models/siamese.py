@@ -354,7 +354,8 @@ class SiameseBert(TextModel):
             target = choose_device(device)
             if (target.type, target.index or 0) != (self.device.type, self.device.index or 0):
                 self.bert._settle(target, self.bert.compute_dtype)  # tries the layouts there
-        quantized = others.pop("precision", None) or "float32"
+        quantized = others.pop("precision", None)
+        quantized = "float32" if quantized is None else quantized
         word_argument(quantized, "precision", ("float32", "int8", "uint8", "binary", "ubinary"))
         for name in ("pool", "chunk_size"):
             if others.pop(name, None) is not None:

@@ -53,6 +53,7 @@ def test_ledger_as_json_has_the_names_of_its_attributes() -> None:
         "n_kept": 10,
         "findings": [{"kind": "cut", "count": 1, "dropped": False, "first": [9], "sentence": "1 row"}],
         "notes": ["a note"],
+        "columns": [],
     }
 
 
