@@ -22,6 +22,7 @@ from sklearn.metrics import (
 
 from sbert_ft import ConnectionDataset, SiameseBert
 from sbert_ft.cli import main
+from sbert_ft.errors import InputError
 from sbert_ft.model_folder.decision import Decision, FittedOn
 from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.models.connection_bert import ConnectionBert
@@ -322,9 +323,9 @@ def test_the_encoder_of_towers_is_judged_by_its_cosine_on_request(
         ("joined", ("--against", "graded"), "has no classes"),
         ("joined", ("--against", "single"), "is of kind single, the model is of kind joined"),
         ("joined", ("--against", "encoder"), "BertClassifier"),
-        ("joined", ("--column", "premise"), "needs two texts"),
+        ("joined", ("--column", "premise"), "classifies pairs (kind joined), but a row of"),
         ("joined", ("--label-column", "gold"), "has no column 'gold'"),
-        ("single", (), "needs one text"),
+        ("single", (), "has two texts; name one column with --columns"),
         ("encoder", ("--classes", "a,b,c"), "--classes is for a classifier"),
         ("nowhere", (), "is not a model folder"),
     ],
@@ -358,3 +359,47 @@ def test_the_data_set_is_the_one_that_python_reads(joined: Path, nli: Path, caps
 
     dataset = ConnectionDataset.from_file(nli, Reading(classes=NLI))
     assert as_json(capsys, joined, nli)["data"]["sha256"] == dataset.sha256
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, tiny_bert_folder: Callable[..., Path]) -> Path:
+    """Return the folder of a stock classifier with the classes LABEL_0 and LABEL_1, as others publish them."""
+    bert = ConnectionBert.from_pretrained(tiny_bert_folder(tmp_path / "tiny"), "cpu", "float32")
+    model = ClassifierModel(bert, "single")
+    model.start_head(["LABEL_0", "LABEL_1"])
+    model.save_pretrained(tmp_path / "foreign")
+    (tmp_path / "foreign" / "sbert_ft.json").unlink()
+    (tmp_path / "pairs.csv").write_text(
+        "premise,hypothesis,label\n" + "a man,the cat,LABEL_1\na dog,the man,LABEL_0\n" * 3
+    )
+    (tmp_path / "texts.csv").write_text("document,label\n" + "a man,0\nthe cat,1\n" * 5)
+    return tmp_path / "foreign"
+
+
+def test_a_stock_classifier_of_pairs_is_told_the_kind_as_in_predict(
+    foreign: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = str(foreign.parent / "pairs.csv")
+    assert main(["evaluate", str(foreign), pairs]) == 2
+    assert "(kind single), but a row of" in (err := capsys.readouterr().err) and "or give --model-kind joined if" in err
+    assert main(["evaluate", str(foreign), pairs, "--model-kind", "joined", "--samples", "10"]) == 0
+
+
+def test_labels_that_the_model_names_otherwise_are_mapped_by_classes_alone(
+    foreign: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = str(foreign.parent / "texts.csv")
+    assert main(["evaluate", str(foreign), texts]) == 2
+    expected = (
+        "are '0', '1', but the classes of '{}' are 'LABEL_0', 'LABEL_1'; say with --classes A,B,... what DATA calls "
+    )
+    assert expected.format(foreign) + "them, in this order, such as --classes 0,1" in capsys.readouterr().err
+    model = ClassifierModel.from_pretrained(foreign, "cpu")
+    for classes in ("0,1", "1,0"):
+        assert main(["evaluate", str(foreign), texts, "--classes", classes, "--json", "--samples", "10"]) == 0
+        predicted = [classes.split(",")[int(label[-1])] for label in model.predict(["a man", "the cat"])]
+        accuracy = np.mean([found == gold for found, gold in zip(predicted, "01", strict=True)])
+        assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"]["value"] == accuracy
+    with pytest.raises(InputError, match=r"the classes are words: 'LABEL_0', 'LABEL_1'; .* give classes_\[labels\]"):
+        model.score(["a man", "the cat"], [0, 1])
+    assert model.score(["a man", "the cat"], model.classes_[[0, 1]]) in (0.0, 0.5, 1.0)
