@@ -336,7 +336,7 @@ class ConnectionDataset(Dataset[Connection]):
         try:
             indices = np.asarray(rows)
         except ValueError:  # lists of different lengths
-            indices = np.zeros((0, 0))
+            indices = np.zeros((0, 0), np.int64)
         whole = indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer) and len(indices) > 0
         if not whole or len(np.unique(indices)) != len(indices) or indices.min() < 0 or indices.max() >= len(self):
             raise InputError(f"rows must be one or more different whole numbers from 0 to {len(self) - 1:,}")

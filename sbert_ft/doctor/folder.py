@@ -177,10 +177,15 @@ def _settings(source: layout.ModelFolder, plan: EncoderPlan, is_whole: bool) -> 
     if layout.architecture_of_classifier(source.config) is None:
         is_bare = source.layout == "transformers"
         said = "no modules.json, so the usual settings" if is_bare else "sentence-transformers folder"
-        said += f": {source.pooling} pooling, vectors {'of length 1' if source.normalize else 'not normalized'}"
+        without = "" if source.include_prompt else " without the prompt's tokens"
+        said += (
+            f": {source.pooling} pooling{without}, vectors {'of length 1' if source.normalize else 'not normalized'}"
+        )
         said += f", similarity {source.similarity}"
         if source.prompts:
             said += f", prompts {names_of(source.prompts)} (by default {source.default_prompt_name or 'none'})"
+        if isinstance(sides := source.own.get("pair_prompts"), list):
+            said += f", before the texts of a pair {names_of(sides)}"
         yield noted("modules", said)
     for note in layout.unused_parts(source):
         yield noted("unused", note, "compare the vectors with those of the program that the folder was made for")

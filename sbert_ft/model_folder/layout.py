@@ -265,8 +265,8 @@ def _what_it_is(path: Path) -> str:
     names: list[str] = []
     with suppress(OSError):
         names = sorted(os.listdir(path))
-    for what, remedy in what_it_holds(names).items():
-        return f"it holds {what}: {remedy}"
+    if held := what_it_holds(names):
+        return "it holds {}: {}".format(*next(iter(held.items())))
     if found := _models_in(path / "snapshots", re.compile("")):
         return f"it is a model in the cache of the Hugging Face Hub: give {shown(found[-1])}"
     found = _models_in(path, re.compile(""))

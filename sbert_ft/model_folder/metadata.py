@@ -52,9 +52,8 @@ class OwnSettings:
         if number > FORMAT:  # its keys may mean something else
             raise json.fault("format", f"at most {FORMAT}: a newer version of sbert_ft wrote it", "update sbert_ft")
         sides = json.content.get("pair_prompts")
-        if sides is not None and not (
-            isinstance(sides, list) and len(sides) == 2 and all(s in source.prompts for s in sides)
-        ):
+        named = [name for name in source.prompts if isinstance(sides, list) and name in sides]
+        if sides is not None and not (isinstance(sides, list) and len(sides) == len(named) == 2):
             raise json.fault("pair_prompts", "the names of two prompts of config_sentence_transformers.json, or null")
         return cls(
             pair_prompts=None if sides is None else (sides[0], sides[1]),

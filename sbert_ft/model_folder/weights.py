@@ -165,7 +165,9 @@ def _check_finite(tensor: torch.Tensor, key: str, path: Path) -> None:
 
 
 def what_it_holds(names: Sequence[str]) -> dict[str, str]:
-    """Return what a folder with these files and folders holds in place of a model, each with what to do."""
+    """Return what a folder with these files and folders holds in place of weights, each with what to do."""
+    if any(name in names for name, _ in _LAYOUTS):
+        return {}
     return {what: remedy for pattern, what, remedy in _OTHER_FOLDERS if any(re.search(pattern, n) for n in names)}
 
 

@@ -603,3 +603,42 @@ def test_it_prints_accuracy_and_macro_f1_of_a_classifier_and_of_what_it_is_to_be
 
 
 JSON = ["--json", "--quiet", "--samples", "20", "--device", "cpu", "--precision", "float32"]
+
+
+def test_prompts_by_column_reach_every_command(sbert_ft: Callable[..., Said], model: Path, tmp_path: Path) -> None:
+    lines = "".join(f"what is {i},it is {i} more,{i % 6 / 5}\n" for i in range(12))
+    (tmp_path / "asked.csv").write_text(f"question,answer,score\n{lines}", "utf-8")
+    config = {
+        "model": {"path": str(model)},
+        "data": {
+            **{"train": str(tmp_path / "asked.csv"), "test": str(tmp_path / "asked.csv")},
+            "prompts": {"question": "the query: ", "answer": "a passage: "},
+        },
+        "training": {"max_steps": 2, "device": "cpu", "precision": "float32"},
+        "output_dir": str(tmp_path / "run"),
+    }
+    (tmp_path / "run.json").write_text(json.dumps(config), "utf-8")
+    assert (
+        "texts begin with the prompts 'the query: ', 'a passage: '"
+        in sbert_ft("train", tmp_path / "run.json", "--dry-run").out
+    )
+    assert sbert_ft("train", tmp_path / "run.json").code == 0
+    tuned = SiameseBert.from_pretrained(tmp_path / "run" / "model", device="cpu", precision="float32")
+    plain = tuned.encode(["the query: cat", "a passage: dog"])
+    expected = float(tuned.similarity_pairwise(plain[:1], plain[1:])[0])
+    said = sbert_ft("score", tmp_path / "run" / "model", "cat", "dog", "--device", "cpu", "--precision", "float32")
+    assert abs(float(said.out.split()[0]) - expected) < 1e-4
+    found = sbert_ft(
+        *("evaluate", tmp_path / "run" / "model", tmp_path / "asked.csv", "--json", "--samples", 10),
+        *("--device", "cpu", "--precision", "float32"),
+    )
+    value = metrics_of(tmp_path / "run")["splits"]["test"]["after"]["spearman"]["value"]
+    assert json.loads(found.out)["metrics"]["spearman"]["value"] == pytest.approx(value, abs=1e-9)
+    for change, said_of in (
+        (['data.prompts={"answr":"a"}'], "names 'answr', but the texts of"),
+        (["model.kind=joined"], "data.prompts"),
+    ):
+        refused = sbert_ft(
+            "train", tmp_path / "run.json", "--overwrite", *(part for one in change for part in ("--set", one))
+        )
+        assert refused.code == 2 and said_of in refused.err

@@ -502,6 +502,7 @@ def test_the_inner_folder_of_a_model_names_the_whole_one(
         (["model-q4.gguf"], "weights of GGUF: give the folder of the model that it was made from"),
         (["step-00000003.safetensors"], "checkpoints of sbert-ft: give the folder 'model' of their run"),
         (["optimizer.pt", "rng_state.pth"], "the state of a training: give a checkpoint that has model.safetensors"),
+        (["model.safetensors", "optimizer.pt"], r"found 'model.safetensors', 'optimizer.pt'$"),
         (["mine/config.json", "other/config.json"], "give one of the folders in it that have one: '.*mine', '.*other'"),
     ],
 )

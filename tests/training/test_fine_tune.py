@@ -27,6 +27,7 @@ from test_spec import sentences
 
 from sbert_ft import ConnectionDataset, EvaluationSettings, ObjectiveSettings, Reading, SiameseBert, TrainingSettings
 from sbert_ft import fine_tune as public_fine_tune
+from sbert_ft.doctor.folder import examine
 from sbert_ft.encoder.dropout import dropout_set_to
 from sbert_ft.errors import (
     ConfigError,
@@ -738,6 +739,8 @@ def test_prompts_by_column_are_trained_with_and_kept_for_use(folder: Path, tmp_p
     assert "texts begin with the prompts 'the query: ', 'a passage: '" in result.metrics["plan"]
 
     saved = SiameseBert.from_pretrained(result.model_dir, "cpu", "float32")
+    found = next(check for check in examine(result.model_dir) if check.name == "modules")
+    assert "(by default none), before the texts of a pair query, document" in found.found
     theirs = SentenceTransformer(str(result.model_dir), device="cpu", local_files_only=True)
     for one in (model, saved):
         np.testing.assert_allclose(
