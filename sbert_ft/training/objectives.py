@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sbert_ft.config.objectives import OBJECTIVES, ObjectiveKind, ObjectiveSettings
 from sbert_ft.data.dataset import ConnectionDataset
+from sbert_ft.data.ledger import counted
 from sbert_ft.errors import InputError, enumerated, quoted
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ def check_fits(settings: Sequence[ObjectiveSettings], dataset: ConnectionDataset
         )
     fits = "in_batch_negatives" in fitting_objectives(dataset)
     raise InputError(
-        f"objective {_names(settings)} needs two or more different labels, but all {len(dataset.labels):,} are "
-        f"{dataset.labels[0]:g}",
+        f"objective {_names(settings)} needs two or more different labels, but there is only {dataset.labels[0]:g} "
+        f"({counted(len(dataset.labels), 'row')})",
         "in_batch_negatives is for such rows" if fits else "name another column of labels with data.label_column",
     )
 

@@ -768,11 +768,16 @@ def scores() -> list[Case]:
         options=outside,
     )
     constant = replace(SCORES, rows=tuple((*row[:2], 0.5) for row in SCORES.rows))
+    no_difference = refused("needs two or more different labels, but there is only")
     cases += in_formats(
-        "one score for all", constant, ["csv", "parquet"], learned=warned("all 4 rows have the score 0.5")
+        *("one score for all", constant, ["csv", "parquet"]),
+        learned=warned("all 4 rows have the score 0.5"),
+        trained=no_difference,
     )
     one = replace(SCORES, rows=SCORES.rows[:1])
-    cases += in_formats("one row", one, ("csv", "jsonl"), streamed=WORKS, learned=warned("only one row"))
+    cases += in_formats(
+        "one row", one, ("csv", "jsonl"), streamed=WORKS, learned=warned("only one row"), trained=no_difference
+    )
     skipped = SCORES.with_label("0,85")
     cases += in_formats(
         "a bad score that is skipped",

@@ -458,4 +458,4 @@ def test_any_labels_are_classes_in_a_stated_order_and_unknown_to_a_model_of_othe
     assert_harmless(outcome)
     assert outcome.code == 0 and said in outcome.stderr, outcome.stderr
     outcome = judge.run(["evaluate", models["labels"], case.file], tmp_path)
-    assert_refused(outcome, case.file, "none of 4 rows can be used", "labels that data.classes does not name")
+    assert_refused(outcome, "the labels of", case.file, "but the classes of", "say with --classes")

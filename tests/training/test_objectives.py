@@ -480,7 +480,9 @@ def test_each_of_added_objectives_is_checked_against_the_data() -> None:
 
 @pytest.mark.parametrize("name", ["cosine", "contrastive", "online_contrastive", "binary_cross_entropy"])
 def test_labels_that_are_all_equal_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"^objective {name} needs two or more different labels, but all 4 are 1; "):
+    with pytest.raises(
+        InputError, match=rf"^objective {name} needs two or more different labels, but there is only 1 \(4 rows\); "
+    ):
         check_fits([ObjectiveSettings(name)], MATCHING)
     check_fits([ObjectiveSettings(name)], BINARY)
 
