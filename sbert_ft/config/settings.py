@@ -117,8 +117,8 @@ class DataSettings:
     dev: str | None = None
     test: str | None = None
     dev_share: float | None = setting(None, above=0, at_most=0.5)
-    reading: Reading = field(default_factory=Reading)
     prompts: str | Mapping[str, str] | None = None
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True)

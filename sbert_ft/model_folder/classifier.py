@@ -226,6 +226,10 @@ def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifie
             "%s describes one output that is meant to be used as it is; here scores are its sigmoid, in the same order",
             shown(file),
         )
+    if source.prompts.get(source.default_prompt_name or ""):
+        place = shown(source.path / "config_sentence_transformers.json")
+        problem = f"{place} has the default prompt {quoted(source.default_prompt_name)}, which is not put before texts"
+        raise ModelFolderError(problem, "set default_prompt_name to null, and put the prompt into the texts yourself")
     if len(names) > 1 and (fault := fault_of_classes(names)) is not None:
         raise ModelFolderError(f"{shown(file)}: id2label: {fault}")
     settings = ClassifierSettings(found_kind, "pooler", classes=tuple(names) if len(names) > 1 else None)

@@ -155,7 +155,7 @@ def read_folder(folder: str | Path | ModelFolder) -> ModelFolder:
     old = (encoder_path / name for name in _CONFIGS_OF_OLD)
     file = next((file for file in old if os.path.lexists(file)), encoder_path / _CONFIGS_OF_OLD[0])
     transformer = read_json_if_there(file)
-    check_transformer_settings(file, transformer)
+    check_transformer_settings(file, transformer, architecture_of_classifier(config) is not None)
     length = transformer.get("max_seq_length")
     if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 3):
         raise ModelFolderError(

@@ -31,12 +31,19 @@ _OF_LOADING = {
     *("attn_implementation", "cache_dir", "device_map", "dtype", "local_files_only", "low_cpu_mem_usage", "revision"),
     *("token", "torch_dtype", "trust_remote_code", "use_fast", "use_safetensors"),
 }
+# Which output of the model is taken
+_OF_OUTPUT = ("transformer_task", "module_output_name")
 _MODALITY = {"method": "forward", "method_output_name": "last_hidden_state"}
 
 
-def check_transformer_settings(file: Path, settings: Mapping[str, Any]) -> None:
-    """Raise a `ModelFolderError` about a key of sentence_bert_config.json that is not applied."""
+def check_transformer_settings(file: Path, settings: Mapping[str, Any], of_classifier: bool) -> None:
+    """Raise a `ModelFolderError` about a key of sentence_bert_config.json that is not applied.
+
+    Of a classifier it is known which output is taken, so that is not looked at.
+    """
     for key, (harmless, remedy) in _SETTINGS.items():
+        if of_classifier and key in _OF_OUTPUT:
+            continue
         if settings.get(key) not in (None, harmless):
             raise ModelFolderError(f"{shown(file)}: {key} is {quoted(settings[key])}, which is not applied", remedy)
     for name, place in _OPTIONS.items():
@@ -49,5 +56,5 @@ def check_transformer_settings(file: Path, settings: Mapping[str, Any]) -> None:
             raise ModelFolderError(f"{shown(file)}: {problem}", f"write it into {place}")
     modalities = settings.get("modality_config") or {}
     text = modalities.get("text", _MODALITY) if isinstance(modalities, dict) else modalities
-    if text != _MODALITY:
+    if text != _MODALITY and not of_classifier:
         raise ModelFolderError(f"{shown(file)}: modality_config has {quoted(text)} for texts, expected {_MODALITY}")

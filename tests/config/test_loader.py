@@ -1003,7 +1003,7 @@ def runs(draw: st.DrawFn) -> RunSettings:
             dropout=draw(maybe(st.floats(0, 0.99))),
             freeze_layers=0 if init == "random" else draw(st.integers(0, 12)),
         ),
-        data=DataSettings(draw(NAMES), dev, draw(maybe(NAMES)), share, reading, prompts if kind == "siamese" else None),
+        data=DataSettings(draw(NAMES), dev, draw(maybe(NAMES)), share, prompts if kind == "siamese" else None, reading),
         output_dir=draw(NAMES),
         objective=tuple(ObjectiveSettings(name, draw(st.floats(0.01, 9)), **options[name]) for name in names),
         training=TrainingSettings(

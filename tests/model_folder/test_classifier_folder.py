@@ -178,6 +178,17 @@ def test_a_folder_of_cross_encoder_takes_pairs_and_gives_its_numbers(n_labels: i
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
+def test_a_cross_encoder_with_a_default_prompt_is_refused(tmp_path: Path) -> None:
+    folder = make_stock_folder(tmp_path / "theirs", "bert", 1)
+    theirs = CrossEncoder(str(folder), device="cpu", local_files_only=True)
+    plain = theirs.predict(PAIRS)
+    theirs.prompts, theirs.default_prompt_name = {"query": "find: "}, "query"
+    assert not np.allclose(theirs.predict(PAIRS), plain, atol=TOLERANCE)
+    theirs.save_pretrained(str(tmp_path / "saved"))
+    with pytest.raises(ModelFolderError, match=r"has the default prompt 'query', which is not put before texts; set"):
+        load(tmp_path / "saved")
+
+
 @pytest.mark.parametrize(
     "key",
     [

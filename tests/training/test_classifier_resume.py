@@ -42,7 +42,7 @@ from sbert_ft.training.run_folder import RUN_FILES
 
 EVALUATION = ("sbert_ft.evaluation.class_evaluator", "joined_unless")
 JUDGING = ("sbert_ft.evaluation.class_evaluator", "joined")
-AFTER_THE_LOCK = ("sbert_ft.training.run", "plan_run")
+AFTER_THE_LOCK = ("sbert_ft.training.run", "warn_of_disk_space")
 
 PAIRS = {"train": "nli.csv", "dev": "nli-dev.csv"}
 TEXTS = {"train": "sentiment.csv", "dev": "sentiment-dev.csv"}

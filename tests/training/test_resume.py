@@ -832,6 +832,9 @@ def test_a_full_disk_at_the_very_beginning_is_said_and_the_run_can_go_on(bench: 
     config = bench.config("short")
     ended = bench.train(config, strike=strike(("sbert_ft.training.run", "plan_run"), 1, file_bytes=0))
     assert ended.code == 2 and "cannot be written" in ended.said and "Traceback" not in ended.said
+    assert not folder_of(config).exists()  # nothing was written yet, so there is nothing to resume
+    ended = bench.train(config, strike=strike(("sbert_ft.training.run", "warn_of_disk_space"), 1, file_bytes=0))
+    assert ended.code == 2 and "cannot be written" in ended.said and "Traceback" not in ended.said
     ended = bench.resume(config)
     assert ended.code == 0, ended.said
     assert_same_run(folder_of(config), bench.unbroken("short"))
