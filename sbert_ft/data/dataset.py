@@ -103,7 +103,11 @@ class ConnectionDataset(Dataset[Connection]):
             make = ConnectionDataset.from_file
         elif hasattr(data, "iloc") and getattr(data, "ndim", 0) == 2:
             make = ConnectionDataset.from_dataframe
-        elif isinstance(data, Iterable) and not isinstance(data, (bytes, Mapping, Set)) and getattr(data, "ndim", 1) != 0:
+        elif (
+            isinstance(data, Iterable)
+            and not isinstance(data, (bytes, Mapping, Set))
+            and getattr(data, "shape", None) != ()
+        ):
             rows = iter(data)
             first = list(islice(rows, 1))
             data = data if rows is not data else chain(first, rows)  # a generator is read once
