@@ -280,7 +280,8 @@ class SiameseBert(TextModel):
                 raise InputError("vectors of tokens are not quantized", "leave precision out")
             key = None if output_value is None else word_argument(output_value, "output_value", _OUTPUT_VALUES)
             prompt = self._prompt(prompt_name, prompt)
-            settings = EmbedSettings(self.pooling, self.max_seq_length, batch_size, on_truncate, prompt)
+            include_prompt = self.bert.source.include_prompt
+            settings = EmbedSettings(self.pooling, self.max_seq_length, batch_size, on_truncate, prompt, include_prompt)
             width = self._width(truncate_dim)
             of_texts = list[Any]()
             for features in token_features(self.bert, texts, settings):

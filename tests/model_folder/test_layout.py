@@ -379,6 +379,8 @@ def test_pooling_without_the_prompts_tokens_is_that_of_sentence_transformers(
         for options in ({"prompt_name": "query"}, {"prompt": "two "}, {"prompt_name": "none"}, {}):
             expected = theirs.encode(TEXTS, **options)
             np.testing.assert_allclose(ours.encode(TEXTS, **options), expected, atol=5e-6, rtol=0)
+            found = [all_of["sentence_embedding"] for all_of in ours.encode(TEXTS, output_value=None, **options)]
+            np.testing.assert_allclose(np.stack(found), expected, atol=5e-6, rtol=0)
     assert np.abs(model.encode(TEXTS, prompt_name="query") - model.encode(TEXTS)).max() > 0.01
 
 
