@@ -720,15 +720,21 @@ def feed_without_end(pipe: Path) -> None:
 # ---------------------------------------------------------------- messages, and where they go
 
 
-def test_bar_is_shown_on_a_terminal_and_taken_away(folder: Path, inside: Path) -> None:
+ON_A_TERMINAL = """
+import os, sys
+os.dup2(os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY), 2)
+sys.stderr = open(2, "w", buffering=1, closefd=False)
+from sbert_ft.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_bar_is_shown_on_a_terminal_and_taken_away(warm: WarmProcess, folder: Path, inside: Path) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    process = subprocess.Popen(
-        command("encode", folder, "texts.txt", "-o", "out.npy"),
-        stdin=subprocess.DEVNULL,
-        stderr=theirs,
-        env=environment(TERM="xterm"),
-    )
+    argv = [os.ttyname(theirs), "encode", str(folder), "texts.txt", "-o", "out.npy"]
+    warm.start("warm.calls:script", code=ON_A_TERMINAL, argv=argv, environment={"TERM": "xterm"})
+    ended = warm.end(60)
     os.close(theirs)
     said = b""
     try:
@@ -737,7 +743,7 @@ def test_bar_is_shown_on_a_terminal_and_taken_away(folder: Path, inside: Path) -
     except OSError:  # on Linux, the other end is closed
         pass
     os.close(ours)
-    assert process.wait(60) == 0, said
+    assert ended.code == 0, said
     assert b"| 7.00/7.00 [" in said or b"0.00/7.00 [" in said, said
     assert b"7 texts, " in said.splitlines()[-1]
 
