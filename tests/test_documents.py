@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,9 @@ def test_every_test_that_reliability_names_is_there() -> None:
     assert not missing
 
 
+@cache
 def bad_inputs(section: str) -> Sequence[Any]:
-    """Return the cases of a section of docs/reliability.md."""
+    """Return the cases of a section of docs/reliability.md; making them takes seconds, so they are made once."""
     pytest.importorskip("pyarrow", reason="pyarrow, with which cases are made, is absent")
     from bad_inputs import folders, tables
 
