@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -1129,9 +1130,15 @@ def test_threshold_targets_are_those_that_a_decision_understands(text: str) -> N
     assert (KEYS["evaluation.threshold_target"].fault(text) is None) == (parse_target(text) is not None)
 
 
+@cache
+def the_schema() -> Mapping[str, Any]:
+    """Return the schema, which is made but once: `violations` asks for it at every value."""
+    return json_schema()
+
+
 def violations(value: object, schema: Mapping[str, Any] | None = None, at: str = "") -> list[str]:
     """Return where a JSON value violates the schema; checks only what our schema uses of draft 2020-12."""
-    whole = json_schema()
+    whole = the_schema()
     schema = whole if schema is None else schema
     known = {"$schema", "$defs", "title", "description", "default", "type", "properties", "patternProperties"}
     known |= {"required", "additionalProperties", "minProperties", "items", "minItems", "maxItems", "uniqueItems"}
