@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -409,34 +410,52 @@ def test_want_of_memory_is_a_sentence_with_what_would_need_less(bench: Bench, mi
     )
 
 
-IN_A_PROCESS = """
-import json, sys
+IN_FRESH_FORKS = """
+import json, os, sys
 sys.path.insert(0, sys.argv[1])
+import sbert_ft.commands.train, sbert_ft.training.run, transformers.models.bert.modeling_bert
 from warm.calls import command
-sys.exit(command({}, **json.loads(sys.argv[2])))
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            said = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(said, 1), os.dup2(said, 2)
+            code = command({}, **json.loads(line))
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
 def test_in_a_step_forwards_are_halved_until_they_fit_or_it_is_said_that_none_does(
-    bench: Bench, minilm_path: Path
+    bench: Bench, minilm_path: Path, tmp_path: Path
 ) -> None:
     halved = "going on from step 2 with forwards of 32 rows; the batch stays the same"
-    # what the allocator has kept from earlier steps differs by its threads
-    for room_kib in (20_000, 10_000, 4_000, 1_000, 200):
-        config = minilm_config(bench, minilm_path, batch_size=64, epochs=4, save_steps=1)
-        request = {"argv": ["train", str(config)], "strike": without_memory(STEP, 3, room_kib)}
-        # a process of its own: the allocator of one that has trained before keeps what the run is not to find
-        done = subprocess.run(
-            [sys.executable, "-c", IN_A_PROCESS, str(ROOT / "tests"), json.dumps(request)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode in (0, 2) and "Traceback" not in done.stderr, done.stderr
-        if halved in done.stderr:
-            break
-    assert halved in done.stderr
+    # forks of a process that has computed nothing: the allocator of one that has trained keeps what is not to be found
+    with subprocess.Popen(
+        [sys.executable, "-c", IN_FRESH_FORKS, str(ROOT / "tests"), str(tmp_path / "said")],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        # what the allocator has kept from earlier steps differs by its threads
+        for room_kib in (20_000, 10_000, 4_000, 1_000, 200):
+            config = minilm_config(bench, minilm_path, batch_size=64, epochs=4, save_steps=1)
+            request = {"argv": ["train", str(config)], "strike": without_memory(STEP, 3, room_kib)}
+            print(json.dumps(request), file=process.stdin, flush=True)
+            ready = select.select([process.stdout], [], [], 120)[0]
+            if not ready:
+                process.kill()
+            code, said = process.stdout.readline().strip(), (tmp_path / "said").read_text("utf-8")
+            assert code in ("0", "2") and "Traceback" not in said, (code, said)
+            if halved in said:
+                break
+    assert halved in said
     assert newest_step(folder_of(config)) >= 2
 
 
