@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 import os
 import pickle
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +23,6 @@ from sbert_ft import BertClassifier, ConnectionBert, SiameseBert
 from sbert_ft.encoder.process_safety import ForkSafeLock, prepare_process
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_SECONDS = 900  # for what takes half a minute; what hangs is killed and said by the script itself
 TEXTS = ["A man plays a guitar.", "two dogs running in the park", "", "the house " * 10, "a"]
 SAME_VECTORS = [
     "threads_of_one_process",
@@ -48,18 +44,13 @@ needs_proc = pytest.mark.skipif(
 
 
 def short_form(section: str, folder: Path) -> dict[str, Any]:
-    """Return what one section of the script gave."""
-    output = folder / "load.json"
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "soak" / "load.py", "--short", "--section", section, "--output", output],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=MAX_SECONDS,
-    )
-    assert output.exists(), done.stderr[-3000:]
-    result: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))["sections"][section]
+    """Return what one section of the script gave; its jobs are in a process of their own, and it kills what hangs."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(str(ROOT / "tests" / "soak"))  # what it adds to the path itself goes with this
+        patched.setenv("OMP_NUM_THREADS", "1")
+        import load
+
+        result: dict[str, Any] = load.run_section(section, short=True, place=folder)
     return result
 
 
