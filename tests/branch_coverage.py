@@ -21,11 +21,11 @@ GROUPS = {
     "folder": [
         *("model_folder/layout.py", "model_folder/writer.py", "model_folder/classifier.py", "model_folder/weights.py"),
         *("model_folder/tensor_names.py", "model_folder/tensor_files.py", "model_folder/metadata.py"),
-        *("files/strict_json.py", "encoder/spec.py", "encoder/kinds.py"),
+        *("files/strict_json.py", "encoder/spec.py", "encoder/kinds.py", "model_folder/not_applied.py"),
     ],
     "tokenizer": [
         *("tokenization/tokenizer.py", "tokenization/loading.py", "tokenization/vocabulary.py"),
-        "tokenization/text_tokens.py",
+        *("tokenization/text_tokens.py", "tokenization/sentencepiece_model.py", "tokenization/classes.py"),
     ],
     "tables": [
         *("data/table.py", "data/formats.py", "data/file_formats.py", "data/text.py"),
