@@ -45,6 +45,11 @@ def of_sentencepiece(name: str | None) -> bool:
     return CLASSES.get(_short(name)) == "SentencePiece"
 
 
+def of_byte_level_bpe(name: str | None, model_type: str) -> bool:
+    """Return whether transformers builds RoBERTa's tokenizer from its settings, also beside a tokenizer.json."""
+    return model_type == "roberta" and (not name or CLASSES.get(_short(name)) == "byte-level BPE")
+
+
 def is_japanese(name: str | None) -> bool:
     """Return whether it is the class whose defaults are not BERT's."""
     return _short(name) == "BertJapanese"

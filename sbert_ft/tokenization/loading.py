@@ -19,7 +19,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from sbert_ft.errors import ModelFolderError, quoted, shown
 from sbert_ft.files.strict_json import listing, parse_json, read_json, read_json_if_there, read_small
 from sbert_ft.tokenization.backend import MAX_VOCAB_BYTES, USE_ITS_OWN, check_content, most_bytes, rust_faults
-from sbert_ft.tokenization.classes import USUALLY_WORDPIECE, check_class, is_japanese, of_sentencepiece, piece_rules
+from sbert_ft.tokenization.classes import (
+    USUALLY_WORDPIECE,
+    check_class,
+    is_japanese,
+    of_byte_level_bpe,
+    of_sentencepiece,
+    piece_rules,
+)
 from sbert_ft.tokenization.sentencepiece_model import build_from_pieces, find_model_file, read_piece_model
 from sbert_ft.tokenization.vocabulary import (
     Casing,
@@ -141,8 +148,8 @@ def _read_backend(source: _Folder) -> tuple[tuple[Path, ...], _Parts]:
         backend, model = _from_content(json_file, data), content.get("model")
         if isinstance(model, dict) and model.get("type") == "WordPiece":
             return (json_file,), _wordpiece_from_json(json_file, backend, content, source.settings)
-        reads_settings = source.settings.get("tokenizer_class") not in BACKEND_CLASSES
-        if reads_settings and isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):  # as RobertaTokenizer does
+        is_byte_level = isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel)
+        if is_byte_level and of_byte_level_bpe(name, source.model_type):  # as RobertaTokenizer does
             backend.pre_tokenizer = pre_tokenizers.ByteLevel(source.settings.get("add_prefix_space") is True)
         return (json_file,), (_composed_for_hangul(backend, content), None, ())
     if os.path.lexists(vocab_file):

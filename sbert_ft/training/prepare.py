@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.objectives import takes_classes
 from sbert_ft.config.settings import RunSettings, Truncation
+from sbert_ft.data.columns import places_of
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.labels import class_key, names_of_classes
 from sbert_ft.encoder.devices import to_device
@@ -147,13 +148,14 @@ def _prompts_by_side(prompts: str | Mapping[str, str], train: ConnectionDataset)
     if isinstance(prompts, str):
         return prompts, prompts
     columns = train.ledger.columns or ("sentence1", "sentence2", "sentence3")[: train.n_texts]
-    if unknown := [name for name in prompts if name not in columns]:
+    if unknown := [name for name in prompts if not places_of(name, columns)]:
         where = quoted(train.source, limit=400)
         raise InputError(
             f"data.prompts names {listed(unknown, 3)}, but the texts of {where} are in {listed(columns, 3)}",
             "name these columns, or give one prompt for all texts",
         )
-    first, second, *third = (prompts.get(name, "") for name in columns)
+    by_place = {place: prompt for name, prompt in prompts.items() for place in places_of(name, columns)}
+    first, second, *third = (by_place.get(place, "") for place in range(len(columns)))
     if third and third[0] != second:
         raise InputError(
             f"data.prompts puts {quoted(second)} before {quoted(columns[1])}, but {quoted(third[0])} before "

@@ -105,3 +105,21 @@ def test_the_direction_of_truncation_in_tokenizer_json(folder: Path, tmp_path: P
     file.write_text(json.dumps({**content, "truncation": {**truncation, "direction": "Left"}}))
     with pytest.raises(ModelFolderError, match=r"direction of truncation is 'Left', which is not applied; long texts"):
         ids_here(changed)
+
+
+@pytest.mark.parametrize("folder", ["roberta"], indirect=True)
+@pytest.mark.parametrize("class_name", [None, "RobertaTokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize("model_type", ["roberta", "modernbert"])
+def test_a_blank_before_a_text_that_tokenizer_json_asks_for(
+    model_type: str, class_name: str | None, folder: Path, tmp_path: Path
+) -> None:
+    changed = shutil.copytree(folder, tmp_path / "model")
+    content = json.loads((changed / "tokenizer.json").read_text())
+    content["pre_tokenizer"]["add_prefix_space"] = True
+    (changed / "tokenizer.json").write_text(json.dumps(content))
+    (changed / "config.json").write_text(json.dumps({"model_type": model_type}))
+    roles = {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
+    settings = {f"{role}_token": token for role, token in roles.items()}
+    settings |= {} if class_name is None else {"tokenizer_class": class_name}
+    (changed / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert ids_here(changed) == ids_of_transformers(changed)

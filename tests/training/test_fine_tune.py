@@ -12,6 +12,7 @@ import random
 import signal
 import threading
 import time
+import unicodedata
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -751,6 +752,16 @@ def test_prompts_by_column_are_trained_with_and_kept_for_use(folder: Path, tmp_p
         np.testing.assert_allclose(one.encode("cat"), other.encode("cat"), atol=5e-6)
     np.testing.assert_allclose(theirs.encode_query("cat"), saved.encode_query("cat"), atol=5e-6)
     np.testing.assert_allclose(theirs.encode_document("cat"), saved.encode_document("cat"), atol=5e-6)
+
+
+def test_prompts_name_columns_in_either_form_of_unicode(folder: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{a},{b},{label}\n" for a, b, label in ASKED)
+    file = tmp_path / "korean.csv"
+    file.write_text(unicodedata.normalize("NFD", "문장1,문장2,라벨\n") + rows, "utf-8")
+    model = SiameseBert.from_pretrained(folder, "cpu", "float32")
+    prompts = {"문장1": "the query: ", "문장2": "a passage: "}
+    fine_tune(model, file, output_dir=tmp_path / "run", training=QUICK, evaluation=FEW, prompts=prompts)
+    assert model.prompts_of_pair == ("the query: ", "a passage: ")
 
 
 def test_one_prompt_for_all_texts_is_the_default_prompt(folder: Path, tmp_path: Path) -> None:
