@@ -37,7 +37,7 @@ _ORDER = (
     *("tokenizer", "room", "special tokens", "vocabulary", "casing", "length", "device", "layouts"),
 )
 _SETTINGS = (
-    *("config.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json"),
+    *("config.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("modules.json", "config_sentence_transformers.json", "sbert_ft.json"),
 )
 _PAPERS = re.compile(r"readme|licen[cs]e|\.git", re.IGNORECASE)
@@ -143,6 +143,7 @@ def _files(source: layout.ModelFolder, weights: WeightFiles | None, tokenizer: T
     folder = source.encoder_path
     there = sorted(os.listdir(folder))
     used = [name for name in _SETTINGS if (folder / name).exists() or (source.path / name).exists()]
+    used += [] if source.transformer_file is None else [source.transformer_file.name]
     if weights is not None:
         used += [file.name for file in (*weights.files, weights.index) if file is not None]
     used += [layout.HEAD_FILE] if "classifier" in source.own and layout.HEAD_FILE in there else []

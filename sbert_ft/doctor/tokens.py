@@ -159,7 +159,9 @@ def text_checks(
     else:
         yield noted("empty texts", "none")
     yield _unknown(tokenizer, count)
-    prompt = "" if joined else source.prompts.get(source.default_prompt_name or "", "")
+    sides = source.own.get("pair_prompts")
+    names = sides if isinstance(sides, list) else [source.default_prompt_name]
+    prompt = "" if joined else max((source.prompts.get(str(name), "") for name in names), key=len, default="")
     lengths = [length for length in (max_seq_length or source.max_seq_length, n_positions) if length is not None]
     yield from _lengths(tokenizer, count, prompt, min(lengths, default=None), n_positions)
 

@@ -79,6 +79,7 @@ class ModelFolder:
         default_prompt_name: The prompt used where none is named; None for no prompt.
         own: The content of sbert_ft.json; empty where there is none.
         module_paths: The folders of the modules after the encoder.
+        transformer_file: The file with sentence-transformers' settings of the encoder; None where there is none.
     """
 
     path: Path
@@ -95,6 +96,7 @@ class ModelFolder:
     default_prompt_name: str | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
     module_paths: tuple[Path, ...] = ()
+    transformer_file: Path | None = None
 
     @property
     def config_file(self) -> Path:
@@ -179,6 +181,7 @@ def read_folder(folder: str | Path | ModelFolder) -> ModelFolder:
         default_prompt_name=default,
         own=own,
         module_paths=tuple(place for name, place in modules.items() if name != "Transformer" and place.is_dir()),
+        transformer_file=file if os.path.lexists(file) else None,
     )
 
 

@@ -754,6 +754,24 @@ def test_an_empty_folder_of_normalize_is_used(folder: Path) -> None:
     assert "vectors of length 1" in found["modules"].found
 
 
+def test_the_settings_of_an_old_version_are_used_under_their_own_name(folder: Path) -> None:
+    (folder / "sentence_bert_config.json").unlink(missing_ok=True)
+    (folder / "sentence_roberta_config.json").write_text('{"max_seq_length": 16}')
+    found = by_name(examine(folder))
+    assert "sentence_roberta_config.json" in found["files"].found.partition("; ignored: ")[0]
+    assert "sentence_roberta_config.json" not in found["files"].found.partition("; ignored: ")[2]
+
+
+def test_lengths_are_counted_with_the_longer_prompt_of_a_pair(folder: Path) -> None:
+    as_sentence_transformer({"pooling_mode_mean_tokens": True})(folder)
+    prompts = {"query": "the way ", "document": "the "}
+    edit_json("config_sentence_transformers.json", prompts=prompts, default_prompt_name=None)(folder)
+    plain = by_name(examine(folder, ["the way"]))["tokens a text"].found
+    (folder / "sbert_ft.json").write_text(json.dumps({"pair_prompts": ["query", "document"]}))
+    found = by_name(examine(folder, ["the way"]))["tokens a text"].found
+    assert "longest 4" in plain and "longest 6" in found and "prompt included" in found
+
+
 def test_added_tokens_and_the_model_file_are_used(folder: Path) -> None:
     n_tokens = len((folder / "vocab.txt").read_text().split())
     edit_vocab(lambda tokens: tokens[:-1])(folder)
