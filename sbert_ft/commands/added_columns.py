@@ -131,7 +131,7 @@ class Results:
 
     def rows(self, outputs: NDArray[np.float32]) -> list[Values]:
         """Return the values of `columns` for each row, and count them for `describe`."""
-        from sbert_ft.encoder.heads import probabilities
+        from sbert_ft.encoder.classes import probabilities
         from sbert_ft.model_folder.decision import reaches
 
         values: list[list[float | bool | str]]

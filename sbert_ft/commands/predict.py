@@ -132,7 +132,7 @@ def _outputs(
     args: argparse.Namespace, model: ClassifierModel, rows: Iterable[tuple[str, ...]]
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the logits of the rows, shape (n, K), or the scores, 0 to 1, shape (n,), of a model with one output."""
-    from sbert_ft.encoder.heads import probabilities
+    from sbert_ft.encoder.classes import probabilities
 
     texts = (row[0] if model.n_texts == 1 else row for row in rows)
     for logits in model.logits_stream(texts, args.batch_size, on_truncate=args.on_truncate):

@@ -28,7 +28,8 @@ from sbert_ft.model_folder.classifier import find_classifier, has_classifier, re
 from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.tensor_names import NameMatch, check_is_float, check_match, match_names
 from sbert_ft.model_folder.weights import WeightFiles, find_weights, read_tensors
-from sbert_ft.models.connection_bert import ConnectionBert, check_room, read_tokenizer_of
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.folder_tokenizer import check_room, read_tokenizer_of
 from sbert_ft.tokenization.classes import USUALLY_WORDPIECE
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 
@@ -105,7 +106,7 @@ def examine(
         add("tokenizer", of_tokenizer, _class_of_others(tokenizer, source))
     if plan is not None:
         if tokenizer is not None:
-            attempt(checks, "room", of_tokenizer, lambda: check_room(tokenizer, source, plan))
+            attempt(checks, "room", of_tokenizer, lambda: check_room(tokenizer, source, plan.max_tokens))
         least = tokenizer.n_special + 1 if tokenizer is not None else 3
         hint = f"give a whole number from {least} to {plan.max_tokens}"
         add("length", hint, _length(source, plan.max_tokens, least, max_seq_length))
@@ -211,7 +212,7 @@ def _classifier(source: layout.ModelFolder, plan: EncoderPlan) -> Iterator[Check
     classes = settings.classes
     said = "one output, a score" if classes is None else f"{len(classes)} classes ({listed(classes, 10)})"
     said = f"kind {settings.kind}, {said}, {settings.pooling} pooling, "
-    said += f"head of {n_weights:,} weights in {found.weights.files[0].name}"
+    said += f"head of {n_weights:,} weights in {found.weights().files[0].name}"
     if settings.temperature is not None:
         said += f", calibrated with temperature {settings.temperature:.3g}"
     if settings.kind == "joined":

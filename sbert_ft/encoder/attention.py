@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sbert_ft.encoder.batching import Layout
 from sbert_ft.encoder.dropout import dropout as drop
-from sbert_ft.encoder.packing import Layout, PackedBatch, pack
+from sbert_ft.encoder.packing import PackedBatch, pack
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 
 ATTENTION_NAME = "sbert_ft_packed"

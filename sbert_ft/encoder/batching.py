@@ -9,11 +9,18 @@ the lowest expected cost is chosen. Costs are in elements of a score matrix and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.encoder.packing import ROW_TOKENS, Layout, best_fit, row_width
+Layout = Literal["rows", "runs", "padded"]
+PoolingMode = Literal["mean", "cls", "max"]
+
+ROW_TOKENS = 64
+# Rows are widened by this many tokens at a time. So there are few shapes, memory and compiled kernels are
+# used again, and softmax has no remainder (see `benchmarks/LOG.md`).
+ROW_STEP = 32
 
 # Cost of one more run: about ten small operations in each layer, however short its texts are.
 RUN_OVERHEAD = 160_000
@@ -96,3 +103,34 @@ def choose_layout(
     rows_cost = n_rows * width * width * n_heads + filler * FILLER_COST * hidden_size**2
     runs_cost = int((lengths**2).sum()) * n_heads + len(np.unique(lengths)) * RUN_OVERHEAD
     return "runs" if runs_cost <= rows_cost else "rows"
+
+
+def row_width(longest: int, row_tokens: int = ROW_TOKENS) -> int:
+    """Return C of the layout ``rows`` for a longest text of `longest` tokens: `row_tokens` plus steps of `ROW_STEP`."""
+    return row_tokens + -(-max(0, longest - row_tokens) // ROW_STEP) * ROW_STEP
+
+
+def best_fit(lengths: NDArray[np.int64], width: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Return each text's row and column, and the number of rows, by best-fit bin packing, longest texts first.
+
+    `free` has the rows by their number of free cells, and `sizes` has a bit for each number that exists, so
+    the fullest row with space for a text is found without a search.
+    """
+    row, column = np.empty((2, len(lengths)), np.int64)
+    free: list[list[int]] = [[] for _ in range(width + 1)]
+    sizes, n_rows = 0, 0
+    order = np.argsort(-lengths, kind="stable")
+    for text, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        fitting = sizes >> length
+        if fitting:
+            size = length + (fitting & -fitting).bit_length() - 1
+            target = free[size].pop()
+            if not free[size]:
+                sizes ^= 1 << size
+        else:
+            size, target, n_rows = width, n_rows, n_rows + 1
+        row[text], column[text] = target, width - size
+        if size > length:
+            free[size - length].append(target)
+            sizes |= 1 << (size - length)
+    return row, column, n_rows

@@ -21,23 +21,15 @@ N     texts of a batch              K     classes
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sbert_ft.encoder.batching import ROW_TOKENS, Layout, PoolingMode, best_fit, row_width
 from sbert_ft.encoder.devices import host_memory, to_device
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
-
-Layout = Literal["rows", "runs", "padded"]
-PoolingMode = Literal["mean", "cls", "max"]
-
-ROW_TOKENS = 64
-# Rows are widened by this many tokens at a time. So there are few shapes, memory and compiled kernels are
-# used again, and softmax has no remainder (see `benchmarks/LOG.md`).
-ROW_STEP = 32
 
 
 @dataclass(frozen=True)
@@ -238,34 +230,3 @@ def _positions(texts: TextTokens, within: NDArray[np.int64], first_position: int
     before = np.cumsum(padding) - padding  # padding tokens before each token, in all texts
     own = before - np.repeat(before[texts.offsets[:-1]], texts.lengths)
     return np.where(padding, first_position - 1, within - own + first_position)
-
-
-def row_width(longest: int, row_tokens: int = ROW_TOKENS) -> int:
-    """Return C of the layout ``rows`` for a longest text of `longest` tokens: `row_tokens` plus steps of `ROW_STEP`."""
-    return row_tokens + -(-max(0, longest - row_tokens) // ROW_STEP) * ROW_STEP
-
-
-def best_fit(lengths: NDArray[np.int64], width: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Return each text's row and column, and the number of rows, by best-fit bin packing, longest texts first.
-
-    `free` has the rows by their number of free cells, and `sizes` has a bit for each number that exists, so
-    the fullest row with space for a text is found without a search.
-    """
-    row, column = np.empty((2, len(lengths)), np.int64)
-    free: list[list[int]] = [[] for _ in range(width + 1)]
-    sizes, n_rows = 0, 0
-    order = np.argsort(-lengths, kind="stable")
-    for text, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
-        fitting = sizes >> length
-        if fitting:
-            size = length + (fitting & -fitting).bit_length() - 1
-            target = free[size].pop()
-            if not free[size]:
-                sizes ^= 1 << size
-        else:
-            size, target, n_rows = width, n_rows, n_rows + 1
-        row[text], column[text] = target, width - size
-        if size > length:
-            free[size - length].append(target)
-            sizes |= 1 << (size - length)
-    return row, column, n_rows

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import EvaluationSettings, RunSettings
 from sbert_ft.data.dataset import ConnectionDataset
-from sbert_ft.encoder.heads import probabilities
+from sbert_ft.encoder.classes import probabilities
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.evaluator import (
     N_WORST,

@@ -3,7 +3,8 @@
 Two kinds of folders have a classifier. In a stock one (BertForSequenceClassification and the like, a CrossEncoder of
 sentence-transformers) the head's tensors are stored with the encoder's, and the classes in config.json. Ours is either
 a stock one with `sbert_ft.json` beside it, or a sentence encoder with `head.safetensors` and `sbert_ft.json`. A head is
-read completely or not at all: a missing tensor is an error and is never filled at random.
+read completely or not at all: a missing tensor is an error and is never filled at random. What only reads settings
+does not import torch, since a model that another engine runs needs no more.
 """
 
 from __future__ import annotations
@@ -12,20 +13,19 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
-
-import torch
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from typing import TYPE_CHECKING, Any, get_args
 
 from sbert_ft.config.settings import Features, Truncation
-from sbert_ft.encoder.heads import ClassificationHead, ClassifierKind, HeadPooling, fault_of_classes
+from sbert_ft.encoder.classes import ClassifierKind, HeadPooling, fault_of_classes
 from sbert_ft.encoder.kinds import KINDS, StockHead
 from sbert_ft.errors import InputError, ModelFolderError, listed, quoted, shown
 from sbert_ft.files.strict_json import JsonObject, read_json_if_there
 from sbert_ft.model_folder.layout import HEAD_FILE, SETFIT_HEAD, ModelFolder, architecture_of_classifier, read_folder
 from sbert_ft.model_folder.tensor_names import dims, match_names
-from sbert_ft.model_folder.weights import WeightFiles, find_tensors, find_weights, read_tensors
+
+if TYPE_CHECKING:
+    from sbert_ft.encoder.heads import ClassificationHead
+    from sbert_ft.model_folder.weights import WeightFiles
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +102,15 @@ class FoundClassifier:
     source: ModelFolder
     settings: ClassifierSettings
     stock: StockHead | None
-    weights: WeightFiles
     hint: str = ""
+
+    def weights(self) -> WeightFiles:
+        """Return the files with the head's tensors: one of its own, or those of the encoder; errors as there."""
+        from sbert_ft.model_folder.weights import find_tensors, find_weights
+
+        if self.stock is None:
+            return find_tensors(self.source.path / HEAD_FILE)
+        return find_weights(self.source.encoder_path)
 
 
 def has_classifier(folder: Path | ModelFolder) -> bool:
@@ -112,8 +119,12 @@ def has_classifier(folder: Path | ModelFolder) -> bool:
     return "classifier" in source.own or architecture_of_classifier(source.config) is not None
 
 
-def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> FoundClassifier:
+def find_classifier(
+    source: ModelFolder, kind: ClassifierKind | None = None, n_outputs: int | None = None
+) -> FoundClassifier:
     """Return the classifier of a folder; `kind` says what a row is, None for what the folder says.
+
+    `n_outputs` is the number of logits where it is known; then no weights are looked at, and there need not be any.
 
     Raises:
         ModelFolderError: There is no classifier, or it is not supported or damaged.
@@ -127,7 +138,7 @@ def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> 
                 f"{shown(source.path)} has a classifier's {HEAD_FILE}, but no sbert_ft.json that describes it",
                 "copy the whole folder again",
             )
-        return _foreign(source, kind)
+        return _foreign(source, kind, n_outputs)
     settings = ClassifierSettings.from_json(source.own["classifier"], source.path / "sbert_ft.json")
     if kind not in (None, settings.kind):
         raise InputError(f"{shown(source.path)} has a classifier of the kind {settings.kind}, not {kind}")
@@ -138,7 +149,7 @@ def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> 
                 "this file",
                 "copy the whole folder again",
             )
-        return FoundClassifier(source, settings, None, find_tensors(source.path / HEAD_FILE))
+        return FoundClassifier(source, settings, None)
     stock = _stock_head(source)
     names, ours = _names_of(source), [str(label) for label in settings.classes or ()]
     _refuse_several_labels(source, settings.n_outputs)
@@ -148,7 +159,7 @@ def find_classifier(source: ModelFolder, kind: ClassifierKind | None = None) -> 
             f"names {listed(ours, _N_NAMED)}",
             "copy both files from the same model",
         )
-    return FoundClassifier(source, settings, stock, find_weights(source.encoder_path))
+    return FoundClassifier(source, settings, stock)
 
 
 def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
@@ -157,13 +168,17 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
     Raises:
         ModelFolderError: A tensor is missing, has another shape, or is damaged.
     """
-    stock = found.stock
+    import torch
+
+    from sbert_ft.model_folder.weights import read_tensors
+
+    stock, weights = found.stock, found.weights()
     parameters = {
         name if stock is None else stock_name(stock, name): parameter for name, parameter in head.named_parameters()
     }
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    match = match_names(found.weights.tensors, expected, "" if stock is None else _prefix(found.source))
-    where = shown(found.weights.files[0].parent)
+    match = match_names(weights.tensors, expected, "" if stock is None else _prefix(found.source))
+    where = shown(weights.files[0].parent)
     if match.missing:
         are_missing = "is missing" if len(match.missing) == 1 else "are missing"
         raise _no_head(
@@ -182,16 +197,16 @@ def read_head(found: FoundClassifier, head: ClassificationHead) -> None:
     if stock is None and (others := [*match.unknown, *match.heads]):
         logger.warning(
             "%s has tensors that the head does not need, such as %s; they are not used",
-            shown(found.weights.files[0]),
+            shown(weights.files[0]),
             listed(others, _N_NAMED),
         )
-    tensors = read_tensors(found.weights, match.names)
+    tensors = read_tensors(weights, match.names)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
 
 
-def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifier:
+def _foreign(source: ModelFolder, kind: ClassifierKind | None, n_outputs: int | None) -> FoundClassifier:
     """Return the classifier of a stock folder, which has no classifier's settings of ours."""
     config, file = source.config, source.config_file
     if os.path.lexists(source.path / SETFIT_HEAD):
@@ -204,13 +219,9 @@ def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifie
     if kind == "towers":
         raise InputError(f"{shown(source.path)} is a stock classifier, whose kind is joined or single, not towers")
     stock = _stock_head(source)
-    weights = find_weights(source.encoder_path)
     found_kind: ClassifierKind = kind or ("joined" if _is_cross_encoder(source) else "single")
     output = f"{stock.output}.weight"
-    match = match_names(weights.tensors, {output: (0, 0)}, _prefix(source))
-    if match.missing:
-        raise _no_head(source, found_kind, f"the tensor {quoted(output)} is missing")
-    shape = match.wrong_shape[0][2] if match.wrong_shape else (0, 0)
+    shape = (n_outputs, 0) if n_outputs is not None else _shape_of(source, found_kind, output)
     n_outputs = shape[0] if shape else 0
     names = _names_of(source)
     if names is None:
@@ -234,7 +245,17 @@ def _foreign(source: ModelFolder, kind: ClassifierKind | None) -> FoundClassifie
         raise ModelFolderError(f"{shown(file)}: id2label: {fault}")
     settings = ClassifierSettings(found_kind, "pooler", classes=tuple(names) if len(names) > 1 else None)
     hint = "" if kind is not None or _is_cross_encoder(source) else _UNKNOWN_KIND.format(kind=found_kind)
-    return FoundClassifier(source, settings, stock, weights, hint)
+    return FoundClassifier(source, settings, stock, hint)
+
+
+def _shape_of(source: ModelFolder, kind: ClassifierKind, output: str) -> tuple[int, ...]:
+    """Return the shape of the tensor of a stock head called `output`; a `ModelFolderError` if it is missing."""
+    from sbert_ft.model_folder.weights import find_weights
+
+    match = match_names(find_weights(source.encoder_path).tensors, {output: (0, 0)}, _prefix(source))
+    if match.missing:
+        raise _no_head(source, kind, f"the tensor {quoted(output)} is missing")
+    return match.wrong_shape[0][2] if match.wrong_shape else (0, 0)
 
 
 def _refuse_several_labels(source: ModelFolder, n_outputs: int) -> None:
@@ -258,6 +279,9 @@ def _stock_head(source: ModelFolder) -> StockHead:
 
 def _prefix(source: ModelFolder) -> str:
     """Return the prefix of the encoder's tensor names in a stock classifier's weights, such as ``bert``."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
     model_class = MODEL_MAPPING[CONFIG_MAPPING[source.config.get("model_type", "bert")]]
     return str(model_class.base_model_prefix)  # type: ignore[attr-defined]
 

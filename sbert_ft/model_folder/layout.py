@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sbert_ft.arguments import is_unicode, path_argument
-from sbert_ft.encoder.packing import PoolingMode
+from sbert_ft.encoder.batching import PoolingMode
 from sbert_ft.errors import ModelFolderError, joined, quoted, shown
 from sbert_ft.files.strict_json import listing, read_json, read_json_if_there, read_json_list
+from sbert_ft.model_folder.contents import what_it_holds
 from sbert_ft.model_folder.not_applied import check_transformer_settings
-from sbert_ft.model_folder.weights import what_it_holds
 
 logger = logging.getLogger(__name__)
 

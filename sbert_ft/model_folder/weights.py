@@ -9,43 +9,23 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Literal
 
 import torch
 
 from sbert_ft.errors import ModelFolderError, listed, quoted, shown
 from sbert_ft.files.strict_json import read_json
+from sbert_ft.model_folder.contents import WEIGHT_FILES, WeightKind, what_it_holds
 from sbert_ft.model_folder.tensor_files import bin_header, load_bin, load_safetensors, safetensors_header
 from sbert_ft.model_folder.tensor_names import TensorInfo
 
 # The needed tensors may take more memory than their files where they share storage (tied layers), at most by this.
 _MAX_SHARING = 16
 _N_LISTED = 12  # names of a folder in a message
-_Kind = Literal["safetensors", "bin"]
 _HEADERS = {"safetensors": safetensors_header, "bin": bin_header}
 _LOADERS = {"safetensors": load_safetensors, "bin": load_bin}
-_LAYOUTS: tuple[tuple[str, _Kind], ...] = (("model.safetensors", "safetensors"), ("pytorch_model.bin", "bin"))
-_CONVERT = "convert it with transformers 4: AutoModel.from_pretrained(folder, from_{}=True).save_pretrained(other)"
-_ORIGINAL = "give the folder of the model that it was made from"
-# Folders that are not a model to load: by how the name of a file or folder in them begins or ends, what they hold, and
-# what to do.
-_OTHER_FOLDERS = (
-    (r"^adapter_(config\.json|model\.)", "an adapter (PEFT)", "merge it into its base model with merge_and_unload()"),
-    (r"^fingerprint\.json$", "a run of sbert-ft", "give its folder 'model', written when the run is finished"),
-    (r"^step-\d{8}\.safetensors$", "checkpoints of sbert-ft", "give the folder 'model' of their run"),
-    (r"^global_step\d|^zero_to_fp32\.py$", "a checkpoint of DeepSpeed", "run zero_to_fp32.py in it first"),
-    (r"\.ckpt$", "a checkpoint of PyTorch Lightning", "save its encoder with save_pretrained where it was trained"),
-    (r"^tf_model|\.h5$|\.ckpt\.|^saved_model\.pb$", "weights of TensorFlow", _CONVERT.format("tf")),
-    (r"\.msgpack$", "weights of Flax", _CONVERT.format("flax")),
-    (r"^onnx$|\.onnx$", "weights of ONNX", _ORIGINAL),
-    (r"^openvino", "weights of OpenVINO", _ORIGINAL),
-    (r"\.gguf$", "weights of GGUF", _ORIGINAL),
-    (r"^(optimizer|scheduler)\.pt$", "the state of a training", "give a checkpoint that has model.safetensors too"),
-)
 
 
 @dataclass(frozen=True)
@@ -55,7 +35,7 @@ class WeightFiles:
     `tensors` has every tensor of every file, by the file's key.
     """
 
-    kind: _Kind
+    kind: WeightKind
     files: tuple[Path, ...]
     index: Path | None
     tensors: Mapping[str, TensorInfo]
@@ -70,7 +50,7 @@ def find_weights(folder: Path) -> WeightFiles:
     Raises:
         ModelFolderError: There are no weights, or they are damaged, hostile or of another kind.
     """
-    for name, kind in _LAYOUTS:
+    for name, kind in WEIGHT_FILES:
         path, index = folder / name, folder / f"{name}.index.json"
         if os.path.lexists(path):
             return WeightFiles(kind, (path,), None, _HEADERS[kind](path))
@@ -118,7 +98,7 @@ def read_tensors(weights: WeightFiles, names: Mapping[str, str]) -> dict[str, to
     return {name: tensors[name] for name in names}
 
 
-def _find_shards(index: Path, kind: _Kind) -> WeightFiles:
+def _find_shards(index: Path, kind: WeightKind) -> WeightFiles:
     """Return the shards that an index names, checked to be inside its folder and complete."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -164,22 +144,15 @@ def _check_finite(tensor: torch.Tensor, key: str, path: Path) -> None:
         )
 
 
-def what_it_holds(names: Sequence[str]) -> dict[str, str]:
-    """Return what a folder with these files and folders holds in place of weights, each with what to do."""
-    if any(name in names for name, _ in _LAYOUTS):
-        return {}
-    return {what: remedy for pattern, what, remedy in _OTHER_FOLDERS if any(re.search(pattern, n) for n in names)}
-
-
 def _no_weights(folder: Path) -> ModelFolderError:
     """Return the error for a folder without weights: what is there, and what is accepted."""
     try:
         there = sorted(os.listdir(folder))
     except OSError as error:
         return ModelFolderError(f"{shown(folder)} is not a folder that can be read ({error.strerror}); expected one")
-    accepted = ", ".join(f"{name} or its shards with {name}.index.json" for name, _ in _LAYOUTS)
+    accepted = ", ".join(f"{name} or its shards with {name}.index.json" for name, _ in WEIGHT_FILES)
     others = what_it_holds(there)
-    inner = next((name for name in there if any(os.path.isfile(folder / name / w) for w, _ in _LAYOUTS)), None)
+    inner = next((name for name in there if any(os.path.isfile(folder / name / w) for w, _ in WEIGHT_FILES)), None)
     only = f", only {', '.join(others)}" if others else ""
     hint = (
         next(iter(others.values()), "") if inner is None else f"its folder {quoted(inner)} holds weights; give that one"

@@ -1,4 +1,4 @@
-"""`ConnectionBert`: the tokenizer and the encoder of a model folder; `TextModel`: what the models on it share.
+"""`ConnectionBert`: the tokenizer and the encoder of a model folder, run by torch; `TextModel`: models on it.
 
 The encoder is transformers' stock one and always stays in float32: it is the one that is trained and saved. Where the
 hardware multiplies bfloat16, inference runs on a copy of the layers in that type (`mixed_precision.py`), which costs
@@ -19,86 +19,43 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sbert_ft.arguments import instance_argument, whole_number
+from sbert_ft.arguments import instance_argument
 from sbert_ft.encoder import attention, devices
 from sbert_ft.encoder.attention import ProbeResult, Runs
-from sbert_ft.encoder.batching import choose_layout
+from sbert_ft.encoder.batching import Layout, PoolingMode, choose_layout, plan_forwards
 from sbert_ft.encoder.compile import TOLERANCES, CompiledEncoder, EncoderToCompile, load_compiled, probe_compiled
 from sbert_ft.encoder.compile_cache import private_folder
-from sbert_ft.encoder.devices import Precision, choose_device, choose_precision, describe_device, is_out_of_memory
+from sbert_ft.encoder.devices import (
+    Precision,
+    choose_device,
+    choose_precision,
+    describe_device,
+    is_out_of_memory,
+    to_device,
+    token_budget,
+)
 from sbert_ft.encoder.mixed_precision import HalfCopy, can_be_trained_in_half, weights_state
-from sbert_ft.encoder.packing import Layout, PackedBatch, pack
+from sbert_ft.encoder.packing import PackedBatch, pack
 from sbert_ft.encoder.process_safety import ForkSafeLock, prepare_process
 from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted, shown
-from sbert_ft.files.strict_json import read_json_if_there
-from sbert_ft.model_folder.layout import ModelFolder, read_folder, unused_parts
+from sbert_ft.model_folder.layout import ModelFolder, read_folder
 from sbert_ft.model_folder.tensor_names import check_match, match_names
 from sbert_ft.model_folder.weights import find_weights, read_tensors
+from sbert_ft.models.folder_tokenizer import EncoderLimits, read_checked_tokenizer
+from sbert_ft.models.tensors import TensorOperations
+from sbert_ft.models.text_encoder import SequenceModel, TextEncoder
 from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
 # On the device, kernels round to half precision, so there the probe can only find large errors.
 _HALF_TOLERANCE = 0.05
-# With this share or more, the vocabulary hardly covers the texts' language or script.
-UNKNOWN_SHARE = 0.1
 _Model = TypeVar("_Model", bound="TextModel")
 
 
-def read_tokenizer_of(source: ModelFolder, n_rows: int | None) -> TextTokenizer:
-    """Return the folder's tokenizer; `n_rows` of the embedding table limit its size, None if they are not known."""
-    model_type = str(source.config.get("model_type", "bert"))
-    config_class = source.config.get("tokenizer_class")
-    tokenizer = TextTokenizer.from_pretrained(source.encoder_path, model_type, n_rows, config_class)
-    if source.lower_case_first:
-        tokenizer.lower_case_first()
-    return tokenizer
-
-
-def _read_checked_tokenizer(source: ModelFolder, plan: EncoderPlan) -> TextTokenizer:
-    """Return the folder's tokenizer, checked against the embedding table; log what the user should know."""
-    n_rows = int(plan.config.vocab_size)
-    tokenizer = read_tokenizer_of(source, n_rows)
-    if (getattr(plan.config, "type_vocab_size", None) or 0) < 2:
-        tokenizer.drop_token_types()
-    limit = read_json_if_there(source.encoder_path / "tokenizer_config.json").get("model_max_length")
-    tokenizer.model_max_length = plan.max_tokens
-    if isinstance(limit, (int, float)) and 3 <= limit < plan.max_tokens:
-        tokenizer.model_max_length = int(limit)
-    check_room(tokenizer, source, plan)
-    n_tokens, folder = tokenizer.vocab_size, shown(source.encoder_path)
-    if n_tokens > n_rows:
-        is_by_added = tokenizer.backend.get_vocab_size(with_added_tokens=False) <= n_rows
-        added = " with the tokens that other files add" if is_by_added else ""
-        file = shown(tokenizer.files[0])
-        raise ModelFolderError(
-            f"{file}: the vocabulary{added} has {n_tokens:,} tokens, but vocab_size in config.json gives the embedding "
-            f"table {n_rows:,} rows",
-            "use the vocabulary that belongs to these weights",
-        )
-    if n_tokens == n_rows - 1:
-        message = "%s: the vocabulary is one token short of the embedding table (%d of %d); %s"
-        lost = "if a line was lost, all tokens after it have wrong vectors"
-        logger.warning(message, folder, n_tokens, n_rows, lost)
-    for note in (*unused_parts(source), *(f"{folder}: {note}" for note in tokenizer.notes)):
-        logger.warning("%s", note)
-    return tokenizer
-
-
-def check_room(tokenizer: TextTokenizer, source: ModelFolder, plan: EncoderPlan) -> None:
-    """Raise a `ModelFolderError` if special tokens fill the folder's max_seq_length or all positions."""
-    longest = min(source.max_seq_length or plan.max_tokens, plan.max_tokens)
-    if tokenizer.n_special >= longest:
-        raise ModelFolderError(
-            f"{shown(source.encoder_path)}: the tokenizer puts {tokenizer.n_special} special tokens around a text, but "
-            f"a text may have {longest} tokens in all",
-            "use the tokenizer that belongs to these weights",
-        )
-
-
-class ConnectionBert(nn.Module):
-    """A tokenizer and a stock encoder that runs packed batches.
+class ConnectionBert(TextEncoder, nn.Module):
+    """A tokenizer and a stock encoder that runs packed batches, by torch.
 
     Attributes:
         encoder: The stock module of transformers, float32.
@@ -133,7 +90,6 @@ class ConnectionBert(nn.Module):
         self.compiled: CompiledEncoder | None = None
         self.trained_copy: HalfCopy | None = None
         self._half_lock = ForkSafeLock()
-        self._said_unknown = False
         prepare_process()
         self.probe = self._admit_layouts()
 
@@ -175,7 +131,7 @@ class ConnectionBert(nn.Module):
         if unknown := match.unknown:
             message = "%s: tensors that the encoder does not use: %d, such as %s"
             logger.warning(message, shown(source.encoder_path), len(unknown), quoted(unknown[0]))
-        tokenizer = _read_checked_tokenizer(source, plan)
+        tokenizer = read_checked_tokenizer(source, _limits_of(plan))
         encoder = plan.build(read_tensors(weights, match.names))
         return cls(encoder, tokenizer, plan, source, read_tensors(weights, match.poolers))._settle(target, dtype)
 
@@ -203,7 +159,7 @@ class ConnectionBert(nn.Module):
                 f"{shown(source.config_file)} describes {n_bytes / 2**30:,.1f} GiB of weights, but "
                 f"this machine has {there / 2**30:,.1f} GiB of memory"
             )
-        tokenizer = _read_checked_tokenizer(source, plan)
+        tokenizer = read_checked_tokenizer(source, _limits_of(plan))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = plan.build(None)
@@ -229,20 +185,6 @@ class ConnectionBert(nn.Module):
         precision, layouts = str(self.compute_dtype).removeprefix("torch."), ", ".join(self.probe.layouts)
         layouts += ", compiled" if self.compiled is not None and self.compiled.is_on else ""
         return f"{self.plan.config.model_type} on {describe_device(self.device)}, {precision}, layouts {layouts}"
-
-    def warn_of_unknown(self, n_unknown: int, n_tokens: int, texts: Sequence[str]) -> None:
-        """Log a warning, once for this model, where many of the texts' own tokens are unknown to its vocabulary.
-
-        `texts` are some that have unknown tokens; they tell the cause.
-        """
-        if self._said_unknown or n_unknown < UNKNOWN_SHARE * n_tokens or not n_unknown:
-            return
-        self._said_unknown = True
-        cause = self.tokenizer.why_unknown(texts)
-        logger.warning(
-            "%.1f %% of the texts' tokens are unknown to the vocabulary of %s%s: their vectors mean little; %s",
-            *(100 * n_unknown / n_tokens, shown(self.source.path), cause.in_brackets, cause.remedy),
-        )
 
     def pack(self, texts: TextTokens, layout: Layout | None = None) -> PackedBatch:
         """Return N texts with their special tokens as a batch on the model's device.
@@ -293,6 +235,71 @@ class ConnectionBert(nn.Module):
         with torch.inference_mode():
             activations = None if self.compiled is None else self.compiled.run(batch, self.compute_dtype)
             return self._run(self._inference_encoder(), batch) if activations is None else activations
+
+    @property
+    def token_budget(self) -> int:
+        """Most tokens of a forward that still help speed."""
+        return token_budget(self.device)
+
+    @property
+    def computes_beside(self) -> bool:
+        """Whether texts are tokenised while a forward runs: not on a CPU."""
+        return self.device.type != "cpu"
+
+    @property
+    def operations(self) -> TensorOperations:
+        """What is done with the vectors that `vectors` returns."""
+        return TensorOperations(self.device)
+
+    def vectors(self, sequences: TextTokens, pooling: PoolingMode, budget: int) -> tuple[Tensor, int]:
+        """Return the vectors of N sequences, shape (N, D), float32, and the most tokens that fitted into memory.
+
+        When memory runs out, the budget is halved and the rest is planned again; computed vectors are kept.
+
+        Raises:
+            ResourceError: A single sequence does not fit into memory.
+        """
+        lengths = sequences.lengths
+        device, layouts = self.device, self.probe.layouts
+        vectors = torch.empty(len(sequences), self.hidden_size, device=device)
+        rest = np.arange(len(sequences))
+        with torch.inference_mode():
+            while len(rest):
+                forwards = [rest[part] for part in plan_forwards(lengths[rest], budget, device.type, layouts)]
+                rest = np.concatenate(forwards)
+                # copied to the device once for all forwards
+                places, n_done = to_device(torch.from_numpy(rest), device), 0
+                for texts in forwards:
+                    try:
+                        batch = self.pack(sequences.select(texts))
+                        pooled = batch.pool(self.infer(batch), pooling)
+                        vectors.index_copy_(0, places[n_done : n_done + len(texts)], pooled)
+                    except RuntimeError as error:
+                        if not is_out_of_memory(error):
+                            raise
+                        if len(texts) == 1:
+                            raise ResourceError(
+                                f"one text of {int(lengths[texts[0]])} tokens does not fit into the memory of {device}",
+                                "lower max_seq_length, or choose another device",
+                            ) from error
+                        break
+                    n_done += len(texts)
+                rest = rest[n_done:]
+                # outside of the except block: there the exception would keep the failed forward's tensors in memory
+                if len(rest):
+                    budget = max(1, int(lengths[texts].sum()) // 2)
+                    logger.warning("out of memory on %s: continuing with batches of at most %d tokens", device, budget)
+                    if device.type != "cpu":
+                        torch.get_device_module(device).empty_cache()
+        return vectors, budget
+
+    def why_not_finite(self) -> str:
+        """Return why a result may be NaN or infinite, and what to do."""
+        if self.compute_dtype == torch.float16:
+            return "float16 holds no number beyond 65,504; load the model with precision='float32' or 'bfloat16'"
+        if not all(parameter.isfinite().all() for parameter in self.encoder.parameters()):
+            return "its weights are NaN or infinite themselves; load other weights"
+        return "its weights are damaged, or its training diverged; load other weights"
 
     @property
     def pack_options(self) -> dict[str, int]:
@@ -386,17 +393,21 @@ class ConnectionBert(nn.Module):
         return result
 
 
-class TextModel(nn.Module):
-    """A model on an encoder, `bert`; if it `joins_pairs`, a sequence has two texts."""
+def _limits_of(plan: EncoderPlan) -> EncoderLimits:
+    n_types = int(getattr(plan.config, "type_vocab_size", None) or 0)
+    return EncoderLimits(int(plan.config.vocab_size), n_types, plan.max_tokens)
+
+
+class TextModel(SequenceModel, nn.Module):
+    """A model on an encoder that torch runs; if it `joins_pairs`, a sequence has two texts."""
+
+    bert: ConnectionBert
 
     def __init__(self, bert: ConnectionBert, max_seq_length: int | None, *, joins_pairs: bool = False) -> None:
         """Combine the model with its encoder; arguments and errors as in `ClassifierModel`."""
         super().__init__()
-        self.bert = instance_argument(ConnectionBert, bert, "bert", "ConnectionBert.from_pretrained(folder)")
-        self._joins_pairs = joins_pairs
-        self._max_seq_length = min(bert.source.max_seq_length or bert.max_tokens, bert.max_tokens)
-        if max_seq_length is not None or joins_pairs:
-            self.max_seq_length = self._max_seq_length if max_seq_length is None else max_seq_length
+        instance_argument(ConnectionBert, bert, "bert", "ConnectionBert.from_pretrained(folder)")
+        self._set_up(bert, max_seq_length, joins_pairs)
 
     @property
     def device(self) -> torch.device:
@@ -417,21 +428,6 @@ class TextModel(nn.Module):
         if self.device != before:
             self.bert._settle(self.device, self.bert.compute_dtype)
         return self
-
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        """The tokenizer, which works in Rust on many texts at a time."""
-        return self.bert.tokenizer
-
-    @property
-    def max_seq_length(self) -> int:
-        """Most tokens of a sequence, special ones included; ``on_truncate`` says what happens to longer ones."""
-        return self._max_seq_length
-
-    @max_seq_length.setter
-    def max_seq_length(self, value: int) -> None:
-        least = self.tokenizer.n_pair_special + 2 if self._joins_pairs else self.tokenizer.n_special + 1
-        self._max_seq_length = whole_number(value, "max_seq_length", least, self.bert.max_tokens)
 
     def compile(self: _Model, cache_dir: str | Path | None = None) -> _Model:  # type: ignore[override]
         """Compile the encoder for inference on this processor, and return the same model.

@@ -15,21 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from sbert_ft.arguments import instance_argument, whole_number, word_argument
 from sbert_ft.config.settings import Truncation
-from sbert_ft.encoder.batching import plan_forwards
-from sbert_ft.encoder.devices import is_out_of_memory, to_device, token_budget
-from sbert_ft.encoder.packing import PoolingMode
-from sbert_ft.errors import InputError, ResourceError, quoted
-from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.encoder.batching import PoolingMode
+from sbert_ft.errors import InputError, quoted
+from sbert_ft.models.text_encoder import TextEncoder
 from sbert_ft.tokenization.text_tokens import TextTokens, offsets_of
 from sbert_ft.tokenization.tokenizer import TextTokenizer, chunks_of
 
@@ -37,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 OnTruncate = Literal["warn", "error", "ignore", "chunk"]
 # the sequences of a window that go through the encoder; with "chunk": how many of them each text or pair has
-_Sequences = tuple[TextTokens, NDArray[np.int64] | None]
+Sequences = tuple[TextTokens, NDArray[np.int64] | None]
 
 WINDOW_TEXTS = 8192
 # A window with so many characters is full too: tokens need about thirty times the memory of the text.
@@ -70,7 +65,7 @@ class EmbedSettings:
     include_prompt: bool = True
     truncation: Truncation | None = None
     check_finite: bool = True
-    device: torch.device | None = None
+    device: Any = None
 
     def __post_init__(self) -> None:
         """Check the values; raise an `InputError` for a wrong one."""
@@ -218,124 +213,55 @@ def prompt_tokens(tokenizer: TextTokenizer, prompts: Sequence[str], max_tokens: 
 
 
 def embed(
-    model: ConnectionBert,
+    encoder: TextEncoder,
     windows: Iterable[Window],
     settings: EmbedSettings,
     count: EmbedCount | None = None,
-    head: Callable[[Tensor], Tensor] | None = None,
-) -> Iterator[list[Tensor]]:
+    head: Callable[[Any], Any] | None = None,
+) -> Iterator[list[Any]]:
     """Yield the vectors of the rows, window by window, in order; log at the end how many texts or pairs were cut.
 
     On a CPU a window is read after the one before was yielded. On other devices the next window is read, and prepared
     by a thread, while the device computes.
 
     Args:
-        model: Tokenizer and encoder.
+        encoder: Tokenizer and encoder.
         windows: Read in the caller's thread.
         settings: How texts become vectors.
         count: Filled while the windows are read.
         head: Computes what is yielded from the vectors, such as logits.
 
     Yields:
-        One tensor for each text of a row, or one for joined rows: shape (rows of the window, D or the width of
-        `head`'s output), float32, on `settings.device`, by default the model's. Errors as in `SiameseBert.encode`.
+        One array (a tensor, where torch computes) for each text of a row, or one for joined rows: shape (rows of the
+        window, D or the width of `head`'s output), float32, on `settings.device`, by default the model's. Errors as in
+        `SiameseBert.encode`.
     """
     count = EmbedCount() if count is None else instance_argument(EmbedCount, count, "count")
-    budget = min(settings.batch_size * settings.max_seq_length, token_budget(model.device))
-    prepare = partial(_sequences, model.tokenizer, settings, count)
-    on_cpu = model.device.type == "cpu"
-    prepared = ((window, prepare(window)) for window in windows) if on_cpu else _one_ahead(windows, prepare)
+    budget, operations = min(settings.batch_size * settings.max_seq_length, encoder.token_budget), encoder.operations
+    prepare = partial(sequences_of, encoder.tokenizer, settings, count)
+    prepared = (
+        _one_ahead(windows, prepare) if encoder.computes_beside else ((window, prepare(window)) for window in windows)
+    )
     for window, (sequences, n_parts) in prepared:
-        values, budget = _run_forwards(model, sequences, settings.pooling, budget)
+        values, budget = encoder.vectors(sequences, settings.pooling, budget)
         count.n_tokens += int(sequences.offsets[-1])
         if head is not None:
             values = head(values)
-        if n_parts is not None and len(values) != len(n_parts):  # the mean over the parts of each text
-            starts = to_device(torch.from_numpy(offsets_of(n_parts)[:-1]), values.device)
-            values = F.embedding_bag(torch.arange(len(values), device=values.device), values, starts, mode="mean")
-        if settings.device is not None:
-            values = values.to(settings.device)
-        if settings.check_finite:
-            refuse_not_finite(values, "vector", window.text_name, model)
+        if n_parts is not None and len(values) != len(n_parts):
+            values = operations.mean_of_parts(values, n_parts)
+        values = operations.moved(values, settings.device)
+        if settings.check_finite and len(wrong := operations.not_finite(values)):
+            refuse_rows(wrong, len(values), "vector", window.text_name, encoder)
         columns = [values]  # joined, or texts that are the rows in order: already one for each row
         if settings.truncation is None and window.rows.shape != (1, len(window.texts)):
-            columns = [values[side] for side in to_device(torch.from_numpy(window.rows), values.device)]
+            columns = [operations.take(values, side) for side in window.rows]
         del values  # before the next window is computed
         yield columns
         del columns
-    _warn_of_texts(model, settings, count)
+    warn_of_texts(encoder, settings, count)
 
 
-def token_features(model: ConnectionBert, texts: Iterable[str], settings: EmbedSettings) -> Iterator[dict[str, Tensor]]:
-    """Yield what the encoder computes of each text of T tokens, special ones included, on the CPU.
-
-    These are ``input_ids``, ``attention_mask`` and, where the encoder has them, ``token_type_ids``, shape (T,), int64;
-    ``token_embeddings``, shape (T, D), and ``sentence_embedding``, shape (D,), as it is pooled; float32.
-
-    Raises:
-        InputError: `on_truncate` is ``chunk``, whose windows overlap; or as in `embed`.
-    """
-    if settings.on_truncate == "chunk":
-        raise InputError("on_truncate is 'chunk', which has no vectors of tokens", "use warn, error or ignore")
-    count, layouts = EmbedCount(), model.probe.layouts
-    budget = min(settings.batch_size * settings.max_seq_length, token_budget(model.device))
-    for window in windows_of_texts(texts):
-        framed, _ = _sequences(model.tokenizer, settings, count, window)
-        found: dict[int, tuple[Tensor, Tensor]] = {}
-        for part in plan_forwards(framed.lengths, budget, model.device.type, layouts):
-            batch = model.pack(framed.select(part))
-            hidden = model.infer(batch)
-            vectors = zip(batch.token_vectors(hidden), batch.pool(hidden, settings.pooling), strict=True)
-            found |= zip(part.tolist(), vectors, strict=True)
-        for i in range(len(framed)):
-            ids = torch.from_numpy(framed.token_ids[slice(*framed.offsets[i : i + 2])]).long()
-            features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            if model.takes_token_types:
-                features["token_type_ids"] = torch.zeros_like(ids)
-            tokens, pooled = found.pop(i)
-            yield {**features, "token_embeddings": tokens.cpu(), "sentence_embedding": pooled.cpu()}
-    _warn_of_texts(model, settings, count)
-
-
-def tokens_of_features(model: ConnectionBert, features: Mapping[str, Any]) -> tuple[Tensor, TextTokens]:
-    """Return the attention mask, shape (N, C), bool, on the CPU, and the tokens of N texts, from padded features.
-
-    Args:
-        model: The model that is to read them.
-        features: ``input_ids``, and perhaps ``attention_mask`` and ``token_type_ids``, shape (N, C), whole numbers.
-
-    Raises:
-        InputError: They are not that, or a text has no token, more than the encoder has positions for, or an id of
-            which it has no vector.
-    """
-    config = model.plan.config
-    limits = {"input_ids": config.vocab_size, "attention_mask": 2}
-    limits["token_type_ids"] = getattr(config, "type_vocab_size", None) or 256
-    given = {name: features[name] for name in limits if name in features}
-    given = {name: values.cpu() if isinstance(values, Tensor) else values for name, values in given.items()}
-    ids = given.get("input_ids")
-    for name, values in {"input_ids": ids, **given}.items():
-        if not isinstance(values, Tensor) or values.is_floating_point() or values.ndim != 2 or not values.numel():
-            raise InputError(f"features: expected {name} as a tensor of whole numbers of shape (texts, tokens)")
-        if ids is None or values.shape != ids.shape:
-            raise InputError(f"features: {name} and input_ids differ in shape, expected the same")
-        if values.min() < 0 or values.max() >= limits[name]:
-            raise InputError(f"features: {name} must be from 0 to {limits[name] - 1}")
-    numbers = {name: values.numpy() for name, values in given.items()}
-    mask = numbers.get("attention_mask", np.ones_like(numbers["input_ids"])).astype(bool)
-    lengths = mask.sum(1, dtype=np.int64)
-    if not lengths.all() or lengths.max() > model.max_tokens:
-        raise InputError(f"features: every text must have 1 to {model.max_tokens} tokens, by attention_mask")
-    types = numbers.get("token_type_ids")
-    texts = TextTokens(
-        numbers["input_ids"][mask].astype(np.int32),
-        offsets_of(lengths),
-        None if types is None else types[mask].astype(np.uint8),
-    )
-    return torch.from_numpy(mask), texts
-
-
-def _warn_of_texts(model: ConnectionBert, settings: EmbedSettings, count: EmbedCount) -> None:
+def warn_of_texts(encoder: TextEncoder, settings: EmbedSettings, count: EmbedCount) -> None:
     """Log how many texts were cut, and where many of their tokens are unknown."""
     if count.n_long and settings.on_truncate == "warn":
         logger.warning(
@@ -347,10 +273,10 @@ def _warn_of_texts(model: ConnectionBert, settings: EmbedSettings, count: EmbedC
             settings.max_seq_length,
             count.longest,
         )
-    model.warn_of_unknown(count.n_unknown, count.n_own_tokens, count.unknown_texts)
+    encoder.warn_of_unknown(count.n_unknown, count.n_own_tokens, count.unknown_texts)
 
 
-def _sequences(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCount, window: Window) -> _Sequences:
+def sequences_of(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCount, window: Window) -> Sequences:
     """Return the token sequences of a window, and add it to `count`."""
     bodies = tokenizer.tokenize(window.texts, name=window.text_name, prompt=settings.prompt)
     joined, single = settings.truncation is not None, len(window.rows) == 1
@@ -396,11 +322,9 @@ def _sequences(tokenizer: TextTokenizer, settings: EmbedSettings, count: EmbedCo
     return tokenizer.join(left, right, most, settings.truncation), None
 
 
-def _one_ahead(
-    windows: Iterable[Window], prepare: Callable[[Window], _Sequences]
-) -> Iterator[tuple[Window, _Sequences]]:
+def _one_ahead(windows: Iterable[Window], prepare: Callable[[Window], Sequences]) -> Iterator[tuple[Window, Sequences]]:
     """Yield each window, prepared; a thread prepares the next one while the caller works on this one."""
-    this: tuple[Window, _Sequences] | None = None
+    this: tuple[Window, Sequences] | None = None
     with ThreadPoolExecutor(1, "sbert_ft-tokenizer") as thread:  # the thread starts with the second window
         for window in windows:
             if this is None:
@@ -413,60 +337,17 @@ def _one_ahead(
         yield this
 
 
-def refuse_not_finite(
-    values: Tensor, what: str, name: Callable[[int], str], model: ConnectionBert, first: int = 0
-) -> None:
-    """Raise an error if a row of `values`, shape (N, any), contains NaN or an infinite number.
+def refuse_rows(
+    wrong: NDArray[np.int64], n_rows: int, what: str, name: Callable[[int], str], encoder: TextEncoder, first: int = 0
+) -> NoReturn:
+    """Raise an error about the rows `wrong` of `n_rows`, which contain NaN or an infinite number.
 
     `what` names the values in the message, and `name` a row of them, whose numbers begin with `first`.
     """
-    if values.isfinite().all():
-        return
-    wrong = np.flatnonzero(~values.isfinite().all(1).cpu().numpy())
-    advice = "its weights are damaged, or its training diverged; load other weights"
-    if model.compute_dtype == torch.float16:
-        advice = "float16 holds no number beyond 65,504; load the model with precision='float32' or 'bfloat16'"
-    elif not all(parameter.isfinite().all() for parameter in model.encoder.parameters()):
-        advice = "its weights are NaN or infinite themselves; load other weights"
-    others = f", and {len(wrong) - 1:,} more of {len(values):,}" if len(wrong) > 1 else ""
-    raise InputError(f"{name(first + int(wrong[0]))}: the model's {what} is NaN or infinite{others}: {advice}")
-
-
-def _run_forwards(model: ConnectionBert, framed: TextTokens, pooling: PoolingMode, budget: int) -> tuple[Tensor, int]:
-    """Return the vectors of N texts, shape (N, D), float32, and the most tokens of a forward that fitted in memory."""
-    lengths = framed.lengths
-    device, layouts = model.device, model.probe.layouts
-    vectors = torch.empty(len(framed), model.hidden_size, device=device)
-    rest = np.arange(len(framed))
-    with torch.inference_mode():
-        while len(rest):
-            forwards = [rest[part] for part in plan_forwards(lengths[rest], budget, device.type, layouts)]
-            rest = np.concatenate(forwards)
-            # copied to the device once for all forwards
-            places, n_done = to_device(torch.from_numpy(rest), device), 0
-            for texts in forwards:
-                try:
-                    batch = model.pack(framed.select(texts))
-                    pooled = batch.pool(model.infer(batch), pooling)
-                    vectors.index_copy_(0, places[n_done : n_done + len(texts)], pooled)
-                except RuntimeError as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    if len(texts) == 1:
-                        raise ResourceError(
-                            f"one text of {int(lengths[texts[0]])} tokens does not fit into the memory of {device}",
-                            "lower max_seq_length, or choose another device",
-                        ) from error
-                    break
-                n_done += len(texts)
-            rest = rest[n_done:]
-            # outside of the except block: there the exception would keep the failed forward's tensors in memory
-            if len(rest):
-                budget = max(1, int(lengths[texts].sum()) // 2)
-                logger.warning("out of memory on %s: continuing with batches of at most %d tokens", device, budget)
-                if device.type != "cpu":
-                    torch.get_device_module(device).empty_cache()
-    return vectors, budget
+    others = f", and {len(wrong) - 1:,} more of {n_rows:,}" if len(wrong) > 1 else ""
+    raise InputError(
+        f"{name(first + int(wrong[0]))}: the model's {what} is NaN or infinite{others}: {encoder.why_not_finite()}"
+    )
 
 
 def paired_texts(first: Any, second: Any) -> tuple[Iterable[tuple[str, str]], bool]:

@@ -20,7 +20,8 @@ from sbert_ft.config.settings import EvaluationSettings, Reading, TrainingSettin
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.labels import LabelFault, class_key, class_name, names_of_classes
 from sbert_ft.errors import InputError, OutputError, quoted
-from sbert_ft.models.classifier import ClassifierModel, listed_labels
+from sbert_ft.models.classifier import ClassifierModel
+from sbert_ft.models.text_classifier import listed_labels
 from sbert_ft.training.fine_tune import fine_tune
 from sbert_ft.training.trainable_model import put_back_on_failure
 

@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sbert_ft.encoder.batching import Layout
 from sbert_ft.encoder.devices import to_device
-from sbert_ft.encoder.packing import Layout, PackedBatch
+from sbert_ft.encoder.packing import PackedBatch
 from sbert_ft.models.classifier import TrainableModel
 from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.training.checkpoints import random_states, restore_random_states

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import TrainingSettings
 from sbert_ft.data.ledger import counted, row_word
+from sbert_ft.encoder.batching import Layout, row_width
 from sbert_ft.encoder.devices import choose_precision, describe_device, memory_bytes
-from sbert_ft.encoder.packing import Layout, row_width
 from sbert_ft.errors import InputError, quoted, shown
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.training.batch_sampler import epoch_batches, fitting_batch_size

@@ -21,6 +21,7 @@ from sbert_ft.training.resume import checked_fingerprint, differences
 
 INSTRUMENTED = (
     "sbert_ft.config",
+    "sbert_ft.encoder.classes",
     "sbert_ft.encoder.heads",
     "sbert_ft.encoder.kinds",
     "sbert_ft.model_folder.classifier",
