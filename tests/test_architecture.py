@@ -27,6 +27,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("data", "tokenization"),
     ("encoder",),
     ("model_folder",),
+    ("engines",),
     ("models",),
     ("evaluation", "doctor"),
     ("report",),
