@@ -114,7 +114,7 @@ def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy:
     writer = npy_writer(path, dimension) if is_npy else parquet_writer(path, dimension, source.ids)
     with writer as append, progress.bar(source.count) as advance:
         for vectors in vectors_of_windows:
-            append(vectors.numpy())
+            append(model.bert.operations.to_numpy(vectors))
             advance(len(vectors))
         if source.ids is not None and next(source.ids, None) is not None:
             raise DataError(f"{source.name}: there are more ids than texts: did the file change meanwhile?")

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from sbert_ft.config.settings import EvaluationSettings, Reading
     from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.model_folder.decision import Decision
-    from sbert_ft.models.classifier import ClassifierModel
-    from sbert_ft.models.siamese import SiameseBert
+    from sbert_ft.models.sentence_encoder import SentenceEncoder
+    from sbert_ft.models.text_classifier import TextClassifier
 
-    Scorer = SiameseBert | ClassifierModel
+    Scorer = SentenceEncoder | TextClassifier
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +101,12 @@ def _is_classifier(folder: str) -> bool:
 
 
 def _evaluate_scores(
-    args: argparse.Namespace, classifier: ClassifierModel | None, reading: Reading, settings: EvaluationSettings
+    args: argparse.Namespace, classifier: TextClassifier | None, reading: Reading, settings: EvaluationSettings
 ) -> dict[str, Any]:
     """Return the report on a model that gives scores: cosines, or those of a classifier with one output."""
     from sbert_ft.evaluation import pair_evaluator as on_pairs
     from sbert_ft.evaluation.evaluator import check_n_texts, joined
-    from sbert_ft.models.siamese import SiameseBert
+    from sbert_ft.models.sentence_encoder import SentenceEncoder
 
     dataset = _read_rows(args, reading)
     model: Scorer = options.load_model(args) if classifier is None else classifier
@@ -130,7 +130,7 @@ def _evaluate_scores(
         return joined(stream(scorer, pairs, args.batch_size, on_truncate=args.on_truncate, check_finite=True))
 
     scores = scores_of(model)
-    chance = on_pairs.chance_cosine(model, dataset) if isinstance(model, SiameseBert) else None
+    chance = on_pairs.chance_cosine(model, dataset) if isinstance(model, SentenceEncoder) else None
     before = None if other is None else scores_of(other)
     result = on_pairs.evaluate_pairs(pairs, before, scores, settings, (other_decision, decision))
     if (doubt := on_pairs.doubt_of_labels(pairs, scores, settings)) is not None:
@@ -246,7 +246,7 @@ def _warn_of_own_rows(folder: str, decision: Decision | None, dataset: Connectio
 
 
 def _evaluate_classes(
-    args: argparse.Namespace, model: ClassifierModel, reading: Reading, settings: EvaluationSettings
+    args: argparse.Namespace, model: TextClassifier, reading: Reading, settings: EvaluationSettings
 ) -> dict[str, Any]:
     """Return the report on a classifier with classes, which are set in `reading` here."""
     from sbert_ft.evaluation.calibration import class_probabilities
@@ -304,7 +304,7 @@ def _evaluate_classes(
     return report | {key: result[key] for key in kept} | {"match": match}
 
 
-def _check_n_texts(args: argparse.Namespace, model: ClassifierModel, dataset: ConnectionDataset) -> None:
+def _check_n_texts(args: argparse.Namespace, model: TextClassifier, dataset: ConnectionDataset) -> None:
     """Check that a row of DATA has as many texts as the classifier needs, as `sbert-ft predict` does."""
     if dataset.n_texts != model.n_texts:
         n_texts = ("one text", "two texts", "three texts")
@@ -332,7 +332,7 @@ def _check_names(args: argparse.Namespace, names: tuple[str, ...], every_class: 
         )
 
 
-def _class_names(args: argparse.Namespace, model: ClassifierModel) -> tuple[str, ...]:
+def _class_names(args: argparse.Namespace, model: TextClassifier) -> tuple[str, ...]:
     """Return the names of the model's classes in the file: those of --classes, or its own."""
     if args.classes is None:
         return model.class_names
@@ -347,8 +347,8 @@ def _class_names(args: argparse.Namespace, model: ClassifierModel) -> tuple[str,
 
 
 def _other_classifier(
-    args: argparse.Namespace, model: ClassifierModel, names: tuple[str, ...]
-) -> tuple[ClassifierModel, NDArray[np.int64]]:
+    args: argparse.Namespace, model: TextClassifier, names: tuple[str, ...]
+) -> tuple[TextClassifier, NDArray[np.int64]]:
     """Return the classifier of OTHER, and the index of each class among its outputs, shape (K,)."""
     import numpy as np
 

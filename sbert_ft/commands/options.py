@@ -13,13 +13,17 @@ from sbert_ft.errors import InputError, shown
 
 if TYPE_CHECKING:
     from sbert_ft.data.table import Table
-    from sbert_ft.models.classifier import ClassifierModel
-    from sbert_ft.models.siamese import SiameseBert
+    from sbert_ft.engines.choice import EngineChoice
+    from sbert_ft.engines.graph_file import ExportedGraph, GraphOutput
+    from sbert_ft.model_folder.layout import ModelFolder
+    from sbert_ft.models.sentence_encoder import SentenceEncoder
+    from sbert_ft.models.text_classifier import TextClassifier
 
 logger = logging.getLogger(__name__)
 
 # As in `encoder.devices` and `models.inference`, which import torch; tests/commands/test_cli.py compares them.
 PRECISIONS: Final = ("auto", "float32", "bfloat16", "float16")
+ENGINES: Final = ("auto", "torch", "onnxruntime", "openvino")
 ON_TRUNCATE: Final = ("warn", "error", "ignore", "chunk")
 # Of folders that other tools wrote; only sbert_ft writes towers.
 CLASSIFIER_KINDS: Final = ("single", "joined")
@@ -53,7 +57,19 @@ def add_computing_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("computing").add_argument
     add("--batch-size", type=positive, default=32, metavar="N", help="limits memory; default 32")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; default: cuda, else mps, else cpu")
-    add("--precision", choices=PRECISIONS, default="auto", help="auto: bfloat16 if the hardware can multiply in it")
+    add(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="what runs the encoder; auto: an export in MODEL (sbert-ft export) that was measured faster than torch on "
+        "this kind of CPU, else torch",
+    )
+    add(
+        "--precision",
+        choices=(*PRECISIONS, "int8"),
+        default="auto",
+        help="auto: that of the export, or bfloat16 if the hardware can multiply in it; int8 needs an export",
+    )
     add("--max-seq-length", type=positive, metavar="N", help="tokens a text may have; default: MODEL's")
     add(
         "--on-truncate",
@@ -141,27 +157,58 @@ def refuse_given(args: argparse.Namespace, options: Iterable[str], why: str, hin
             raise InputError(f"--{option.replace('_', '-')} {why}", hint)
 
 
-def load_model(args: argparse.Namespace, folder: str | None = None) -> SiameseBert:
-    """Return the encoder of MODEL or `folder`, loaded with the computing options; its device is logged."""
+def load_model(args: argparse.Namespace, folder: str | None = None) -> SentenceEncoder:
+    """Return the encoder of MODEL or `folder`, loaded with the computing options; engine and device are logged."""
+    from sbert_ft.model_folder.layout import read_folder
+    from sbert_ft.models.exported import ExportedBert, ExportedEncoder
+
+    source = read_folder(args.model if folder is None else folder)
+    if (graph := _graph(args, source, "tokens", is_other=folder is not None)) is not None:
+        return ExportedEncoder(ExportedBert(source, graph), None, args.max_seq_length)
     from sbert_ft.models.siamese import SiameseBert
 
-    chosen = args.model if folder is None else folder
-    model = SiameseBert.from_pretrained(chosen, args.device, args.precision, args.max_seq_length)
+    model = SiameseBert.from_pretrained(source, args.device, args.precision, args.max_seq_length)
     return model.compile() if getattr(args, "compile", False) else model
 
 
-def load_classifier(args: argparse.Namespace, folder: str | None = None) -> ClassifierModel:
+def load_classifier(args: argparse.Namespace, folder: str | None = None) -> TextClassifier:
     """Return the classifier of MODEL or `folder`, as `load_model` does the encoder."""
+    from sbert_ft.engines.choice import output_of_classifier
+    from sbert_ft.model_folder.layout import read_folder
+    from sbert_ft.models.exported import ExportedClassifier
+
+    source = read_folder(args.model if folder is None else folder)
+    if (graph := _graph(args, source, output_of_classifier(source), is_other=folder is not None)) is not None:
+        return ExportedClassifier.of_graph(source, graph, args.max_seq_length, args.model_kind)
     from sbert_ft.models.classifier import ClassifierModel
 
-    chosen = args.model if folder is None else folder
     model = ClassifierModel.from_pretrained(
-        chosen, args.device, args.precision, args.max_seq_length, kind=args.model_kind
+        source, args.device, args.precision, args.max_seq_length, kind=args.model_kind
     )
     return model.compile() if getattr(args, "compile", False) else model
 
 
-def other_number(args: argparse.Namespace, model: ClassifierModel, found: str, remedy: str) -> InputError:
+def _graph(
+    args: argparse.Namespace, source: ModelFolder, output: GraphOutput, *, is_other: bool
+) -> ExportedGraph | None:
+    """Return the exported graph that the options choose, None for torch; a model to compare with may use any engine."""
+    from sbert_ft.engines.choice import choose_engine
+
+    engine: EngineChoice = "auto" if is_other and args.engine != "torch" else args.engine
+    if getattr(args, "compile", False):
+        if engine in ("onnxruntime", "openvino"):
+            raise InputError(f"--compile is for torch, but --engine is {engine}", "leave one of them out")
+        engine = "torch"
+    graph = choose_engine(source, engine, args.precision, args.device, output)
+    if graph is None and args.precision == "int8":
+        raise InputError(
+            f"--precision int8 needs an export, and {shown(source.path)} has none that can be used here",
+            "write one with sbert-ft export MODEL --engine onnxruntime --precision int8",
+        )
+    return graph
+
+
+def other_number(args: argparse.Namespace, model: TextClassifier, found: str, remedy: str) -> InputError:
     """Return the error that rows have another number of texts; --model-kind can tell that of a model made elsewhere."""
     rows = "single texts" if model.n_texts == 1 else "pairs"
     problem = f"{shown(Path(args.model))} classifies {rows} (kind {model.kind}), but {found}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sbert_ft.models.classifier import ClassifierModel
+    from sbert_ft.models.text_classifier import TextClassifier
 
 _EPILOG = """\
 examples:
@@ -129,7 +129,7 @@ def _predict_file(args: argparse.Namespace) -> None:
 
 
 def _outputs(
-    args: argparse.Namespace, model: ClassifierModel, rows: Iterable[tuple[str, ...]]
+    args: argparse.Namespace, model: TextClassifier, rows: Iterable[tuple[str, ...]]
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the logits of the rows, shape (n, K), or the scores, 0 to 1, shape (n,), of a model with one output."""
     from sbert_ft.encoder.classes import probabilities
@@ -139,7 +139,7 @@ def _outputs(
         yield logits if model.class_names else probabilities(logits)[:, 0]
 
 
-def _results(args: argparse.Namespace, model: ClassifierModel, prefix: str = "") -> Results:
+def _results(args: argparse.Namespace, model: TextClassifier, prefix: str = "") -> Results:
     """Return the columns that the options and the model's decision define; refuse options that the model has not."""
     shown = quoted(args.model, limit=400)
     if args.threshold is not None and model.n_outputs > 2:

@@ -18,7 +18,7 @@ from sbert_ft.errors import InputError, quoted
 from sbert_ft.files.atomic import whole_file
 
 if TYPE_CHECKING:
-    from sbert_ft.models.siamese import SiameseBert
+    from sbert_ft.models.sentence_encoder import SentenceEncoder
 
 _REMEDY = "rename it, or leave the new one out with --only-score"
 
@@ -102,14 +102,14 @@ def _score_file(args: argparse.Namespace) -> None:
     progress.report(Path(args.output), shown, results.describe())
 
 
-def _results(args: argparse.Namespace, model: SiameseBert) -> Results:
+def _results(args: argparse.Namespace, model: SentenceEncoder) -> Results:
     """Return the columns that the options and the model's decision define."""
     decision = None if args.only_score else model.decision
     threshold = chosen_threshold(args, decision, "score")
     return Results(args.name or "score", threshold, None if decision is None else decision.calibration)
 
 
-def _load(args: argparse.Namespace) -> SiameseBert:
+def _load(args: argparse.Namespace) -> SentenceEncoder:
     """Return the model of MODEL; refuse a classifier whose encoder was not trained to embed texts."""
     from sbert_ft.model_folder.layout import architecture_of_classifier, read_folder
 

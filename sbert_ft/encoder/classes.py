@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from sbert_ft.errors import InputError, quoted
 
 ClassifierKind = Literal["towers", "joined", "single"]
 HeadPooling = Literal["mean", "cls", "max", "pooler"]
+# Width of the input of the head of towers for each choice of features, in vectors.
+FEATURE_WIDTHS: Final[Mapping[str, int]] = {"uv": 2, "difference": 1, "uv_difference": 3, "uv_difference_product": 4}
 _N_NAMED = 5
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,10 @@ from transformers.activations import ACT2FN
 from sbert_ft.arguments import whole_number, word_argument
 from sbert_ft.config.settings import Features
 from sbert_ft.encoder.batching import PoolingMode
-from sbert_ft.encoder.classes import ClassifierKind, HeadPooling
+from sbert_ft.encoder.classes import FEATURE_WIDTHS, ClassifierKind, HeadPooling
 from sbert_ft.encoder.dropout import FastDropout
 from sbert_ft.encoder.kinds import KINDS, USUAL_DROPOUT, StockHead
 from sbert_ft.errors import InputError, ModelFolderError, quoted
-
-# Width of the head's input for each choice of features, in vectors.
-_WIDTHS: Final[Mapping[str, int]] = {"uv": 2, "difference": 1, "uv_difference": 3, "uv_difference_product": 4}
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,7 @@ class ClassificationHead(nn.Module):
         self.n_outputs = n_outputs
         self.first_dropout = FastDropout(plan.first_dropout)
         self.dropout = FastDropout(plan.dropout)
-        width = plan.width * (_WIDTHS[plan.features] if plan.kind == "towers" else 1)
+        width = plan.width * (FEATURE_WIDTHS[plan.features] if plan.kind == "towers" else 1)
         # created on the meta device, since a layer would draw its weights from torch's global generator
         self.dense = None if plan.stock is None else nn.Linear(plan.width, plan.width, device="meta")
         self.output = nn.Linear(width, n_outputs, device="meta")

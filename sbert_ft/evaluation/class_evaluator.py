@@ -44,6 +44,7 @@ from sbert_ft.model_folder.decision import Decision
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.models.inference import OnTruncate
 from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.models.text_classifier import TextClassifier
 
 _SHOWN_CLASSES = 3
 _NO_BASELINES: Mapping[str, Codes] = MappingProxyType({})
@@ -100,9 +101,9 @@ def evaluation_rows(name: str, dataset: ConnectionDataset, class_names: tuple[st
 
 
 def logit_stream(
-    model: ClassifierModel, rows: EvaluationRows, batch_size: int = 32, on_truncate: OnTruncate = "ignore"
+    model: TextClassifier, rows: EvaluationRows, batch_size: int = 32, on_truncate: OnTruncate = "ignore"
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the logits of the rows, finite or not, some thousand at a time; see `ClassifierModel.logits_stream`.
+    """Yield the logits of the rows, finite or not, some thousand at a time; see `TextClassifier.logits_stream`.
 
     Raises:
         InputError: The rows have more or fewer texts than the model needs.

@@ -35,7 +35,9 @@ from sbert_ft.evaluation.results import COSINE_BASELINE, SplitScores, WorstPair,
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.models.inference import OnTruncate
+from sbert_ft.models.sentence_encoder import SentenceEncoder
 from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.models.text_classifier import TextClassifier
 
 MAX_CHANCE_PAIRS = 2000
 # Random pairs of a good encoder are far below; those of a raw BERT with mean pooling are at about 0.6 to 0.8.
@@ -129,7 +131,7 @@ def chance_pairs(rows: NDArray[np.int64], n_most: int, seed: int = 0) -> tuple[N
 
 
 def score_stream(
-    model: SiameseBert | ClassifierModel,
+    model: SentenceEncoder | TextClassifier,
     pairs: EvaluationPairs,
     batch_size: int = 32,
     *,
@@ -138,10 +140,10 @@ def score_stream(
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the model's score of each pair, some thousand at a time: the cosine, or the probability of one output.
 
-    Other arguments, and errors, as in `SiameseBert.score_stream` and `ClassifierModel.logits_stream`. Scores that are
+    Other arguments and errors as in `SentenceEncoder.score_stream` and `TextClassifier.logits_stream`. Scores that are
     not finite can be evaluated too: the metric is then None with a reason.
     """
-    if isinstance(model, ClassifierModel):
+    if isinstance(model, TextClassifier):
         rows = (texts[0] if len(texts) == 1 else texts for texts in pairs.texts())
         stream = model.logits_stream(rows, batch_size, on_truncate=on_truncate, check_finite=check_finite)
         return (probabilities(logits)[:, 0] for logits in stream)
@@ -149,7 +151,7 @@ def score_stream(
     return model.score_stream(sides, batch_size, on_truncate=on_truncate, check_finite=check_finite)
 
 
-def chance_cosine(model: SiameseBert, dataset: ConnectionDataset, seed: int = 0) -> float | None:
+def chance_cosine(model: SentenceEncoder, dataset: ConnectionDataset, seed: int = 0) -> float | None:
     """Return the mean cosine of random pairs; None if fewer than two can be made, or if it is not finite."""
     sides, _ = chance_pairs(dataset.text_rows, MAX_CHANCE_PAIRS, seed)
     if len(sides) < 2:

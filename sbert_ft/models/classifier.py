@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from sbert_ft.encoder.classes import ClassifierKind, HeadPooling, typed_classes
 from sbert_ft.encoder.devices import Precision
 from sbert_ft.encoder.heads import ClassificationHead, plan_head
 from sbert_ft.encoder.packing import PackedBatch
+from sbert_ft.engines.choice import EngineChoice, ExportPrecision, choose_engine, output_of_classifier
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.classifier import ClassifierSettings, find_classifier, read_head
 from sbert_ft.model_folder.decision import Decision
@@ -25,6 +26,7 @@ from sbert_ft.model_folder.layout import ModelFolder, read_folder
 from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.writer import EncoderParts, save_classifier
 from sbert_ft.models.connection_bert import ConnectionBert, TextModel
+from sbert_ft.models.exported import ExportedClassifier
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.models.text_classifier import SIGMOID_SCALE, TextClassifier
 
@@ -92,19 +94,45 @@ class ClassifierModel(TextModel, TextClassifier):
         self.score_scale = SIGMOID_SCALE
         self.temperature: float | None = None
 
+    @overload
     @classmethod
     def from_pretrained(
         cls: type[_Self],
         folder: str | Path | ModelFolder,
+        device: str | torch.device | None = ...,
+        precision: Precision = ...,
+        max_seq_length: int | None = ...,
+        engine: Literal["torch"] = ...,
+        *,
+        kind: ClassifierKind | None = ...,
+    ) -> _Self: ...
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path | ModelFolder,
+        device: str | torch.device | None = ...,
+        precision: Precision | ExportPrecision = ...,
+        max_seq_length: int | None = ...,
+        *,
+        engine: EngineChoice,
+        kind: ClassifierKind | None = ...,
+    ) -> TextClassifier: ...
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path | ModelFolder,
         device: str | torch.device | None = None,
-        precision: Precision = "auto",
+        precision: Any = "auto",
         max_seq_length: int | None = None,
+        engine: EngineChoice = "torch",
         *,
         kind: ClassifierKind | None = None,
-    ) -> _Self:
+    ) -> TextClassifier:
         """Return the classifier of a local folder: saved by this library, or a stock ...ForSequenceClassification.
 
-        Other arguments, and errors, as in `ConnectionBert.from_pretrained`; the head always computes in float32.
+        Other arguments, and errors, as in `SiameseBert.from_pretrained`; the head always computes in float32.
 
         Args:
             max_seq_length: Most tokens of a sequence, in place of the folder's.
@@ -117,6 +145,9 @@ class ClassifierModel(TextModel, TextClassifier):
             InputError: An argument contradicts the folder.
         """
         source = read_folder(folder)
+        graph = choose_engine(source, engine, precision, device, output_of_classifier(source))
+        if graph is not None:
+            return ExportedClassifier.of_graph(source, graph, max_seq_length, kind)
         found = find_classifier(source, kind)
         settings = found.settings
         bert = ConnectionBert.from_pretrained(source, device, precision)
@@ -125,10 +156,7 @@ class ClassifierModel(TextModel, TextClassifier):
         model.start_head(settings.classes)
         assert model.head is not None
         read_head(found, model.head)
-        own = OwnSettings.of(bert.source)
-        model.decision = own.decision if own.decision is not None and own.decision.similarity == "probability" else None
-        model.score_scale = own.score_scale if "score_scale" in bert.source.own else SIGMOID_SCALE
-        model.temperature = settings.temperature
+        model._read_own_settings(settings)
         model._hint = found.hint
         return model
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -20,10 +20,12 @@ from sbert_ft.arguments import instance_argument, path_argument
 from sbert_ft.encoder.batching import PoolingMode
 from sbert_ft.encoder.devices import Precision, choose_device
 from sbert_ft.encoder.packing import PackedBatch
-from sbert_ft.model_folder.layout import warn_of_classifier
+from sbert_ft.engines.choice import EngineChoice, ExportPrecision, choose_engine
+from sbert_ft.model_folder.layout import ModelFolder, read_folder, warn_of_classifier
 from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.writer import EncoderParts, write_folder, write_sentence_encoder
 from sbert_ft.models.connection_bert import ConnectionBert, TextModel
+from sbert_ft.models.exported import ExportedBert, ExportedEncoder
 from sbert_ft.models.inference import EmbedSettings, ordered_texts
 from sbert_ft.models.sentence_encoder import OUTPUT_VALUES, SentenceEncoder
 from sbert_ft.models.similarity import unit
@@ -55,16 +57,53 @@ class SiameseBert(TextModel, SentenceEncoder):
         self._read_settings(pooling)
         warn_of_classifier(bert.source)
 
+    @overload
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path,
+        folder: str | Path | ModelFolder,
+        device: str | torch.device | None = ...,
+        precision: Precision = ...,
+        max_seq_length: int | None = ...,
+        engine: Literal["torch"] = ...,
+    ) -> SiameseBert: ...
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path | ModelFolder,
+        device: str | torch.device | None = ...,
+        precision: Precision | ExportPrecision = ...,
+        max_seq_length: int | None = ...,
+        *,
+        engine: EngineChoice,
+    ) -> SentenceEncoder: ...
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path | ModelFolder,
         device: str | torch.device | None = None,
-        precision: Precision = "auto",
+        precision: Any = "auto",
         max_seq_length: int | None = None,
-    ) -> SiameseBert:
-        """Return the model of a local folder; arguments and errors as in `ConnectionBert.from_pretrained`."""
-        return cls(ConnectionBert.from_pretrained(folder, device, precision), max_seq_length=max_seq_length)
+        engine: EngineChoice = "torch",
+    ) -> SentenceEncoder:
+        """Return the model of a local folder; other arguments and errors as in `ConnectionBert.from_pretrained`.
+
+        Args:
+            folder: The model's folder.
+            device: Where torch computes; other engines run on the CPU.
+            precision: As there; with another engine than torch it may also be ``int8``.
+            max_seq_length: Most tokens of a text, special ones included; None for the folder's.
+            engine: ``torch``, whose model can be trained; ``onnxruntime`` or ``openvino`` for an `ExportedEncoder`, of
+                a folder that `sbert-ft export` has written to; ``auto`` for the export that was measured faster than
+                torch on this kind of CPU, where there is one.
+        """
+        source = read_folder(folder)
+        graph = choose_engine(source, engine, precision, device, "tokens")
+        if graph is not None:
+            return ExportedEncoder(ExportedBert(source, graph), None, max_seq_length)
+        return cls(ConnectionBert.from_pretrained(source, device, precision), max_seq_length=max_seq_length)
 
     @overload
     def forward(self, batch: PackedBatch) -> Tensor: ...

@@ -18,7 +18,9 @@ from sbert_ft.data.labels import names_of_classes
 from sbert_ft.encoder.batching import PoolingMode
 from sbert_ft.encoder.classes import ClassifierKind, HeadPooling, codes_of_labels, probabilities
 from sbert_ft.errors import InputError, quoted
+from sbert_ft.model_folder.classifier import ClassifierSettings
 from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches
+from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.models.arrays import ArrayOperations
 from sbert_ft.models.inference import (
     EmbedCount,
@@ -78,6 +80,14 @@ class TextClassifier(SequenceModel, ABC):
     @abstractmethod
     def _logits_of(self, columns: Sequence[Any]) -> Any:
         """Return the logits, shape (B, K), of the vectors of B rows: two of shape (B, D) for towers, otherwise one."""
+
+    def _read_own_settings(self, settings: ClassifierSettings) -> None:
+        """Take from the folder what was fitted after the head."""
+        source = self.bert.source
+        own = OwnSettings.of(source)
+        self.decision = own.decision if own.decision is not None and own.decision.similarity == "probability" else None
+        self.score_scale = own.score_scale if "score_scale" in source.own else SIGMOID_SCALE
+        self.temperature = settings.temperature
 
     @property
     def n_texts(self) -> int:
