@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.calibration import fit_threshold
     from sbert_ft.models.connection_bert import ConnectionBert
+    from sbert_ft.models.exported import ExportedClassifier, ExportedEncoder
     from sbert_ft.models.siamese import SiameseBert
     from sbert_ft.training.bert_classifier import BertClassifier
     from sbert_ft.training.fine_tune import fine_tune
@@ -32,6 +33,8 @@ __all__ = [
     "ConnectionBert",
     "ConnectionDataset",
     "EvaluationSettings",
+    "ExportedClassifier",
+    "ExportedEncoder",
     "ObjectiveSettings",
     "Reading",
     "SbertFtError",
@@ -48,6 +51,8 @@ _MODULE_OF_NAME = {
     "ConnectionBert": "sbert_ft.models.connection_bert",
     "ConnectionDataset": "sbert_ft.data.dataset",
     "EvaluationSettings": "sbert_ft.config.settings",
+    "ExportedClassifier": "sbert_ft.models.exported",
+    "ExportedEncoder": "sbert_ft.models.exported",
     "ObjectiveSettings": "sbert_ft.config.objectives",
     "Reading": "sbert_ft.config.settings",
     "SiameseBert": "sbert_ft.models.siamese",

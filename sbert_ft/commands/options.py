@@ -14,8 +14,9 @@ from sbert_ft.errors import InputError, shown
 if TYPE_CHECKING:
     from sbert_ft.data.table import Table
     from sbert_ft.engines.choice import EngineChoice
-    from sbert_ft.engines.graph_file import ExportedGraph, GraphOutput
+    from sbert_ft.engines.graph_file import GraphOutput
     from sbert_ft.model_folder.layout import ModelFolder
+    from sbert_ft.models.exported import ExportedBert
     from sbert_ft.models.sentence_encoder import SentenceEncoder
     from sbert_ft.models.text_classifier import TextClassifier
 
@@ -62,7 +63,7 @@ def add_computing_options(parser: argparse.ArgumentParser) -> None:
         choices=ENGINES,
         default="auto",
         help="what runs the encoder; auto: an export in MODEL (sbert-ft export) that was measured faster than torch on "
-        "this kind of CPU, else torch",
+        "this kind of CPU, for texts on the command line any export, else torch",
     )
     add(
         "--precision",
@@ -160,11 +161,11 @@ def refuse_given(args: argparse.Namespace, options: Iterable[str], why: str, hin
 def load_model(args: argparse.Namespace, folder: str | None = None) -> SentenceEncoder:
     """Return the encoder of MODEL or `folder`, loaded with the computing options; engine and device are logged."""
     from sbert_ft.model_folder.layout import read_folder
-    from sbert_ft.models.exported import ExportedBert, ExportedEncoder
+    from sbert_ft.models.exported import ExportedEncoder
 
     source = read_folder(args.model if folder is None else folder)
-    if (graph := _graph(args, source, "tokens", is_other=folder is not None)) is not None:
-        return ExportedEncoder(ExportedBert(source, graph), None, args.max_seq_length)
+    if (bert := _exported(args, source, "tokens", is_other=folder is not None)) is not None:
+        return ExportedEncoder(bert, None, args.max_seq_length)
     from sbert_ft.models.siamese import SiameseBert
 
     model = SiameseBert.from_pretrained(source, args.device, args.precision, args.max_seq_length)
@@ -178,8 +179,8 @@ def load_classifier(args: argparse.Namespace, folder: str | None = None) -> Text
     from sbert_ft.models.exported import ExportedClassifier
 
     source = read_folder(args.model if folder is None else folder)
-    if (graph := _graph(args, source, output_of_classifier(source), is_other=folder is not None)) is not None:
-        return ExportedClassifier.of_graph(source, graph, args.max_seq_length, args.model_kind)
+    if (bert := _exported(args, source, output_of_classifier(source), is_other=folder is not None)) is not None:
+        return ExportedClassifier.of_bert(bert, args.max_seq_length, args.model_kind)
     from sbert_ft.models.classifier import ClassifierModel
 
     model = ClassifierModel.from_pretrained(
@@ -188,24 +189,25 @@ def load_classifier(args: argparse.Namespace, folder: str | None = None) -> Text
     return model.compile() if getattr(args, "compile", False) else model
 
 
-def _graph(
+def _exported(
     args: argparse.Namespace, source: ModelFolder, output: GraphOutput, *, is_other: bool
-) -> ExportedGraph | None:
-    """Return the exported graph that the options choose, None for torch; a model to compare with may use any engine."""
-    from sbert_ft.engines.choice import choose_engine
+) -> ExportedBert | None:
+    """Return the exported encoder that the options choose, None for torch; a model to compare with may use any."""
+    from sbert_ft.models.exported import open_exported
 
     engine: EngineChoice = "auto" if is_other and args.engine != "torch" else args.engine
     if getattr(args, "compile", False):
         if engine in ("onnxruntime", "openvino"):
             raise InputError(f"--compile is for torch, but --engine is {engine}", "leave one of them out")
         engine = "torch"
-    graph = choose_engine(source, engine, args.precision, args.device, output)
-    if graph is None and args.precision == "int8":
+    is_for_few = getattr(args, "output", "") is None  # a row on the command line, whose result is printed
+    bert = open_exported(source, engine, args.precision, args.device, output, for_few_rows=is_for_few)
+    if bert is None and args.precision == "int8":
         raise InputError(
             f"--precision int8 needs an export, and {shown(source.path)} has none that can be used here",
             "write one with sbert-ft export MODEL --engine onnxruntime --precision int8",
         )
-    return graph
+    return bert
 
 
 def other_number(args: argparse.Namespace, model: TextClassifier, found: str, remedy: str) -> InputError:

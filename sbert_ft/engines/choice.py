@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from sbert_ft.arguments import word_argument
 from sbert_ft.engines.cpu import kind_of_cpu, missing_flags
-from sbert_ft.engines.graph_file import Engine, ExportedGraph, GraphOutput, find_graphs
+from sbert_ft.engines.graph_file import Engine, ExportedGraph, GraphOutput, GraphPrecision, find_graphs
 from sbert_ft.errors import InputError, ModelFolderError, joined, shown
 from sbert_ft.model_folder.layout import ModelFolder
 
@@ -57,7 +57,13 @@ def choose_graph(
 
 
 def choose_engine(
-    source: ModelFolder, engine: EngineChoice, precision: str, device: Any, output: GraphOutput
+    source: ModelFolder,
+    engine: EngineChoice,
+    precision: str,
+    device: Any,
+    output: GraphOutput,
+    *,
+    for_few_rows: bool = False,
 ) -> ExportedGraph | None:
     """Return the exported graph of a folder that is run; None for torch.
 
@@ -70,6 +76,8 @@ def choose_engine(
         precision: As in `choose_graph`, or one of torch's.
         device: As in `ConnectionBert.from_pretrained`; other engines than torch run on the CPU.
         output: What the graph must give.
+        for_few_rows: Whether it is loaded for one row, so that torch's import takes longer than anything else. Then
+            ``auto`` also takes a slower graph, the most exact one.
 
     Raises:
         InputError: An unknown engine, or another engine than torch and another device than the CPU.
@@ -85,18 +93,19 @@ def choose_engine(
         return None
     there = [graph for graph in find_graphs(source.encoder_path) if graph.facts.output == output]
     here = kind_of_cpu()
-    faster = [
+    usable = [
         graph
         for graph in there
-        if precision in ("auto", graph.facts.precision)
-        and not missing_flags(graph.facts.requires)
-        and (precision == "int8" or (graph.facts.cpu == here and graph.facts.speed > 1))
+        if precision in ("auto", graph.facts.precision) and not missing_flags(graph.facts.requires)
     ]
-    if not faster:
-        if there:
-            logger.info("engine torch: no export in the folder was measured faster on this kind of CPU (%s)", here)
-        return None
-    return max(faster, key=_rank)
+    faster = [g for g in usable if precision == "int8" or (g.facts.cpu == here and g.facts.speed > 1)]
+    if faster:
+        return max(faster, key=_rank)
+    if usable and for_few_rows:
+        return min(usable, key=lambda graph: get_args(GraphPrecision).index(graph.facts.precision))
+    if there:
+        logger.info("engine torch: no export in the folder was measured faster on this kind of CPU (%s)", here)
+    return None
 
 
 def output_of_classifier(source: ModelFolder) -> GraphOutput:

@@ -18,7 +18,7 @@ from sbert_ft.encoder.classes import ClassifierKind, HeadPooling, typed_classes
 from sbert_ft.encoder.devices import Precision
 from sbert_ft.encoder.heads import ClassificationHead, plan_head
 from sbert_ft.encoder.packing import PackedBatch
-from sbert_ft.engines.choice import EngineChoice, ExportPrecision, choose_engine, output_of_classifier
+from sbert_ft.engines.choice import EngineChoice, ExportPrecision, output_of_classifier
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.classifier import ClassifierSettings, find_classifier, read_head
 from sbert_ft.model_folder.decision import Decision
@@ -26,7 +26,7 @@ from sbert_ft.model_folder.layout import ModelFolder, read_folder
 from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.writer import EncoderParts, save_classifier
 from sbert_ft.models.connection_bert import ConnectionBert, TextModel
-from sbert_ft.models.exported import ExportedClassifier
+from sbert_ft.models.exported import ExportedClassifier, open_exported
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.models.text_classifier import SIGMOID_SCALE, TextClassifier
 
@@ -145,9 +145,9 @@ class ClassifierModel(TextModel, TextClassifier):
             InputError: An argument contradicts the folder.
         """
         source = read_folder(folder)
-        graph = choose_engine(source, engine, precision, device, output_of_classifier(source))
-        if graph is not None:
-            return ExportedClassifier.of_graph(source, graph, max_seq_length, kind)
+        exported = open_exported(source, engine, precision, device, output_of_classifier(source))
+        if exported is not None:
+            return ExportedClassifier.of_bert(exported, max_seq_length, kind)
         found = find_classifier(source, kind)
         settings = found.settings
         bert = ConnectionBert.from_pretrained(source, device, precision)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from sbert_ft.config.settings import Features
 from sbert_ft.encoder.batching import PoolingMode, plan_batches
 from sbert_ft.encoder.classes import FEATURE_WIDTHS, ClassifierKind, HeadPooling
-from sbert_ft.engines.choice import ExportPrecision, choose_graph, output_of_classifier
+from sbert_ft.engines.choice import EngineChoice, ExportPrecision, choose_engine, choose_graph, output_of_classifier
 from sbert_ft.engines.cpu import n_threads
-from sbert_ft.engines.graph_file import Engine, ExportedGraph, GraphPrecision, check_weights
+from sbert_ft.engines.graph_file import Engine, ExportedGraph, GraphOutput, GraphPrecision, check_weights
 from sbert_ft.engines.session import Session, open_session
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted, shown
 from sbert_ft.model_folder.classifier import ClassifierSettings, find_classifier
@@ -168,6 +168,32 @@ def pool(
     return sums
 
 
+def open_exported(
+    source: ModelFolder,
+    engine: EngineChoice,
+    precision: str,
+    device: Any,
+    output: GraphOutput,
+    *,
+    for_few_rows: bool = False,
+) -> ExportedBert | None:
+    """Return the exported graph of a folder that an engine is to run, opened; None where torch is to run the model.
+
+    With ``auto`` an export that cannot be used, such as one of other weights, is left out with a warning. Other
+    arguments and errors as in `choose_engine` and `ExportedBert`.
+    """
+    graph = choose_engine(source, engine, precision, device, output, for_few_rows=for_few_rows)
+    if graph is None:
+        return None
+    try:
+        return ExportedBert(source, graph)
+    except (ModelFolderError, ResourceError) as error:
+        if engine != "auto":
+            raise
+        logger.warning("%s; torch is used", error)
+        return None
+
+
 class ExportedEncoder(SentenceEncoder):
     """A sentence encoder that ONNX Runtime or OpenVINO runs on the CPU; its attributes are those of `SentenceEncoder`.
 
@@ -262,21 +288,20 @@ class ExportedClassifier(TextClassifier):
         """
         source = read_folder(folder)
         graph = choose_graph(source, engine, precision, output_of_classifier(source))
-        return cls.of_graph(source, graph, max_seq_length, kind)
+        return cls.of_bert(ExportedBert(source, graph), max_seq_length, kind)
 
     @classmethod
-    def of_graph(
-        cls, source: ModelFolder, graph: ExportedGraph, max_seq_length: int | None, kind: ClassifierKind | None
-    ) -> ExportedClassifier:
-        """Return the classifier that `graph`, an export of the folder `source`, runs; see `from_pretrained`."""
-        found = find_classifier(source, kind, n_outputs=graph.facts.n_outputs)
-        if graph.facts.n_outputs not in (None, found.settings.n_outputs):
+    def of_bert(cls, bert: ExportedBert, max_seq_length: int | None, kind: ClassifierKind | None) -> ExportedClassifier:
+        """Return the classifier of the folder that `bert` was read from; see `from_pretrained`."""
+        n_outputs = bert.graph.facts.n_outputs
+        found = find_classifier(bert.source, kind, n_outputs=n_outputs)
+        if n_outputs not in (None, found.settings.n_outputs):
             raise ModelFolderError(
-                f"{shown(graph.path)} gives {graph.facts.n_outputs} logits, but the folder describes "
+                f"{shown(bert.graph.path)} gives {n_outputs} logits, but the folder describes "
                 f"{found.settings.n_outputs} outputs",
                 "export the model again",
             )
-        model = cls(ExportedBert(source, graph), found.settings, max_seq_length)
+        model = cls(bert, found.settings, max_seq_length)
         model._hint = found.hint
         return model
 

@@ -20,12 +20,12 @@ from sbert_ft.arguments import instance_argument, path_argument
 from sbert_ft.encoder.batching import PoolingMode
 from sbert_ft.encoder.devices import Precision, choose_device
 from sbert_ft.encoder.packing import PackedBatch
-from sbert_ft.engines.choice import EngineChoice, ExportPrecision, choose_engine
+from sbert_ft.engines.choice import EngineChoice, ExportPrecision
 from sbert_ft.model_folder.layout import ModelFolder, read_folder, warn_of_classifier
 from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.writer import EncoderParts, write_folder, write_sentence_encoder
 from sbert_ft.models.connection_bert import ConnectionBert, TextModel
-from sbert_ft.models.exported import ExportedBert, ExportedEncoder
+from sbert_ft.models.exported import ExportedEncoder, open_exported
 from sbert_ft.models.inference import EmbedSettings, ordered_texts
 from sbert_ft.models.sentence_encoder import OUTPUT_VALUES, SentenceEncoder
 from sbert_ft.models.similarity import unit
@@ -100,9 +100,8 @@ class SiameseBert(TextModel, SentenceEncoder):
                 torch on this kind of CPU, where there is one.
         """
         source = read_folder(folder)
-        graph = choose_engine(source, engine, precision, device, "tokens")
-        if graph is not None:
-            return ExportedEncoder(ExportedBert(source, graph), None, max_seq_length)
+        if (bert := open_exported(source, engine, precision, device, "tokens")) is not None:
+            return ExportedEncoder(bert, None, max_seq_length)
         return cls(ConnectionBert.from_pretrained(source, device, precision), max_seq_length=max_seq_length)
 
     @overload
