@@ -86,9 +86,9 @@ def add_compile_option(parser: argparse.ArgumentParser) -> None:
     add(
         "--compile",
         action="store_true",
-        help="on a CPU: compile the encoder first, once per model in about 15 to 45 seconds with a C++ compiler, kept "
-        "in ~/.cache/sbert_ft; saves time from about 20,000 short texts in float32, 300,000 in bfloat16, and once kept "
-        "from about 1,000 and 20,000",
+        help="on a CPU that multiplies bfloat16: compile the encoder first, once per model in about 15 to 45 seconds "
+        "with a C++ compiler, kept in ~/.cache/sbert_ft; saves time from about 300,000 short texts, and once kept from "
+        "about 20,000; on other CPUs use sbert-ft export",
     )
 
 

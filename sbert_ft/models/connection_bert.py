@@ -31,6 +31,7 @@ from sbert_ft.encoder.devices import (
     choose_precision,
     describe_device,
     is_out_of_memory,
+    multiplies_bfloat16,
     to_device,
     token_budget,
 )
@@ -443,14 +444,19 @@ class TextModel(SequenceModel, nn.Module):
                 for the place given by the environment variables XDG_CACHE_HOME or SBERT_FT_CACHE.
 
         Raises:
-            InputError: The model is not on a CPU, its precision is float16, its kind of encoder cannot be compiled, or
-                `cache_dir` is not private to the user.
+            InputError: The model is not on a CPU that multiplies bfloat16, its precision is float16, its kind of
+                encoder cannot be compiled, or `cache_dir` is not private to the user.
             OutputError: `cache_dir` cannot be written to.
             ResourceError: There is no C++ compiler, or it failed.
         """
         bert = self.bert
         kind, precision = bert.plan.config.model_type, str(bert.compute_dtype).removeprefix("torch.")
         packs = {"rows", "runs"} <= set(bert.probe.layouts) and hasattr(bert.encoder, "embeddings")
+        if bert.device.type == "cpu" and not multiplies_bfloat16(bert.device):
+            raise InputError(
+                "compile() is only for CPUs that multiply bfloat16 (AVX512-BF16 or AMX), which this one does not",
+                "an export for ONNX Runtime is faster here: sbert-ft export MODEL",
+            )
         for admitted, limit in (
             (bert.device.type == "cpu", f"a CPU, but the model is on {bert.device}"),
             (bert.compute_dtype in TOLERANCES, f"float32 and bfloat16, but the precision is {precision}"),

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +25,15 @@ from sbert_ft.encoder.compile_cache import default_cache_dir, private_folder
 from sbert_ft.encoder.devices import multiplies_bfloat16
 from sbert_ft.errors import InputError, ResourceError
 
-needs_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX") or "g++") is None, reason="there is no C++ compiler, which compiling needs"
-)
+HAS_BFLOAT16 = multiplies_bfloat16(torch.device("cpu"))
+needs_bfloat16 = pytest.mark.skipif(not HAS_BFLOAT16, reason="compile() is for CPUs that multiply bfloat16")
+
+
+def needs_compiler(test: Any) -> Any:
+    missing = shutil.which(os.environ.get("CXX") or "g++") is None
+    return needs_bfloat16(pytest.mark.skipif(missing, reason="there is no C++ compiler, which compiling needs")(test))
+
+
 SENTENCE = "a man plays the guitar in the street while two women walk by"
 # Rows (short and mixed), runs (some of 200 tokens), a text that is cut, and one of two tokens.
 TEXTS = [" ".join(SENTENCE.split()[: 1 + i % 13]) for i in range(300)] + [
@@ -183,7 +190,6 @@ def test_changed_weights_end_the_compiled_encoder(
 
 
 @needs_compiler
-@pytest.mark.skipif(not multiplies_bfloat16(torch.device("cpu")), reason="this CPU does not multiply bfloat16")
 def test_compiled_vectors_are_the_eager_ones_in_bfloat16(low_layers: Path, cache_dir: Path) -> None:
     exact = SiameseBert.from_pretrained(low_layers, device="cpu", precision="float32").encode(
         TEXTS, on_truncate="ignore"
@@ -201,6 +207,14 @@ def test_compiled_vectors_are_the_eager_ones_in_bfloat16(low_layers: Path, cache
     assert errors[0] < 1.5 * errors[1]
 
 
+def test_a_cpu_without_bfloat16_is_refused(low_layers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SiameseBert.from_pretrained(low_layers, device="cpu", precision="float32")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # as far as bfloat16 goes, what a CPU without it says
+    with pytest.raises(InputError, match=r"only for CPUs that multiply bfloat16.*sbert-ft export MODEL"):
+        model.compile()
+
+
+@needs_bfloat16
 def test_a_missing_compiler_is_said_in_one_sentence(
     low_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
