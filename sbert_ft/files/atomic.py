@@ -33,7 +33,7 @@ _PREFIX = ".sbert-ft-model-"
 _ABANDONED = re.compile(re.escape(_PREFIX) + "[0-9a-f]{16}")
 _LOCK = "lock"
 _ENTRANCES = ("config.json", "modules.json")
-"""Files that a reader of a folder opens first; the first of them is moved away first and put in place last."""
+"""Files that a reader of a model's folder opens first."""
 _FOLDERS_CANNOT_BE_SYNCED = (errno.EINVAL, errno.ENOTSUP)  # some network file systems
 
 logger = logging.getLogger(__name__)
@@ -60,25 +60,32 @@ def staged_beside(target: Path) -> Iterator[Path]:
             os.close(lock)
 
 
-def put_in_place(staging: Path, target: Path, obsolete: Sequence[str]) -> None:
+def put_in_place(
+    staging: Path, target: Path, obsolete: Sequence[str] = (), entrances: Sequence[str] = _ENTRANCES
+) -> None:
     """Move all files of `staging` to `target`; they are synced to the disk when this returns.
 
     Args:
         staging: The folder from `staged_beside`, with the files.
         target: A folder, or a path that does not exist.
         obsolete: Files of sbert_ft, relative to the folder, to remove if `staging` does not have them.
+        entrances: Files that a reader opens first; the first of them is moved away first and put in place last.
 
     Raises:
         OutputError: There is a folder in the place of a file, or the other way round; nothing was changed.
         OSError: A file cannot be moved; the folder is restored to what it was.
     """
+
+    def rank(name: str) -> tuple[int, str]:
+        return entrances.index(name) if name in entrances else len(entrances), name
+
     names = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
     for name in names:
         with (staging / name).open("rb") as opened:
             os.fsync(opened.fileno())
     for folder in (*(path for path in staging.rglob("*") if path.is_dir()), staging):
         sync_folder(folder)
-    every = sorted({*names, *obsolete}, key=_rank)
+    every = sorted({*names, *obsolete}, key=rank)
     inner = sorted({name.partition("/")[0] for name in every if "/" in name})
     _check_places(target, every, inner)
     moved: list[tuple[Path, Path]] = []
@@ -93,20 +100,21 @@ def put_in_place(staging: Path, target: Path, obsolete: Sequence[str]) -> None:
             if os.path.lexists(target / name):
                 (replaced / name).parent.mkdir(exist_ok=True)
                 _move(target / name, replaced / name, moved)
-                if name in _ENTRANCES:  # their absence reaches the disk before that of the others
-                    sync_folder(target)
+                if name in entrances:  # their absence reaches the disk before that of the others
+                    sync_folder((target / name).parent)
         for name in inner:
             if (staging / name).exists():
                 (target / name).mkdir(exist_ok=True)
             else:
                 with suppress(OSError):  # not there, or has files of others
                     (target / name).rmdir()
-        for name in sorted(names, key=_rank, reverse=True):
-            if name == _ENTRANCES[0]:
+        for name in sorted(names, key=rank, reverse=True):
+            if name == entrances[0]:
                 for folder in filter(Path.is_dir, (target, *(target / inside for inside in inner))):
                     sync_folder(folder)
             _move(staging / name, target / name, moved)
-        sync_folder(target)
+        for folder in {(target / entrances[0]).parent, target}:
+            sync_folder(folder)
     except BaseException:
         for source, place in reversed(moved):
             source.parent.mkdir(exist_ok=True)  # an empty inner folder was removed
@@ -138,10 +146,6 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _rank(name: str) -> tuple[int, str]:
-    return _ENTRANCES.index(name) if name in _ENTRANCES else len(_ENTRANCES), name
 
 
 def _check_places(target: Path, names: Sequence[str], inner: Sequence[str]) -> None:
