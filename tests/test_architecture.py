@@ -30,6 +30,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("engines",),
     ("models",),
     ("evaluation", "doctor"),
+    ("export",),
     ("report",),
     ("training",),
     ("commands",),

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from sbert_ft.commands import options
-from sbert_ft.errors import DataError, quoted
+from sbert_ft.errors import quoted
 
 if TYPE_CHECKING:
     from sbert_ft.data.table import Table
@@ -38,10 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model_argument(parser)
     add = parser.add_argument
     add("--texts", metavar="FILE", help="also check how MODEL fits these texts: .txt, .csv, .jsonl, .xlsx and others")
-    add = parser.add_mutually_exclusive_group().add_argument
-    add("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
-    add("--columns", type=options.names, metavar="A,B", help="the two columns with the pairs, if without usual names")
-    add = parser.add_argument
+    options.add_text_columns_options(parser)
     add("--max-seq-length", type=options.positive, metavar="N", help="tokens a text may have; default: MODEL's")
     add("--deep", action="store_true", help="read the tensors too (checksums, NaN), and run the model")
     add("--json", action="store_true", help="print a JSON array instead of the table")
@@ -89,20 +86,8 @@ def _texts(args: argparse.Namespace) -> tuple[Iterator[str] | None, Literal[1, 2
         options.refuse_given(args, unused, "says how to read texts, but none are given", "add --texts FILE")
         return None, 1
     table = options.open_given_table(args, args.texts)
-    columns = _columns(table, args)
+    columns = options.columns_of_texts(table, args)
     return _cells(table, columns), 2 if len(columns) == 2 else 1
-
-
-def _columns(table: Table, args: argparse.Namespace) -> tuple[int, ...]:
-    if args.column is not None or args.columns is not None:
-        return table.text_columns([args.column], 1) if args.columns is None else table.text_columns(args.columns, 2)
-    try:
-        return table.text_columns(None, 2)
-    except DataError:  # no pairs; the error about single texts is the one to show
-        try:
-            return table.text_columns(None, 1)
-        except DataError as error:
-            raise DataError(f"{error}, or the two of pairs with --columns A,B") from None
 
 
 def _cells(table: Table, columns: tuple[int, ...]) -> Iterator[str]:

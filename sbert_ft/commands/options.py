@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sbert_ft.config.file_kinds import FILE_KINDS
-from sbert_ft.errors import InputError, shown
+from sbert_ft.errors import DataError, InputError, shown
 
 if TYPE_CHECKING:
     from sbert_ft.data.table import Table
@@ -109,6 +109,30 @@ def add_columns_option(parser: argparse.ArgumentParser) -> None:
         metavar="A[,B]",
         help="the columns with the texts, if without usual names",
     )
+
+
+def add_text_columns_options(parser: argparse.ArgumentParser) -> None:
+    """Declare --column and --columns, one of which says where the texts of --texts are (see `columns_of_texts`)."""
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
+    add("--columns", type=names, metavar="A,B", help="the two columns with the pairs, if without usual names")
+
+
+def columns_of_texts(table: Table, args: argparse.Namespace) -> tuple[int, ...]:
+    """Return the positions of the columns with the texts or pairs: those named, else of pairs, else of texts.
+
+    Raises:
+        DataError: There are none.
+    """
+    if args.column is not None or args.columns is not None:
+        return table.text_columns([args.column], 1) if args.columns is None else table.text_columns(args.columns, 2)
+    try:
+        return table.text_columns(None, 2)
+    except DataError:  # no pairs; the error about single texts is the one to show
+        try:
+            return table.text_columns(None, 1)
+        except DataError as error:
+            raise DataError(f"{error}, or the two of pairs with --columns A,B") from None
 
 
 def names(text: str) -> list[str]:
