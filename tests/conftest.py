@@ -12,6 +12,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import csv
 import random
+import shutil
 import string
 import sys
 from collections.abc import Callable, Iterator
@@ -124,6 +125,28 @@ def make_bert_folder(
 def tiny_bert_folder() -> Callable[..., Path]:
     """Return `make_bert_folder`, to be called as `tiny_bert_folder(tmp_path / "model", hidden_size=64)`."""
     return make_bert_folder
+
+
+SMALL_TEXTS = ("a man plays the guitar", "a dog runs", "water", "the small girl is walking in the park with two dogs")
+
+
+@pytest.fixture(scope="session")
+def exported_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small BERT's folder with float32 graphs for both engines; not to be changed."""
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    from sbert_ft.export.write import export_model
+
+    folder = make_bert_folder(tmp_path_factory.mktemp("exported") / "model", safetensors=True)
+    for engine in ("onnxruntime", "openvino"):
+        export_model(folder, engine=engine, texts=SMALL_TEXTS)
+    return folder
+
+
+@pytest.fixture
+def exported_folder(exported_path: Path, tmp_path: Path) -> Path:
+    """Return a copy of `exported_path`."""
+    return shutil.copytree(exported_path, tmp_path / "exported")
 
 
 @pytest.fixture(scope="session")

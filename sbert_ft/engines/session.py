@@ -81,7 +81,7 @@ class Session:
 
         Raises:
             MemoryError: There is not enough memory for so many tokens.
-            ModelFolderError: The graph does not run.
+            ModelFolderError: The graph does not run, or gives another shape.
             ResourceError: As in `open_session`, in a process that has not used the graph before.
         """
         run = self._engine()
@@ -89,29 +89,31 @@ class Session:
         if not self.graph.facts.takes_token_types:
             del inputs["token_type_ids"]
         try:
-            return run(inputs)
+            output = run(inputs)
         except Exception as error:  # the engines have no common class of errors
             if _is_out_of_memory(error):
                 shape = " x ".join(map(str, token_ids.shape))
                 raise MemoryError(f"{shown(self.graph.path)}: not enough memory for {shape} tokens") from error
             raise _broken(self.graph, "does not run", error) from error
+        self._check_shape(output, *token_ids.shape)
+        return output
 
-    def check(self) -> None:
-        """Load the graph and compare its inputs and output with its facts; errors as in `open_session`."""
-        facts, ids = self.graph.facts, np.zeros((2, 3), np.int64)
-        ids[:] = min(1, facts.vocab_size - 1)
-        mask = np.array([[1, 1, 1], [1, 1, 0]])
-        try:
-            output = self.run(ids, mask, np.zeros_like(ids))
-        except MemoryError as error:
-            raise ResourceError(str(error)) from error
-        expected = (2, 3, facts.hidden_size) if facts.n_outputs is None else (2, facts.n_outputs)
+    def _check_shape(self, output: NDArray[np.float32], n_texts: int, n_tokens: int) -> None:
+        facts = self.graph.facts
+        expected = (n_texts, n_tokens, facts.hidden_size) if facts.n_outputs is None else (n_texts, facts.n_outputs)
         if output.shape != expected or output.dtype != np.float32:
             shapes = " x ".join(map(str, output.shape)), " x ".join(map(str, expected))
-            problem = (
-                f"gives {output.dtype} of shape {shapes[0]} for 2 texts of 3 tokens, expected float32 of {shapes[1]}"
-            )
+            given = f"for {n_texts} texts of {n_tokens} tokens"
+            problem = f"gives {output.dtype} of shape {shapes[0]} {given}, expected float32 of {shapes[1]}"
             raise ModelFolderError(f"{shown(self.graph.path)} {problem}", _EXPORT_AGAIN)
+
+    def check(self) -> None:
+        """Load the graph and run it on two short texts; errors as in `open_session`."""
+        ids = np.full((2, 3), min(1, self.graph.facts.vocab_size - 1))
+        try:
+            self.run(ids, np.array([[1, 1, 1], [1, 1, 0]]), np.zeros_like(ids))
+        except MemoryError as error:
+            raise ResourceError(str(error)) from error
 
     def _engine(self) -> _Run:
         with self._lock:
@@ -245,13 +247,21 @@ def _load_openvino(graph: ExportedGraph) -> tuple[list[str], _Run, tuple[Any, ..
     openvino = import_openvino()
     core = openvino.Core()
     hint = "bf16" if graph.facts.precision == "bfloat16" else "f32"
-    options = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": n_threads()}
+    options = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": n_threads(),
+        "ENABLE_CPU_PINNING": False,  # else the threads of several processes share the first cores
+    }
     compiled = core.compile_model(str(graph.path), "CPU", options)
     request, lock = compiled.create_infer_request(), threading.Lock()
 
     def run(inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         with lock:  # a request holds one batch; a second one would only share the same threads
-            return np.asarray(request.infer(dict(inputs), share_inputs=True)[0])
+            # with one thread, infer() hides errors and leaves the output of the call before (2026.4); wait() does not
+            request.start_async(dict(inputs), share_inputs=True)
+            request.wait()
+            return np.array(request.get_output_tensor(0).data)
 
     return [value.any_name for value in compiled.inputs], run, (core, compiled, request)
 

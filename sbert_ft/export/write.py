@@ -313,7 +313,8 @@ def _is_good(parity: Parity) -> bool:
 
 def _add_facts_to_xml(file: Path, facts: GraphFacts) -> None:
     """Add the facts to the model's runtime information at the end of OpenVINO's xml, as its own writer would."""
-    content, end = file.read_text("utf-8"), "</rt_info>\n</net>"
-    assert content.rstrip().endswith(end)
+    head = file.read_text("utf-8").rstrip().removesuffix("</net>").rstrip()
     value = html.escape(json.dumps(facts.to_json()))
-    file.write_text(content.rstrip().removesuffix(end) + f'<{FACTS_KEY} value="{value}" />\n\t{end}\n', "utf-8")
+    own = f'\t\t<{FACTS_KEY} value="{value}" />\n\t</rt_info>\n</net>\n'
+    begin = head.removesuffix("</rt_info>").rstrip() if head.endswith("</rt_info>") else f"{head}\n\t<rt_info>"
+    file.write_text(f"{begin}\n{own}", "utf-8")
