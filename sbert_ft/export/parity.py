@@ -37,6 +37,7 @@ from sbert_ft.tokenization.text_tokens import TextTokens
 Model = SiameseBert | ClassifierModel
 Rows = Sequence[str] | Sequence[tuple[str, str]]
 
+BUILT_IN: Final = (*ENGLISH, *KOREAN)
 GRAPH_BUDGET: Final = 512  # padded tokens of a forward; more is slower in both engines
 _MAX_ROWS: Final = 512
 _N_PAIRED: Final = 64  # texts of which all pairs are decided
@@ -95,9 +96,11 @@ def rows_for(model: Model, given: Rows | None) -> list[str] | list[tuple[str, st
     Raises:
         InputError: There are no rows, or the vocabulary knows no built-in text.
     """
-    rows: list[str] | list[tuple[str, str]] = list(given or _known(model, (*ENGLISH, *KOREAN)))  # type: ignore[assignment]
-    if given is not None and not rows:
+    if given is not None and not len(given):
         raise InputError("there are no texts to compare the graph with torch on", "give a file with texts")
+    rows: list[str] | list[tuple[str, str]] = list(_known(model, BUILT_IN) if given is None else given)  # type: ignore[assignment]
+    if not rows:
+        raise InputError("the vocabulary knows none of the built-in texts", "give texts of your own with --texts FILE")
     wants_pairs = isinstance(model, ClassifierModel) and model.n_texts == 2
     if wants_pairs and isinstance(rows[0], str):
         texts = [row for row in rows if isinstance(row, str)]
@@ -115,8 +118,6 @@ def _known(model: Model, texts: Sequence[str]) -> list[str]:
         tokens = tokenizer.tokenize([text])
         if len(tokens.token_ids) and tokenizer.count_unknown(tokens) < UNKNOWN_SHARE * len(tokens.token_ids):
             known.append(text)
-    if not known:
-        raise InputError("the vocabulary knows none of the built-in texts", "give texts of your own with --texts FILE")
     return known
 
 
@@ -134,17 +135,28 @@ def sequences_of(model: Model, rows: Rows) -> TextTokens:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model and the rows on which its graphs are compared with it."""
+    """A model and the rows on which its graphs are compared with it.
+
+    Attributes:
+        model: The model, in float32 on the CPU.
+        rows: Texts or pairs.
+        sequences: The rows as the encoder reads them.
+        calibration: The sequences on which int8 is calibrated: the rows, and the built-in ones too if they are few.
+    """
 
     model: Model
     rows: list[str] | list[tuple[str, str]]
     sequences: TextTokens
+    calibration: TextTokens
 
     @classmethod
     def of(cls, model: Model, given: Rows | None) -> Comparison:
         """Return the comparison on given rows, or on the built-in ones; errors as in `rows_for`."""
         rows = rows_for(model, given)
-        return cls(model, rows, sequences_of(model, rows))
+        few = given is not None and len(rows) < len(BUILT_IN) and bool(_known(model, BUILT_IN))
+        added = rows_for(model, None) if few else []
+        every = sequences_of(model, [*rows, *added])
+        return cls(model, rows, sequences_of(model, rows) if few else every, every)
 
     @property
     def head(self) -> ClassificationHead | None:
@@ -158,14 +170,11 @@ class Comparison:
             return self.model.pooling
         return "cls" if self.model.pooling == "pooler" else self.model.pooling
 
-    def batches(self) -> list[PackedBatch]:
-        """Return the sequences in padded batches, longest first."""
+    def batches(self, sequences: TextTokens) -> list[PackedBatch]:
+        """Return sequences in padded batches, longest first."""
         bert = self.model.bert
-        parts = map(self.sequences.select, self._parts())
+        parts = map(sequences.select, plan_batches(sequences.lengths, GRAPH_BUDGET, padded=True))
         return [pack(part, "padded", device=bert.device, **bert.pack_options) for part in parts]
-
-    def _parts(self) -> list[NDArray[np.int64]]:
-        return plan_batches(self.sequences.lengths, GRAPH_BUDGET, padded=True)
 
     def by_torch(self) -> NDArray[np.float32]:
         """Return the vectors, or the probabilities of a classifier, as torch computes them in float32."""
@@ -187,9 +196,10 @@ class Comparison:
 
     def _results(self, run: Callable[[PackedBatch], Tensor]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            parts = [run(batch) for batch in self.batches()]
-            values = torch.empty(len(self.sequences), parts[0].shape[1])
-            values[torch.from_numpy(np.concatenate(self._parts()))] = torch.cat(parts)
+            parts = [run(batch) for batch in self.batches(self.sequences)]
+            order = np.concatenate(plan_batches(self.sequences.lengths, GRAPH_BUDGET, padded=True))
+            values = torch.empty(len(order), parts[0].shape[1])
+            values[torch.from_numpy(order)] = torch.cat(parts)
             if isinstance(self.model, SiameseBert):
                 found: NDArray[np.float32] = (unit(values) if self.model.normalize else values).numpy()
                 return found
@@ -231,7 +241,7 @@ class Comparison:
                 bert.infer(bert.pack(self.sequences.select(part)))
 
         def graph_run() -> None:
-            for batch in self.batches():
+            for batch in self.batches(self.sequences):
                 session.run(*graph_inputs(batch))
 
         bert.compute_dtype = choose_precision("auto", bert.device)

@@ -7,6 +7,7 @@ so that a reader finds the old export, the new one or none.
 
 from __future__ import annotations
 
+import errno
 import html
 import json
 import logging
@@ -262,9 +263,10 @@ class _Export:
         )
 
     def _inputs(self) -> list[dict[str, Any]]:
-        """Return the rows as a graph's inputs by their names."""
+        """Return what int8 is calibrated on as a graph's inputs by their names."""
         names = INPUTS if takes_token_types(self.comparison.model.bert) else INPUTS[:2]
-        return [dict(zip(names, graph_inputs(batch), strict=False)) for batch in self.comparison.batches()]
+        batches = self.comparison.batches(self.comparison.calibration)
+        return [dict(zip(names, graph_inputs(batch), strict=False)) for batch in batches]
 
     def _onnx(self, plain: Path, place: Path, facts: GraphFacts) -> Iterator[tuple[int, ExportedGraph]]:
         """Yield graphs for ONNX Runtime, each in the place of the one before, with more and more in float32."""
@@ -283,11 +285,10 @@ class _Export:
 
     def _openvino(self, plain: Path, place: Path, facts: GraphFacts) -> Iterator[tuple[int, ExportedGraph]]:
         """Yield graphs for OpenVINO, as `_onnx` does; in fewer steps, since each takes long."""
-        openvino = import_openvino()
-        core = openvino.Core()
+        core = import_openvino().Core()
         if self.precision != "int8":
             file = place / "openvino_model.xml"
-            openvino.save_model(core.read_model(str(plain)), str(file), compress_to_fp16=False)
+            _save_openvino(core.read_model(str(plain)), file)
             yield 0, ExportedGraph(file, facts)
             return
         file = place / "openvino_model_qint8_quantized.xml"
@@ -295,8 +296,15 @@ class _Export:
         for n_float in sorted({0, -(-len(names) // 4), len(names) // 2}):
             model = quantize_openvino(core.read_model(str(plain)), self._inputs(), names[:n_float])
             _empty(place)
-            openvino.save_model(model, str(file), compress_to_fp16=False)
+            _save_openvino(model, file)
             yield n_float, ExportedGraph(file, facts)
+
+
+def _save_openvino(model: Any, file: Path) -> None:
+    try:
+        import_openvino().save_model(model, str(file), compress_to_fp16=False)
+    except RuntimeError as error:  # from its stream, without the cause: a full disk above all
+        raise OSError(errno.EIO, "OpenVINO could not write its files, is the disk full?") from error
 
 
 def _empty(place: Path) -> None:
