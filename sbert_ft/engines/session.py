@@ -231,8 +231,6 @@ def _load_onnxruntime(graph: ExportedGraph) -> tuple[list[str], _Run, tuple[Any,
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = n_threads(), 1
     options.log_severity_level = _FATAL
-    # A plan of memory would be kept for each of the many shapes of batches.
-    options.enable_mem_pattern = False
     session = onnxruntime.InferenceSession(str(graph.path), options, providers=["CPUExecutionProvider"])
     output = session.get_outputs()[0].name
 

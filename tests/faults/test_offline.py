@@ -81,6 +81,8 @@ COMMANDS = (
     ("score", "MODEL", "pairs.csv", "-o", "out.csv"),
     ("score", "MODEL", "a dog", "a cat"),
     ("doctor", "MODEL", "--texts", "texts.txt"),
+    ("export", "MODEL", "--texts", "texts.txt", "--precision", "int8"),
+    ("export", "MODEL", "--texts", "texts.txt", "--precision", "int8", "--engine", "openvino"),
 )
 OF_THE_HUB = ("no/such-model", "bert-base-uncased", "sentence-transformers/all-MiniLM-L6-v2")
 
