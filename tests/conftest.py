@@ -17,6 +17,7 @@ import string
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -130,16 +131,31 @@ def tiny_bert_folder() -> Callable[..., Path]:
 SMALL_TEXTS = ("a man plays the guitar", "a dog runs", "water", "the small girl is walking in the park with two dogs")
 
 
+def export_folder(
+    folder: Path,
+    output: str | Path | None = None,
+    engine: Any = "onnxruntime",
+    precision: Any = "float32",
+    texts: Any = None,
+    force: bool = False,
+) -> Any:
+    """Load the model of a folder, of whatever kind, and return the report of its `export`."""
+    from sbert_ft.model_folder.classifier import has_classifier
+    from sbert_ft.models.classifier import ClassifierModel
+    from sbert_ft.models.siamese import SiameseBert
+
+    kind = ClassifierModel if has_classifier(folder) else SiameseBert
+    return kind.from_pretrained(folder, "cpu", "float32").export(output, engine, precision, texts, force)
+
+
 @pytest.fixture(scope="session")
 def exported_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a small BERT's folder with float32 graphs for both engines; not to be changed."""
     pytest.importorskip("onnx", reason="the extra onnx is not installed")
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
-    from sbert_ft.export.write import export_model
-
     folder = make_bert_folder(tmp_path_factory.mktemp("exported") / "model", safetensors=True)
     for engine in ("onnxruntime", "openvino"):
-        export_model(folder, engine=engine, texts=SMALL_TEXTS)
+        export_folder(folder, engine=engine, texts=SMALL_TEXTS)
     return folder
 
 

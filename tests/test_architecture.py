@@ -30,7 +30,6 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("engines",),
     ("models",),
     ("evaluation", "doctor"),
-    ("export",),
     ("report",),
     ("training",),
     ("commands",),

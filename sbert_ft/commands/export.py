@@ -50,12 +50,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export the model, print the comparison and return the exit code."""
     texts = _texts(args)
-    from sbert_ft.export.write import export_model
+    from sbert_ft.model_folder.classifier import has_classifier
+    from sbert_ft.model_folder.layout import read_folder
+    from sbert_ft.models.classifier import ClassifierModel
+    from sbert_ft.models.export import import_needed
+    from sbert_ft.models.siamese import SiameseBert
+
+    import_needed(args.engine, args.precision)
+    source = read_folder(args.model)
+    kind = ClassifierModel if has_classifier(source) else SiameseBert
+    model = kind.from_pretrained(source, "cpu", "float32")
 
     if not args.quiet:
         where = args.model if args.output is None else args.output
         logger.info("exporting to %s; this takes from seconds to minutes", shown(Path(where)))
-    report = export_model(args.model, args.output, args.engine, args.precision, texts, args.force)
+    report = model.export(args.output, args.engine, args.precision, texts, args.force)
     print("\n".join(report.lines()))
     return 0
 

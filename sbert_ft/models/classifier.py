@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,11 @@ from sbert_ft.models.connection_bert import ConnectionBert, TextModel
 from sbert_ft.models.exported import ExportedClassifier, open_exported
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.models.text_classifier import SIGMOID_SCALE, TextClassifier
+
+if TYPE_CHECKING:
+    from sbert_ft.engines.graph_file import Engine, GraphPrecision
+    from sbert_ft.models.export import ExportReport
+    from sbert_ft.models.parity import Rows
 
 # Arguments of the class that are attributes and keys of sbert_ft.json too.
 _SETTINGS = ("pooling", "features", "truncation", "head_dropout")
@@ -215,13 +220,15 @@ class ClassifierModel(TextModel, TextClassifier):
         return self.head
 
     @property
-    def _token_pooling(self) -> PoolingMode:
+    def token_pooling(self) -> PoolingMode:
+        """How a sequence's tokens become the vector that the head reads."""
         return self._plan.token_pooling
 
     def _check_head(self) -> None:
         self._fitted_head()
 
-    def _logits_of(self, columns: Sequence[Tensor]) -> Tensor:
+    def logits_of(self, columns: Sequence[Tensor]) -> Tensor:
+        """Return the logits, shape (B, K), of the vectors of B rows, without gradients and dropout."""
         return self._fitted_head().logits(columns)
 
     def calibrate(self, temperature: float, bias: float = 0.0) -> None:
@@ -239,6 +246,25 @@ class ClassifierModel(TextModel, TextClassifier):
             raise InputError(f"temperature is {temperature:g}, expected a number above 0")
         self._fitted_head().scale(1 / temperature, bias)
         self.temperature = temperature * (1.0 if self.temperature is None else self.temperature)
+
+    def export(
+        self,
+        folder: str | Path | None = None,
+        engine: Engine = "onnxruntime",
+        precision: GraphPrecision = "float32",
+        texts: Rows | None = None,
+        force: bool = False,
+    ) -> ExportReport:
+        """Write a graph of the model for an engine that runs it without torch, and return how it compares with torch.
+
+        A stock head is a part of the graph; another head stays in a file of its own. Arguments and errors as in
+        `SiameseBert.export`.
+        """
+        from sbert_ft.models.export import export_model
+
+        head = self._fitted_head()
+        in_graph = head if self.is_stock else None
+        return export_model(self, self.save_pretrained, in_graph, folder, engine, precision, texts, force)
 
     def as_sentence_encoder(self) -> SiameseBert:
         """Return a sentence encoder for vectors and cosines; it shares the weights."""

@@ -316,13 +316,15 @@ class ExportedClassifier(TextClassifier):
         return 1 if self._classes is None else len(self._classes)
 
     @property
-    def _token_pooling(self) -> PoolingMode:
+    def token_pooling(self) -> PoolingMode:
+        """How a sequence's tokens become the vector that the head reads."""
         return "cls" if self.pooling == "pooler" else self.pooling
 
     def _check_head(self) -> None:
         """Do nothing: the head is always there."""
 
-    def _logits_of(self, columns: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def logits_of(self, columns: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the logits, shape (B, K), of the vectors of B rows; those of a stock head are there already."""
         if self._head is None:
             return columns[0]
         weight, bias = self._head

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from transformers import BatchEncoding
 
+    from sbert_ft.engines.graph_file import Engine, GraphPrecision
+    from sbert_ft.models.export import ExportReport
+    from sbert_ft.models.parity import Rows
+
 
 class SiameseBert(TextModel, SentenceEncoder):
     """A sentence encoder that torch runs, and that can be trained; its attributes are those of `SentenceEncoder`."""
@@ -182,6 +186,37 @@ class SiameseBert(TextModel, SentenceEncoder):
         own = OwnSettings(self.decision, self.score_scale, others, pair_prompts=self.pair_prompts)
         parts = EncoderParts(self.bert.encoder, self.bert.pooler, self.tokenizer, settings, own)
         write_folder(path_argument(folder, "folder"), lambda place: write_sentence_encoder(parts, place))
+
+    def export(
+        self,
+        folder: str | Path | None = None,
+        engine: Engine = "onnxruntime",
+        precision: GraphPrecision = "float32",
+        texts: Rows | None = None,
+        force: bool = False,
+    ) -> ExportReport:
+        """Write a graph of the model for an engine that runs it without torch, and return how it compares with torch.
+
+        The files have the names that sentence-transformers, optimum and embedding servers look for.
+
+        Args:
+            folder: A folder to which the model is saved together with its graph; None to add the graph to the folder
+                that the model was loaded from.
+            engine: ``onnxruntime`` or ``openvino``.
+            precision: ``float32``, ``int8``, or for openvino ``bfloat16``: a float32 graph that is run in bfloat16.
+            texts: Texts or pairs on which the graph is compared with torch and int8 is calibrated; None for 64
+                built-in ones, English and Korean.
+            force: Write the graph even if its results are too far from torch's.
+
+        Raises:
+            InputError: The results are too far from torch's (docs/engines.md has the bounds), the encoder cannot be
+                exported, or the model's weights are not those of its folder; nothing was written.
+            OutputError: The files cannot be written.
+            ResourceError: A package is not installed, or there is not enough memory.
+        """
+        from sbert_ft.models.export import export_model
+
+        return export_model(self, self.save_pretrained, None, folder, engine, precision, texts, force)
 
     def save(self, path: str | Path) -> None:
         """Do what `save_pretrained` does, under its name in sentence-transformers."""

@@ -70,7 +70,7 @@ class TextClassifier(SequenceModel, ABC):
 
     @property
     @abstractmethod
-    def _token_pooling(self) -> PoolingMode:
+    def token_pooling(self) -> PoolingMode:
         """How a sequence's tokens become the vector that the head reads."""
 
     @abstractmethod
@@ -78,7 +78,7 @@ class TextClassifier(SequenceModel, ABC):
         """Raise an `InputError` where there is no head yet."""
 
     @abstractmethod
-    def _logits_of(self, columns: Sequence[Any]) -> Any:
+    def logits_of(self, columns: Sequence[Any]) -> Any:
         """Return the logits, shape (B, K), of the vectors of B rows: two of shape (B, D) for towers, otherwise one."""
 
     def _read_own_settings(self, settings: ClassifierSettings) -> None:
@@ -147,7 +147,7 @@ class TextClassifier(SequenceModel, ABC):
         """
         self._check_head()
         settings = EmbedSettings(
-            self._token_pooling,
+            self.token_pooling,
             self.max_seq_length,
             batch_size,
             on_truncate,
@@ -166,11 +166,11 @@ class TextClassifier(SequenceModel, ABC):
                 rows = rows.to_numpy(dtype=object)
             windows = windows_of_pairs(rows, f"; this classifier takes pairs{self._hint}")
         # with "chunk", the logits of a sequence's windows are averaged, but the vectors of a tower's
-        of_vectors = None if self.kind == "towers" else lambda vectors: self._logits_of([vectors])
+        of_vectors = None if self.kind == "towers" else lambda vectors: self.logits_of([vectors])
         n_done = 0
         for columns in embed(self.bert, windows, settings, count, of_vectors):
             # a GPU is waited for only by this copy
-            logits = self.bert.operations.to_numpy(columns[0] if of_vectors else self._logits_of(columns))
+            logits = self.bert.operations.to_numpy(columns[0] if of_vectors else self.logits_of(columns))
             if check_finite and len(wrong := ArrayOperations().not_finite(logits)):
                 refuse_rows(wrong, len(logits), "logits", "row at position {}".format, self.bert, n_done)
             n_done += len(logits)

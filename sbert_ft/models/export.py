@@ -12,15 +12,17 @@ import html
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import torch
+from torch import Tensor
 
 from sbert_ft.arguments import path_argument, word_argument
+from sbert_ft.encoder.heads import ClassificationHead
 from sbert_ft.engines.cpu import kind_of_cpu
 from sbert_ft.engines.graph_file import (
     FACTS_KEY,
@@ -33,7 +35,14 @@ from sbert_ft.engines.graph_file import (
 )
 from sbert_ft.engines.session import INPUTS, import_onnxruntime, import_openvino, open_session
 from sbert_ft.errors import InputError, OutputError, shown
-from sbert_ft.export.graph import (
+from sbert_ft.files.atomic import make_folder, put_in_place, staged_beside
+from sbert_ft.model_folder.classifier import stock_name
+from sbert_ft.model_folder.layout import ModelFolder
+from sbert_ft.model_folder.tensor_names import match_names
+from sbert_ft.model_folder.weights import find_weights, read_tensors
+from sbert_ft.model_folder.writer import write_folder
+from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.onnx_graph import (
     add_facts,
     check_graph,
     graph_inputs,
@@ -42,22 +51,13 @@ from sbert_ft.export.graph import (
     takes_token_types,
     write_onnx,
 )
-from sbert_ft.export.parity import Comparison, Model, Parity, Rows
-from sbert_ft.export.quantize import OnnxQuantizer, import_nncf, int8_variant, quantize_openvino, sensitive_products
-from sbert_ft.files.atomic import make_folder, put_in_place, staged_beside
-from sbert_ft.model_folder.classifier import find_classifier, has_classifier, stock_name
-from sbert_ft.model_folder.layout import read_folder
-from sbert_ft.model_folder.tensor_names import match_names
-from sbert_ft.model_folder.weights import find_weights, read_tensors
-from sbert_ft.model_folder.writer import write_folder
-from sbert_ft.models.classifier import ClassifierModel
-from sbert_ft.models.connection_bert import ConnectionBert
-from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.models.parity import Comparison, Model, Parity, Rows
+from sbert_ft.models.quantize import OnnxQuantizer, import_nncf, int8_variant, quantize_openvino, sensitive_products
 
 logger = logging.getLogger(__name__)
 
 # Below this mean cosine more of the graph stays in float32, up to half of its layers.
-_GOOD_COSINE: Final = 0.997
+_GOOD_COSINE: Final = 0.9975
 _GOOD_DIFFERENCE: Final = 0.005  # the same for the mean difference of probabilities
 
 
@@ -92,51 +92,45 @@ class ExportReport:
 
 
 def export_model(
-    folder: str | Path,
-    output: str | Path | None = None,
-    engine: Engine = "onnxruntime",
-    precision: GraphPrecision = "float32",
-    texts: Rows | None = None,
-    force: bool = False,
+    model: Model,
+    save: Callable[[Path], None],
+    head: ClassificationHead | None,
+    output: str | Path | None,
+    engine: Engine,
+    precision: GraphPrecision,
+    texts: Rows | None,
+    force: bool,
 ) -> ExportReport:
-    """Export the model of a folder for an engine and return how it compares with torch.
+    """Export a model for an engine; see `SiameseBert.export`.
 
     Args:
-        folder: A model's folder, as `SiameseBert.from_pretrained` or `ClassifierModel.from_pretrained` reads it.
-        output: A folder to which the model is saved together with the export; None to add the export to `folder`.
-        engine: ``onnxruntime`` or ``openvino``.
-        precision: ``float32``, ``int8``, or for openvino ``bfloat16``: a float32 graph that is run in bfloat16.
-        texts: Texts or pairs on which the graph is compared with torch and int8 is calibrated; None for built-in ones.
+        model: A model that torch runs.
+        save: Saves it to a folder.
+        head: The head that becomes a part of the graph, that of a stock classifier; None for a graph of tokens.
+        output: A folder to which the model is saved together with the export; None for the model's own folder.
+        engine: The engine.
+        precision: Of the graph's matrix products.
+        texts: Rows to compare and to calibrate on; None for built-in ones.
         force: Write the export even if its results are too far from torch's.
-
-    Raises:
-        InputError: The results are too far from torch's, or the encoder cannot be exported; nothing was written.
-        ModelFolderError: As in `from_pretrained`.
-        OutputError: The files cannot be written.
-        ResourceError: A package is not installed, or there is not enough memory.
     """
-    word_argument(engine, "engine", get_args(Engine))
-    word_argument(precision, "precision", get_args(GraphPrecision))
-    if (engine, precision) == ("onnxruntime", "bfloat16"):
-        raise InputError("precision bfloat16 is for the engine openvino", "choose float32 or int8 for onnxruntime")
-    target = None if output is None else path_argument(output, "output")
-    _import_needed(engine, precision)
-    source = read_folder(folder)
-    model: Model
-    if has_classifier(source):
-        model = ClassifierModel.from_pretrained(source, "cpu", "float32")
-    else:
-        model = SiameseBert(ConnectionBert.from_pretrained(source, "cpu", "float32"))
-    job = _Export(Comparison.of(model, texts), engine, precision, force)
+    import_needed(engine, precision)
+    target = None if output is None else path_argument(output, "folder")
+    job = _Export(Comparison.of(model, head, texts), engine, precision, force)
+    source = model.bert.source
     if target is not None:
         reports: list[ExportReport] = []
 
         def write(staging: Path) -> None:
-            model.save_pretrained(staging)
+            save(staging)
             reports.append(job.write(staging, staging))
 
         write_folder(target, write)
         return _moved(reports[0], target)
+    if not _has_weights_of(source, job.comparison.bert, head):
+        raise InputError(
+            f"the model's weights differ from those in {shown(source.path)}, where its export would be written",
+            "give a folder, to which the model is saved together with its export",
+        )
     place = source.encoder_path.resolve()
     with _writing(place), staged_beside(place / engine) as staging:
         report = job.write(staging, place)
@@ -145,36 +139,33 @@ def export_model(
     return _moved(report, source.encoder_path)
 
 
-def weights_equal(model: Model, folder: str | Path) -> bool:
-    """Return whether the folder holds exactly the model's weights, those of its head included; errors as in loading."""
-    source = read_folder(folder)
-    weights = find_weights(source.encoder_path)
-    plan = model.bert.plan
-    own = dict(model.bert.encoder.state_dict())
-    match = match_names(weights.tensors, plan.shapes, plan.base_prefix)
+def _has_weights_of(source: ModelFolder, bert: ConnectionBert, head: ClassificationHead | None) -> bool:
+    """Return whether a folder holds exactly the weights of an encoder and its stock head; errors as in loading."""
+    weights, plan = find_weights(source.encoder_path), bert.plan
+    own: dict[str, Tensor] = dict(bert.encoder.state_dict())
+    shapes = dict(plan.shapes)
+    stock = None if head is None else head.plan.stock
+    if head is not None and stock is not None:
+        of_head = {stock_name(stock, name): parameter for name, parameter in head.named_parameters()}
+        shapes |= {name: tuple(parameter.shape) for name, parameter in of_head.items()}
+        own |= of_head
+    match = match_names(weights.tensors, shapes, plan.base_prefix)
     if match.missing or match.wrong_shape or match.ambiguous:
         return False
-    stored = read_tensors(weights, match.names)
-    if not all(torch.equal(own[name].cpu(), tensor) for name, tensor in stored.items()):
-        return False
-    if not isinstance(model, ClassifierModel):
-        return True
-    if model.head is None or not has_classifier(source):
-        return False
-    found = find_classifier(source)
-    state = dict(model.head.named_parameters())
-    names = {name if found.stock is None else stock_name(found.stock, name): name for name in state}
-    prefix = "" if found.stock is None else plan.base_prefix
-    shapes = {stored_name: tuple(state[name].shape) for stored_name, name in names.items()}
-    match = match_names(found.weights.tensors, shapes, prefix)
-    if match.missing or match.wrong_shape or match.ambiguous:
-        return False
-    stored = read_tensors(found.weights, match.names)
-    return all(torch.equal(state[names[name]].detach().cpu(), tensor) for name, tensor in stored.items())
+    return all(torch.equal(own[name].cpu(), tensor) for name, tensor in read_tensors(weights, match.names).items())
 
 
-def _import_needed(engine: Engine, precision: GraphPrecision) -> None:
-    """Import what the export needs before a model is loaded; a `ResourceError` names the extra to install."""
+def import_needed(engine: Engine, precision: GraphPrecision) -> None:
+    """Import what an export needs, which is tried before a model is loaded.
+
+    Raises:
+        InputError: An unknown engine or precision, or one that the engine does not compute in.
+        ResourceError: A package is not installed; the message names the extra.
+    """
+    word_argument(engine, "engine", get_args(Engine))
+    word_argument(precision, "precision", get_args(GraphPrecision))
+    if (engine, precision) == ("onnxruntime", "bfloat16"):
+        raise InputError("precision bfloat16 is for the engine openvino", "choose float32 or int8 for onnxruntime")
     import_onnx()
     if engine == "onnxruntime":
         import_onnxruntime()
@@ -214,10 +205,10 @@ class _Export:
         place = staging / ("onnx" if self.engine == "onnxruntime" else "openvino")
         make_folder(place)
         plain = draft / "model.onnx"
-        write_onnx(self.comparison.model.bert, self.comparison.head, plain)
+        write_onnx(self.comparison.bert, self.comparison.head, plain)
         facts = self._facts(weights)
         tried = open_session(ExportedGraph(plain, replace(facts, precision="float32", requires=())))
-        check_graph(self.comparison.model.bert, self.comparison.head, tried)
+        check_graph(self.comparison.bert, self.comparison.head, tried)
         del tried
         expected = self.comparison.by_torch()
         make = self._onnx if self.engine == "onnxruntime" else self._openvino
@@ -243,7 +234,7 @@ class _Export:
 
     def _facts(self, weights: Path) -> GraphFacts:
         """Return the facts that are known before the graph has run."""
-        model, config = self.comparison.model, self.comparison.model.bert.plan.config
+        config = self.comparison.bert.plan.config
         head, digest = self.comparison.head, digest_of_weights(weights)
         assert digest is not None  # the model was loaded from them
         return GraphFacts(
@@ -253,9 +244,9 @@ class _Export:
             weights=digest,
             vocab_size=int(config.vocab_size),
             hidden_size=int(config.hidden_size),
-            max_tokens=model.bert.max_tokens,
+            max_tokens=self.comparison.bert.max_tokens,
             type_vocab_size=int(getattr(config, "type_vocab_size", None) or 0),
-            takes_token_types=takes_token_types(model.bert),
+            takes_token_types=takes_token_types(self.comparison.bert),
             n_outputs=None if head is None else head.n_outputs,
             cpu=kind_of_cpu(),
             speed=1.0,
@@ -264,7 +255,7 @@ class _Export:
 
     def _inputs(self) -> list[dict[str, Any]]:
         """Return what int8 is calibrated on as a graph's inputs by their names."""
-        names = INPUTS if takes_token_types(self.comparison.model.bert) else INPUTS[:2]
+        names = INPUTS if takes_token_types(self.comparison.bert) else INPUTS[:2]
         batches = self.comparison.batches(self.comparison.calibration)
         return [dict(zip(names, graph_inputs(batch), strict=False)) for batch in batches]
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_graph import batch_of, exported, facts_of, real_tokens
+from conftest import export_folder
+from test_onnx_graph import batch_of, exported, facts_of, real_tokens
 from test_spec import make_encoder_folder
 
 from sbert_ft.engines.graph_file import ExportedGraph
 from sbert_ft.engines.session import INPUTS, Session, open_session
-from sbert_ft.export import quantize
-from sbert_ft.export.graph import graph_inputs, takes_token_types
-from sbert_ft.export.quantize import OnnxQuantizer, int8_variant
-from sbert_ft.export.write import export_model
+from sbert_ft.models import quantize
 from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.onnx_graph import graph_inputs, takes_token_types
+from sbert_ft.models.quantize import OnnxQuantizer, int8_variant
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 
@@ -123,12 +123,12 @@ def test_minilm_in_int8_keeps_the_stated_cosine(
     engine: str, minilm_path: Path, tmp_path: Path, stsb_sentences: list[str], record_property: Callable[..., None]
 ) -> None:
     """Calibrated on 16 sentences, and compared on 100 others."""
-    from sbert_ft.export.parity import Comparison
+    from sbert_ft.models.parity import Comparison
     from sbert_ft.models.siamese import SiameseBert
 
-    report = export_model(minilm_path, tmp_path / "out", engine, "int8", stsb_sentences[:16])  # type: ignore[arg-type]
+    report = export_folder(minilm_path, tmp_path / "out", engine, "int8", stsb_sentences[:16])
     model = SiameseBert.from_pretrained(minilm_path, "cpu", "float32")
-    comparison = Comparison.of(model, stsb_sentences[500:600])
+    comparison = Comparison.of(model, None, stsb_sentences[500:600])
     parity = comparison.compare(comparison.by_torch(), comparison.by_graph(open_session(report.graph)))
     record_property("printed", f"MiniLM in int8 by {engine}: {parity.figures}, {report.n_float} products in float32")
     assert parity.figures["mean_cosine"] >= 0.99

@@ -1,4 +1,4 @@
-"""`export_model`: the files of an export are in their places, whole, and belong to the weights beside them."""
+"""`export`: the files of an export are in their places, whole, and belong to the weights beside them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_TEXTS
+from conftest import SMALL_TEXTS, export_folder
 
 from sbert_ft.engines.graph_file import check_weights, digest_of_weights, find_graphs, read_graph
 from sbert_ft.engines.session import open_session
 from sbert_ft.errors import InputError, ModelFolderError, OutputError
-from sbert_ft.export import parity
-from sbert_ft.export.parity import Comparison
-from sbert_ft.export.sample_texts import ENGLISH, KOREAN
-from sbert_ft.export.write import export_model, weights_equal
 from sbert_ft.files.atomic import put_in_place, staged_beside
 from sbert_ft.model_folder.decision import Decision, FittedOn
+from sbert_ft.model_folder.layout import read_folder
+from sbert_ft.models import parity
 from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.export import _has_weights_of
+from sbert_ft.models.parity import Comparison
+from sbert_ft.models.sample_texts import ENGLISH, KOREAN
 from sbert_ft.models.siamese import SiameseBert
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -44,6 +45,12 @@ FILES = {
 }
 
 
+def weights_equal(model: SiameseBert | ClassifierModel, folder: Path) -> bool:
+    """Return whether a folder has the weights that the model's graph would have."""
+    head = model.head if isinstance(model, ClassifierModel) and model.is_stock else None
+    return _has_weights_of(read_folder(folder), model.bert, head)
+
+
 @pytest.fixture
 def folder(tiny_bert_folder: MakeFolder, tmp_path: Path) -> Path:
     return tiny_bert_folder(tmp_path / "model", safetensors=True)
@@ -56,7 +63,7 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(("engine", "precision"), FILES)
 def test_an_export_is_added_to_the_folder_under_the_usual_names(folder: Path, engine: str, precision: str) -> None:
     before = content(folder)
-    report = export_model(folder, None, engine, precision, SMALL_TEXTS)  # type: ignore[arg-type]
+    report = export_folder(folder, None, engine, precision, SMALL_TEXTS)
     after = content(folder)
     assert sorted(after.keys() - before.keys()) == FILES[engine, precision]
     assert {name: after[name] for name in before} == before
@@ -68,7 +75,7 @@ def test_an_export_is_added_to_the_folder_under_the_usual_names(folder: Path, en
 
 
 def test_int8_of_onnx_runtime_is_named_by_its_cpu_and_float32_stays_beside_it(exported_folder: Path) -> None:
-    report = export_model(exported_folder, precision="int8", texts=SMALL_TEXTS)
+    report = export_folder(exported_folder, precision="int8", texts=SMALL_TEXTS)
     assert report.graph.path.name.startswith("model_qint8_") and report.graph.path.parent.name == "onnx"
     assert {graph.path.name for graph in find_graphs(exported_folder)} == {
         "model.onnx",
@@ -81,12 +88,12 @@ def test_an_export_is_replaced_whole(exported_folder: Path, tiny_bert_folder: Ma
     other = tiny_bert_folder(tmp_path / "other", seed=1, safetensors=True)
     shutil.copy(other / "model.safetensors", exported_folder)
     for engine in ("onnxruntime", "openvino"):
-        report = export_model(exported_folder, None, engine, texts=SMALL_TEXTS)  # type: ignore[arg-type]
+        report = export_folder(exported_folder, None, engine, texts=SMALL_TEXTS)
         check_weights(report.graph, exported_folder)
     assert len(find_graphs(exported_folder)) == 2
     model = SiameseBert.from_pretrained(other, "cpu", "float32")
     for graph in find_graphs(exported_folder):
-        comparison = Comparison.of(model, SMALL_TEXTS)
+        comparison = Comparison.of(model, None, SMALL_TEXTS)
         found = comparison.compare(comparison.by_torch(), comparison.by_graph(open_session(graph)))
         assert found.figures["lowest_cosine"] > 0.9999
 
@@ -95,7 +102,7 @@ def test_an_export_is_replaced_whole(exported_folder: Path, tiny_bert_folder: Ma
 def test_a_new_folder_holds_the_model_and_its_export(folder: Path, tmp_path: Path, engine: str) -> None:
     before = content(folder)
     output = tmp_path / "new" / "exported"
-    report = export_model(folder, output, engine, texts=SMALL_TEXTS)  # type: ignore[arg-type]
+    report = export_folder(folder, output, engine, texts=SMALL_TEXTS)
     assert content(folder) == before
     assert not any(path.name.startswith(".") for path in output.parent.rglob("*"))
     assert report.graph.path.is_relative_to(output) and find_graphs(output) == [report.graph]
@@ -117,7 +124,7 @@ def test_the_export_lies_beside_the_encoder_of_an_old_folder(folder: Path, tmp_p
     (old / "modules.json").write_text(json.dumps(listed))
     (old / "1_Pooling").mkdir()
     (old / "1_Pooling" / "config.json").write_text("{}")
-    report = export_model(old, texts=SMALL_TEXTS)
+    report = export_folder(old, texts=SMALL_TEXTS)
     assert report.graph.path == old / "0_BERT" / "onnx" / "model.onnx"
     assert find_graphs(old / "0_BERT") == [report.graph] and find_graphs(old) == []
 
@@ -138,7 +145,7 @@ def test_classifiers_are_exported_with_a_stock_head_or_as_their_encoder(
     model = ClassifierModel(ConnectionBert.from_pretrained(folder, "cpu", "float32"), kind, pooling=pooling)  # type: ignore[arg-type]
     model.start_head(["no", "maybe", "yes"])
     model.save_pretrained(tmp_path / "classifier")
-    report = export_model(tmp_path / "classifier", None, engine, texts=SMALL_TEXTS)  # type: ignore[arg-type]
+    report = export_folder(tmp_path / "classifier", None, engine, texts=SMALL_TEXTS)
     facts = report.graph.facts
     assert (facts.output, facts.n_outputs) == (output, 3 if output == "logits" else None)
     assert report.parity.of_classifier and report.parity.n_rows == len(SMALL_TEXTS)
@@ -153,7 +160,7 @@ def test_a_decision_s_pairs_are_counted(folder: Path, tmp_path: Path) -> None:
     middle = float(np.median(np.corrcoef(vectors)))
     model.decision = Decision(middle, "f1", FittedOn("dev.csv", "0" * 64, 10, 5))
     model.save_pretrained(tmp_path / "decided")
-    report = export_model(tmp_path / "decided", texts=SMALL_TEXTS)
+    report = export_folder(tmp_path / "decided", texts=SMALL_TEXTS)
     assert (report.parity.figures["pairs"], report.parity.figures["pairs_changing_sides"]) == (6, 0)
     assert any("pairs changing sides" in line for line in report.lines())
 
@@ -161,7 +168,7 @@ def test_a_decision_s_pairs_are_counted(folder: Path, tmp_path: Path) -> None:
 def test_pairs_that_change_sides_are_found(folder: Path) -> None:
     model = SiameseBert.from_pretrained(folder, "cpu", "float32")
     model.decision = Decision(0.5, "f1", FittedOn("dev.csv", "0" * 64, 10, 5))
-    comparison = Comparison.of(model, ["a", "b", "c"])
+    comparison = Comparison.of(model, None, ["a", "b", "c"])
     expected = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)  # cosines .6, 0 and .8
     found = np.array([[1, 0], [0.4, 0.917], [0, 1]], np.float32)  # .4, 0 and .92
     figures = comparison.compare(expected, found).figures
@@ -175,7 +182,7 @@ def test_pairs_that_change_sides_are_found(folder: Path) -> None:
 def test_classes_that_change_are_counted(folder: Path) -> None:
     model = ClassifierModel(ConnectionBert.from_pretrained(folder, "cpu", "float32"), "single")
     model.start_head(["a", "b"])
-    comparison = Comparison.of(model, ["a", "b"])
+    comparison = Comparison.of(model, None, ["a", "b"])
     found = comparison.compare(np.array([[0.6, 0.4], [0.2, 0.8]]), np.array([[0.4, 0.6], [0.2, 0.8]]))
     assert found.figures == pytest.approx(
         {"largest_difference": 0.2, "mean_difference": 0.1, "changed_classes": 1, "changed_share": 0.5}
@@ -195,9 +202,9 @@ def test_what_is_too_far_from_torch_is_refused_and_nothing_written(
         with pytest.raises(
             InputError, match=r"too far from torch: mean cosine 1\.00000, expected at least 1\.5; nothing"
         ):
-            export_model(folder, output, texts=SMALL_TEXTS)
+            export_folder(folder, output, texts=SMALL_TEXTS)
         assert content(tmp_path) == before and not (tmp_path / "new").exists()
-    report = export_model(folder, texts=SMALL_TEXTS, force=True)
+    report = export_folder(folder, texts=SMALL_TEXTS, force=True)
     assert report.accepted == ("mean cosine 1.00000, expected at least 1.5",)
     assert find_graphs(folder) == [report.graph]
 
@@ -214,9 +221,8 @@ def test_weights_of_the_model_are_compared_with_those_of_a_folder(
     assert not weights_equal(model, folder)
 
 
-@pytest.mark.parametrize("pooling", ["pooler", "mean"])
-def test_weights_of_a_head_count_too(folder: Path, tmp_path: Path, pooling: str) -> None:
-    model = ClassifierModel(ConnectionBert.from_pretrained(folder, "cpu", "float32"), "single", pooling=pooling)  # type: ignore[arg-type]
+def test_weights_of_a_head_count_too(folder: Path, tmp_path: Path) -> None:
+    model = ClassifierModel(ConnectionBert.from_pretrained(folder, "cpu", "float32"), "single")
     model.start_head(["a", "b"])
     assert not weights_equal(model, folder)
     model.save_pretrained(tmp_path / "saved")
@@ -228,13 +234,13 @@ def test_weights_of_a_head_count_too(folder: Path, tmp_path: Path, pooling: str)
 def test_rows_are_given_as_the_model_takes_them(folder: Path) -> None:
     bert = ConnectionBert.from_pretrained(folder, "cpu", "float32")
     pairs = [("a dog", "a cat"), ("a dog", "water")]
-    assert Comparison.of(SiameseBert(bert), pairs).rows == ["a dog", "a cat", "water"]
-    assert Comparison.of(ClassifierModel(bert, "joined"), pairs).rows == pairs
+    assert Comparison.of(SiameseBert(bert), None, pairs).rows == ["a dog", "a cat", "water"]
+    assert Comparison.of(ClassifierModel(bert, "joined"), None, pairs).rows == pairs
     ring = [("a", "b"), ("b", "c"), ("c", "a")]
-    assert Comparison.of(ClassifierModel(bert, "towers"), ["a", "b", "c"]).rows == ring
-    assert len(Comparison.of(SiameseBert(bert), [f"text {i}" for i in range(1200)]).rows) == 400
+    assert Comparison.of(ClassifierModel(bert, "towers"), None, ["a", "b", "c"]).rows == ring
+    assert len(Comparison.of(SiameseBert(bert), None, [f"text {i}" for i in range(1200)]).rows) == 400
     with pytest.raises(InputError, match="there are no texts to compare the graph with torch on"):
-        Comparison.of(SiameseBert(bert), [])
+        Comparison.of(SiameseBert(bert), None, [])
 
 
 def test_of_the_built_in_texts_those_that_the_vocabulary_knows_are_taken(folder: Path) -> None:
@@ -242,7 +248,7 @@ def test_of_the_built_in_texts_those_that_the_vocabulary_knows_are_taken(folder:
     lengths = [len(text.split()) for text in ENGLISH]
     assert min(lengths) == 1 and 50 <= max(lengths) <= 70
     model = SiameseBert.from_pretrained(folder, "cpu", "float32")
-    assert Comparison.of(model, None).rows == list(ENGLISH)  # its vocabulary spells ASCII alone
+    assert Comparison.of(model, None, None).rows == list(ENGLISH)  # its vocabulary spells ASCII alone
 
 
 @pytest.mark.parametrize(
@@ -251,17 +257,17 @@ def test_of_the_built_in_texts_those_that_the_vocabulary_knows_are_taken(folder:
         ({"engine": "tensorrt"}, "engine is 'tensorrt', expected one of onnxruntime, openvino"),
         ({"precision": "float16"}, "precision is 'float16', expected one of float32, int8, bfloat16"),
         ({"precision": "bfloat16"}, "precision bfloat16 is for the engine openvino; choose"),
-        ({"output": ""}, "output is '', expected a path"),
+        ({"output": ""}, "folder is '', expected a path"),
     ],
 )
 def test_wrong_arguments_are_refused(folder: Path, given: dict[str, str], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        export_model(folder, **given)  # type: ignore[arg-type]
+        export_folder(folder, **given)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFolderError, match=r"has no config\.json"):
-        export_model(tmp_path)
+        export_folder(tmp_path)
 
 
 # full disk, and killed
@@ -286,7 +292,7 @@ def test_a_full_disk_is_an_error_and_changes_nothing(
     before = content(tmp_path)
     for output in (None, tmp_path / "new"):
         with pytest.raises(OutputError, match=r"cannot be written"), files_limited_to(room):
-            export_model(exported_folder, output, engine, precision, SMALL_TEXTS)  # type: ignore[arg-type]
+            export_folder(exported_folder, output, engine, precision, SMALL_TEXTS)
         assert content(tmp_path) == before
 
 
@@ -330,7 +336,7 @@ def test_a_kill_between_any_two_moves_leaves_no_mixture(tmp_path: Path) -> None:
 def test_a_killed_export_leaves_the_model_and_the_next_one_cleans_up(exported_folder: Path) -> None:
     before = content(exported_folder)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    code = f"from sbert_ft.export.write import export_model; export_model({str(exported_folder)!r})"
+    code = f"from sbert_ft import SiameseBert; SiameseBert.from_pretrained({str(exported_folder)!r}, 'cpu').export()"
     process = subprocess.Popen([sys.executable, "-c", code], env=environment)
     deadline = time.monotonic() + 120
     while not any(exported_folder.glob(".sbert-ft-*/model/draft/*")):
@@ -343,5 +349,5 @@ def test_a_killed_export_leaves_the_model_and_the_next_one_cleans_up(exported_fo
     assert {
         name: data for name, data in content(exported_folder).items() if not name.startswith(".sbert-ft-")
     } == before
-    export_model(exported_folder, texts=SMALL_TEXTS)
+    export_folder(exported_folder, texts=SMALL_TEXTS)
     assert not list(exported_folder.glob(".sbert-ft-*")) and len(find_graphs(exported_folder)) == 2

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from sbert_ft.engines.cpu import cpu_flags, n_threads
 from sbert_ft.engines.session import import_onnxruntime, import_openvino, without_openvino_telemetry
 from sbert_ft.errors import ResourceError
-from sbert_ft.export.graph import import_onnx, n_weight_bytes, quiet, save_onnx
+from sbert_ft.models.onnx_graph import import_onnx, n_weight_bytes, quiet, save_onnx
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

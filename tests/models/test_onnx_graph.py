@@ -20,10 +20,10 @@ from sbert_ft.encoder.packing import PackedBatch, pack
 from sbert_ft.engines.graph_file import ExportedGraph, GraphFacts
 from sbert_ft.engines.session import Session, open_session
 from sbert_ft.errors import InputError
-from sbert_ft.export import graph as graph_module
-from sbert_ft.export.graph import add_facts, check_graph, graph_inputs, quiet, takes_token_types, write_onnx
+from sbert_ft.models import onnx_graph as graph_module
 from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.onnx_graph import add_facts, check_graph, graph_inputs, quiet, takes_token_types, write_onnx
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
 

@@ -1,1 +1,0 @@
-"""Export a model to ONNX Runtime or OpenVINO: the graph, its quantisation, the comparison with torch, the files."""
