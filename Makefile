@@ -57,7 +57,7 @@ else
 endif
 
 test-ecosystem: $(ECOSYSTEM)/.installed ## install, then run other libraries on our model (docs/ecosystem.md; needs a registry)
-	$(OFFLINE) "$(ECOSYSTEM)/bin/python" -m pytest tests/ecosystem $(PYTEST_FLAGS)
+	$(OFFLINE) PEERS_PYTHON="$${PEERS_PYTHON:-$(PEERS)/bin/python}" "$(ECOSYSTEM)/bin/python" -m pytest tests/ecosystem $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed-dev ## install, then check style, format and types
 	@status=0; set -x; $(BIN)/ruff check . || status=1; $(BIN)/ruff format --check . || status=1; \
