@@ -6,9 +6,10 @@ the fastest of a short search, made by the contender itself before it is timed.
 | library | how |
 | --- | --- |
 | sbert_ft | a precision (auto, float32, bfloat16, float16), and `compiled` where `SiameseBert.compile` is called |
+| sbert_ft | `onnxruntime` or `openvino`: our export in float32, or in the precision behind the engine's name |
 | st | sentence-transformers: a precision, onnx, openvino, or `flash`: bfloat16, flash attention's unpadded inputs |
 | openvino | a precision; texts sorted by length, one request at a time for lowest latency |
-| onnxruntime | float32; texts sorted by length |
+| onnxruntime | float32 or int8; texts sorted by length |
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     Vectors = NDArray[np.float32]
 
+ENGINES = ("onnxruntime", "openvino")
 TRIED = (32, 64, 128, 256, 512, 1024)  # batch sizes of the search for the best
 SEARCHED = 2048  # texts that it encodes with each
 HALF = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}  # OpenVINO's names
@@ -42,17 +44,77 @@ class Encoder:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Sts:
+    """Pairs with a gold score, and what float32 makes of their texts.
+
+    Attributes:
+        pairs: Texts and gold score. B pairs.
+        reference: Vectors of float32 by torch, in the order of `texts`. Shape: (2 B, D).
+    """
+
+    pairs: list[tuple[str, str, float]]
+    reference: Vectors
+
+    def texts(self) -> list[str]:
+        """Return the first texts of all pairs, then the second ones."""
+        return [pair[side] for side in (0, 1) for pair in self.pairs]
+
+    def quality(self, vectors: Vectors) -> dict[str, float]:
+        """Return Spearman's correlation on the pairs, how much less than float32's that is, and cosines to float32.
+
+        Args:
+            vectors: Of `texts`. Shape: (2 B, D).
+        """
+        same = cosines(vectors, self.reference)
+        score = self.spearman(vectors)
+        return {
+            "stsb_test_spearman": score,
+            "spearman_lost": self.spearman(self.reference) - score,
+            "mean_cosine": float(same.mean()),
+            "lowest_cosine": float(same.min()),
+        }
+
+    def spearman(self, vectors: Vectors) -> float:
+        """Return Spearman's rank correlation of the pairs' cosines with the gold scores."""
+        from scipy.stats import spearmanr
+
+        n = len(self.pairs)
+        return float(spearmanr(cosines(vectors[:n], vectors[n:]), [gold for _, _, gold in self.pairs]).statistic)
+
+
+def cosines(ones: Vectors, others: Vectors) -> NDArray[np.float64]:
+    """Return the cosine of each row with the other side's. Shape: (N,)."""
+    import numpy as np
+
+    ones, others = (np.asarray(vectors, dtype=np.float64) for vectors in (ones, others))
+    of_rows: NDArray[np.float64] = (ones * others).sum(1)
+    return of_rows / np.linalg.norm(ones, axis=1) / np.linalg.norm(others, axis=1)
+
+
 def is_of_peers(name: str) -> bool:
     """Return whether a contender lives in the peers' own environment."""
+    return runs_engine(name) and not name.startswith("sbert_ft")
+
+
+def runs_engine(name: str) -> bool:
+    """Return whether a contender computes by ONNX Runtime or OpenVINO."""
     return "onnx" in name or "openvino" in name
 
 
 def export_of(name: str) -> str | None:
     """Return the kind of export that a contender loads, None for those that load the folder itself."""
-    library, how = name.split()[:2]
+    library, *how = name.split()[:-1]
     if library == "st":
-        return f"st-{how}" if how in ("onnx", "openvino") else None
-    return library if library in exports.GRAPHS else None
+        return f"st-{how[0]}" if how[0] in ("onnx", "openvino") else None
+    if library == "sbert_ft":
+        return f"sbert_ft-{how[0]}-{engine_precision(how)}" if how[0] in ENGINES else None
+    return f"{library}-int8" if how == ["int8"] else library
+
+
+def engine_precision(how: Sequence[str]) -> str:
+    """Return the precision of an engine of ours: what stands behind its name, float32 where nothing does."""
+    return how[1] if len(how) > 1 else "float32"
 
 
 def opened(name: str, folder: Path, max_seq_length: int) -> Encoder:
@@ -67,6 +129,8 @@ def opened(name: str, folder: Path, max_seq_length: int) -> Encoder:
         Skipped: It cannot be had here.
     """
     library, *how = name.split()[:-1]
+    if library == "sbert_ft" and how[0] in ENGINES:
+        return open_export(folder, how[0], engine_precision(how), max_seq_length)
     if library == "sbert_ft":
         return open_ours(folder, how[0], "compiled" in how, max_seq_length)
     if library == "st":
@@ -95,10 +159,25 @@ def open_ours(folder: Path, precision: str, compiled: bool, max_seq_length: int)
         except InputError as reason:
             raise harness.Skipped(str(reason)) from reason
 
-    def encode(texts: list[str], batch_size: int) -> Vectors:
-        return model.encode(texts, batch_size=batch_size, show_progress_bar=False, on_truncate="ignore")
+    return Encoder(encode_by(model), str(model.bert.compute_dtype).removeprefix("torch."))
 
-    return Encoder(encode, str(model.bert.compute_dtype).removeprefix("torch."))
+
+def open_export(folder: Path, engine: str, precision: str, max_seq_length: int) -> Encoder:
+    """Return our model run by an engine."""
+    from sbert_ft import SiameseBert
+
+    model = SiameseBert.from_pretrained(folder, engine=engine, precision=precision, max_seq_length=max_seq_length)
+    return Encoder(encode_by(model), precision)
+
+
+def encode_by(model: Any) -> Callable[[list[str], int], Vectors]:
+    """Return what encodes by a model of ours."""
+
+    def encode(texts: list[str], batch_size: int) -> Vectors:
+        vectors: Vectors = model.encode(texts, batch_size=batch_size, show_progress_bar=False, on_truncate="ignore")
+        return vectors
+
+    return encode
 
 
 def open_sentence_transformer(folder: Path, how: str, max_seq_length: int) -> Encoder:
@@ -155,12 +234,13 @@ def open_onnxruntime(folder: Path, precision: str) -> tuple[Callable[[Any, Any],
     """Return what runs a batch by ONNX Runtime, and the precision that it computes in."""
     import onnxruntime
 
-    if precision != "float32":
-        raise harness.Skipped("ONNX Runtime is fed in float32 here")
+    kind = {"float32": "onnxruntime", "int8": "onnxruntime-int8"}.get(precision)
+    if kind is None:
+        raise harness.Skipped("ONNX Runtime is fed in float32 and int8 here")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = harness.n_threads(), 1
     session = onnxruntime.InferenceSession(
-        str(folder / exports.GRAPHS["onnxruntime"]), options, providers=["CPUExecutionProvider"]
+        str(folder / exports.GRAPHS[kind]), options, providers=["CPUExecutionProvider"]
     )
 
     def feed(token_ids: Any, mask: Any) -> Any:
@@ -199,19 +279,19 @@ def fed_by_hand(folder: Path, feed: Callable[[Any, Any], Any], max_seq_length: i
 
 
 def contender(
-    name: str, folder: Path, strings: list[str], max_seq_length: int, pairs: list[tuple[str, str, float]]
+    name: str, folder: Path, strings: list[str], max_seq_length: int, sts: Sts | None = None
 ) -> harness.Contender:
-    """Return what a contender's process measures: `strings` encoded, and Spearman's correlation on `pairs`.
+    """Return what a contender's process measures: `strings` encoded, and its quality.
 
     Args:
         name: Its name.
         folder: Of the model, or of its export.
         strings: What is timed.
         max_seq_length: Tokens of a text at most.
-        pairs: Texts and gold score; none where the weights are random.
+        sts: On what quality is measured; None where it is not.
     """
     start = time.perf_counter()
-    ready = prepared(opened(name, folder, max_seq_length), name.split()[-1], strings, pairs)
+    ready = prepared(opened(name, folder, max_seq_length), name.split()[-1], strings, sts)
     ready.facts["seconds_to_start"] = round(time.perf_counter() - start, 1)
     return ready
 
@@ -220,7 +300,7 @@ def prepared(
     encoder: Encoder,
     batch: str,
     strings: list[str],
-    pairs: list[tuple[str, str, float]],
+    sts: Sts | None = None,
     tried: Sequence[int] = TRIED,
 ) -> harness.Contender:
     """Return what is measured of an encoder that is open; arguments as in `contender`.
@@ -229,7 +309,7 @@ def prepared(
         encoder: See `opened`.
         batch: Its batch size, such as b32, or best.
         strings: As there.
-        pairs: As there.
+        sts: As there.
         tried: Batch sizes of the search for the best.
     """
     facts = dict(encoder.facts)
@@ -242,7 +322,7 @@ def prepared(
         assert len(encoder.encode(strings, batch_size)) == len(strings)
 
     def quality() -> dict[str, float]:
-        return {"stsb_test_spearman": spearman(encoder.encode, pairs, batch_size)} if pairs else {}
+        return {} if sts is None else sts.quality(encoder.encode(sts.texts(), batch_size))
 
     return harness.Contender(run, quality, encoder.precision, facts)
 
@@ -259,18 +339,6 @@ def best_batch_size(encode: Callable[[list[str], int], Vectors], texts: list[str
             harness.wait_for_device()
             seconds[batch_size] = time.perf_counter() - start
     return min(seconds, key=lambda size: seconds[size])
-
-
-def spearman(
-    encode: Callable[[list[str], int], Vectors], pairs: list[tuple[str, str, float]], batch_size: int
-) -> float:
-    """Return Spearman's rank correlation of the cosines with the gold scores."""
-    import numpy as np
-    from scipy.stats import spearmanr
-
-    sides = [np.asarray(encode([pair[side] for pair in pairs], batch_size), dtype=np.float32) for side in (0, 1)]
-    cosines = (sides[0] * sides[1]).sum(1) / np.linalg.norm(sides[0], axis=1) / np.linalg.norm(sides[1], axis=1)
-    return float(spearmanr(cosines, [gold for _, _, gold in pairs]).statistic)
 
 
 def _precision_of(compiled: Any) -> str:

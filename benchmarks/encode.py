@@ -3,11 +3,15 @@
     python benchmarks/encode.py                     # everything, as in benchmarks/README.md
     python benchmarks/encode.py --sets short --rounds 3 --sample 2000
     python benchmarks/encode.py --isa avx2          # as a CPU without AVX512 and AMX would, in float32
+    python benchmarks/encode.py --engines           # ONNX Runtime and OpenVINO: by sbert_ft, by others, by hand
+    python benchmarks/encode.py --engines --isa avx2
 
 All get the same strings, weights, maximal length and threads; the time holds tokenising and the way back to numpy.
 Sets: `short` (STS-B sentences, about 15 tokens), `mid` (about 60), `long` (about 250), and the first two on a BERT-base
 of random weights. `contenders.py` says what a contender's name means. Those with ONNX or OpenVINO live in an
-environment of their own (`make bench-peers`; PEERS_PYTHON names another interpreter) and are left out without it.
+environment of their own (`make bench-peers`; PEERS_PYTHON names another interpreter) and are left out without it; those
+of sbert_ft run in this one, on exports that are made first. In set `short` each contender also encodes the pairs of
+STS-B test: Spearman's correlation, and the cosines of its vectors to those of float32.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from typing import Any
 
 import contenders as field
 import harness
+import isa
 import models
 import rate
 import texts as corpus
@@ -96,6 +101,36 @@ CONTENDERS = {
         "st bfloat16 b32",
         "openvino bfloat16 b32",
     ],
+    "engines short": [
+        "sbert_ft auto b32",
+        "sbert_ft auto compiled b32",
+        "sbert_ft onnxruntime b32",
+        "sbert_ft onnxruntime int8 b32",
+        "sbert_ft openvino b32",
+        "sbert_ft openvino bfloat16 b32",
+        "sbert_ft openvino int8 b32",
+        "st float32 b32",
+        "st bfloat16 b32",
+        "st onnx b32",
+        "st openvino b32",
+        *(f"onnxruntime float32 b{n}" for n in (8, 16, 32, 64)),
+        *(f"onnxruntime int8 b{n}" for n in (32, 64)),
+        "openvino float32 b32",
+        "openvino bfloat16 b32",
+    ],
+    "engines longer": [
+        "sbert_ft auto b32",
+        "sbert_ft auto compiled b32",
+        "sbert_ft onnxruntime b32",
+        "sbert_ft onnxruntime int8 b32",
+        "sbert_ft openvino b32",
+        "sbert_ft openvino bfloat16 b32",
+        "st openvino b32",
+        *(f"onnxruntime float32 b{n}" for n in (2, 8, 32)),
+        *(f"onnxruntime int8 b{n}" for n in (4, 16)),
+        "openvino float32 b8",
+        *(f"openvino bfloat16 b{n}" for n in (8, 32)),
+    ],
     "cpu isa": ["sbert_ft float32 b32", "sbert_ft float32 compiled b32", "st float32 b32"],
     "gpu": [
         "sbert_ft auto best",
@@ -118,23 +153,28 @@ def main() -> None:
 
     on_gpu = torch.cuda.is_available()
     defaults = ON_GPU if on_gpu else ON_CPU
-    sets = args.sets or (("short",) if args.isa else defaults["sets"])
-    name = args.name or f"encode-{'gpu' if on_gpu else 'cpu'}{f'-{args.isa}' if args.isa else ''}"
-    limit = harness.limited_to(args.isa)
+    usual = ("short", "mid", "long") if args.engines else ("short",) if args.isa else defaults["sets"]
+    kind = "engines-cpu" if args.engines else f"encode-{'gpu' if on_gpu else 'cpu'}"
+    name = args.name or f"{kind}{f'-{args.isa}' if args.isa else ''}"
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        for set_name in sets:
-            wanted, what = args.contenders or usual_contenders(set_name, on_gpu, args.isa), SETS[set_name]
+        for set_name in args.sets or usual:
+            wanted, what = args.contenders or usual_contenders(set_name, on_gpu, args.isa, args.engines), SETS[set_name]
             n_texts = min(filter(None, (args.sample, what.on_gpu if on_gpu else what.on_cpu)))
             folder = minilm() if what.model == "minilm" else base(place / "base")
             print(f"{set_name}: {n_texts} texts", file=sys.stderr)
-            exported, missing = export(wanted, folder, place / f"{what.model}-exports")
-            rates = rate.measure(limit, ("float32",) if args.isa else ("float32", "bfloat16", "float16")[: 2 + on_gpu])
+            exported = place / f"{what.model}-exports"
+            missing = export(wanted, folder, exported, args.isa)
             told = ["--folder", str(folder), "--exports", str(exported), "--sets", set_name, "--sample", str(n_texts)]
-            found = harness.compare(wanted, told, args.rounds or defaults["rounds"], starter(limit, missing))
+            if set_name == "short":
+                told += ["--reference", str(reference(folder, place / "reference.npy"))]
+            precisions = ("float32",) if args.isa else ("float32", "bfloat16", "float16")[: 2 + on_gpu]
+            rates = rate.measure(harness.limited_to(args.isa), precisions)
+            found = harness.compare(wanted, told, args.rounds or defaults["rounds"], starter(args.isa, missing))
             results[set_name] = report(set_name, folder, what.make(n_texts), found, rates)
-            content = {"max_seq_length": MAX_SEQ_LENGTH, "isa": args.isa, "sets": results}
+            content = {"max_seq_length": MAX_SEQ_LENGTH, "isa": args.isa, "limited": isa.record(args.isa)}
+            content["sets"] = results
             path = harness.write_result(name, content)
     print(f"written: {path}")
 
@@ -147,18 +187,25 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="default 3, on a GPU 5")
     parser.add_argument("--sample", type=int, help="at most so many texts of each set")
     parser.add_argument("--isa", choices=["avx2"], help="limit every contender to these instructions; float32 then")
-    parser.add_argument("--name", help="of the result's file; default encode-cpu, encode-cpu-avx2 or encode-gpu")
+    parser.add_argument(
+        "--engines", action="store_true", help="compare what runs the model by ONNX Runtime or OpenVINO"
+    )
+    parser.add_argument("--name", help="of the result's file; default encode-cpu, -cpu-avx2, -gpu, or engines-cpu ...")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--exports", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--reference", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def usual_contenders(set_name: str, on_gpu: bool, isa: str | None) -> list[str]:
+def usual_contenders(set_name: str, on_gpu: bool, limited_to: str | None, engines: bool) -> list[str]:
     """Return who takes part in a set where nobody says."""
+    if engines:
+        every = CONTENDERS["engines short" if set_name == "short" else "engines longer"]
+        return [name.replace("auto", "float32") for name in every if "bfloat16" not in name] if limited_to else every
     if on_gpu:
         return CONTENDERS["gpu"]
-    if isa:
+    if limited_to:
         return CONTENDERS["cpu isa"]
     if SETS[set_name].model == "base":
         return CONTENDERS["cpu base"]
@@ -174,8 +221,24 @@ def work(args: argparse.Namespace) -> harness.Contender:
     """Return what a contender's process measures."""
     what, kind = SETS[args.sets[0]], field.export_of(args.worker)
     folder = args.folder if kind is None else args.exports / kind
-    pairs = corpus.sts_pairs("test") if args.sets[0] == "short" else []
-    return field.contender(args.worker, folder, what.make(args.sample), MAX_SEQ_LENGTH, pairs)
+    sts = None
+    if args.reference:
+        import numpy as np
+
+        sts = field.Sts(corpus.sts_pairs("test"), np.load(args.reference))
+    return field.contender(args.worker, folder, what.make(args.sample), MAX_SEQ_LENGTH, sts)
+
+
+def reference(folder: Path, file: Path) -> Path:
+    """Write the float32 vectors of STS-B test by torch on this CPU, and return their file."""
+    import numpy as np
+
+    from sbert_ft import SiameseBert
+
+    model = SiameseBert.from_pretrained(folder, device="cpu", precision="float32", max_seq_length=MAX_SEQ_LENGTH)
+    texts = [pair[side] for side in (0, 1) for pair in corpus.sts_pairs("test")]
+    np.save(file, model.encode(texts, show_progress_bar=False, on_truncate="ignore"))
+    return file
 
 
 def peers_python() -> str | None:
@@ -184,30 +247,48 @@ def peers_python() -> str | None:
     return shutil.which(named)
 
 
-def export(wanted: Iterable[str], folder: Path, place: Path) -> tuple[Path, str | None]:
-    """Write what the peers' engines load, and return where; or why they cannot take part."""
-    kinds = sorted({kind for name in wanted if (kind := field.export_of(name)) and not (place / kind).exists()})
-    python = peers_python()
-    if python is None:
-        return place, "left out: no environment of its own, which `make bench-peers` makes"
-    if kinds:
-        command = [python, str(harness.ROOT / "benchmarks" / "exports.py"), str(folder), str(place), "--kinds", *kinds]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def export(wanted: Iterable[str], folder: Path, place: Path, limited_to: str | None) -> dict[str, str]:
+    """Write what the contenders' engines load into a folder for each kind, and return why some kinds are not there."""
+    missing = {}
+    for name in wanted:
+        kind = field.export_of(name)
+        if kind is None or (place / kind).exists() or kind in missing:
+            continue
+        python = interpreter(name)
+        if python is None:
+            missing[kind] = "left out: no environment of its own, which `make bench-peers` makes"
+            continue
+        command = [python, str(harness.ROOT / "benchmarks" / "exports.py"), str(folder), str(place), "--kinds", kind]
+        command += ["--isa", limited_to] if limited_to and not field.is_of_peers(name) else []
+        environment = {**os.environ, **isa.limit(limited_to, python)}
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         if done.returncode:
             print(done.stdout, file=sys.stderr)
-            return place, f"left out: its model could not be exported: {done.stdout.strip().splitlines()[-1]}"
-    return place, None
+            shutil.rmtree(place / kind, ignore_errors=True)
+            missing[kind] = f"left out: its model could not be exported: {done.stdout.strip().splitlines()[-1]}"
+    return missing
 
 
-def starter(limit: dict[str, str], missing: str | None) -> Callable[[str], harness.Start]:
-    """Return what says how a contender is started."""
+def interpreter(name: str) -> str | None:
+    """Return the interpreter that a contender lives in, None where its environment is absent."""
+    return peers_python() if field.is_of_peers(name) else sys.executable
+
+
+def starter(limited_to: str | None, missing: dict[str, str]) -> Callable[[str], harness.Start]:
+    """Return what says how a contender is started.
+
+    Args:
+        limited_to: The only instructions that it may use; None for all.
+        missing: Why exports are not there, by kind.
+    """
 
     def start(name: str) -> harness.Start:
-        if not field.is_of_peers(name):
-            return harness.Start(environment=limit)
-        if missing is not None:
-            raise harness.Skipped(missing)
-        return harness.Start(peers_python() or sys.executable, limit)
+        kind, python = field.export_of(name), interpreter(name)
+        if kind in missing:
+            raise harness.Skipped(missing[kind])
+        assert python is not None  # otherwise its export is missing
+        limit = isa.limit(limited_to, python) if field.runs_engine(name) else harness.limited_to(limited_to)
+        return harness.Start(python, limit)
 
     return start
 

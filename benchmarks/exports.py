@@ -1,9 +1,12 @@
-"""Write a model as the peers' engines read it. Runs in the peers' own environment (`make bench-peers`).
+"""Write a model as engines read it: ours in this environment, the peers' in their own (`make bench-peers`).
 
-    .venv-peers/bin/python benchmarks/exports.py MODEL TARGET [--kinds st-onnx st-openvino openvino onnxruntime]
+    .venv-peers/bin/python benchmarks/exports.py MODEL TARGET --kinds st-onnx st-openvino openvino onnxruntime
+    python benchmarks/exports.py MODEL TARGET --kinds sbert_ft-onnxruntime-float32 sbert_ft-onnxruntime-int8
 
-`st-onnx` and `st-openvino` are what sentence-transformers exports for its own backends. The other two are the stock
-encoder with mean pooling behind it as one graph, for who feeds an engine by hand.
+`st-onnx` and `st-openvino` are what sentence-transformers exports for its own backends. `openvino`, `onnxruntime` and
+`onnxruntime-int8` are the stock encoder with mean pooling behind it as one graph, for those who call an engine
+directly; int8 is `quantize_dynamic` per channel, with nothing else set. `sbert_ft-ENGINE-PRECISION` is a copy of the
+model's folder with our export in it.
 """
 
 from __future__ import annotations
@@ -17,8 +20,11 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
-KINDS = ("st-onnx", "st-openvino", "openvino", "onnxruntime")
-GRAPHS = {"openvino": "model.xml", "onnxruntime": "model.onnx"}
+GRAPHS = {"openvino": "model.xml", "onnxruntime": "model.onnx", "onnxruntime-int8": "model_int8.onnx"}
+PEERS = ("st-onnx", "st-openvino", *GRAPHS)
+OURS = tuple(
+    f"sbert_ft-{engine}-{p}" for engine in ("onnxruntime", "openvino") for p in ("float32", "bfloat16", "int8")
+)
 NAMES = ["input_ids", "attention_mask"]
 
 
@@ -27,16 +33,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("target", type=Path)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--kinds", nargs="+", choices=[*PEERS, *OURS], default=PEERS)
+    parser.add_argument("--isa", choices=["avx2"], help="export ours for a CPU with no more than these instructions")
     args = parser.parse_args()
+    if args.isa:
+        hide_instructions()
     for kind in args.kinds:
         place = args.target / kind
-        if kind.startswith("st-"):
+        if kind in OURS:
+            export_ours(args.model, kind, place)
+        elif kind.startswith("st-"):
             export_backend(args.model, kind.removeprefix("st-"), place)
         else:
             place.mkdir(parents=True, exist_ok=True)
             export_graph(args.model, kind, place / GRAPHS[kind])
             shutil.copy(args.model / "tokenizer.json", place / "tokenizer.json")
+
+
+def hide_instructions() -> None:
+    """Keep AVX512 and AMX from our export, which asks Linux for the CPU's instructions and quantises for them."""
+    from sbert_ft.engines import cpu
+
+    flags = {flag for flag in cpu.cpu_flags() if not flag.startswith(("avx512", "amx"))}
+    cpu.cpu_flags = lambda: flags
+
+
+def export_ours(model: Path, kind: str, place: Path) -> None:
+    """Write a copy of the model's folder with our export in it."""
+    from sbert_ft.export.write import export_model
+
+    _, engine, precision = kind.split("-")
+    shutil.copytree(model, place)
+    export_model(place, engine=engine, precision=precision)
 
 
 def export_backend(model: Path, backend: str, place: Path) -> None:
@@ -51,7 +79,9 @@ def export_graph(model: Path, engine: str, file: Path) -> None:
     import torch
     from transformers import AutoModel
 
-    encoder = AutoModel.from_pretrained(str(model), add_pooling_layer=False).eval()
+    # ONNX Runtime is faster with eager attention, OpenVINO joins the operations of the usual one
+    attention = {} if engine == "openvino" else {"attn_implementation": "eager"}
+    encoder = AutoModel.from_pretrained(str(model), add_pooling_layer=False, **attention).eval()
 
     class Pooled(torch.nn.Module):
         def __init__(self) -> None:
@@ -78,6 +108,12 @@ def export_graph(model: Path, engine: str, file: Path) -> None:
             Pooled(), (ids, mask), str(file), input_names=NAMES, output_names=["vectors"], dynamic_axes=axes,
             dynamo=False, opset_version=18,
         )  # fmt: skip
+    if engine == "onnxruntime-int8":
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        float32 = file.rename(file.with_name("float32.onnx"))
+        quantize_dynamic(float32, file, per_channel=True, weight_type=QuantType.QInt8)
+        float32.unlink()
 
 
 if __name__ == "__main__":

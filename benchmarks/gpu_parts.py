@@ -587,7 +587,7 @@ def encode(context: Context) -> str:
         encoders, skipped = open_encoders[what.model]
         strings = what.make(n_texts) if context.on_card else some_texts(n_texts)
         tried = context.pick((32, 128, 512, 1024), (8,))
-        ready = {key: contenders.prepared(one, "best", strings, [], tried) for key, one in encoders.items()}
+        ready = {key: contenders.prepared(one, "best", strings, None, tried) for key, one in encoders.items()}
         timings = harness.compare_here(ready, context.pick(5, 1))
         lengths = models.text_lengths(folder, strings, encoding.MAX_SEQ_LENGTH)
         operations = models.forward_operations(lengths, models.config_of(folder))

@@ -145,6 +145,12 @@ def limited_to(isa: str | None) -> dict[str, str]:
     return {} if isa is None else {"ATEN_CPU_CAPABILITY": isa, "ONEDNN_MAX_CPU_ISA": isa.upper()}
 
 
+def search_first(*folders: str) -> dict[str, str]:
+    """Return the environment in which a process looks for packages in these folders before any other."""
+    own = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    return {"PYTHONPATH": os.pathsep.join([*folders, *own])} if folders else {}
+
+
 def serve(make: Callable[[], Contender]) -> None:
     """Be a contender's process: make the model, then time one call for each line that comes in.
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sbert_ft.report.svg import line, rectangle, round_axis, svg, text
 
 WIDTH: Final = 640
-_LEFT: Final = 190  # for the names
+_LEFT: Final = 215  # for the names
 _RIGHT: Final = 70  # for the numbers
 _ROW: Final = 24
 _TOP: Final = 34

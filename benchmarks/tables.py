@@ -25,6 +25,8 @@ PLOTS = harness.ROOT / "benchmarks" / "plots"
 SHOWN = {
     "encode-cpu": "texts",
     "encode-cpu-avx2": "texts",
+    "engines-cpu": "texts",
+    "engines-cpu-avx2": "texts",
     "train-cpu": "pairs",
     "train-cpu-avx2": "pairs",
     "encode-gpu": "texts",
@@ -67,7 +69,8 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
 
 def files(results: dict[str, dict[str, Any]], readme: str) -> dict[Path, str]:
     """Return what the README and each plot should hold."""
-    wanted, regions = {}, {"goals": goal_table(goals.CPU, results), "goals-gpu": goal_table(goals.GPU, results)}
+    by_region = {"goals": goals.CPU, "goals-engines": goals.ENGINES, "goals-gpu": goals.GPU}
+    wanted, regions = {}, {region: goal_table(wanted, results) for region, wanted in by_region.items()}
     for name, item in SHOWN.items():
         if name not in results:
             regions[name] = "Not measured."
@@ -102,8 +105,7 @@ def goal_table(wanted: tuple[goals.Goal, ...], results: dict[str, dict[str, Any]
             rows.append(f"| {goal.what} | not measured | | {limits[0]} | {limits[1]} |")
         for one in found:
             spread = "" if one.least is None or one.most is None else f" ({one.least:.2f}-{one.most:.2f})"
-            how = " ".join(one.ours.split()[2:])
-            what = f"{goal.what}{f', {how}' if how else ''}"
+            what = f"{goal.what}{f', {one.how}' if one.how else ''}"
             rows.append(f"| {what} | {said(goal, one.value)}{spread} | {MARKS[one.mark]} | {limits[0]} | {limits[1]} |")
     return "\n".join(rows)
 
@@ -114,6 +116,8 @@ def said(goal: goals.Goal, value: float) -> str:
         return f"{value:.0%} of the matrix rate"
     if goal.kind == "GiB at most":
         return f"{value:.1f} GiB"
+    if goal.kind in ("Spearman lost", "mean cosine"):
+        return f"{value:.4f}"
     return f"{value:.2f} times" + (" their memory" if goal.kind == "of the peer's memory" else "")
 
 
