@@ -37,7 +37,7 @@ INSTALL = $(BIN)/$(PIP_INSTALL)
 .DELETE_ON_ERROR:
 # Two installations into one environment must not run side by side.
 .NOTPARALLEL:
-.PHONY: help demo test test-ecosystem lint check docs fuzz soak audit bench bench-peers bench-gpu gpu gpu-bundle clean
+.PHONY: help demo test test-ecosystem lint check docs fuzz soak audit bench bench-engines bench-peers bench-gpu gpu gpu-bundle clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -94,6 +94,11 @@ ifeq ($(strip $(BENCHMARKS)),)
 else
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(OFFLINE) PEERS_PYTHON="$(PEERS)/bin/python" $(BIN)/python "$$script"; done
 endif
+	$(BENCH)/tables.py
+
+bench-engines: $(VENV)/.installed-bench ## ONNX Runtime and OpenVINO by sbert_ft, by others and called directly (half an hour)
+	$(BENCH)/encode.py --engines
+	$(BENCH)/encode.py --engines --isa avx2
 	$(BENCH)/tables.py
 
 bench-peers: $(PEERS)/.installed ## make the environment of the peers that run ONNX and OpenVINO, for make bench

@@ -24,11 +24,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy", "sbert-ft")
+ENGINE_PACKAGES = ("onnxruntime", "openvino", "nncf")  # that our own environment runs models by
 PEER_PACKAGES = ("optimum", "optimum-intel", "optimum-onnx", "openvino", "onnxruntime", "onnx", "flash-attn", "kernels")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it counts each conversion over the network
 
 
 class Skipped(Exception):
@@ -108,7 +111,7 @@ def machine() -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
-        "packages": versions(PACKAGES),
+        "packages": versions([*PACKAGES, *ENGINE_PACKAGES]),
         "processor": str(flags.get("cpu_name") or platform.processor() or platform.machine()),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

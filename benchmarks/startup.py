@@ -1,9 +1,11 @@
 """How long a start takes and what memory it needs: imports, the first vector and the command line, beside the peer's.
 
 Each start is a process of its own. Seconds are those of the whole process, from its beginning to its end; MiB are the
-most that was resident of it, the interpreter, torch and transformers included, which all of them share.
+most that was resident of it, the interpreter and libraries included. `sbert-ft score` runs on the model's folder, and
+on copies with an export in them: with `--engine` by that engine, without it by the one that the library takes itself.
 
-python benchmarks/startup.py
+    python benchmarks/startup.py
+    python benchmarks/startup.py --only score --rounds 3     # those whose name has this word
 """
 
 from __future__ import annotations
@@ -21,6 +23,12 @@ import harness
 from models import minilm
 
 TEXT = "A man is playing a guitar."
+OTHER = "Someone makes music."
+EXPORTS = {
+    "ONNX Runtime": "onnxruntime-float32",
+    "ONNX Runtime int8": "onnxruntime-int8",
+    "OpenVINO": "openvino-float32",
+}
 PEER = "from sentence_transformers import SentenceTransformer as S; "
 
 
@@ -36,10 +44,19 @@ def starts(folder: Path, scratch: Path) -> dict[str, list[str]]:
     command, code = [sys.executable, "-m", "sbert_ft"], [sys.executable, "-c"]
     model = str(folder)
     vectors = ["-o", str(scratch / "vectors.npy")]
+
+    def score(exported: str, *options: str) -> list[str]:
+        return [*command, "score", str(scratch / f"sbert_ft-{exported}"), TEXT, OTHER, *options]
+
     return {
         "sbert-ft --help": [*command, "--help"],
         "sbert-ft encode, one text": [*command, "encode", model, str(texts), *vectors],
-        "sbert-ft score, one pair": [*command, "score", model, TEXT, TEXT],
+        "sbert-ft score, one pair": [*command, "score", model, TEXT, OTHER],
+        "sbert-ft score, one pair, exported folder": score(EXPORTS["ONNX Runtime"]),
+        **{
+            f"sbert-ft score, one pair, {name}": score(kind, "--engine", kind.split("-")[0])
+            for name, kind in EXPORTS.items()
+        },
         "sbert-ft doctor": [*command, "doctor", model],
         "import sbert_ft": [*code, "import sbert_ft"],
         "from sbert_ft import SiameseBert": [*code, "from sbert_ft import SiameseBert"],
@@ -53,10 +70,29 @@ def starts(folder: Path, scratch: Path) -> dict[str, list[str]]:
             *code,
             f"{PEER}S({model!r}, device='cpu', model_kwargs={{'dtype': 'bfloat16'}}).encode({TEXT!r})",
         ],
+        "sentence-transformers, one pair": [
+            *code,
+            f"{PEER}m = S({model!r}, device='cpu'); print(m.similarity(m.encode({TEXT!r}), m.encode({OTHER!r})))",
+        ],
         "import torch": [*code, "import torch"],
+        "import torch, transformers": [*code, "import torch, transformers"],
         "a stock BERT of transformers imported": [*code, "import transformers.models.bert.modeling_bert"],
         "python -c pass": [*code, "pass"],
     }
+
+
+def export(folder: Path, scratch: Path) -> None:
+    """Write copies of a model's folder with an export in each, by a process of its own.
+
+    Raises:
+        SystemExit: The model could not be exported.
+    """
+    kinds = [f"sbert_ft-{kind}" for kind in EXPORTS.values()]
+    script = str(Path(__file__).with_name("exports.py"))
+    command = [sys.executable, script, str(folder), str(scratch), "--kinds", *kinds]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise SystemExit(f"the model could not be exported: {done.stdout.strip()}")
 
 
 def measured(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
@@ -81,10 +117,15 @@ def main() -> None:
     """Measure in turn, print medians, write benchmarks/results/startup.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--only", default="", metavar="WORD", help="only the starts whose name has this word")
+    parser.add_argument("--name", default="startup", help="of the result's file")
+    args = parser.parse_args()
+    rounds = args.rounds
     environment = {**os.environ, "PYTHONPATH": str(harness.ROOT)}
     with tempfile.TemporaryDirectory() as scratch:
-        commands = starts(minilm(), Path(scratch))
+        commands = {n: c for n, c in starts(minilm(), Path(scratch)).items() if args.only in n}
+        if any("score" in name for name in commands):
+            export(minilm(), Path(scratch))
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         mib: dict[str, list[float]] = {name: [] for name in commands}
         for turn in range(-1, rounds):  # the first, which brings the files into memory, does not count
@@ -104,7 +145,7 @@ def main() -> None:
     }
     for name, row in table.items():
         print(f"{name:46s} {row['seconds']:7.3f} s ({row['least']}-{row['most']})  {row['mib']:5d} MiB")
-    print(f"written: {harness.write_result('startup', {'rounds': rounds, 'commands': table})}")
+    print(f"written: {harness.write_result(args.name, {'rounds': rounds, 'commands': table})}")
 
 
 if __name__ == "__main__":

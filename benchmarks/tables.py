@@ -117,7 +117,7 @@ def said(goal: goals.Goal, value: float) -> str:
     if goal.kind == "GiB at most":
         return f"{value:.1f} GiB"
     if goal.kind in ("Spearman lost", "mean cosine"):
-        return f"{value:.4f}"
+        return f"{round(value, 4) + 0.0:.4f}"  # no minus before a zero
     return f"{value:.2f} times" + (" their memory" if goal.kind == "of the peer's memory" else "")
 
 
@@ -139,6 +139,8 @@ def provenance(name: str, result: dict[str, Any]) -> str:
     machine = result["machine"]
     versions = ", ".join(f"{package} {machine['packages'][package]}" for package in ("torch", "transformers"))
     versions += f", sentence-transformers {machine['packages']['sentence-transformers']}"
+    if name.startswith("engines"):
+        versions += "".join(f", {package} {machine['packages'][package]}" for package in harness.ENGINE_PACKAGES)
     has = [word for key, word in (("avx512_bf16", "AVX512-BF16"), ("amx_bf16", "AMX")) if machine[key]]
     where = machine["card"] or f"{machine['threads']} threads of {machine['processor']}"
     where += "" if machine["card"] else f" ({' and '.join(has) or 'no bfloat16 products'})"
@@ -148,7 +150,7 @@ def provenance(name: str, result: dict[str, Any]) -> str:
         k: v for t in result.get("sets", {}).values() for k, v in t.get("environments", {}).get("peers", {}).items()
     }
     own = [f"{package} {version}" for package, version in peers.items() if version != "not installed"]
-    beside = f" ONNX and OpenVINO, in their own environment: {', '.join(own)}." if own else ""
+    beside = f" The peers' ONNX and OpenVINO, in their own environment: {', '.join(own)}." if own else ""
     file = f"[results/{name}.json](results/{name}.json)"
     return f"{machine['date']}, {where}, {versions}; `{machine['command']}`; {file}.{beside}"
 
@@ -167,21 +169,27 @@ def rates_of(table: dict[str, Any]) -> str:
 
 
 def contender_table(table: dict[str, Any], item: str) -> str:
-    """Return a table of contenders: speed, share of the matrix rate, memory, quality; and ours against each."""
-    ours = headline([name for name in table["times_faster"] if "auto" in name] or list(table["times_faster"]))
+    """Return a table of contenders: speed, share of the matrix rate, memory, quality; and ours against each.
+
+    Ours are the default one, and of those that an engine runs the fastest of each precision.
+    """
+    engines, own = fastest_engines(table), [name for name in table["times_faster"] if not _engine(name)]
+    own = headline([name for name in own if "auto" in name] or own)
+    ours = [*own, *engines]
     quality = any(_quality(one) for one in table["contenders"].values())
+    cosine = any("mean_cosine" in one for one in table["contenders"].values())
     heads = ["", f"{item}/s", "of the matrix rate", "peak memory, MiB", *(["STS-B test Spearman"] if quality else [])]
-    heads += [f"{_short(name)} is faster by" for name in ours] + [
-        f"{_short(name)} takes of its memory" for name in ours
-    ]
+    heads += ["mean cosine to float32 (lowest)"] if cosine else []
+    heads += [f"{_short(name)} is faster by" for name in ours] + [f"{_short(name)} takes of its memory" for name in own]
     rows = [f"| {' | '.join(heads)} |", f"| {' | '.join(['---'] * len(heads))} |"]
     for name, one in table["contenders"].items():
         share = f"{one['share']:.0%} ({one['precision']})" if "share" in one else ""
         cells = [name, f"{one['per_second']:,} ({one['least']:,}-{one['most']:,})", share, f"{one['peak_mib']:,}"]
         cells += [_quality(one)] if quality else []
+        cells += [f"{one['mean_cosine']:.4f} ({one['lowest_cosine']:.4f})" if "mean_cosine" in one else ""] * cosine
         ratios = [table["times_faster"][mine].get(name) for mine in ours]
         cells += [f"{r['median']} ({r['least']}-{r['most']})" if r else "" for r in ratios]
-        memory = [table.get("memory_ratio", {}).get(mine, {}).get(name) for mine in ours]
+        memory = [table.get("memory_ratio", {}).get(mine, {}).get(name) for mine in own]
         cells += [f"{value:.2f}" if value is not None else "" for value in memory]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -195,10 +203,23 @@ def headline(names: list[str]) -> list[str]:
     return list(kept.values())
 
 
+def fastest_engines(table: dict[str, Any]) -> list[str]:
+    """Return of ours that ONNX Runtime or OpenVINO runs the fastest of each precision."""
+    rates = {name: table["contenders"][name]["per_second"] for name in table["times_faster"] if _engine(name)}
+    best: dict[str, str] = {}
+    for name in sorted(rates, key=lambda name: -rates[name]):
+        best.setdefault(table["contenders"][name]["precision"], name)
+    return list(best.values())
+
+
 def skipped(table: dict[str, Any]) -> list[str]:
     """Return a sentence for each contender that did not take part."""
     found = [f"{name}: {reason}" for name, reason in table.get("skipped", {}).items()]
     return ["Left out: " + "; ".join(found) + "."] if found else []
+
+
+def _engine(name: str) -> bool:
+    return name.startswith(("sbert_ft onnxruntime", "sbert_ft openvino"))
 
 
 def _short(name: str) -> str:

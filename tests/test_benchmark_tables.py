@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+SCRIPTS = ("contenders", "goals", "isa", "models", "plots", "rate", "tables")
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def scripts() -> Iterator[dict[str, ModuleType]]:
 
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        yield {name: importlib.import_module(name) for name in ("goals", "models", "plots", "rate", "tables")}
+        yield {name: importlib.import_module(name) for name in SCRIPTS}
     finally:
         sys.path.remove(str(BENCHMARKS))
 
@@ -88,6 +89,66 @@ def test_the_best_batch_size_of_a_peer_counts(scripts: dict[str, ModuleType]) ->
     goal = goals.Goal("", "train-cpu", "16", "times faster", ("st bfloat16",), 1.5, 2.0)
     (found,) = goals.reached(goal, {"train-cpu": result})
     assert (found.value, found.least, found.most, found.mark) == (1.5, 1.4, 1.6, "floor")
+
+
+def test_the_best_of_a_group_of_ours_counts_and_is_named(scripts: dict[str, ModuleType]) -> None:
+    goals, result = scripts["goals"], a_result()
+    table = result["batch_sizes"]["16"]
+    for name, median, lost in (("onnxruntime", 1.2, 0.0), ("openvino", 1.1, 0.0), ("onnxruntime int8", 3.0, 0.0011)):
+        contender = f"sbert_ft {name} b32"
+        table["contenders"][contender] = {"spearman_lost": lost}
+        table["times_faster"][contender] = {"st float32": {"median": median, "least": 1.0, "most": 4.0}}
+    group = ("sbert_ft auto compiled", "sbert_ft onnxruntime", "sbert_ft openvino")
+
+    def reached(kind: str, peer: tuple[str, ...], floor: float, aim: float, ours: tuple[Any, ...]) -> list[Any]:
+        goal = goals.Goal("", "train-cpu", "16", kind, peer, floor, aim, ours)
+        return [(one.how, one.value, one.mark) for one in goals.reached(goal, {"train-cpu": result})]
+
+    assert reached("times faster", ("st float32",), 1.0, 1.3, (group,)) == [("by onnxruntime", 1.2, "floor")]
+    int8 = (("sbert_ft onnxruntime int8",),)
+    assert reached("Spearman lost", (), 0.002, 0.0005, int8) == [("by onnxruntime int8", 0.0011, "floor")]
+    assert reached("mean cosine", (), 0.99, 0.997, int8) == []
+
+
+def test_a_contender_loads_the_export_of_its_engine_and_precision(scripts: dict[str, ModuleType]) -> None:
+    contenders = scripts["contenders"]
+    exported = {
+        "sbert_ft auto compiled b32": None,
+        "sbert_ft onnxruntime b32": "sbert_ft-onnxruntime-float32",
+        "sbert_ft openvino int8 b32": "sbert_ft-openvino-int8",
+        "st float32 b32": None,
+        "st onnx b32": "st-onnx",
+        "onnxruntime float32 b8": "onnxruntime",
+        "onnxruntime int8 b32": "onnxruntime-int8",
+        "openvino bfloat16 b32": "openvino",
+    }
+    assert {name: contenders.export_of(name) for name in exported} == exported
+    of_peers = [name for name in exported if contenders.is_of_peers(name)]
+    assert of_peers == [*list(exported)[4:]]
+
+
+def test_cosines_to_float32_and_spearman_lost_by_hand(scripts: dict[str, ModuleType]) -> None:
+    # three pairs with cosines 1, 0.6 and 0 in float32; the other side turns one vector by 90 degrees
+    first, second = [[1.0, 0.0]] * 3, [[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]
+    reference = np.array(first + second, dtype=np.float32)
+    sts = scripts["contenders"].Sts([("a", "x", 5.0), ("b", "y", 3.0), ("c", "z", 0.0)], reference)
+    turned = reference.copy()
+    turned[3] = (0.0, 1.0)  # cosines 0, 0.6, 0: ranks 1.5, 3, 1.5 against 3, 2, 1
+    found = sts.quality(turned)
+    assert found == pytest.approx(
+        {"stsb_test_spearman": 0.0, "spearman_lost": 1.0, "mean_cosine": 5 / 6, "lowest_cosine": 0.0}, abs=1e-6
+    )
+
+
+def test_only_xgetbv_is_replaced_and_not_its_bytes_in_other_instructions(scripts: dict[str, ModuleType]) -> None:
+    isa, xgetbv = scripts["isa"], b"\x0f\x01\xd0"
+    after_zero, joined = b"\x31\xc9" + xgetbv + b"\xc1\xe8\x13", xgetbv + b"\x89\xc0\x48\xc1\xe2\x20"
+    add = b"\x83\xe0" + xgetbv + b"\x41\xf6\x04\x34"  # and eax, 15; add eax, edx
+    code, n_replaced = isa.limited(b"\x90" + after_zero + add + joined)
+    assert n_replaced == 2
+    assert code == (
+        b"\x90\x31\xc9" + isa.PUSH_7_POP_RAX + b"\xc1\xe8\x13" + add + isa.MOV_AL_7_NOP + b"\x89\xc0\x48\xc1\xe2\x20"
+    )
 
 
 def test_a_contenders_table_has_ratio_memory_and_share(scripts: dict[str, ModuleType]) -> None:
