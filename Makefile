@@ -101,7 +101,7 @@ bench-engines: $(VENV)/.installed-bench ## ONNX Runtime and OpenVINO by sbert_ft
 	$(BENCH)/encode.py --engines --isa avx2
 	$(BENCH)/tables.py
 
-bench-peers: $(PEERS)/.installed ## make the environment of the peers that run ONNX and OpenVINO, for make bench
+bench-peers: $(PEERS)/.installed ## make the environment of the peers that run ONNX and OpenVINO, for make bench and make bench-engines
 
 bench-gpu: $(VENV)/.installed-bench ## the same on a GPU (long; make gpu takes eight minutes)
 	$(BENCH)/encode.py

@@ -163,10 +163,10 @@ def open_ours(folder: Path, precision: str, compiled: bool, max_seq_length: int)
 
 
 def open_export(folder: Path, engine: str, precision: str, max_seq_length: int) -> Encoder:
-    """Return our model run by an engine."""
-    from sbert_ft import SiameseBert
+    """Return our model run by an engine, without torch, as our commands run it."""
+    from sbert_ft.models.exported import ExportedEncoder
 
-    model = SiameseBert.from_pretrained(folder, engine=engine, precision=precision, max_seq_length=max_seq_length)
+    model = ExportedEncoder.from_pretrained(folder, engine, precision, max_seq_length)
     return Encoder(encode_by(model), precision)
 
 
