@@ -259,7 +259,7 @@ def export(wanted: Iterable[str], folder: Path, place: Path, limited_to: str | N
             continue
         python = interpreter(name)
         if python is None:
-            missing[kind] = "left out: no environment of its own, which `make bench-peers` makes"
+            missing[kind] = "no environment of its own, which `make bench-peers` makes"
             continue
         command = [python, str(harness.ROOT / "benchmarks" / "exports.py"), str(folder), str(place), "--kinds", kind]
         command += ["--isa", limited_to] if limited_to and not field.is_of_peers(name) else []
@@ -268,7 +268,7 @@ def export(wanted: Iterable[str], folder: Path, place: Path, limited_to: str | N
         if done.returncode:
             print(done.stdout, file=sys.stderr)
             shutil.rmtree(place / kind, ignore_errors=True)
-            missing[kind] = f"left out: its model could not be exported: {done.stdout.strip().splitlines()[-1]}"
+            missing[kind] = f"its model could not be exported: {done.stdout.strip().splitlines()[-1]}"
     return missing
 
 

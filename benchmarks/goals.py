@@ -209,14 +209,15 @@ def reached(goal: Goal, results: dict[str, dict[str, Any]]) -> list[Reached]:
         if measured:
             best = (min if _less_is_better(goal) else max)(measured, key=lambda figure: figure[0])
             value, least, most, name = best
-            how = " ".join(ours.split()[2:]) if isinstance(ours, str) else f"by {_without_library(name)}"
+            how = " ".join(ours.split()[2:]) if isinstance(ours, str) else f"by {_runner(name)}"
             found.append(Reached(how, value, least, most, _mark(goal, value)))
     return found
 
 
-def _without_library(name: str) -> str:
-    """Return how a contender of ours computes: its name without our own and the batch size."""
-    return re.sub(r"^sbert_ft | (b\d+|best)$", "", name)
+def _runner(name: str) -> str:
+    """Return what runs a contender of ours and how, such as onnxruntime int8 or torch float32."""
+    how = re.sub(r"^sbert_ft | (b\d+|best)$", "", name)
+    return how if how.startswith(("onnxruntime", "openvino")) else f"torch {how}"
 
 
 def _less_is_better(goal: Goal) -> bool:
