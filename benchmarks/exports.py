@@ -50,7 +50,7 @@ def main() -> None:
 
 def hide_instructions() -> None:
     """Keep AVX512 and AMX from our export, which asks Linux for the CPU's instructions and quantises for them."""
-    from sbert_ft.engines import cpu
+    from sbert_ft.encoder import cpu
 
     flags = {flag for flag in cpu.cpu_flags() if not flag.startswith(("avx512", "amx"))}
     cpu.cpu_flags = lambda: flags
@@ -58,11 +58,11 @@ def hide_instructions() -> None:
 
 def export_ours(model: Path, kind: str, place: Path) -> None:
     """Write a copy of the model's folder with our export in it."""
-    from sbert_ft.export.write import export_model
+    from sbert_ft import SiameseBert
 
     _, engine, precision = kind.split("-")
     shutil.copytree(model, place)
-    export_model(place, engine=engine, precision=precision)
+    SiameseBert.from_pretrained(place, "cpu", "float32").export(engine=engine, precision=precision)
 
 
 def export_backend(model: Path, backend: str, place: Path) -> None:

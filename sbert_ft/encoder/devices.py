@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from sbert_ft.encoder import cpu
 from sbert_ft.errors import InputError, ResourceError, quoted
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -88,9 +88,7 @@ def cpu_flags() -> set[str]:
     """Return the names of the processor's capabilities; empty if neither torch nor the system reports them."""
     if hasattr(torch.cpu, "get_capabilities"):  # from torch 2.12 on
         return {name for name, has in torch.cpu.get_capabilities().items() if has is True}
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((set(line.split()) for line in lines if line.startswith(("flags", "Features"))), set())
+    return cpu.cpu_flags()
 
 
 def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:

@@ -8,8 +8,8 @@ import platform
 from typing import Any, Literal, get_args
 
 from sbert_ft.arguments import word_argument
-from sbert_ft.engines.cpu import kind_of_cpu, missing_flags
-from sbert_ft.engines.graph_file import Engine, ExportedGraph, GraphOutput, GraphPrecision, find_graphs
+from sbert_ft.encoder.cpu import kind_of_cpu, missing_flags
+from sbert_ft.engines.graph_file import Engine, ExportedGraph, GraphOutput, GraphPrecision, find_graphs, has_weights
 from sbert_ft.errors import InputError, ModelFolderError, joined, shown
 from sbert_ft.model_folder.layout import ModelFolder
 
@@ -68,7 +68,8 @@ def choose_engine(
     """Return the exported graph of a folder that is run; None for torch.
 
     ``auto`` takes the graph that was measured fastest on this kind of CPU, if torch was slower there; for int8, which
-    torch does not compute, any. It takes torch where another device than the CPU is asked for or is there.
+    torch does not compute, any, and so without weights in the folder. It takes torch where another device than the CPU
+    is asked for or is there.
 
     Args:
         source: The model's folder.
@@ -101,7 +102,7 @@ def choose_engine(
     faster = [g for g in usable if precision == "int8" or (g.facts.cpu == here and g.facts.speed > 1)]
     if faster:
         return max(faster, key=_rank)
-    if usable and for_few_rows:
+    if usable and (for_few_rows or not has_weights(source.encoder_path)):
         return min(usable, key=lambda graph: get_args(GraphPrecision).index(graph.facts.precision))
     if there:
         logger.info("engine torch: no export in the folder was measured faster on this kind of CPU (%s)", here)

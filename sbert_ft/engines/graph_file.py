@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Final, Literal, get_args
 
 from sbert_ft.errors import ModelFolderError, shown
 from sbert_ft.files.strict_json import JsonObject, damaged, foreign_content, open_file, parse_json, read_json
+from sbert_ft.model_folder.contents import WEIGHT_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ FORMAT: Final = 1
 FACTS_KEY: Final = "sbert_ft"
 # Where other libraries look for graphs, below the folder of the encoder's config.json.
 _PLACES: Final[Mapping[Engine, tuple[str, str]]] = {"onnxruntime": ("onnx", ".onnx"), "openvino": ("openvino", ".xml")}
-_WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 _MAX_FACTS: Final = 2**20
 _MAX_FIELDS: Final = 10_000  # a model has about ten outermost fields
 _METADATA: Final = 14  # ModelProto.metadata_props in onnx.proto
@@ -184,6 +184,11 @@ def digest_of_weights(encoder_path: Path) -> str | None:
     return digest.hexdigest()
 
 
+def has_weights(encoder_path: Path) -> bool:
+    """Return whether the folder holds weights, which torch needs."""
+    return bool(_weight_files(encoder_path))
+
+
 def check_weights(graph: ExportedGraph, folder: Path) -> None:
     """Check that `graph` was exported from the weights in `folder`; without weights there it is served alone.
 
@@ -197,7 +202,7 @@ def check_weights(graph: ExportedGraph, folder: Path) -> None:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    for name in _WEIGHTS:
+    for name, _ in WEIGHT_FILES:
         if os.path.lexists(folder / name):
             return [folder / name]
         index = folder / f"{name}.index.json"

@@ -23,10 +23,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.engines.cpu import kind_of_cpu, missing_flags, n_threads
+from sbert_ft.encoder.cpu import kind_of_cpu, missing_flags, n_threads
 from sbert_ft.engines.graph_file import ExportedGraph
 from sbert_ft.errors import ModelFolderError, ResourceError, joined, quoted, shown
 
+# Tokens of a forward, padding included, that both engines run fastest: with more, activations leave the processor's
+# cache (see `benchmarks/LOG.md`).
+TOKEN_BUDGET: Final = 768
 INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
 _EXTRAS: Final = {"onnxruntime": "onnx", "openvino": "openvino"}
 _NAMES: Final = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}

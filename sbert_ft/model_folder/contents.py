@@ -14,6 +14,7 @@ WEIGHT_FILES: Final[tuple[tuple[str, WeightKind], ...]] = (
 )
 _CONVERT = "convert it with transformers 4: AutoModel.from_pretrained(folder, from_{}=True).save_pretrained(other)"
 _ORIGINAL = "give the folder of the model that it was made from"
+_EXPORT = f"an export of sbert-ft runs with --engine onnxruntime or openvino; else {_ORIGINAL}"
 # Folders that are not a model to load: by how the name of a file or folder in them begins or ends, what they hold, and
 # what to do.
 _OTHER_FOLDERS = (
@@ -24,8 +25,8 @@ _OTHER_FOLDERS = (
     (r"\.ckpt$", "a checkpoint of PyTorch Lightning", "save its encoder with save_pretrained where it was trained"),
     (r"^tf_model|\.h5$|\.ckpt\.|^saved_model\.pb$", "weights of TensorFlow", _CONVERT.format("tf")),
     (r"\.msgpack$", "weights of Flax", _CONVERT.format("flax")),
-    (r"^onnx$|\.onnx$", "weights of ONNX", _ORIGINAL),
-    (r"^openvino", "weights of OpenVINO", _ORIGINAL),
+    (r"^onnx$|\.onnx$", "weights of ONNX", _EXPORT),
+    (r"^openvino", "weights of OpenVINO", _EXPORT),
     (r"\.gguf$", "weights of GGUF", _ORIGINAL),
     (r"^(optimizer|scheduler)\.pt$", "the state of a training", "give a checkpoint that has model.safetensors too"),
 )

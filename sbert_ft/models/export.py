@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from sbert_ft.arguments import path_argument, word_argument
+from sbert_ft.encoder.cpu import kind_of_cpu
 from sbert_ft.encoder.heads import ClassificationHead
-from sbert_ft.engines.cpu import kind_of_cpu
 from sbert_ft.engines.graph_file import (
     FACTS_KEY,
     Engine,

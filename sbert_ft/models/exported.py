@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from sbert_ft.config.settings import Features
 from sbert_ft.encoder.batching import PoolingMode, plan_batches
 from sbert_ft.encoder.classes import FEATURE_WIDTHS, ClassifierKind, HeadPooling
+from sbert_ft.encoder.cpu import n_threads
 from sbert_ft.engines.choice import EngineChoice, ExportPrecision, choose_engine, choose_graph, output_of_classifier
-from sbert_ft.engines.cpu import n_threads
-from sbert_ft.engines.graph_file import Engine, ExportedGraph, GraphOutput, GraphPrecision, check_weights
-from sbert_ft.engines.session import Session, open_session
+from sbert_ft.engines.graph_file import Engine, ExportedGraph, GraphOutput, check_weights
+from sbert_ft.engines.session import TOKEN_BUDGET, Session, open_session
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted, shown
 from sbert_ft.model_folder.classifier import ClassifierSettings, find_classifier
 from sbert_ft.model_folder.layout import HEAD_FILE, ModelFolder, read_folder, warn_of_classifier
@@ -36,10 +36,6 @@ from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
-
-# Tokens of a forward, padding included: larger ones leave the processor's cache (see `benchmarks/LOG.md`). In int8 a
-# token has a quarter of the bytes.
-_TOKEN_BUDGETS: dict[GraphPrecision, int] = {"float32": 512, "bfloat16": 512, "int8": 1024}
 
 
 class ExportedBert(TextEncoder):
@@ -80,7 +76,7 @@ class ExportedBert(TextEncoder):
     @property
     def token_budget(self) -> int:
         """Most tokens of a forward that still help speed, padding included."""
-        return _TOKEN_BUDGETS[self.graph.facts.precision]
+        return TOKEN_BUDGET
 
     @property
     def operations(self) -> ArrayOperations:

@@ -24,7 +24,7 @@ from sbert_ft.encoder.devices import choose_precision, token_budget
 from sbert_ft.encoder.heads import ClassificationHead
 from sbert_ft.encoder.packing import PackedBatch, pack
 from sbert_ft.engines.graph_file import GraphPrecision
-from sbert_ft.engines.session import Session
+from sbert_ft.engines.session import TOKEN_BUDGET, Session
 from sbert_ft.errors import InputError
 from sbert_ft.model_folder.decision import reaches
 from sbert_ft.models.connection_bert import ConnectionBert
@@ -40,7 +40,6 @@ Model = SentenceEncoder | TextClassifier
 Rows = Sequence[str] | Sequence[tuple[str, str]]
 
 BUILT_IN: Final = (*ENGLISH, *KOREAN)
-GRAPH_BUDGET: Final = 512  # padded tokens of a forward; more is slower in both engines
 _MAX_ROWS: Final = 512
 _N_PAIRED: Final = 64  # texts of which all pairs are decided
 _ROUNDS: Final = 5
@@ -172,7 +171,7 @@ class Comparison:
     def batches(self, sequences: TextTokens) -> list[PackedBatch]:
         """Return sequences in padded batches, longest first."""
         bert = self.bert
-        parts = map(sequences.select, plan_batches(sequences.lengths, GRAPH_BUDGET, padded=True))
+        parts = map(sequences.select, plan_batches(sequences.lengths, TOKEN_BUDGET, padded=True))
         return [pack(part, "padded", device=bert.device, **bert.pack_options) for part in parts]
 
     def by_torch(self) -> NDArray[np.float32]:
@@ -196,7 +195,7 @@ class Comparison:
     def _results(self, run: Callable[[PackedBatch], Tensor]) -> NDArray[np.float32]:
         with torch.inference_mode():
             parts = [run(batch) for batch in self.batches(self.sequences)]
-            order = np.concatenate(plan_batches(self.sequences.lengths, GRAPH_BUDGET, padded=True))
+            order = np.concatenate(plan_batches(self.sequences.lengths, TOKEN_BUDGET, padded=True))
             values = torch.empty(len(order), parts[0].shape[1])
             values[torch.from_numpy(order)] = torch.cat(parts)
             if isinstance(self.model, SentenceEncoder):

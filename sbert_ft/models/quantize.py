@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.engines.cpu import cpu_flags, n_threads
+from sbert_ft.encoder.cpu import cpu_flags, n_threads
 from sbert_ft.engines.session import import_onnxruntime, import_openvino, without_openvino_telemetry
 from sbert_ft.errors import ResourceError
 from sbert_ft.models.onnx_graph import import_onnx, n_weight_bytes, quiet, save_onnx

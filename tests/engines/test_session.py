@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from test_graph_file import FACTS, onnx_bytes
 
-from sbert_ft.engines.cpu import cpu_flags, kind_of_cpu, missing_flags, n_threads
+from sbert_ft.encoder.cpu import cpu_flags, kind_of_cpu, missing_flags, n_threads
 from sbert_ft.engines.graph_file import ExportedGraph, find_graphs, read_graph
 from sbert_ft.engines.session import Session, open_session
 from sbert_ft.errors import ModelFolderError, ResourceError

@@ -20,8 +20,8 @@ import torch
 
 from sbert_ft import BertClassifier, ExportedClassifier, ExportedEncoder, SiameseBert
 from sbert_ft.encoder.batching import PoolingMode
+from sbert_ft.encoder.cpu import kind_of_cpu
 from sbert_ft.engines.choice import choose_engine
-from sbert_ft.engines.cpu import kind_of_cpu
 from sbert_ft.engines.graph_file import find_graphs
 from sbert_ft.errors import InputError, ModelFolderError
 from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
