@@ -31,6 +31,7 @@ from sbert_ft._version import __version__
 from sbert_ft.cli import main
 from sbert_ft.commands import options, output
 from sbert_ft.encoder.devices import PRECISIONS
+from sbert_ft.engines.choice import EngineChoice
 from sbert_ft.errors import OutputError
 from sbert_ft.files import atomic
 from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
@@ -867,6 +868,7 @@ def test_text_from_an_ascii_command_line_is_read_as_utf_8() -> None:
 
 def test_choices_are_those_of_the_model() -> None:
     assert options.PRECISIONS == PRECISIONS
+    assert get_args(EngineChoice) == options.ENGINES
     assert get_args(OnTruncate) == options.ON_TRUNCATE
 
 

@@ -12,6 +12,7 @@ import pytest
 from warm import WarmProcess
 
 from sbert_ft.commands import export
+from sbert_ft.encoder.cpu import missing_flags
 from sbert_ft.engines.graph_file import Engine, GraphPrecision, find_graphs
 from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.models.connection_bert import ConnectionBert
@@ -54,6 +55,8 @@ def test_words_are_those_of_the_engines() -> None:
 def test_an_export_says_where_it_is_how_close_and_how_fast(
     warm: WarmProcess, folder: Path, texts: Path, options: list[str], name: str, facts: str
 ) -> None:
+    if "bfloat16" in options and missing_flags(("avx512_bf16|amx_bf16",)):
+        pytest.skip("this CPU does not multiply bfloat16")
     done = warm.command("export", folder, "--texts", texts, *options)
     assert done.code == 0, done.err
     first, second, *figures, last = done.out.splitlines()

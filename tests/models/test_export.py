@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -19,9 +20,11 @@ import pytest
 import torch
 from conftest import SMALL_TEXTS, export_folder
 
+from sbert_ft.encoder import cpu
+from sbert_ft.encoder.cpu import missing_flags
 from sbert_ft.engines.graph_file import check_weights, digest_of_weights, find_graphs, read_graph
 from sbert_ft.engines.session import open_session
-from sbert_ft.errors import InputError, ModelFolderError, OutputError
+from sbert_ft.errors import InputError, ModelFolderError, OutputError, ResourceError
 from sbert_ft.files.atomic import put_in_place, staged_beside
 from sbert_ft.model_folder.decision import Decision, FittedOn
 from sbert_ft.model_folder.layout import read_folder
@@ -60,8 +63,21 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_bfloat16_is_refused_where_the_cpu_does_not_multiply_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = cpu.cpu_flags() - {"avx512_bf16", "amx_bf16"}
+    if not flags or platform.machine() != "x86_64":
+        pytest.skip("this system does not list the instructions of an x86 CPU")
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: flags)
+    before = content(folder)
+    with pytest.raises(ResourceError, match="is for CPUs with avx512_bf16 or amx_bf16, which this one"):
+        export_folder(folder, None, "openvino", "bfloat16", SMALL_TEXTS)
+    assert content(folder) == before
+
+
 @pytest.mark.parametrize(("engine", "precision"), FILES)
 def test_an_export_is_added_to_the_folder_under_the_usual_names(folder: Path, engine: str, precision: str) -> None:
+    if precision == "bfloat16" and missing_flags(("avx512_bf16|amx_bf16",)):
+        pytest.skip("this CPU does not multiply bfloat16")
     before = content(folder)
     report = export_folder(folder, None, engine, precision, SMALL_TEXTS)
     after = content(folder)
