@@ -432,7 +432,7 @@ BAD_BEFORE_MODEL = [
     ([E, "M", "texts.txt", *OUT, "--nonsense"], "--nonsense"),
     ([E, "M", "texts.txt", *OUT, "--batch-size", "0"], "--batch-size: expected a whole number of at least 1"),
     ([E, "M", "texts.txt", *OUT, "--batch-size", "1_0"], "found '1_0'"),
-    ([E, "M", "texts.txt", *OUT, "--precision", "int8"], "--precision"),
+    ([E, "M", "texts.txt", *OUT, "--precision", "int4"], "--precision"),
     ([E, "M", "texts.txt", *OUT, "--on-truncate", "cut"], "--on-truncate"),
     ([E, "M", "texts.txt", "more.txt", *OUT], "more.txt"),
     # the target
