@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from sbert_ft.model_folder.decision import TARGETS, Calibration, Decision, Fitte
 
 if TYPE_CHECKING:
     from sbert_ft.data.dataset import ConnectionDataset
-    from sbert_ft.models.siamese import SiameseBert
+    from sbert_ft.models.sentence_encoder import SentenceEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _LEAST_ROWS = 10
 
 
 def fit_threshold(
-    model: SiameseBert,
+    model: SentenceEncoder,
     dev: ConnectionDataset,
     target: str = "f1",
     calibration: CalibrationKind = "auto",
@@ -64,9 +64,10 @@ def fit_threshold(
             an argument is not valid.
     """
     from sbert_ft.data.dataset import ConnectionDataset
-    from sbert_ft.models.siamese import SiameseBert
+    from sbert_ft.models.sentence_encoder import SentenceEncoder
 
-    instance_argument(SiameseBert, model, "model", "SiameseBert.from_pretrained(folder)")
+    encoder: type[Any] = SentenceEncoder  # abstract
+    instance_argument(encoder, model, "model", "SiameseBert.from_pretrained(folder)")
     instance_argument(ConnectionDataset, dev, "dev", "ConnectionDataset.from_file(path)")
     instance_argument(str, target, "target")
     settings = EvaluationSettings(threshold_target=target, calibration=calibration, match_from=match_from)

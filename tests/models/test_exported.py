@@ -18,7 +18,14 @@ import numpy as np
 import pytest
 import torch
 
-from sbert_ft import BertClassifier, ExportedClassifier, ExportedEncoder, SiameseBert
+from sbert_ft import (
+    BertClassifier,
+    ConnectionDataset,
+    ExportedClassifier,
+    ExportedEncoder,
+    SiameseBert,
+    fit_threshold,
+)
 from sbert_ft.encoder.batching import PoolingMode
 from sbert_ft.encoder.cpu import kind_of_cpu
 from sbert_ft.engines.choice import choose_engine
@@ -127,6 +134,19 @@ def test_scores_matches_and_probabilities_are_those_of_torch(
     assert clear.any()
     np.testing.assert_array_equal(exported.match(PAIRS)[clear], torch_model.match(PAIRS)[clear])
     assert isinstance(exported.score("a", "b"), float) and isinstance(exported.match("a", "b"), bool)
+
+
+def test_a_threshold_is_fitted_on_an_export_and_saved(folder: Path, tmp_path: Path) -> None:
+    rows = [(f"a man {i}", f"a man {i}" if i % 2 else f"two dogs {i}", float(i % 2)) for i in range(40)]
+    pairs = [row[:2] for row in rows]
+    shutil.copytree(folder, tmp_path / "model")
+    exported = ExportedEncoder.from_pretrained(tmp_path / "model")
+    model = SiameseBert.from_pretrained(tmp_path / "model", "cpu", "float32")
+    model.decision = fit_threshold(exported, ConnectionDataset.from_pairs(rows))
+    model.save_pretrained(tmp_path / "model")
+    saved = ExportedEncoder.from_pretrained(tmp_path / "model")  # the weights are the same, so the graph is used
+    assert saved.decision == exported.decision and saved.decision != DECISION
+    np.testing.assert_array_equal(saved.match(pairs), exported.match(pairs))
 
 
 def test_a_vector_does_not_depend_on_its_neighbours(exported: ExportedEncoder) -> None:
