@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 EngineChoice = Literal["auto", "torch", "onnxruntime", "openvino"]
 ExportPrecision = Literal["auto", "float32", "bfloat16", "int8"]
 
+_FROM_EXACT_ON: tuple[GraphPrecision, ...] = ("float32", "bfloat16", "int8")
 _EXPORT = "write one with sbert-ft export, or use engine 'torch'"
 
 
@@ -103,7 +104,7 @@ def choose_engine(
     if faster:
         return max(faster, key=_rank)
     if usable and (for_few_rows or not has_weights(source.encoder_path)):
-        return min(usable, key=lambda graph: get_args(GraphPrecision).index(graph.facts.precision))
+        return min(usable, key=lambda graph: _FROM_EXACT_ON.index(graph.facts.precision))
     if there:
         logger.info("engine torch: no export in the folder was measured faster on this kind of CPU (%s)", here)
     return None

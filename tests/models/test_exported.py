@@ -303,6 +303,11 @@ def test_auto_takes_what_was_measured_faster_here(
         assert "no export in the folder was measured faster on this kind of CPU" in caplog.text
         caplog.clear()
         assert chosen(place, few=True) == "model.onnx"
+    exact = with_facts(folder, tmp_path / "exact", cpu=kind_of_cpu(), speed=0.5, precision="bfloat16")
+    (graph,) = find_graphs(exact)
+    shutil.copy(graph.path, graph.path.with_name("another.onnx"))
+    add_facts(graph.path.with_name("another.onnx"), replace(graph.facts, precision="int8"))
+    assert chosen(exact, few=True) == "model.onnx" and chosen(exact, precision="int8") == "another.onnx"
     lacking = with_facts(folder, tmp_path / "lacking", cpu=kind_of_cpu(), speed=9.0, requires=("no_such_flag",))
     assert chosen(lacking) is None and chosen(lacking, few=True) is None
 
