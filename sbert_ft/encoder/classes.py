@@ -5,20 +5,35 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.arguments import is_unicode
+from sbert_ft.config.settings import Features
 from sbert_ft.data.labels import class_key
 from sbert_ft.errors import InputError, quoted
 
 ClassifierKind = Literal["towers", "joined", "single"]
 HeadPooling = Literal["mean", "cls", "max", "pooler"]
+Vectors = TypeVar("Vectors", bound=Any)
 # Width of the input of the head of towers for each choice of features, in vectors.
 FEATURE_WIDTHS: Final[Mapping[str, int]] = {"uv": 2, "difference": 1, "uv_difference": 3, "uv_difference_product": 4}
 _N_NAMED = 5
+
+
+def feature_parts(u: Vectors, v: Vectors, features: Features) -> tuple[Vectors, ...]:
+    """Return what the head of towers reads of two vectors, side by side: shape (B, D) each, tensors or arrays.
+
+    Reimers and Gurevych 2019, section 3, classification objective: (u, v, |u - v|).
+    """
+    if features == "uv":
+        return u, v
+    difference = abs(u - v)
+    if features == "difference":
+        return (difference,)
+    return (u, v, difference) if features == "uv_difference" else (u, v, difference, u * v)
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:

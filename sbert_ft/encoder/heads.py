@@ -19,7 +19,7 @@ from transformers.activations import ACT2FN
 from sbert_ft.arguments import whole_number, word_argument
 from sbert_ft.config.settings import Features
 from sbert_ft.encoder.batching import PoolingMode
-from sbert_ft.encoder.classes import FEATURE_WIDTHS, ClassifierKind, HeadPooling
+from sbert_ft.encoder.classes import FEATURE_WIDTHS, ClassifierKind, HeadPooling, feature_parts
 from sbert_ft.encoder.dropout import FastDropout
 from sbert_ft.encoder.kinds import KINDS, USUAL_DROPOUT, StockHead
 from sbert_ft.errors import InputError, ModelFolderError, quoted
@@ -159,7 +159,7 @@ class ClassificationHead(nn.Module):
             vectors = [column.float() for column in columns]
             activation = vectors[0]
             if len(vectors) == 2:
-                activation = _features(vectors[0], vectors[1], self.plan.features)
+                activation = torch.cat(feature_parts(vectors[0], vectors[1], self.plan.features), dim=-1)
             if self.dense is not None:
                 activation = ACT2FN[self.plan.activation](self.dense(self.first_dropout(activation)))
             logits: Tensor = self.output(self.dropout(activation))
@@ -193,13 +193,3 @@ class ClassificationHead(nn.Module):
         """Fold a calibration into the last layer: logits become ``factor * logits + bias``."""
         self.output.weight.mul_(factor)
         self.output.bias.mul_(factor).add_(bias)
-
-
-def _features(u: Tensor, v: Tensor, features: Features) -> Tensor:
-    if features == "uv":
-        return torch.cat((u, v), dim=-1)
-    difference = (u - v).abs()
-    if features == "difference":
-        return difference
-    parts = (u, v, difference) if features == "uv_difference" else (u, v, difference, u * v)
-    return torch.cat(parts, dim=-1)

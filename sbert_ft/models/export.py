@@ -221,7 +221,9 @@ class _Export:
             parity = self.comparison.compare(expected, self.comparison.by_graph(session))
             if self.precision != "int8" or _is_good(parity, int8_variant()[1]):
                 break
-            logger.info("int8 with %d products in float32: %s", n_float, ", ".join(parity.lines()[1:]))
+            name = "mean_difference" if parity.of_classifier else "mean_cosine"
+            figure = f"{name.replace('_', ' ')} {parity.figures[name]:.5f}"
+            logger.info("int8 with %d matrix products in float32: %s", n_float, figure)
         faults = parity.faults(self.precision)
         if faults and not self.force:
             raise InputError(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Features
 from sbert_ft.encoder.batching import PoolingMode, plan_batches
-from sbert_ft.encoder.classes import FEATURE_WIDTHS, ClassifierKind, HeadPooling
+from sbert_ft.encoder.classes import FEATURE_WIDTHS, ClassifierKind, HeadPooling, feature_parts
 from sbert_ft.encoder.cpu import n_threads
 from sbert_ft.engines.choice import EngineChoice, ExportPrecision, choose_engine, choose_graph, output_of_classifier
 from sbert_ft.engines.graph_file import Engine, ExportedGraph, GraphOutput, check_weights
@@ -324,7 +324,9 @@ class ExportedClassifier(TextClassifier):
         if self._head is None:
             return columns[0]
         weight, bias = self._head
-        vectors = columns[0] if len(columns) == 1 else _features(columns[0], columns[1], self.features)
+        vectors = columns[0]
+        if len(columns) == 2:
+            vectors = np.concatenate(feature_parts(columns[0], columns[1], self.features), axis=-1)
         logits: NDArray[np.float32] = vectors @ weight.T + bias
         return logits
 
@@ -356,15 +358,3 @@ def _read_head(bert: ExportedBert, settings: ClassifierSettings) -> tuple[NDArra
             raise ModelFolderError(f"{shown(path)}: the tensor {name} holds NaN or infinity", "use an earlier copy")
     weight, bias = (tensors[name].astype(np.float32) for name in expected)
     return weight, bias
-
-
-def _features(u: NDArray[np.float32], v: NDArray[np.float32], features: Features) -> NDArray[np.float32]:
-    """Return the features of two vectors, as the head of towers reads them (`heads.ClassificationHead`)."""
-    difference = np.abs(u - v)
-    parts = {
-        "uv": (u, v),
-        "difference": (difference,),
-        "uv_difference": (u, v, difference),
-        "uv_difference_product": (u, v, difference, u * v),
-    }[features]
-    return np.concatenate(parts, axis=-1)
