@@ -1,0 +1,71 @@
+"""Raw texts: documents, several files, tables, and what cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sbert_ft.config.settings import Reading
+from sbert_ft.data.corpus import TextCorpus
+from sbert_ft.errors import DataError
+
+
+def texts_of(corpus: TextCorpus) -> list[tuple[str, int, int]]:
+    return [tuple(text) for text in corpus.texts()]
+
+
+def test_empty_lines_end_documents_and_every_line_is_accounted_for(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n\n한국어 문장\nc\n\n\nd\n", encoding="utf-8")
+    corpus = TextCorpus(tmp_path / "a.txt")
+    assert texts_of(corpus) == [("한국어 문장", 3, 0), ("c", 4, 0), ("d", 7, 1)]
+    assert (corpus.ledger.n_rows, corpus.ledger.n_kept, corpus.ledger.count("empty")) == (7, 3, 4)
+    assert corpus.has_documents
+
+
+def test_a_folder_is_read_in_the_order_of_names_and_lines_go_on(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("e\nf", encoding="utf-8")
+    (tmp_path / "a.txt").write_text("c\nd\n", encoding="utf-8")
+    (tmp_path / "notes.md").write_text("no text of the corpus", encoding="utf-8")
+    corpus = TextCorpus(tmp_path)
+    assert texts_of(corpus) == [("c", 1, 0), ("d", 2, 0), ("e", 3, 1), ("f", 4, 1)]
+    assert corpus.sha256 != TextCorpus(tmp_path / "a.txt").sha256
+
+
+def test_a_column_names_documents(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("doc,text\n1,x\n1,y\n2,\n2,z\n", encoding="utf-8")
+    corpus = TextCorpus(tmp_path / "c.csv", document_column="doc")
+    assert texts_of(corpus) == [("x", 2, 0), ("y", 3, 0), ("z", 5, 1)]
+    rows_alone = TextCorpus(tmp_path / "c.csv")
+    assert [text.document for text in rows_alone.texts()] == [0, 1, 2]
+    assert not rows_alone.has_documents
+
+
+def test_the_texts_of_two_columns_are_texts_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t1\nc\td\t2\n", encoding="utf-8")
+    assert [text.text for text in TextCorpus(tmp_path / "pairs.tsv").texts()] == ["a", "b", "c", "d"]
+    one = TextCorpus(tmp_path / "pairs.tsv", Reading(text_columns=("sentence2",)))
+    assert [text.text for text in one.texts()] == ["b", "d"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "expected"),
+    [
+        ("empty.txt", "\n\n", {}, "holds no text"),
+        ("a.csv", "x,y\n1,2\n", {}, "expected columns of texts with usual names"),
+        ("a.csv", "text,y\n1,2\n", {"document_column": "doc"}, "no column 'doc'"),
+        ("a.txt", "one\ntwo\n", {"document_column": "doc"}, "no column 'doc'"),
+        ("a.jsonl", '{"text": 3}\n', {}, "expected a text, found int '3'"),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(
+    tmp_path: Path, name: str, content: str, options: dict[str, str], expected: str
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=expected):
+        texts_of(TextCorpus(tmp_path / name, **options))
+
+
+def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a folder without files of texts"):
+        TextCorpus(tmp_path)
