@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from sbert_ft.evaluation.calibration import fit_threshold
     from sbert_ft.models.connection_bert import ConnectionBert
     from sbert_ft.models.exported import ExportedClassifier, ExportedEncoder
+    from sbert_ft.models.masked_language_model import MaskedLanguageModel
     from sbert_ft.models.siamese import SiameseBert
     from sbert_ft.training.bert_classifier import BertClassifier
     from sbert_ft.training.fine_tune import fine_tune
+    from sbert_ft.training.pretrain import pretrain
 
 __all__ = [
     "BertClassifier",
@@ -35,6 +37,7 @@ __all__ = [
     "EvaluationSettings",
     "ExportedClassifier",
     "ExportedEncoder",
+    "MaskedLanguageModel",
     "ObjectiveSettings",
     "Reading",
     "SbertFtError",
@@ -43,6 +46,7 @@ __all__ = [
     "__version__",
     "fine_tune",
     "fit_threshold",
+    "pretrain",
 ]
 
 # The same names as in the imports for type checkers above; tests/test_architecture.py compares the two lists.
@@ -53,12 +57,14 @@ _MODULE_OF_NAME = {
     "EvaluationSettings": "sbert_ft.config.settings",
     "ExportedClassifier": "sbert_ft.models.exported",
     "ExportedEncoder": "sbert_ft.models.exported",
+    "MaskedLanguageModel": "sbert_ft.models.masked_language_model",
     "ObjectiveSettings": "sbert_ft.config.objectives",
     "Reading": "sbert_ft.config.settings",
     "SiameseBert": "sbert_ft.models.siamese",
     "TrainingSettings": "sbert_ft.config.settings",
     "fine_tune": "sbert_ft.training.fine_tune",
     "fit_threshold": "sbert_ft.evaluation.calibration",
+    "pretrain": "sbert_ft.training.pretrain",
 }
 
 

@@ -29,6 +29,7 @@ from sbert_ft.errors import ResourceError, RunInterrupted, SbertFtError, quoted
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "train": ("sbert_ft.commands.train", "fine-tune on pairs or single texts: a JSON in, a model and a report out"),
+    "pretrain": ("sbert_ft.commands.pretrain", "pre-train a BERT on raw texts: masked tokens and next sentences"),
     "evaluate": ("sbert_ft.commands.evaluate", "evaluate a model on labelled rows, and compare it with another one"),
     "encode": ("sbert_ft.commands.encode", "texts to vectors, in a .npy or .parquet file"),
     "score": ("sbert_ft.commands.score", "the cosine of two texts, or of each pair in a file"),

@@ -31,7 +31,10 @@ worst_pairs.csv, config.json and checkpoints/. Ctrl-C, SIGTERM and SIGHUP finish
 A classifier's run has mistakes.csv instead of worst_pairs.csv."""
 
 # The first of these groups that a split has completely is shown; a threshold has an accuracy, but no macro F1.
-_SHOWN = (("accuracy", "macro_f1"), ("spearman",), ("average_precision",))
+_SHOWN = (
+    *(("accuracy", "macro_f1"), ("spearman",), ("average_precision",)),
+    *(("perplexity", "masked_accuracy", "next_sentence_accuracy"), ("perplexity", "masked_accuracy")),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,11 +52,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the training, or print its plan, and return the exit code."""
+    return run_kind(args, None)
+
+
+def run_kind(args: argparse.Namespace, kind: str | None) -> int:
+    """Do the same for a run whose kind of model is this one where the JSON names none; another is an `InputError`."""
     from sbert_ft.config.loader import read_run
 
     if args.allow_changes and not args.resume:
         raise InputError("--allow-changes is only for a resumed run", "give --resume too")
-    settings = read_run(args.config, args.overrides or ())
+    settings = read_run(args.config, args.overrides or (), {} if kind is None else {"model.kind": kind})
+    if kind is not None and settings.model.kind != kind:
+        problem = f"{quoted(args.config, limit=400)}: model.kind is {settings.model.kind}, but pretrain is for {kind}"
+        raise InputError(problem, "use sbert-ft train, or leave model.kind out")
     from sbert_ft.training.fine_tune import load_run
     from sbert_ft.training.prepare import RunOptions
     from sbert_ft.training.run import check_output_dir, run_training
@@ -84,13 +95,20 @@ def _show_plan(prepared: PreparedRun) -> None:
     plan = plan_run(prepared)
     for line in plan.describe():
         print(line)
-    batch = plan.batches(0)[0]
-    packed = prepared.model.bert.pack(plan.tokens.pack_rows(batch), plan.layout)
+    batch, first = plan.batches(0)[0], plan.first_batch()
+    packed = prepared.model.bert.pack(first, plan.layout)
     shape = " x ".join(map(str, packed.token_ids.shape))
     print(f"first batch: {len(batch)} rows, {packed.n_tokens:,} tokens in {shape} ({packed.layout})")
-    names = prepared.data.train.class_names
+    if prepared.settings.model.kind == "masked_lm":
+        backend = prepared.model.tokenizer.backend
+        for row, line in enumerate(plan.lines[batch].tolist()):
+            tokens = first.token_ids[first.offsets[row] : first.offsets[row + 1]].tolist()
+            print(f"  line {line}: {quoted(' '.join(map(str, map(backend.id_to_token, tokens))), limit=200)}")
+        return
+    train = prepared.connections.train
+    names = train.class_names
     for row in batch.tolist():
-        connection, label = prepared.data.train[row], ""
+        connection, label = train[row], ""
         if connection.label is not None:
             label = quoted(names[int(connection.label)], limit=40)[1:-1] if names else format(connection.label, "g")
             label += "  "

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Number, Real
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from sbert_ft.config.aliases import MOST_UNKNOWN, Given, GivenKeys, given_in, joined, path_of, unknown
@@ -28,18 +29,21 @@ _WHERE_PYTHON = "the settings"
 _PLAIN: Final = {name: of for name, of in SECTION_CLASSES.items() if name != "objective"}
 
 
-def read_run(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
+def read_run(
+    path: str | Path, overrides: Sequence[str] = (), defaults: Mapping[str, object] = MappingProxyType({})
+) -> RunSettings:
     """Return the settings in a run's JSON file.
 
     Args:
         path: The file, in which whole lines of // are comments.
         overrides: Values that replace those of the file, such as `training.learning_rate=3e-5`: the value is JSON, or
             else a text without quotes. Of the same key the last one is kept.
+        defaults: Values by path of keys that are neither in the file nor replaced, where they differ from the usual.
 
     Raises:
         ConfigError: The file cannot be read, or anything in it is wrong; all faults are in the message.
     """
-    return _settings(read_json_object(path), overrides, quoted(path, limit=400))
+    return _settings(read_json_object(path), overrides, quoted(path, limit=400), defaults)
 
 
 def run_from_json(value: Mapping[str, object], where: str) -> RunSettings:
@@ -86,9 +90,15 @@ def _plain(value: object) -> object:
     return value
 
 
-def _settings(value: Mapping[str, object], overrides: Sequence[str], where: str) -> RunSettings:
+def _settings(
+    value: Mapping[str, object],
+    overrides: Sequence[str],
+    where: str,
+    defaults: Mapping[str, object] = MappingProxyType({}),
+) -> RunSettings:
     given = given_in(value)
     faults = given.faults
+    given.by_path = {path: Given(default, path) for path, default in defaults.items()} | given.by_path
     _override(given, overrides)
     objective = _objective_in(given)
     sections = {section: _checked(section, section, given.by_path, faults) for section in (*_PLAIN, "")}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-# Graded scores, labels that say whether a pair matches, or classes.
-GoldKind = Literal["graded", "labels", "classes"]
+# Graded scores, labels that say whether a pair matches, classes, or the masked tokens of texts.
+GoldKind = Literal["graded", "labels", "classes", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,13 @@ class MetricKind:
     """One entry of `METRICS`: its name in a report, at the beginning of a line, and in a terminal.
 
     `chooses_by` is the gold by which it can choose the best step; None for a metric that needs a threshold, which is
-    fitted after the best step is known.
+    fitted after the best step is known. `lower_is_better` is said of losses.
     """
 
     label: str
     short: str
     chooses_by: GoldKind | None = None
+    lower_is_better: bool = False
 
 
 METRICS: Final[Mapping[str, MetricKind]] = MappingProxyType(
@@ -37,6 +38,10 @@ METRICS: Final[Mapping[str, MetricKind]] = MappingProxyType(
         "accuracy": MetricKind("Accuracy", "accuracy", "classes"),
         "macro_f1": MetricKind("Macro F1", "macro F1", "classes"),
         "mcc": MetricKind("Matthews correlation", "MCC", "classes"),
+        "loss": MetricKind("Loss", "loss", "tokens", lower_is_better=True),
+        "perplexity": MetricKind("Perplexity", "perplexity", "tokens", lower_is_better=True),
+        "masked_accuracy": MetricKind("Masked accuracy", "masked accuracy", "tokens"),
+        "next_sentence_accuracy": MetricKind("Next-sentence accuracy", "next-sentence accuracy", "tokens"),
         "f1": MetricKind("F1", "f1"),
         "precision": MetricKind("Precision", "precision"),
         "recall": MetricKind("Recall", "recall"),

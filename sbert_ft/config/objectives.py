@@ -52,6 +52,7 @@ class ObjectiveKind:
         distinct_texts: Whether a text that occurs twice in a batch would be used as its own negative.
         find_fault: Returns what is wrong with the labels, shape (rows,), as the rest of a sentence; or None.
         of_classifier: Whether it trains a classifier, with a loss on the head's logits, shape (B, K).
+        of_language: Whether it trains a masked language model, with a loss on a head's logits, shape (M, K).
     """
 
     rows: Rows
@@ -60,6 +61,7 @@ class ObjectiveKind:
     distinct_texts: bool = False
     find_fault: Callable[[NDArray[np.float64]], str | None] | None = None
     of_classifier: bool = False
+    of_language: bool = False
 
     @cached_property
     def defaults(self) -> Mapping[str, Any]:
@@ -103,6 +105,8 @@ _MATCHING: Final = Rows(
 )
 _TRIPLETS: Final = Rows("three texts without labels", (3,), ("none",))
 _CLASSIFIED: Final = Rows("one or two texts and a class", (1, 2), ("classes",))
+_RAW: Final = Rows("texts without labels", (1,), ("none",))
+_DOCUMENTS: Final = Rows("documents of several texts, without labels", (1,), ("none",))
 _GRADED: Final = Rows("one or two texts and a score or a label 0 or 1", (1, 2), ("score", "binary"))
 
 
@@ -247,13 +251,42 @@ def binary_cross_entropy() -> LossMethod:
     return loss
 
 
+def _mean_cross_entropy() -> LossMethod:
+    from torch.nn.functional import cross_entropy
+
+    return lambda columns, labels: cross_entropy(columns[0], labels)
+
+
+@partial(ObjectiveKind, _RAW, of_language=True)
+def mlm(mask_share: float = 0.15, whole_words: bool = False) -> LossMethod:
+    """Cross-entropy of the tokens at masked places, by the logits of the whole vocabulary; mean over these places.
+
+    Of the chosen tokens 80 % are masked, 10 % are replaced by a random token and 10 % stay (Devlin et al. 2019, BERT,
+    section 3.1, masked LM).
+    """
+    return _mean_cross_entropy()
+
+
+@partial(ObjectiveKind, _DOCUMENTS, of_language=True)
+def nsp() -> LossMethod:
+    """Cross-entropy of whether the second segment of a pair follows the first in its document; beside mlm.
+
+    Half of the second segments are from another document (Devlin et al. 2019, BERT, section 3.1, next sentence
+    prediction).
+    """
+    return _mean_cross_entropy()
+
+
 _ALL = (
     *(cosine, cosent, angle, contrastive, online_contrastive, in_batch_negatives, triplet),
     *(softmax, binary_cross_entropy),
+    *(mlm, nsp),
 )
 OBJECTIVES: Final[Mapping[str, ObjectiveKind]] = MappingProxyType({kind.make.__name__: kind for kind in _ALL})
-# These train a classifier, and the first is the default; the others train a sentence encoder.
+# These train a classifier, and the first is the default.
 CLASSIFIER_OBJECTIVES: Final = tuple(name for name, kind in OBJECTIVES.items() if kind.of_classifier)
+# These train a masked language model, the first alone or both; all others train a sentence encoder.
+LANGUAGE_OBJECTIVES: Final = tuple(name for name, kind in OBJECTIVES.items() if kind.of_language)
 
 
 @dataclass(frozen=True)
@@ -268,6 +301,8 @@ class ObjectiveSettings:
         scale: factor before the softmax or exponential (inverse temperature).
         margin: distance beyond which a negative pair costs nothing.
         symmetric: also find the first text from the second one.
+        mask_share: share of a text's tokens that have to be predicted.
+        whole_words: choose whole words instead of single tokens, in Korean an eojeol.
         class_weight: balanced for a weight of each class that is inverse to its number of rows.
     """
 
@@ -276,6 +311,8 @@ class ObjectiveSettings:
     scale: float | None = setting(None, above=0)
     margin: float | None = setting(None, at_least=0)
     symmetric: bool = False
+    mask_share: float | None = setting(None, above=0, at_most=1)
+    whole_words: bool = False
     class_weight: Literal["balanced"] | None = None
 
 

@@ -14,16 +14,32 @@ from sbert_ft.config.faults import Fault, shown_value
 from sbert_ft.config.fields import KEYS
 from sbert_ft.config.file_kinds import FILE_KINDS
 from sbert_ft.config.metrics import choosing_metrics
-from sbert_ft.config.objectives import CLASSIFIER_OBJECTIVES, ObjectiveSettings, takers_of, takes_classes
+from sbert_ft.config.objectives import (
+    CLASSIFIER_OBJECTIVES,
+    LANGUAGE_OBJECTIVES,
+    ObjectiveSettings,
+    takers_of,
+    takes_classes,
+)
 from sbert_ft.errors import enumerated, quoted
 
 CLASSIFIER_KINDS: Final = ("towers", "joined", "single")
+LANGUAGE_KIND: Final = "masked_lm"
+_LABELLED_KINDS: Final = ("siamese", *CLASSIFIER_KINDS)
 # The kinds of model that use an option; for others only its default is allowed.
 _OPTION_OF_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "model.features": ("towers",),
     "model.truncation": ("joined",),
     "model.head_dropout": CLASSIFIER_KINDS,
     "data.prompts": ("siamese",),
+    "data.document_column": (LANGUAGE_KIND,),
+    **dict.fromkeys(
+        (
+            *("model.pooling", "data.label_column", "data.label_kind", "data.classes", "data.label_values"),
+            *("data.score_range", "evaluation.threshold_target", "evaluation.calibration", "evaluation.match_from"),
+        ),
+        _LABELLED_KINDS,
+    ),
 }
 # Allowed numbers of texts in a row, in words for the message and as numbers.
 _N_TEXTS: Final[Mapping[str, tuple[str, tuple[int, ...]]]] = {
@@ -31,15 +47,20 @@ _N_TEXTS: Final[Mapping[str, tuple[str, tuple[int, ...]]]] = {
     "towers": ("two names", (2,)),
     "joined": ("two names", (2,)),
     "single": ("one name", (1,)),
+    LANGUAGE_KIND: ("one to three names", (1, 2, 3)),
 }
 _OF_SCORES: Final = ("data.score_range", "evaluation.match_from")
 _NEEDING_DEV: Final = ("eval_steps", "metric", "early_stopping_patience")
 
-LEFT_OUT: Final = "Left out, it is cosine, or softmax where model.kind is towers, joined or single."
+LEFT_OUT: Final = (
+    "Left out, it is cosine, softmax where model.kind is towers, joined or single, or mlm where it is masked_lm."
+)
 
 
 def default_objective(kind: object) -> str:
     """Return the name of the objective if none is given; a kind of model that there is not counts as siamese."""
+    if kind == LANGUAGE_KIND:
+        return LANGUAGE_OBJECTIVES[0]
     return CLASSIFIER_OBJECTIVES[0] if kind in CLASSIFIER_KINDS else ObjectiveSettings().name
 
 
@@ -146,18 +167,35 @@ def _rules_of_model(values: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _mismatches(kind: str, objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
-    is_classifier, n = kind in CLASSIFIER_KINDS, len(objectives)
+    trained, n = _trained_by_kind(kind), len(objectives)
     for i, name in enumerate(one.name for one in objectives):
-        if (name in CLASSIFIER_OBJECTIVES) == is_classifier:
+        trains, wanted, _ = _trained_by_objective(name)
+        if trains == trained:
             continue
-        wanted = "towers, joined or single" if name in CLASSIFIER_OBJECTIVES else "siamese"
-        trains = "a classifier" if name in CLASSIFIER_OBJECTIVES else "a sentence encoder"
-        other = f"name {' or '.join(CLASSIFIER_OBJECTIVES)}" if is_classifier else "name another objective"
+        _, _, own = _trained_by_objective(default_objective(kind))
+        other = f"name {own}" if own else "name another objective"
         sentence = f"{name} trains {trains}, but model.kind is {kind}; {other}, or set model.kind to {wanted}"
         yield Fault(f"objective.{i}" if n > 1 else "objective", sentence)
         return
-    if is_classifier and n > 1:
+    if kind in CLASSIFIER_KINDS and n > 1:
         yield Fault("objective", f"a classifier has exactly one objective, found {n}; keep one of them")
+    names = [one.name for one in objectives]
+    if kind == LANGUAGE_KIND and (names.count("mlm") != 1 or names.count("nsp") > 1):
+        yield Fault("objective", f"expected mlm, or mlm and nsp, found {enumerated(names)}")
+
+
+def _trained_by_kind(kind: str) -> str:
+    """Return what a kind of model is, in words."""
+    return _trained_by_objective(default_objective(kind))[0]
+
+
+def _trained_by_objective(name: str) -> tuple[str, str, str]:
+    """Return what an objective trains, the kinds of such models, and their objectives if these are few, in words."""
+    if name in CLASSIFIER_OBJECTIVES:
+        return "a classifier", "towers, joined or single", " or ".join(CLASSIFIER_OBJECTIVES)
+    if name in LANGUAGE_OBJECTIVES:
+        return "a masked language model", LANGUAGE_KIND, "mlm, or mlm and nsp"
+    return "a sentence encoder", "siamese", ""
 
 
 def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
@@ -166,9 +204,19 @@ def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSe
     names = ", ".join(dict.fromkeys(one.name for one in objectives))
     of_objective = f"objective is {names}"
     metric = values.get("training.metric")
+    if values["model.kind"] == LANGUAGE_KIND:
+        metrics = choosing_metrics("tokens")
+        if "nsp" not in [one.name for one in objectives]:
+            metrics = tuple(name for name in metrics if not name.startswith("next_sentence"))
+        if metric is not None and metric not in metrics:
+            found = f"found {metric}; {of_objective}"
+            yield Fault("training.metric", f"{found}; expected one of {', '.join(metrics)}, or null")
+        return
     metrics = choosing_metrics("classes") if has_classes else choosing_metrics("graded", "labels")
     if metric is not None and metric not in metrics:
-        found = f"{metric} is {'not ' if has_classes else ''}of classes; {of_objective}"
+        of_tokens = metric in choosing_metrics("tokens")
+        what = "of masked tokens" if of_tokens else f"{'not ' if has_classes else ''}of classes"
+        found = f"{metric} is {what}; {of_objective}"
         yield Fault("training.metric", f"{found}; expected one of {', '.join(metrics)}, or null")
     calibration = values.get("evaluation.calibration")
     if calibration in (("isotonic", "platt") if has_classes else ("temperature",)):

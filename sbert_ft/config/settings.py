@@ -19,7 +19,7 @@ from sbert_ft.config.objectives import ObjectiveSettings
 OnBadRow = Literal["error", "skip"]
 Schedule = Literal["linear", "constant", "cosine"]
 CalibrationKind = Literal["auto", "isotonic", "platt", "temperature", "none"]
-ModelKind = Literal["siamese", "towers", "joined", "single"]
+ModelKind = Literal["siamese", "towers", "joined", "single", "masked_lm"]
 Features = Literal["uv", "difference", "uv_difference", "uv_difference_product"]
 Truncation = Literal["longest_first", "only_first", "only_second"]
 
@@ -31,7 +31,8 @@ class ModelSettings:
     Attributes:
         path: The model's folder.
         kind: What is put on the encoder. siamese: pooling, for vectors and cosines. The others are classifiers: over
-            both texts' vectors (towers), over the two texts joined to one (joined), or over one text (single).
+            both texts' vectors (towers), over the two texts joined to one (joined), or over one text (single); or
+            the heads of pre-training on raw texts (masked_lm), as sbert-ft pretrain has it.
         init: Where the weights come from: the folder, or random ones after its config.json.
         max_seq_length: Tokens a text may have, special ones included (kind joined: both texts together); None for
             the folder's.
@@ -106,6 +107,8 @@ class DataSettings:
         dev: File of the pairs by which the best step, the threshold and the calibration are chosen.
         test: File of the pairs for the final evaluation; nothing is chosen by them.
         dev_share: Share of `train` to split off as dev, where there is no `dev`; no text is in both.
+        document_column: Kind masked_lm: column whose value is the same for all rows of a document; in files of one
+            text per line an empty line ends a document.
         prompts: What is put before the texts of a sentence encoder: one text for all of them, or one for each column by
             its name in `train`, such as {"sentence1": "query: ", "sentence2": "passage: "}; columns without one have
             none. Evaluation and use put them before the first and the second texts of pairs, and the model keeps them
@@ -117,6 +120,7 @@ class DataSettings:
     dev: str | None = None
     test: str | None = None
     dev_share: float | None = setting(None, above=0, at_most=0.5)
+    document_column: str | None = None
     prompts: str | Mapping[str, str] | None = None
     reading: Reading = field(default_factory=Reading)
 
@@ -143,8 +147,8 @@ class TrainingSettings:
         seed: Fixes order, dropout and split.
         eval_steps: Evaluate on dev every so many steps; None for the end of each epoch.
         save_steps: Checkpoint every so many steps; None for the end of each epoch.
-        metric: By which the best step is chosen; None for spearman (scores), average_precision (labels) or macro_f1
-            (classes).
+        metric: By which the best step is chosen; None for spearman (scores), average_precision (labels), macro_f1
+            (classes) or loss (masked tokens).
         early_stopping_patience: Evaluations without a better metric after which to stop; None for never.
         logging_steps: A line in metrics.jsonl every so many steps.
         tensorboard: Write event files for TensorBoard too.

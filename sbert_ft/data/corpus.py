@@ -7,12 +7,14 @@ the same value in the document column; without that column each row is a documen
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 from sbert_ft.config.file_kinds import KIND_OF_SUFFIX
 from sbert_ft.config.settings import Reading
@@ -21,7 +23,7 @@ from sbert_ft.data.formats import N_SHOWN_COLUMNS
 from sbert_ft.data.ledger import Finding, Ledger, RowFaults, Unit, counted, file_sha256
 from sbert_ft.data.table import Table, open_table
 from sbert_ft.data.text import fault, is_blank
-from sbert_ft.errors import DataError, listed, quoted, shown
+from sbert_ft.errors import DataError, InputError, listed, quoted, shown
 
 _EMPTY: Final = "empty"
 
@@ -79,6 +81,46 @@ class TextCorpus:
         units: set[Unit] = {file.table.unit for file in self._files}
         self.unit: Unit = units.pop() if len(units) == 1 else "position"
         self._ledger: Ledger | None = None
+        self._texts: Sequence[str] = ()
+        self._keeps: Callable[[str, int], bool] | None = None
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str]) -> TextCorpus:
+        """Return the corpus of texts in memory; an empty one ends a document, as in a file of lines.
+
+        Raises:
+            InputError: Something is not a text that UTF-8 can encode.
+        """
+        corpus = cls.__new__(cls)
+        corpus._texts = [text if isinstance(text, str) else _refuse(text, place) for place, text in enumerate(texts)]
+        corpus.source, corpus.has_documents, corpus.unit = "<texts>", True, "position"
+        digest = hashlib.sha256()
+        for place, text in enumerate(corpus._texts):
+            try:
+                digest.update(text.encode() + b"\n")
+            except UnicodeEncodeError:
+                _refuse(text, place)
+        corpus.sha256 = digest.hexdigest()
+        corpus._files, corpus._ledger, corpus._keeps = [], None, None
+        return corpus
+
+    def split(self, share: float, seed: int, by_document: bool = False) -> tuple[TextCorpus, TextCorpus]:
+        """Return two parts of the corpus, the second with about this share of the texts, or of the documents.
+
+        Which part a text is in follows from its characters and the seed, so texts that are equal are never in both.
+        """
+
+        def in_second(text: str, document: int) -> bool:
+            what = str(document) if by_document else text
+            return zlib.crc32(f"{seed} {what}".encode()) < share * 2**32
+
+        first, second = copy.copy(self), copy.copy(self)
+        first._keeps, second._keeps = (lambda *what: not in_second(*what)), in_second
+        first._ledger = second._ledger = None
+        return first, second
+
+    def __len__(self) -> int:
+        return self.ledger.n_kept
 
     @property
     def ledger(self) -> Ledger:
@@ -95,7 +137,29 @@ class TextCorpus:
         Raises:
             DataError: A value is not a text, a file cannot be read further, or there is no text at all.
         """
-        faults, n_before, n_rows, n_kept, document = RowFaults(self.unit), 0, 0, 0, -1
+        faults, n_rows, n_kept, n_others = RowFaults(self.unit), 0, 0, 0
+        for text, line, document in self._rows():
+            n_rows += 1
+            if text is None:
+                faults.add(_EMPTY, line, "")
+            elif self._keeps is not None and not self._keeps(text, document):
+                n_others += 1
+            else:
+                n_kept += 1
+                yield CorpusText(text, line, document)
+        if not n_kept:
+            raise DataError(f"{quoted(self.source, limit=400)} holds no text; expected at least one")
+        self._ledger = self._account(faults, n_rows, n_kept, n_others)
+
+    def _rows(self) -> Iterator[tuple[str | None, int, int]]:
+        """Yield text (None for an empty one), line and document of each cell with a text."""
+        document, begins = -1, True
+        for place, text in enumerate(self._texts):
+            is_empty = is_blank(text)
+            document += begins and not is_empty
+            yield None if is_empty else text, place, document
+            begins = is_empty
+        n_before = 0
         for file in self._files:
             line, key, begins = 0, object(), True
             wanted = file.columns if file.document_column is None else (*file.columns, file.document_column)
@@ -104,25 +168,20 @@ class TextCorpus:
                 if file.table.format.columns:
                     key_before, key = key, object() if file.document_column is None else row.values[-1]
                     begins = begins or key != key_before
-                for place, _ in enumerate(file.columns):
-                    n_rows += 1
-                    text = _text_of(row.values[place], file, place, line)
-                    if text is None:
-                        faults.add(_EMPTY, n_before + line, "")
-                        begins = begins or not file.table.format.columns
-                        continue
-                    document += begins
-                    begins = False
-                    n_kept += 1
-                    yield CorpusText(text, n_before + line, document)
+                for place in range(len(file.columns)):
+                    value = _text_of(row.values[place], file, place, line)
+                    document += begins and value is not None
+                    yield value, n_before + line, document
+                    begins = value is None and (begins or not file.table.format.columns)
             n_before += line
-        if not n_kept:
-            raise DataError(f"{quoted(self.source, limit=400)} holds no text; expected at least one")
-        self._ledger = self._account(faults, n_rows, n_kept)
 
-    def _account(self, faults: RowFaults, n_rows: int, n_kept: int) -> Ledger:
+    def _account(self, faults: RowFaults, n_rows: int, n_kept: int, n_others: int) -> Ledger:
         formats = list(dict.fromkeys(file.table.format.describe() for file in self._files))
-        described = "; ".join(formats) if len(self._files) == 1 else f"{len(self._files)} files: {'; '.join(formats)}"
+        described = (
+            "; ".join(formats) or "texts in memory"
+            if len(self._files) < 2
+            else f"{len(self._files)} files: {'; '.join(formats)}"
+        )
         findings: tuple[Finding, ...] = ()
         if n_empty := faults.counts[_EMPTY]:
             first = tuple(line for line, _ in faults.first((_EMPTY,)))
@@ -181,3 +240,8 @@ def _text_of(value: Any, file: _File, place: int, line: int) -> str | None:
     where = f"{shown(file.table.path)}, {file.table.unit} {line}"
     found = f"expected a text, found {type(value).__name__} {quoted(value, limit=40)}"
     raise DataError(f"{where}: column {column}: {found}", "write texts there (in quotes) or name another column")
+
+
+def _refuse(text: object, place: int) -> NoReturn:
+    found = f"{quoted(text, limit=40)} ({type(text).__name__})"
+    raise InputError(f"text at position {place} is {found}, expected a string that UTF-8 can encode", "remove it")

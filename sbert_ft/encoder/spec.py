@@ -85,7 +85,7 @@ class EncoderPlan:
         else:
             missing = set(self.shapes) - set(state)
             assert not missing, f"tensors that would be random: {sorted(missing)[:3]}"
-            with _quiet_transformers():
+            with quiet_transformers():
                 model = self.model_class.from_pretrained(
                     None, config=self.config, state_dict=state, dtype=torch.float32, **options
                 )
@@ -129,7 +129,7 @@ def encoder_tensors(encoder: PreTrainedModel) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Silence transformers' progress bar and loading report within the context: the tensors are checked already."""
     level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -170,7 +170,7 @@ def _checked_config(raw: Mapping[str, Any], source: Path) -> PreTrainedConfig:
         if (wanted := _expected(key, value, kind)) is not None:
             raise ModelFolderError(f"{shown(source)}: {key} is {quoted(value)}, expected {wanted}")
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             config = config_class(**settings)
     except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise ModelFolderError(f"{shown(source)} is not a valid {kind} configuration: {_one_line(error)}") from error

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sbert_ft.config.metrics import METRICS
 from sbert_ft.config.settings import EvaluationSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.errors import InputError, quoted
@@ -160,8 +161,11 @@ def worse_than_before(name: str, result: Mapping[str, Any], metric: str) -> list
     before, after, difference = (result[part][named] for part in ("before", "after", "difference"))
     if before["value"] is not None and after["value"] is None:
         return [f"the tuned model has no {named} on {name} ({after['reason']}), but the base model has"]
-    if difference["value"] is None or difference["value"] >= 0:
+    lower_is_better = named in METRICS and METRICS[named].lower_is_better
+    if difference["value"] is None or (difference["value"] <= 0 if lower_is_better else difference["value"] >= 0):
         return []
-    high = difference["high"]
-    how = "scores lower" if high is None else "is worse" if high < 0 else "scores lower, maybe by chance,"
+    end = difference["low" if lower_is_better else "high"]
+    scores = f"scores {'higher' if lower_is_better else 'lower'}"
+    is_certain = end is not None and (end > 0 if lower_is_better else end < 0)
+    how = scores if end is None else "is worse" if is_certain else f"{scores}, maybe by chance,"
     return [f"the tuned model {how} on {name}: {named} changed by {change_in_words(difference)}"]

@@ -35,6 +35,7 @@ from sbert_ft.evaluation.results import COSINE_BASELINE, SplitScores, WorstPair,
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.models.inference import OnTruncate
+from sbert_ft.models.masked_language_model import MaskedLanguageModel
 from sbert_ft.models.sentence_encoder import SentenceEncoder
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.models.text_classifier import TextClassifier
@@ -306,7 +307,7 @@ class PairEvaluator:
     def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, Score] | None:
         """Return the metrics of the model on dev, or None once `stopped` returns True."""
         pairs = self.sets["dev"]
-        assert self.metric is not None
+        assert self.metric is not None and not isinstance(model, MaskedLanguageModel)
         usual = ("average_precision",) if pairs.scale is None else ("spearman", "pearson")
         scores = joined_unless(score_stream(model, pairs), stopped)
         if scores is None:
@@ -338,12 +339,14 @@ class PairEvaluator:
         return [sentence for sentence in found if sentence is not None]
 
     def _scores_of(self, model: TrainableModel) -> PairScores:
+        assert not isinstance(model, MaskedLanguageModel)
         scores = {name: joined(score_stream(model, pairs)) for name, pairs in self.sets.items()}
         return PairScores(scores, None if isinstance(model, ClassifierModel) else chance_cosine(model, self.chance))
 
     def evaluate_final(self, model: TrainableModel, before: PairScores) -> EvaluationResult:
         """Return the results of the tuned model; decision and score scale are stored in it."""
         after = self._scores_of(model)
+        assert not isinstance(model, MaskedLanguageModel)
         is_classifier = isinstance(model, ClassifierModel)
         base_decision, decision = self._decide(before, after, is_classifier)
         results, splits = {}, {}

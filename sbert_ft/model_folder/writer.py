@@ -192,6 +192,54 @@ def save_classifier(parts: EncoderParts, settings: ClassifierSettings, head: Cla
     write_folder(target, write)
 
 
+def save_language_model(parts: EncoderParts, architecture: str, heads: Mapping[str, Tensor], target: Path) -> None:
+    """Write the folder of an encoder with the heads of pre-training, in the same way as `write_folder`.
+
+    `architecture` is the name of transformers' class, such as BertForMaskedLM, and `heads` has its tensors by their
+    names there. The files of sentence-transformers are written too if the model came from a folder that had them.
+    """
+
+    def write(folder: Path) -> None:
+        if parts.settings.layout == "sentence-transformers":
+            write_sentence_encoder(parts, folder)
+        else:
+            parts.tokenizer.save_pretrained(folder, parts.max_tokens)
+        prefix = f"{parts.encoder.base_model_prefix}."
+        of_encoder = {**encoder_tensors(parts.encoder), **parts.pooler}
+        named = {prefix + name: tensor for name, tensor in of_encoder.items()}
+        write_weights(encoder_config(parts.encoder) | {"architectures": [architecture]}, {**named, **heads}, folder)
+        (folder / "README.md").write_text(_language_model_card(parts), "utf-8")
+
+    write_folder(target, write)
+
+
+def _language_model_card(parts: EncoderParts) -> str:
+    """Return the README.md of a masked language model."""
+    config = parts.encoder.config
+    return f"""---
+library_name: transformers
+pipeline_tag: fill-mask
+tags:
+- fill-mask
+- sbert_ft
+---
+
+# A masked language model
+
+A {config.model_type} encoder with {config.num_hidden_layers} layers of width {config.hidden_size}, pre-trained on
+masked tokens, sequences of up to {parts.max_tokens} tokens. Saved by sbert_ft.
+
+```python
+from transformers import pipeline
+
+fill_mask = pipeline("fill-mask", "this-folder")
+words = fill_mask("Text with a [MASK] in it.")
+```
+
+To fine-tune it on pairs, name this folder as `model.path` of `sbert-ft train`.
+"""
+
+
 def _stock_tensors(parts: EncoderParts, head: ClassificationHead, stock: StockHead) -> dict[str, Tensor]:
     """Return the weights of encoder and head by their names in a stock file."""
     prefix = f"{parts.encoder.base_model_prefix}."

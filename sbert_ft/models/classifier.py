@@ -27,6 +27,7 @@ from sbert_ft.model_folder.metadata import OwnSettings
 from sbert_ft.model_folder.writer import EncoderParts, save_classifier
 from sbert_ft.models.connection_bert import ConnectionBert, TextModel
 from sbert_ft.models.exported import ExportedClassifier, open_exported
+from sbert_ft.models.masked_language_model import MaskedLanguageModel
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.models.text_classifier import SIGMOID_SCALE, TextClassifier
 
@@ -276,5 +277,5 @@ class ClassifierModel(TextModel, TextClassifier):
         return model
 
 
-# What can be trained: a sentence encoder, or a classifier.
-TrainableModel = SiameseBert | ClassifierModel
+# What can be trained: a sentence encoder, a classifier, or a masked language model.
+TrainableModel = SiameseBert | ClassifierModel | MaskedLanguageModel

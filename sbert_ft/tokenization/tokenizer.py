@@ -129,6 +129,7 @@ class TextTokenizer:
         specials: The special tokens around a text.
         padding_id: Fills positions without a token.
         unknown_id: Stands for what is not in the vocabulary; None where the vocabulary has no such token.
+        mask_id: Stands for a token that a language model has to predict; None where the vocabulary has none.
         notes: What the user should know about the files, one sentence each.
         files: The files of the vocabulary.
         vocab_size: Highest token id plus one.
@@ -150,6 +151,7 @@ class TextTokenizer:
             raise ModelFolderError("the tokenizer has no padding token", "set pad_token in tokenizer_config.json")
         self.padding_id = vocab[self._special_tokens["pad_token"]]
         self.unknown_id = vocab.get(self._special_tokens.get("unk_token", ""))
+        self.mask_id = vocab.get(self._special_tokens.get("mask_token", ""))
         self._token_types = files.token_types
         self.model_max_length: int | None = None
         self._as_transformers: PreTrainedTokenizerFast | None = None

@@ -26,11 +26,12 @@ from sbert_ft.model_folder.classifier import has_classifier
 from sbert_ft.model_folder.layout import read_folder
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.masked_language_model import MaskedLanguageModel
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.interruption import memory_named
-from sbert_ft.training.prepare import PreparedRun, RunData, RunOptions, prepare
+from sbert_ft.training.prepare import PreparedRun, RunData, RunOptions, prepare, prepare_language
+from sbert_ft.training.pretrain import MODES, read_corpora, starting_language_model
 from sbert_ft.training.run import FineTuneResult, run_training
-from sbert_ft.training.run_folder import Mode
 from sbert_ft.training.run_log import warnings_kept
 from sbert_ft.training.trainable_model import put_back_on_failure, trained_module
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     import pandas
 
 logger = logging.getLogger(__name__)
-_MODES: Mapping[str, Mode] = {"error": "new", "resume": "resume", "overwrite": "overwrite"}
 # Settings of a classifier that are attributes of one too.
 _OF_CLASSIFIER = ("pooling", "features", "truncation", "head_dropout", "max_seq_length")
 
@@ -54,6 +54,8 @@ def starting_model(settings: RunSettings) -> TrainableModel:
     wanted = settings.model
     precision: Precision = "float32" if settings.training.precision == "float32" else "auto"
     device = settings.training.device
+    if wanted.kind == "masked_lm":
+        return starting_language_model(settings)
     if wanted.init == "random":
         bert = ConnectionBert.from_config(wanted.path, device, precision, settings.training.seed)
     else:
@@ -114,16 +116,22 @@ def load_run(settings: RunSettings) -> PreparedRun:
     """
     data, objective = settings.data, settings.objective[0].name
     with warnings_kept() as warnings, memory_named(settings, "data and model were read"):
+        if settings.model.kind == "masked_lm":
+            corpora = read_corpora(settings)
+            language_model = starting_language_model(settings)
+            return replace(prepare_language(language_model, corpora, settings), warnings=tuple(warnings))
         rows = _read_rows(data.train, data.dev, data.test, objective, data.reading)
         if data.dev_share is not None:
             train, dev = rows.train.split(data.dev_share, settings.training.seed)
             rows = replace(rows, train=train, dev=dev)
-        run = prepare(starting_model(settings), rows, settings)
+        model = starting_model(settings)
+        assert not isinstance(model, MaskedLanguageModel)
+        run = prepare(model, rows, settings)
     return replace(run, warnings=tuple(warnings))
 
 
 def fine_tune(
-    model: TrainableModel,
+    model: SiameseBert | ClassifierModel,
     train: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | Iterable[Any],
     dev: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | Iterable[Any] | None = None,
     test: ConnectionDataset | str | os.PathLike[str] | pandas.DataFrame | Iterable[Any] | None = None,
@@ -168,11 +176,13 @@ def fine_tune(
         RunInterrupted: Ctrl-C, SIGTERM or SIGHUP; continue with ``on_existing="resume"``.
     """
     if not isinstance(model, (SiameseBert, ClassifierModel)):
+        what = "sbert_ft.pretrain is for a MaskedLanguageModel" if isinstance(model, MaskedLanguageModel) else None
         raise InputError(
             f"model is of type {type(model).__name__}, expected a SiameseBert or BertClassifier; for a folder: "
-            "SiameseBert.from_pretrained"
+            "SiameseBert.from_pretrained",
+            what,
         )
-    word_argument(on_existing, "on_existing", list(_MODES))
+    word_argument(on_existing, "on_existing", list(MODES))
     folder = str(path_argument(output_dir, "output_dir"))
     parts = _objectives(objective, model)
     with warnings_kept() as warnings:
@@ -192,7 +202,7 @@ def fine_tune(
         )
         with put_back_on_failure(model), memory_named(settings, "the run was prepared"):
             prepared = replace(prepare(model, data, settings), warnings=tuple(warnings))
-            result = run_training(prepared, RunOptions(_MODES[on_existing], progress_bar=show_progress_bar))
+            result = run_training(prepared, RunOptions(MODES[on_existing], progress_bar=show_progress_bar))
             if result.was_finished:
                 _become(model, result)
     return result
@@ -211,10 +221,10 @@ def _objectives(
     return tuple(ObjectiveSettings(part) if isinstance(part, str) else part for part in parts)
 
 
-def _become(model: TrainableModel, result: FineTuneResult) -> None:
+def _become(model: SiameseBert | ClassifierModel, result: FineTuneResult) -> None:
     """Load what a finished run has saved into its base model: weights, decision and score scale."""
     kind = ClassifierModel if isinstance(model, ClassifierModel) else SiameseBert
-    tuned: TrainableModel = kind.from_pretrained(result.model_dir, "cpu", "float32")
+    tuned: SiameseBert | ClassifierModel = kind.from_pretrained(result.model_dir, "cpu", "float32")
     if isinstance(model, ClassifierModel) and isinstance(tuned, ClassifierModel):
         model.start_head(tuned.classes_.tolist() if tuned.n_outputs > 1 else None)
         model.temperature = tuned.temperature

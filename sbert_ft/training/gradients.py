@@ -24,6 +24,7 @@ from sbert_ft.encoder.batching import Layout
 from sbert_ft.encoder.devices import to_device
 from sbert_ft.encoder.packing import PackedBatch
 from sbert_ft.models.classifier import TrainableModel
+from sbert_ft.models.connection_bert import TextModel
 from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.training.checkpoints import random_states, restore_random_states
 from sbert_ft.training.objectives import Objective
@@ -126,7 +127,7 @@ def _backward_cached(
         # restored in order, so the last forward leaves the generators as the first pass did
         restore_random_states(state, model.device)
         torch.autograd.backward([_embed(model, batch, settings)], [leaf.grad])
-        _add_gradients_of_copy(model)
+        add_gradients_of_copy(model)
     return loss.detach()
 
 
@@ -143,10 +144,10 @@ def _embed(model: TrainableModel, batch: PackedBatch, settings: BackwardSettings
 def _backward(model: TrainableModel, loss: Tensor, settings: BackwardSettings) -> None:
     loss = loss * settings.loss_factor
     (loss if settings.scale is None else settings.scale(loss)).backward()
-    _add_gradients_of_copy(model)
+    add_gradients_of_copy(model)
 
 
-def _add_gradients_of_copy(model: TrainableModel) -> None:
+def add_gradients_of_copy(model: TextModel) -> None:
     """Add the gradients of the half-precision copy, if there is one, to those of the float32 weights."""
     if model.bert.trained_copy is not None:
         model.bert.trained_copy.lead_gradients_on()

@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from sbert_ft.config.metrics import METRICS
 from sbert_ft.encoder.devices import is_out_of_memory
 from sbert_ft.errors import ResourceError, TrainingError
+from sbert_ft.models.masked_language_model import MaskedLanguageModel
+from sbert_ft.models.tokenized_corpus import TokenizedCorpus
 from sbert_ft.training.checkpoints import (
     Checkpoint,
     TrainerState,
@@ -35,10 +38,13 @@ from sbert_ft.training.checkpoints import (
 )
 from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.interruption import Interruption
+from sbert_ft.training.masked_gradients import backward_masked
 from sbert_ft.training.optimizer import Optimizer, rate_factor, set_rate
 from sbert_ft.training.plan import RunPlan
+from sbert_ft.training.prepare import masker_of
 from sbert_ft.training.run_folder import RunFolder
 from sbert_ft.training.run_log import RunLog, read_log
+from sbert_ft.training.tokenized_dataset import TokenizedConnections
 from sbert_ft.training.trainable_model import set_up_for_training, trained_module
 
 _N_NAMED_LINES = 8
@@ -153,7 +159,7 @@ def train(plan: RunPlan, session: TrainingSession) -> TrainerState:
     with (
         RunLog(folder.log_file, begin, tensorboard) as log,
         torch.random.fork_rng(devices=devices),  # the caller's generators stay as they were
-        set_up_for_training(run.model.bert.encoder, run.settings),
+        set_up_for_training(run.model.bert.encoder, run.settings, run.reads_words_alone),
         session.interruption.deferred(),
     ):
         try:
@@ -170,6 +176,9 @@ class _Loop:
         self.model, self.settings = plan.run.model, plan.run.settings.training
         self.module, self.device = trained_module(self.model), self.model.device
         self.targets = plan.run.targets()
+        self.masker = None
+        if isinstance(self.model, MaskedLanguageModel):
+            self.masker = masker_of(self.model, plan.run.settings)
         self.optimizer = Optimizer(self.module, self.settings)
         self.scaler = torch.amp.GradScaler(self.device.type) if plan.autocast_dtype == torch.float16 else None
         torch.manual_seed(self.settings.seed)
@@ -189,7 +198,7 @@ class _Loop:
                 self.optimizer.settle()
                 self._evaluate(is_resumed=True)
                 self._save()
-            steps = StepLogger(progress, plan.run.data.train.lines, scaled=self.scaler is not None)
+            steps = StepLogger(progress, plan.lines, scaled=self.scaler is not None)
             self.model.train()
             for group, passes in self._groups():
                 rate = settings.learning_rate * rate_factor(progress.step, plan.n_steps, settings)
@@ -259,11 +268,8 @@ class _Loop:
             settings = BackwardSettings(progress.micro_rows, plan.autocast_dtype, plan.layout, 1.0 / len(group), scale)
             losses = []
             try:
-                for batch in group:
-                    tokens = plan.tokens.pack_rows(batch)
-                    targets = None if self.targets is None else torch.from_numpy(self.targets[batch])
-                    self.optimizer.prepare(np.append(tokens.token_ids, model.tokenizer.padding_id))
-                    losses.append(backward(model, plan.run.objective, tokens, targets, len(batch), settings))
+                for number, batch in enumerate(group):
+                    losses.append(self._backward(batch, number, settings))
                 return losses
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
@@ -286,6 +292,19 @@ class _Loop:
                 "out of memory on %s: going on from step %d with forwards of %d rows; the batch stays the same",
                 *(self.device, progress.step, progress.micro_rows),
             )
+
+    def _backward(self, batch: NDArray[np.int64], number: int, settings: BackwardSettings) -> Tensor:
+        """Compute the gradients of one batch, the one of this number in its step, and return its loss."""
+        model, tokens, objective = self.model, self.plan.tokens, self.plan.run.objective
+        if isinstance(model, MaskedLanguageModel):
+            assert isinstance(tokens, TokenizedCorpus) and self.masker is not None
+            random = np.random.default_rng([self.settings.seed, self.progress.step, number])
+            return backward_masked(model, objective, tokens.draw(batch, self.masker, random), settings)
+        assert isinstance(tokens, TokenizedConnections)
+        packed = tokens.pack_rows(batch)
+        targets = None if self.targets is None else torch.from_numpy(self.targets[batch])
+        self.optimizer.prepare(np.append(packed.token_ids, model.tokenizer.padding_id))
+        return backward(model, objective, packed, targets, len(batch), settings)
 
     def _step(self) -> Tensor:
         """Update the weights, clear the gradient, and return its norm before clipping, a scalar."""
@@ -313,7 +332,8 @@ class _Loop:
             return False
         name = run.evaluator.metric or ""
         value, reason = metrics[name].value, metrics[name].reason
-        best = value is not None and (progress.best_value is None or value > progress.best_value)
+        sign = -1 if METRICS[name].lower_is_better else 1
+        best = value is not None and (progress.best_value is None or sign * value > sign * progress.best_value)
         if best:
             progress.best_step, progress.best_value, progress.n_stale = progress.step, value, 0
         elif value is None:

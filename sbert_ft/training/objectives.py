@@ -48,6 +48,7 @@ class Objective:
         """
         kinds = [OBJECTIVES[part.name] for part in settings]
         assert all(kind.of_classifier == (head is not None) for kind in kinds)
+        assert len({kind.of_language for kind in kinds}) == 1
         self.settings, self.head = tuple(settings), head
         self.n_texts, self.label_kinds = _common_rows(settings)
         self.coupled = any(kind.coupled for kind in kinds)
@@ -74,6 +75,13 @@ class Objective:
             targets = None if labels is None else labels.float()
             parts = zip(self.settings, self._methods, strict=True)
             return torch.stack([part.weight * method(vectors, targets) for part, method in parts]).sum()
+
+    def part(self, name: str) -> tuple[float, LossMethod]:
+        """Return the weight and the loss of one of the objectives, by its name."""
+        settings, method = next(
+            found for found in zip(self.settings, self._methods, strict=True) if found[0].name == name
+        )
+        return settings.weight, method
 
     def can_learn_from(self, n_rows: int, n_texts: int, labels: NDArray[np.float64] | None) -> bool:
         """Return whether a batch of so many rows can change the weights; if not, its loss is 0 for all vectors.

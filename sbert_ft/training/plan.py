@@ -17,14 +17,19 @@ import torch
 from numpy.typing import NDArray
 
 from sbert_ft.config.settings import TrainingSettings
+from sbert_ft.data.corpus import TextCorpus
+from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.ledger import counted, row_word
 from sbert_ft.encoder.batching import Layout, row_width
 from sbert_ft.encoder.devices import choose_precision, describe_device, memory_bytes
 from sbert_ft.errors import InputError, quoted, shown
 from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.models.masked_language_model import MaskedLanguageModel
+from sbert_ft.models.tokenized_corpus import TokenizedCorpus, tokenize_corpus
+from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.training.batch_sampler import epoch_batches, fitting_batch_size
 from sbert_ft.training.optimizer import warmup_steps
-from sbert_ft.training.prepare import PreparedRun
+from sbert_ft.training.prepare import PreparedRun, masker_of
 from sbert_ft.training.tokenized_dataset import TokenizedConnections, tokenize_connections
 from sbert_ft.training.trainable_model import frozen_parameters
 
@@ -54,7 +59,7 @@ class RunPlan:
     """
 
     run: PreparedRun
-    tokens: TokenizedConnections
+    tokens: TokenizedConnections | TokenizedCorpus
     steps_by_epoch: tuple[int, ...]
     micro_rows: int
     autocast_dtype: torch.dtype | None
@@ -81,21 +86,32 @@ class RunPlan:
     @property
     def sequence(self) -> str:
         """What the encoder gets as one sequence: a text, or a pair that is joined."""
-        return "text" if self.tokens.joined_by is None else "pair"
+        return "text" if self.run.joined_by is None else "pair"
+
+    @property
+    def lines(self) -> NDArray[np.int64]:
+        """The line of each training row in its source, shape (N,)."""
+        return self.tokens.row_lines if isinstance(self.tokens, TokenizedCorpus) else self.run.connections.train.lines
 
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """Return the rows of each batch of an epoch, as `epoch_batches` does."""
         settings = self.run.settings.training
-        text_rows = self.run.data.train.text_rows if self.run.objective.distinct_texts else None
+        text_rows = self.run.connections.train.text_rows if self.run.objective.distinct_texts else None
         return epoch_batches(len(self.tokens), settings.batch_size, settings.seed, epoch, text_rows=text_rows)
+
+    def first_batch(self) -> TextTokens:
+        """Return the sequences of the first batch, as the model gets them."""
+        batch, model = self.batches(0)[0], self.run.model
+        if isinstance(self.tokens, TokenizedConnections):
+            return self.tokens.pack_rows(batch)
+        assert isinstance(model, MaskedLanguageModel)
+        random = np.random.default_rng([self.run.settings.training.seed, 0, 0])
+        return self.tokens.draw(batch, masker_of(model, self.run.settings), random).tokens
 
     def describe(self) -> list[str]:
         """Return the plan as a few lines of text."""
         settings, tokens, percentiles = self.run.settings.training, self.tokens, self.tokens.percentiles()
         lengths = ", ".join(f"{p} % up to {n}" for p, n in percentiles.items() if p < 100)
-        cut = (
-            f"{counted(tokens.n_cut, self.sequence)} cut at {tokens.max_seq_length}" if tokens.n_cut else "none is cut"
-        )
         batch = f"batch {settings.batch_size}"
         if settings.accumulation_steps > 1:
             batch += f" x {settings.accumulation_steps} accumulated"
@@ -115,7 +131,7 @@ class RunPlan:
             f"{describe_device(self.run.model.device)}, {self.precision}{frozen}",
             f"{counted(len(tokens), self.row)}, objective {self.run.objective.describe()}",
             *prompted,
-            f"tokens a {self.sequence}: {lengths}, the longest {percentiles[100]}; {cut}",
+            f"tokens a {self.sequence}: {lengths}, the longest {percentiles[100]}; {tokens.describe_cut()}",
             f"{counted(self.n_steps, 'step')} ({counted(len(self.steps_by_epoch), 'epoch')}), {batch}, "
             f"rate {settings.learning_rate:g}, {settings.schedule} {warm_up} warm-up",
             f"memory foreseen: {_size(self.fixed_bytes + self.batch_bytes)}, of which {_size(self.batch_bytes)} for "
@@ -126,13 +142,9 @@ class RunPlan:
 
 def plan_run(run: PreparedRun) -> RunPlan:
     """Return the plan of a run, with its tokens."""
-    model, settings = run.model, run.settings.training
-    train, include_prompt = run.data.train, model.bert.source.include_prompt
-    tokens = tokenize_connections(
-        train, model.tokenizer, model.max_seq_length, run.joined_by, run.prompts_of(train), include_prompt
-    )
+    model, settings, tokens = run.model, run.settings.training, _tokens_of(run)
     _check_known(tokens, model.bert, settings)
-    text_rows = run.data.train.text_rows if run.objective.distinct_texts else None
+    text_rows = run.connections.train.text_rows if run.objective.distinct_texts else None
     if text_rows is not None and (fitting := fitting_batch_size(settings.batch_size, text_rows)) < settings.batch_size:
         logger.warning(
             "batches have %d rows instead of %d: one text occurs in many rows, and no batch may hold a text twice",
@@ -150,11 +162,28 @@ def plan_run(run: PreparedRun) -> RunPlan:
     return plan
 
 
+def _tokens_of(run: PreparedRun) -> TokenizedConnections | TokenizedCorpus:
+    """Return the training rows as tokens; an `InputError` if no row is left."""
+    model, train = run.model, run.data.train
+    if isinstance(model, MaskedLanguageModel):
+        assert isinstance(train, TextCorpus)
+        tokens = tokenize_corpus(train, model.tokenizer, model.max_seq_length, model.next_sentence)
+        if not len(tokens):
+            raise InputError(f"no text of {quoted(train.source, limit=400)} has a token of this vocabulary")
+        return tokens
+    assert isinstance(train, ConnectionDataset)
+    include_prompt = model.bert.source.include_prompt
+    return tokenize_connections(
+        train, model.tokenizer, model.max_seq_length, run.joined_by, run.prompts_of(train), include_prompt
+    )
+
+
 def _idle_batches(run: PreparedRun, batches: Sequence[NDArray[np.int64]]) -> str:
     """Return how many of the batches teach nothing, in words, or ""; an `InputError` where it is all of them."""
-    train, objective = run.data.train, run.objective
+    objective = run.objective
     if not objective.coupled:
         return ""
+    train = run.connections.train
     of_rows = [None if train.labels is None else train.labels[batch] for batch in batches]
     idle = [
         len(batch)
@@ -179,7 +208,9 @@ def _idle_batches(run: PreparedRun, batches: Sequence[NDArray[np.int64]]) -> str
     raise InputError(f"nothing can be learned: {found}", remedy)
 
 
-def _check_known(tokens: TokenizedConnections, bert: ConnectionBert, settings: TrainingSettings) -> None:
+def _check_known(
+    tokens: TokenizedConnections | TokenizedCorpus, bert: ConnectionBert, settings: TrainingSettings
+) -> None:
     """Warn of many unknown tokens; refuse to train where hardly any is known."""
     if tokens.n_unknown <= _MOST_UNKNOWN * tokens.n_own_tokens or settings.allow_unknown:
         bert.warn_of_unknown(tokens.n_unknown, tokens.n_own_tokens, tokens.unknown_texts)

@@ -13,18 +13,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sbert_ft.config.objectives import takes_classes
+from sbert_ft.config.objectives import OBJECTIVES, takes_classes
 from sbert_ft.config.settings import RunSettings, Truncation
 from sbert_ft.data.columns import places_of
+from sbert_ft.data.corpus import TextCorpus
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.labels import class_key, names_of_classes
 from sbert_ft.encoder.devices import to_device
 from sbert_ft.errors import InputError, listed, quoted
 from sbert_ft.evaluation.class_evaluator import ClassEvaluator
 from sbert_ft.evaluation.evaluator import Evaluator
+from sbert_ft.evaluation.language_evaluator import DEFAULT_METRIC, EvaluationTexts, LanguageEvaluator
 from sbert_ft.evaluation.pair_evaluator import PairEvaluator
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
+from sbert_ft.models.masked_language_model import MaskedLanguageModel
 from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.models.tokenized_corpus import tokenize_corpus
+from sbert_ft.tokenization.masking import Masker
 from sbert_ft.training.objectives import NUMBERS_OF_TEXTS, Objective, check_fits
 from sbert_ft.training.run_folder import Mode
 from sbert_ft.training.run_log import check_tensorboard
@@ -48,6 +53,20 @@ class RunData:
 
 
 @dataclass(frozen=True)
+class CorpusData:
+    """The raw texts of a run that trains a masked language model; otherwise as `RunData`."""
+
+    train: TextCorpus
+    dev: TextCorpus | None = None
+    test: TextCorpus | None = None
+
+    def splits(self) -> dict[str, TextCorpus]:
+        """Return the corpora that are not None, by name."""
+        named = {"train": self.train, "dev": self.dev, "test": self.test}
+        return {name: corpus for name, corpus in named.items() if corpus is not None}
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """How a run is started: with `allow_changes` it is resumed with other settings or data than it began with."""
 
@@ -64,11 +83,17 @@ class PreparedRun:
     """
 
     model: TrainableModel
-    data: RunData
+    data: RunData | CorpusData
     settings: RunSettings
     objective: Objective
     evaluator: Evaluator
     warnings: tuple[str, ...] = ()
+
+    @property
+    def connections(self) -> RunData:
+        """The rows of a run that does not train a masked language model."""
+        assert isinstance(self.data, RunData)
+        return self.data
 
     @property
     def joined_by(self) -> Truncation | None:
@@ -76,15 +101,22 @@ class PreparedRun:
         model = self.model
         return model.truncation if isinstance(model, ClassifierModel) and model.kind == "joined" else None
 
-    def prompts_of(self, dataset: ConnectionDataset) -> tuple[str, ...]:
-        """Return what is put before the texts of each column, in training as in use; empty for a classifier."""
-        if isinstance(self.model, ClassifierModel):
+    @property
+    def reads_words_alone(self) -> bool:
+        """Whether the word table is only read by the tokens of a batch, so that its gradient has few rows."""
+        return not isinstance(self.model, MaskedLanguageModel)
+
+    def prompts_of(self, dataset: ConnectionDataset | TextCorpus) -> tuple[str, ...]:
+        """Return what is put before the texts of each column, in training as in use; only for a sentence encoder."""
+        if not isinstance(self.model, SiameseBert):
             return ()
         first, second = self.model.prompts_of_pair
         return (first, second, second)[: dataset.n_texts]
 
     def targets(self) -> NDArray[np.float32] | None:
         """Return the targets, shape (N,): class numbers, or scores (0 to 1 for a classifier); None without labels."""
+        if isinstance(self.data, CorpusData):
+            return None
         train, model = self.data.train, self.model
         if isinstance(model, ClassifierModel) and model.n_outputs > 1:
             return train.class_codes(model.class_names).astype(np.float32)
@@ -95,7 +127,38 @@ class PreparedRun:
         return ((targets + 1) / 2).astype(np.float32)
 
 
-def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> PreparedRun:
+def prepare_language(model: MaskedLanguageModel, data: CorpusData, settings: RunSettings) -> PreparedRun:
+    """Return the run of a masked language model, after all checks that need no training; dev and test are tokenised.
+
+    Raises:
+        InputError: Data, encoder and settings do not fit each other.
+        ResourceError: As in `check_tensorboard`.
+    """
+    check_encoder(model.bert.encoder, settings)
+    check_tensorboard(settings.training.tensorboard)
+    masker = masker_of(model, settings)
+    sets = {
+        name: EvaluationTexts(
+            *(name, corpus.source, corpus.sha256),
+            tokenize_corpus(corpus, model.tokenizer, model.max_seq_length, model.next_sentence),
+            *(masker, settings.training.seed),
+        )
+        for name, corpus in data.splits().items()
+        if name != "train"
+    }
+    metric = (settings.training.metric or DEFAULT_METRIC) if "dev" in sets else None
+    evaluator = LanguageEvaluator(sets, metric, settings.evaluation)
+    return PreparedRun(model, data, settings, Objective(settings.objective), evaluator)
+
+
+def masker_of(model: MaskedLanguageModel, settings: RunSettings) -> Masker:
+    """Return what chooses and masks tokens, as the settings of the objective mlm say."""
+    mlm = next(part for part in settings.objective if part.name == "mlm")
+    share = OBJECTIVES["mlm"].defaults["mask_share"] if mlm.mask_share is None else mlm.mask_share
+    return Masker(model.tokenizer, share, mlm.whole_words)
+
+
+def prepare(model: SiameseBert | ClassifierModel, data: RunData, settings: RunSettings) -> PreparedRun:
     """Return the run, after all checks that need no training.
 
     A classifier whose head is for other classes than those of the training rows gets a new head.
@@ -129,7 +192,7 @@ def prepare(model: TrainableModel, data: RunData, settings: RunSettings) -> Prep
     return PreparedRun(model, data, settings, objective, evaluator or PairEvaluator.of(data.splits(), settings))
 
 
-def _check_rows(model: TrainableModel, data: RunData) -> None:
+def _check_rows(model: SiameseBert | ClassifierModel, data: RunData) -> None:
     """Check that the rows have as many texts as the model needs."""
     for name, dataset in data.splits().items():
         found = f"{quoted(dataset.source, limit=400)}: a row has {NUMBERS_OF_TEXTS[dataset.n_texts]}"

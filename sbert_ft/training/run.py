@@ -23,6 +23,7 @@ from sbert_ft.encoder.devices import describe_device
 from sbert_ft.errors import CheckpointError, RunFolderError, quoted
 from sbert_ft.evaluation.evaluator import EvaluationResult
 from sbert_ft.files.atomic import write_json
+from sbert_ft.models.tokenized_corpus import TokenizedCorpus
 from sbert_ft.report.content import Report
 from sbert_ft.report.write import write_report
 from sbert_ft.training.checkpoints import TrainerState, checkpoint_file, read_checkpoint, restore_weights
@@ -128,8 +129,9 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         folder.check_is_there()
         run.model.save_pretrained(folder.model_dir)
         metrics = _metrics(plan, progress, found, [*run.warnings, *warnings])
+        what = "Pre-training" if isinstance(plan.tokens, TokenizedCorpus) else "Fine-tuning"
         report = Report(
-            title=f"Fine-tuning of {Path(run.settings.model.path).resolve().name or run.settings.model.path}",
+            title=f"{what} of {Path(run.settings.model.path).resolve().name or run.settings.model.path}",
             settings=run.settings,
             metrics=metrics,
             ledgers=ledgers,
@@ -199,7 +201,7 @@ def _metrics(plan: RunPlan, progress: TrainerState, found: EvaluationResult, war
         **found.facts,
         "lengths": {
             "n_sequences": tokens.n_sequences * len(tokens),
-            "n_cut_rows": len(tokens.cut_rows),
+            "n_cut_rows": tokens.n_cut if isinstance(tokens, TokenizedCorpus) else len(tokens.cut_rows),
             "cut_share": tokens.cut_share,
             "unknown_share": tokens.n_unknown / tokens.n_own_tokens if tokens.n_own_tokens else 0.0,
             "percentiles": {str(share): n for share, n in tokens.percentiles().items()},
@@ -227,8 +229,13 @@ def _check_inputs_stay(settings: RunSettings) -> None:
 def _write_ledgers(plan: RunPlan, folder: RunFolder) -> dict[str, Ledger]:
     """Write the counts of kept, left-out and truncated rows per split, and return them."""
     model, tokens, ledgers = plan.run.model, plan.tokens, dict[str, Ledger]()
+    if isinstance(tokens, TokenizedCorpus):
+        for name, corpus in plan.run.data.splits().items():
+            ledgers[name] = corpus.ledger
+        write_json(folder.ledger_file, {name: ledger.to_json() for name, ledger in ledgers.items()})
+        return ledgers
     what = "a text" if tokens.joined_by is None else "both texts together"
-    for name, dataset in plan.run.data.splits().items():
+    for name, dataset in plan.run.connections.splits().items():
         ledger, cut = dataset.ledger, tokens.cut_rows
         if name != "train":
             cut = cut_rows(

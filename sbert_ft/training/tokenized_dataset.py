@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sbert_ft.config.settings import Truncation
 from sbert_ft.data.dataset import ConnectionDataset
+from sbert_ft.data.ledger import counted
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.models.inference import prompt_tokens, windows_of
 from sbert_ft.tokenization.text_tokens import Pieces, TextTokens, frame_pieces, kept_lengths, offsets_of
@@ -72,6 +73,11 @@ class TokenizedConnections:
         if self.joined_by is not None:
             return len(self.cut_rows)
         return int((self._lengths_in_rows > self.max_seq_length).sum())
+
+    def describe_cut(self) -> str:
+        """Return how many sequences are truncated, in words."""
+        sequence = "text" if self.joined_by is None else "pair"
+        return f"{counted(self.n_cut, sequence)} cut at {self.max_seq_length}" if self.n_cut else "none is cut"
 
     @property
     def n_own_tokens(self) -> int:

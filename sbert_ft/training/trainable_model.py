@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from sbert_ft.config.settings import ModelSettings, RunSettings
 from sbert_ft.encoder.dropout import dropout_set_to
 from sbert_ft.errors import InputError
-from sbert_ft.models.classifier import ClassifierModel, TrainableModel
+from sbert_ft.models.classifier import TrainableModel
+from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.sparse_embedding import word_gradients_by_row
 
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|block|blocks)\.(\d+)\.")
@@ -36,14 +37,16 @@ _FACTS = (
 
 def trained_module(model: TrainableModel) -> nn.Module:
     """Return the module that is trained and saved in checkpoints: the encoder, with the head if there is one."""
-    return model.trained if isinstance(model, ClassifierModel) else model.bert.encoder
+    module: nn.Module = model.bert.encoder if isinstance(model, SiameseBert) else model.trained
+    return module
 
 
 @contextmanager
-def set_up_for_training(encoder: PreTrainedModel, settings: RunSettings) -> Iterator[None]:
+def set_up_for_training(encoder: PreTrainedModel, settings: RunSettings, by_row: bool = True) -> Iterator[None]:
     """Prepare the encoder as the settings say; after the block all but its weights is restored, in eval mode.
 
-    Errors as in `check_encoder`.
+    `by_row` says that the gradient of the word table has only the rows of a batch's tokens. Errors as in
+    `check_encoder`.
     """
     check_encoder(encoder, settings)
     trained_before = [parameter.requires_grad for parameter in encoder.parameters()]
@@ -58,7 +61,7 @@ def set_up_for_training(encoder: PreTrainedModel, settings: RunSettings) -> Iter
                 # Remove the hook for reentrant checkpointing (inputs with a gradient), which would stay after training.
                 encoder.disable_input_require_grads()
             # the scaler of float16 needs dense gradients
-            with word_gradients_by_row(encoder, wanted=settings.training.precision != "float16"):
+            with word_gradients_by_row(encoder, wanted=by_row and settings.training.precision != "float16"):
                 yield
         finally:
             for parameter, is_trained in zip(encoder.parameters(), trained_before, strict=True):
@@ -102,7 +105,7 @@ def frozen_parameters(encoder: nn.Module, settings: ModelSettings) -> list[nn.Pa
         named = int(layer[1]) < settings.freeze_layers if layer else in_embeddings and settings.freeze_embeddings
         if named or not parameter.requires_grad:
             frozen.append(parameter)
-    if len(frozen) == len(list(encoder.parameters())) and settings.kind == "siamese":  # a classifier has its head
+    if len(frozen) == len(list(encoder.parameters())) and settings.kind in ("siamese", "masked_lm"):  # a new head
         raise InputError(
             "every weight is frozen, by model.freeze_layers and model.freeze_embeddings or by requires_grad",
             "leave some to train",
