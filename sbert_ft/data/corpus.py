@@ -177,20 +177,19 @@ class TextCorpus:
 
     def _account(self, faults: RowFaults, n_rows: int, n_kept: int, n_others: int) -> Ledger:
         formats = list(dict.fromkeys(file.table.format.describe() for file in self._files))
-        described = (
-            "; ".join(formats) or "texts in memory"
-            if len(self._files) < 2
-            else f"{len(self._files)} files: {'; '.join(formats)}"
-        )
+        described = "; ".join(formats) or "texts in memory"
+        if len(self._files) > 1:
+            described = f"{len(self._files)} files: {described}"
         findings: tuple[Finding, ...] = ()
         if n_empty := faults.counts[_EMPTY]:
             first = tuple(line for line, _ in faults.first((_EMPTY,)))
             sentence = f"{counted(n_empty, 'row')} without a text left out: {faults.places(_EMPTY)}"
             findings = (Finding(_EMPTY, n_empty, True, first, sentence),)
-        first_file = self._files[0]
-        columns = tuple(
-            first_file.table.format.columns[i] for i in first_file.columns if first_file.table.format.columns
-        )
+        if n_others:
+            sentence = f"{counted(n_others, 'text')} in the other part of the split"
+            findings = (*findings, Finding("left_out", n_others, True, (), sentence))
+        names = self._files[0].table.format.columns if self._files else ()
+        columns = tuple(names[i] for i in self._files[0].columns) if names else ()
         return Ledger(self.source, described, self.sha256, n_rows, n_kept, findings, (), columns)
 
 

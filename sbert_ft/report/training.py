@@ -26,6 +26,7 @@ _WHAT: Final = {
     "towers": "a classifier over the vectors of both texts",
     "joined": "a classifier over the two texts joined to one",
     "single": "a classifier of single texts",
+    "masked_lm": "a masked language model",
 }
 _OWN_SETTINGS: Final = {"towers": ("features",), "joined": ("truncation",)}
 
