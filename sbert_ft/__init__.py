@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sbert_ft.models.exported import ExportedClassifier, ExportedEncoder
     from sbert_ft.models.masked_language_model import MaskedLanguageModel
     from sbert_ft.models.siamese import SiameseBert
+    from sbert_ft.models.vocabulary import extend_vocabulary, train_vocabulary
     from sbert_ft.training.bert_classifier import BertClassifier
     from sbert_ft.training.fine_tune import fine_tune
     from sbert_ft.training.pretrain import pretrain
@@ -44,9 +45,11 @@ __all__ = [
     "SiameseBert",
     "TrainingSettings",
     "__version__",
+    "extend_vocabulary",
     "fine_tune",
     "fit_threshold",
     "pretrain",
+    "train_vocabulary",
 ]
 
 # The same names as in the imports for type checkers above; tests/test_architecture.py compares the two lists.
@@ -62,9 +65,11 @@ _MODULE_OF_NAME = {
     "Reading": "sbert_ft.config.settings",
     "SiameseBert": "sbert_ft.models.siamese",
     "TrainingSettings": "sbert_ft.config.settings",
+    "extend_vocabulary": "sbert_ft.models.vocabulary",
     "fine_tune": "sbert_ft.training.fine_tune",
     "fit_threshold": "sbert_ft.evaluation.calibration",
     "pretrain": "sbert_ft.training.pretrain",
+    "train_vocabulary": "sbert_ft.models.vocabulary",
 }
 
 

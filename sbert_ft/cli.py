@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "score": ("sbert_ft.commands.score", "the cosine of two texts, or of each pair in a file"),
     "predict": ("sbert_ft.commands.predict", "the class of a text or a pair, or of each in a file"),
     "export": ("sbert_ft.commands.export", "a graph of the model for ONNX Runtime or OpenVINO, also in int8"),
+    "vocab": ("sbert_ft.commands.vocab", "a WordPiece vocabulary from raw texts, or more pieces for a model's"),
     "doctor": ("sbert_ft.commands.doctor", "check a model folder, and whether it fits your texts"),
     "config": ("sbert_ft.commands.config", "write, check or describe the JSON of a run"),
 }

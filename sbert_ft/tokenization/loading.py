@@ -171,7 +171,7 @@ def _read_backend(source: _Folder) -> tuple[tuple[Path, ...], _Parts]:
             settings = {"do_lower_case": False, "tokenize_chinese_chars": False, **given}
             casing = replace(casing, form="NFC")
         casing = _decide_casing(vocab, settings, casing)
-        return (vocab_file,), (_build_wordpiece(vocab_file, vocab, casing, source.special), casing, notes)
+        return (vocab_file,), (build_wordpiece(vocab_file, vocab, casing, source.special), casing, notes)
     files = (folder / "vocab.json", folder / "merges.txt")
     if source.model_type not in USUALLY_WORDPIECE and all(map(Path.is_file, files)):
         check_class(name, source.settings, "byte-level BPE", files[0])
@@ -238,7 +238,11 @@ def normalizer_of(casing: Casing, *, clean_text: bool = True) -> normalizers.Nor
     return normalizers.Sequence([getattr(normalizers, casing.form)(), bert]) if casing.form else bert
 
 
-def _build_wordpiece(path: Path, vocab: dict[str, int], casing: Casing, special: Mapping[str, str]) -> Tokenizer:
+def build_wordpiece(path: Path, vocab: dict[str, int], casing: Casing, special: Mapping[str, str]) -> Tokenizer:
+    """Return BERT's tokenizer over a vocabulary read from `path`; `special` has the token of each role.
+
+    A `ModelFolderError` if the vocabulary lacks a special token.
+    """
     for role in ("unk_token", "cls_token", "sep_token", "pad_token"):
         if special[role] not in vocab:
             problem = f"lacks the special token {quoted(special[role])} ({role}): expected it in a BERT vocabulary"

@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +24,12 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import normalizers
+from tokenizers import Tokenizer, normalizers
 
 from sbert_ft.arguments import whole_number
 from sbert_ft.config.settings import Truncation
 from sbert_ft.errors import InputError, ModelFolderError, quoted
-from sbert_ft.tokenization.backend import encode, encode_bodies
+from sbert_ft.tokenization.backend import encode, encode_bodies, rust_faults
 from sbert_ft.tokenization.loading import CASING_FLAGS, USUAL_TOKENS, TokenizerFiles, normalizer_of, read_tokenizer
 from sbert_ft.tokenization.text_tokens import (
     Pieces,
@@ -288,6 +289,21 @@ class TextTokenizer:
         normalizer = self.backend.normalizer
         normalize = str if normalizer is None else normalizer.normalize_str
         return cause_of_unknown(texts, self.backend.get_vocab(), normalize, self.casing is not None)
+
+    def with_pieces(self, pieces: Iterable[str]) -> TextTokenizer:
+        """Return a copy of a WordPiece tokenizer whose vocabulary has more pieces, with ids from `vocab_size` on.
+
+        Added tokens become a part of the vocabulary: after new pieces the Rust library would give them other ids.
+        """
+        content = json.loads(self.backend.to_str())
+        vocab = content["model"]["vocab"] | self.backend.get_vocab()
+        content["model"]["vocab"] = vocab | {piece: self.vocab_size + i for i, piece in enumerate(pieces)}
+        grown = copy(self)
+        with rust_faults("the vocabulary cannot be extended"):
+            grown.backend = Tokenizer.from_str(json.dumps(content))
+        grown.vocab_size = max(content["model"]["vocab"].values()) + 1
+        grown._as_transformers = None
+        return grown
 
     def as_transformers(self) -> PreTrainedTokenizerFast:
         """Return transformers' tokenizer around a copy of this one, which gives the same ids; it is made once."""
