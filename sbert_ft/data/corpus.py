@@ -13,6 +13,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -47,6 +48,8 @@ class _File:
 
 class TextCorpus:
     """The texts of one file, or of all files of texts in a folder in the order of their names.
+
+    A .txt with tabs whose first line names columns is a tab file.
 
     Attributes:
         source: The path as it was given.
@@ -208,6 +211,10 @@ def _files_of(path: Path) -> list[Path]:
 
 def _open(path: Path, reading: Reading, document_column: str | None) -> _File:
     table = open_table(path, encoding=reading.encoding, delimiter=reading.delimiter, kind=reading.kind)
+    if not table.format.columns and any("\t" in str(value) for row in islice(table, 1) for value in row.values):
+        tabbed = open_table(path, encoding=table.format.encoding, delimiter="tab")
+        has_header = reading.text_columns or usual_texts(tabbed.format.columns, (1, 2, 3))[0]
+        table = tabbed if has_header else table  # a text may hold a tab too
     names = table.format.columns
     if not names:
         for name in (*(reading.text_columns or ()), *([document_column] if document_column else [])):

@@ -31,6 +31,7 @@ from torch.utils.data import Dataset
 from sbert_ft.arguments import instance_argument, path_argument
 from sbert_ft.config.settings import Reading
 from sbert_ft.data.columns import checked_reading
+from sbert_ft.data.corpus import TextCorpus
 from sbert_ft.data.duplicates import groups_of_texts, overlap_rows, repeat_findings, text_keys
 from sbert_ft.data.formats import Missing
 from sbert_ft.data.labels import LabelColumn, LabelFault, LabelKind, Labels, ScoreScale, SeveralLabels
@@ -197,6 +198,29 @@ class ConnectionDataset(Dataset[Connection]):
         """
         chosen = checked_reading(reading)
         return _read_rows(text_source(texts, chosen, labels), chosen)
+
+    @classmethod
+    def from_corpus(cls, corpus: TextCorpus) -> ConnectionDataset:
+        """Return the different texts of a corpus, as rows of one text; repeated ones are left out and counted.
+
+        Raises:
+            DataError: As in `TextCorpus.texts`.
+        """
+        lines, texts = array("q"), list[str]()
+        for text in corpus.texts():
+            lines.append(text.line)
+            texts.append(text.text)
+        return _different_texts(texts, RowPlaces(np.array(lines, np.int64), corpus.unit), corpus.ledger)
+
+    def as_single_texts(self) -> ConnectionDataset:
+        """Return the different texts of all rows, as rows of one text without labels; repeated ones are counted."""
+        k, ledger = self.n_texts, self.ledger
+        texts = [text for row in self.rows_of_texts() for text in row]
+        dropped = tuple(replace(found, count=k * found.count) for found in ledger.findings if found.dropped)
+        note = "labels are not read" if k == 1 else f"each of a row's {k} texts is a row, without labels"
+        notes = (*ledger.notes[:1], note) if k > 1 or self.labels is not None else ledger.notes
+        ledger = replace(ledger, n_rows=k * ledger.n_rows, n_kept=len(texts), findings=dropped, notes=notes)
+        return _different_texts(texts, RowPlaces(self.lines.repeat(k), self._places.unit), ledger)
 
     def __len__(self) -> int:
         return len(self.text_rows)
@@ -437,6 +461,25 @@ def _read_rows(source: PairSource, reading: Reading) -> ConnectionDataset:
     _warn_of(source.name, findings)
     ledger = Ledger(source.name, source.format, sha256, n_rows, len(text_rows), findings, said, source.columns)
     return ConnectionDataset._of(ledger, text_rows, distinct, keys, groups, labels, places)
+
+
+def _different_texts(texts: list[str], places: RowPlaces, ledger: Ledger) -> ConnectionDataset:
+    """Return rows of one text without labels, without those that repeat an earlier one, which the ledger then counts.
+
+    `ledger` is that of all the texts, and `places` says where they are.
+    """
+    keys = text_keys(texts)
+    kept = np.sort(np.unique(keys, return_index=True)[1])
+    if n_repeated := len(texts) - len(kept):
+        again = np.setdiff1d(np.arange(len(texts)), kept)
+        problem = "repeating an earlier one (ignoring case and spacing) left out"
+        found = places.finding("duplicate", again, problem, "text")
+        ledger = ledger.with_finding(found.kind, n_repeated, found.sentence, dropped=True, first=found.first)
+    _warn_of(ledger.source, ledger.findings)
+    rows = np.arange(len(kept))[:, None]
+    chosen = [texts[i] for i in kept.tolist()]
+    own = RowPlaces(places.lines[kept], places.unit)
+    return ConnectionDataset._of(ledger, rows, chosen, keys[kept], rows, Labels("none"), own)
 
 
 def _findings(groups: NDArray[np.int64], labels: Labels, places: RowPlaces) -> tuple[Finding, ...]:

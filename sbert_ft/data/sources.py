@@ -46,6 +46,7 @@ _CLASSED: Final = "(text, text, label)"
 _TRIPLET: Final = "(text, text, text)"
 _LABEL_LIST: Final = "the list of labels"
 _HEADER: Final = " (the first line, taken as the header; if it is not, put one before it)"
+_LINES: Final = "give a .csv, .tsv, .jsonl or .parquet; only objectives on single texts train on such a file"
 _HOLDERS: Final = {"pairs": "tuples", "texts": "texts"}
 _Row = TypeVar("_Row")
 
@@ -102,7 +103,7 @@ def file_source(path: Path, reading: Reading) -> PairSource:
     if is_text and any("\t" in str(value) for row in islice(table, 1) for value in row.values):
         table = open_table(path, encoding=table.format.encoding, delimiter="tab")
     if not table.format.columns:
-        raise fault(path, "has one text per line, expected rows of pairs", hint="give a .csv, .tsv, .jsonl or .parquet")
+        raise fault(path, "has one text per line, expected rows of pairs", hint=_LINES)
     hint = table.format.delimiter_hint() or (_HEADER if table.format.delimiter is not None else "")
     columns = find_columns(shown(path), table.format.columns, reading, hint=hint)
     is_json = isinstance(FORMATS[table.format.kind], JsonLines)

@@ -32,6 +32,13 @@ def test_a_folder_is_read_in_the_order_of_names_and_lines_go_on(tmp_path: Path) 
     assert corpus.sha256 != TextCorpus(tmp_path / "a.txt").sha256
 
 
+def test_a_txt_with_tabs_is_a_table_if_its_first_line_names_columns(tmp_path: Path) -> None:
+    (tmp_path / "table.txt").write_text("id\tdocument\tlabel\n7\tx y\t1\n", encoding="utf-8")
+    (tmp_path / "texts.txt").write_text("first\tline\nsecond\n", encoding="utf-8")
+    assert texts_of(TextCorpus(tmp_path / "table.txt")) == [("x y", 2, 0)]
+    assert texts_of(TextCorpus(tmp_path / "texts.txt")) == [("first\tline", 1, 0), ("second", 2, 0)]
+
+
 def test_a_column_names_documents(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("doc,text\n1,x\n1,y\n2,\n2,z\n", encoding="utf-8")
     corpus = TextCorpus(tmp_path / "c.csv", document_column="doc")
