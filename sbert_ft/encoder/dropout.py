@@ -52,15 +52,27 @@ def use_fast_dropout(module: nn.Module) -> None:
                 setattr(parent, name, FastDropout(child.p).train(child.training))
 
 
+def _rate_places(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Return where the rates are: each module with the name of the attribute."""
+    places: list[tuple[nn.Module, str]] = [(layer, "p") for layer in module.modules() if isinstance(layer, nn.Dropout)]
+    # ModernBERT stores the rate of attention weights as a number, not as a layer
+    return places + [
+        (layer, _RATE) for layer in module.modules() if isinstance(getattr(layer, _RATE, None), (int, float))
+    ]
+
+
+def has_dropout(module: nn.Module) -> bool:
+    """Return whether any dropout rate in `module` is above 0."""
+    return any(getattr(layer, name) > 0 for layer, name in _rate_places(module))
+
+
 @contextmanager
 def dropout_set_to(module: nn.Module, rate: float | None) -> Iterator[None]:
     """Set every dropout rate in `module` to `rate` within the context, also that of attention weights.
 
     None changes nothing. Where the config omits a dropout layer (ModernBERT's after attention), none is added.
     """
-    places: list[tuple[nn.Module, str]] = [(layer, "p") for layer in module.modules() if isinstance(layer, nn.Dropout)]
-    # ModernBERT stores the rate of attention weights as a number, not as a layer
-    places += [(layer, _RATE) for layer in module.modules() if isinstance(getattr(layer, _RATE, None), (int, float))]
+    places = _rate_places(module)
     before = [getattr(layer, name) for layer, name in places]
     try:
         if rate is not None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Tokenizer, models, normalizers
 
 from sbert_ft.arguments import whole_number
 from sbert_ft.config.settings import Truncation
@@ -53,6 +53,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 # One call of the Rust tokenizer takes about thirty times the memory of its texts: it gets at most so many texts, or
 # fewer long ones, but always enough for every core to have some.
 _FEW_UNKNOWN = 100
+_WORD_MARKS = ("▁", "Ġ")  # before a word: SentencePiece, byte-level BPE
 _CHUNK_TEXTS, _CHUNK_CHARACTERS, _FEW_TEXTS = 2048, 500_000, 64
 
 
@@ -186,6 +187,27 @@ class TextTokenizer:
     def n_pair_special(self) -> int:
         """Number of special tokens around and between the two texts of a pair."""
         return self.pair_specials.n_special
+
+    @cached_property
+    def begins_word(self) -> NDArray[np.bool_]:
+        """Whether each token of the vocabulary begins a word, shape (vocab_size,).
+
+        WordPiece marks the rest of a word (##), SentencePiece and byte-level BPE the beginning (▁, Ġ). An `InputError`
+        says that the vocabulary has neither.
+        """
+        model, vocab = self.backend.model, self.backend.get_vocab()
+        begins = np.ones(self.vocab_size, bool)
+        if isinstance(model, models.WordPiece):
+            begins[[i for token, i in vocab.items() if token.startswith(model.continuing_subword_prefix)]] = False
+            return begins
+        marked = [i for token, i in vocab.items() if token.startswith(_WORD_MARKS)]
+        if not marked and not isinstance(model, models.WordLevel):
+            found = f"its {type(model).__name__} vocabulary marks neither the beginning nor the rest of a word"
+            raise InputError(f"the tokenizer does not show where a word begins: {found}, as ▁, Ġ and ## do")
+        if marked:
+            begins[:] = False
+            begins[marked] = True
+        return begins
 
     def drop_token_types(self) -> None:
         """Join pairs without token types, for an encoder that has none. Call it before the first pair is joined."""
