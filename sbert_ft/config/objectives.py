@@ -50,6 +50,8 @@ class ObjectiveKind:
             its arguments with a default are the options.
         coupled: Whether a row's loss depends on the other rows of its batch.
         distinct_texts: Whether a text that occurs twice in a batch would be used as its own negative.
+        n_views: How many times each text is encoded, each time with other dropout; every time is a column of vectors.
+        decodes: Whether a decoder must give back a text from the vector of the damaged text (`make` is called with it).
         find_fault: Returns what is wrong with the labels, shape (rows,), as the rest of a sentence; or None.
         of_classifier: Whether it trains a classifier, with a loss on the head's logits, shape (B, K).
         of_language: Whether it trains a masked language model, with a loss on a head's logits, shape (M, K).
@@ -59,6 +61,8 @@ class ObjectiveKind:
     make: Callable[..., LossMethod]
     coupled: bool = False
     distinct_texts: bool = False
+    n_views: int = 1
+    decodes: bool = False
     find_fault: Callable[[NDArray[np.float64]], str | None] | None = None
     of_classifier: bool = False
     of_language: bool = False
@@ -104,6 +108,7 @@ _MATCHING: Final = Rows(
     ("none", "binary"),
 )
 _TRIPLETS: Final = Rows("three texts without labels", (3,), ("none",))
+_TEXTS: Final = Rows("one text without a label", (1,), ("none",))
 _CLASSIFIED: Final = Rows("one or two texts and a class", (1, 2), ("classes",))
 _RAW: Final = Rows("texts without labels", (1,), ("none",))
 _DOCUMENTS: Final = Rows("documents of several texts, without labels", (1,), ("none",))
@@ -215,6 +220,32 @@ def _distance(left: Tensor, right: Tensor) -> Tensor:
     return distance
 
 
+@partial(ObjectiveKind, _TEXTS, coupled=True, distinct_texts=True, n_views=2)
+def simcse(scale: float = 20.0) -> LossMethod:
+    """As in_batch_negatives, with two vectors of the same text, which differ by the encoder's dropout.
+
+    The scale is 1 / temperature (Gao, Yao and Chen 2021, SimCSE, section 3).
+    """
+    return _library_loss("MultipleNegativesRankingLoss", scale=scale)
+
+
+@partial(ObjectiveKind, _TEXTS, decodes=True)
+def tsdae(decoder: Callable[[Tensor, Tensor], Tensor], deletion: float = 0.6) -> LossMethod:
+    """Cross-entropy of each token of a text, given those before it and the vector of the text with most words deleted.
+
+    A word is deleted with the probability deletion, and at least one word stays; a decoder that shares the encoder's
+    weights gives the text back (Wang, Reimers and Gurevych 2021, TSDAE). It is sentence-transformers'
+    DenoisingAutoEncoderLoss.
+
+    The words are deleted, and the token ids of whole texts handed over as labels, by `training.text_decoder`.
+    """
+
+    def loss(columns: list[Tensor], labels: Tensor) -> Tensor:
+        return decoder(columns[0], labels)
+
+    return loss
+
+
 @partial(ObjectiveKind, _CLASSIFIED, of_classifier=True)
 def softmax(class_weight: Tensor | None = None) -> LossMethod:
     """Cross-entropy of the classes by the head's logits, the mean over the rows of a batch of (weighted) losses.
@@ -279,6 +310,7 @@ def nsp() -> LossMethod:
 
 _ALL = (
     *(cosine, cosent, angle, contrastive, online_contrastive, in_batch_negatives, triplet),
+    *(simcse, tsdae),
     *(softmax, binary_cross_entropy),
     *(mlm, nsp),
 )
@@ -303,6 +335,7 @@ class ObjectiveSettings:
         symmetric: also find the first text from the second one.
         mask_share: share of a text's tokens that have to be predicted.
         whole_words: choose whole words instead of single tokens, in Korean an eojeol.
+        deletion: probability with which a word is deleted.
         class_weight: balanced for a weight of each class that is inverse to its number of rows.
     """
 
@@ -313,12 +346,18 @@ class ObjectiveSettings:
     symmetric: bool = False
     mask_share: float | None = setting(None, above=0, at_most=1)
     whole_words: bool = False
+    deletion: float | None = setting(None, above=0, below=1)
     class_weight: Literal["balanced"] | None = None
 
 
 def takers_of(option: str) -> tuple[str, ...]:
     """Return the names of the objectives that use an option; another one would ignore it silently."""
     return tuple(name for name, kind in OBJECTIVES.items() if option in kind.defaults)
+
+
+def takes_single_texts(name: object) -> bool:
+    """Return whether an objective trains a sentence encoder on single texts; False for what is no objective's name."""
+    return isinstance(name, str) and name in OBJECTIVES and OBJECTIVES[name].rows is _TEXTS
 
 
 def takes_classes(name: object) -> bool:

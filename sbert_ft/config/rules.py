@@ -20,6 +20,7 @@ from sbert_ft.config.objectives import (
     ObjectiveSettings,
     takers_of,
     takes_classes,
+    takes_single_texts,
 )
 from sbert_ft.errors import enumerated, quoted
 
@@ -70,9 +71,13 @@ def broken_rules(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettin
     yield from _rules_of_dev(values)
     yield from broken_rules_of_reading(values)
     yield from _rules_of_model(values)
+    yield from _rules_of_columns(values, objectives)
     if "model.kind" in values and objectives:
         # If kind and objective contradict each other, it is not clear which of them the other values must fit.
-        yield from [*_mismatches(values["model.kind"], objectives)] or _rules_of_labels(values, objectives)
+        yield from [*_mismatches(values["model.kind"], objectives)] or [
+            *_rules_of_labels(values, objectives),
+            *_rules_of_single_texts(values, objectives),
+        ]
 
 
 def broken_rules_of_objective(path: str, values: Mapping[str, Any]) -> Iterator[Fault]:
@@ -160,6 +165,11 @@ def _rules_of_model(values: Mapping[str, Any]) -> Iterator[Fault]:
         if value != KEYS[path].default and kind not in kinds:
             found = f"{shown_value(value)} is for {enumerated(kinds)}; model.kind is {kind}"
             yield Fault(path, f"{found}; leave it out")
+
+
+def _rules_of_columns(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
+    if (kind := values.get("model.kind")) is None or any(takes_single_texts(one.name) for one in objectives):
+        return
     columns, (expected, numbers) = values.get("data.text_columns"), _N_TEXTS[kind]
     if columns is not None and len(columns) not in numbers:
         found = f"found {shown_value(columns)}"
@@ -177,6 +187,10 @@ def _mismatches(kind: str, objectives: Sequence[ObjectiveSettings]) -> Iterator[
         sentence = f"{name} trains {trains}, but model.kind is {kind}; {other}, or set model.kind to {wanted}"
         yield Fault(f"objective.{i}" if n > 1 else "objective", sentence)
         return
+    single = next((one.name for one in objectives if takes_single_texts(one.name)), None)
+    if single is not None and n > 1:
+        others = enumerated(dict.fromkeys(one.name for one in objectives))
+        yield Fault("objective", f"{single} is used alone, found {n} objectives: {others}; keep one of them")
     if kind in CLASSIFIER_KINDS and n > 1:
         yield Fault("objective", f"a classifier has exactly one objective, found {n}; keep one of them")
     names = [one.name for one in objectives]
@@ -196,6 +210,13 @@ def _trained_by_objective(name: str) -> tuple[str, str, str]:
     if name in LANGUAGE_OBJECTIVES:
         return "a masked language model", LANGUAGE_KIND, "mlm, or mlm and nsp"
     return "a sentence encoder", "siamese", ""
+
+
+def _rules_of_single_texts(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
+    name, share = objectives[0].name, values.get("data.dev_share")
+    if takes_single_texts(name) and share is not None:
+        found = f"found {shown_value(share)}, but objective {name} trains on texts without labels"
+        yield Fault("data.dev_share", f"{found}, and dev needs labelled pairs; give data.dev, or leave it out")
 
 
 def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:

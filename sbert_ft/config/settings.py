@@ -68,7 +68,8 @@ class Reading:
 
     Attributes:
         text_columns: Names of the columns with the texts: two, three for triplets and hard negatives, one for a
-            classifier of single texts.
+            classifier of single texts. Objectives on single texts take any number of columns, each text as a row of
+            its own; one name is then that of the training file alone.
         label_column: Name of the column with the score or label.
         label_kind: Whether labels are scores or classes, each different one a class; None for what the objective
             needs; words are always classes.
@@ -103,7 +104,7 @@ class DataSettings:
     """The pairs for training and for evaluation.
 
     Attributes:
-        train: File of the pairs to train on.
+        train: File of the pairs to train on; for objectives on single texts also a .txt of one text a line.
         dev: File of the pairs by which the best step, the threshold and the calibration are chosen.
         test: File of the pairs for the final evaluation; nothing is chosen by them.
         dev_share: Share of `train` to split off as dev, where there is no `dev`; no text is in both.

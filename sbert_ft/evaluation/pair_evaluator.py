@@ -118,14 +118,16 @@ def evaluation_pairs(name: str, dataset: ConnectionDataset, match_from: float | 
 def chance_pairs(rows: NDArray[np.int64], n_most: int, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return first texts with second texts of other rows, shape (n, 2), and the rows of the first ones, shape (n,).
 
-    `rows` are the numbers of each row's texts, shape (N, k). Pairs that are among them, in either order, or have the
-    same text twice are left out. There are at most `n_most` pairs, chosen by the seed.
+    `rows` are the numbers of each row's texts, shape (N, k); a single text is paired with that of another row. Pairs
+    that are among them, in either order, or have the same text twice are left out. There are at most `n_most` pairs,
+    chosen by the seed.
     """
     order = np.random.default_rng(seed).permutation(len(rows))
     places, others = order, np.roll(order, 1)
-    made = np.stack([rows[places, 0], rows[others, 1]], axis=1)
+    second = rows[:, min(1, rows.shape[1] - 1)]
+    made = np.stack([rows[places, 0], second[others]], axis=1)
     n_texts = int(rows.max()) + 1
-    known = rows[:, 0] * n_texts + rows[:, 1]
+    known = rows[:, 0] * n_texts + second
     there = np.isin(made[:, 0] * n_texts + made[:, 1], known) | np.isin(made[:, 1] * n_texts + made[:, 0], known)
     kept = np.flatnonzero(~there & (made[:, 0] != made[:, 1]))[:n_most]
     return made[kept], places[kept]

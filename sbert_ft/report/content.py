@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sbert_ft.config.objectives import takes_single_texts
 from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.ledger import Ledger
 from sbert_ft.evaluation.metrics import Score
@@ -99,6 +100,11 @@ class Report:
     def row_word(self) -> str:
         """The word for a row of the data: pair or text."""
         return "text" if self.settings.model.kind == "single" else "pair"
+
+    @property
+    def train_word(self) -> str:
+        """The word for a row of the training data: pair or text."""
+        return "text" if takes_single_texts(self.settings.objective[0].name) else self.row_word
 
     @property
     def score_word(self) -> str:

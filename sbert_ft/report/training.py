@@ -77,7 +77,7 @@ def _loop_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     batch = f"{plain_number(training.batch_size)} per batch"
     if training.accumulation_steps > 1:
         batch += f", {plain_number(training.accumulation_steps)} batches per step"
-    yield fact(f"{report.row_word.capitalize()}s", batch)
+    yield fact(f"{report.train_word.capitalize()}s", batch)
     steps = training.warmup_steps
     warm = f"{100 * training.warmup_ratio:g} % of the steps" if steps is None else f"{steps:,} steps"
     rate = f"{plain_number(training.learning_rate)} at the peak, {training.schedule}"
@@ -108,7 +108,7 @@ def _run_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
         yield fact("Kept", f"step {best['step']:,}, the best by {by}{at_best}")
     if (seconds := metrics.get("seconds")) is not None:
         rates = [line["pairs_per_second"] for line in report.log if line.get("pairs_per_second")]
-        pace = f"{statistics.median(rates):,.0f} {report.row_word}s per second" if rates else ""
+        pace = f"{statistics.median(rates):,.0f} {report.train_word}s per second" if rates else ""
         yield fact("Time", duration(seconds), pace)
     device, precision = metrics.get("device", "not recorded"), metrics.get("precision", "precision not recorded")
     yield fact("Device", f"{device}, {precision}")

@@ -20,8 +20,6 @@ from sbert_ft.tokenization.tokenizer import TextTokenizer
 
 MASKED_SHARE: Final = 0.8
 RANDOM_SHARE: Final = 0.1
-_WORD_BEGINS: Final = ("▁", "Ġ")  # SentencePiece and byte-level BPE mark the first token of a word
-_CONTINUES: Final = "##"  # WordPiece marks the others
 
 
 @dataclass(frozen=True)
@@ -95,16 +93,12 @@ class Masker:
         self._ordinary = np.flatnonzero(ordinary & ~self.is_special)
         if not len(self._ordinary):
             raise InputError("the vocabulary has only special tokens, so there is nothing to mask", "use another one")
-        self._vocabulary = vocabulary
+        self._tokenizer = tokenizer
 
     @cached_property
     def begins_word(self) -> NDArray[np.bool_]:
-        """Whether each token is the first one of a word, shape (V,)."""
-        begins = np.ones(len(self.is_special), bool)
-        marked = any(token.startswith(_WORD_BEGINS) for token in self._vocabulary)
-        for token, number in self._vocabulary.items():
-            begins[number] = token.startswith(_WORD_BEGINS) if marked else not token.startswith(_CONTINUES)
-        begins |= self.is_special
+        """Whether each token is the first one of a word, or special: shape (V,)."""
+        begins: NDArray[np.bool_] = self._tokenizer.begins_word | self.is_special
         return begins
 
     def mask(self, tokens: TextTokens, random: np.random.Generator) -> MaskedTokens:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbert_ft.arguments import path_argument, word_argument
 from sbert_ft.config.loader import check_settings
-from sbert_ft.config.objectives import CLASSIFIER_OBJECTIVES, ObjectiveSettings, takes_classes
+from sbert_ft.config.objectives import CLASSIFIER_OBJECTIVES, ObjectiveSettings, takes_classes, takes_single_texts
 from sbert_ft.config.settings import (
     DataSettings,
     EvaluationSettings,
@@ -19,6 +19,7 @@ from sbert_ft.config.settings import (
     RunSettings,
     TrainingSettings,
 )
+from sbert_ft.data.corpus import TextCorpus
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.encoder.devices import Precision
 from sbert_ft.errors import InputError, quoted
@@ -84,13 +85,26 @@ def starting_model(settings: RunSettings) -> TrainableModel:
 def _read_rows(train: Any, dev: Any, test: Any, objective: str, reading: Reading) -> RunData:
     """Return the rows of a run, all on the score scale of train; each split is given as in `as_dataset`, or None.
 
-    With an objective for classes, labels are read as classes if `reading` does not say otherwise.
+    With an objective for classes, labels are read as classes if `reading` does not say otherwise. With one for single
+    texts, train is read as such, without labels; one text column that `reading` names is then that of train alone.
     """
+    if takes_single_texts(objective):
+        first = _single_texts(train, reading)
+        if len(reading.text_columns or ()) == 1:
+            reading = replace(reading, text_columns=None)
+        return RunData(first, *(None if rows is None else as_dataset(rows, reading) for rows in (dev, test)))
     if takes_classes(objective) and reading.label_kind is None and reading.classes is None:
         reading = replace(reading, label_kind="classes")
     first = as_dataset(train, reading)
     reading = reading_on_scale_of(first, reading)
     return RunData(first, *(None if rows is None else as_dataset(rows, reading) for rows in (dev, test)))
+
+
+def _single_texts(train: Any, reading: Reading) -> ConnectionDataset:
+    """Return the different texts of a file, a folder of files or rows of any form, as rows of one text."""
+    if isinstance(train, (str, os.PathLike)):
+        return ConnectionDataset.from_corpus(TextCorpus(train, reading))
+    return as_dataset(train, reading).as_single_texts()
 
 
 def reading_on_scale_of(train: ConnectionDataset, reading: Reading) -> Reading:
@@ -152,7 +166,8 @@ def fine_tune(
         model: A sentence encoder or a classifier; its weights are trained in place. A classifier without a head for
             the classes of `train` gets a new one.
         train: Pairs or triplets (single texts for a classifier of kind single): a data set, or what
-            `ConnectionDataset` takes.
+            `ConnectionDataset` takes. Objectives on single texts take all of these and a .txt of one text a line; each
+            text is then a row of its own.
         dev: Pairs for choosing the best step, the threshold and the calibration.
         test: Pairs used for the final evaluation only.
         output_dir: The run's folder: model/, report.html, metrics.json, checkpoints/ and more.

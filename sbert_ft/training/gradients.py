@@ -65,7 +65,7 @@ def backward(
         objective: The loss.
         tokens: The texts of the batch, column after column: n_rows first texts, n_rows second texts and so on; joined
             pairs are one column.
-        labels: Targets, shape (n_rows,), on the CPU; None without labels.
+        labels: Targets, shape (n_rows,) or for a decoder (n_rows, C), on the CPU; None without labels.
         n_rows: Rows of the batch, at least 1.
         settings: How the batch goes through the encoder.
 
@@ -86,8 +86,8 @@ def backward(
         batch = model.bert.pack(tokens if n_parts == 1 else select_rows(tokens, n_rows, rows), settings.layout)
         columns = list(_embed(model, batch, settings).split(len(rows)))
         targets = None if labels is None else labels[rows[0] : rows[-1] + 1]
-        # the loss is a mean over rows
-        loss = objective.loss(columns, targets) * (len(rows) / n_rows)
+        share = objective.n_terms(len(rows), targets) / objective.n_terms(n_rows, labels)
+        loss = objective.loss(columns, targets, settings.autocast_dtype) * share
         _backward(model, loss, settings)
         losses.append(loss.detach())
     return torch.stack(losses).sum()

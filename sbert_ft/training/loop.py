@@ -45,7 +45,7 @@ from sbert_ft.training.prepare import masker_of
 from sbert_ft.training.run_folder import RunFolder
 from sbert_ft.training.run_log import RunLog, read_log
 from sbert_ft.training.tokenized_dataset import TokenizedConnections
-from sbert_ft.training.trainable_model import set_up_for_training, trained_module
+from sbert_ft.training.trainable_model import set_up_for_training
 
 _N_NAMED_LINES = 8
 # A scaler starts at 2**16 and halves at each overflow; this many in sequence are not a problem of scale.
@@ -159,7 +159,7 @@ def train(plan: RunPlan, session: TrainingSession) -> TrainerState:
     with (
         RunLog(folder.log_file, begin, tensorboard) as log,
         torch.random.fork_rng(devices=devices),  # the caller's generators stay as they were
-        set_up_for_training(run.model.bert.encoder, run.settings, run.reads_words_alone),
+        set_up_for_training(run.model.bert.encoder, run.settings, run.objective.decoder, by_row=run.reads_words_alone),
         session.interruption.deferred(),
     ):
         try:
@@ -174,7 +174,7 @@ class _Loop:
     def __init__(self, plan: RunPlan, session: TrainingSession, log: RunLog) -> None:
         self.plan, self.session, self.log = plan, session, log
         self.model, self.settings = plan.run.model, plan.run.settings.training
-        self.module, self.device = trained_module(self.model), self.model.device
+        self.module, self.device = plan.run.trained, self.model.device
         self.targets = plan.run.targets()
         self.masker = None
         if isinstance(self.model, MaskedLanguageModel):
@@ -303,6 +303,8 @@ class _Loop:
         assert isinstance(tokens, TokenizedConnections)
         packed = tokens.pack_rows(batch)
         targets = None if self.targets is None else torch.from_numpy(self.targets[batch])
+        if objective.decoder is not None:
+            packed, targets = objective.decoder.damage(packed, self.progress.step, number)
         self.optimizer.prepare(np.append(packed.token_ids, model.tokenizer.padding_id))
         return backward(model, objective, packed, targets, len(batch), settings)
 

@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sbert_ft.config.objectives import OBJECTIVES, ObjectiveKind, ObjectiveSettings
+from sbert_ft.config.objectives import OBJECTIVES, ObjectiveKind, ObjectiveSettings, takes_single_texts
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.ledger import counted
 from sbert_ft.errors import InputError, enumerated, quoted
 
 if TYPE_CHECKING:
     from sbert_ft.config.objectives import LossMethod
+    from sbert_ft.training.text_decoder import TextDecoder
 
 _LABEL_WORDS = {"none": "no label", "binary": "a label 0 or 1", "score": "a score", "classes": "a class name"}
 NUMBERS_OF_TEXTS = {1: "one text", 2: "two texts", 3: "three texts"}
@@ -38,6 +39,7 @@ class Objective:
         settings: Sequence[ObjectiveSettings],
         head: Callable[[list[Tensor]], Tensor] | None = None,
         class_weights: Tensor | None = None,
+        decoder: TextDecoder | None = None,
     ) -> None:
         """Make the losses of one or more settings; that no row fits all of them is an `InputError`.
 
@@ -45,34 +47,41 @@ class Objective:
             settings: Checked by `config.loader`.
             head: Of a classifier: makes logits, shape (B, K), of each column's vectors. None for a sentence encoder.
             class_weights: Shape (K,), on the device: factor on the loss of each class's rows if they are balanced.
+            decoder: Of an objective that `decodes`; the labels of a batch are then token ids, shape (B, C).
         """
         kinds = [OBJECTIVES[part.name] for part in settings]
         assert all(kind.of_classifier == (head is not None) for kind in kinds)
         assert len({kind.of_language for kind in kinds}) == 1
-        self.settings, self.head = tuple(settings), head
+        assert all(kind.decodes == (decoder is not None) for kind in kinds)
+        self.settings, self.head, self.decoder = tuple(settings), head, decoder
         self.n_texts, self.label_kinds = _common_rows(settings)
         self.coupled = any(kind.coupled for kind in kinds)
         self.distinct_texts = any(kind.distinct_texts for kind in kinds)
+        self.n_views = kinds[0].n_views
         self._kinds = kinds
-        self._methods = [_method(part, class_weights) for part in settings]
+        self._methods = [_method(part, class_weights, decoder) for part in settings]
 
-    def loss(self, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
+    def loss(self, embeddings: list[Tensor], labels: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
         """Return the weighted sum of the losses of a batch: a scalar, float32, under autocast too.
 
-        The vectors of each column of texts have the shape (B, d) and any floating type; joined pairs are one column.
-        Labels, if any, have the shape (B,) and any type. All are on one device.
+        The vectors of each column of texts have the shape (B, d) and any floating type; joined pairs are one column,
+        and each view of a text is one. Labels, if any, have the shape (B,) and any type. All are on one device. A
+        decoder computes in `dtype` under autocast; None for float32.
 
         Raises:
             InputError: The objective does not accept this number of columns, or needs labels.
         """
-        if len(embeddings) not in self.n_texts or (labels is None and "none" not in self.label_kinds):
+        if len(embeddings) not in [n * self.n_views for n in self.n_texts] or (
+            labels is None and "none" not in self.label_kinds
+        ):
             given = f"{len(embeddings)} columns of texts {'without' if labels is None else 'with'} labels"
             raise InputError(f"objective {_names(self.settings)} was given {given}, but {_takes(self.settings)}")
-        with torch.autocast(embeddings[0].device.type, enabled=False):
+        casts = self.decoder is not None and dtype is not None
+        with torch.autocast(embeddings[0].device.type, dtype=dtype, enabled=casts):
             vectors = [column.float() for column in embeddings]
             if self.head is not None:
                 vectors = [self.head(vectors)]
-            targets = None if labels is None else labels.float()
+            targets = labels if labels is None or self.decoder is not None else labels.float()
             parts = zip(self.settings, self._methods, strict=True)
             return torch.stack([part.weight * method(vectors, targets) for part, method in parts]).sum()
 
@@ -82,6 +91,10 @@ class Objective:
             found for found in zip(self.settings, self._methods, strict=True) if found[0].name == name
         )
         return settings.weight, method
+
+    def n_terms(self, n_rows: int, labels: Tensor | None) -> Tensor | int:
+        """Return how many terms the loss of so many rows with these labels is the mean over, if it is not coupled."""
+        return n_rows if self.decoder is None or labels is None else self.decoder.n_predicted(labels)
 
     def can_learn_from(self, n_rows: int, n_texts: int, labels: NDArray[np.float64] | None) -> bool:
         """Return whether a batch of so many rows can change the weights; if not, its loss is 0 for all vectors.
@@ -175,7 +188,10 @@ def _advice(dataset: ConnectionDataset, of_classifier: bool) -> str:
             "use binary_cross_entropy for scores"
         )
     if not of_classifier and dataset.n_texts == 1:
-        return "train a classifier of single texts with model.kind single, or name two columns with data.text_columns"
+        without = enumerated(name for name in OBJECTIVES if takes_single_texts(name))
+        learn = f"learn from the texts alone with {without}" if dataset.label_kind == "none" else ""
+        classify = "train a classifier of single texts with model.kind single"
+        return ", ".join(filter(None, (learn, classify, "or name two columns with data.text_columns")))
     if not of_classifier and dataset.label_kind == "classes":
         names = ", ".join(quoted(name, limit=20) for name in dataset.class_names[:5])
         return (
@@ -198,8 +214,10 @@ def _options(settings: ObjectiveSettings) -> dict[str, Any]:
     return {key: default if given[key] is None else given[key] for key, default in defaults.items()}
 
 
-def _method(settings: ObjectiveSettings, class_weights: Tensor | None) -> LossMethod:
+def _method(settings: ObjectiveSettings, class_weights: Tensor | None, decoder: TextDecoder | None) -> LossMethod:
     options = _options(settings)
+    if decoder is not None:
+        options["decoder"] = decoder
     if settings.class_weight is not None:
         options["class_weight"] = class_weights
     return OBJECTIVES[settings.name].make(**options)

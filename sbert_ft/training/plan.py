@@ -30,6 +30,7 @@ from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.training.batch_sampler import epoch_batches, fitting_batch_size
 from sbert_ft.training.optimizer import warmup_steps
 from sbert_ft.training.prepare import PreparedRun, masker_of
+from sbert_ft.training.text_decoder import TextDecoder
 from sbert_ft.training.tokenized_dataset import TokenizedConnections, tokenize_connections
 from sbert_ft.training.trainable_model import frozen_parameters
 
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 # `_BYTES_PER_WEIGHT` counts: gradients, and the weights in half precision under autocast.
 _BYTES_PER_FEATURE = {2: 56, 4: 88}
 _BYTES_PER_SCORE = {2: 8, 4: 16}
+# Of a decoder, per word of the vocabulary and token: logits, their softmax and its gradient.
+_BYTES_PER_OUTPUT = 12
 # Share of the free memory that the activations of a forward may use.
 _SHARE_FOR_ACTIVATIONS = 0.5
 _MOST_UNKNOWN = 0.9  # share of the tokens above which training is refused
@@ -103,7 +106,8 @@ class RunPlan:
         """Return the sequences of the first batch, as the model gets them."""
         batch, model = self.batches(0)[0], self.run.model
         if isinstance(self.tokens, TokenizedConnections):
-            return self.tokens.pack_rows(batch)
+            tokens, decoder = self.tokens.pack_rows(batch), self.run.objective.decoder
+            return tokens if decoder is None else decoder.damage(tokens, 0, 0)[0]
         assert isinstance(model, MaskedLanguageModel)
         random = np.random.default_rng([self.run.settings.training.seed, 0, 0])
         return self.tokens.draw(batch, masker_of(model, self.run.settings), random).tokens
@@ -152,7 +156,9 @@ def plan_run(run: PreparedRun) -> RunPlan:
         )
     dtype = training_dtype(settings, model.device)
     longest = min(tokens.percentiles()[100], model.max_seq_length)
-    micro_rows, fixed_bytes, batch_bytes = foresee(model.bert, tokens.row_lengths, longest, settings, dtype)
+    micro_rows, fixed_bytes, batch_bytes = foresee(
+        model.bert, tokens.row_lengths, longest, settings, dtype, run.objective.decoder
+    )
     steps = steps_by_epoch(len(tokens), settings, text_rows)
     layout = training_layout(model.bert)
     plan = RunPlan(run, tokens, steps, micro_rows, dtype, layout, fixed_bytes, batch_bytes)
@@ -173,9 +179,11 @@ def _tokens_of(run: PreparedRun) -> TokenizedConnections | TokenizedCorpus:
         return tokens
     assert isinstance(train, ConnectionDataset)
     include_prompt = model.bert.source.include_prompt
-    return tokenize_connections(
+    rows = tokenize_connections(
         train, model.tokenizer, model.max_seq_length, run.joined_by, run.prompts_of(train), include_prompt
     )
+    n_views = run.objective.n_views
+    return rows if n_views == 1 else replace(rows, rows=rows.rows.repeat(n_views, axis=1))
 
 
 def _idle_batches(run: PreparedRun, batches: Sequence[NDArray[np.int64]]) -> str:
@@ -284,15 +292,20 @@ def foresee(
     longest: int,
     settings: TrainingSettings,
     dtype: torch.dtype | None,
+    decoder: TextDecoder | None = None,
 ) -> tuple[int, int, int]:
     """Return the rows per forward, the fixed bytes (weights, gradients, moments) and the bytes of the largest batch.
 
     `row_lengths`, shape (N,), are the tokens of each training row, and `longest` those of the longest text, truncated.
     """
     n_weights = sum(parameter.numel() for parameter in bert.encoder.parameters())
+    if decoder is not None:
+        n_weights += sum(parameter.numel() for parameter in decoder.own.parameters())
     fixed = n_weights * _BYTES_PER_WEIGHT
     n_bytes = 4 if dtype is None else 2
     per_token = activation_bytes(bert, 1, longest, n_bytes, settings.gradient_checkpointing)
+    if decoder is not None:
+        per_token += activation_bytes(bert, 1, longest, n_bytes, False) + _BYTES_PER_OUTPUT * decoder.vocab_size
     # plan for rows at the 99th percentile of length
     typical = int(np.percentile(row_lengths, 99)) if len(row_lengths) else 1
     available = max(0, free_memory(bert.device) - fixed) * _SHARE_FOR_ACTIVATIONS

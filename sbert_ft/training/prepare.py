@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from sbert_ft.config.objectives import OBJECTIVES, takes_classes
 from sbert_ft.config.settings import RunSettings, Truncation
@@ -20,6 +21,7 @@ from sbert_ft.data.corpus import TextCorpus
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.labels import class_key, names_of_classes
 from sbert_ft.encoder.devices import to_device
+from sbert_ft.encoder.dropout import has_dropout
 from sbert_ft.errors import InputError, listed, quoted
 from sbert_ft.evaluation.class_evaluator import ClassEvaluator
 from sbert_ft.evaluation.evaluator import Evaluator
@@ -33,7 +35,8 @@ from sbert_ft.tokenization.masking import Masker
 from sbert_ft.training.objectives import NUMBERS_OF_TEXTS, Objective, check_fits
 from sbert_ft.training.run_folder import Mode
 from sbert_ft.training.run_log import check_tensorboard
-from sbert_ft.training.trainable_model import check_encoder, trained_parameters
+from sbert_ft.training.text_decoder import TextDecoder
+from sbert_ft.training.trainable_model import check_encoder, trained_module, trained_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +99,12 @@ class PreparedRun:
         return self.data
 
     @property
+    def trained(self) -> nn.Module:
+        """The module that is trained and saved in checkpoints: that of the model, and what a decoder has beside it."""
+        module, decoder = trained_module(self.model), self.objective.decoder
+        return module if decoder is None else nn.ModuleDict({"encoder": module, "decoder": decoder.own})
+
+    @property
     def joined_by(self) -> Truncation | None:
         """Which text of a row is cut where the model joins two to one sequence; None if it encodes each separately."""
         model = self.model
@@ -104,7 +113,7 @@ class PreparedRun:
     @property
     def reads_words_alone(self) -> bool:
         """Whether the word table is only read by the tokens of a batch, so that its gradient has few rows."""
-        return not isinstance(self.model, MaskedLanguageModel)
+        return not isinstance(self.model, MaskedLanguageModel) and self.objective.decoder is None
 
     def prompts_of(self, dataset: ConnectionDataset | TextCorpus) -> tuple[str, ...]:
         """Return what is put before the texts of each column, in training as in use; only for a sentence encoder."""
@@ -172,6 +181,7 @@ def prepare(model: SiameseBert | ClassifierModel, data: RunData, settings: RunSe
     _check_rows(model, data)
     check_fits(settings.objective, data.train)
     check_encoder(model.bert.encoder, settings)
+    _check_dropout(model, settings)
     check_tensorboard(settings.training.tensorboard)
     if settings.data.prompts is not None and isinstance(model, SiameseBert):
         model.use_prompts(*_prompts_by_side(settings.data.prompts, data.train))
@@ -188,7 +198,7 @@ def prepare(model: SiameseBert | ClassifierModel, data: RunData, settings: RunSe
             weights = len(data.train) / (model.n_outputs * np.maximum(counts, 1))
             class_weights = to_device(torch.from_numpy(weights.astype(np.float32)), model.device)
             evaluator = ClassEvaluator.of(data.splits(), model, settings, had_head)
-    objective = Objective(settings.objective, head, class_weights)
+    objective = Objective(settings.objective, head, class_weights, _decoder(model, settings))
     return PreparedRun(model, data, settings, objective, evaluator or PairEvaluator.of(data.splits(), settings))
 
 
@@ -206,10 +216,35 @@ def _check_rows(model: SiameseBert | ClassifierModel, data: RunData) -> None:
             raise InputError(f"{found}, but a sentence encoder is evaluated on pairs", "name two columns")
 
 
+def _check_dropout(model: TrainableModel, settings: RunSettings) -> None:
+    """Check that there is dropout where an objective compares two vectors of one text."""
+    rate, name = settings.model.dropout, settings.objective[0].name
+    if OBJECTIVES[name].n_views > 1 and not (has_dropout(model.bert.encoder) if rate is None else rate):
+        raise InputError(
+            f"objective {name} compares two vectors of a text that differ by dropout alone, and the encoder has none: "
+            "every rate is 0, so nothing can be learned",
+            "set model.dropout, such as 0.1",
+        )
+
+
+def _decoder(model: TrainableModel, settings: RunSettings) -> TextDecoder | None:
+    part, *_ = settings.objective
+    kind = OBJECTIVES[part.name]
+    if not kind.decodes or not isinstance(model, SiameseBert):
+        return None
+    deletion = kind.defaults["deletion"] if part.deletion is None else part.deletion
+    return TextDecoder(model, deletion, settings.training.seed)
+
+
 def _prompts_by_side(prompts: str | Mapping[str, str], train: ConnectionDataset) -> tuple[str, str]:
     """Return the prompts before the first and the second texts of pairs, from those of the columns of `train`."""
     if isinstance(prompts, str):
         return prompts, prompts
+    if train.n_texts == 1:
+        raise InputError(
+            f"data.prompts names columns, but the rows of {quoted(train.source, limit=400)} are single texts",
+            "give one prompt for all texts",
+        )
     columns = train.ledger.columns or ("sentence1", "sentence2", "sentence3")[: train.n_texts]
     if unknown := [name for name in prompts if not places_of(name, columns)]:
         where = quoted(train.source, limit=400)

@@ -230,8 +230,8 @@ def check_finished(run: PreparedRun, folder: RunFolder, options: RunOptions) -> 
 def warn_of_disk_space(run: PreparedRun, folder: RunFolder, state: ResumeState) -> None:
     """Warn before training starts if there may be too little disk space for checkpoints and model."""
     table = run.model.bert.encoder.get_input_embeddings().weight  # has moments only for the rows that were read
-    n_weights = sum(parameter.numel() for parameter in trained_module(run.model).parameters())
-    trained = trained_parameters(run.model, run.settings.model).values()
+    n_weights = sum(parameter.numel() for parameter in run.trained.parameters())
+    trained = trained_parameters(run.model, run.settings.model, run.trained).values()
     n_moments = sum(2 * parameter.numel() for parameter in trained if parameter is not table)
     needed = 4 * (_N_CHECKPOINTS * (n_weights + n_moments) + n_weights)
     try:
@@ -271,7 +271,7 @@ def _check_fits(run: PreparedRun, checkpoint: Checkpoint) -> None:
     """Check that the checkpoint can be restored: with allowed changes, it may belong to another model."""
     TrainerState.from_json(checkpoint.state.get("progress"), checkpoint.path)
     saved = checkpoint.shapes("weights")
-    own = {name: tuple(tensor.shape) for name, tensor in trained_module(run.model).state_dict().items()}
+    own = {name: tuple(tensor.shape) for name, tensor in run.trained.state_dict().items()}
     for name in sorted({*saved, *own}):
         if saved.get(name) != own.get(name):
             was, is_ = saved.get(name, "absent"), own.get(name, "absent")
@@ -281,7 +281,7 @@ def _check_fits(run: PreparedRun, checkpoint: Checkpoint) -> None:
                 "undo the change, or start again with --overwrite",
             )
     optimizer = checkpoint.shapes("optimizer")
-    for name in trained_parameters(run.model, run.settings.model):
+    for name in trained_parameters(run.model, run.settings.model, run.trained):
         if not all(f"{key}:{name}" in optimizer for key in ("exp_avg", "step")):
             raise CheckpointError(
                 f"{shown(checkpoint.path)} has no state of the optimizer for {quoted(name, limit=200)}, which was "

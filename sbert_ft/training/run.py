@@ -42,7 +42,6 @@ from sbert_ft.training.run_folder import (
 )
 from sbert_ft.training.run_log import check_tensorboard, read_log, warnings_kept
 from sbert_ft.training.tokenized_dataset import cut_rows
-from sbert_ft.training.trainable_model import trained_module
 
 FORMAT = 1
 logger = logging.getLogger(__name__)
@@ -175,7 +174,7 @@ def _take_best(run: PreparedRun, progress: TrainerState, folder: RunFolder) -> N
         )
         progress.best_step = progress.best_value = None
         return
-    restore_weights(best, trained_module(run.model))
+    restore_weights(best, run.trained)
 
 
 def _metrics(plan: RunPlan, progress: TrainerState, found: EvaluationResult, warnings: Iterable[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from sbert_ft.errors import InputError
 from sbert_ft.models.classifier import TrainableModel
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.training.sparse_embedding import word_gradients_by_row
+
+if TYPE_CHECKING:
+    from sbert_ft.training.text_decoder import TextDecoder
 
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|block|blocks)\.(\d+)\.")
 _EMBEDDINGS = re.compile(r"(?:^|\.)\w*embeddings?\w*\.")
@@ -42,17 +45,20 @@ def trained_module(model: TrainableModel) -> nn.Module:
 
 
 @contextmanager
-def set_up_for_training(encoder: PreTrainedModel, settings: RunSettings, by_row: bool = True) -> Iterator[None]:
+def set_up_for_training(
+    encoder: PreTrainedModel, settings: RunSettings, decoder: TextDecoder | None = None, *, by_row: bool = True
+) -> Iterator[None]:
     """Prepare the encoder as the settings say; after the block all but its weights is restored, in eval mode.
 
-    `by_row` says that the gradient of the word table has only the rows of a batch's tokens. Errors as in
-    `check_encoder`.
+    The dropout of a decoder is set too. `by_row` says that the gradient of the word table has only the rows of a
+    batch's tokens. Errors as in `check_encoder`.
     """
     check_encoder(encoder, settings)
     trained_before = [parameter.requires_grad for parameter in encoder.parameters()]
     is_checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules())
     checkpointing = settings.training.gradient_checkpointing and not is_checkpointing
-    with dropout_set_to(encoder, settings.model.dropout):
+    networks = nn.ModuleList([encoder] if decoder is None else [encoder, decoder.network])
+    with dropout_set_to(networks, settings.model.dropout):
         try:
             for parameter in frozen_parameters(encoder, settings.model):
                 parameter.requires_grad_(False)
@@ -113,10 +119,15 @@ def frozen_parameters(encoder: nn.Module, settings: ModelSettings) -> list[nn.Pa
     return frozen
 
 
-def trained_parameters(model: TrainableModel, settings: ModelSettings) -> dict[str, nn.Parameter]:
-    """Return the parameters of `trained_module` that a run trains, by name; errors as in `frozen_parameters`."""
+def trained_parameters(
+    model: TrainableModel, settings: ModelSettings, module: nn.Module | None = None
+) -> dict[str, nn.Parameter]:
+    """Return the parameters of `module` that a run trains, by name; errors as in `frozen_parameters`.
+
+    None for the `trained_module` of the model.
+    """
     frozen = {id(parameter) for parameter in frozen_parameters(model.bert.encoder, settings)}
-    named = trained_module(model).named_parameters()
+    named = (trained_module(model) if module is None else module).named_parameters()
     return {name: parameter for name, parameter in named if parameter.requires_grad and id(parameter) not in frozen}
 
 

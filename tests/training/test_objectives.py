@@ -40,6 +40,8 @@ NEGATIVES = ["A man sold his guitar.", "A man tunes the piano, but plays nothing
 
 OF_ENCODERS = [name for name, kind in OBJECTIVES.items() if not kind.of_classifier]
 OF_CLASSIFIERS = [name for name, kind in OBJECTIVES.items() if kind.of_classifier]
+# tsdae needs a model's decoder: `test_unlabelled.py`
+WITHOUT_DECODER = [name for name, kind in OBJECTIVES.items() if not kind.decodes]
 
 
 def objective(name: str, **settings: float) -> Objective:
@@ -123,6 +125,14 @@ def test_in_batch_negatives_finds_each_second_text_among_all() -> None:
     assert symmetric.loss(columns, torch.ones(2)).item() == pytest.approx((forward + backward) / 2)
 
 
+def test_simcse_finds_the_second_vector_of_each_text_among_all() -> None:
+    views = [rows((1, 0), (0, 1)), rows((1, 0), (0.6, 0.8))]
+    expected = (math.log(math.exp(1) + math.exp(0.6)) - 1 + math.log(math.exp(0) + math.exp(0.8)) - 0.8) / 2
+    assert objective("simcse", scale=1).loss(views, None).item() == pytest.approx(expected)
+    with pytest.raises(InputError, match="simcse was given 1 columns of texts without labels, but simcse takes one"):
+        objective("simcse").loss(views[:1], None)
+
+
 def test_in_batch_negatives_takes_third_texts_as_further_negatives() -> None:
     columns = [rows((1, 0), (0, 1)), rows((1, 0), (0, 1)), rows((-1, 0), (0.6, 0.8))]
     first = math.log(math.exp(1) + math.exp(0) + math.exp(-1) + math.exp(0.6)) - 1
@@ -175,11 +185,11 @@ def test_online_contrastive_is_finite_where_a_side_is_empty(labels: list[float])
     assert loss.isfinite() and all(column.grad.isfinite().all() for column in columns)
 
 
-@pytest.mark.parametrize("name", list(OBJECTIVES))
+@pytest.mark.parametrize("name", WITHOUT_DECODER)
 def test_equal_texts_give_finite_gradients(name: str) -> None:
     kind = OBJECTIVES[name]
     vectors = torch.tensor([[1.0, 2, 0, 1], [0, 0, 0, 1], [1, 0, 0, 0]])
-    columns = [vectors.clone().requires_grad_() for _ in range(kind.rows.n_texts[-1])]
+    columns = [vectors.clone().requires_grad_() for _ in range(kind.rows.n_texts[-1] * kind.n_views)]
     loss = objective(name).loss(columns, None if "none" in kind.rows.label_kinds else torch.tensor([1.0, 0, 1]))
     loss.backward()
     assert loss.isfinite() and all(column.grad.isfinite().all() for column in columns)
@@ -201,6 +211,7 @@ def reference_loss(name: str, model: SentenceTransformer) -> nn.Module:
             model, directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction"
         ),
         "triplet": lambda: losses.TripletLoss(model),
+        "simcse": lambda: losses.MultipleNegativesRankingLoss(model),
     }[name]()
 
 
@@ -227,6 +238,7 @@ def reference(minilm_path: Path) -> SentenceTransformer:
         ("symmetric", 2, None),
         ("symmetric", 3, None),
         ("triplet", 3, None),
+        ("simcse", 1, None),
     ],
 )
 def test_loss_and_gradient_equal_those_of_sentence_transformers(
@@ -236,7 +248,7 @@ def test_loss_and_gradient_equal_those_of_sentence_transformers(
     n_texts: int,
     labels: list[float] | None,
 ) -> None:
-    columns = [ANCHORS, POSITIVES, NEGATIVES][:n_texts]
+    columns = [ANCHORS, POSITIVES, NEGATIVES][:n_texts] * (2 if name == "simcse" else 1)
     reference.zero_grad()
     features = [reference.preprocess(column) for column in columns]
     expected = reference_loss(name, reference)(features, torch.tensor(labels or [1.0] * 4))
@@ -260,7 +272,7 @@ def test_loss_and_gradient_equal_those_of_sentence_transformers(
 
 
 def test_the_defaults_of_the_table_are_those_of_sentence_transformers() -> None:
-    for name in OF_ENCODERS:
+    for name in (name for name in OF_ENCODERS if name in WITHOUT_DECODER):
         kind = OBJECTIVES[name]
         loss = reference_loss(name, None)  # type: ignore[arg-type]
         theirs = {
@@ -275,7 +287,7 @@ def test_the_defaults_of_the_table_are_those_of_sentence_transformers() -> None:
 def test_building_warns_of_nothing_and_importing_costs_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for name in OBJECTIVES:
+        for name in WITHOUT_DECODER:
             objective(name)
     code = "import sys, sbert_ft.training.objectives; sys.exit('sentence_transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -295,9 +307,9 @@ def test_every_setting_left_out_is_filled_with_its_default() -> None:
 
 
 def test_only_objectives_with_negatives_from_the_batch_want_distinct_texts() -> None:
-    assert [name for name in OBJECTIVES if objective(name).distinct_texts] == ["in_batch_negatives"]
-    independent = ["cosine", "contrastive", "triplet", "softmax", "binary_cross_entropy"]
-    assert [name for name in OBJECTIVES if not objective(name).coupled] == independent
+    assert [name for name, kind in OBJECTIVES.items() if kind.distinct_texts] == ["in_batch_negatives", "simcse"]
+    independent = ["cosine", "contrastive", "triplet", "tsdae", "softmax", "binary_cross_entropy"]
+    assert [name for name, kind in OBJECTIVES.items() if not kind.coupled] == independent
 
 
 def checked(*parts: ObjectiveSettings) -> RunSettings:
@@ -308,7 +320,12 @@ def checked(*parts: ObjectiveSettings) -> RunSettings:
     ("settings", "message"),
     [
         ({"name": "mse"}, "objective.name: expected one of cosine, cosent"),
-        ({"name": "cosine", "scale": 2}, "objective.scale: is an option of cosent, angle, in_batch_negatives; found 2"),
+        ({"name": "cosine", "scale": 2}, "scale: is an option of cosent, angle, in_batch_negatives, simcse; found 2"),
+        ({"name": "simcse", "deletion": 0.5}, "objective.deletion: is an option of tsdae; found 0.5 for simcse"),
+        (
+            {"name": "tsdae", "deletion": 1},
+            "objective.deletion: expected a number above 0 and below 1, or null, found 1",
+        ),
         ({"name": "cosine", "symmetric": True}, "objective.symmetric: is an option of in_batch_negatives"),
         ({"name": "cosine", "class_weight": "balanced"}, "objective.class_weight: is an option of softmax"),
         ({"name": "cosent", "scale": 0}, "objective.scale: expected a number above 0, or null, found 0"),

@@ -136,6 +136,18 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "data": {"dev": None},
         "training": {"epochs": 3, "batch_size": 8, "save_steps": 3, "logging_steps": 4},
     },
+    # two vectors of each text, by gradient caching in parts of three texts
+    "simcse": {
+        "data": {"train": "texts.txt"},
+        "objective": "simcse",
+        "training": {"epochs": 3, "batch_size": 8, "micro_batch_size": 3, "eval_steps": 7, "save_steps": 3},
+    },
+    # other words are deleted in each epoch, and the decoder's own weights are in the checkpoints
+    "tsdae": {
+        "data": {"train": "texts.txt"},
+        "objective": "tsdae",
+        "training": {"epochs": 3, "batch_size": 8, "accumulation_steps": 2, "eval_steps": 3, "save_steps": 2},
+    },
     "patient": {
         "training": {"epochs": 20, "batch_size": 16, "eval_steps": 1, "save_steps": 4, "early_stopping_patience": 2},
     },
@@ -223,6 +235,7 @@ def bench(warm: WarmProcess, place: Path, tiny_bert_folder: Callable[..., Path])
     write_scored(place / "train.csv", 64, seed=1)
     write_scored(place / "dev.csv", 20, seed=2)
     write_matches(place / "matches.csv", 50, seed=3)
+    (place / "texts.txt").write_text("\n".join(texts(random.Random(4), 60)) + "\n")
     return Bench(warm, place)
 
 
@@ -325,7 +338,7 @@ def test_killed_at_random_moments_it_ends_as_the_unbroken_run(bench: Bench, scen
     assert_same_run(folder_of(config), unbroken)
 
 
-@pytest.mark.parametrize("scenario", ["float16", "frozen", "patient"])
+@pytest.mark.parametrize("scenario", ["float16", "frozen", "patient", "simcse", "tsdae"])
 def test_killed_now_and_then_it_ends_as_the_unbroken_run(bench: Bench, scenario: str) -> None:
     config = bench.config(scenario)
     kill_until_finished(bench, config, n_kills=6, per_attempt=6, seed=12)

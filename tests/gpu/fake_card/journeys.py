@@ -245,6 +245,7 @@ def objectives(journeys: Journeys) -> None:
     from sbert_ft.training.gradients import BackwardSettings, backward
     from sbert_ft.training.objectives import Objective
     from sbert_ft.training.optimizer import Optimizer
+    from sbert_ft.training.text_decoder import TextDecoder
 
     n_rows = 8
     encoder, classifier = journeys.siamese(), journeys.classifier("towers")
@@ -263,10 +264,13 @@ def objectives(journeys: Journeys) -> None:
                     objective = Objective([ObjectiveSettings(name, class_weight=weight)], model.head, weights)
                 else:
                     model = encoder
-                    objective = Objective([ObjectiveSettings(name)])
+                    decoder = TextDecoder(model, deletion=0.6, seed=1) if kind.decodes else None
+                    objective = Objective([ObjectiveSettings(name)], decoder=decoder)
                 model.zero_grad()
                 targets = None if "none" in kind.rows.label_kinds else torch.tensor([0.0, 1.0] * (n_rows // 2))
-                tokens = columns_of(model, max(kind.rows.n_texts))
+                tokens = columns_of(model, max(kind.rows.n_texts) * kind.n_views)
+                if objective.decoder is not None:
+                    tokens, targets = objective.decoder.damage(tokens, 0)
                 model.train()
                 with model.bert.trained_in(torch.bfloat16):
                     journeys.card.clear()
