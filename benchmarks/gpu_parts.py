@@ -41,6 +41,7 @@ from sbert_ft import (
     BertClassifier,
     ConnectionBert,
     ConnectionDataset,
+    MaskedLanguageModel,
     ObjectiveSettings,
     Reading,
     SiameseBert,
@@ -49,10 +50,14 @@ from sbert_ft import (
 )
 from sbert_ft.config.objectives import OBJECTIVES
 from sbert_ft.config.settings import DataSettings, ModelSettings, RunSettings
+from sbert_ft.data.corpus import TextCorpus
 from sbert_ft.errors import RunInterrupted, SbertFtError
 from sbert_ft.models.classifier import TrainableModel
 from sbert_ft.models.inference import WINDOW_TEXTS
+from sbert_ft.models.tokenized_corpus import tokenize_corpus
+from sbert_ft.tokenization.masking import Masker
 from sbert_ft.training.gradients import BackwardSettings, backward
+from sbert_ft.training.masked_gradients import backward_masked
 from sbert_ft.training.objectives import Objective
 from sbert_ft.training.plan import plan_run, training_layout
 from sbert_ft.training.prepare import RunData, prepare
@@ -259,8 +264,13 @@ def correctness(context: Context) -> str:
 
 
 def objective_cases() -> Iterator[tuple[str, str]]:
-    """Yield every objective, for classifiers with each kind of row that it takes."""
+    """Yield every objective, for classifiers with each kind of row that it takes.
+
+    Without simcse, whose texts differ by dropout alone, and tsdae, whose decoder is another model.
+    """
     for name, row in OBJECTIVES.items():
+        if row.n_views > 1 or row.decodes:
+            continue
         for kind in ("single", "towers", "joined") if row.of_classifier else ("",):
             yield name, kind
 
@@ -274,6 +284,8 @@ def one_step(encoder: SiameseBert, name: str, kind: str) -> tuple[float, dict[st
         kind: Of the classifier that is put on the encoder; empty for none.
     """
     row, n_rows, head = OBJECTIVES[name], 16, None
+    if row.of_language:
+        return masked_step(encoder, name)
     model: TrainableModel = encoder
     if kind:
         model = BertClassifier(encoder.bert, kind)
@@ -298,6 +310,23 @@ def one_step(encoder: SiameseBert, name: str, kind: str) -> tuple[float, dict[st
     module = trained_module(model)
     gradients = {key: p.grad.cpu() for key, p in module.named_parameters() if p.grad is not None}
     module.zero_grad()
+    return loss, gradients
+
+
+def masked_step(encoder: SiameseBert, name: str) -> tuple[float, dict[str, Any]]:
+    """Return the loss and the gradients of one batch of masked tokens, for nsp of pairs of segments."""
+    model = MaskedLanguageModel(encoder.bert, next_sentence=name == "nsp", max_seq_length=64)
+    texts = some_texts(32)
+    if name == "nsp":
+        texts = [text for i in range(0, 32, 4) for text in (*texts[i : i + 4], "")]
+    rows = tokenize_corpus(TextCorpus.from_texts(texts), model.tokenizer, 64, model.next_sentence)
+    masked = rows.draw(np.arange(len(rows)), Masker(model.tokenizer), np.random.default_rng(0))
+    parts = [ObjectiveSettings(part) for part in dict.fromkeys(("mlm", name))]
+    model.eval()
+    settings = BackwardSettings(micro_rows=len(rows), layout=training_layout(model.bert))
+    loss = float(backward_masked(model, Objective(parts), masked, settings))
+    gradients = {key: p.grad.cpu() for key, p in model.trained.named_parameters() if p.grad is not None}
+    model.zero_grad()
     return loss, gradients
 
 

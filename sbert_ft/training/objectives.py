@@ -163,7 +163,7 @@ def _common_rows(settings: Sequence[ObjectiveSettings]) -> tuple[tuple[int, ...]
 
 def fitting_objectives(dataset: ConnectionDataset, of_classifier: bool = False) -> tuple[str, ...]:
     """Return the names of the objectives of classifiers or of sentence encoders that can learn from these rows."""
-    kinds = [name for name, kind in OBJECTIVES.items() if kind.of_classifier == of_classifier]
+    kinds = [name for name, kind in OBJECTIVES.items() if kind.of_classifier == of_classifier and not kind.of_language]
     return tuple(name for name in kinds if _misfit(name, dataset) is None and not _labels_are_equal([name], dataset))
 
 

@@ -38,10 +38,10 @@ POSITIVES = ["A man plays an instrument.", "He is playing.", "A guitar is played
 NEGATIVES = ["A man sold his guitar.", "A man tunes the piano, but plays nothing.", "A woman plays chess.", "Two men."]
 
 
-OF_ENCODERS = [name for name, kind in OBJECTIVES.items() if not kind.of_classifier]
+OF_ENCODERS = [name for name, kind in OBJECTIVES.items() if not kind.of_classifier and not kind.of_language]
 OF_CLASSIFIERS = [name for name, kind in OBJECTIVES.items() if kind.of_classifier]
-# tsdae needs a model's decoder: `test_unlabelled.py`
-WITHOUT_DECODER = [name for name, kind in OBJECTIVES.items() if not kind.decodes]
+# tsdae needs a model's decoder: `test_unlabelled.py`; mlm and nsp masked tokens: `test_masked_gradients.py`
+WITHOUT_DECODER = [name for name, kind in OBJECTIVES.items() if not kind.decodes and not kind.of_language]
 
 
 def objective(name: str, **settings: float) -> Objective:
@@ -308,7 +308,7 @@ def test_every_setting_left_out_is_filled_with_its_default() -> None:
 
 def test_only_objectives_with_negatives_from_the_batch_want_distinct_texts() -> None:
     assert [name for name, kind in OBJECTIVES.items() if kind.distinct_texts] == ["in_batch_negatives", "simcse"]
-    independent = ["cosine", "contrastive", "triplet", "tsdae", "softmax", "binary_cross_entropy"]
+    independent = ["cosine", "contrastive", "triplet", "tsdae", "softmax", "binary_cross_entropy", "mlm", "nsp"]
     assert [name for name, kind in OBJECTIVES.items() if not kind.coupled] == independent
 
 

@@ -73,6 +73,14 @@ class Journeys:
         self.card.clear()
         return model
 
+    def masked(self, *, next_sentence: bool) -> Any:
+        """Return a masked language model on the card; its loading is not counted."""
+        from sbert_ft import MaskedLanguageModel
+
+        model = MaskedLanguageModel.from_pretrained(self.model, next_sentence=next_sentence)
+        self.card.clear()
+        return model
+
     def classifier(self, kind: str, **options: Any) -> Any:
         """Return a classifier on the card with a random head for `CLASSES`."""
         from sbert_ft import BertClassifier, ConnectionBert
@@ -242,7 +250,11 @@ def objectives(journeys: Journeys) -> None:
     """Run a batch of every objective, whole and in parts, forward and backward, and whole steps in every precision."""
     from sbert_ft import ObjectiveSettings, TrainingSettings
     from sbert_ft.config.objectives import OBJECTIVES
+    from sbert_ft.data.corpus import TextCorpus
+    from sbert_ft.models.tokenized_corpus import tokenize_corpus
+    from sbert_ft.tokenization.masking import Masker
     from sbert_ft.training.gradients import BackwardSettings, backward
+    from sbert_ft.training.masked_gradients import backward_masked
     from sbert_ft.training.objectives import Objective
     from sbert_ft.training.optimizer import Optimizer
     from sbert_ft.training.text_decoder import TextDecoder
@@ -253,10 +265,25 @@ def objectives(journeys: Journeys) -> None:
     def columns_of(model: Any, n: int) -> Any:
         return model.tokenizer.frame(model.tokenizer.tokenize(TEXTS[: n * n_rows]), 40)
 
+    def masked_batch(name: str, micro_rows: int) -> dict[str, Any]:
+        model = journeys.masked(next_sentence=name == "nsp")
+        rows = tokenize_corpus(TextCorpus.from_texts(documents), model.tokenizer, 40, model.next_sentence)
+        masked = rows.draw(np.arange(n_rows), Masker(model.tokenizer, 0.3), np.random.default_rng(0))
+        objective = Objective([ObjectiveSettings(part) for part in dict.fromkeys(("mlm", name))])
+        model.train()
+        with model.bert.trained_in(torch.bfloat16):
+            journeys.card.clear()
+            loss = backward_masked(model, objective, masked, BackwardSettings(micro_rows, torch.bfloat16, "rows"))
+        n_gradients = sum(p.grad is not None for p in model.trained.parameters())
+        return {"is": str(loss.device), "gradients": n_gradients}
+
+    documents = [text for number in range(n_rows) for text in (*TEXTS[number : number + 3], "")]
     for name, kind in OBJECTIVES.items():
         for micro_rows in (n_rows, 3):
 
             def batch(name: str = name, kind: Any = kind, micro_rows: int = micro_rows) -> dict[str, Any]:
+                if kind.of_language:
+                    return masked_batch(name, micro_rows)
                 if kind.of_classifier:
                     model = classifier
                     weights = torch.ones(3).to(model.device) if name == "softmax" else None
