@@ -37,7 +37,8 @@ _OPTION_OF_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(
         (
             *("model.pooling", "data.label_column", "data.label_kind", "data.classes", "data.label_values"),
-            *("data.score_range", "evaluation.threshold_target", "evaluation.calibration", "evaluation.match_from"),
+            *("data.score_range", "data.on_bad_row"),
+            *("evaluation.threshold_target", "evaluation.calibration", "evaluation.match_from"),
         ),
         _LABELLED_KINDS,
     ),
@@ -107,9 +108,10 @@ def _rules_of_dev(values: Mapping[str, Any]) -> Iterator[Fault]:
         found = f"data.dev {quoted(dev)} and data.dev_share {shown_value(share)}"
         yield Fault("data.dev_share", f"expected a file for dev or a share of train, found both, {found}")
     if dev is None and share is None:
+        rows = "texts" if values.get("model.kind") == LANGUAGE_KIND else "pairs"
         for name in _NEEDING_DEV:
             if (value := values.get(f"training.{name}")) is not None:
-                needs = f"{shown_value(value)} needs evaluation pairs"
+                needs = f"{shown_value(value)} needs evaluation {rows}"
                 yield Fault(f"training.{name}", f"{needs}; give data.dev or data.dev_share")
 
 
@@ -157,7 +159,7 @@ def _rules_of_model(values: Mapping[str, Any]) -> Iterator[Fault]:
             yield Fault(f"model.{name}", sentence)
     if (kind := values.get("model.kind")) is None:
         return
-    if values.get("model.pooling") == "pooler" and kind not in ("joined", "single"):
+    if values.get("model.pooling") == "pooler" and kind in ("siamese", "towers"):
         found = f"pooler is for joined and single; model.kind is {kind}"
         yield Fault("model.pooling", f"{found}; expected mean, cls or max, or null")
     for path, kinds in _OPTION_OF_KINDS.items():

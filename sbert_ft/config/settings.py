@@ -26,13 +26,13 @@ Truncation = Literal["longest_first", "only_first", "only_second"]
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The BERT to fine-tune, and what is done with its texts and layers.
+    """The BERT to train, and what is done with its texts and layers.
 
     Attributes:
         path: The model's folder.
         kind: What is put on the encoder. siamese: pooling, for vectors and cosines. The others are classifiers: over
-            both texts' vectors (towers), over the two texts joined to one (joined), or over one text (single); or
-            the heads of pre-training on raw texts (masked_lm), as sbert-ft pretrain has it.
+            both texts' vectors (towers), over the two texts joined to one (joined), or over one text (single).
+            masked_lm: the heads of pre-training on raw texts; sbert-ft pretrain takes this kind.
         init: Where the weights come from: the folder, or random ones after its config.json.
         max_seq_length: Tokens a text may have, special ones included (kind joined: both texts together); None for
             the folder's.
@@ -68,8 +68,8 @@ class Reading:
 
     Attributes:
         text_columns: Names of the columns with the texts: two, three for triplets and hard negatives, one for a
-            classifier of single texts. Objectives on single texts take any number of columns, each text as a row of
-            its own; one name is then that of the training file alone.
+            classifier of single texts. Objectives on single texts and kind masked_lm take up to three columns, each
+            text as a row of its own; for such objectives one name is that of the training file alone.
         label_column: Name of the column with the score or label.
         label_kind: Whether labels are scores or classes, each different one a class; None for what the objective
             needs; words are always classes.
@@ -81,6 +81,7 @@ class Reading:
         delimiter: What separates cells.
         kind: The format, where the suffix does not say it.
         on_bad_row: What to do with a row that has no text or no usable score: stop with an error, or skip and count.
+            Kind masked_lm always leaves out empty texts, and counts them.
     """
 
     text_columns: tuple[str, ...] | None = setting(None, n_items=(1, 3))
@@ -101,12 +102,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """The pairs for training and for evaluation.
+    """The rows for training and for evaluation: pairs, triplets or texts.
 
     Attributes:
-        train: File of the pairs to train on; for objectives on single texts also a .txt of one text a line.
-        dev: File of the pairs by which the best step, the threshold and the calibration are chosen.
-        test: File of the pairs for the final evaluation; nothing is chosen by them.
+        train: File of the rows to train on; for objectives on single texts also a .txt of one text a line. Kind
+            masked_lm: a file of raw texts, or a folder of such files.
+        dev: File of the rows by which the best step, the threshold and the calibration are chosen.
+        test: File of the rows for the final evaluation; nothing is chosen by them.
         dev_share: Share of `train` to split off as dev, where there is no `dev`; no text is in both.
         document_column: Kind masked_lm: column whose value is the same for all rows of a document; in files of one
             text per line an empty line ends a document.
@@ -131,11 +133,11 @@ class TrainingSettings:
     """How the weights are trained, and when to evaluate, save and stop.
 
     Attributes:
-        epochs: Passes over the training pairs.
+        epochs: Passes over the training rows.
         max_steps: Optimizer steps at most; None for all of the epochs.
-        batch_size: Pairs (or triplets) a batch.
+        batch_size: Rows a batch: pairs, triplets or texts.
         accumulation_steps: Batches an optimizer step; each has its own loss, the mean of them is stepped on.
-        micro_batch_size: Pairs a forward at most; None to fit the device. It changes memory, not the gradient.
+        micro_batch_size: Rows a forward at most; None to fit the device. It changes memory, not the gradient.
         learning_rate: Peak of the schedule.
         schedule: The rate after the warm-up: linear or cosine to 0, or constant.
         warmup_ratio: Share of the steps in which the rate rises from 0.

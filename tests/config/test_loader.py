@@ -24,7 +24,7 @@ from sbert_ft.config.jsonc import read_json_object
 from sbert_ft.config.loader import check_settings, read_run, run_from_json, run_to_json
 from sbert_ft.config.metrics import METRICS, choosing_metrics
 from sbert_ft.config.objectives import CLASSIFIER_OBJECTIVES, OBJECTIVES, ObjectiveSettings
-from sbert_ft.config.rules import CLASSIFIER_KINDS
+from sbert_ft.config.rules import CLASSIFIER_KINDS, LANGUAGE_KIND
 from sbert_ft.config.schema import commented_start, json_schema
 from sbert_ft.config.settings import (
     DataSettings,
@@ -104,7 +104,9 @@ def test_how_files_are_read_stands_flat_in_data() -> None:
     assert found == Reading(("a", "b", "c"), "y", "scores", None, values, (0.0, 5.0), "cp949", "tab", "csv", "skip")
 
 
-@pytest.mark.parametrize("kind, expected", [(None, "cosine"), ("siamese", "cosine"), ("single", "softmax")])
+@pytest.mark.parametrize(
+    "kind, expected", [(None, "cosine"), ("siamese", "cosine"), ("single", "softmax"), (LANGUAGE_KIND, "mlm")]
+)
 def test_the_objective_that_is_left_out_goes_by_the_kind_of_model(kind: str | None, expected: str) -> None:
     run = run_from_json(LEAST if kind is None else with_keys(model__kind=kind), "x")
     assert run.objective == (ObjectiveSettings(expected),)
@@ -226,7 +228,7 @@ BAD_VALUES: list[tuple[str, object, str]] = [
     ("model__max_seq_length", True, "found true"),
     ("model__max_seq_length", 10**12, "(more than any run has)"),
     ("model__max_seq_length", 10**400, "found a whole number of more than 18 digits"),
-    ("model__kind", "cross_encoder", "one of siamese, towers, joined, single, found 'cross_encoder'"),
+    ("model__kind", "cross_encoder", "one of siamese, towers, joined, single, masked_lm, found 'cross_encoder'"),
     ("model__kind", None, "found null"),
     ("model__kind", ["towers"], "found ['towers']"),
     ("model__init", "scratch", "one of pretrained, random, found 'scratch'"),
@@ -340,7 +342,8 @@ BAD_VALUES: list[tuple[str, object, str]] = [
     (
         "training__metric",
         "f1",
-        "one of spearman, pearson, average_precision, roc_auc, accuracy, macro_f1, mcc, or null, found 'f1'",
+        "one of spearman, pearson, average_precision, roc_auc, accuracy, macro_f1, mcc, loss, perplexity, "
+        "masked_accuracy, next_sentence_accuracy, or null, found 'f1'",
     ),
     ("training__eval_steps", 10, "training.eval_steps: 10 needs evaluation pairs; give data.dev or data.dev_share"),
     ("training__metric", "pearson", "training.metric: 'pearson' needs evaluation pairs"),
@@ -471,12 +474,100 @@ WRONG_KINDS: list[tuple[dict[str, object], str]] = [
     ),
     ({"model__kind": "joined", "evaluation__match_from": 3}, "evaluation.match_from: 3.0 is for scores; objective is"),
 ]
+OF_LABELS = "is for siamese, towers, joined and single; model.kind is masked_lm; leave it out"
+# Of kind masked_lm, which each of these has unless it names another.
+WRONG_OF_RAW_TEXTS: list[tuple[dict[str, object], str]] = [
+    ({"model__pooling": "mean"}, f"model.pooling: 'mean' {OF_LABELS}"),
+    ({"model__pooling": "pooler"}, f"model.pooling: 'pooler' {OF_LABELS}"),
+    ({"model__features": "uv"}, "model.features: 'uv' is for towers; model.kind is masked_lm; leave it out"),
+    ({"model__truncation": "only_first"}, "model.truncation: 'only_first' is for joined; model.kind is masked_lm"),
+    ({"model__head_dropout": 0.1}, "model.head_dropout: 0.1 is for towers, joined and single; model.kind is masked_lm"),
+    ({"model__init": "random", "model__freeze_layers": 2}, "model.freeze_layers: 2 would keep random weights"),
+    ({"model__init": "random", "model__freeze_embeddings": True}, "model.freeze_embeddings: true would keep random"),
+    ({"data__label_column": "score"}, f"data.label_column: 'score' {OF_LABELS}"),
+    ({"data__label_kind": "classes"}, f"data.label_kind: 'classes' {OF_LABELS}"),
+    ({"data__classes": ["a", "b"]}, f"data.classes: ['a', 'b'] {OF_LABELS}"),
+    ({"data__label_values": {"a": 1}}, f"data.label_values: {{'a': 1.0}} {OF_LABELS}"),
+    ({"data__score_range": [0, 5]}, f"data.score_range: [0.0, 5.0] {OF_LABELS}"),
+    ({"data__on_bad_row": "skip"}, f"data.on_bad_row: 'skip' {OF_LABELS}"),
+    ({"data__prompts": "query: "}, "data.prompts: 'query: ' is for siamese; model.kind is masked_lm; leave it out"),
+    ({"evaluation__threshold_target": "recall>=0.9"}, f"evaluation.threshold_target: 'recall>=0.9' {OF_LABELS}"),
+    ({"evaluation__calibration": "none"}, f"evaluation.calibration: 'none' {OF_LABELS}"),
+    ({"evaluation__match_from": 3}, f"evaluation.match_from: 3.0 {OF_LABELS}"),
+    (
+        {"objective": "cosine"},
+        "objective: cosine trains a sentence encoder, but model.kind is masked_lm; name mlm, or mlm and nsp, or set "
+        "model.kind to siamese",
+    ),
+    ({"objective": ["mlm", "softmax"]}, "objective.1: softmax trains a classifier, but model.kind is masked_lm"),
+    (
+        {"model__kind": "siamese", "objective": "mlm"},
+        "objective: mlm trains a masked language model, but model.kind is siamese; name another objective, or set "
+        "model.kind to masked_lm",
+    ),
+    (
+        {"model__kind": "single", "objective": ["mlm", "nsp"]},
+        "objective.0: mlm trains a masked language model, but model.kind is single; name softmax or",
+    ),
+    ({"objective": "nsp"}, "objective: expected mlm, or mlm and nsp, found nsp"),
+    ({"objective": ["mlm", "mlm"]}, "objective: expected mlm, or mlm and nsp, found mlm and mlm"),
+    ({"objective": ["nsp", "mlm", "nsp"]}, "objective: expected mlm, or mlm and nsp, found nsp, mlm and nsp"),
+    ({"objective": {"name": "mlm", "mask_share": 0}}, "objective.mask_share: expected a number above 0 and at most 1"),
+    ({"objective": {"name": "mlm", "scale": 2}}, "objective.scale: is an option of cosent"),
+    (
+        {"objective": ["mlm", {"name": "nsp", "whole_words": True}]},
+        "objective.1.whole_words: is an option of mlm; found true for nsp; leave it out",
+    ),
+    (
+        {"training__metric": "spearman", **DEV},
+        "training.metric: found spearman; objective is mlm; expected one of loss, perplexity, masked_accuracy, or null",
+    ),
+    (
+        {"training__metric": "next_sentence_accuracy", **DEV},
+        "training.metric: found next_sentence_accuracy; objective is mlm; expected one of loss, perplexity, "
+        "masked_accuracy, or null",
+    ),
+    (
+        {"model__kind": "siamese", "training__metric": "perplexity", **DEV},
+        "training.metric: perplexity is of masked tokens; objective is cosine; expected one of spearman",
+    ),
+    (
+        {"model__kind": "siamese", "data__document_column": "title"},
+        "data.document_column: 'title' is for masked_lm; model.kind is siamese; leave it out",
+    ),
+    ({"training__eval_steps": 10}, "training.eval_steps: 10 needs evaluation texts; give data.dev or data.dev_share"),
+]
 
 
 @pytest.mark.parametrize("keys, expected", WRONG_KINDS, ids=lambda item: str(item)[:60])
 def test_settings_that_the_kind_of_model_does_not_have_are_one_fault(keys: dict[str, object], expected: str) -> None:
     message = refusal(with_keys(**keys))
     assert expected in message and "\n" not in message
+
+
+@pytest.mark.parametrize("keys, expected", WRONG_OF_RAW_TEXTS, ids=lambda item: str(item)[:60])
+def test_settings_that_a_run_on_raw_texts_does_not_have_are_one_fault(keys: dict[str, object], expected: str) -> None:
+    message = refusal(with_keys(**{"model__kind": LANGUAGE_KIND, **keys}))
+    assert expected in message and "\n" not in message
+
+
+def test_a_run_on_raw_texts_is_read_with_all_that_it_has() -> None:
+    value = with_keys(
+        model__kind=LANGUAGE_KIND,
+        data__document_column="title",
+        data__text_columns=["text"],
+        data__dev_share=0.1,
+        objective=[{"name": "mlm", "mask_share": 0.2, "whole_words": True}, {"name": "nsp", "weight": 0.5}],
+        training__metric="next_sentence_accuracy",
+    )
+    run = run_from_json(value, "x")
+    assert (run.model.kind, run.data.document_column, run.data.reading.text_columns) == (
+        *(LANGUAGE_KIND, "title"),
+        ("text",),
+    )
+    assert run.objective == (ObjectiveSettings("mlm", mask_share=0.2, whole_words=True), ObjectiveSettings("nsp", 0.5))
+    assert run.training.metric == "next_sentence_accuracy"
+    assert run_from_json(run_to_json(run), "x") == run
 
 
 def test_where_kind_and_objective_contradict_no_other_key_is_blamed_for_it() -> None:
@@ -959,23 +1050,24 @@ def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 @st.composite
 def runs(draw: st.DrawFn) -> RunSettings:
     """Generate settings that are in range and fit each other."""
-    share = draw(maybe(st.floats(0.001, 0.5)))
-    dev = None if share is not None else draw(maybe(NAMES))
-    judged = dev is not None or share is not None
+    dev_share = draw(maybe(st.floats(0.001, 0.5)))
+    dev = None if dev_share is not None else draw(maybe(NAMES))
+    judged = dev is not None or dev_share is not None
     low, high = sorted(draw(st.tuples(st.integers(-5, 5), st.integers(6, 9))))
     kind: ModelKind = draw(st.sampled_from(get_args(ModelKind)))
-    has_classes = kind != "siamese" and draw(st.booleans())
-    n_texts = {"siamese": draw(st.integers(2, 3)), "single": 1}.get(kind, 2)
+    is_language = kind == LANGUAGE_KIND
+    has_classes = kind in CLASSIFIER_KINDS and draw(st.booleans())
+    n_texts = {"siamese": draw(st.integers(2, 3)), "single": 1, LANGUAGE_KIND: draw(st.integers(1, 3))}.get(kind, 2)
     classes = st.lists(NAMES, min_size=2, max_size=4, unique=True).map(tuple)
     values = st.dictionaries(NAMES, st.floats(low, high), min_size=1, max_size=3)
     reading = Reading(
         text_columns=draw(maybe(st.lists(NAMES, min_size=n_texts, max_size=n_texts, unique=True).map(tuple))),
-        label_kind=draw(st.sampled_from([None, "classes" if has_classes else "scores"])),
+        label_kind=draw(st.sampled_from([None, *([] if is_language else ["classes" if has_classes else "scores"])])),
         classes=draw(maybe(classes)) if has_classes else None,
-        label_values=None if has_classes else draw(maybe(values)),
-        score_range=None if has_classes else draw(maybe(st.just((float(low), float(high))))),
+        label_values=None if has_classes or is_language else draw(maybe(values)),
+        score_range=None if has_classes or is_language else draw(maybe(st.just((float(low), float(high))))),
         delimiter=draw(st.sampled_from([None, ",", "tab", " "])),
-        on_bad_row=draw(st.sampled_from(["error", "skip"])),
+        on_bad_row=draw(st.sampled_from(["error", *([] if is_language else ["skip"])])),
     )
     options = {
         "cosine": {},
@@ -984,12 +1076,22 @@ def runs(draw: st.DrawFn) -> RunSettings:
         "triplet": {"margin": draw(maybe(st.floats(0, 5)))},
     }
     names = draw(st.lists(st.sampled_from([*options]), min_size=1, max_size=3))
-    if kind != "siamese":
+    if is_language:
+        names = draw(st.sampled_from([["mlm"], ["mlm", "nsp"], ["nsp", "mlm"]]))
+        share = draw(maybe(st.floats(0.001, 1)))
+        options |= {"mlm": {"mask_share": share, "whole_words": draw(st.booleans())}, "nsp": {}}
+    elif kind != "siamese":
         names = ["softmax" if has_classes else "binary_cross_entropy"]
         options |= {"softmax": {"class_weight": draw(st.sampled_from([None, "balanced"]))}, "binary_cross_entropy": {}}
     init: Literal["pretrained", "random"] = draw(st.sampled_from(["pretrained", "random"]))
-    poolings = [None, "mean", "cls", "max", *(["pooler"] if kind in ("joined", "single") else [])]
+    poolings = [None] if is_language else [None, "mean", "cls", "max"]
+    poolings += ["pooler"] if kind in ("joined", "single") else []
     metrics = choosing_metrics("classes") if has_classes else choosing_metrics("graded", "labels")
+    calibrations = ["auto", "none", *(["temperature"] if has_classes else ["isotonic", "platt"])]
+    targets = ["f1", "precision>=0.95", "recall>=.9", "recall>=1.0"]
+    if is_language:
+        metrics = [name for name in choosing_metrics("tokens") if "nsp" in names or name != "next_sentence_accuracy"]
+        calibrations, targets = ["auto"], ["f1"]
     prompts = draw(st.sampled_from([None, "query: ", {"question": "query: ", "answer": "passage: "}]))
     return RunSettings(
         model=ModelSettings(
@@ -1000,11 +1102,14 @@ def runs(draw: st.DrawFn) -> RunSettings:
             pooling=draw(st.sampled_from(poolings)),
             features=draw(st.sampled_from(get_args(Features))) if kind == "towers" else "uv_difference",
             truncation=draw(st.sampled_from(get_args(Truncation))) if kind == "joined" else "longest_first",
-            head_dropout=None if kind == "siamese" else draw(maybe(st.floats(0, 0.99))),
+            head_dropout=None if kind not in CLASSIFIER_KINDS else draw(maybe(st.floats(0, 0.99))),
             dropout=draw(maybe(st.floats(0, 0.99))),
             freeze_layers=0 if init == "random" else draw(st.integers(0, 12)),
         ),
-        data=DataSettings(draw(NAMES), dev, draw(maybe(NAMES)), share, prompts if kind == "siamese" else None, reading),
+        data=DataSettings(
+            *(draw(NAMES), dev, draw(maybe(NAMES)), dev_share),
+            *(draw(maybe(NAMES)) if is_language else None, prompts if kind == "siamese" else None, reading),
+        ),
         output_dir=draw(NAMES),
         objective=tuple(ObjectiveSettings(name, draw(st.floats(0.01, 9)), **options[name]) for name in names),
         training=TrainingSettings(
@@ -1019,11 +1124,9 @@ def runs(draw: st.DrawFn) -> RunSettings:
             metric=draw(st.sampled_from([None, *metrics])) if judged else None,
         ),
         evaluation=EvaluationSettings(
-            threshold_target=draw(st.sampled_from(["f1", "precision>=0.95", "recall>=.9", "recall>=1.0"])),
-            calibration=draw(
-                st.sampled_from(["auto", "none", *(["temperature"] if has_classes else ["isotonic", "platt"])])
-            ),
-            match_from=None if has_classes else draw(maybe(st.floats(low, high))),
+            threshold_target=draw(st.sampled_from(targets)),
+            calibration=draw(st.sampled_from(calibrations)),
+            match_from=None if has_classes or is_language else draw(maybe(st.floats(low, high))),
             confidence=draw(st.floats(0.01, 0.99)),
         ),
     )
@@ -1102,7 +1205,7 @@ def test_names_are_those_of_the_rooms_that_know_them() -> None:
     from sbert_ft.encoder.devices import PRECISIONS
 
     assert {*KEYS["training.metric"].limits.choices} < METRICS.keys()
-    assert {"siamese", *CLASSIFIER_KINDS} == {*get_args(ModelKind)}
+    assert {"siamese", *CLASSIFIER_KINDS, LANGUAGE_KIND} == {*get_args(ModelKind)}
     options = {field.name for field in fields(ObjectiveSettings)} - {"name", "weight"}
     assert options == {option for kind in OBJECTIVES.values() for option in kind.defaults}
     assert KEYS["training.precision"].limits.choices == PRECISIONS
