@@ -150,6 +150,9 @@ class TextCorpus:
             else:
                 n_kept += 1
                 yield CorpusText(text, line, document)
+        if not n_kept and n_others:
+            problem = f"{quoted(self.source, limit=400)}: all {counted(n_others, 'text')} are in the other part"
+            raise DataError(problem, "raise data.dev_share, or name a file for data.dev")
         if not n_kept:
             raise DataError(f"{quoted(self.source, limit=400)} holds no text; expected at least one")
         self._ledger = self._account(faults, n_rows, n_kept, n_others)

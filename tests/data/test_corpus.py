@@ -8,7 +8,7 @@ import pytest
 
 from sbert_ft.config.settings import Reading
 from sbert_ft.data.corpus import TextCorpus
-from sbert_ft.errors import DataError
+from sbert_ft.errors import DataError, InputError
 
 
 def texts_of(corpus: TextCorpus) -> list[tuple[str, int, int]]:
@@ -53,6 +53,36 @@ def test_the_texts_of_two_columns_are_texts_of_their_own(tmp_path: Path) -> None
     assert [text.text for text in TextCorpus(tmp_path / "pairs.tsv").texts()] == ["a", "b", "c", "d"]
     one = TextCorpus(tmp_path / "pairs.tsv", Reading(text_columns=("sentence2",)))
     assert [text.text for text in one.texts()] == ["b", "d"]
+
+
+def test_texts_in_memory_are_a_corpus_with_an_account() -> None:
+    corpus = TextCorpus.from_texts(["a", "b", "", "c"])
+    assert texts_of(corpus) == [("a", 0, 0), ("b", 1, 0), ("c", 3, 1)]
+    assert (corpus.source, corpus.ledger.n_rows, corpus.ledger.n_kept, len(corpus)) == ("<texts>", 4, 3, 3)
+    assert corpus.ledger.format == "texts in memory"
+    with pytest.raises(InputError, match="text at position 1 is '3' \\(int\\), expected a string"):
+        TextCorpus.from_texts(["a", 3])  # type: ignore[list-item]
+
+
+def test_both_parts_of_a_split_account_for_every_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"text {i}\n\n" for i in range(200)), encoding="utf-8")
+    corpus = TextCorpus(tmp_path / "a.txt")
+    for by_document in (False, True):
+        train, dev = corpus.split(0.2, 7, by_document)
+        assert sorted(texts_of(train) + texts_of(dev)) == sorted(texts_of(corpus))
+        assert 20 < len(dev) < 60 and len(train) + len(dev) == 200
+        for part in (train, dev):
+            assert (part.ledger.n_rows, part.ledger.count("empty")) == (400, 200)
+            assert part.ledger.count("left_out") == 200 - len(part)
+        (left_out,) = (found for found in dev.ledger.findings if found.kind == "left_out")
+        assert left_out.sentence == f"{len(train)} texts in the other part of the split"
+
+
+def test_a_part_of_a_split_without_a_text_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo\n", encoding="utf-8")
+    _, dev = TextCorpus(tmp_path / "a.txt").split(0.0001, 1)
+    with pytest.raises(DataError, match=r"all 2 texts are in the other part; raise data.dev_share, or name a file for"):
+        len(dev)
 
 
 @pytest.mark.parametrize(
