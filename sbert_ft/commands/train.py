@@ -28,7 +28,7 @@ examples:
 
 The run's folder (output_dir) holds model/, report.html, report.md, metrics.json, metrics.jsonl, ledger.json,
 worst_pairs.csv, config.json and checkpoints/. Ctrl-C, SIGTERM and SIGHUP finish the step and write a checkpoint.
-A classifier's run has mistakes.csv instead of worst_pairs.csv."""
+A classifier's run has mistakes.csv instead of worst_pairs.csv, that of raw texts (masked_lm) has neither."""
 
 # The first of these groups that a split has completely is shown; a threshold has an accuracy, but no macro F1.
 _SHOWN = (
@@ -78,8 +78,13 @@ def run_kind(args: argparse.Namespace, kind: str | None) -> int:
         check_output_dir(settings, options)  # before the data is read and the model is loaded
     prepared = load_run(settings)
     for name, dataset in prepared.data.splits().items():
-        logger.info("%s: %s, %d of %d rows", name, dataset.source, len(dataset), dataset.ledger.n_rows)
-        for line in dataset.ledger.notes:
+        ledger = dataset.ledger
+        of_rows = f"{len(dataset)} of {ledger.n_rows} rows"
+        lines = ledger.notes
+        if settings.model.kind == "masked_lm":
+            of_rows, lines = f"{len(dataset)} texts", tuple(found.sentence for found in ledger.findings)
+        logger.info("%s: %s, %s", name, dataset.source, of_rows)
+        for line in lines:
             logger.info("  %s", line)
     if args.dry_run:
         _show_plan(prepared)

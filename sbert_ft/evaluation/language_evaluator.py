@@ -176,7 +176,7 @@ class LanguageEvaluator:
                 "source": texts.source,
                 "sha256": texts.sha256,
                 "n": len(texts),
-                "note": f"{int(after[:, 0].sum()):,} masked tokens of {len(texts):,} sequences",
+                "note": f"{int(after[:, 0].sum()):,} masked tokens, the same before and after",
                 "before": earlier.to_json(self.settings),
                 "after": later.to_json(self.settings),
                 "difference": later.minus(earlier).to_json(self.settings),

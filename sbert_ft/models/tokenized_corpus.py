@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.data.corpus import TextCorpus
+from sbert_ft.data.ledger import counted
 from sbert_ft.errors import InputError, OutputError, quoted
 from sbert_ft.models.inference import windows_of
 from sbert_ft.tokenization.masking import MaskedTokens, Masker
@@ -102,6 +103,16 @@ class TokenizedCorpus:
         """Return percentiles of the tokens per text, special ones included, as {percentage: tokens}."""
         found = np.percentile(self._text_lengths, PERCENTILES, method="inverted_cdf")
         return dict(zip(PERCENTILES, found.astype(int).tolist(), strict=True))
+
+    def describe_rows(self) -> str:
+        """Return how many sequences there are, and what they are made of, in words."""
+        n_texts, n_documents = len(self._text_lengths), len(self.documents) - 1
+        found = f"{counted(len(self), 'sequence')} from {counted(n_texts, 'text')}"
+        if not self.in_pairs:
+            return found
+        found = f"{found} in {counted(n_documents, 'document')}"
+        left_out = f"{counted(self.n_left_out, 'text')} alone in a document left out"
+        return f"{found}, {left_out}" if self.n_left_out else found
 
     def describe_cut(self) -> str:
         """Return what becomes of long texts, in words."""

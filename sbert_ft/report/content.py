@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.config.objectives import takes_single_texts
+from sbert_ft.config.rules import LANGUAGE_KIND
 from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.ledger import Ledger
 from sbert_ft.evaluation.metrics import Score
@@ -71,7 +72,7 @@ class Report:
 
     `metrics` is the content of metrics.json, `log` the lines of metrics.jsonl, and `ledgers` the accounts of train, dev
     and test. The report of a classifier of classes has `classes` and `mistakes` (highest predicted probability first),
-    any other `splits` and `worst` (worst first).
+    that of a masked language model none of these, any other `splits` and `worst` (worst first).
     """
 
     title: str
@@ -97,8 +98,20 @@ class Report:
         return self.metrics.get("classes") is not None
 
     @property
+    def is_language(self) -> bool:
+        """Whether the model is a masked language model, trained on raw texts."""
+        return self.settings.model.kind == LANGUAGE_KIND
+
+    @property
+    def has_next_sentence(self) -> bool:
+        """Whether next-sentence prediction is trained too."""
+        return any(part.name == "nsp" for part in self.settings.objective)
+
+    @property
     def row_word(self) -> str:
-        """The word for a row of the data: pair or text."""
+        """The word for a row of the data: pair, text, or sequence (a text, a part of one, or two segments)."""
+        if self.is_language:
+            return "sequence"
         return "text" if self.settings.model.kind == "single" else "pair"
 
     @property

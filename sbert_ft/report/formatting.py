@@ -64,11 +64,14 @@ def capitalised(text: str) -> str:
 
 
 def decimals(value: float | None, *, signed: bool = False) -> str:
-    """Return a value with four decimals and a minus sign (U+2212), None as a dash; `signed` adds a plus."""
+    """Return a value with a minus sign (U+2212), None as a dash; `signed` adds a plus.
+
+    It has four decimals, from 100 on one, as perplexities may have.
+    """
     if value is None:
         return "–"
-    digits = f"{value:+.4f}" if signed else f"{value:.4f}"
-    if float(digits) == 0:
+    digits = f"{value:{'+' if signed else ''},.{4 if abs(value) < 100 else 1}f}"
+    if not digits.strip("+-0.,"):
         return "0.0000"
     return digits.replace("-", "−")
 

@@ -88,11 +88,12 @@ def _charts(charts: blocks.Charts) -> str:
 
 
 def _beside(block: blocks.Beside) -> str:
-    """Return two groups of blocks side by side; a chart fills its side by itself."""
+    """Return two groups of blocks side by side; one chart fills its side by itself."""
     left, right = ("".join(map(_block, side)) for side in (block.left, block.right))
     if not isinstance(block.left[0], blocks.Figure):
         left = f"<div>{left}</div>"
-        right = f"<div>{right}</div>" if block.right and not block.uneven else right
+        is_group = len(block.right) > 1 or not block.uneven
+        right = f"<div>{right}</div>" if block.right and is_group else right
     return f'<div class="{"pair uneven" if block.uneven else "pair"}">{left}{right}</div>'
 
 

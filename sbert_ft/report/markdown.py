@@ -17,7 +17,7 @@ from sbert_ft.report.scores import verdict
 from sbert_ft.report.sections import sections_of
 
 # Two numbers in brackets are an interval, which needs no escapes unless the text after it would make it a link.
-_INTERVAL = re.compile(r"\\\[([+−]?\d\.\d{4}, [+−]?\d\.\d{4})\\\](?![(:\\])")
+_INTERVAL = re.compile(r"\\\[([+−]?[\d,]+\.\d{1,4}, [+−]?[\d,]+\.\d{1,4})\\\](?![(:\\])")
 _LIST_MARK = re.compile(r"^(\d{1,9})([.)])|^([-+=])")
 _N_WORST = 10
 _TEXT_LIMIT = 120
@@ -26,13 +26,18 @@ _CELL_LIMIT = 1000
 
 def markdown_report(report: Report) -> str:
     """Return the Markdown text: the sections of the page without charts and settings, and the first of many texts."""
-    found, table = verdict(report), "mistakes.csv" if report.is_classifier else "worst_pairs.csv"
+    found = verdict(report)
+    last = "The charts and the settings are in `report.html`."
+    if not report.is_language:
+        table = "mistakes.csv" if report.is_classifier else "worst_pairs.csv"
+        more = f"The charts, the settings and more {report.row_word}s are in `report.html`"
+        last = f"{more}, the full texts in `{table}`."
     parts = [
         f"# {literal(report.title)}",
         f"**{literal(found.headline)}:** {literal(found.sentence)}",
         *_warnings(report),
         *(part for section in sections_of(report) for part in _section(section, report.row_word)),
-        f"The charts, the settings and more {report.row_word}s are in `report.html`, the full texts in `{table}`.",
+        last,
     ]
     return "\n\n".join(parts) + "\n"
 

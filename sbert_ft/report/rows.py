@@ -14,11 +14,14 @@ def ledger_section(report: Report) -> Section:
     """Return the section with the accounts of the data files."""
     blocks: list[Block] = []
     for name, ledger in report.ledgers.items():
+        kept = fact("Rows", f"{ledger.n_rows:,} in the file, {ledger.n_kept:,} kept")
+        if report.is_language:
+            kept = fact("Texts", f"{ledger.n_kept:,}")
         facts = (
             fact("File", ledger.source),
             fact("Read as", ledger.format),
             fact("sha256", ledger.sha256),
-            fact("Rows", f"{ledger.n_rows:,} in the file, {ledger.n_kept:,} kept"),
+            kept,
         )
         blocks += [Heading(name), Grid("", (), facts), _findings(ledger)]
         blocks += [Items(ledger.notes)] if ledger.notes else []
@@ -29,7 +32,7 @@ def _findings(ledger: Ledger) -> Block:
     """Return the table of what was found in a file's rows, or a sentence that there is nothing."""
     rows = []
     for found in ledger.findings:
-        lines = ", ".join(map(str, found.first)) + (" …" if found.count > len(found.first) else "")
+        lines = ", ".join(map(str, found.first)) + (" …" if found.first and found.count > len(found.first) else "")
         name = Cell(found.kind.replace("_", " "), found.sentence)
         rows.append((name, Cell(f"{found.count:,}"), Cell("left out" if found.dropped else "kept"), Cell(lines)))
     if not rows:

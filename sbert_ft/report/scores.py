@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sbert_ft.config.metrics import metric_label
+from sbert_ft.config.metrics import METRICS, metric_label
 from sbert_ft.data.ledger import counted
 from sbert_ft.evaluation.metrics import Score
 from sbert_ft.report.blocks import Beside, Block, Cell, Figure, Grid, Paragraph, Section
@@ -23,7 +23,16 @@ _HEADLINES: Final[Mapping[VerdictKind, str]] = {
     "unknown": "Not compared",
 }
 _THAN: Final[Mapping[VerdictKind, str]] = {"better": "than", "worse": "than", "unclear": "from"}
-_MAIN_METRICS: Final = ("spearman", "average_precision", "pearson", "roc_auc", "f1", "macro_f1", "accuracy")
+_MAIN_METRICS: Final = ("spearman", "average_precision", "pearson", "roc_auc", "f1", "macro_f1", "accuracy", "loss")
+_NOT_DRAWN: Final = "perplexity"  # its logarithm is: before training it is thousands of times that after
+_MEANING: Final = (
+    "Loss is the mean cross-entropy of the masked tokens, in nats; perplexity is e to the power of it. Both are better "
+    "the lower they are. Masked accuracy is the share of the masked tokens that the model finds."
+)
+_MEANING_OF_ORDER: Final = (
+    " Next-sentence accuracy is the share of the pairs of segments for which it is right about whether the second "
+    "follows the first; guessing gives 0.5."
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ def main_metric(report: Report, of: SplitResult) -> str | None:
 def _better_without_training(of: SplitResult, metric: str) -> tuple[str, str] | None:
     """Return a baseline without training that is clearly better than the classifier, and a sentence about it."""
     for who, differences in of.baseline_differences.items():
-        if _kind(differences[metric]) == "worse":
+        if _kind(differences[metric], metric) == "worse":
             label, value = inside_sentence(metric_label(metric)), decimals(of.baselines[who][metric].value)
             change = _said(differences[metric], signed=True)
             return who, f"But {who} has a {label} of {value} on {of.name}; the model differs from it by {change}."
@@ -75,6 +84,8 @@ def _better_without_training(of: SplitResult, metric: str) -> tuple[str, str] | 
 
 def _not_judged(report: Report) -> str:
     """Return the clause, without a full stop, that there were no rows to evaluate the model on."""
+    if report.is_language:
+        return "there were neither dev nor test texts"
     needed = "labels" if report.is_classifier else "scores or labels"
     return f"there were neither dev nor test {report.row_word}s with {needed}"
 
@@ -94,7 +105,7 @@ def _judged(report: Report, of: SplitResult, metric: str) -> tuple[VerdictKind, 
     if before.value is None:
         why = before.reason or "no reason was recorded"
         return "unknown", f"{said}; that of {of.before_is} is undefined ({why})."
-    kind, low, high = _kind(difference), difference.low, difference.high
+    kind, low, high = _kind(difference, metric), difference.low, difference.high
     zero = ", an interval that contains zero" if kind == "unclear" else ""
     change = _said(difference, signed=True)
     if report.is_classifier:
@@ -102,16 +113,24 @@ def _judged(report: Report, of: SplitResult, metric: str) -> tuple[VerdictKind, 
         if low is None or high is None:
             return kind, f"{said}; the difference has no interval, so it may be chance."
         return kind, f"{said}: a difference of {change}{zero}."
-    verb = {"better": "rose", "worse": "fell"}.get(kind, "went")
+    rose = (kind == "better") != lower_is_better(metric)
+    verb = "went" if kind == "unclear" else "rose" if rose else "fell"
     if low is None or high is None:
         zero = "; the change has no interval, so it may be chance"
     return kind, f"{its} {verb} from {decimals(before.value)} to {decimals(after.value)}, by {change}{zero}."
 
 
-def _kind(difference: Score) -> VerdictKind:
+def lower_is_better(metric: str) -> bool:
+    """Return whether the metric is a loss."""
+    return metric in METRICS and METRICS[metric].lower_is_better
+
+
+def _kind(difference: Score, metric: str) -> VerdictKind:
     if difference.low is not None and difference.low > 0:
-        return "better"
-    return "worse" if difference.high is not None and difference.high < 0 else "unclear"
+        return "worse" if lower_is_better(metric) else "better"
+    if difference.high is not None and difference.high < 0:
+        return "better" if lower_is_better(metric) else "worse"
+    return "unclear"
 
 
 def _said(score: Score, *, signed: bool = False) -> str:
@@ -141,7 +160,8 @@ def scores_section(report: Report) -> Section:
         blocks.append(Beside((_score_grid(report, of),), tuple(_interval_figure(i, report, of)), uneven=True))
     if blocks:
         notes = (f"The {report.row_word}s of {of.name}: {of.note}." for of in report.results if of.note)
-        blocks += [Paragraph(note, is_note=True) for note in (*notes, _interval_note(report))]
+        meanings = [_MEANING + (_MEANING_OF_ORDER if report.has_next_sentence else "")] if report.is_language else []
+        blocks += [Paragraph(note, is_note=True) for note in (*notes, *meanings, _interval_note(report))]
     else:
         blocks.append(Paragraph(f"{capitalised(_not_judged(report))}, so nothing was measured."))
     return Section("scores", "Scores and baselines" if report.is_classifier else "Scores before and after", blocks)
@@ -175,14 +195,24 @@ def _predictor_rows(of: SplitResult) -> Iterator[tuple[Cell, ...]]:
 
 
 def _interval_figure(number: int, report: Report, of: SplitResult) -> Iterator[Figure]:
-    """Yield a chart of a split's measures with intervals, if any has a value; `number` makes its ids unique."""
-    known = {metric: score for metric, score in of.after.items() if score.value is not None}
-    if rows := [IntervalRow(metric_label(metric), of.before[metric], score) for metric, score in known.items()]:
+    """Yield the charts of a split's measures with intervals; `number` makes their ids unique.
+
+    A loss has a chart of its own, because its scale is not that of the other measures.
+    """
+    known = {metric: score for metric, score in of.after.items() if score.value is not None and metric != _NOT_DRAWN}
+    losses = [metric for metric in known if lower_is_better(metric)]
+    shared = [metric for metric in known if metric not in losses]
+    for which, drawn in (("loss-intervals", losses), ("intervals", shared)):
+        rows = [IntervalRow(metric_label(metric), of.before[metric], known[metric]) for metric in drawn]
+        if not rows:
+            continue
         # A new classifier has no scores before training: a baseline takes their place.
         is_new = report.is_classifier or of.before_is is not None
         names = (predictor_name(of), "this model") if is_new else ("before", "after")
-        chart = interval_chart(f"intervals-{number}", f"Measures on {of.name}", rows, names)
-        yield Figure(f"The measures on {of.name}", chart, "Dots are values, lines their intervals.")
+        title = f"Loss on {of.name}" if drawn is losses else f"Measures on {of.name}"
+        heading = title if drawn is losses else f"The measures on {of.name}"
+        chart = interval_chart(f"{which}-{number}", title, rows, names)
+        yield Figure(heading, chart, "Dots are values, lines their intervals.")
 
 
 def predictor_name(of: SplitResult) -> str:
@@ -206,7 +236,7 @@ def _interval_note(report: Report) -> str:
         return f"{paired}both on the same resampled {rows}."
     before_is = next((split.before_is for split in report.results if split.before_is), None)
     both, each = ("both models", "each model") if before_is is None else ("both", "each")
-    paired += f"{both} on the same resampled pairs."
+    paired += f"{both} on the same resampled {rows}."
     if before_is is not None:
         paired = f"Before: {before_is}. After: this model. {paired}"
     if any("f1" in split.before for split in compared):

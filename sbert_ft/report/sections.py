@@ -21,11 +21,14 @@ def sections_of(report: Report) -> Iterator[Section]:
     yield scores_section(report)
     if report.is_classifier:
         yield classes_section(report)
-    yield decision_section(report)
+    if not report.is_language:
+        yield decision_section(report)
     yield training_section(report)
     yield curves_section(report)
-    yield charts_section(report)
+    if not report.is_language:
+        yield charts_section(report)
     yield ledger_section(report)
-    yield worst_section(report)
+    if not report.is_language:
+        yield worst_section(report)
     content = json.dumps(run_to_json(report.settings), indent=2, ensure_ascii=False)
     yield Section("settings", "Settings", [Folded("The resolved configuration", content)])

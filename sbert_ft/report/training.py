@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from sbert_ft.config.metrics import metric_label
-from sbert_ft.config.objectives import ObjectiveSettings
+from sbert_ft.config.objectives import OBJECTIVES, ObjectiveSettings
 from sbert_ft.data.ledger import counted
 from sbert_ft.evaluation.results import Json
 from sbert_ft.report.blocks import Cell, Charts, Figure, Grid, Paragraph, Section, fact
@@ -19,6 +19,7 @@ from sbert_ft.report.content import Report, SplitResult
 from sbert_ft.report.formatting import decimals, duration, inside_sentence, percent, plain_number
 from sbert_ft.report.scores import main_metric, predictor_name
 from sbert_ft.report.svg import Floats
+from sbert_ft.tokenization.masking import MASKED_SHARE, RANDOM_SHARE
 
 _N_EVALUATIONS: Final = 20  # shown in the table
 _WHAT: Final = {
@@ -33,7 +34,8 @@ _OWN_SETTINGS: Final = {"towers": ("features",), "joined": ("truncation",)}
 
 def training_section(report: Report) -> Section:
     """Return the section with the facts of the training."""
-    makers = (_model_facts, _data_facts, _length_facts, _loop_facts, _run_facts)
+    lengths = _sequence_facts if report.is_language else _length_facts
+    makers = (_model_facts, _data_facts, lengths, _loop_facts, _run_facts)
     facts = [row for make in makers for row in make(report)]
     return Section("training", "Training", [Grid("Model, data and settings", (), facts)])
 
@@ -43,7 +45,7 @@ def _model_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     yield fact("Model", model.path, _WHAT[model.kind])
     parts = ["starts from random weights"] if model.init == "random" else []
     if model.max_seq_length is not None:
-        texts = "pairs" if model.kind == "joined" else "texts"
+        texts = "sequences" if report.is_language else "pairs" if model.kind == "joined" else "texts"
         parts.append(f"{texts} of at most {plain_number(model.max_seq_length)} tokens")
     for key in ("pooling", *_OWN_SETTINGS.get(model.kind, ()), "dropout", "head_dropout"):
         if (value := getattr(model, key)) is not None:
@@ -59,6 +61,8 @@ def _model_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
 def _data_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     for name, ledger in report.ledgers.items():
         rows = f"{ledger.n_kept:,} of {ledger.n_rows:,} rows"
+        if report.is_language:
+            rows = counted(ledger.n_kept, "text")
         yield fact(f"Data: {name}", ledger.source, f"{rows}; sha256 {ledger.sha256[:12]}")
 
 
@@ -69,6 +73,29 @@ def _length_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
         where = f"in {counted(lengths['n_cut_rows'], 'row')}"
         yield fact("Truncated, as too long", f"{percent(lengths['cut_share'])} of the training {texts}", where)
         yield fact("Not in the vocabulary ([UNK])", f"{percent(lengths['unknown_share'])} of the training tokens")
+
+
+def _sequence_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
+    """Yield what the sequences of a masked language model are made of, and what is masked in them."""
+    if lengths := report.metrics.get("lengths"):
+        kind = "each two segments of texts" if report.has_next_sentence else "each a text, or a block of a longer one"
+        yield fact("Training sequences", f"{lengths['n_sequences']:,}", kind)
+        found = ", ".join(f"{share} % up to {n:,}" for share, n in lengths["percentiles"].items() if share != "100")
+        yield fact("Tokens per text", f"{found}, the longest {lengths['percentiles']['100']:,}")
+        how = "cut to fit" if report.has_next_sentence else "cut into blocks"
+        n_cut = f"{counted(lengths['n_cut_rows'], 'text')}, {how}" if lengths["n_cut_rows"] else "none is cut"
+        yield fact("Longer than a sequence", f"{percent(lengths['cut_share'])} of the training texts", n_cut)
+        yield fact("Not in the vocabulary ([UNK])", f"{percent(lengths['unknown_share'])} of the training tokens")
+    for objective in report.settings.objective:
+        if objective.name == "mlm":
+            share = objective.mask_share or OBJECTIVES["mlm"].defaults["mask_share"]
+            what = "words, all tokens of a word together" if objective.whole_words else "tokens"
+            become = f"of these {100 * MASKED_SHARE:g} % become [MASK], {100 * RANDOM_SHARE:g} % a random token"
+            rest = f"{100 * (1 - MASKED_SHARE - RANDOM_SHARE):g} % stay; drawn anew for each step"
+            yield fact("Masked", f"{100 * share:g} % of the {what}", f"{become}, {rest}")
+    if report.has_next_sentence:
+        half = "in half of the pairs the second segment follows the first, in half it is from another document"
+        yield fact("Next sentence", "predicted for each pair of segments", half)
 
 
 def _loop_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
@@ -107,7 +134,7 @@ def _run_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
         by = inside_sentence(metric_label(str(best["metric"])))
         yield fact("Kept", f"step {best['step']:,}, the best by {by}{at_best}")
     if (seconds := metrics.get("seconds")) is not None:
-        rates = [line["pairs_per_second"] for line in report.log if line.get("pairs_per_second")]
+        rates = [line["rows_per_second"] for line in report.log if line.get("rows_per_second")]
         pace = f"{statistics.median(rates):,.0f} {report.train_word}s per second" if rates else ""
         yield fact("Time", duration(seconds), pace)
     device, precision = metrics.get("device", "not recorded"), metrics.get("precision", "precision not recorded")

@@ -1,7 +1,8 @@
 """Write the report of a run: an HTML page, a short Markdown version, and a table of the worst rows.
 
-`write_report` writes report.html, report.md and worst_pairs.csv (mistakes.csv for a classifier); docs/report.md
-explains each part. Files are written atomically, and the same report gives the same bytes.
+`write_report` writes report.html, report.md and worst_pairs.csv: mistakes.csv for a classifier, and no table for a
+masked language model, which is not evaluated on labelled rows. docs/report.md explains each part. Files are written
+atomically, and the same report gives the same bytes.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from sbert_ft.report.markdown import markdown_report
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write report.html, report.md and worst_pairs.csv (mistakes.csv for a classifier) to an existing folder.
+    """Write report.html, report.md and the table of the worst rows, if there is one, to an existing folder.
 
     Raises:
         OutputError: A file cannot be written; an existing file is then left unchanged.
     """
     if report.is_classifier:
         write_bytes(folder / "mistakes.csv", mistakes_csv(report.mistakes, report.row_word).encode())
-    else:
+    elif not report.is_language:
         write_bytes(folder / "worst_pairs.csv", csv_of(report.worst).encode())
     write_bytes(folder / "report.md", markdown_report(report).encode())
     write_bytes(folder / "report.html", html_report(report).encode())

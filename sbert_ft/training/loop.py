@@ -112,7 +112,7 @@ class StepLogger:
             "loss": sum(losses) / len(losses),
             "learning_rate": rate,
             "grad_norm": self.norm,
-            "pairs_per_second": self.n_rows / seconds if seconds > 0 else 0.0,
+            "rows_per_second": self.n_rows / seconds if seconds > 0 else 0.0,
             "seconds": self.progress.seconds,
         }
         losses.clear()
@@ -221,7 +221,7 @@ class _Loop:
                     session.folder.check_is_there()
                     record = steps.record(rate)
                     self.log.append(record)
-                    speed = f"{record['pairs_per_second']:.0f} {plan.row}s/s"
+                    speed = f"{record['rows_per_second']:.0f} {plan.row}s/s"
                     bar.set_postfix_str(f"loss {record['loss']:.4f}, rate {rate:.1e}, {speed}")
                 bar.update(1)
                 if ends_epoch:

@@ -83,8 +83,8 @@ class RunPlan:
 
     @property
     def row(self) -> str:
-        """What a row is: a text, pair or triplet."""
-        return row_word(self.run.data.train.n_texts)
+        """What a row is: a text, pair or triplet; of raw texts a sequence."""
+        return "sequence" if isinstance(self.tokens, TokenizedCorpus) else row_word(self.run.data.train.n_texts)
 
     @property
     def sequence(self) -> str:
@@ -121,6 +121,7 @@ class RunPlan:
             batch += f" x {settings.accumulation_steps} accumulated"
         if self.micro_rows < settings.batch_size:
             batch += f" in forwards of {self.micro_rows}"
+        rows = tokens.describe_rows() if isinstance(tokens, TokenizedCorpus) else counted(len(tokens), self.row)
         n_frozen = sum(p.numel() for p in frozen_parameters(self.run.model.bert.encoder, self.run.settings.model))
         frozen = f", {n_frozen:,} weights frozen" if n_frozen else ""
         prompts = self.run.prompts_of(self.run.data.train)
@@ -133,7 +134,7 @@ class RunPlan:
         warm_up = f"after {counted(n_warmup, 'step')} of" if n_warmup else "without"
         return [
             f"{describe_device(self.run.model.device)}, {self.precision}{frozen}",
-            f"{counted(len(tokens), self.row)}, objective {self.run.objective.describe()}",
+            f"{rows}, objective {self.run.objective.describe()}",
             *prompted,
             f"tokens a {self.sequence}: {lengths}, the longest {percentiles[100]}; {tokens.describe_cut()}",
             f"{counted(self.n_steps, 'step')} ({counted(len(self.steps_by_epoch), 'epoch')}), {batch}, "

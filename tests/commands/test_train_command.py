@@ -363,8 +363,8 @@ def test_the_log_has_a_line_for_each_interval_and_evaluation(finished: Path) -> 
     assert [line["step"] for line in lines if line["kind"] == "eval"] == [5, 10]
     for line in lines:
         if line["kind"] == "train":
-            keys = {"kind", "step", "epoch", "loss", "learning_rate", "grad_norm", "pairs_per_second", "seconds"}
-            assert set(line) == keys and line["loss"] > 0 and line["grad_norm"] > 0 and line["pairs_per_second"] > 0
+            keys = {"kind", "step", "epoch", "loss", "learning_rate", "grad_norm", "rows_per_second", "seconds"}
+            assert set(line) == keys and line["loss"] > 0 and line["grad_norm"] > 0 and line["rows_per_second"] > 0
         else:
             assert set(line) == {"kind", "step", "epoch", "split", "metrics", "best"} and line["split"] == "dev"
 

@@ -130,7 +130,7 @@ def log_lines(n: int, metric: str) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for step in range(1, n + 1):
         numbers = {"loss": 1 / step, "learning_rate": 2e-5 * (1 - step / n), "grad_norm": 1.0}
-        lines.append({"kind": "train", "step": step, "epoch": step / n, "pairs_per_second": 100.0, **numbers})
+        lines.append({"kind": "train", "step": step, "epoch": step / n, "rows_per_second": 100.0, **numbers})
         if step % (n // 4) == 0:
             values = {metric: 0.8 + 0.01 * step / n, "pearson": None}
             lines.append({"kind": "eval", "step": step, "epoch": 1.0, "split": "dev", "metrics": values, "best": False})

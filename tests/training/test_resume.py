@@ -256,7 +256,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     """Return the log's lines without their times."""
     path = folder / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [{key: value for key, value in line.items() if key not in ("seconds", "pairs_per_second")} for line in lines]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "rows_per_second")} for line in lines]
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
