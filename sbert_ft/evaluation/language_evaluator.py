@@ -116,7 +116,8 @@ def language_metrics(sums: Floats) -> Metrics:
         return Metrics.undefined(names, "there are no texts")
 
     def of_counts(counts: Floats) -> dict[str, Floats]:
-        found = _of_totals(counts @ sums)
+        with np.errstate(invalid="ignore"):  # a loss that is not finite
+            found = _of_totals(counts @ sums)
         return {name: found[name] for name in names}
 
     reasons = dict.fromkeys(names, "no token is masked, or the loss is not finite")
@@ -130,7 +131,7 @@ def _of_totals(totals: Floats) -> dict[str, Floats]:
     with np.errstate(over="ignore"):
         perplexity = np.exp(mean)
     return {
-        "loss": mean,
+        "loss": np.where(np.isfinite(mean), mean, np.nan),
         "perplexity": np.where(np.isfinite(perplexity), perplexity, np.nan),
         "masked_accuracy": divided(n_right, n_masked),
         "next_sentence_accuracy": divided(n_pairs_right, n_pairs),
