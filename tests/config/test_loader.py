@@ -551,6 +551,17 @@ def test_settings_that_a_run_on_raw_texts_does_not_have_are_one_fault(keys: dict
     assert expected in message and "\n" not in message
 
 
+@pytest.mark.parametrize("keys, expected", WRONG_OF_RAW_TEXTS, ids=lambda item: str(item)[:60])
+def test_pretrain_ends_with_2_and_the_sentence(
+    tmp_path: Path, keys: dict[str, object], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = with_keys(**keys, output_dir=str(tmp_path / "run"))  # its kind is the command's default
+    assert main(["pretrain", str(write(tmp_path / "run.json", json.dumps(value)))]) == 2
+    said = capsys.readouterr()
+    assert expected in said.err and said.err.count("\n") == 1 and said.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
 def test_a_run_on_raw_texts_is_read_with_all_that_it_has() -> None:
     value = with_keys(
         model__kind=LANGUAGE_KIND,
