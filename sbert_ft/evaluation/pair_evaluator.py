@@ -361,7 +361,8 @@ class PairEvaluator:
         collapse = {"before": before.chance, "after": after.chance}
         found = alarms(results, self.metric or "spearman", collapse)
         if not self.sets:
-            found.append("the tuned model was not evaluated: set data.dev or data.dev_share, and data.test")
+            dev = "data.dev" if self.chance.n_texts == 1 else "data.dev or data.dev_share,"
+            found.append(f"the tuned model was not evaluated: set {dev} and data.test")
         model.score_scale = self.scale or ((0.0, 1.0) if is_classifier else (-1.0, 1.0))
         model.decision = decision
         facts = {"decision": None if decision is None else decision.to_json(), "collapse": collapse}
