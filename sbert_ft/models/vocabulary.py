@@ -119,14 +119,14 @@ def train_vocabulary(
 def extend_vocabulary(
     model_folder: str | Path, texts: Iterable[str], folder: str | Path, n_pieces: int = 2000
 ) -> VocabularyExtension:
-    """Add the pieces that save most tokens of the texts to a model's WordPiece vocabulary, and write the model.
+    """Add pieces with which texts have fewer tokens and unknown words to a WordPiece vocabulary, and write the model.
 
     See `choose_pieces` for which ones. Old pieces keep their ids, and a text without new pieces its vector; train the
     model on (fine-tuning or masked words), since the rows of new pieces are only means.
 
     Args:
         model_folder: A folder of a BERT or another encoder with WordPiece, of sentence-transformers or of a classifier.
-        texts: Texts; read four times.
+        texts: Texts; read five times.
         folder: A folder that is empty or does not exist.
         n_pieces: How many pieces to add at most.
 

@@ -12,8 +12,10 @@ by their share of the text and not by a fixed number: 1,000, the usual limit, is
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -45,8 +47,9 @@ class NewPiece:
 
     Attributes:
         token: The piece, with ## in front if it continues a word.
-        made_of: The ids of the old pieces that stood in its place; the unknown token's if there were none.
-        n_saved: How many tokens of the texts it saves; a word that is known now counts as one.
+        made_of: The ids of the old pieces it consists of; the unknown token's for each character without any.
+        n_saved: About how many tokens of the texts it saves: its uses among twice as many candidates, times the tokens
+            that each saves; 0 for a single character, which makes words known.
     """
 
     token: str
@@ -138,49 +141,63 @@ def train_wordpiece(
     )
     trained = Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS[1]))
     trained.pre_tokenizer = pre_tokenizer
-    trained.train_from_iterator((normalize(text).translate(table) for text in _checked(texts)), trainer)
+    _train(trained, (normalize(text).translate(table) for text in _checked(texts)), trainer)
     vocab = trained.get_vocab()
     return sorted(vocab, key=vocab.__getitem__)
 
 
 def choose_pieces(tokenizer: TextTokenizer, texts: Iterable[str], n_pieces: int) -> list[NewPiece]:
-    """Return the pieces that save most tokens of the texts if they are added to a WordPiece vocabulary, best first.
+    """Return pieces to add to a WordPiece vocabulary, so that it splits the texts into fewer tokens and unknown words.
 
-    The candidates are the pieces of a vocabulary trained on the texts, split as the tokenizer does. They are counted
-    with all candidates added, and the better half of twice as many again without the others. Fewer are returned if
-    fewer save a token at least twice.
+    Candidates are the pieces of a vocabulary trained on the texts, split into words as the tokenizer does. First come
+    single characters without which words are unknown, the most frequent ones, in at most half of the pieces; then the
+    pieces that save most tokens. A long candidate takes uses from those that it holds, so uses are counted three times:
+    with all candidates added, then with the best four times and twice `n_pieces`. Fewer are returned if fewer are used
+    twice.
 
-    No text gets an unknown token that it did not have. This needs each character that old pieces continue words with
-    as a piece of its own; where some are not, they come first.
+    No text gets an unknown token that it did not have. This needs each character with which old pieces continue words
+    as a piece of its own; where some are not, they come before all.
 
     Args:
         tokenizer: A WordPiece tokenizer.
-        texts: Read four times.
+        texts: Read five times.
         n_pieces: How many to choose at most.
 
     Raises:
         ModelFolderError: The tokenizer is not WordPiece.
-        InputError: As in `train_wordpiece`; or there is no room for the pieces that come first.
+        InputError: As in `train_wordpiece`; or there is no room for the characters that come before all.
     """
     n_pieces = whole_number(n_pieces, "n_pieces", 1, _MOST_SIZE)
     model, vocab, pre_tokenizer = check_wordpiece(tokenizer), tokenizer.get_vocab(), tokenizer.backend.pre_tokenizer
-    prefix, unknown = str(model.continuing_subword_prefix), (vocab[model.unk_token],)
+    prefix, unknown = str(model.continuing_subword_prefix), vocab[model.unk_token]
     within = {character for piece in vocab for character in _continuing(piece, prefix, pre_tokenizer)}
-    needed = [piece for piece in sorted(prefix + character for character in within) if piece not in vocab]
-    if len(needed) > n_pieces:
-        problem = f"the vocabulary lacks {len(needed):,} single characters such as {quoted(needed[0])}, which are added"
-        raise InputError(f"{problem} first, but only {n_pieces:,} pieces may be added", f"add {len(needed):,} or more")
-    size = min(len(vocab) + 2 * n_pieces + len(SPECIAL_TOKENS), _MOST_SIZE)
-    trained = train_wordpiece(texts, max(size, LEAST_SIZE), tokenizer.backend.normalizer, pre_tokenizer, prefix)
-    new = dict.fromkeys(piece for piece in (*needed, *trained[len(SPECIAL_TOKENS) :]) if piece not in vocab)
-    made_of = {piece: _old_pieces(piece, vocab, prefix) or unknown for piece in new}
-    for n_kept in (2 * n_pieces, n_pieces):
-        uses = _count_uses(tokenizer, list(made_of), texts)
-        saved = {token: uses[token] * max(len(old) - 1, int(old == unknown)) for token, old in made_of.items()}
-        useful = [token for token in made_of if uses[token] >= _LEAST_USES and saved[token] and token not in needed]
-        best = sorted(useful, key=lambda token: (-saved[token], token))
-        made_of = {token: made_of[token] for token in [*needed, *best][:n_kept]}
-    return [NewPiece(token, old, saved[token]) for token, old in made_of.items()]
+    first = [piece for piece in sorted(prefix + character for character in within) if piece not in vocab]
+    if len(first) > n_pieces:
+        problem = f"the vocabulary lacks {len(first):,} single characters such as {quoted(first[0])}, which are added"
+        raise InputError(f"{problem} first, but only {n_pieces:,} pieces may be added", f"add {len(first):,} or more")
+    size = max(LEAST_SIZE, min(len(vocab) + 2 * n_pieces + len(SPECIAL_TOKENS), _MOST_SIZE))
+    trained = train_wordpiece(texts, size, tokenizer.backend.normalizer, pre_tokenizer, prefix)[len(SPECIAL_TOKENS) :]
+    new = list(dict.fromkeys(piece for piece in (*first, *trained) if piece not in vocab))
+    uses = _count_uses(tokenizer, new, texts)
+    by_character: Counter[str] = Counter()
+    for piece in new:
+        for character in _characters(piece, prefix):
+            by_character[character] += uses[piece]
+    missing = [piece for piece, n in by_character.items() if piece not in vocab and n >= _LEAST_USES]
+    missing = [piece for piece in missing if piece in uses and piece not in first]
+    missing.sort(key=lambda piece: (-by_character[piece], piece))
+    first += missing[: max(n_pieces // 2 - len(first), 0)]
+    spelled = vocab | dict.fromkeys(first, unknown)
+
+    def best(n: int) -> list[tuple[str, int]]:
+        saved = {piece: n * (len(_old_pieces(piece, spelled, prefix, unknown)) - 1) for piece, n in uses.items()}
+        useful = [piece for piece in saved if saved[piece] > 0 and uses[piece] >= _LEAST_USES and piece not in first]
+        useful.sort(key=lambda piece: (-saved[piece], piece))
+        return [(piece, saved[piece]) for piece in [*first, *useful][:n]]
+
+    for factor in (4, 2):
+        uses = _count_uses(tokenizer, [piece for piece, _ in best(factor * n_pieces)], texts)
+    return [NewPiece(piece, _old_pieces(piece, vocab, prefix, unknown), n) for piece, n in best(n_pieces)]
 
 
 def bert_tokenizer(file: Path, vocab: dict[str, int], casing: Casing) -> TextTokenizer:
@@ -205,6 +222,29 @@ def check_wordpiece(tokenizer: TextTokenizer) -> models.WordPiece:
         problem = f"{quoted(tokenizer.files[0], limit=400)} is of a tokenizer of the kind {kind}"
         raise ModelFolderError(f"{problem}, expected WordPiece, which alone can be extended", "give a model like BERT")
     return model
+
+
+def _train(tokenizer: Tokenizer, texts: Iterable[str], trainer: trainers.Trainer) -> None:
+    """Train a tokenizer; after Ctrl-C or another signal no more texts are read.
+
+    The library reads texts in threads of its own and does not return before it is done, and a signal is raised only in
+    the main thread. So this one waits in Python. Merging, the last part, cannot be stopped.
+    """
+    is_stopped = threading.Event()
+
+    def until_stopped() -> Iterator[str]:
+        for text in texts:
+            if is_stopped.is_set():
+                raise CancelledError
+            yield text
+
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(tokenizer.train_from_iterator, until_stopped(), trainer)
+        try:
+            training.result()
+        except BaseException:
+            is_stopped.set()
+            raise
 
 
 def _checked(texts: Iterable[str]) -> Iterator[str]:
@@ -249,17 +289,22 @@ def _continuing(piece: str, prefix: str, pre_tokenizer: pre_tokenizers.PreTokeni
     return (surface if is_rest else surface[1:]) if len(pre_tokenizer.pre_tokenize_str(surface)) == 1 else ""
 
 
-def _old_pieces(piece: str, vocab: Mapping[str, int], prefix: str) -> tuple[int, ...]:
-    """Return the ids of the pieces of `vocab` that WordPiece makes of a piece; none where it cannot be spelled."""
+def _characters(piece: str, prefix: str) -> list[str]:
+    """Return a piece as pieces of single characters."""
+    is_rest = piece.startswith(prefix) and len(piece) > len(prefix)
+    surface = piece[len(prefix) :] if is_rest else piece
+    return [prefix + character if i or is_rest else character for i, character in enumerate(surface)]
+
+
+def _old_pieces(piece: str, vocab: Mapping[str, int], prefix: str, unknown: int) -> tuple[int, ...]:
+    """Return the ids of the pieces that WordPiece makes of a piece; `unknown` for a character without any."""
     ids: list[int] = []
-    before = prefix if piece.startswith(prefix) and len(piece) > len(prefix) else ""
-    rest = piece[len(before) :]
-    while rest:
-        end = next((end for end in range(len(rest), 0, -1) if before + rest[:end] in vocab), 0)
-        if not end:
-            return ()
-        ids.append(vocab[before + rest[:end]])
-        before, rest = prefix, rest[end:]
+    characters = _characters(piece, prefix)
+    while characters:
+        first, rest = characters[0], "".join(character.removeprefix(prefix) for character in characters[1:])
+        end = next((end for end in range(len(rest), -1, -1) if first + rest[:end] in vocab), 0)
+        ids.append(vocab.get(first + rest[:end], unknown))
+        characters = characters[1 + end :]
     return tuple(ids)
 
 
