@@ -8,7 +8,6 @@ draws the same.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -68,11 +67,12 @@ class Masker:
         Args:
             tokenizer: Has a mask token.
             share: Share of a text's tokens (or words) that are chosen, above 0 and at most 1.
-            whole_words: Choose words instead of tokens: all tokens between two spaces or punctuation marks, in Korean
-                an eojeol.
+            whole_words: Choose words instead of tokens: all tokens between two spaces, in Korean an eojeol. For
+                WordPiece, a punctuation mark is a word of its own.
 
         Raises:
-            InputError: There is no mask token, or no token but special ones.
+            InputError: There is no mask token, or no token but special ones; or whole words are wanted, and the
+                vocabulary does not show where they begin.
         """
         vocabulary: dict[str, int] = tokenizer.backend.get_vocab(with_added_tokens=True)
         size = max(vocabulary.values()) + 1
@@ -93,13 +93,8 @@ class Masker:
         self._ordinary = np.flatnonzero(ordinary & ~self.is_special)
         if not len(self._ordinary):
             raise InputError("the vocabulary has only special tokens, so there is nothing to mask", "use another one")
-        self._tokenizer = tokenizer
-
-    @cached_property
-    def begins_word(self) -> NDArray[np.bool_]:
-        """Whether each token is the first one of a word, or special: shape (V,)."""
-        begins: NDArray[np.bool_] = self._tokenizer.begins_word | self.is_special
-        return begins
+        # special tokens stand between words
+        self._begins_word = tokenizer.begins_word | self.is_special if whole_words else self.is_special
 
     def mask(self, tokens: TextTokens, random: np.random.Generator) -> MaskedTokens:
         """Return the sequences with masked tokens; special and unknown tokens are never chosen.
@@ -111,8 +106,8 @@ class Masker:
         candidate = ~self.is_special[ids]
         owner = np.repeat(np.arange(len(tokens)), tokens.lengths)
         if self.whole_words:
-            starts = self.begins_word[ids]
-            starts[offsets[:-1]] = True
+            starts = self._begins_word[ids]
+            starts[offsets[:-1][tokens.lengths > 0]] = True
             unit = np.cumsum(starts) - 1
             unit_owner = owner[np.flatnonzero(starts)]
             usable = np.zeros(len(unit_owner), bool)

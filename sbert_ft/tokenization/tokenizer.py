@@ -200,7 +200,9 @@ class TextTokenizer:
         if isinstance(model, models.WordPiece):
             begins[[i for token, i in vocab.items() if token.startswith(model.continuing_subword_prefix)]] = False
             return begins
-        marked = [i for token, i in vocab.items() if token.startswith(_WORD_MARKS)]
+        # the mark of one is a letter (Ġ, of Maltese) or a sign to the other
+        by_mark = ([i for token, i in vocab.items() if token.startswith(mark)] for mark in _WORD_MARKS)
+        marked = max(by_mark, key=len)
         if not marked and not isinstance(model, models.WordLevel):
             found = f"its {type(model).__name__} vocabulary marks neither the beginning nor the rest of a word"
             raise InputError(f"the tokenizer does not show where a word begins: {found}, as ▁, Ġ and ## do")
