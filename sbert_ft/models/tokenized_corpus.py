@@ -8,6 +8,7 @@ document, about as many as fit, which is split in two anew each time it is drawn
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tempfile
 from array import array
@@ -137,8 +138,8 @@ class TokenizedCorpus:
         """Return the rows as pairs of segments, and 0 where the second follows the first, 1 where it does not.
 
         A row's texts are split between two of them, drawn evenly. In half of the rows, drawn evenly, the second segment
-        is replaced by texts from another document, from a text drawn evenly on, of about as many tokens. What is too
-        long loses the beginning of the first and the end of the second segment, so that what follows still follows.
+        is replaced by texts from another document, of about as many tokens. What is too long loses the beginning of the
+        first and the end of the second segment, so that what follows still follows.
         """
         first, last = self.begins[rows], self.ends[rows]
         split = first + 1 + np.floor(random.random(len(rows)) * (last - first - 1)).astype(np.int64)
@@ -147,10 +148,7 @@ class TokenizedCorpus:
         own = np.searchsorted(self.documents, first, side="right") - 1
         other = np.floor(random.random(len(rows)) * (len(self.documents) - 2)).astype(np.int64)
         other += other >= own  # any document but its own
-        texts = self.documents[other + 1] - self.documents[other]
-        start = self.documents[other] + np.floor(random.random(len(rows)) * texts).astype(np.int64)
-        wanted = self.offsets[start] + end_b - begin_b
-        stop = np.minimum(np.searchsorted(self.offsets, wanted), self.documents[other + 1])
+        start, stop = self._texts_of(other, end_b - begin_b, random)
         is_other = second == 1
         begin_b = np.where(is_other, self.offsets[start], begin_b)
         end_b = np.where(is_other, self.offsets[stop], end_b)
@@ -160,6 +158,23 @@ class TokenizedCorpus:
         kept_a, kept_b = kept_lengths(end_a - begin_a, end_b - begin_b, room, "longest_first")
         pieces = Pieces(self.token_ids, end_a - kept_a, kept_a), Pieces(self.token_ids, begin_b, kept_b)
         return frame_pieces(specials, *pieces), second
+
+    def _texts_of(
+        self, documents: NDArray[np.int64], n_tokens: NDArray[np.int64], random: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return consecutive texts of each document that come nearest to so many tokens: the first, and after the last.
+
+        The first is drawn evenly among those after which enough tokens are left; otherwise it is the document's first.
+        """
+        begin, end = self.documents[documents], self.documents[documents + 1]
+        latest = np.searchsorted(self.offsets, self.offsets[end] - n_tokens, side="right") - 1
+        n_starts = np.clip(latest + 1, begin + 1, end) - begin
+        first = begin + np.floor(random.random(len(documents)) * n_starts).astype(np.int64)
+        wanted = self.offsets[first] + n_tokens
+        stop = np.searchsorted(self.offsets, wanted)  # the first boundary at or after
+        nearer = wanted - self.offsets[stop - 1] < self.offsets[np.minimum(stop, len(self.offsets) - 1)] - wanted
+        stop -= nearer
+        return first, np.clip(stop, first + 1, end)
 
 
 def tokenize_corpus(
@@ -271,7 +286,8 @@ class _TokenFile:
 
     def __exit__(self, *_: object) -> None:
         if not isinstance(self._file, io.BytesIO):
-            self._file.close()  # the memory map stays
+            with contextlib.suppress(OSError):  # what could not be written is said already
+                self._file.close()  # the memory map stays
 
     def write(self, token_ids: NDArray[np.int32]) -> None:
         """Append tokens, int32."""
@@ -281,10 +297,11 @@ class _TokenFile:
                 self._file = tempfile.TemporaryFile(prefix="sbert-ft-tokens-")  # noqa: SIM115 (closed in __exit__)
                 self._file.write(before.getbuffer())
             self._file.write(token_ids.data)
+            self._file.flush()
         except OSError as error:
-            where = quoted(tempfile.gettempdir(), limit=400)
+            where = "" if tempfile.tempdir is None else f" in {quoted(tempfile.tempdir, limit=400)}"
             raise OutputError(
-                f"the tokens of the texts cannot be written to a temporary file in {where}: {error.strerror or error}",
+                f"the tokens of the texts cannot be written to a temporary file{where}: {error.strerror or error}",
                 "name a folder with more space in the environment variable TMPDIR",
             ) from error
         self._n_bytes += token_ids.nbytes
@@ -293,5 +310,4 @@ class _TokenFile:
         """Return all tokens, read only."""
         if isinstance(self._file, io.BytesIO):
             return np.frombuffer(self._file.getbuffer().toreadonly(), np.int32)
-        self._file.flush()
         return np.memmap(self._file, np.int32, mode="r")
