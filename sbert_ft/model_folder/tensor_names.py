@@ -22,6 +22,7 @@ _HEADS = (
     *("cls.", "lm_head.", "classifier.", "pre_classifier.", "predictions.", "qa_outputs.", "pooler."),
     *("generator_predictions.", "generator_lm_head.", "discriminator_predictions."),
     *("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
+    *("head.dense.", "head.norm.", "decoder.weight", "decoder.bias"),
 )
 _LAYER = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d{1,9})\.")
 # Name ending, axis, and the key of config.json that sets that axis; the first match is used.

@@ -134,11 +134,10 @@ class MaskedLanguageModel(TextModel):
     def __init__(
         self, bert: ConnectionBert, *, next_sentence: bool = False, max_seq_length: int | None = None, seed: int = 42
     ) -> None:
-        """Put heads on an encoder: those of its folder, or with random weights from `seed` where it has none.
+        """Put heads on an encoder, with random weights from `seed`; a pooler that it has is kept.
 
         Raises:
             InputError: The kind of encoder or the vocabulary does not fit, or a length without positions.
-            ModelFolderError: The folder's heads are incomplete or of another shape.
         """
         super().__init__(bert, max_seq_length, joins_pairs=next_sentence)
         if bert.tokenizer.mask_id is None:
@@ -150,9 +149,13 @@ class MaskedLanguageModel(TextModel):
         self.head = LanguageHead(
             bert.encoder, next_sentence=next_sentence, seed=whole_number(seed, "seed", 0, 2**32 - 1)
         )
-        if self.head.pooler is not None and {"pooler.dense.weight", "pooler.dense.bias"} <= set(bert.pooler):
-            self.head.pooler.load_state_dict({name.removeprefix("pooler."): t for name, t in bert.pooler.items()})
         self.head.to(self.device)
+        if self.head.pooler is not None:
+            pooler = _named_pooler(self.head.pooler)
+            if {name: t.shape for name, t in bert.pooler.items()} == {name: t.shape for name, t in pooler.items()}:
+                for name, tensor in pooler.items():
+                    tensor.copy_(bert.pooler[name])
+            bert.pooler = pooler  # the same tensors, which are trained
 
     @classmethod
     def from_pretrained(
@@ -167,7 +170,8 @@ class MaskedLanguageModel(TextModel):
     ) -> MaskedLanguageModel:
         """Return the model of a folder; a head that the folder does not have starts with random weights, and is logged.
 
-        Other arguments and errors as in `ConnectionBert.from_pretrained` and in `__init__`.
+        Other arguments and errors as in `ConnectionBert.from_pretrained` and in `__init__`; a head that is there twice,
+        or of another shape, is a `ModelFolderError`.
         """
         source = read_folder(folder)
         bert = ConnectionBert.from_pretrained(source, device, precision)
@@ -231,9 +235,8 @@ class MaskedLanguageModel(TextModel):
             hidden = self.bert.infer(batch).flatten(0, 1)[batch.cells[places]]
             probabilities = self.head.eval().word_logits(hidden.float())[0].softmax(-1).topk(most)
         scores, numbers = probabilities.values.tolist(), probabilities.indices.tolist()
-        backend = self.tokenizer.backend
         return [
-            {"score": score, "token": number, "token_str": backend.id_to_token(number)}
+            {"score": score, "token": number, "token_str": self.tokenizer.decode([number])}
             for score, number in zip(scores, numbers, strict=True)
         ]
 
@@ -256,20 +259,25 @@ class MaskedLanguageModel(TextModel):
     def _read_heads(self, source: ModelFolder) -> None:
         """Read the weights of the heads from the folder; warn of those that are not there and stay random."""
         weights, wanted = find_weights(source.encoder_path), self.head.own_tensors()
-        match = match_names(weights.tensors, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, "")
+        if self.head.pooler is not None:
+            wanted |= _named_pooler(self.head.pooler)
+        shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+        match = match_names(weights.tensors, shapes, self.bert.plan.base_prefix)
+        problem = ""
         if match.wrong_shape:
             name, expected, found = match.wrong_shape[0]
             problem = f"the head's tensor {quoted(name)} is {dims(found)}, expected {dims(expected)}"
+        elif twice := [found for found in match.ambiguous if found[0] in wanted]:
+            name, first, second = twice[0]
+            problem = f"{quoted(first)} and {quoted(second)} both claim to be {quoted(name)}"
+        if problem:
             raise ModelFolderError(f"{shown(source.encoder_path)}: {problem}", "use weights of one model")
         with torch.no_grad():
             for name, tensor in read_tensors(weights, match.names).items():
                 wanted[name].copy_(tensor)
-        missing = list(match.missing)
-        if self.head.pooler is not None and not self.bert.pooler:
-            missing.append("pooler.dense.weight")
-        if missing:
+        if missing := match.missing:
             logger.warning(
-                "%s: %d tensors of the language model's heads are not there and start with random numbers, such as %s",
+                "%s: tensors of the heads that are not there and start with random numbers: %d, such as %s",
                 *(shown(source.encoder_path), len(missing), quoted(missing[0])),
             )
 
