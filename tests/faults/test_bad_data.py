@@ -165,6 +165,40 @@ def test_a_data_file_is_refused_or_read_to_the_last_row(
     assert_nothing_is_lost(outcome, command, case, tmp_path)
 
 
+# A vocabulary leaves rows without a text out, takes columns of any name, and its error names the first bad row alone.
+NOT_OF_VOCAB = (
+    "columns of",
+    "a key",
+    "escapes of a terminal",
+    "an empty",
+    "a text that is null",
+    "several",
+    "many short",
+)
+NOT_OF_VOCAB += ("short and long rows", "bytes as texts")
+BAD_FILES = [
+    case
+    for case in all_cases()
+    if case.streamed is not None and case.streamed.outcome == "refused" and not case.name.startswith(NOT_OF_VOCAB)
+]
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in BAD_FILES[::3]])
+def test_a_bad_file_is_refused_for_a_vocabulary_in_the_same_words(judge: Judge, tmp_path: Path, case: Case) -> None:
+    case.write(tmp_path)
+    names = case.options.get("columns", case.rows.names[case.rows.n_texts - 1])
+    options = [] if case.file.endswith(".txt") else ["--columns", names]
+    options += [
+        part
+        for key in ("encoding", "delimiter", "kind")
+        for part in (f"--{key}", case.options.get(key))
+        if key in case.options
+    ]
+    outcome = judge.run(["vocab", case.file, "-o", "start", "--size", 100, *options], tmp_path)
+    assert case.streamed is not None
+    assert_refused(outcome, *case.streamed.words)
+
+
 def says(line: str, expected: Expected) -> bool:
     return bool(expected.words) and all(word.lower() in line.lower() for word in expected.words)
 

@@ -81,6 +81,8 @@ COMMANDS = (
     ("score", "MODEL", "pairs.csv", "-o", "out.csv"),
     ("score", "MODEL", "a dog", "a cat"),
     ("doctor", "MODEL", "--texts", "texts.txt"),
+    ("vocab", "texts.txt", "--size", "100", "--compare", "MODEL", "-o", "start"),
+    ("vocab", "texts.txt", "--extend", "MODEL", "-o", "larger"),
     ("export", "MODEL", "--texts", "texts.txt", "--precision", "int8"),
     ("export", "MODEL", "--texts", "texts.txt", "--precision", "int8", "--engine", "openvino"),
 )
