@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from sbert_ft.errors import quoted, shown
 if TYPE_CHECKING:
     from sbert_ft.data.corpus import TextCorpus
     from sbert_ft.tokenization.tokenizer import TextTokenizer
+
+logger = logging.getLogger(__name__)
 
 _SIZE: Final = 30_000
 _N_ADDED: Final = 2_000
@@ -86,7 +89,7 @@ def _train(args: argparse.Namespace) -> int:
     _report(texts, columns)
     if (n_pieces := len(tokenizer.get_vocab())) < size:
         print(f"the texts give {n_pieces:,} pieces, fewer than {size:,}")
-    print(f"wrote {shown(target)}: vocab.txt, tokenizer.json, config.json (BERT, {shape[0]} layers of {shape[1]})")
+    print(f"wrote {shown(target)}: vocab.txt, tokenizer.json, config.json (BERT, layers {shape[0]}, width {shape[1]})")
     return 0
 
 
@@ -142,12 +145,18 @@ class _TrainingTexts:
                     else:
                         yield text.text
 
+    def findings(self) -> list[str]:
+        """Return a sentence for each finding in a file or folder, such as rows without a text."""
+        return [f"{shown(Path(c.source))}: {finding.sentence}" for c in self._corpora for finding in c.ledger.findings]
+
 
 def _report(texts: _TrainingTexts, columns: Sequence[tuple[str, TextTokenizer]]) -> None:
     """Print what was read, and how each tokenizer splits the held-out texts."""
     from sbert_ft.tokenization.wordpiece import TextFigures
 
     n_held_out = len(texts.held_out)
+    for finding in texts.findings():
+        logger.info("%s", finding)
     print(f"{texts.n_texts:,} texts, {texts.n_characters:,} characters; {n_held_out:,} texts held out")
     if not n_held_out:
         return
@@ -175,7 +184,7 @@ def _tokenizer_at(path: str) -> TextTokenizer:
 
 def _name(path: Path) -> str:
     """Return a short name of a vocabulary's folder or file for the head of a column."""
-    return quoted(path.resolve().name, limit=30)[1:-1]
+    return quoted(os.path.basename(os.path.abspath(path)), limit=30)[1:-1]
 
 
 def _count(text: str) -> int:

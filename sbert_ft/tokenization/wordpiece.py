@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,21 +179,15 @@ def choose_pieces(tokenizer: TextTokenizer, texts: Iterable[str], n_pieces: int)
     trained = train_wordpiece(texts, size, tokenizer.backend.normalizer, pre_tokenizer, prefix)[len(SPECIAL_TOKENS) :]
     new = list(dict.fromkeys(piece for piece in (*first, *trained) if piece not in vocab))
     uses = _count_uses(tokenizer, new, texts)
-    by_character: Counter[str] = Counter()
-    for piece in new:
-        for character in _characters(piece, prefix):
-            by_character[character] += uses[piece]
-    missing = [piece for piece, n in by_character.items() if piece not in vocab and n >= _LEAST_USES]
-    missing = [piece for piece in missing if piece in uses and piece not in first]
-    missing.sort(key=lambda piece: (-by_character[piece], piece))
-    first += missing[: max(n_pieces // 2 - len(first), 0)]
+    first += _unknown_characters(uses, vocab, prefix, set(first))[: max(n_pieces // 2 - len(first), 0)]
     spelled = vocab | dict.fromkeys(first, unknown)
 
-    def best(n: int) -> list[tuple[str, int]]:
+    def best(n_kept: int) -> list[tuple[str, int]]:
+        """Return the pieces that come first, then those that save most tokens, with how many."""
         saved = {piece: n * (len(_old_pieces(piece, spelled, prefix, unknown)) - 1) for piece, n in uses.items()}
-        useful = [piece for piece in saved if saved[piece] > 0 and uses[piece] >= _LEAST_USES and piece not in first]
+        useful = [piece for piece, n in saved.items() if n > 0 and uses[piece] >= _LEAST_USES and piece not in spelled]
         useful.sort(key=lambda piece: (-saved[piece], piece))
-        return [(piece, saved[piece]) for piece in [*first, *useful][:n]]
+        return [(piece, saved[piece]) for piece in [*first, *useful][:n_kept]]
 
     for factor in (4, 2):
         uses = _count_uses(tokenizer, [piece for piece, _ in best(factor * n_pieces)], texts)
@@ -280,6 +274,18 @@ def _single_characters(
         share = 100 * (1 - n_kept / n_all)
         logger.log(level, message, f"{len(counts) - len(kept):,}", f"{len(counts):,}", share, SPECIAL_TOKENS[1])
     return kept
+
+
+def _unknown_characters(
+    uses: Mapping[str, int], vocab: Mapping[str, int], prefix: str, taken: Collection[str]
+) -> list[str]:
+    """Return the candidates of one character that `vocab` lacks, the most used first, within other candidates too."""
+    n_uses: Counter[str] = Counter()
+    for piece, n in uses.items():
+        for character in _characters(piece, prefix):
+            n_uses[character] += n
+    found = [piece for piece, n in n_uses.items() if n >= _LEAST_USES and piece in uses and piece not in vocab]
+    return sorted((piece for piece in found if piece not in taken), key=lambda piece: (-n_uses[piece], piece))
 
 
 def _continuing(piece: str, prefix: str, pre_tokenizer: pre_tokenizers.PreTokenizer) -> str:
