@@ -111,6 +111,7 @@ class TextCorpus:
         """Return two parts of the corpus, the second with about this share of the texts, or of the documents.
 
         Which part a text is in follows from its characters and the seed, so texts that are equal are never in both.
+        With `by_document` it follows from the number of the document, so documents are whole.
         """
 
         def in_second(text: str, document: int) -> bool:
@@ -201,9 +202,9 @@ class TextCorpus:
 
 def _files_of(path: Path) -> list[Path]:
     """Return the file, or all files of texts in the folder in the order of their names."""
-    if not path.is_dir():
-        return [path]
     try:
+        if not path.is_dir():
+            return [path]
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in KIND_OF_SUFFIX and file.is_file())
     except OSError as error:
         raise fault(path, f"cannot be read: {error.strerror or error}") from error

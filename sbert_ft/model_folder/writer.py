@@ -204,6 +204,7 @@ def save_language_model(parts: EncoderParts, architecture: str, heads: Mapping[s
             write_sentence_encoder(parts, folder)
         else:
             parts.tokenizer.save_pretrained(folder, parts.max_tokens)
+            write_own(parts.own, folder)
         prefix = f"{parts.encoder.base_model_prefix}."
         of_encoder = {**encoder_tensors(parts.encoder), **parts.pooler}
         named = {prefix + name: tensor for name, tensor in of_encoder.items()}

@@ -310,14 +310,17 @@ class _Loop:
 
     def _step(self) -> Tensor:
         """Update the weights, clear the gradient, and return its norm before clipping, a scalar."""
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer.adamw)
+        scaler = self.scaler
+        if isinstance(self.model, MaskedLanguageModel) and all(p.grad is None for p in self.module.parameters()):
+            scaler = None  # the batch has no masked token; a scaler wants to see a gradient
+        if scaler is not None:
+            scaler.unscale_(self.optimizer.adamw)
         norm = self.optimizer.clip_gradient(self.settings.max_grad_norm or math.inf)
-        if self.scaler is None:
+        if scaler is None:
             self.optimizer.step()
         else:
-            self.scaler.step(self.optimizer.adamw)
-            self.scaler.update()
+            scaler.step(self.optimizer.adamw)
+            scaler.update()
         self.optimizer.zero_grad()
         if self.model.bert.trained_copy is not None:
             self.model.bert.trained_copy.refresh()

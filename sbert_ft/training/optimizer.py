@@ -61,6 +61,8 @@ class Optimizer:
         gradients = [parameter.grad for parameter in self.dense if parameter.grad is not None]
         if self.rows is not None and (values := self.rows.sum_gradient()) is not None:
             gradients.append(values)
+        if not gradients:  # of a batch without a masked token
+            return torch.zeros((), device=self.dense[0].device)
         norm = torch.nn.utils.get_total_norm(gradients)
         if norm.device.type != "cpu":
             torch.nn.utils.clip_grads_with_norm_(self.dense, max_norm, norm)

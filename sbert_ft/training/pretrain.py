@@ -99,7 +99,14 @@ def _as_corpus(texts: TextCorpus | str | os.PathLike[str] | Iterable[str]) -> Te
     """Return texts as a corpus: a path is read, other texts are held in memory."""
     if isinstance(texts, TextCorpus):
         return texts
-    return TextCorpus(texts) if isinstance(texts, str | os.PathLike) else TextCorpus.from_texts(texts)
+    if isinstance(texts, str | os.PathLike):
+        return TextCorpus(texts)
+    if not isinstance(texts, Iterable) or hasattr(texts, "columns"):  # a data frame yields the names of its columns
+        found = (
+            f"the texts are of type {type(texts).__name__}, expected a file, a folder, a TextCorpus or a list of texts"
+        )
+        raise InputError(found, "give one column of a data frame, such as frame['text']")
+    return TextCorpus.from_texts(texts)
 
 
 def starting_language_model(settings: RunSettings) -> MaskedLanguageModel:

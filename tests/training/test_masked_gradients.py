@@ -169,8 +169,8 @@ def test_loss_and_gradients_are_those_of_bert_for_pre_training(
 # ---------------------------------------------------------------- parts
 
 
-@pytest.mark.parametrize("kind", ["bert", NEXT, "modernbert"])
-@pytest.mark.parametrize("micro_rows", [1, 3, 10, N_ROWS + 5])
+@pytest.mark.parametrize("kind", ["roberta", NEXT])
+@pytest.mark.parametrize("micro_rows", [1, 3, N_ROWS + 5])
 @pytest.mark.parametrize("logits_at_once", [None, 1, 2000])
 def test_parts_of_rows_and_of_logits_have_the_gradient_of_the_whole(
     kind: str,
