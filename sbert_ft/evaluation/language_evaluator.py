@@ -7,23 +7,28 @@ are predicted right. Intervals are those of resampled sequences, since the token
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from sbert_ft.config.settings import EvaluationSettings
 from sbert_ft.encoder.batching import plan_forwards
-from sbert_ft.encoder.devices import to_device
+from sbert_ft.encoder.devices import is_out_of_memory, to_device
+from sbert_ft.errors import ResourceError
 from sbert_ft.evaluation.bootstrap import Floats, divided, resamples
 from sbert_ft.evaluation.evaluator import EvaluationResult, worse_than_before
 from sbert_ft.evaluation.metrics import Metrics, Score
 from sbert_ft.models.masked_language_model import MaskedLanguageModel
 from sbert_ft.models.tokenized_corpus import TokenizedCorpus
 from sbert_ft.tokenization.masking import MaskedTokens, Masker
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_METRIC: Final = "loss"
 _CHUNK_ROWS: Final = 4096  # sequences drawn at a time
@@ -77,32 +82,60 @@ def sums_of_sequences(
     return np.concatenate(found) if found else np.zeros((0, len(_COLUMNS)))
 
 
-@torch.inference_mode()
 def _sums(model: MaskedLanguageModel, masked: MaskedTokens) -> Floats:
-    bert, head = model.bert, model.head.eval()
-    sums = np.zeros((len(masked), len(_COLUMNS)))
-    forwards = plan_forwards(masked.tokens.lengths, bert.token_budget, bert.device.type, bert.probe.layouts)
-    for rows in forwards:
-        part = masked.select(rows)
-        batch = bert.pack(part.tokens)
-        hidden = bert.infer(batch).flatten(0, 1)
-        places = to_device(torch.from_numpy(part.places), bert.device)
-        labels = to_device(torch.from_numpy(part.labels), bert.device)
-        losses, right = [], []
-        size = model.places_at_once()
-        for at, gold in zip(batch.cells[places].split(size), labels.split(size), strict=True):
-            logits = head.word_logits(hidden.index_select(0, at).float())
-            losses.append(F.cross_entropy(logits, gold, reduction="none"))
-            right.append(logits.argmax(-1) == gold)
-        owners = rows[part.owners]
-        np.add.at(sums[:, 0], owners, 1.0)
-        if losses:
-            np.add.at(sums[:, 1], owners, torch.cat(losses).double().cpu().numpy())
-            np.add.at(sums[:, 2], owners, torch.cat(right).cpu().numpy())
-        if part.second is not None:
-            order = head.order_logits(hidden.index_select(0, batch.cells[batch.starts]).float())
-            sums[rows, 3] = 1.0
-            sums[rows, 4] = order.argmax(-1).cpu().numpy() == part.second
+    bert, sums = model.bert, np.zeros((len(masked), len(_COLUMNS)))
+    for rows in plan_forwards(masked.tokens.lengths, bert.token_budget, bert.device.type, bert.probe.layouts):
+        _set_sums(model, masked, rows, sums)
+    return sums
+
+
+def _set_sums(model: MaskedLanguageModel, masked: MaskedTokens, rows: NDArray[np.int64], sums: Floats) -> None:
+    """Set the sums of these sequences, shape (n,), by one forward, or by two of half as many if memory runs out.
+
+    Raises:
+        ResourceError: A single sequence does not fit into memory.
+    """
+    try:
+        sums[rows] = _sums_of_forward(model, masked.select(rows))
+        return
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(rows) == 1:
+            n_tokens = int(masked.tokens.lengths[rows[0]])
+            raise ResourceError(
+                f"one sequence of {n_tokens} tokens does not fit into the memory of {model.device}",
+                "lower model.max_seq_length, or choose another device",
+            ) from error
+    # outside of the except block, where the exception would keep the failed forward's tensors in memory
+    logger.warning("out of memory on %s: evaluating %d sequences in two parts", model.device, len(rows))
+    if model.device.type != "cpu":
+        torch.get_device_module(model.device).empty_cache()
+    for part in np.array_split(rows, 2):
+        _set_sums(model, masked, part, sums)
+
+
+@torch.inference_mode()
+def _sums_of_forward(model: MaskedLanguageModel, masked: MaskedTokens) -> Floats:
+    bert, head, sums = model.bert, model.head.eval(), np.zeros((len(masked), len(_COLUMNS)))
+    batch = bert.pack(masked.tokens)
+    hidden = bert.infer(batch).flatten(0, 1)
+    places = to_device(torch.from_numpy(masked.places), bert.device)
+    labels = to_device(torch.from_numpy(masked.labels), bert.device)
+    losses, right, size = [], [], model.places_at_once()
+    for at, gold in zip(batch.cells[places].split(size), labels.split(size), strict=True):
+        logits = head.word_logits(hidden.index_select(0, at).float())
+        losses.append(F.cross_entropy(logits, gold, reduction="none"))
+        right.append(logits.argmax(-1) == gold)
+    owners = masked.owners
+    np.add.at(sums[:, 0], owners, 1.0)
+    if losses:
+        np.add.at(sums[:, 1], owners, torch.cat(losses).double().cpu().numpy())
+        np.add.at(sums[:, 2], owners, torch.cat(right).cpu().numpy())
+    if masked.second is not None:
+        order = head.order_logits(hidden.index_select(0, batch.cells[batch.starts]).float())
+        sums[:, 3] = 1.0
+        sums[:, 4] = order.argmax(-1).cpu().numpy() == masked.second
     return sums
 
 
