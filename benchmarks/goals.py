@@ -77,6 +77,11 @@ _NAMES: Final = {
     "st flash": "sentence-transformers with flash attention",
 }
 
+_TRAINERS: Final = {
+    "trainer float32": "transformers' Trainer float32",
+    "trainer bfloat16": "transformers' Trainer bfloat16",
+}
+
 CPU: Final = (
     _encoding("encode-cpu", "short", "15 tokens", FLOAT32, 4.0, 6.0),
     _encoding("encode-cpu", "short", "15 tokens", BFLOAT16, 1.5, 2.2),
@@ -103,6 +108,25 @@ CPU: Final = (
     *(
         Goal(f"memory, train, batch {place}", "train-cpu", place, "of the peer's memory", (FLOAT32, BFLOAT16), 0.9, 0.6)
         for place in ("16", "64")
+    ),
+    *(
+        Goal(
+            f"pre-train, {n} tokens, against {_TRAINERS[peer]}",
+            "pretrain-cpu",
+            place,
+            "times faster",
+            (peer,),
+            1.5,
+            3.0,
+        )
+        for n, place in ((15, "short"), (60, "mid"))
+        for peer in _TRAINERS
+    ),
+    *(
+        Goal(
+            f"memory, pre-train, {n} tokens", "pretrain-cpu", place, "of the peer's memory", tuple(_TRAINERS), 0.7, 0.4
+        )
+        for n, place in ((15, "short"), (60, "mid"))
     ),
     Goal(
         "encode in float32 with AVX2 alone", "encode-cpu-avx2", "short", "times faster", (FLOAT32,), 1.3, 1.6, _LIMITED

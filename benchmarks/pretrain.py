@@ -9,7 +9,7 @@ decay, clipping and fused AdamW. The Trainer gets its texts tokenised, and pads 
 `trainer bfloat16` has bf16=True. Timed are the steps after the first ones, without loading and saving; the time in
 which each tokenises these texts is added to both. A token is one of a text, special ones included, without padding.
 
-`short` are the STS benchmark's sentences, of about 15 tokens; `long` are texts of about 60 tokens made of them.
+`short` are the STS benchmark's sentences, of about 15 tokens; `mid` are texts of about 60 tokens made of them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LIMITED = ["sbert_ft float32", "trainer float32"]
 MAX_SEQ_LENGTH, FIRST_SEED, LEARNING_RATE = 128, 42, 1e-4
 SETS: dict[str, Callable[[int], list[str]]] = {
     "short": lambda n: (corpus.sts_sentences() * (1 + n // 17_256))[:n],
-    "long": lambda n: corpus.joined(n, 60),
+    "mid": lambda n: corpus.joined(n, 60),
 }
 
 
@@ -217,7 +217,8 @@ def report(name: str, answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any
         speed = f"{one['per_second']} ({one['least']}-{one['most']})"
         print(f"| {contender} | {speed} | {one['peak_mib']} | {one['last_loss']} | {' | '.join(said)} |")
     print(f"memory, of the peer's: {memory}")
-    return {"contenders": contenders, "times_faster": compared, "memory_ratio": memory}
+    n_tokens = round(next(iter(answers.values()))[0]["n_tokens"])
+    return {"n_tokens": n_tokens, "contenders": contenders, "times_faster": compared, "memory_ratio": memory}
 
 
 if __name__ == "__main__":

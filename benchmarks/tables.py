@@ -29,6 +29,7 @@ SHOWN = {
     "engines-cpu-avx2": "texts",
     "train-cpu": "pairs",
     "train-cpu-avx2": "pairs",
+    "pretrain-cpu": "tokens",
     "encode-gpu": "texts",
     "train-gpu": "pairs",
     "train-gpu-base": "pairs",
@@ -159,6 +160,8 @@ def counts_of(table: dict[str, Any], item: str) -> str:
     """Return how much was measured."""
     if item == "pairs":
         return f"{table['n_pairs_timed']:,} pairs timed"
+    if item == "tokens":
+        return f"{table['n_tokens']:,} tokens timed"
     return f"{table['n_texts']:,} texts, {table['mean_tokens']} tokens on average, longest {table['longest']}"
 
 
