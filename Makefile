@@ -91,7 +91,7 @@ ifeq ($(strip $(BENCHMARKS)),)
 	$(BENCH)/encode.py --isa avx2
 	$(BENCH)/train.py --batch-sizes 16 64 --steps 30 10 --warm-up 3 --rounds 2
 	$(BENCH)/train.py --batch-sizes 16 --steps 20 --warm-up 5 --rounds 2 --isa avx2
-	$(BENCH)/pretrain.py --steps 25 --warm-up 5 --rounds 2
+	$(BENCH)/pretrain.py --steps 16 --warm-up 4 --rounds 2
 else
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(OFFLINE) PEERS_PYTHON="$(PEERS)/bin/python" $(BIN)/python "$$script"; done
 endif

@@ -102,8 +102,14 @@ def cell(score: dict[str, Any] | None, sign: str = "") -> str:
     if score["value"] is None:
         return f"none: {score['reason']}"
     if score["low"] is None:
-        return f"{score['value']:{sign}.4f}"
-    return f"{score['value']:{sign}.4f} ({score['low']:{sign}.4f} to {score['high']:{sign}.4f})"
+        return _number(score["value"], sign)
+    low, high = (_number(score[end], sign) for end in ("low", "high"))
+    return f"{_number(score['value'], sign)} ({low} to {high})"
+
+
+def _number(value: float, sign: str) -> str:
+    """Return a metric with four decimals, from 100 on with one, as perplexities may have."""
+    return f"{value:{sign},.{4 if abs(value) < 100 else 1}f}"
 
 
 class Progress:
