@@ -143,7 +143,8 @@ def test_the_numbers_of_a_run_are_shown(sbert_ft: Callable[..., Said], config: P
     metrics = json.loads((config.parent / "run/metrics.json").read_text())
     for name in ("dev", "test"):
         value = metrics["splits"][name]["after"]["perplexity"]["value"]
-        assert re.search(rf"^{name} perplexity: .* before, {value:.4f} \(.*\) after, change ", said.out, re.MULTILINE)
+        shown = f"{value:,.1f}" if value >= 100 else f"{value:.4f}"
+        assert re.search(rf"^{name} perplexity: .* before, {shown} \(.*\) after, change ", said.out, re.MULTILINE)
         assert f"{name} masked accuracy: " in said.out
     assert re.search(r"step 2: dev loss [\d.]+, perplexity [\d.]+, masked_accuracy [\d.]+, the best so far", said.err)
 

@@ -21,7 +21,7 @@ import torch
 from conftest import COMMON_WORDS
 from sentence_transformers import SentenceTransformer
 
-from sbert_ft import ConnectionBert, SiameseBert
+from sbert_ft import ConnectionBert, MaskedLanguageModel, SiameseBert
 from sbert_ft.cli import main
 from sbert_ft.config.jsonc import read_json_object
 from sbert_ft.data.dataset import ConnectionDataset
@@ -138,6 +138,9 @@ def test_every_shipped_configuration_trains_a_model(
     assert any(not torch.equal(before[name], weight) for name, weight in tuned.encoder.named_parameters())
     if stored["model"]["kind"] == "siamese":
         assert np.isfinite(SiameseBert(tuned).encode(["a dog"])).all()
+    elif stored["model"]["kind"] == "masked_lm":
+        language_model = MaskedLanguageModel.from_pretrained(tmp_path / "run" / "model", "cpu", "float32")
+        assert np.isfinite([found["score"] for found in language_model.fill_mask("a [MASK]")]).all()
     else:
         classifier = ClassifierModel.from_pretrained(tmp_path / "run" / "model", "cpu", "float32")
         row = "a dog" if classifier.n_texts == 1 else ("a dog", "a cat")
