@@ -86,10 +86,8 @@ def _check(args: argparse.Namespace) -> int:
 
     settings = read_run(args.file, args.overrides)
     print(json.dumps(run_to_json(settings), indent=2, ensure_ascii=False, allow_nan=False))
-    data = settings.data
-    paths = {"model.path": settings.model.path, "data.train": data.train, "data.dev": data.dev, "data.test": data.test}
-    for key, path in paths.items():
-        if path is not None and not os.path.exists(path):
+    for key, path in settings.inputs.items():
+        if not os.path.exists(path):
             logger.warning("%s: there is no %s here, in %s", key, quoted(path, limit=400), os.getcwd())
     return 0
 

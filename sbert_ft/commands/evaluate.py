@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sbert_ft.commands import options
+from sbert_ft.commands import evaluate_retrieval, options
 from sbert_ft.commands.output import aligned, cell, metric_rows
 from sbert_ft.errors import DataError, InputError, SbertFtError, quoted
 
@@ -40,12 +40,14 @@ examples:
   sbert-ft evaluate runs/first/model test.csv --against bert-base-uncased/ --json
   sbert-ft evaluate MODEL nli.tsv --columns premise,hypothesis --label-values entailment=1,contradiction=0
   sbert-ft evaluate CLASSIFIER reviews.csv --column document --classes negative,positive
+  sbert-ft evaluate MODEL --queries queries.csv --corpus faq.csv --relevant relevant.csv --against OTHER
 
 Metrics of graded pairs: Spearman's and Pearson's correlation; of yes/no pairs: average precision and ROC AUC. If
 MODEL has a stored threshold, its decisions are evaluated too. Metrics of a classifier: accuracy, macro F1 and
 Matthews' correlation (MCC), and those of each class; it is compared with OTHER, or else with the most common class of
 DATA. Rows whose label is not one of its classes are left out and counted. Differences are MODEL minus OTHER, on the
-same rows."""
+same rows. Metrics of a search: nDCG, MRR, MAP and recall, by exact ranks in the whole corpus; files of BEIR and qrels
+of TREC are read as they are, and queries without a relevant text are left out and counted."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     options.add_model_argument(parser)
     add = parser.add_argument
-    add("pairs", metavar="DATA", help="a file of pairs, or texts, with scores or labels")
+    add("pairs", metavar="DATA", nargs="?", help="a file of pairs, or texts, with scores or labels")
     add("--against", metavar="OTHER", help="folder of a model to compare with")
     add("--json", action="store_true", help="print JSON")
     options.add_columns_option(parser)
@@ -67,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--classes", metavar="A,B,...", help="what DATA calls the classes of MODEL, in MODEL's order")
     add("--as-encoder", action="store_true", help="evaluate the cosine of a classifier's encoder instead")
     options.add_classifier_option(parser)
+    evaluate_retrieval.add_arguments(parser)
     options.add_reading_options(parser)
     options.add_computing_options(parser)
 
@@ -79,6 +82,10 @@ def run(args: argparse.Namespace) -> int:
     from sbert_ft.config.settings import EvaluationSettings
 
     settings = EvaluationSettings(match_from=args.match_from, bootstrap_samples=args.samples)
+    if evaluate_retrieval.is_wanted(args):
+        report, lines = evaluate_retrieval.evaluate(args, settings)
+        print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) if args.json else lines)
+        return 0
     classifier = None if args.as_encoder or not _is_classifier(args.model) else options.load_classifier(args)
     if classifier is not None and classifier.class_names:
         why = "is for scores, and MODEL is a classifier with classes"

@@ -28,11 +28,12 @@ examples:
 
 The run's folder (output_dir) holds model/, report.html, report.md, metrics.json, metrics.jsonl, ledger.json,
 worst_pairs.csv, config.json and checkpoints/. Ctrl-C, SIGTERM and SIGHUP finish the step and write a checkpoint.
-A classifier's run has mistakes.csv instead of worst_pairs.csv, that of raw texts (masked_lm) has neither."""
+A classifier's run has mistakes.csv instead of worst_pairs.csv, that of raw texts (masked_lm) has neither. A run with
+data.retrieval has worst_queries.csv too."""
 
 # The first of these groups that a split has completely is shown; a threshold has an accuracy, but no macro F1.
 _SHOWN = (
-    *(("accuracy", "macro_f1"), ("spearman",), ("average_precision",)),
+    *(("accuracy", "macro_f1"), ("spearman",), ("average_precision",), ("ndcg@10", "mrr@10")),
     *(("perplexity", "masked_accuracy", "next_sentence_accuracy"), ("perplexity", "masked_accuracy")),
 )
 

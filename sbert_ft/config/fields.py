@@ -17,6 +17,7 @@ from sbert_ft.config.faults import shown_value
 from sbert_ft.config.limits import Limits
 from sbert_ft.config.objectives import ObjectiveSettings, takers_of
 from sbert_ft.config.settings import (
+    RETRIEVAL_FILES,
     DataSettings,
     EvaluationSettings,
     ModelSettings,
@@ -26,7 +27,7 @@ from sbert_ft.config.settings import (
 )
 from sbert_ft.errors import enumerated
 
-Kind = Literal["text", "texts", "int", "number", "truth", "interval", "labels", "prompts"]
+Kind = Literal["text", "texts", "int", "number", "truth", "interval", "labels", "prompts", "retrieval"]
 
 # No run has as many pairs, steps or tokens, so a larger whole number is a mistake.
 MOST_COUNT: Final = 1_000_000_000
@@ -40,6 +41,7 @@ _KINDS: Final[dict[object, Kind]] = {
     tuple[float, float]: "interval",
     Mapping[str, float]: "labels",
     frozenset({str, Mapping[str, str]}): "prompts",
+    Mapping[str, str]: "retrieval",
 }
 SECTION_CLASSES: Final[Mapping[str, type]] = {
     "model": ModelSettings,
@@ -55,7 +57,8 @@ SECTIONS: Final = tuple(SECTION_CLASSES)
 class Key:
     """One key and its allowed values; `section` is empty for the top level, and `meaning` is a sentence or two.
 
-    The kind "interval" is two numbers, "labels" an object from label to number, and "prompts" a text or one by column.
+    The kind "interval" is two numbers, "labels" an object from label to number, "prompts" a text or one by column, and
+    "retrieval" an object with the paths of three files.
     """
 
     section: str
@@ -84,7 +87,7 @@ class Key:
 
     def to_python(self, value: Any) -> Any:
         """Return an allowed value as the dataclass stores it: floats for numbers, tuples for arrays."""
-        if value is None or self.kind in ("text", "int", "truth", "prompts"):
+        if value is None or self.kind in ("text", "int", "truth", "prompts", "retrieval"):
             return value
         if self.kind == "number":
             return float(value)
@@ -109,6 +112,8 @@ def _words(kind: Kind, limits: Limits) -> str:
         return "an array of two numbers, the lower first"
     if kind == "prompts":
         return "a text, or an object from column to text"
+    if kind == "retrieval":
+        return f"an object with the paths of three files, {enumerated(RETRIEVAL_FILES)}"
     return 'an object from label to number, such as {"entailment": 1, "contradiction": 0}'
 
 
@@ -126,6 +131,9 @@ def _fits(kind: Kind, limits: Limits, value: Any) -> bool:
     if kind == "prompts":
         texts = [*value, *value.values()] if isinstance(value, Mapping) else [value]
         return bool(texts) and all(_is_text(text) and not text.isspace() for text in texts)
+    if kind == "retrieval":
+        is_whole = isinstance(value, Mapping) and set(value) == set(RETRIEVAL_FILES)
+        return is_whole and all(_is_text(path) and not path.isspace() for path in value.values())
     if kind == "labels":
         is_object = isinstance(value, Mapping) and bool(value)
         return is_object and all(map(_is_text, value)) and all(map(_is_number, value.values()))

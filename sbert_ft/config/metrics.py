@@ -1,7 +1,7 @@
 """The metrics: what each is called, and by which gold it can choose the best step of a run.
 
-Configuration, schema, messages, commands and the report read this table; `evaluation.metrics` and
-`evaluation.class_metrics` compute what stands in it.
+Configuration, schema, messages, commands and the report read this table; `evaluation.metrics`,
+`evaluation.class_metrics` and `evaluation.retrieval_metrics` compute what stands in it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-# Graded scores, labels that say whether a pair matches, classes, or the masked tokens of texts.
-GoldKind = Literal["graded", "labels", "classes", "tokens"]
+# Graded scores, labels that say whether a pair matches, classes, the masked tokens of texts, or relevance judgements.
+GoldKind = Literal["graded", "labels", "classes", "tokens", "relevance"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ METRICS: Final[Mapping[str, MetricKind]] = MappingProxyType(
         "perplexity": MetricKind("Perplexity", "perplexity", "tokens", lower_is_better=True),
         "masked_accuracy": MetricKind("Masked accuracy", "masked accuracy", "tokens"),
         "next_sentence_accuracy": MetricKind("Next-sentence accuracy", "next-sentence accuracy", "tokens"),
+        "ndcg@10": MetricKind("nDCG@10", "nDCG@10", "relevance"),
+        "mrr@10": MetricKind("MRR@10", "MRR@10", "relevance"),
+        "map": MetricKind("MAP", "MAP", "relevance"),
+        "recall@1": MetricKind("Recall@1", "recall@1", "relevance"),
+        "recall@10": MetricKind("Recall@10", "recall@10", "relevance"),
+        "recall@100": MetricKind("Recall@100", "recall@100", "relevance"),
         "f1": MetricKind("F1", "f1"),
         "precision": MetricKind("Precision", "precision"),
         "recall": MetricKind("Recall", "recall"),

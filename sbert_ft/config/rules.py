@@ -13,7 +13,7 @@ from typing import Any, Final
 from sbert_ft.config.faults import Fault, shown_value
 from sbert_ft.config.fields import KEYS
 from sbert_ft.config.file_kinds import FILE_KINDS
-from sbert_ft.config.metrics import choosing_metrics
+from sbert_ft.config.metrics import METRICS, choosing_metrics
 from sbert_ft.config.objectives import (
     CLASSIFIER_OBJECTIVES,
     LANGUAGE_OBJECTIVES,
@@ -33,6 +33,7 @@ _OPTION_OF_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "model.truncation": ("joined",),
     "model.head_dropout": CLASSIFIER_KINDS,
     "data.prompts": ("siamese",),
+    "data.retrieval": ("siamese",),
     "data.document_column": (LANGUAGE_KIND,),
     **dict.fromkeys(
         (
@@ -92,8 +93,9 @@ def broken_rules_of_objective(path: str, values: Mapping[str, Any]) -> Iterator[
 
 def _rules_of_paths(values: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield the faults of paths with ~, which would be a folder of that name and not the home folder."""
-    for path in ("data.train", "data.dev", "data.test", "output_dir"):
-        value = values.get(path)
+    paths = {path: values.get(path) for path in ("data.train", "data.dev", "data.test", "output_dir")}
+    paths |= {f"data.retrieval.{name}": path for name, path in (values.get("data.retrieval") or {}).items()}
+    for path, value in paths.items():
         if value is not None and (value == "~" or value.startswith("~/")):
             found = f"found {quoted(value)}, but only a shell reads ~ as the home folder"
             yield Fault(path, f"{found}; write the whole path")
@@ -107,7 +109,7 @@ def _rules_of_dev(values: Mapping[str, Any]) -> Iterator[Fault]:
     if dev is not None and share is not None:
         found = f"data.dev {quoted(dev)} and data.dev_share {shown_value(share)}"
         yield Fault("data.dev_share", f"expected a file for dev or a share of train, found both, {found}")
-    if dev is None and share is None:
+    if dev is None and share is None and values.get("data.retrieval") is None:
         rows = "texts" if values.get("model.kind") == LANGUAGE_KIND else "pairs"
         for name in _NEEDING_DEV:
             if (value := values.get(f"training.{name}")) is not None:
@@ -235,12 +237,8 @@ def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSe
             found = f"found {metric}; {of_objective}"
             yield Fault("training.metric", f"{found}; expected one of {', '.join(metrics)}, or null")
         return
-    metrics = choosing_metrics("classes") if has_classes else choosing_metrics("graded", "labels")
-    if metric is not None and metric not in metrics:
-        of_tokens = metric in choosing_metrics("tokens")
-        what = "of masked tokens" if of_tokens else f"{'not ' if has_classes else ''}of classes"
-        found = f"{metric} is {what}; {of_objective}"
-        yield Fault("training.metric", f"{found}; expected one of {', '.join(metrics)}, or null")
+    if metric is not None:
+        yield from _rules_of_metric(values, metric, has_classes, of_objective)
     calibration = values.get("evaluation.calibration")
     if calibration in (("isotonic", "platt") if has_classes else ("temperature",)):
         found = f"{calibration} is {'not ' if has_classes else ''}for classes; {of_objective}"
@@ -256,3 +254,22 @@ def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSe
     for path in _OF_SCORES:
         if has_classes and (value := values.get(path)) is not None:
             yield Fault(path, f"{shown_value(value)} is for scores; {of_objective}, which has classes; leave it out")
+
+
+def _rules_of_metric(values: Mapping[str, Any], metric: str, has_classes: bool, of_objective: str) -> Iterator[Fault]:
+    """Yield the faults of the metric of a run that has labels: it needs these labels, or judgements, to be there."""
+    metrics = choosing_metrics("classes") if has_classes else choosing_metrics("graded", "labels")
+    of_relevance, has_retrieval = choosing_metrics("relevance"), values.get("data.retrieval", {}) is not None
+    has_dev = any(values.get(path, "") is not None for path in ("data.dev", "data.dev_share"))
+    if metric in of_relevance and values["model.kind"] == "siamese":
+        if not has_retrieval:
+            needs = "needs queries, a corpus and which texts are relevant; give data.retrieval"
+            yield Fault("training.metric", f"{metric} {needs}")
+    elif metric in metrics and has_retrieval and not has_dev:
+        needs = f"needs evaluation pairs; give data.dev or data.dev_share, or one of {', '.join(of_relevance)}"
+        yield Fault("training.metric", f"{metric} {needs}")
+    elif metric not in metrics:
+        others = {"tokens": "of masked tokens", "relevance": "of a search, for kind siamese"}
+        what = others.get(METRICS[metric].chooses_by or "", f"{'not ' if has_classes else ''}of classes")
+        found = f"{metric} is {what}; {of_objective}"
+        yield Fault("training.metric", f"{found}; expected one of {', '.join(metrics)}, or null")

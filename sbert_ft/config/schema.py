@@ -16,6 +16,7 @@ from sbert_ft.config.aliases import ALIASES, CONSTANT_WITH_WARMUP, FLAT, HALF_PR
 from sbert_ft.config.fields import KEYS, MOST_COUNT, SECTIONS, Key, keys_of, section_meaning
 from sbert_ft.config.loader import MOST_OBJECTIVES
 from sbert_ft.config.rules import LEFT_OUT
+from sbert_ft.config.settings import RETRIEVAL_FILES
 
 JsonSchema = dict[str, Any]
 
@@ -31,6 +32,12 @@ _VALUES: Final[dict[str, JsonSchema]] = {
     "prompts": {
         **{"type": ["string", "object"], "pattern": _NOT_BLANK, "minProperties": 1},
         "additionalProperties": {"type": "string", "pattern": _NOT_BLANK},
+    },
+    "retrieval": {
+        "type": "object",
+        "properties": {name: {"type": "string", "pattern": _NOT_BLANK} for name in RETRIEVAL_FILES},
+        "required": list(RETRIEVAL_FILES),
+        "additionalProperties": False,
     },
 }
 _HEAD: Final = """\

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from sbert_ft.config.file_kinds import TABLE_KINDS
 from sbert_ft.config.limits import setting
@@ -22,6 +22,8 @@ CalibrationKind = Literal["auto", "isotonic", "platt", "temperature", "none"]
 ModelKind = Literal["siamese", "towers", "joined", "single", "masked_lm"]
 Features = Literal["uv", "difference", "uv_difference", "uv_difference_product"]
 Truncation = Literal["longest_first", "only_first", "only_second"]
+
+RETRIEVAL_FILES: Final = ("queries", "corpus", "relevant")
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ class DataSettings:
             its name in `train`, such as {"sentence1": "query: ", "sentence2": "passage: "}; columns without one have
             none. Evaluation and use put them before the first and the second texts of pairs, and the model keeps them
             as its prompts query and document. None for the model's own.
+        retrieval: Kind siamese: files of queries, of the texts to search in (corpus), and of which text is relevant for
+            which query. The model is evaluated on them beside dev, and ndcg@10 and others may choose the best step.
         reading: How the files are read (its fields stand in the JSON's section itself).
     """
 
@@ -125,6 +129,7 @@ class DataSettings:
     dev_share: float | None = setting(None, above=0, at_most=0.5)
     document_column: str | None = None
     prompts: str | Mapping[str, str] | None = None
+    retrieval: Mapping[str, str] | None = None
     reading: Reading = field(default_factory=Reading)
 
 
@@ -148,10 +153,10 @@ class TrainingSettings:
         device: Device to train on; None for the first of CUDA, MPS and CPU that is there.
         gradient_checkpointing: Compute activations twice instead of keeping them: slower, less memory.
         seed: Fixes order, dropout and split.
-        eval_steps: Evaluate on dev every so many steps; None for the end of each epoch.
+        eval_steps: Evaluate on dev (and data.retrieval) every so many steps; None for the end of each epoch.
         save_steps: Checkpoint every so many steps; None for the end of each epoch.
         metric: By which the best step is chosen; None for spearman (scores), average_precision (labels), macro_f1
-            (classes) or loss (masked tokens).
+            (classes), loss (masked tokens), or ndcg@10 if there is data.retrieval and no dev.
         early_stopping_patience: Evaluations without a better metric after which to stop; None for never.
         logging_steps: A line in metrics.jsonl every so many steps.
         tensorboard: Write event files for TensorBoard too.
@@ -229,3 +234,11 @@ class RunSettings:
     objective: tuple[ObjectiveSettings, ...] = (ObjectiveSettings(),)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The paths that the run reads, by their keys."""
+        data = self.data
+        paths = {"model.path": self.model.path, "data.train": data.train, "data.dev": data.dev, "data.test": data.test}
+        paths |= {f"data.retrieval.{name}": path for name, path in (data.retrieval or {}).items()}
+        return {key: path for key, path in paths.items() if path is not None}

@@ -22,7 +22,7 @@ from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.bootstrap import Flags
 from sbert_ft.evaluation.calibration import fit_decision
 from sbert_ft.evaluation.metrics import Score
-from sbert_ft.evaluation.results import ClassSplit, Mistake, SplitScores, WorstPair
+from sbert_ft.evaluation.results import ClassSplit, Mistake, SplitScores, WorstPair, WorstQuery
 from sbert_ft.model_folder.decision import Decision
 from sbert_ft.models.classifier import TrainableModel
 
@@ -44,6 +44,7 @@ class EvaluationResult:
         worst: The pairs with the largest error (see `errors_of_place`).
         classes: Classified rows for the report.
         mistakes: The wrongly classified rows with the highest predicted probability.
+        worst_queries: The queries whose relevant texts are ranked worst.
     """
 
     results: dict[str, Any]
@@ -54,10 +55,11 @@ class EvaluationResult:
     worst: tuple[WorstPair, ...] = ()
     classes: tuple[ClassSplit, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
+    worst_queries: tuple[WorstQuery, ...] = ()
 
 
 class Evaluator(Protocol):
-    """The interface of `PairEvaluator` and `ClassEvaluator`."""
+    """The interface of `PairEvaluator`, `ClassEvaluator`, `LanguageEvaluator` and `RetrievalEvaluator`."""
 
     @property
     def metric(self) -> str | None:

@@ -282,6 +282,7 @@ class PairEvaluator:
         settings: How the result is evaluated.
         chance: The data set for random pairs of texts.
         scale: Lowest and highest score of the training pairs; None if they have no graded scores.
+        is_alone: Whether nothing else evaluates the model.
     """
 
     sets: Mapping[str, EvaluationPairs]
@@ -289,6 +290,7 @@ class PairEvaluator:
     settings: EvaluationSettings
     chance: ConnectionDataset
     scale: tuple[float, float] | None
+    is_alone: bool = True
 
     @classmethod
     def of(cls, splits: Mapping[str, ConnectionDataset], settings: RunSettings) -> PairEvaluator:
@@ -360,7 +362,7 @@ class PairEvaluator:
             splits[name] = split_scores(pairs, *sides)
         collapse = {"before": before.chance, "after": after.chance}
         found = alarms(results, self.metric or "spearman", collapse)
-        if not self.sets:
+        if not self.sets and self.is_alone:
             dev = "data.dev" if self.chance.n_texts == 1 else "data.dev or data.dev_share,"
             found.append(f"the tuned model was not evaluated: set {dev} and data.test")
         model.score_scale = self.scale or ((0.0, 1.0) if is_classifier else (-1.0, 1.0))

@@ -129,6 +129,37 @@ class Mistake:
     gold_probability: float
 
 
+@dataclass(frozen=True)
+class WorstQuery:
+    """A query whose relevant texts are not found first.
+
+    Attributes:
+        line: Its line in the file of queries.
+        query_id: Its id.
+        query: Its text.
+        right_id: Id of its best-ranked relevant text.
+        right: That text.
+        before: Rank of the best-ranked relevant text by the model to compare with; None if there is none.
+        after: The same by the evaluated model, at least 2.
+        right_score: The cosine of `right`.
+        wrong_id: Id of the best-ranked text that is not relevant.
+        wrong: That text.
+        wrong_score: Its cosine.
+    """
+
+    line: int
+    query_id: str
+    query: str
+    right_id: str
+    right: str
+    before: int | None
+    after: int
+    right_score: float
+    wrong_id: str
+    wrong: str
+    wrong_score: float
+
+
 def worst_pairs(
     split: SplitScores,
     texts1: Sequence[str],

@@ -105,12 +105,16 @@ class TextRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Texts:
-    """Rows of texts with values; the first `n_words` columns of `names` hold words, the others numbers."""
+    """Rows of texts with values; the first `n_words` columns of `names` hold words, the others numbers.
+
+    `word` is that for a row, if it is not a row of the data.
+    """
 
     caption: str
     names: tuple[str, ...]
     n_words: int
     rows: Sequence[TextRow]
+    word: str | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from sbert_ft.config.rules import LANGUAGE_KIND
 from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.ledger import Ledger
 from sbert_ft.evaluation.metrics import Score
-from sbert_ft.evaluation.results import ClassSplit, Json, Mistake, SplitScores, WorstPair
+from sbert_ft.evaluation.results import ClassSplit, Json, Mistake, SplitScores, WorstPair, WorstQuery
 from sbert_ft.model_folder.decision import Decision
 
 
@@ -28,13 +28,15 @@ class Scores(dict[str, Score]):
 
 @dataclass(frozen=True)
 class SplitResult:
-    """The entry of dev or test in metrics.json; what it does not have is empty or None.
+    """The entry of dev, test or a search in metrics.json; what it does not have is empty or None.
 
-    `evaluate_pairs` and `evaluate_classes` make these entries. `confusion` has a row for each true class, shape (K, K).
+    `evaluate_pairs`, `evaluate_classes` and `judged` make these entries. `unit` is the word for what is counted, if it
+    is not a row of the data. `confusion` has a row for each true class, shape (K, K).
     """
 
     name: str
     n: int = 0
+    unit: str | None = None
     source: str = "an unnamed source"
     note: str | None = None
     before_is: str | None = None
@@ -72,7 +74,8 @@ class Report:
 
     `metrics` is the content of metrics.json, `log` the lines of metrics.jsonl, and `ledgers` the accounts of train, dev
     and test. The report of a classifier of classes has `classes` and `mistakes` (highest predicted probability first),
-    that of a masked language model none of these, any other `splits` and `worst` (worst first).
+    that of a masked language model none of these, any other `splits` and `worst` (worst first), and where a search
+    is evaluated too, `worst_queries` (worst first).
     """
 
     title: str
@@ -85,6 +88,7 @@ class Report:
     decision: Decision | None = None
     classes: tuple[ClassSplit, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
+    worst_queries: tuple[WorstQuery, ...] = ()
 
     @cached_property
     def results(self) -> tuple[SplitResult, ...]:

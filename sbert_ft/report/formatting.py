@@ -54,7 +54,7 @@ def _continues(character: str) -> bool:
 
 def inside_sentence(label: str) -> str:
     """Return a label with a lowercase first letter, unless it is a name such as Spearman or F1."""
-    is_name = label.startswith(("Spearman", "Pearson", "Matthews", "ROC", "F1"))
+    is_name = label.startswith(("Spearman", "Pearson", "Matthews", "ROC", "F1", "nDCG", "MRR", "MAP"))
     return label if is_name else label[:1].lower() + label[1:]
 
 

@@ -113,5 +113,5 @@ def _texts(block: Texts, row_word: str) -> Iterator[str]:
         cells = (literal(value, _TEXT_LIMIT) for value in row.values)
         rows.append(_row([literal(f"{row.split} {row.line}"), both, *cells]))
     if len(block.rows) > _N_WORST:
-        yield f"The first {counted(_N_WORST, row_word)} of {len(block.rows):,}, by split and line."
+        yield f"The first {counted(_N_WORST, block.word or row_word)} of {len(block.rows):,}, by split and line."
     yield "\n".join(rows)

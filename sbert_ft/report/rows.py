@@ -62,6 +62,28 @@ def worst_section(report: Report) -> Section:
     return Section("worst", heading, [Paragraph(_worst_note(report)), *_by_split(word, names, 0, rows)])
 
 
+def queries_section(report: Report) -> Section:
+    """Return the section with the worst queries of a search."""
+    heading, queries = "Worst queries", report.worst_queries
+    if not queries:
+        return Section("queries", heading, [Paragraph("Every query has a relevant text in the first place.")])
+    note = (
+        "Each row has a query, the best-ranked of its relevant texts with its ranks and cosine, and the best-ranked "
+        "text that is not relevant with its cosine. The largest drop of the reciprocal rank is first, then the lowest "
+        "reciprocal rank. A text without a judgement counts as not relevant: some of these may be good answers. The "
+        "file worst_queries.csv has them with full texts."
+    )
+    compared = any(query.before is not None for query in queries)
+    rows = []
+    for query in queries:
+        ranks = (*((query.before,) if compared else ()), query.after)
+        values = (*map(plain_number, ranks), decimals(query.right_score), decimals(query.wrong_score))
+        rows.append(TextRow("retrieval", query.line, (query.query, query.right, query.wrong), values))
+    names = (*(("Rank before",) if compared else ()), "Rank after", "Cosine", "Not relevant")
+    caption = counted(len(rows), "query")
+    return Section("queries", heading, [Paragraph(note), Texts(caption, names, 0, rows, "query")])
+
+
 def _by_split(word: str, names: tuple[str, ...], n_words: int, rows: Sequence[TextRow]) -> Iterator[Texts]:
     """Yield a table of texts for each split."""
     for name in dict.fromkeys(row.split for row in rows):

@@ -47,16 +47,22 @@ class Verdict:
 def verdict(report: Report) -> Verdict:
     """Return whether the model is better: by the interval of the difference on test, or on dev without a test."""
     found = [(of, metric) for of in report.results if (metric := main_metric(report, of)) is not None]
-    found.sort(key=lambda each: each[0].difference[each[1]].value is None)
+    chosen_by = (report.metrics.get("best") or {}).get("metric")
+
+    def order(each: tuple[SplitResult, str]) -> tuple[bool, ...]:
+        of, metric = each  # on test nothing was chosen; of the others, that by which the best step was chosen is first
+        return of.difference[metric].value is None, of.name != "test", metric != chosen_by
+
+    found.sort(key=order)
     if not found:
         return Verdict("unknown", "Not evaluated", f"{_not_judged(report)}, so it is not known how good this model is.")
     of, metric = found[0]
     kind, sentence = _judged(report, of, metric)
     if len(found) > 1:
         sentence += f" {_in_short(*found[1])}"
-    elif of.name == "dev" and kind != "unknown":
-        caution = "The best step was also chosen on dev, so the result is a little too good; a test file avoids this."
-        sentence += f" {caution}"
+    if kind != "unknown" and ((of.name == "dev" and len(found) == 1) or (of.unit is not None and metric == chosen_by)):
+        caution = f"The best step was also chosen on {of.name}, so the result is a little too good"
+        sentence += f" {caution}; a test file avoids this." if of.name == "dev" else f" {caution}."
     headline = _HEADLINES[kind]
     if of.before_is is not None and kind in _THAN:
         headline += f" {_THAN[kind]} {of.before_is}"
@@ -93,7 +99,7 @@ def _not_judged(report: Report) -> str:
 def _judged(report: Report, of: SplitResult, metric: str) -> tuple[VerdictKind, str]:
     """Return the verdict by one metric; a new head has no scores before, so it is compared with another predictor."""
     before, after, difference = of.before[metric], of.after[metric], of.difference[metric]
-    its = f"on {of.name} ({counted(of.n, report.row_word)}) the {inside_sentence(metric_label(metric))}"
+    its = f"on {of.name} ({counted(of.n, of.unit or report.row_word)}) the {inside_sentence(metric_label(metric))}"
     said = f"{its} is {_said(after)}"
     if after.value is None:
         return "unknown", f"{its} is undefined ({after.reason or 'no reason was recorded'})."
@@ -159,7 +165,7 @@ def scores_section(report: Report) -> Section:
     for i, of in enumerate(report.results):
         blocks.append(Beside((_score_grid(report, of),), tuple(_interval_figure(i, report, of)), uneven=True))
     if blocks:
-        notes = (f"The {report.row_word}s of {of.name}: {of.note}." for of in report.results if of.note)
+        notes = (f"The {_rows_of(report, of)} of {of.name}: {of.note}." for of in report.results if of.note)
         meanings = [_MEANING + (_MEANING_OF_ORDER if report.has_next_sentence else "")] if report.is_language else []
         blocks += [Paragraph(note, is_note=True) for note in (*notes, *meanings, _interval_note(report))]
     else:
@@ -167,9 +173,14 @@ def scores_section(report: Report) -> Section:
     return Section("scores", "Scores and baselines" if report.is_classifier else "Scores before and after", blocks)
 
 
+def _rows_of(report: Report, of: SplitResult) -> str:
+    """Return the word for the rows of a split: pairs, texts, sequences or queries."""
+    return counted(0, of.unit or report.row_word).removeprefix("0 ")
+
+
 def _score_grid(report: Report, of: SplitResult) -> Grid:
     """Return the measures of a split: a row for each metric, or of a classifier a row for each predictor."""
-    caption = f"{of.name}: {counted(of.n, report.row_word)} of {of.source}"
+    caption = f"{of.name}: {counted(of.n, of.unit or report.row_word)} of {of.source}"
     if report.is_classifier:
         return Grid(caption, ("Predictor", *map(metric_label, of.after)), tuple(_predictor_rows(of)))
     rows = []
@@ -222,7 +233,8 @@ def predictor_name(of: SplitResult) -> str:
 
 def _interval_note(report: Report) -> str:
     """Return a sentence that explains the brackets."""
-    settings, rows = report.settings.evaluation, f"{report.row_word}s"
+    settings = report.settings.evaluation
+    rows = " and ".join(dict.fromkeys(_rows_of(report, of) for of in report.results))
     of = f"of {plain_number(settings.bootstrap_samples)} resamples"
     meaning = f"In brackets: the {100 * settings.confidence:g} % bootstrap interval {of}."
     compared = [split for split in report.results if split.before]

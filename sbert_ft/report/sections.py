@@ -10,7 +10,7 @@ from sbert_ft.report.blocks import Folded, Section
 from sbert_ft.report.classes import classes_section
 from sbert_ft.report.content import Report
 from sbert_ft.report.decision import decision_section
-from sbert_ft.report.rows import ledger_section, worst_section
+from sbert_ft.report.rows import ledger_section, queries_section, worst_section
 from sbert_ft.report.score_charts import charts_section
 from sbert_ft.report.scores import scores_section
 from sbert_ft.report.training import curves_section, training_section
@@ -30,5 +30,7 @@ def sections_of(report: Report) -> Iterator[Section]:
     yield ledger_section(report)
     if not report.is_language:
         yield worst_section(report)
+    if report.settings.data.retrieval is not None:
+        yield queries_section(report)
     content = json.dumps(run_to_json(report.settings), indent=2, ensure_ascii=False)
     yield Section("settings", "Settings", [Folded("The resolved configuration", content)])

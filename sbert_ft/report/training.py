@@ -193,9 +193,10 @@ def _metric_curve(report: Report, evaluations: Sequence[Json]) -> Figure | Parag
     points = [(step, value) for step, value in found if value is not None and math.isfinite(value)]
     best_step = best.get("step", next((line["step"] for line in reversed(evaluations) if line.get("best")), None))
     label = metric_label(name)
-    chart = metric_chart("metric", label, points, best_step, dev.before[name].value, predictor_name(dev))
+    of = next((of for of in report.results if of.name != "test" and name in of.after), dev)
+    chart = metric_chart("metric", label, points, best_step, of.before[name].value, predictor_name(of))
     kept = "" if best_step is None else f" The model of step {best_step:,} was kept."
-    return Figure(f"{label} on dev", chart, f"{counted(len(points), 'evaluation')} during training.{kept}")
+    return Figure(f"{label} on {of.name}", chart, f"{counted(len(points), 'evaluation')} during training.{kept}")
 
 
 def _evaluations_grid(report: Report, evaluations: Sequence[Json]) -> Grid | None:
@@ -210,4 +211,5 @@ def _evaluations_grid(report: Report, evaluations: Sequence[Json]) -> Grid | Non
         if i in spaced or line["step"] == best:
             cells = (Cell(decimals(line["metrics"].get(name))) for name in names)
             rows.append((Cell(f"{line['step']:,}", "best" if line["step"] == best else ""), *cells))
-    return Grid("On dev during training", ("Step", *map(metric_label, names)), rows)
+    where = " and ".join(of.name for of in report.results if of.name != "test") or "dev"
+    return Grid(f"On {where} during training", ("Step", *map(metric_label, names)), rows)

@@ -1,8 +1,8 @@
 """Write the report of a run: an HTML page, a short Markdown version, and a table of the worst rows.
 
 `write_report` writes report.html, report.md and worst_pairs.csv: mistakes.csv for a classifier, and no table for a
-masked language model, which is not evaluated on labelled rows. docs/report.md explains each part. Files are written
-atomically, and the same report gives the same bytes.
+masked language model, which is not evaluated on labelled rows. A run with data.retrieval has worst_queries.csv too.
+docs/report.md explains each part. Files are written atomically, and the same report gives the same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from sbert_ft.data.formats import joined_cells
-from sbert_ft.evaluation.results import Mistake, WorstPair
+from sbert_ft.evaluation.results import Mistake, WorstPair, WorstQuery
 from sbert_ft.files.atomic import write_bytes
 from sbert_ft.report.content import Report
 from sbert_ft.report.formatting import UNWRITABLE, escape_of
@@ -31,6 +31,8 @@ def write_report(report: Report, folder: Path) -> None:
         write_bytes(folder / "mistakes.csv", mistakes_csv(report.mistakes, report.row_word).encode())
     elif not report.is_language:
         write_bytes(folder / "worst_pairs.csv", csv_of(report.worst).encode())
+    if report.settings.data.retrieval is not None:
+        write_bytes(folder / "worst_queries.csv", queries_csv(report.worst_queries).encode())
     write_bytes(folder / "report.md", markdown_report(report).encode())
     write_bytes(folder / "report.html", html_report(report).encode())
 
@@ -57,6 +59,18 @@ def mistakes_csv(mistakes: Sequence[Mistake], row_word: str = "pair") -> str:
         assert len(mistake.texts) == len(texts)
         probabilities = map(_float32, (mistake.probability, mistake.gold_probability))
         rows.append((mistake.split, str(mistake.line), *mistake.texts, mistake.gold, mistake.predicted, *probabilities))
+    return _csv(rows)
+
+
+def queries_csv(queries: Sequence[WorstQuery]) -> str:
+    """Return the worst queries of a search as CSV, written as in `csv_of`."""
+    names = ("line", "query_id", "query", "right_id", "right", "before", "after", "right_score")
+    rows: list[tuple[str, ...]] = [(*names, "wrong_id", "wrong", "wrong_score")]
+    for query in queries:
+        ranks = "" if query.before is None else str(query.before), str(query.after)
+        right = (query.right_id, query.right, *ranks, _float32(query.right_score))
+        wrong = query.wrong_id, query.wrong, _float32(query.wrong_score)
+        rows.append((str(query.line), query.query_id, query.query, *right, *wrong))
     return _csv(rows)
 
 

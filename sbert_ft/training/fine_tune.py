@@ -155,6 +155,7 @@ def fine_tune(
     training: TrainingSettings | None = None,
     evaluation: EvaluationSettings | None = None,
     prompts: str | Mapping[str, str] | None = None,
+    retrieval: Mapping[str, str] | None = None,
     on_existing: str = "error",
     show_progress_bar: bool = False,
 ) -> FineTuneResult:
@@ -177,13 +178,15 @@ def fine_tune(
         evaluation: How the result is evaluated, and what the threshold is chosen for.
         prompts: What is put before the texts of a sentence encoder, for all or by column; see `DataSettings`. Rows
             without named columns have sentence1, sentence2 and sentence3.
+        retrieval: The files ``queries``, ``corpus`` and ``relevant`` of a search by which a sentence encoder is
+            evaluated too; see `DataSettings`.
         on_existing: What to do if the folder holds a run: ``error``, ``resume`` or ``overwrite``.
         show_progress_bar: Whether to show a progress bar on standard error.
 
     Raises:
         InputError: Objective, pairs and settings do not fit each other.
         ConfigError: A setting is out of range; all faults in one message.
-        DataError: A file cannot be read as pairs.
+        DataError: A file cannot be read as pairs, or as queries, corpus and judgements.
         RunFolderError: The folder holds something else or is in use, or its run was started differently.
         TrainingError: A loss is not a finite number.
         OutputError: Something cannot be written.
@@ -208,7 +211,7 @@ def fine_tune(
         settings = check_settings(
             RunSettings(
                 model=ModelSettings(str(model.bert.source.path), **{name: getattr(model, name) for name in described}),
-                data=DataSettings(**sources, prompts=prompts),
+                data=DataSettings(**sources, prompts=prompts, retrieval=retrieval),
                 output_dir=folder,
                 objective=parts,
                 training=TrainingSettings() if training is None else training,

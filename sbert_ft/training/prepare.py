@@ -20,6 +20,8 @@ from sbert_ft.data.columns import places_of
 from sbert_ft.data.corpus import TextCorpus
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.labels import class_key, names_of_classes
+from sbert_ft.data.ledger import counted
+from sbert_ft.data.retrieval import RetrievalFiles, read_retrieval
 from sbert_ft.encoder.devices import to_device
 from sbert_ft.encoder.dropout import has_dropout
 from sbert_ft.errors import InputError, listed, quoted
@@ -27,6 +29,7 @@ from sbert_ft.evaluation.class_evaluator import ClassEvaluator
 from sbert_ft.evaluation.evaluator import Evaluator
 from sbert_ft.evaluation.language_evaluator import DEFAULT_METRIC, EvaluationTexts, LanguageEvaluator
 from sbert_ft.evaluation.pair_evaluator import PairEvaluator
+from sbert_ft.evaluation.retrieval_evaluator import RetrievalEvaluator
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.models.masked_language_model import MaskedLanguageModel
 from sbert_ft.models.siamese import SiameseBert
@@ -174,6 +177,7 @@ def prepare(model: SiameseBert | ClassifierModel, data: RunData, settings: RunSe
 
     Raises:
         InputError: Objective, data, encoder and settings do not fit each other.
+        DataError: As in `read_retrieval`.
         ResourceError: As in `check_tensorboard`.
     """
     if others := {name: dataset for name, dataset in data.splits().items() if name != "train"}:
@@ -198,6 +202,11 @@ def prepare(model: SiameseBert | ClassifierModel, data: RunData, settings: RunSe
             weights = len(data.train) / (model.n_outputs * np.maximum(counts, 1))
             class_weights = to_device(torch.from_numpy(weights.astype(np.float32)), model.device)
             evaluator = ClassEvaluator.of(data.splits(), model, settings, had_head)
+    elif settings.data.retrieval is not None:
+        found = read_retrieval(RetrievalFiles(**settings.data.retrieval))
+        sizes = counted(len(found), "query"), counted(len(found.corpus), "text"), found.n_without
+        logger.info("retrieval: %s, %s; left out, as they have no relevant text: %d", *sizes)
+        evaluator = RetrievalEvaluator.of(data.splits(), found, settings)
     objective = Objective(settings.objective, head, class_weights, _decoder(model, settings))
     return PreparedRun(model, data, settings, objective, evaluator or PairEvaluator.of(data.splits(), settings))
 

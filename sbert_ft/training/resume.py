@@ -20,8 +20,13 @@ import torch
 
 from sbert_ft._version import library_versions
 from sbert_ft.config.loader import run_to_json
+from sbert_ft.config.settings import RETRIEVAL_FILES
+from sbert_ft.data.corpus import TextCorpus
+from sbert_ft.data.dataset import ConnectionDataset
+from sbert_ft.data.retrieval import RetrievalData
 from sbert_ft.encoder.devices import describe_device
 from sbert_ft.errors import CheckpointError, RunFolderError, quoted, shown
+from sbert_ft.evaluation.retrieval_evaluator import RETRIEVAL, RetrievalEvaluator
 from sbert_ft.files.atomic import write_json
 from sbert_ft.training.checkpoints import Checkpoint, TrainerState, newest_checkpoint
 from sbert_ft.training.prepare import PreparedRun, RunOptions
@@ -56,14 +61,18 @@ _N_CHECKPOINTS = 3  # the last, the one before or the best, and the one being wr
 def fingerprint_of(run: PreparedRun) -> Fingerprint:
     """Return what the run starts with: what a resumed run is compared with.
 
-    It has the resolved settings; for each split of the data its source (as given), sha256 and n (rows); the sha256 of
-    the weights and of the tokenizer; the versions of Python and the libraries; and the device in words.
+    It has the resolved settings; for each split of the data, and for the search to evaluate by, its source (as given),
+    sha256 and n (rows); the sha256 of the weights and of the tokenizer; the versions of Python and the libraries; and
+    the device in words.
     """
+    sets: dict[str, ConnectionDataset | TextCorpus | RetrievalData] = {**run.data.splits()}
+    if isinstance(run.evaluator, RetrievalEvaluator):
+        sets[RETRIEVAL] = run.evaluator.data
     return {
         "settings": run_to_json(run.settings),
         "data": {
             name: {"source": dataset.source, "sha256": dataset.sha256, "n": len(dataset)}
-            for name, dataset in run.data.splits().items()
+            for name, dataset in sets.items()
         },
         "model": {
             "weights": tensors_sha256(trained_module(run.model).state_dict()),
@@ -94,7 +103,9 @@ class Difference(NamedTuple):
 
 def differences(saved: Fingerprint, now: Fingerprint) -> list[Difference]:
     """Return all differences between two fingerprints, section by section."""
-    free = {*FREE_SETTINGS, *(f"data.{split}" for split in saved["data"].keys() & now["data"].keys())}
+    in_both = saved["data"].keys() & now["data"].keys()
+    free = {*FREE_SETTINGS, *(f"data.{split}" for split in in_both)}
+    free |= {f"data.{RETRIEVAL}.{name}" for name in RETRIEVAL_FILES if RETRIEVAL in in_both}
     free |= {f"data.{split}.source" for split in (*saved["data"], *now["data"])}  # the same rows under another name
     if saved["model"] and now["model"]:
         free.add("model.path")

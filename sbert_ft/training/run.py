@@ -140,6 +140,7 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
             decision=found.decision,
             classes=found.classes,
             mistakes=found.mistakes,
+            worst_queries=found.worst_queries,
         )
         folder.check_is_there()
         write_report(report, folder.path)
@@ -211,10 +212,9 @@ def _metrics(plan: RunPlan, progress: TrainerState, found: EvaluationResult, war
 
 def _check_inputs_stay(settings: RunSettings) -> None:
     """Check that overwriting a run does not remove the inputs of the new run."""
-    folder, data = os.path.realpath(settings.output_dir), settings.data
-    inputs = {"model.path": settings.model.path, "data.train": data.train, "data.dev": data.dev, "data.test": data.test}
-    for key, path in inputs.items():
-        if path is None or not os.path.exists(path):
+    folder = os.path.realpath(settings.output_dir)
+    for key, path in settings.inputs.items():
+        if not os.path.exists(path):
             continue
         first = os.path.relpath(os.path.realpath(path), folder).split(os.sep)[0]
         if first in (*RUN_FILES, *RUN_FOLDERS):

@@ -25,7 +25,8 @@ Mode = Literal["new", "resume", "overwrite"]
 _CONFIG = "config.json"
 _FINGERPRINT = "fingerprint.json"
 _RESULTS = ("metrics.json", "report.html", "report.md")
-RUN_FILES = (_CONFIG, _FINGERPRINT, "ledger.json", "metrics.jsonl", *_RESULTS, "worst_pairs.csv", "mistakes.csv")
+_TABLES = ("worst_pairs.csv", "mistakes.csv", "worst_queries.csv")
+RUN_FILES = (_CONFIG, _FINGERPRINT, "ledger.json", "metrics.jsonl", *_RESULTS, *_TABLES)
 """Files that a run writes, config.json first."""
 RUN_FOLDERS = ("model", "checkpoints", "tensorboard")
 """Folders that a run writes."""
