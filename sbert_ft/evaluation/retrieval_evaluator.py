@@ -62,6 +62,11 @@ class RetrievalEvaluator:
             )
         return cls(pairs, data, metric, settings.evaluation)
 
+    @property
+    def evaluated_on(self) -> str:
+        """What `evaluate` evaluates on, in words."""
+        return f"dev and {RETRIEVAL}" if "dev" in self.pairs.sets else RETRIEVAL
+
     def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, Score] | None:
         """Return the metrics of the search and of dev, or None once `stopped` returns True."""
         of_pairs = self.pairs.evaluate(model, stopped) if "dev" in self.pairs.sets else {}

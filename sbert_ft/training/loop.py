@@ -26,6 +26,7 @@ from tqdm import tqdm
 from sbert_ft.config.metrics import METRICS
 from sbert_ft.encoder.devices import is_out_of_memory
 from sbert_ft.errors import ResourceError, TrainingError
+from sbert_ft.evaluation.retrieval_evaluator import RetrievalEvaluator
 from sbert_ft.models.masked_language_model import MaskedLanguageModel
 from sbert_ft.models.tokenized_corpus import TokenizedCorpus
 from sbert_ft.training.checkpoints import (
@@ -50,7 +51,6 @@ from sbert_ft.training.trainable_model import set_up_for_training
 _N_NAMED_LINES = 8
 # A scaler starts at 2**16 and halves at each overflow; this many in sequence are not a problem of scale.
 _MAX_OVERFLOWS = 30
-_SPLIT = "dev"  # is evaluated on
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +176,8 @@ class _Loop:
         self.model, self.settings = plan.run.model, plan.run.settings.training
         self.module, self.device = plan.run.trained, self.model.device
         self.targets = plan.run.targets()
+        evaluator = plan.run.evaluator
+        self.evaluated_on = evaluator.evaluated_on if isinstance(evaluator, RetrievalEvaluator) else "dev"
         self.masker = None
         if isinstance(self.model, MaskedLanguageModel):
             self.masker = masker_of(self.model, plan.run.settings)
@@ -342,7 +344,9 @@ class _Loop:
         if best:
             progress.best_step, progress.best_value, progress.n_stale = progress.step, value, 0
         elif value is None:
-            logger.warning("%s has no %s (%s): such an evaluation is neither better nor worse", _SPLIT, name, reason)
+            logger.warning(
+                "%s has no %s (%s): such an evaluation is neither better nor worse", self.evaluated_on, name, reason
+            )
         else:
             progress.n_stale += 1
         progress.evaluation_due = False
@@ -351,10 +355,10 @@ class _Loop:
         records = read_log(self.log.path) if is_resumed else []
         if not any(record.get("kind") == "eval" and record.get("step") == progress.step for record in records):
             passes = round(progress.passes, 4)
-            where = {"kind": "eval", "step": progress.step, "epoch": passes, "split": _SPLIT}
+            where = {"kind": "eval", "step": progress.step, "epoch": passes, "split": self.evaluated_on}
             self.log.append({**where, "metrics": {name: score.value for name, score in metrics.items()}, "best": best})
         shown = ", ".join(f"{name} {score.value:.4f}" for name, score in metrics.items() if score.value is not None)
-        logger.info("step %d: %s %s%s", progress.step, _SPLIT, shown, ", the best so far" if best else "")
+        logger.info("step %d: %s %s%s", progress.step, self.evaluated_on, shown, ", the best so far" if best else "")
         if progress.stopped_early:
             logger.info("stopped early: no better %s in %d evaluations", run.evaluator.metric, progress.n_stale)
         return best
