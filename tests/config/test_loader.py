@@ -343,7 +343,8 @@ BAD_VALUES: list[tuple[str, object, str]] = [
         "training__metric",
         "f1",
         "one of spearman, pearson, average_precision, roc_auc, accuracy, macro_f1, mcc, loss, perplexity, "
-        "masked_accuracy, next_sentence_accuracy, or null, found 'f1'",
+        "masked_accuracy, next_sentence_accuracy, ndcg@10, mrr@10, map, recall@1, recall@10, recall@100, or null, "
+        "found 'f1'",
     ),
     ("training__eval_steps", 10, "training.eval_steps: 10 needs evaluation pairs; give data.dev or data.dev_share"),
     ("training__metric", "pearson", "training.metric: 'pearson' needs evaluation pairs"),
@@ -1104,6 +1105,7 @@ def runs(draw: st.DrawFn) -> RunSettings:
         metrics = [name for name in choosing_metrics("tokens") if "nsp" in names or name != "next_sentence_accuracy"]
         calibrations, targets = ["auto"], ["f1"]
     prompts = draw(st.sampled_from([None, "query: ", {"question": "query: ", "answer": "passage: "}]))
+    retrieval = draw(st.sampled_from([None, {"queries": "q.csv", "corpus": "c.csv", "relevant": "r.qrels"}]))
     return RunSettings(
         model=ModelSettings(
             draw(NAMES),
@@ -1119,7 +1121,11 @@ def runs(draw: st.DrawFn) -> RunSettings:
         ),
         data=DataSettings(
             *(draw(NAMES), dev, draw(maybe(NAMES)), dev_share),
-            *(draw(maybe(NAMES)) if is_language else None, prompts if kind == "siamese" else None, reading),
+            *(
+                draw(maybe(NAMES)) if is_language else None,
+                *((prompts, retrieval) if kind == "siamese" else (None, None)),
+            ),
+            reading=reading,
         ),
         output_dir=draw(NAMES),
         objective=tuple(ObjectiveSettings(name, draw(st.floats(0.01, 9)), **options[name]) for name in names),
