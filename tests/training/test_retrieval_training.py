@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from sbert_ft import SiameseBert, fine_tune
-from sbert_ft.config.settings import EvaluationSettings, TrainingSettings
+from sbert_ft import ConnectionDataset, SiameseBert, fine_tune
+from sbert_ft.config.settings import DataSettings, EvaluationSettings, ModelSettings, RunSettings, TrainingSettings
+from sbert_ft.data.retrieval import RetrievalFiles, read_retrieval
 from sbert_ft.errors import DataError, InputError, RunFolderError
+from sbert_ft.evaluation.retrieval_evaluator import RetrievalEvaluator
 from sbert_ft.training.run import FineTuneResult
 
 TOPICS = ("dogs", "music", "rain", "soup", "cars", "books")
@@ -134,6 +136,24 @@ def test_a_finished_run_is_not_resumed_with_another_corpus(
     write(Path(moved["corpus"]), ("id", "text"), *CORPUS, ("d9", "another"))
     with pytest.raises(RunFolderError, match=r"data\.retrieval\.sha256 was"):
         tuned(minilm_path, tmp_path, moved, "resume", max_steps=1, eval_steps=1)
+
+
+def test_an_evaluation_stops_after_a_signal(minilm_path: Path, tmp_path: Path) -> None:
+    train = ConnectionDataset([*TRAIN])
+    settings = RunSettings(ModelSettings("m"), DataSettings("t"), "o")
+    data = read_retrieval(RetrievalFiles(**files_in(tmp_path)))
+    evaluator = RetrievalEvaluator.of({"train": train}, data, settings)
+    model = SiameseBert.from_pretrained(minilm_path, "cpu", "float32")
+    asked: list[bool] = []
+
+    def stopped() -> bool:
+        asked.append(len(asked) >= 1)  # after the queries, before the corpus
+        return asked[-1]
+
+    assert evaluator.metric == "ndcg@10"
+    assert evaluator.evaluate(model, stopped) is None and asked == [False, True]
+    found = evaluator.evaluate(model, lambda: False)
+    assert found is not None and list(found) == ["ndcg@10", "mrr@10"]
 
 
 def test_what_cannot_be_judged_is_refused_before_training(minilm_path: Path, tmp_path: Path) -> None:
