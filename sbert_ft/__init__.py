@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from sbert_ft.models.masked_language_model import MaskedLanguageModel
     from sbert_ft.models.siamese import SiameseBert
     from sbert_ft.models.vocabulary import extend_vocabulary, train_vocabulary
+    from sbert_ft.search.groups import group_texts
+    from sbert_ft.search.mine import mine_pairs
+    from sbert_ft.search.negatives import NegativeRules, mine_negatives
     from sbert_ft.training.bert_classifier import BertClassifier
     from sbert_ft.training.fine_tune import fine_tune
     from sbert_ft.training.pretrain import pretrain
@@ -39,6 +42,7 @@ __all__ = [
     "ExportedClassifier",
     "ExportedEncoder",
     "MaskedLanguageModel",
+    "NegativeRules",
     "ObjectiveSettings",
     "Reading",
     "SbertFtError",
@@ -48,6 +52,9 @@ __all__ = [
     "extend_vocabulary",
     "fine_tune",
     "fit_threshold",
+    "group_texts",
+    "mine_negatives",
+    "mine_pairs",
     "pretrain",
     "train_vocabulary",
 ]
@@ -61,6 +68,7 @@ _MODULE_OF_NAME = {
     "ExportedClassifier": "sbert_ft.models.exported",
     "ExportedEncoder": "sbert_ft.models.exported",
     "MaskedLanguageModel": "sbert_ft.models.masked_language_model",
+    "NegativeRules": "sbert_ft.search.negatives",
     "ObjectiveSettings": "sbert_ft.config.objectives",
     "Reading": "sbert_ft.config.settings",
     "SiameseBert": "sbert_ft.models.siamese",
@@ -68,6 +76,9 @@ _MODULE_OF_NAME = {
     "extend_vocabulary": "sbert_ft.models.vocabulary",
     "fine_tune": "sbert_ft.training.fine_tune",
     "fit_threshold": "sbert_ft.evaluation.calibration",
+    "group_texts": "sbert_ft.search.groups",
+    "mine_negatives": "sbert_ft.search.negatives",
+    "mine_pairs": "sbert_ft.search.mine",
     "pretrain": "sbert_ft.training.pretrain",
     "train_vocabulary": "sbert_ft.models.vocabulary",
 }

@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "evaluate": ("sbert_ft.commands.evaluate", "evaluate a model on labelled rows, and compare it with another one"),
     "encode": ("sbert_ft.commands.encode", "texts to vectors, in a .npy or .parquet file"),
     "score": ("sbert_ft.commands.score", "the cosine of two texts, or of each pair in a file"),
+    "mine": ("sbert_ft.commands.mine", "pairs and groups of texts that say the same, and hard negatives"),
     "predict": ("sbert_ft.commands.predict", "the class of a text or a pair, or of each in a file"),
     "export": ("sbert_ft.commands.export", "a graph of the model for ONNX Runtime or OpenVINO, also in int8"),
     "vocab": ("sbert_ft.commands.vocab", "a WordPiece vocabulary from raw texts, or more pieces for a model's"),
