@@ -269,7 +269,7 @@ def _mine_groups(args: argparse.Namespace, target: Path) -> None:
             )
         )
         _write(temporary, target, columns, rows)
-    alone = f"{len(file.texts) - len(chosen):,} texts in none"
+    alone = f"{counted(len(file.texts) - len(chosen), 'text')} in none"
     found = f", {counted(len(groups), 'group')}{_about(groups.expected_wrong)}, {alone}"
     encoded.progress.report(Path(args.output), args.input, found)
 

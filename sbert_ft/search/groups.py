@@ -177,7 +177,8 @@ def average_linkage(vectors: Vectors, first: Rows, second: Rows, scores: Scores,
         parent = parent[parent]
     root, nearness = np.arange(len(vectors)), np.ones(len(vectors), np.float32)
     root[rows] = rows[parent]
-    of_groups = np.flatnonzero(sizes[parent] > 1)
-    with_all = (vectors[rows[of_groups]] * sums[parent[of_groups]]).sum(axis=1)  # with itself too, which is 1
-    nearness[rows[of_groups]] = ((with_all - 1.0) / (sizes[parent[of_groups]] - 1)).clip(-1.0, 1.0)
+    inside = np.flatnonzero(sizes[parent] > 1)
+    own = vectors[rows[inside]].astype(np.float64)
+    others_sums = sums[parent[inside]] - own
+    nearness[rows[inside]] = ((own * others_sums).sum(axis=1) / (sizes[parent[inside]] - 1)).clip(-1.0, 1.0)
     return Linked(root, nearness, rows[np.array(joined, np.int64)], np.array(cosines, np.float32))
