@@ -90,9 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Mine the file and return the exit code."""
     _refuse_together(args)
-    target = checked_target(args.output, _SUFFIXES, Path(args.input))
-    if args.against is not None:
-        checked_target(args.output, _SUFFIXES, Path(args.against))
+    target = _target(args, args.output)
     if args.for_training:
         _mine_for_training(args, target)
     elif args.groups:
@@ -100,6 +98,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         _mine_pairs(args, target)
     return 0
+
+
+def _target(args: argparse.Namespace, output: str) -> Path:
+    """Return the path of a result; an `OutputError` if it is one of the files that are read, or cannot be written."""
+    if args.against is not None:
+        checked_target(output, _SUFFIXES, Path(args.against))
+    return checked_target(output, _SUFFIXES, Path(args.input))
 
 
 def _refuse_together(args: argparse.Namespace) -> None:
@@ -224,7 +229,7 @@ def _mine_pairs(args: argparse.Namespace, target: Path) -> None:
             (left.ids[i], left.texts[i], right.ids[j], right.texts[j], *others)
             for i, j, *others in zip(pairs.first.tolist(), pairs.second.tolist(), *values, strict=True)
         )
-        _write(temporary, target, columns, rows)
+        _write(temporary, args.output, columns, rows)
     wrong, n_exact = pairs.expected_wrong, int(pairs.exact.sum())
     found = f", {counted(len(pairs), 'pair')} ({n_exact:,} exact){_about(wrong)}"
     if pairs.mutual is not None:
@@ -268,7 +273,7 @@ def _mine_groups(args: argparse.Namespace, target: Path) -> None:
                 strict=True,
             )
         )
-        _write(temporary, target, columns, rows)
+        _write(temporary, args.output, columns, rows)
     alone = f"{counted(len(file.texts) - len(chosen), 'text')} in none"
     found = f", {counted(len(groups), 'group')}{_about(groups.expected_wrong)}, {alone}"
     encoded.progress.report(Path(args.output), args.input, found)
@@ -280,7 +285,7 @@ def _mine_for_training(args: argparse.Namespace, target: Path) -> None:
     from sbert_ft.search.negatives import NegativeRules, mine_negatives
 
     suspects_name = args.suspects or str(Path(args.output).with_name("suspects.csv"))
-    suspects = checked_target(suspects_name, _SUFFIXES, Path(args.input))
+    suspects = _target(args, suspects_name)
     if suspects == target:
         raise OutputError(f"{shown(target)}: is the file for the suspects", "write to another, or name it --suspects")
     first, last = args.ranks or (0, None)
@@ -303,12 +308,12 @@ def _mine_for_training(args: argparse.Namespace, target: Path) -> None:
                 encoding=encoded.encoding,
             )
         columns = [NewColumn(name, "text") for name in ("anchor", "positive", "negative")]
-        _write(temporary, target, columns, iter(mined.triplets))
+        _write(temporary, args.output, columns, iter(mined.triplets))
         columns = [NewColumn("text_1", "text"), NewColumn("text_2", "text"), NewColumn("score")]
-        if any(suspect[3] is not None for suspect in mined.suspects):
+        if model.decision is not None and model.decision.calibration is not None:
             columns.append(NewColumn("probability"))
         rows = (tuple(value for value in suspect if value is not None) for suspect in mined.suspects)
-        _write(temporary_suspects, suspects, columns, rows)
+        _write(temporary_suspects, suspects_name, columns, rows)
     found = f", {counted(len(mined.triplets), 'triplet')} from {counted(len(pairs), 'pair')}"
     found += f", {counted(len(mined.suspects), 'suspect')} in {suspects_name}"
     encoded.progress.report(Path(args.output), args.input, found)
@@ -356,11 +361,12 @@ def _pairs_of_texts(
     return [(texts[i], texts[j]) for i, j in zip(found.first.tolist(), found.second.tolist(), strict=True)]
 
 
-def _write(temporary: Path, target: Path, columns: Sequence[NewColumn], rows: Iterator[Values]) -> None:
+def _write(temporary: Path, output: str, columns: Sequence[NewColumn], rows: Iterator[Values]) -> None:
+    """Write the rows in the format of the suffix of `output`, which may be a link to a file with another one."""
     from sbert_ft.config.file_kinds import KIND_OF_SUFFIX
     from sbert_ft.data.new_table import write_rows
 
-    write_rows(temporary, KIND_OF_SUFFIX[target.suffix.lower()], columns, rows)
+    write_rows(temporary, KIND_OF_SUFFIX[Path(output).suffix.lower()], columns, rows)
 
 
 def _about(wrong: float | None) -> str:

@@ -19,7 +19,7 @@ Scores = NDArray[np.float32]
 
 _TILE = 1024  # rows and columns of a tile: 4 MB of products
 _SLACK = 1e-5  # more than the rounding of a product of two vectors of length 1 in float32
-_CHUNK = 8192  # pairs whose vectors are gathered at once
+_CHUNK = 2048  # pairs whose vectors are gathered at once
 
 
 def pair_cosines(left: Vectors, right: Vectors, first: Rows, second: Rows) -> Scores:

@@ -200,6 +200,7 @@ def test_only_rows_that_match_by_their_label_are_positives(decided: str) -> None
             "the model has no calibration",
         ),
         (["pairs.csv", "--for-training", "--suspects", "out.csv"], "is the file for the suspects"),
+        (["pairs.csv", "--for-training", "--suspects", "pairs.csv"], "'pairs.csv': is the file that is read"),
         (["tickets.csv", "--against", "out.csv", "--threshold", ".5"], "'out.csv': is the file that is read"),
     ],
 )
