@@ -8,7 +8,6 @@ because nothing says which weights it has and what it expects.
 
 from __future__ import annotations
 
-import hashlib
 import html
 import logging
 import os
@@ -20,8 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, get_args
 
 from sbert_ft.errors import ModelFolderError, shown
-from sbert_ft.files.strict_json import JsonObject, damaged, foreign_content, open_file, parse_json, read_json
-from sbert_ft.model_folder.contents import WEIGHT_FILES
+from sbert_ft.files.strict_json import JsonObject, damaged, foreign_content, open_file, parse_json
+from sbert_ft.model_folder.digest import digest_of_weights, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,6 @@ _MAX_FACTS: Final = 2**20
 _MAX_FIELDS: Final = 10_000  # a model has about ten outermost fields
 _METADATA: Final = 14  # ModelProto.metadata_props in onnx.proto
 _MAX_XML: Final = 2**28
-_BUFFER: Final = 2**20
 _EXPORT_AGAIN: Final = "export the model again"
 
 
@@ -49,7 +47,7 @@ class GraphFacts:
         engine: The engine that runs it.
         precision: What its matrix products are computed in; ``bfloat16`` is a float32 graph that is run in bfloat16.
         output: ``tokens`` for the activations of every token, ``logits`` for a stock classifier with its head.
-        weights: SHA-256 of the weights it was exported from, as in `digest_of_weights`.
+        weights: SHA-256 of the weights it was exported from, as in `digest.digest_of_weights`.
         vocab_size: Token ids are below this.
         hidden_size: Width of a token's vector, D.
         max_tokens: Tokens of the longest text, special ones included.
@@ -162,31 +160,9 @@ def find_graphs(folder: Path) -> list[ExportedGraph]:
     return found
 
 
-def digest_of_weights(encoder_path: Path) -> str | None:
-    """Return the SHA-256 of the folder's weights, as hexadecimal digits; None if there are none.
-
-    It is that of the first of model.safetensors, its shards, pytorch_model.bin, its shards; shards are read in the
-    order of their names, one after the other.
-
-    Raises:
-        ModelFolderError: A file cannot be read.
-    """
-    files = _weight_files(encoder_path)
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    buffer = bytearray(_BUFFER)
-    view = memoryview(buffer)
-    for path in files:
-        with open_file(path) as file:
-            while n := file.readinto(buffer):  # type: ignore[attr-defined]
-                digest.update(view[:n])
-    return digest.hexdigest()
-
-
 def has_weights(encoder_path: Path) -> bool:
     """Return whether the folder holds weights, which torch needs."""
-    return bool(_weight_files(encoder_path))
+    return bool(weight_files(encoder_path))
 
 
 def check_weights(graph: ExportedGraph, folder: Path) -> None:
@@ -197,22 +173,8 @@ def check_weights(graph: ExportedGraph, folder: Path) -> None:
     """
     digest = digest_of_weights(folder)
     if digest is not None and digest != graph.facts.weights:
-        name = _weight_files(folder)[0].name
+        name = weight_files(folder)[0].name
         raise ModelFolderError(f"{shown(graph.path)} was exported from other weights than {name}", _EXPORT_AGAIN)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    for name, _ in WEIGHT_FILES:
-        if os.path.lexists(folder / name):
-            return [folder / name]
-        index = folder / f"{name}.index.json"
-        if os.path.lexists(index):
-            shards = read_json(index).get("weight_map")
-            names = set(shards.values()) if isinstance(shards, dict) else set()
-            if not names or not all(isinstance(shard, str) and Path(shard).name == shard for shard in names):
-                raise ModelFolderError(f"{shown(index)} has no 'weight_map' from each tensor to a file beside it")
-            return [folder / shard for shard in sorted(names)]
-    return []
 
 
 def _count(json: JsonObject, key: str) -> int:

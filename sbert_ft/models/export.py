@@ -31,13 +31,13 @@ from sbert_ft.engines.graph_file import (
     ExportedGraph,
     GraphFacts,
     GraphPrecision,
-    digest_of_weights,
     read_graph,
 )
 from sbert_ft.engines.session import INPUTS, import_onnxruntime, import_openvino, open_session
 from sbert_ft.errors import InputError, OutputError, shown
 from sbert_ft.files.atomic import make_folder, put_in_place, staged_beside
 from sbert_ft.model_folder.classifier import stock_name
+from sbert_ft.model_folder.digest import digest_of_weights
 from sbert_ft.model_folder.layout import ModelFolder
 from sbert_ft.model_folder.tensor_names import match_names
 from sbert_ft.model_folder.weights import find_weights, read_tensors

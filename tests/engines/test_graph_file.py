@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from sbert_ft.engines.graph_file import (
     GraphFacts,
     check_weights,
-    digest_of_weights,
     find_graphs,
     read_graph,
 )
@@ -127,25 +125,6 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
         assert isinstance(read_graph(path).facts, GraphFacts)
     except ModelFolderError as error:
         assert str(path) in str(error)
-
-
-def test_digest_is_that_of_the_weights_that_are_loaded(tmp_path: Path) -> None:
-    assert digest_of_weights(tmp_path) is None
-    files = {"pytorch_model.bin": b"bin", "a.safetensors": b"first", "b.safetensors": b"second"}
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-    assert digest_of_weights(tmp_path) == hashlib.sha256(b"bin").hexdigest()
-    index = {"weight_map": {"y": "b.safetensors", "x": "a.safetensors", "z": "b.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert digest_of_weights(tmp_path) == hashlib.sha256(b"firstsecond").hexdigest()
-    (tmp_path / "model.safetensors").write_bytes(b"x" * 3_000_000)
-    assert digest_of_weights(tmp_path) == hashlib.sha256(b"x" * 3_000_000).hexdigest()
-
-
-def test_an_index_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../secret"}}))
-    with pytest.raises(ModelFolderError, match="has no 'weight_map' from each tensor to a file beside it"):
-        digest_of_weights(tmp_path)
 
 
 def test_an_export_of_other_weights_is_refused_and_one_alone_is_served(
