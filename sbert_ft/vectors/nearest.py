@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,18 @@ _FEW_PRODUCTS = 2**21  # of few queries and a larger block
 _PAIR_ROWS = 512
 _SCORED_PAIRS = 8192  # pairs whose vectors are gathered at once: 25 MB for a width of 384
 _OF_FLOAT32, _OF_BFLOAT16 = 2.0**-24, 2.0**-8  # the relative errors of rounding to them
+
+
+class Corpus(Protocol):
+    """Rows to search, shape (n, d), float32 or float16: an array, a mapped file, or some rows of one."""
+
+    def __len__(self) -> int:
+        """Return n."""
+        ...
+
+    def __getitem__(self, rows: Any, /) -> NDArray[np.floating]:
+        """Return the rows of a slice or of an array of row numbers."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ def unit_rows(vectors: NDArray[np.floating]) -> Vectors:
     return (values / np.where(lengths > 0, lengths, 1.0)[:, None]).astype(np.float32)
 
 
-def nearest(queries: Vectors, corpus: NDArray[np.floating], k: int) -> Neighbors:
+def nearest(queries: Vectors, corpus: Corpus, k: int) -> Neighbors:
     """Return the `k` nearest rows of `corpus`, shape (n, d), of each row of `queries`, shape (m, d).
 
     `corpus` may be a mapped file, in float32 or float16: it is read once, block by block. Besides it, memory is taken
@@ -86,6 +98,19 @@ def nearest(queries: Vectors, corpus: NDArray[np.floating], k: int) -> Neighbors
     empty: tuple[Rows, Vectors] = (np.empty((0, k), np.int64), np.empty((0, k), np.float32))
     rows, scores = (np.concatenate(parts) for parts in zip(empty, *found, strict=True))
     return Neighbors(rows, scores)
+
+
+def best_of(queries: Vectors, corpus: Corpus, candidates: Rows, k: int) -> Neighbors:
+    """Return the `k` nearest of the candidates of each query, with the scores that `nearest` gives them.
+
+    `candidates` are rows of the corpus, shape (queries, c), c at least k, none twice; -1 for none. A query with fewer
+    than `k` of them has the row -1 and the score -inf in their place.
+    """
+    scores = np.full(candidates.shape, -np.inf, np.float32)
+    places = np.nonzero(candidates >= 0)
+    scores[places] = _cosines(queries, corpus, places[0], candidates[places])
+    order = np.lexsort((candidates, -scores), axis=1)[:, :k]
+    return Neighbors(np.take_along_axis(candidates, order, 1), np.take_along_axis(scores, order, 1))
 
 
 def pairs_above(
@@ -217,7 +242,7 @@ class _Best:
     most twice the products' error below the k-th best score so far; all such rows are kept.
     """
 
-    def __init__(self, queries: Vectors, corpus: NDArray[np.floating], k: int, products: _Products) -> None:
+    def __init__(self, queries: Vectors, corpus: Corpus, k: int, products: _Products) -> None:
         self._queries, self._corpus, self._k, self._products = queries, corpus, k, products
         self._left = products.factor(queries)
         self._bounds = np.full(len(queries), -np.inf)
@@ -269,7 +294,7 @@ class _Best:
         return queries, rows[order], scores[order], places
 
 
-def _cosines(left: Vectors, right: NDArray[np.floating], first: Rows, second: Rows) -> Vectors:
+def _cosines(left: Vectors, right: Corpus, first: Rows, second: Rows) -> Vectors:
     """Return the cosine of each pair of rows, shape (pairs,), whose bits depend on nothing but the two vectors."""
     found = np.empty(len(first), np.float32)
     for begin in range(0, len(first), _SCORED_PAIRS):
