@@ -32,6 +32,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "pretrain": ("sbert_ft.commands.pretrain", "pre-train a BERT on raw texts: masked tokens and next sentences"),
     "evaluate": ("sbert_ft.commands.evaluate", "evaluate a model on labelled rows, and compare it with another one"),
     "encode": ("sbert_ft.commands.encode", "texts to vectors, in a .npy or .parquet file"),
+    "index": ("sbert_ft.commands.index", "texts and their vectors to a folder that can be searched"),
+    "search": ("sbert_ft.commands.search", "the texts of an index nearest to a question, or to each in a file"),
     "score": ("sbert_ft.commands.score", "the cosine of two texts, or of each pair in a file"),
     "mine": ("sbert_ft.commands.mine", "pairs and groups of texts that say the same, and hard negatives"),
     "predict": ("sbert_ft.commands.predict", "the class of a text or a pair, or of each in a file"),

@@ -333,8 +333,7 @@ class Parquet(FileFormat):
             raise OutputError("writing Parquet needs pyarrow: pip install 'sbert-ft[parquet]'") from None
         own = FORMATS[table.format.kind]
         types = own.arrow_schema(table)
-        arrow_types = {"float32": pyarrow.float32(), "bool": pyarrow.bool_(), "text": pyarrow.string()}
-        added = [pyarrow.field(column.name, arrow_types[column.type]) for column in columns]
+        added = [pyarrow.field(column.name, formats.arrow_type(column)) for column in columns]
         schema = pyarrow.schema([*types, *added], types.metadata)
         n_rows = 0
         try:

@@ -134,12 +134,21 @@ class NewColumn:
 
     Attributes:
         name: Different from the names in the table.
-        type: float32, in text files as the shortest decimals that give the same float32 back; bool, in text files as
-            true and false; or text, unchanged.
+        type: float32, in text files as the shortest decimals that give the same float32 back; int64; bool, in text
+            files as true and false; or text, unchanged.
     """
 
     name: str
-    type: Literal["float32", "bool", "text"] = "float32"
+    type: Literal["float32", "int64", "bool", "text"] = "float32"
+
+
+def arrow_type(column: NewColumn) -> pyarrow.DataType:
+    """Return the column's type in Parquet."""
+    import pyarrow
+
+    types = {"float32": pyarrow.float32(), "int64": pyarrow.int64(), "bool": pyarrow.bool_(), "text": pyarrow.string()}
+    found: pyarrow.DataType = types[column.type]
+    return found
 
 
 class CellRecord(NamedTuple):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sbert_ft.config.file_kinds import Kind
-from sbert_ft.data.formats import PARQUET_BATCH_ROWS, NewColumn, Values, joined_cells
+from sbert_ft.data.formats import PARQUET_BATCH_ROWS, NewColumn, Values, arrow_type, joined_cells
 from sbert_ft.errors import DataError, OutputError, quoted, shown
 from sbert_ft.files.atomic import writing
 
@@ -38,12 +38,12 @@ def write_rows(path: Path, kind: Kind, columns: Sequence[NewColumn], rows: Itera
 
 
 def _object(keys: Sequence[str], row: Values) -> str:
-    spelled = (json.dumps(v, ensure_ascii=False) if isinstance(v, (str, bool)) else str(np.float32(v)) for v in row)
+    spelled = (json.dumps(v, ensure_ascii=False) if isinstance(v, (str, int)) else str(np.float32(v)) for v in row)
     return "{" + ", ".join(f"{key}: {value}" for key, value in zip(keys, spelled, strict=True)) + "}\n"
 
 
 def _cells(row: Values, kind: Kind) -> str:
-    cells = [v if isinstance(v, str) else str(v).lower() if isinstance(v, bool) else str(np.float32(v)) for v in row]
+    cells = [v if isinstance(v, str) else str(v).lower() if isinstance(v, int) else str(np.float32(v)) for v in row]
     forbidden = "\0\t\n\r" if kind == "tsv" else "\0"
     bad = next((cell for cell in cells if any(character in cell for character in forbidden)), None)
     if bad is not None:
@@ -56,8 +56,7 @@ def _write_parquet(path: Path, columns: Sequence[NewColumn], rows: Iterable[Valu
     import pyarrow
     import pyarrow.parquet
 
-    types = {"float32": pyarrow.float32(), "bool": pyarrow.bool_(), "text": pyarrow.string()}
-    schema = pyarrow.schema([pyarrow.field(column.name, types[column.type], nullable=False) for column in columns])
+    schema = pyarrow.schema([pyarrow.field(column.name, arrow_type(column), nullable=False) for column in columns])
     left = iter(rows)
     try:
         with writing(path), pyarrow.parquet.ParquetWriter(path, schema) as writer:

@@ -1,7 +1,7 @@
 """Graphs and inverted lists that find nearly all nearest vectors without looking at each: usearch and faiss.
 
 Both only propose rows: these are scored by the vectors themselves, so a score is the same whatever found it. usearch
-(HNSW) is fast and keeps a copy of the vectors in 16 bits. faiss (IVF with product quantization) keeps some 100 bytes a
+(HNSW) is fast and keeps a copy of the vectors in 8 bits a feature. faiss (IVF with product quantization) keeps some 100 bytes a
 vector, for very many of them. It runs in a process of its own.
 """
 
@@ -63,7 +63,7 @@ def parameters_for(method: Method, n: int, width: int, given: Mapping[str, int])
     """
     usual: dict[str, int] = {}
     if method == "usearch":
-        usual = {"connectivity": 16, "expansion_add": 128, "expansion_search": 128}
+        usual = {"connectivity": 16, "expansion_add": 128, "expansion_search": 64}
     elif method == "faiss":
         if n < _LEAST_FOR_FAISS:
             raise InputError(
@@ -111,7 +111,7 @@ def build_approximate(
     from usearch.index import Index
 
     vectors = np.load(vectors_file, mmap_mode="r")
-    index = Index(ndim=vectors.shape[1], metric="cos", dtype="f16", **parameters)
+    index = Index(ndim=vectors.shape[1], metric="cos", dtype="i8", **parameters)
     if old is not None:
         index.load(str(old[0]))
     for begin in range(0 if old is None else old[1], len(vectors), _BLOCK):

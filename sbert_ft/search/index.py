@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.arguments import path_argument, whole_number
+from sbert_ft.data.ledger import counted
 from sbert_ft.data.text_rows import TextRow, TextRows
 from sbert_ft.errors import DataError, InputError, listed, quoted, shown
 from sbert_ft.model_folder.digest import digest_of_files, model_digest
@@ -129,8 +130,7 @@ class SearchIndex:
                 if digest_of_files([folder / stored.name]) != stored.sha256:
                     raise DataError(f"{shown(folder / stored.name)} has changed since it was written", "build it again")
         if model is not None:
-            _check_model(manifest, model, folder)
-            index.model = model
+            index.use(model)
         return index
 
     @classmethod
@@ -193,6 +193,16 @@ class SearchIndex:
             path_argument(path, "path"), source, settings or IndexSettings(), _of_vectors(blocks, texts)
         )
         return cls(Path(path), manifest)
+
+    def use(self, model: SentenceEncoder) -> None:
+        """Encode queries and new rows with a model; an `InputError` if it is not the one that made the index."""
+        if _digest_of(model) != self.manifest.model:
+            raise InputError(
+                f"{shown(self.path)} has the vectors of another model than {shown(model.bert.source.path)}: that of "
+                f"{quoted(self.manifest.model_path, limit=400)}, as it was then",
+                "give that model, or build the index again with this one",
+            )
+        self.model = model
 
     def add(
         self,
@@ -284,9 +294,7 @@ class SearchIndex:
 
         Arguments and errors as in `search`.
         """
-        k = whole_number(k, "k", 1)
-        if k > len(self):
-            raise InputError(f"k is {k:,}, but the index has {len(self):,} rows", "ask for at most as many")
+        k = self.checked_k(k)
         if where:
             rows = np.flatnonzero(self._has_values(where))
             found = nearest(vectors, _RowsOf(self.vectors, rows), k)
@@ -300,6 +308,13 @@ class SearchIndex:
             exact = nearest(vectors[short], self.vectors, k)
             found.rows[short], found.scores[short] = exact.rows, exact.scores
         return found
+
+    def checked_k(self, k: int) -> int:
+        """Return `k`, a number of hits; an `InputError` if it is below 1 or above the number of rows."""
+        k = whole_number(k, "k", 1)
+        if k > len(self):
+            raise InputError(f"k is {k:,}, but the index has {counted(len(self), 'row')}", "ask for at most as many")
+        return k
 
     def hits(self, found: Neighbors) -> list[list[Hit]]:
         """Return the rows that were found, with their texts and what the model's decision says of their scores."""
@@ -336,6 +351,12 @@ class SearchIndex:
         column: pyarrow.ChunkedArray = self._texts.read([name]).column(0)
         return column
 
+    def check_column(self, name: str) -> None:
+        """Refuse the name of a column that rows cannot be chosen by: an `InputError`."""
+        if name not in self.manifest.columns:
+            known = listed(self.manifest.columns, 20) or "none"
+            raise InputError(f"{shown(self.path)} has no column {quoted(name)} to choose by; it has: {known}")
+
     def _has_values(self, where: Mapping[str, str | Sequence[str]]) -> NDArray[np.bool_]:
         """Return whether each row has the values, shape (n,)."""
         import pyarrow
@@ -343,9 +364,7 @@ class SearchIndex:
 
         found = np.ones(len(self), bool)
         for name, value in where.items():
-            if name not in self.manifest.columns:
-                known = listed(self.manifest.columns, 20) or "none"
-                raise InputError(f"the index has no column {quoted(name)}; its columns are: {known}")
+            self.check_column(name)
             values = [value] if isinstance(value, str) else list(value)
             found[~pc.is_in(self._column(name), pyarrow.array(values, pyarrow.string())).to_numpy()] = False
         return found
@@ -380,7 +399,8 @@ class _RowsOf:
         return len(self.rows)
 
     def __getitem__(self, key: Any, /) -> NDArray[np.floating]:
-        return self.vectors[self.rows[key]]
+        chosen: NDArray[np.floating] = self.vectors[self.rows[key]]
+        return chosen
 
 
 def _digest_of(model: SentenceEncoder) -> str:
@@ -392,15 +412,6 @@ def _digest_of(model: SentenceEncoder) -> str:
         default_prompt_name=model.default_prompt_name,
     )
     return model_digest(source, model.bert.graph.facts.weights if isinstance(model.bert, ExportedBert) else None)
-
-
-def _check_model(manifest: Manifest, model: SentenceEncoder, path: Path) -> None:
-    if _digest_of(model) != manifest.model:
-        raise InputError(
-            f"{shown(path)} has the vectors of another model than {shown(model.bert.source.path)}: that of "
-            f"{quoted(manifest.model_path, limit=400)}, as it was then",
-            "give that model, or build the index again with this one",
-        )
 
 
 def _check_numbers(vectors: NDArray[np.floating], name: str, begin: int) -> None:

@@ -100,28 +100,38 @@ def check_pyarrow() -> None:
         raise ResourceError("a search index needs pyarrow", "pip install 'sbert-ft[parquet]'") from None
 
 
-def _check_settings(source: Source, settings: IndexSettings) -> None:
+def check_target(path: Path, settings: IndexSettings, columns: Sequence[str]) -> None:
+    """Refuse what an index cannot be written with or to, before texts are encoded.
+
+    Raises:
+        InputError: A setting or the name of a column is not possible.
+        ResourceError: A package is not installed.
+        OutputError: There is something else in this place, or no folder that it can be in.
+    """
     check_pyarrow()
     word_argument(settings.method, "method", METHODS)
     word_argument(settings.vectors, "vectors", VECTOR_TYPES)
     check_method(settings.method)
-    names = source.columns
-    taken = next((name for i, name in enumerate(names) if name in (*HIT_COLUMNS, "vector", *names[:i])), None)
+    parameters_for(settings.method, 2**31, 1, settings.parameters)
+    taken = next((n for i, n in enumerate(columns) if n in (*HIT_COLUMNS, "vector", *columns[:i])), None)
     if taken is not None:
         raise InputError(
-            f"another column cannot be called {quoted(taken)}, which has a meaning in an index", "rename it"
+            f"a kept column cannot be called {quoted(taken)}: an index has one", "rename it or leave it out"
         )
+    path = Path(os.path.realpath(path))
+    if os.path.lexists(path):
+        _version_of(path)
+    elif not path.parent.is_dir():
+        raise OutputError(f"{shown(path)}: the folder {shown(path.parent)} does not exist", "make it first")
 
 
 def write_index(
     path: Path, source: Source, settings: IndexSettings, blocks: Iterator[Block], old: SearchIndex | None = None
 ) -> Manifest:
     """Write an index with the rows of `old` and those of `blocks`, put it in place whole, and return its manifest."""
-    _check_settings(source, settings)
+    check_target(path, settings, source.columns)
     path = Path(os.path.realpath(path))
     is_new = not os.path.lexists(path)
-    if not is_new:
-        _version_of(path)  # refused before a lock is written there
     with writing(path), nullcontext() if is_new or old is not None else held(path), staged_beside(path) as staging:
         version = 1 if is_new else _version_of(path) + 1
         manifest = _write_files(staging, source, settings, blocks, old, version)

@@ -13,8 +13,8 @@ from sbert_ft.data.new_table import write_rows
 from sbert_ft.data.table import open_table
 from sbert_ft.errors import DataError, OutputError
 
-COLUMNS = [NewColumn("a text", "text"), NewColumn("score"), NewColumn("is it", "bool")]
-ROWS = [('say "so", 가', 0.1, True), ("=1+1", -1.0, False), ("007", float(np.float32(1) / 3), True)]
+COLUMNS = [NewColumn("a text", "text"), NewColumn("score"), NewColumn("is it", "bool"), NewColumn("rank", "int64")]
+ROWS = [('say "so", 가', 0.1, True, 1), ("=1+1", -1.0, False, 2**40), ("007", float(np.float32(1) / 3), True, 3)]
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
@@ -26,7 +26,7 @@ def test_rows_are_read_back(tmp_path: Path, kind: Kind) -> None:
     table = open_table(path)
     assert table.column_names == tuple(column.name for column in COLUMNS)
     found = [row.values for row in table]
-    assert [text for text, _, _ in found] == [text for text, _, _ in ROWS]
+    assert [text for text, *_ in found] == [text for text, *_ in ROWS]
     np.testing.assert_array_equal(np.array([row[1] for row in found], np.float32), np.float32([r[1] for r in ROWS]))
     assert [str(row[2]).lower() for row in found] == ["true", "false", "true"]
 
@@ -37,7 +37,7 @@ def test_no_rows_leave_the_columns(tmp_path: Path, kind: Kind) -> None:
         pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")
     write_rows(tmp_path / f"out.{kind}", kind, COLUMNS, iter(()))
     table = open_table(tmp_path / f"out.{kind}")
-    assert (len(table.column_names), list(table)) == (3, [])
+    assert (len(table.column_names), list(table)) == (4, [])
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_no_rows_leave_the_columns(tmp_path: Path, kind: Kind) -> None:
 )
 def test_a_text_that_the_format_cannot_hold_is_refused(tmp_path: Path, kind: Kind, text: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        write_rows(tmp_path / "out", kind, COLUMNS, iter([(text, 0.5, True)]))
+        write_rows(tmp_path / "out", kind, COLUMNS, iter([(text, 0.5, True, 1)]))
 
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
