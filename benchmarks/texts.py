@@ -51,3 +51,37 @@ def some_rows(whole: ConnectionDataset, n_rows: int) -> ConnectionDataset:
     import numpy as np
 
     return whole.select(np.sort(np.random.default_rng(0).permutation(len(whole))[:n_rows]))
+
+
+def phrases(n: int, seed: int = 0) -> list[str]:
+    """Return `n` distinct short texts: real sentences and reviews first, then runs of 3 to 12 words out of them.
+
+    English (STS 2012 to 2014 and benchmark, SNLI) and Korean (KorSTS, film reviews), shuffled.
+    """
+    folder, found = data_folder(), {}
+    columns = {
+        "stsb/*.csv": ("sentence1", "sentence2"),
+        "sts12_14/*.tsv": ("sentence1", "sentence2"),
+        "nli_en/*.tsv": ("premise", "hypothesis"),
+        "korsts/*.tsv": ("sentence1", "sentence2"),
+        "nsmc/*.txt": ("document",),
+    }
+    for pattern, names in columns.items():
+        for file in sorted(folder.glob(pattern)):
+            tabs = {} if file.suffix == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+            with file.open(encoding="utf-8", newline="") as opened:
+                for row in csv.DictReader(opened, **tabs):
+                    found |= {row[name].strip(): None for name in names if row[name] and row[name].strip()}
+    whole, draw = list(found), random.Random(seed)
+    if not whole:
+        raise SystemExit(f"no data sets under {folder}: the benchmarks of search need them")
+    words = [text.split() for text in whole]
+    words = [text for text in words if len(text) > 3]
+    while len(found) < n:
+        text = draw.choice(words)
+        size = draw.randint(3, 12)
+        first = draw.randint(0, max(0, len(text) - size))
+        found[" ".join(text[first : first + size])] = None
+    texts = list(found)[:n] if n >= len(whole) else whole
+    draw.shuffle(texts)
+    return texts[:n]
