@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from sbert_ft.arguments import whole_number
 from sbert_ft.model_folder.decision import Calibration, chosen_threshold
 from sbert_ft.search.texts import DistinctTexts, Encoding, prompt_of_single_set, unit_vectors
-from sbert_ft.vectors.joins import BestPairs, Rows, Scores, join, ranks_among_partners
-from sbert_ft.vectors.nearest import Vectors
+from sbert_ft.vectors.joins import BestPairs, Scores, join, ranks_among_partners
+from sbert_ft.vectors.nearest import Rows, Vectors
 
 if TYPE_CHECKING:
     from sbert_ft.models.sentence_encoder import SentenceEncoder

@@ -18,8 +18,9 @@ from sbert_ft.arguments import whole_number
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.decision import chosen_threshold
 from sbert_ft.search.texts import DistinctTexts, Encoding, unit_vectors
-from sbert_ft.vectors.joins import Rows, Scores, pair_cosines
-from sbert_ft.vectors.nearest import Vectors, nearest
+from sbert_ft.vectors.joins import Scores
+from sbert_ft.vectors.nearest import Rows, Vectors, nearest
+from sbert_ft.vectors.products import cosines
 
 if TYPE_CHECKING:
     from sbert_ft.models.sentence_encoder import SentenceEncoder
@@ -105,7 +106,7 @@ def hard_negatives(
     n_known = int(np.bincount(known // len(texts), minlength=1).max()) if len(known) else 0
     last = rules.first_rank + 10 * rules.n + n_known if rules.last_rank is None else rules.last_rank
     farthest = np.full(len(anchors), np.inf)
-    np.minimum.at(farthest, positives[0], pair_cosines(anchors, texts, *positives))
+    np.minimum.at(farthest, positives[0], cosines(anchors, texts, *positives))
     k = min(len(texts), last + n_known)
     parts: list[tuple[Rows, Rows, Scores]] = []
     suspects: list[tuple[Rows, Rows, Scores]] = []

@@ -1,8 +1,7 @@
 """Pairs of rows whose cosine reaches a threshold, among the rows of one array or between two.
 
-Products are computed in tiles that stay in the cache, and a tile without a hit costs one pass over it. Of one array
-only the half above the diagonal is computed. A hit's cosine is computed again by itself, so that it depends neither on
-tiles nor on threads. Memory beside the vectors is one tile and the hits.
+Products are computed in tiles that stay in the cache (`products.py`), and a tile without a hit costs one pass over it.
+Of one array only the half above the diagonal is computed. Memory beside the vectors is one tile and its hits.
 """
 
 from __future__ import annotations
@@ -12,30 +11,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.vectors.nearest import Vectors
+from sbert_ft.vectors.products import Rows, Vectors, check_finite, cosines, products_for
 
-Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]
 
-_TILE = 1024  # rows and columns of a tile: 4 MB of products
-_SLACK = 1e-5  # more than the rounding of a product of two vectors of length 1 in float32
-_CHUNK = 2048  # pairs whose vectors are gathered at once
-
-
-def pair_cosines(left: Vectors, right: Vectors, first: Rows, second: Rows) -> Scores:
-    """Return the cosine of each pair of rows, shape (B,), summed in float64; it depends on its two vectors alone.
-
-    Args:
-        left: Vectors of length 1, shape (n, d).
-        right: The same, shape (m, d).
-        first: Row of `left` of each pair, shape (B,).
-        second: Row of `right` of each pair, shape (B,).
-    """
-    scores = np.empty(len(first), np.float32)
-    for begin in range(0, len(first), _CHUNK):
-        part = slice(begin, begin + _CHUNK)
-        scores[part] = (left[first[part]].astype(np.float64) * right[second[part]]).sum(axis=1)
-    return scores.clip(-1.0, 1.0)
+_LEFT_ROWS, _RIGHT_ROWS = 1024, 2048  # of a tile: 8 MB of products
 
 
 def join(
@@ -51,22 +31,25 @@ def join(
 
     Yields:
         First rows, second rows and cosines of a tile's pairs, each of shape (B,), in order of rows.
+
+    Raises:
+        InputError: A vector has NaN or infinity, with its row.
     """
     others = left if right is None else right
-    room = np.empty((_TILE, _TILE), np.float32)
-    for top in range(0, len(left), _TILE):
-        rows = left[top : top + _TILE]
-        for side in range(top if right is None else 0, len(others), _TILE):
-            columns, lowest = others[side : side + _TILE], floor()
-            products = np.matmul(rows, columns.T, out=room[: len(rows), : len(columns)])
-            hits = np.flatnonzero(products >= np.float32(lowest - _SLACK))
-            if not len(hits):
-                continue
-            first, second = np.divmod(hits, len(columns))
+    check_finite(left, "vector")
+    products = products_for(left.shape[1])
+    for top in range(0, len(left), _LEFT_ROWS):
+        rows = products.factor(left[top : top + _LEFT_ROWS])
+        for side in range(top if right is None else 0, len(others), _RIGHT_ROWS):
+            lowest = floor()
+            bounds = np.full(len(rows), lowest - products.error)
+            first, second, _ = products.at_least(rows, others[side : side + _RIGHT_ROWS], bounds, side)
             first, second = first + top, second + side
-            if right is None and side == top:
+            if right is None:
                 first, second = first[first < second], second[first < second]
-            scores = pair_cosines(left, others, first, second)
+            if not len(first):
+                continue
+            scores = cosines(left, others, first, second)
             kept = scores.astype(np.float64) >= lowest
             yield first[kept], second[kept], scores[kept]
         on_rows(len(rows))

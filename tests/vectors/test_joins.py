@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from sbert_ft.errors import InputError
 from sbert_ft.vectors import joins
-from sbert_ft.vectors.joins import BestPairs, join, pair_cosines, ranks_among_partners
+from sbert_ft.vectors.joins import BestPairs, join, ranks_among_partners
 from sbert_ft.vectors.nearest import unit_rows
+from sbert_ft.vectors.products import HalfProducts, Products, cosines
 
 Pair = tuple[int, int]
 
@@ -33,7 +36,8 @@ def collected(found: BestPairs) -> list[tuple[float, int, int]]:
 def test_the_join_is_every_pair_of_the_matrix_that_reaches_the_floor(
     monkeypatch: pytest.MonkeyPatch, tile: int, n_right: int | None
 ) -> None:
-    monkeypatch.setattr(joins, "_TILE", tile)
+    monkeypatch.setattr(joins, "_LEFT_ROWS", tile)
+    monkeypatch.setattr(joins, "_RIGHT_ROWS", 2 * tile)
     left, right = vectors(150, 0), None if n_right is None else vectors(n_right, 1)
     expected = {pair: cosine for pair, cosine in whole(left, right).items() if cosine >= 0.7}
     done: list[int] = []
@@ -41,15 +45,42 @@ def test_the_join_is_every_pair_of_the_matrix_that_reaches_the_floor(
     for first, second, scores in join(left, right, lambda: 0.7, done.append):
         found |= dict(zip(zip(first.tolist(), second.tolist(), strict=True), scores.tolist(), strict=True))
     assert found.keys() == expected.keys() and (n_right == 1 or len(found) > 100)
-    assert found == pytest.approx(expected, abs=1e-7)
+    assert found == pytest.approx(expected, abs=3e-7)  # sums of float32
     assert sum(done) == 150
+
+
+def test_pairs_and_scores_do_not_depend_on_tiles_or_on_what_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near ties at the floor: all have the same bits for any tile."""
+    base = vectors(40, 4, 24)
+    near = unit_rows(np.repeat(base, 30, axis=0) + np.random.default_rng(5).normal(size=(1200, 24)) * 1e-3)
+    found = []
+    for kind in [Products, *([HalfProducts] if torch.cpu._is_avx512_bf16_supported() else [])]:
+        for left_rows, right_rows in ((7, 33), (1024, 512), (300, 4000)):
+            monkeypatch.setattr(joins, "products_for", kind)
+            monkeypatch.setattr(joins, "_LEFT_ROWS", left_rows)
+            monkeypatch.setattr(joins, "_RIGHT_ROWS", right_rows)
+            parts = [np.concatenate(part) for part in zip(*join(near, None, lambda: 0.99998), strict=True)]
+            order = np.lexsort((parts[1], parts[0]))
+            found.append([part[order] for part in parts])
+    assert 40 * 5 < len(found[0][0]) < 40 * 435
+    for others in found[1:]:
+        for first, second in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+def test_nan_is_refused_with_its_row() -> None:
+    wrong = vectors(3000, 12)
+    wrong[2999, 5] = np.nan
+    for left, right in ((wrong, None), (vectors(3, 13), wrong)):
+        with pytest.raises(InputError, match="the vector of row 2999 has NaN or infinity"):
+            list(join(left, right, lambda: 0.5))
 
 
 def test_a_cosine_does_not_depend_on_the_pairs_beside_it() -> None:
     left = vectors(400, 2, 384)
     first, second = np.arange(400).repeat(3), np.arange(1200) % 400
-    together = pair_cosines(left, left, first, second)
-    alone = [pair_cosines(left, left, first[i : i + 1], second[i : i + 1])[0] for i in range(0, 1200, 7)]
+    together = cosines(left, left, first, second)
+    alone = [cosines(left, left, first[i : i + 1], second[i : i + 1])[0] for i in range(0, 1200, 7)]
     np.testing.assert_array_equal(together[::7], alone)
 
 

@@ -10,7 +10,8 @@ import torch
 
 from sbert_ft.errors import InputError
 from sbert_ft.vectors import nearest as module
-from sbert_ft.vectors.nearest import nearest, pairs_above, unit_rows
+from sbert_ft.vectors.nearest import nearest, unit_rows
+from sbert_ft.vectors.products import HalfProducts, Products
 
 
 def vectors(n: int, seed: int, d: int = 24) -> np.ndarray:
@@ -33,14 +34,6 @@ def test_of_equal_scores_the_lower_row_is_first() -> None:
     assert found.rows[0, :4].tolist() == [4, 5, 6, 7]
 
 
-def test_pairs_above_are_those_of_the_whole_matrix() -> None:
-    some = vectors(300, 3, 6)
-    cosines = some.astype(np.float64) @ some.T.astype(np.float64)
-    expected = {(i, j) for i, j in zip(*np.nonzero(cosines >= 0.8), strict=True) if i < j}
-    found = {(i, j) for a, b, _ in pairs_above(some, 0.8) for i, j in zip(a.tolist(), b.tolist(), strict=True)}
-    assert len(expected) > 20 and found == expected
-
-
 def test_rows_and_scores_do_not_depend_on_blocks_or_on_what_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Near ties, equal rows and more of them than are kept: all have the same bits for any block."""
     base = vectors(40, 4)
@@ -48,27 +41,20 @@ def test_rows_and_scores_do_not_depend_on_blocks_or_on_what_multiplies(monkeypat
     corpus = np.concatenate([near, np.repeat(base[:1], 900, axis=0), vectors(300, 6)])
     queries = np.concatenate([base, vectors(20, 7)])
     found = [nearest(queries, corpus, 20)]
-    pairs = [[np.concatenate(parts) for parts in zip(*pairs_above(queries, 0.9, corpus), strict=True)]]
-    kinds = [module._Products]
+    kinds = [Products]
     if torch.cpu._is_avx512_bf16_supported():
-        kinds.append(module._HalfProducts)
+        kinds.append(HalfProducts)
     for kind in kinds:
         for query_rows, corpus_rows in ((7, 33), (1024, 512), (3, 4000)):
-            monkeypatch.setattr(module, "_products", kind)
+            monkeypatch.setattr(module, "products_for", kind)
             monkeypatch.setattr(module, "_QUERY_ROWS", query_rows)
-            monkeypatch.setattr(module, "_PAIR_ROWS", query_rows)
             monkeypatch.setattr(module, "_CORPUS_ROWS", corpus_rows)
             monkeypatch.setattr(module, "_FEW_PRODUCTS", 0)
             found.append(nearest(queries, corpus, 20))
-            pairs.append([np.concatenate(parts) for parts in zip(*pairs_above(queries, 0.9, corpus), strict=True)])
     assert found[0].rows[0].tolist() == sorted(found[0].rows[0].tolist()), "the equal rows, the lowest ones"
-    assert len(pairs[0][0]) > 2400
     for other in found[1:]:
         np.testing.assert_array_equal(found[0].rows, other.rows)
         np.testing.assert_array_equal(found[0].scores, other.scores)
-    for others in pairs[1:]:
-        for first, second in zip(pairs[0], others, strict=True):
-            np.testing.assert_array_equal(first, second)
 
 
 def test_a_mapped_file_of_float16_gives_the_cosines_of_its_rows(tmp_path: Path) -> None:
@@ -95,5 +81,3 @@ def test_nan_is_refused_with_its_row(place: int) -> None:
         nearest(vectors(3, 13), corpus, 4)
     with pytest.raises(InputError, match=f"the query of row {place} has NaN or infinity"):
         nearest(corpus, vectors(3, 13), 2)
-    with pytest.raises(InputError, match=f"the vector of row {place} has NaN or infinity"):
-        list(pairs_above(vectors(3, 13), 0.5, corpus))
