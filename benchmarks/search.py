@@ -1,24 +1,27 @@
-"""Search, mine and index vectors of short texts with sbert_ft and with sentence-transformers' functions, in turn.
+"""Search and mine vectors of short texts with sbert_ft and with sentence-transformers' functions, in turn.
 
     python benchmarks/search.py                       # everything, as in benchmarks/README.md
     python benchmarks/search.py --sets mine --rounds 3
 
 The texts are real sentences and reviews, and runs of words out of them (`texts.phrases`); their vectors, 384 wide, are
-computed once by the packaged MiniLM and kept in benchmarks/.cache/. Each contender runs in a process of its own, and
-reads the vectors from that file: sentence-transformers as its documentation does, into memory; ours as its commands do.
+computed once by the packaged MiniLM and kept in benchmarks/.cache/. Each contender runs in a process of its own.
+sentence-transformers gets the vectors as an array in memory, ours as its commands have them: an index on the disk for
+search, an array in memory for pairs.
 
 - `exact`: the 10 nearest of 1,000,000 vectors for 1,000 queries, against `semantic_search`;
-- `mine`: the pairs among 200,000 vectors with a cosine of at least 0.9, against `paraphrase_mining_embeddings`, which
-  takes no threshold: it gets as many pairs as there are, and as many partners as the text with most of them has;
-- `usearch`: the same queries as `exact`, by our index with usearch, against our exact search: recall@10 too.
+- `mine`: the pairs among 200,000 vectors whose cosine reaches 0.9, against `paraphrase_mining_embeddings`. That takes
+  no threshold but a number of pairs: it gets as many as there are, and its usual 100 partners a text;
+- `usearch`: the queries of `exact` by our index with usearch, against our exact search, and the recall of both.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import statistics
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,29 +32,35 @@ import texts as corpus
 
 CACHE = harness.ROOT / "benchmarks" / ".cache"
 N_QUERIES, K, THRESHOLD = 1_000, 10, 0.9
-SETS: dict[str, tuple[int, list[str]]] = {
-    "exact": (1_000_000, ["sbert_ft", "st semantic_search"]),
-    "mine": (200_000, ["sbert_ft", "st paraphrase_mining"]),
-    "usearch": (1_000_000, ["sbert_ft usearch", "sbert_ft exact"]),
+SETS: dict[str, tuple[int, tuple[str, str]]] = {
+    "exact": (1_000_000, ("sbert_ft", "st semantic_search")),
+    "mine": (200_000, ("sbert_ft", "st paraphrase_mining")),
+    "usearch": (1_000_000, ("sbert_ft usearch", "sbert_ft exact")),
 }
 
 
 def main() -> None:
     """Measure, print a table for each set, and write benchmarks/results/search-cpu.json."""
     args = arguments()
+    if args.build:
+        build_index(vectors_file(args.n), args.scratch, args.build)
+        return
     if args.worker:
-        harness.serve(lambda: MAKERS[args.sets[0], args.worker](vectors_file(args.n), args))
+        harness.serve(lambda: MAKERS[args.worker](vectors_file(args.n), args.scratch))
         return
     results: dict[str, Any] = {}
     for name in args.sets:
-        n, contenders = args.n or SETS[name][0], SETS[name][1]
+        n, contenders = args.n or SETS[name][0], list(SETS[name][1])
         vectors_file(n)
-        told = ["--sets", name, "--n", str(n)]
         with tempfile.TemporaryDirectory() as scratch:
-            compared = harness.compare(contenders, [*told, "--scratch", scratch], args.rounds)
-        results[name] = report(name, n, compared)
-    content = {"model": "minilm", "dimension": 384, "k": K, "threshold": THRESHOLD, "sets": results}
-    print(f"written: {harness.write_result('search-cpu', content)}")
+            told = ["--n", str(n), "--scratch", scratch]
+            built = {"exact": ["exact"], "mine": [], "usearch": ["exact", "usearch"]}[name]
+            seconds = {method: built_in(told, method) for method in built}
+            compared = harness.compare(contenders, told, args.rounds)
+        results[name] = report(name, n, compared, seconds)
+    content = {"model": "minilm", "dimension": 384, "n_queries": N_QUERIES, "k": K, "threshold": THRESHOLD}
+    packages = harness.versions(("usearch", "pyarrow"))
+    print(f"written: {harness.write_result('search-cpu', {**content, 'search_packages': packages, 'sets': results})}")
 
 
 def arguments() -> argparse.Namespace:
@@ -61,15 +70,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--n", type=int, help="vectors; default as said above")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--build", help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def vectors_file(n: int) -> Path:
-    """Return the .npy with the vectors of `n` texts and of the queries, computed where it is not there yet.
-
-    The queries are its last rows: runs of words that are no row before.
-    """
+    """Return the .npy with the vectors of `n` texts, then those of the queries; computed where it is not there yet."""
     path = CACHE / f"phrases-{n}.npy"
     if not path.exists():
         import numpy as np
@@ -81,3 +88,165 @@ def vectors_file(n: int) -> Path:
         model = SiameseBert.from_pretrained(models.minilm())
         np.save(path, model.encode(corpus.phrases(n + N_QUERIES), normalize_embeddings=True))
     return path
+
+
+def load(file: Path) -> tuple[Any, Any]:
+    """Return the vectors and the queries of a file, in memory."""
+    import numpy as np
+
+    content = np.load(file)
+    return content[:-N_QUERIES], content[-N_QUERIES:]
+
+
+def built_in(told: list[str], method: str) -> float:
+    """Build an index in a process of its own, and return the seconds that took."""
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, sys.argv[0], *told, "--build", method], check=True)
+    return round(time.perf_counter() - begin, 1)
+
+
+def build_index(file: Path, scratch: Path, method: Any) -> None:
+    """Write the index of a method."""
+    import numpy as np
+
+    from sbert_ft import SearchIndex
+    from sbert_ft.search.index_writer import IndexSettings
+
+    mapped = np.load(file, mmap_mode="r")
+    n = len(mapped) - N_QUERIES
+    parts = (range(begin, min(n, begin + 8192)) for begin in range(0, n, 8192))
+    blocks = ((list(part), mapped[part.start : part.stop]) for part in parts)
+    SearchIndex.build_from_vectors(blocks, scratch / method, ("none", str(models.minilm())), IndexSettings(method))
+
+
+def index_of(method: str) -> Callable[[Path, Path], harness.Contender]:
+    """Return what makes our search of an index."""
+
+    def make(file: Path, scratch: Path) -> harness.Contender:
+        import numpy as np
+        import torch  # noqa: F401  as in a process that has encoded the queries
+
+        from sbert_ft import SearchIndex
+
+        queries = np.array(np.load(file, mmap_mode="r")[-N_QUERIES:])
+        index = SearchIndex.open(scratch / method)
+        found: list[Any] = []
+
+        def run() -> None:
+            found[:] = index.neighbors(queries, K).rows.tolist()
+
+        size = sum(path.stat().st_size for path in index.path.iterdir()) / 2**20
+        return harness.Contender(
+            run, lambda: {f"recall_at_{K}": recall(file, found)}, "float32", {"index_mib": round(size)}
+        )
+
+    return make
+
+
+def semantic_search(file: Path, scratch: Path) -> harness.Contender:
+    """sentence-transformers' exact search."""
+    from sentence_transformers.util import semantic_search
+
+    vectors, queries = load(file)
+    found: list[Any] = []
+
+    def run() -> None:
+        hits = semantic_search(queries, vectors, top_k=K)
+        found[:] = [[hit["corpus_id"] for hit in of_query] for of_query in hits]
+
+    return harness.Contender(run, lambda: {f"recall_at_{K}": recall(file, found)}, "float32")
+
+
+def recall(file: Path, found: list[list[int]]) -> float:
+    """Return the share of the nearest rows, computed in float64 for the first 100 queries, that were found."""
+    import numpy as np
+
+    vectors, queries = load(file)
+    hits = 0
+    for query, rows in zip(queries[:100].astype(np.float64), found, strict=False):
+        cosines = np.concatenate([vectors[i : i + 65_536] @ query for i in range(0, len(vectors), 65_536)])
+        kth = np.partition(cosines, -K)[-K]
+        hits += sum(cosines[row] >= kth - 1e-6 for row in rows)  # rows with the same vector are as good
+    return hits / (100 * K)
+
+
+def mine_ours(file: Path, scratch: Path) -> harness.Contender:
+    """Our pairs above a threshold."""
+    import torch  # noqa: F401  as in a process that has encoded the texts
+
+    from sbert_ft.vectors.joins import BestPairs, join
+
+    vectors, _ = load(file)
+    found: list[Any] = []
+
+    def run() -> None:
+        best = BestPairs(THRESHOLD, 100_000_000, None)
+        for pairs in join(vectors, None, best.floor):
+            best.add(*pairs)
+        found[:] = best.pairs()
+
+    return harness.Contender(run, lambda: {"n_pairs": len(found[0]), "sum_of_scores": float(found[2].sum())}, "float32")
+
+
+def paraphrase_mining(file: Path, scratch: Path) -> harness.Contender:
+    """sentence-transformers' pairs, as many as reach the threshold."""
+    import numpy as np
+    import torch
+    from sentence_transformers.util import paraphrase_mining_embeddings
+
+    from sbert_ft.vectors.joins import join
+
+    vectors, _ = load(file)
+    n_pairs, partners = 0, np.zeros(len(vectors), np.int64)
+    for first, second, _ in join(vectors, None, lambda: THRESHOLD):
+        n_pairs += len(first)
+        np.add.at(partners, first, 1)
+        np.add.at(partners, second, 1)
+    found: list[Any] = []
+
+    def run() -> None:
+        found[:] = paraphrase_mining_embeddings(torch.from_numpy(vectors), max_pairs=n_pairs)
+
+    def quality() -> dict[str, float]:
+        return {"n_pairs": len(found), "sum_of_scores": float(sum(score for score, _, _ in found))}
+
+    return harness.Contender(run, quality, "float32", {"most_partners": int(partners.max())})
+
+
+MAKERS: dict[str, Callable[[Path, Path], harness.Contender]] = {
+    "sbert_ft": lambda file, scratch: (index_of("exact") if (scratch / "exact").exists() else mine_ours)(file, scratch),
+    "sbert_ft exact": index_of("exact"),
+    "sbert_ft usearch": index_of("usearch"),
+    "st semantic_search": semantic_search,
+    "st paraphrase_mining": paraphrase_mining,
+}
+
+
+def report(name: str, n: int, compared: harness.Comparison, seconds: dict[str, float]) -> dict[str, Any]:
+    """Print the table of a set, in Markdown, and return it."""
+    timings, ours = compared.timings, SETS[name][1][0]
+    others = [contender for contender in timings if contender != ours]
+    faster, memory = harness.ratios(timings, ours, others), harness.memory_ratios(timings, ours, others)
+    n_items = n if name == "mine" else N_QUERIES
+    contenders = {}
+    for contender, one in timings.items():
+        contenders[contender] = one.summary(n_items)
+        contenders[contender]["seconds"] = [round(value, 3) for value in one.seconds]
+    print(f"\n**{name}**, {n:,} vectors\n\n| | seconds | peak, MiB | quality | faster by | of its memory |")
+    print("| " + " | ".join(["---"] * 6) + " |")
+    for contender, one in timings.items():
+        ratio = faster.get(contender)
+        said = f"{ratio['median']} ({ratio['least']}-{ratio['most']}) | {memory[contender]:.2f}" if ratio else " | "
+        quality = ", ".join(f"{key} {value:,.4f}" for key, value in one.quality.items())
+        print(f"| {contender} | {statistics.median(one.seconds):.2f} | {one.peak_mib:.0f} | {quality} | {said} |")
+    return {
+        "n_vectors": n,
+        "seconds_to_build": seconds,
+        "contenders": contenders,
+        "times_faster": {ours: faster},
+        "memory_ratio": {ours: memory},
+    }
+
+
+if __name__ == "__main__":
+    main()
