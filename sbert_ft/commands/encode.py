@@ -1,46 +1,63 @@
-"""`sbert-ft encode`: writes vectors of the texts in a file or standard input to a .npy or .parquet file.
+"""`sbert-ft encode`: writes vectors of texts to a .npy or .parquet file, or to a folder of Parquet shards.
 
 Texts are read, encoded and written some thousand at a time, so memory does not grow with their number. A .npy begins
-with its shape, which is only known at the end: its header is padded, and written again when all rows are there.
+with its shape, which is only known at the end: its header is padded, and written again when all rows are there. Shards
+are written by `bulk.run`.
 """
 
 from __future__ import annotations
 
 import argparse
+import glob
+import importlib.util
 import logging
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sbert_ft.commands import options
 from sbert_ft.commands.output import Progress, checked_target
-from sbert_ft.errors import DataError, InputError, quoted
+from sbert_ft.errors import DataError, InputError, OutputError, listed, quoted
 from sbert_ft.files.atomic import whole_file, writing
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow
     from numpy.typing import NDArray
 
     from sbert_ft.data.table import Table
+    from sbert_ft.models.sentence_encoder import SentenceEncoder
 
     # Accepts vectors, shape (n, d).
     Append = Callable[[NDArray[np.float32]], None]
 
 logger = logging.getLogger(__name__)
 
+# As in `vectors.quantization`, which imports numpy; tests/commands/test_encode_folder.py compares them.
+_VECTOR_TYPES = ("float32", "float16", "int8", "binary")
+_OF_FOLDERS = ("vectors", "shard_size", "resume", "shard", "workers", "devices")
+
 _EPILOG = """\
 examples:
   sbert-ft encode MODEL texts.txt -o vectors.npy
   sbert-ft encode MODEL reviews.csv --column review --id-column key -o vectors.parquet
   cut -f2 corpus.tsv | sbert-ft encode MODEL - -o vectors.npy
+  sbert-ft encode MODEL corpus/ -o vectors/ --vectors int8 --workers 4
+  sbert-ft encode MODEL 'corpus/*.jsonl' -o vectors/ --shard 3/64 --resume
 
 A .npy holds float32 of shape (texts, dimensions), rows in the order of the texts. A .parquet
-holds the columns id (the --id-column's, else the row's number from 0) and vector."""
+holds the columns id (the --id-column's, else the row's number from 0) and vector.
+
+OUT is a folder where it ends in /, is a folder already, or INPUT is several files, a folder or a
+pattern in quotes. The folder gets Parquet shards with the same columns, rows numbered over all
+files, and when all shards are there manifest.json. A shard is whole or not there; --resume writes
+those that are missing, and refuses another model, other settings or a changed input. Any number
+of processes may write into one folder, each its own --shard i/n."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     options.add_model_argument(parser)
     add = parser.add_argument
-    add("input", metavar="INPUT", help="one text a line (.txt, - for standard input), .csv, .jsonl, .xlsx and others")
-    add("-o", "--output", metavar="OUT", required=True, help=".npy or .parquet; replaced when complete")
-    add("--column", metavar="NAME", help="the column with the texts, if it has no usual name")
+    form = "one text a line (.txt, - for standard input), .csv, .jsonl, .xlsx and others; a folder or a pattern of them"
+    add("input", metavar="INPUT", nargs="+", help=form)
+    form = ".npy or .parquet, replaced when complete; or a folder of shards, as with a / at its end"
+    add("-o", "--output", metavar="OUT", required=True, help=form)
+    add("--column", "--columns", metavar="NAME", help="the column with the texts, if it has no usual name")
     add("--id-column", metavar="NAME", help="the column whose values become the ids of a .parquet")
     options.add_reading_options(parser)
     options.add_computing_options(parser)
@@ -59,10 +78,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--normalize", action="store_true", help="scale vectors to length 1")
     add("--truncate-dim", type=options.positive, metavar="N", help="keep the first N features of each vector")
     add("--prompt-name", metavar="NAME", help="put the prompt of this name, stored with MODEL, before every text")
+    add = parser.add_argument_group("folders of shards").add_argument
+    form = "float32 (default), float16, int8 or binary; what that costs in recall is measured on a sample and printed"
+    add("--vectors", choices=_VECTOR_TYPES, help=form)
+    add("--shard-size", type=options.positive, metavar="N", help="texts of a shard; default 100,000")
+    add("--resume", action="store_true", default=None, help="write only the shards that are missing")
+    add("--shard", type=_part, metavar="I/N", help="only the I-th of N parts, from 1/N to N/N, as one job of several")
+    several = parser.add_mutually_exclusive_group().add_argument
+    several(
+        "--workers", type=options.positive, metavar="N", help="N processes on the CPU, each with a model of its own"
+    )
+    several("--devices", type=options.names, metavar="A,B", help="a process for each device: cuda:0,cuda:1")
 
 
 def run(args: argparse.Namespace) -> int:
     """Encode the texts and return the exit code."""
+    if _is_folder(args):
+        return _encode_to_folder(args)
+    options.refuse_given(args, _OF_FOLDERS, "is for a folder of shards", "end OUT with /")
+    (args.input,) = args.input
     from_stdin = args.input == "-"
     target = checked_target(args.output, (".npy", ".parquet"), None if from_stdin else Path(args.input))
     is_npy = Path(args.output).suffix.lower() == ".npy"
@@ -73,6 +107,81 @@ def run(args: argparse.Namespace) -> int:
         progress = _encode(args, source, temporary, is_npy=is_npy)
     progress.report(Path(args.output), source.name)
     return 0
+
+
+def _is_folder(args: argparse.Namespace) -> bool:
+    """Return whether a folder of shards is to be written."""
+    several = len(args.input) > 1 or any(
+        os.path.isdir(name) or (glob.has_magic(name) and not os.path.exists(name)) for name in args.input
+    )
+    is_file = Path(args.output).suffix.lower() in (".npy", ".parquet") and not args.output.endswith("/")
+    if several and is_file and not os.path.isdir(args.output):
+        found = listed(args.input, 3)
+        problem = (
+            f"{quoted(args.output, limit=400)}: one file cannot be written from several inputs or a folder: {found}"
+        )
+        raise InputError(problem, "end OUT with / to write a folder of shards")
+    if "-" in args.input and len(args.input) > 1:
+        raise InputError("standard input (-) cannot be read with other inputs", "save it to a file first")
+    return several or args.output.endswith(("/", os.sep)) or (args.output != "" and os.path.isdir(args.output))
+
+
+def _encode_to_folder(args: argparse.Namespace) -> int:
+    """Write the shards that are missing, and return the exit code."""
+    if args.input == ["-"]:
+        raise InputError("standard input cannot be read again, as a folder of shards needs", "save it to a file first")
+    if importlib.util.find_spec("pyarrow") is None:
+        raise OutputError("writing Parquet needs pyarrow: pip install 'sbert-ft[parquet]'")
+    if args.workers is not None and args.device not in (None, "cpu"):
+        raise InputError(f"--workers is for the CPU, but --device is {quoted(args.device)}", "give --devices A,B")
+    if args.devices is not None and args.device is not None:
+        raise InputError("--device and --devices are both given", "leave one of them out")
+    from sbert_ft.bulk.inputs import Reading
+    from sbert_ft.bulk.run import ROWS_PER_SHARD, BulkPart, BulkSettings, prepare_bulk
+    from sbert_ft.data.ledger import counted
+
+    devices: Sequence[str | None] = args.devices or ([args.device] if args.workers is None else ["cpu"] * args.workers)
+    number, n_parts = args.shard or (1, 1)
+    settings = BulkSettings(
+        Reading(args.column, args.id_column, args.encoding, args.delimiter, args.kind),
+        args.vectors or "float32",
+        args.shard_size or ROWS_PER_SHARD,
+        args.prompt_name,
+        args.normalize,
+        args.truncate_dim,
+        args.batch_size,
+        args.on_truncate,
+    )
+    part = BulkPart(number, n_parts, bool(args.resume), tuple(devices))
+    progress = Progress("text", quiet=args.quiet)
+    job = prepare_bulk(partial(_load_on, args), args.input, args.output, settings, part)
+    if (recall := job.plan.recall) is not None:
+        logger.info(
+            "%s: recall@%d %.4f against float32, by cosine, %s among %s of a sample",
+            *(job.plan.quantizer.type, recall.k, recall.recall, counted(recall.n_queries, "query")),
+            counted(recall.n_vectors, "vector"),
+        )
+    with progress.bar(lambda: job.n_texts) as advance:
+        done = job.run(advance)
+    were_there = f", {counted(done.n_there, 'shard')} were there" if done.n_there else ""
+    missing = "" if done.finished else "; the folder is finished when the other parts are there"
+    progress.report(Path(args.output), "", f", {counted(len(done.encoded), 'shard')}{were_there}{missing}")
+    return 0
+
+
+def _load_on(args: argparse.Namespace, device: str | None) -> SentenceEncoder:
+    """Return the model on a device; a worker process calls it too."""
+    return options.load_model(argparse.Namespace(**{**vars(args), "device": device}))
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Return the numbers of a part and of all parts, of "3/64"."""
+    number, _, n_parts = text.partition("/")
+    if not all(part.isascii() and part.isdigit() and len(part) < 9 for part in (number, n_parts)) or not (
+        1 <= int(number) <= int(n_parts)
+    ):
+        raise argparse.ArgumentTypeError(f"expected I/N, from 1/N to N/N, found {text!r}")
+    return int(number), int(n_parts)
 
 
 @dataclass(frozen=True)
@@ -213,35 +322,14 @@ def npy_writer(path: Path, dimension: int) -> Iterator[Append]:
 
 @contextmanager
 def parquet_writer(path: Path, dimension: int, ids: Iterator[str] | None) -> Iterator[Append]:
-    """The same for a row group of vectors, as lists of fixed size, and ids, else row numbers from 0, of a .parquet."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    """The same for the columns vector and id, else row numbers from 0, of a .parquet."""
+    from sbert_ft.vectors.quantization import Quantizer
+    from sbert_ft.vectors.shards import vector_writer
 
-    n_rows = 0
-    item = pa.field("element", pa.float32(), nullable=False)
-    schema = pa.schema(
-        [
-            pa.field("id", pa.int64() if ids is None else pa.string(), nullable=False),
-            pa.field("vector", pa.list_(item, dimension), nullable=False),
-        ]
-    )
+    with vector_writer(path, Quantizer("float32", dimension), ids is not None) as writer:
 
-    def append(vectors: NDArray[np.float32]) -> None:
-        nonlocal n_rows
-        ids_of_rows = range(n_rows, n_rows + len(vectors)) if ids is None else islice(ids, len(vectors))
-        column: pyarrow.Array = pa.array(list(ids_of_rows), schema.types[0])
-        lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=schema.types[1])
-        with writing(path):
-            writer.write_batch(pa.RecordBatch.from_arrays([column, lists], schema=schema))
-        n_rows += len(vectors)
+        def append(vectors: NDArray[np.float32]) -> None:
+            n = writer.n_rows
+            writer.append(range(n, n + len(vectors)) if ids is None else list(islice(ids, len(vectors))), vectors)
 
-    with writing(path):
-        # Numbers and ids hardly repeat, so a dictionary would only cost time.
-        writer = pq.ParquetWriter(path, schema, use_dictionary=False)
-    try:
         yield append
-        with writing(path):
-            writer.close()
-    finally:
-        with suppress(OSError):  # closed already, or another error is being raised
-            writer.close()

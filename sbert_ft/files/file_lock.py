@@ -78,6 +78,44 @@ def locked_by_name(path: Path) -> Iterator[None]:
             os.unlink(path)
 
 
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Show other processes, while the block runs, that the temporary file `path` is in use (see `remove_unheld`).
+
+    The file is made where it is not there. On systems without locks nothing is shown.
+    """
+    descriptor = None
+    while descriptor is None and sys.platform != "win32":
+        with writing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            got = _try_flock(descriptor)
+            is_there = os.path.lexists(path) and os.path.samestat(os.lstat(path), os.fstat(descriptor))
+        if got is False or not is_there:  # another process is removing it
+            os.close(descriptor)
+            descriptor = None
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def remove_unheld(folder: Path) -> None:
+    """Remove the temporary files of killed processes in `folder`, which no running process holds (see `held`)."""
+    if sys.platform == "win32":
+        return
+    with writing(folder):
+        leftovers = [folder / name for name in os.listdir(folder) if name.startswith(PREFIX)]
+    for path in leftovers:
+        with suppress(OSError):  # it is gone meanwhile, or not ours
+            descriptor = open_regular(path, os.O_RDWR)
+            try:
+                if _try_flock(descriptor):
+                    os.unlink(path)
+            finally:
+                os.close(descriptor)
+
+
 def _flocked(path: Path) -> int | None:
     """Return a descriptor that holds the lock of the file at `path`, or None if the system has no locks."""
     while True:

@@ -126,7 +126,7 @@ class SentenceEncoder(SequenceModel, ABC):
             self.max_seq_length,
             batch_size,
             on_truncate,
-            self._prompt(prompt_name, prompt),
+            self.prompt_text(prompt_name, prompt),
             self.bert.source.include_prompt,
             device=self._device_of(device),
         )
@@ -222,7 +222,7 @@ class SentenceEncoder(SequenceModel, ABC):
                 self.max_seq_length,
                 batch_size,
                 on_truncate,
-                self._prompt(prompt_name, prompt),
+                self.prompt_text(prompt_name, prompt),
                 self.bert.source.include_prompt,
             )
             width = self._width(truncate_dim)
@@ -318,13 +318,13 @@ class SentenceEncoder(SequenceModel, ABC):
     @property
     def default_prompt(self) -> str:
         """The text put before every text where no prompt is given; empty for none."""
-        return self._prompt()
+        return self.prompt_text()
 
     @property
     def prompts_of_pair(self) -> tuple[str, str]:
         """The texts put before the first and the second text of each pair."""
         first, second = self.pair_prompts or (None, None)
-        return self._prompt(first), self._prompt(second)
+        return self.prompt_text(first), self.prompt_text(second)
 
     def use_prompts(self, first: str, second: str) -> None:
         """Put these texts before the first and the second texts of pairs, and save them so.
@@ -336,8 +336,11 @@ class SentenceEncoder(SequenceModel, ABC):
         self.default_prompt_name = "query" if first == second else None
         self.pair_prompts = None if first == second else ("query", "document")
 
-    def _prompt(self, name: str | None = None, prompt: str | None = None) -> str:
-        """Return the text to put before each input: `prompt`, or the one of this name, or the default one."""
+    def prompt_text(self, name: str | None = None, prompt: str | None = None) -> str:
+        """Return the text to put before each input: `prompt`, or the one of this name, or the default one.
+
+        An `InputError` for a name that the model does not know.
+        """
         if prompt is not None:
             return instance_argument(str, prompt, "prompt")
         name = self.default_prompt_name if name is None else name
