@@ -22,7 +22,7 @@ from sbert_ft.bulk.encode_shard import encode_shard, vector_stream
 from sbert_ft.bulk.inputs import InputFile, Reading, counted_inputs, find_inputs, rows_of_shards
 from sbert_ft.bulk.workers import LoadModel, encode_in_processes
 from sbert_ft.errors import InputError, OutputError, listed, shown
-from sbert_ft.files.atomic import PREFIX, make_folder
+from sbert_ft.files.atomic import PREFIX, make_folder, writing
 from sbert_ft.files.file_lock import remove_unheld
 from sbert_ft.models.digest import engine_of, model_digest
 from sbert_ft.models.inference import EmbedSettings, OnTruncate
@@ -243,7 +243,8 @@ def prepare_bulk(
         plan = known
     else:
         plan = _with_quantizer(model, plan, files)
-        make_folder(place)
+        with writing(place):
+            make_folder(place)
         plan = plan.created(place)
     remove_unheld(place)
     shards = part.shards(plan.n_shards)

@@ -163,7 +163,10 @@ def _encode_to_folder(args: argparse.Namespace) -> int:
         )
     with progress.bar(lambda: job.n_texts) as advance:
         done = job.run(advance)
-    were_there = f", {counted(done.n_there, 'shard')} were there" if done.n_there else ""
+    if not job.todo:
+        logger.info("nothing to do: %s of this part there -> %s", counted(done.n_there, "shard"), args.output)
+        return 0
+    were_there = f", {counted(done.n_there, 'shard')} there before" if done.n_there else ""
     missing = "" if done.finished else "; the folder is finished when the other parts are there"
     progress.report(Path(args.output), "", f", {counted(len(done.encoded), 'shard')}{were_there}{missing}")
     return 0

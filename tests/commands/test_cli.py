@@ -440,7 +440,7 @@ BAD_BEFORE_MODEL = [
     ([E, "M", "texts.txt", "-o", "out"], "'out': cannot tell what to write from a name without suffix"),
     ([E, "M", "texts.txt", "-o", "-"], "'-': cannot tell"),
     ([E, "M", "texts.txt", "-o", ""], "'': is a folder"),
-    ([E, "M", "texts.txt", "-o", "subfolder"], "'subfolder': is a folder"),
+    ([S, "M", "pairs.csv", "-o", "subfolder"], "'subfolder': is a folder"),
     ([E, "M", "texts.txt", "-o", "nowhere/out.npy"], "does not exist; make it first"),
     ([E, "M", "texts.txt", "-o", "file/out.npy"], "file"),
     ([E, "M", "texts.txt", "-o", "linked.npy"], "'linked.npy': is the file that is read"),
@@ -452,7 +452,7 @@ BAD_BEFORE_MODEL = [
     ([S, "M", "pairs.csv", "-o", "out\x1b[31m.bin"], r"'out\x1b[31m.bin'"),
     # the input
     ([E, "M", "none.txt", *OUT], "'none.txt': no such file"),
-    ([E, "M", "subfolder", *OUT], "'subfolder': is a folder"),
+    ([E, "M", "subfolder", *OUT], "'out.npy': one file cannot be written from several inputs or a folder: 'subfolder'"),
     ([E, "M", "fifo.npy", *OUT], "'fifo.npy': is a pipe"),
     ([E, "M", "file", *OUT], "'file'"),
     ([E, "M", "zero.txt", *OUT], "'zero.txt': is empty (0 bytes)"),
