@@ -18,6 +18,8 @@ from sbert_ft._version import __version__
 from sbert_ft.errors import SbertFtError
 
 if TYPE_CHECKING:
+    from sbert_ft.bulk.inputs import TextReading
+    from sbert_ft.bulk.run import BulkPart, BulkSettings, encode_to_shards
     from sbert_ft.config.objectives import ObjectiveSettings
     from sbert_ft.config.settings import EvaluationSettings, Reading, TrainingSettings
     from sbert_ft.data.dataset import ConnectionDataset
@@ -33,9 +35,12 @@ if TYPE_CHECKING:
     from sbert_ft.training.bert_classifier import BertClassifier
     from sbert_ft.training.fine_tune import fine_tune
     from sbert_ft.training.pretrain import pretrain
+    from sbert_ft.vectors.shards import ShardSet
 
 __all__ = [
     "BertClassifier",
+    "BulkPart",
+    "BulkSettings",
     "ConnectionBert",
     "ConnectionDataset",
     "EvaluationSettings",
@@ -46,9 +51,12 @@ __all__ = [
     "ObjectiveSettings",
     "Reading",
     "SbertFtError",
+    "ShardSet",
     "SiameseBert",
+    "TextReading",
     "TrainingSettings",
     "__version__",
+    "encode_to_shards",
     "extend_vocabulary",
     "fine_tune",
     "fit_threshold",
@@ -62,6 +70,8 @@ __all__ = [
 # The same names as in the imports for type checkers above; tests/test_architecture.py compares the two lists.
 _MODULE_OF_NAME = {
     "BertClassifier": "sbert_ft.training.bert_classifier",
+    "BulkPart": "sbert_ft.bulk.run",
+    "BulkSettings": "sbert_ft.bulk.run",
     "ConnectionBert": "sbert_ft.models.connection_bert",
     "ConnectionDataset": "sbert_ft.data.dataset",
     "EvaluationSettings": "sbert_ft.config.settings",
@@ -71,8 +81,11 @@ _MODULE_OF_NAME = {
     "NegativeRules": "sbert_ft.search.negatives",
     "ObjectiveSettings": "sbert_ft.config.objectives",
     "Reading": "sbert_ft.config.settings",
+    "ShardSet": "sbert_ft.vectors.shards",
     "SiameseBert": "sbert_ft.models.siamese",
+    "TextReading": "sbert_ft.bulk.inputs",
     "TrainingSettings": "sbert_ft.config.settings",
+    "encode_to_shards": "sbert_ft.bulk.run",
     "extend_vocabulary": "sbert_ft.models.vocabulary",
     "fine_tune": "sbert_ft.training.fine_tune",
     "fit_threshold": "sbert_ft.evaluation.calibration",

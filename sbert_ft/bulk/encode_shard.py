@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from sbert_ft.bulk.inputs import IdAndText
-from sbert_ft.errors import InputError
+from sbert_ft.errors import InputError, shown
+from sbert_ft.models.digest import engine_of, model_digest
 from sbert_ft.models.inference import EmbedCount
 from sbert_ft.models.sentence_encoder import SentenceEncoder
 from sbert_ft.vectors.shard_plan import ShardPlan
@@ -60,6 +61,16 @@ def encode_shard(
         writer.n_tokens, writer.n_cut = count.n_tokens, count.n_long
     assert writer.facts is not None
     return writer.facts
+
+
+def check_model(model: SentenceEncoder, plan: ShardPlan) -> None:
+    """Refuse a worker's model whose vectors would differ from the plan's: an `InputError`."""
+    if (engine := engine_of(model)) != plan.engine:
+        problem = f"a worker's model runs by {engine}, the plan's by {plan.engine}: vectors would differ"
+        raise InputError(problem, "give precision, engine and devices of one kind")
+    if model_digest(model) != plan.model_sha256:
+        problem = f"{shown(model.bert.source.path)}: a worker has another model there than the plan says"
+        raise InputError(problem, "copy the same model to each machine")
 
 
 def vector_stream(

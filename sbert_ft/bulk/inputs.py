@@ -62,7 +62,7 @@ def find_inputs(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class Reading:
+class TextReading:
     """How files are read: options of `open_table` and `TextRows`."""
 
     column: str | None = None
@@ -81,7 +81,7 @@ class InputFile:
         sha256: Of its bytes.
     """
 
-    def __init__(self, path: Path, reading: Reading) -> None:
+    def __init__(self, path: Path, reading: TextReading) -> None:
         """Open the file and find its columns; a `DataError` as in `open_table` and `TextRows`."""
         self.path = path
         table = open_table(path, encoding=reading.encoding, delimiter=reading.delimiter, kind=reading.kind)

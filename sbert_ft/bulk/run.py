@@ -19,7 +19,7 @@ import numpy as np
 
 from sbert_ft.arguments import whole_number, word_argument
 from sbert_ft.bulk.encode_shard import encode_shard, vector_stream
-from sbert_ft.bulk.inputs import InputFile, Reading, counted_inputs, find_inputs, rows_of_shards
+from sbert_ft.bulk.inputs import InputFile, TextReading, counted_inputs, find_inputs, rows_of_shards
 from sbert_ft.bulk.workers import LoadModel, encode_in_processes
 from sbert_ft.errors import InputError, OutputError, listed, shown
 from sbert_ft.files.atomic import PREFIX, make_folder, writing
@@ -49,7 +49,7 @@ class BulkSettings:
         prompt_name: As in `SentenceEncoder.encode`, as are `normalize`, `truncate_dim`, `batch_size`, `on_truncate`.
     """
 
-    reading: Reading = field(default_factory=Reading)
+    reading: TextReading = field(default_factory=TextReading)
     vectors: VectorType = "float32"
     rows_per_shard: int = ROWS_PER_SHARD
     prompt_name: str | None = None
@@ -116,15 +116,18 @@ class BulkJob:
         plan: The folder's.
         todo: The numbers of the shards that are not there, ascending.
         n_there: Shards of the part that are there.
+        files: The inputs.
+        load: Returns the model on a device; a worker calls it.
+        devices: Of the workers.
     """
 
     folder: Path
     plan: ShardPlan
     todo: tuple[int, ...]
     n_there: int
-    _files: Sequence[InputFile]
-    _load: LoadModel
-    _devices: tuple[str | None, ...]
+    files: Sequence[InputFile]
+    load: LoadModel
+    devices: tuple[str | None, ...]
     _models: list[SentenceEncoder]  # the loaded one, taken out when workers load their own
 
     @property
@@ -143,14 +146,22 @@ class BulkJob:
             OutputError: A shard cannot be written; those before stay.
             ResourceError: A worker was killed.
         """
-        shards = rows_of_shards(self._files, self.plan, self.todo)
-        if len(self._devices) > 1 and self.todo:
+        shards = rows_of_shards(self.files, self.plan, self.todo)
+        if len(self.devices) > 1 and self.todo:
             self._models.clear()
-            devices = self._devices[: len(self.todo)]
-            encoded = encode_in_processes(self._load, devices, self.folder, self.plan, shards, advance)
+            devices = self.devices[: len(self.todo)]
+            encoded = encode_in_processes(self.load, devices, self.folder, self.plan, shards, advance)
         else:
             (model,) = self._models
             encoded = [encode_shard(model, self.folder, self.plan, shard, rows, advance) for shard, rows in shards]
+        return self.report(encoded)
+
+    def report(self, encoded: Sequence[ShardFacts]) -> BulkReport:
+        """Return what was done, and write the manifest if all shards of the folder are there; errors as in `run`.
+
+        Args:
+            encoded: Facts of the shards that this call's workers encoded.
+        """
         if (n_cut := sum(facts.n_cut for facts in encoded)) and self.plan.settings["on_truncate"] == "warn":
             logger.warning(
                 "%d of %d texts are longer than %s tokens and were cut; raise the length or let on_truncate be chunk",

@@ -19,11 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from sbert_ft.bulk.encode_shard import encode_shard
+from sbert_ft.bulk.encode_shard import check_model, encode_shard
 from sbert_ft.bulk.inputs import IdAndText
 from sbert_ft.encoder.cpu import n_threads
-from sbert_ft.errors import InputError, ResourceError, SbertFtError
-from sbert_ft.models.digest import engine_of
+from sbert_ft.errors import ResourceError, SbertFtError
 from sbert_ft.models.sentence_encoder import SentenceEncoder
 from sbert_ft.vectors.shard_plan import ShardPlan
 from sbert_ft.vectors.shards import ShardFacts
@@ -146,9 +145,7 @@ def _work(
         torch.set_num_threads(threads)
     try:
         model = load(device)
-        if (found := engine_of(model)) != plan.engine:
-            problem = f"a worker's model runs by {found}, the first one by {plan.engine}: vectors would differ"
-            raise InputError(problem, "give --precision, --engine and devices of one kind")
+        check_model(model, plan)
         while (task := connection.recv()) is not None:
             shard, rows = task
             connection.send(encode_shard(model, folder, plan, shard, rows, connection.send))

@@ -136,14 +136,14 @@ def _encode_to_folder(args: argparse.Namespace) -> int:
         raise InputError(f"--workers is for the CPU, but --device is {quoted(args.device)}", "give --devices A,B")
     if args.devices is not None and args.device is not None:
         raise InputError("--device and --devices are both given", "leave one of them out")
-    from sbert_ft.bulk.inputs import Reading
+    from sbert_ft.bulk.inputs import TextReading
     from sbert_ft.bulk.run import ROWS_PER_SHARD, BulkPart, BulkSettings, prepare_bulk
     from sbert_ft.data.ledger import counted
 
     devices: Sequence[str | None] = args.devices or ([args.device] if args.workers is None else ["cpu"] * args.workers)
     number, n_parts = args.shard or (1, 1)
     settings = BulkSettings(
-        Reading(args.column, args.id_column, args.encoding, args.delimiter, args.kind),
+        TextReading(args.column, args.id_column, args.encoding, args.delimiter, args.kind),
         args.vectors or "float32",
         args.shard_size or ROWS_PER_SHARD,
         args.prompt_name,

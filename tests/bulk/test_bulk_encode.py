@@ -21,7 +21,7 @@ import pytest
 pq = pytest.importorskip("pyarrow.parquet", reason="the Parquet extra is not installed")
 
 from sbert_ft import SiameseBert  # noqa: E402 (pyarrow may be absent)
-from sbert_ft.bulk.inputs import Reading, find_inputs  # noqa: E402
+from sbert_ft.bulk.inputs import TextReading, find_inputs  # noqa: E402
 from sbert_ft.bulk.run import BulkPart, BulkReport, BulkSettings, encode_to_shards, prepare_bulk  # noqa: E402
 from sbert_ft.errors import DataError, InputError, OutputError, SbertFtError  # noqa: E402
 from sbert_ft.vectors.shards import ShardSet, shard_facts  # noqa: E402
@@ -35,7 +35,7 @@ WORDS = (
     *("in", "park", "with", "two", "dogs", "red", "car", "music"),
 )
 N_TEXTS = 47
-SETTINGS = BulkSettings(Reading(id_column="key"), rows_per_shard=10)
+SETTINGS = BulkSettings(TextReading(id_column="key"), rows_per_shard=10)
 # Every how many calls a run is stopped; 1 for all of them, which takes half a minute.
 STEP = int(os.environ.get("CRASH_STEP", "3"))
 MAKING = ("write", "create", "mkdir", "truncate", "link")
@@ -352,7 +352,7 @@ def test_another_run_is_refused_by_what_differs(
         (replace(SETTINGS, rows_per_shard=11), "--shard-size was '10', and is '11' now"),
         (replace(SETTINGS, normalize=True), "the setting normalize was 'False', and is 'True' now"),
         (replace(SETTINGS, truncate_dim=8), "the dimension was '32', and is '8' now"),
-        (replace(SETTINGS, reading=Reading()), "the setting id_column was 'key', and is none now"),
+        (replace(SETTINGS, reading=TextReading()), "the setting id_column was 'key', and is none now"),
     ]:
         assert name in refused(load, texts, place, settings)
     half = partial(load, max_seq_length=16)

@@ -92,6 +92,14 @@ def test_texts_that_are_cut_are_counted_once(folder: str, capsys: pytest.Capture
     assert json.loads(Path("v/manifest.json").read_text())["n_cut"] == n_cut
 
 
+def test_a_text_that_is_refused_is_named_by_its_number(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["in", "-o", "v/", "--shard-size", "2", "--max-seq-length", "6", "--on-truncate", "error", *FLOAT32]
+    assert main(["encode", folder, *given]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "shard 0, whose texts begin with number 0 of the inputs, from 0: text at position 0 has 7 tokens" in said
+    assert os.listdir("v") == ["plan.json"]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
