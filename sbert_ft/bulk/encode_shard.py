@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sbert_ft.bulk.inputs import IdAndText
 from sbert_ft.errors import InputError, shown
-from sbert_ft.models.digest import engine_of, model_digest
+from sbert_ft.model_folder.digest import model_digest
 from sbert_ft.models.inference import EmbedCount
 from sbert_ft.models.sentence_encoder import SentenceEncoder
 from sbert_ft.vectors.shard_plan import ShardPlan
@@ -68,9 +68,25 @@ def check_model(model: SentenceEncoder, plan: ShardPlan) -> None:
     if (engine := engine_of(model)) != plan.engine:
         problem = f"a worker's model runs by {engine}, the plan's by {plan.engine}: vectors would differ"
         raise InputError(problem, "give precision, engine and devices of one kind")
-    if model_digest(model) != plan.model_sha256:
+    if digest_of(model) != plan.model_sha256:
         problem = f"{shown(model.bert.source.path)}: a worker has another model there than the plan says"
         raise InputError(problem, "copy the same model to each machine")
+
+
+def digest_of(model: SentenceEncoder) -> str:
+    """Return the digest of the model's folder; the weights are read once."""
+    graph = getattr(model.bert, "graph", None)
+    return model_digest(model.bert.source, None if graph is None else graph.facts.weights)
+
+
+def engine_of(model: SentenceEncoder) -> str:
+    """Return what runs a model, in which precision and on which kind of device: "torch float32 cpu"."""
+    graph = getattr(model.bert, "graph", None)
+    if graph is not None:
+        return f"{graph.facts.engine} {graph.facts.precision} cpu"
+    precision, device = str(getattr(model.bert, "compute_dtype", "")), getattr(model, "device", "")
+    compiled = " compiled" if getattr(model.bert, "compiled", None) is not None else ""
+    return f"torch{compiled} {precision.removeprefix('torch.')} {getattr(device, 'type', device)}"
 
 
 def vector_stream(

@@ -18,13 +18,12 @@ from typing import Final
 import numpy as np
 
 from sbert_ft.arguments import whole_number, word_argument
-from sbert_ft.bulk.encode_shard import encode_shard, vector_stream
+from sbert_ft.bulk.encode_shard import digest_of, encode_shard, engine_of, vector_stream
 from sbert_ft.bulk.inputs import InputFile, TextReading, counted_inputs, find_inputs, rows_of_shards
 from sbert_ft.bulk.workers import LoadModel, encode_in_processes
 from sbert_ft.errors import InputError, OutputError, listed, shown
 from sbert_ft.files.atomic import PREFIX, make_folder, writing
 from sbert_ft.files.file_lock import remove_unheld
-from sbert_ft.models.digest import engine_of, model_digest
 from sbert_ft.models.inference import EmbedSettings, OnTruncate
 from sbert_ft.models.sentence_encoder import SentenceEncoder
 from sbert_ft.vectors.quantization import VECTOR_TYPES, Quantizer, Recall, VectorType
@@ -242,7 +241,7 @@ def prepare_bulk(
     }
     plan = ShardPlan(
         model=model.bert.source.path.name,
-        model_sha256=model_digest(model),
+        model_sha256=digest_of(model),
         engine=engine_of(model),
         settings=encoding,
         inputs=facts,

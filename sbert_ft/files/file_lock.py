@@ -14,13 +14,13 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from sbert_ft.errors import ModelFolderError, RunFolderError, quoted, shown
-from sbert_ft.files.atomic import PREFIX, open_regular, write_all, write_new, writing
+from sbert_ft.files.atomic import PREFIX, open_regular, whole_file, write_all, write_new, writing
 from sbert_ft.files.strict_json import parse_json
 
 if sys.platform != "win32":
@@ -98,6 +98,14 @@ def held(path: Path) -> Iterator[None]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+@contextmanager
+def whole_held_file(target: Path) -> Iterator[Path]:
+    """As `whole_file`, of a file that is held until it has replaced the target."""
+    with ExitStack() as until_replaced, whole_file(target) as temporary:
+        until_replaced.enter_context(held(temporary))
+        yield temporary
 
 
 def remove_unheld(folder: Path) -> None:

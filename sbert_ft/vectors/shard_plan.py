@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sbert_ft.errors import DataError, ModelFolderError, OutputError, quoted, shown
-from sbert_ft.files.atomic import PREFIX, json_bytes, sync_folder, whole_file, writing
+from sbert_ft.files.atomic import PREFIX, json_bytes, sync_folder, writing
 from sbert_ft.files.file_lock import held
 from sbert_ft.files.strict_json import JsonObject, read_json
 from sbert_ft.vectors.quantization import Quantizer, Recall
@@ -47,7 +47,7 @@ class ShardPlan:
 
     Attributes:
         model: Name of the model's folder, for people.
-        model_sha256: See `models.digest.model_digest`.
+        model_sha256: See `model_folder.digest.model_digest`.
         engine: What runs the model: "torch float32 cpu".
         settings: How files are read and texts encoded, by name; ``id_column`` is among them.
         inputs: The files, in order; their rows are numbered from 0 over all of them.
@@ -198,12 +198,6 @@ def json_faults() -> Iterator[None]:
         yield
     except ModelFolderError as error:
         raise DataError(error.problem, error.hint, where=error.where) from error
-
-
-def write_held(target: Path, data: bytes) -> None:
-    """Write `data` to `target`, whole or not at all, so that no other process takes it for a leftover meanwhile."""
-    with whole_file(target) as temporary, held(temporary), writing(target):
-        temporary.write_bytes(data)
 
 
 def _facts(plan: ShardPlan) -> dict[str, Setting]:

@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.errors import DataError, ModelFolderError, shown
-from sbert_ft.files.atomic import json_bytes, whole_file, writing
-from sbert_ft.files.file_lock import held, remove_unheld
+from sbert_ft.files.atomic import json_bytes, writing
+from sbert_ft.files.file_lock import remove_unheld, whole_held_file
 from sbert_ft.files.strict_json import JsonObject, parse_json, read_json
 from sbert_ft.vectors.nearest import Vectors
 from sbert_ft.vectors.quantization import Quantizer
-from sbert_ft.vectors.shard_plan import FORMAT, PLAN_FILE, ShardPlan, check_format, json_faults, write_held
+from sbert_ft.vectors.shard_plan import FORMAT, PLAN_FILE, ShardPlan, check_format, json_faults
 
 if TYPE_CHECKING:
     import pyarrow
@@ -147,7 +147,7 @@ def shard_writer(folder: Path, plan: ShardPlan, shard: int) -> Iterator[ShardWri
         DataError: It got another number of rows than planned.
     """
     target = folder / plan.file_of(shard)
-    with whole_file(target) as temporary, held(temporary):
+    with whole_held_file(target) as temporary:
         with vector_writer(temporary, plan.quantizer, plan.has_text_ids) as writer:
             found = ShardWriter(writer)
             yield found
@@ -191,7 +191,8 @@ def finished(folder: Path, plan: ShardPlan) -> ShardSet | None:
     remove_unheld(folder)
     data = json_bytes(found.to_json())
     if not (folder / MANIFEST_FILE).is_file() or (folder / MANIFEST_FILE).read_bytes() != data:
-        write_held(folder / MANIFEST_FILE, data)
+        with whole_held_file(folder / MANIFEST_FILE) as temporary, writing(folder / MANIFEST_FILE):
+            temporary.write_bytes(data)
     return found
 
 
