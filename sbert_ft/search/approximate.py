@@ -1,8 +1,8 @@
 """Graphs and inverted lists that find nearly all nearest vectors without looking at each: usearch and faiss.
 
 Both only propose rows: these are scored by the vectors themselves, so a score is the same whatever found it. usearch
-(HNSW) is fast and keeps a copy of the vectors in 8 bits a feature. faiss (IVF with product quantization) keeps some 100 bytes a
-vector, for very many of them. It runs in a process of its own.
+(HNSW) is fast and keeps a copy of the vectors with 8 bits a feature. faiss (IVF with product quantization) keeps some
+100 bytes a vector, for very many of them. It runs in a process of its own.
 """
 
 from __future__ import annotations

@@ -29,7 +29,16 @@ from sbert_ft.errors import DataError, InputError, listed, quoted, shown
 from sbert_ft.model_folder.digest import digest_of_files, model_digest
 from sbert_ft.models.exported import ExportedBert
 from sbert_ft.search.approximate import PROPOSED, Approximate, open_approximate
-from sbert_ft.search.index_writer import GROUP_ROWS, Block, IndexSettings, Source, check_pyarrow, held, write_index
+from sbert_ft.search.index_writer import (
+    GROUP_ROWS,
+    Block,
+    IndexSettings,
+    OldIndex,
+    Source,
+    check_pyarrow,
+    held,
+    write_index,
+)
 from sbert_ft.search.manifest import Manifest
 from sbert_ft.vectors.nearest import Neighbors, Vectors, best_of, nearest, unit_rows
 
@@ -237,7 +246,9 @@ class SearchIndex:
             settings = IndexSettings(current.method, current.vectors, current.parameters)
             new = _new(rows, keyed, has_ids, taken, current.count)
             blocks = _encoded(model, new, others, batch_size, on_truncate, on_encoded)
-            manifest = write_index(self.path, source, settings, blocks, old)
+            file = current.files.get("approximate")
+            before = OldIndex(old._blocks(), len(old), None if file is None else self.path / file.name)
+            manifest = write_index(self.path, source, settings, blocks, before)
         return SearchIndex(self.path, manifest, model)
 
     def search(

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -30,7 +30,15 @@ from sbert_ft.errors import (
     quoted,
     shown,
 )
-from sbert_ft.files.atomic import json_bytes, put_in_place, staged_beside, sync_folder, write_bytes, writing
+from sbert_ft.files.atomic import (
+    json_bytes,
+    put_in_place,
+    remove_leftovers,
+    staged_beside,
+    sync_folder,
+    write_bytes,
+    writing,
+)
 from sbert_ft.files.file_lock import locked
 from sbert_ft.files.strict_json import read_json
 from sbert_ft.model_folder.digest import digest_of_files
@@ -46,9 +54,6 @@ from sbert_ft.search.approximate import (
 )
 from sbert_ft.search.manifest import FORMAT, MANIFEST, VECTOR_TYPES, IndexFile, Manifest, VectorType
 from sbert_ft.vectors.nearest import Vectors, best_of, nearest
-
-if TYPE_CHECKING:
-    from sbert_ft.search.index import SearchIndex
 
 HIT_COLUMNS = ("query_id", "rank", "id", "text", "score", "probability", "match")
 GROUP_ROWS = 16_384
@@ -92,6 +97,15 @@ class Source:
     columns: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class OldIndex:
+    """The rows of an index, their number, and the file of its method; None for exact."""
+
+    blocks: Iterable[Block]
+    count: int
+    approximate: Path | None
+
+
 def check_pyarrow() -> None:
     """Raise a `ResourceError` if pyarrow is not installed."""
     try:
@@ -126,7 +140,7 @@ def check_target(path: Path, settings: IndexSettings, columns: Sequence[str]) ->
 
 
 def write_index(
-    path: Path, source: Source, settings: IndexSettings, blocks: Iterator[Block], old: SearchIndex | None = None
+    path: Path, source: Source, settings: IndexSettings, blocks: Iterator[Block], old: OldIndex | None = None
 ) -> Manifest:
     """Write an index with the rows of `old` and those of `blocks`, put it in place whole, and return its manifest."""
     check_target(path, settings, source.columns)
@@ -140,6 +154,7 @@ def write_index(
             (staging / MANIFEST).write_bytes(content)
             put_in_place(staging, path, entrances=(MANIFEST,))
             return manifest
+        remove_leftovers(path)
         names = {file.name for file in manifest.files.values()}
         for name in names:
             os.replace(staging / name, path / name)
@@ -177,7 +192,7 @@ def _write_files(
     source: Source,
     settings: IndexSettings,
     blocks: Iterator[Block],
-    old: SearchIndex | None,
+    old: OldIndex | None,
     version: int,
 ) -> Manifest:
     """Write the files of an index, synced, and return its manifest."""
@@ -186,7 +201,7 @@ def _write_files(
     first = next(blocks, None)
     if first is None:
         raise DataError("there is no text to build an index of, expected at least one")
-    every = chain(() if old is None else old._blocks(), [first], blocks)
+    every = chain(() if old is None else old.blocks, [first], blocks)
     count = _write_rows(folder / names["vectors"], folder / names["texts"], source, settings.vectors, every)
     dimension = first.vectors.shape[1]
     given = settings.parameters
@@ -195,7 +210,7 @@ def _write_files(
     if settings.method != "exact":
         names["approximate"] = f"approximate{number}.{settings.method}"
         file = folder / names["approximate"]
-        before = None if old is None else (old.path / old.manifest.files["approximate"].name, len(old))
+        before = None if old is None or old.approximate is None else (old.approximate, old.count)
         build_approximate(settings.method, folder / names["vectors"], file, parameters, before)
         recall = _recall(
             folder / names["vectors"], open_approximate(settings.method, file, parameters), settings.method
