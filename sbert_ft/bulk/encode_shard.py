@@ -8,7 +8,6 @@ from pathlib import Path
 
 from sbert_ft.bulk.inputs import IdAndText
 from sbert_ft.errors import InputError, shown
-from sbert_ft.model_folder.digest import model_digest
 from sbert_ft.models.inference import EmbedCount
 from sbert_ft.models.sentence_encoder import SentenceEncoder
 from sbert_ft.vectors.shard_plan import ShardPlan
@@ -68,15 +67,9 @@ def check_model(model: SentenceEncoder, plan: ShardPlan) -> None:
     if (engine := engine_of(model)) != plan.engine:
         problem = f"a worker's model runs by {engine}, the plan's by {plan.engine}: vectors would differ"
         raise InputError(problem, "give precision, engine and devices of one kind")
-    if digest_of(model) != plan.model_sha256:
+    if model.digest() != plan.model_sha256:
         problem = f"{shown(model.bert.source.path)}: a worker has another model there than the plan says"
         raise InputError(problem, "copy the same model to each machine")
-
-
-def digest_of(model: SentenceEncoder) -> str:
-    """Return the digest of the model's folder; the weights are read once."""
-    graph = getattr(model.bert, "graph", None)
-    return model_digest(model.bert.source, None if graph is None else graph.facts.weights)
 
 
 def engine_of(model: SentenceEncoder) -> str:

@@ -150,15 +150,16 @@ def rows_of_shards(
     Raises:
         DataError: While they are read: a file has changed, or an id is there twice within a shard.
     """
-    stream = _Stream(files, plan)
+    stream = RowStream(files, plan)
     for shard in shards:
         yield shard, stream.rows(plan.rows_of(shard))
 
 
-class _Stream:
+class RowStream:
     """All rows of some files, read forward."""
 
     def __init__(self, files: Sequence[InputFile], plan: ShardPlan) -> None:
+        """Begin before the first row."""
         self._files, self._n_rows = files, [facts.n_rows for facts in plan.inputs]
         self._firsts = [sum(self._n_rows[:i]) for i in range(len(files))]
         self._at, self._place = -1, 0

@@ -11,15 +11,17 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
 from sbert_ft.arguments import whole_number, word_argument
-from sbert_ft.bulk.encode_shard import digest_of, encode_shard, engine_of, vector_stream
+from sbert_ft.bulk.encode_shard import encode_shard, engine_of, vector_stream
 from sbert_ft.bulk.inputs import InputFile, TextReading, counted_inputs, find_inputs, rows_of_shards
+from sbert_ft.bulk.ray_cluster import RayTask, encode_on_ray
 from sbert_ft.bulk.workers import LoadModel, encode_in_processes
 from sbert_ft.errors import InputError, OutputError, listed, shown
 from sbert_ft.files.atomic import PREFIX, make_folder, writing
@@ -72,12 +74,16 @@ class BulkPart:
         n_parts: How many parts there are; each may be encoded on another machine.
         resume: Whether shards may be there already; those are left as they are.
         devices: A worker process for each, None for the model's own choice; a single one is this process.
+        cluster: ``ray`` for workers on a Ray cluster, of the first of `devices`; None for this machine.
+        n_workers: Most workers on the cluster; None for as many as it has room for.
     """
 
     number: int = 1
     n_parts: int = 1
     resume: bool = False
     devices: tuple[str | None, ...] = (None,)
+    cluster: Literal["ray"] | None = None
+    n_workers: int | None = None
 
     def __post_init__(self) -> None:
         """Check the values; raise an `InputError` for a wrong one."""
@@ -85,6 +91,12 @@ class BulkPart:
         whole_number(self.number, "number", 1, self.n_parts)
         if not self.devices:
             raise InputError("devices is empty", "name at least one")
+        if self.cluster is not None:
+            word_argument(self.cluster, "cluster", ("ray",))
+            if find_spec("ray") is None:
+                raise InputError("a Ray cluster needs the package ray", "pip install 'sbert-ft[ray]'")
+        if self.n_workers is not None:
+            whole_number(self.n_workers, "n_workers", 1)
 
     def shards(self, n_shards: int) -> range:
         """Return the numbers of the part's shards."""
@@ -117,7 +129,8 @@ class BulkJob:
         n_there: Shards of the part that are there.
         files: The inputs.
         load: Returns the model on a device; a worker calls it.
-        devices: Of the workers.
+        part: Which shards, and by what.
+        reading: How the inputs are read.
     """
 
     folder: Path
@@ -126,7 +139,8 @@ class BulkJob:
     n_there: int
     files: Sequence[InputFile]
     load: LoadModel
-    devices: tuple[str | None, ...]
+    part: BulkPart
+    reading: TextReading
     _models: list[SentenceEncoder]  # the loaded one, taken out when workers load their own
 
     @property
@@ -146,9 +160,14 @@ class BulkJob:
             ResourceError: A worker was killed.
         """
         shards = rows_of_shards(self.files, self.plan, self.todo)
-        if len(self.devices) > 1 and self.todo:
+        devices = self.part.devices[: len(self.todo)]
+        if self.part.cluster is not None and self.todo:
             self._models.clear()
-            devices = self.devices[: len(self.todo)]
+            paths = tuple(file.path for file in self.files)
+            task = RayTask(self.load, devices[0], self.folder, self.plan, paths, self.reading, os.getcwd())
+            encoded = encode_on_ray(task, self.todo, self.part.n_workers, advance)
+        elif len(devices) > 1:
+            self._models.clear()
             encoded = encode_in_processes(self.load, devices, self.folder, self.plan, shards, advance)
         else:
             (model,) = self._models
@@ -241,7 +260,7 @@ def prepare_bulk(
     }
     plan = ShardPlan(
         model=model.bert.source.path.name,
-        model_sha256=digest_of(model),
+        model_sha256=model.digest(),
         engine=engine_of(model),
         settings=encoding,
         inputs=facts,
@@ -262,7 +281,7 @@ def prepare_bulk(
     if there and not part.resume:
         raise OutputError(f"{shown(place)} holds {len(there)} of these shards already", "add --resume to do the rest")
     todo = tuple(shard for shard in shards if shard not in set(there))
-    return BulkJob(place, plan, todo, len(there), files, load, part.devices, [model])
+    return BulkJob(place, plan, todo, len(there), files, load, part, settings.reading, [model])
 
 
 def _plan_there(folder: Path, part: BulkPart) -> ShardPlan | None:

@@ -138,14 +138,8 @@ def _work(
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too; the parent ends it
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # those of libraries; the parent has shown them
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    if (torch := sys.modules.get("torch")) is not None:  # imported by the user's own script
-        torch.set_num_threads(threads)
     try:
-        model = load(device)
-        check_model(model, plan)
+        model = load_in_worker(load, device, threads, plan)
         while (task := connection.recv()) is not None:
             shard, rows = task
             connection.send(encode_shard(model, folder, plan, shard, rows, connection.send))
@@ -153,3 +147,19 @@ def _work(
         connection.send(error)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent has gone
+
+
+def load_in_worker(load: LoadModel, device: str | None, threads: int, plan: ShardPlan) -> SentenceEncoder:
+    """Return the model of a worker process, which uses so many threads.
+
+    Raises:
+        InputError: It is not the plan's model, or another engine or precision runs it.
+    """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of libraries; the parent has shown them
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if (torch := sys.modules.get("torch")) is not None:  # imported by the user's own script
+        torch.set_num_threads(threads)
+    model = load(device)
+    check_model(model, plan)
+    return model

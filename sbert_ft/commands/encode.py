@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 # As in `vectors.quantization`, which imports numpy; tests/commands/test_encode_folder.py compares them.
 _VECTOR_TYPES = ("float32", "float16", "int8", "binary")
-_OF_FOLDERS = ("vectors", "shard_size", "resume", "shard", "workers", "devices")
+_OF_FOLDERS = ("vectors", "shard_size", "resume", "shard", "workers", "devices", "cluster")
 
 _EPILOG = """\
 examples:
@@ -89,6 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=options.positive, metavar="N", help="N processes on the CPU, each with a model of its own"
     )
     several("--devices", type=options.names, metavar="A,B", help="a process for each device: cuda:0,cuda:1")
+    form = "workers on the Ray cluster of RAY_ADDRESS, or of this machine; one a GPU or CPU, or --workers"
+    add("--cluster", choices=("ray",), help=form)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -132,7 +134,9 @@ def _encode_to_folder(args: argparse.Namespace) -> int:
         raise InputError("standard input cannot be read again, as a folder of shards needs", "save it to a file first")
     if importlib.util.find_spec("pyarrow") is None:
         raise OutputError("writing Parquet needs pyarrow: pip install 'sbert-ft[parquet]'")
-    if args.workers is not None and args.device not in (None, "cpu"):
+    if args.cluster is not None and args.devices is not None:
+        raise InputError("--devices is for this machine, but --cluster is given", "give --device cpu or cuda, or none")
+    if args.workers is not None and args.cluster is None and args.device not in (None, "cpu"):
         raise InputError(f"--workers is for the CPU, but --device is {quoted(args.device)}", "give --devices A,B")
     if args.devices is not None and args.device is not None:
         raise InputError("--device and --devices are both given", "leave one of them out")
@@ -140,7 +144,8 @@ def _encode_to_folder(args: argparse.Namespace) -> int:
     from sbert_ft.bulk.run import ROWS_PER_SHARD, BulkPart, BulkSettings, prepare_bulk
     from sbert_ft.data.ledger import counted
 
-    devices: Sequence[str | None] = args.devices or ([args.device] if args.workers is None else ["cpu"] * args.workers)
+    is_here = args.workers is not None and args.cluster is None
+    devices: Sequence[str | None] = args.devices or (["cpu"] * args.workers if is_here else [args.device])
     number, n_parts = args.shard or (1, 1)
     settings = BulkSettings(
         TextReading(args.column, args.id_column, args.encoding, args.delimiter, args.kind),
@@ -152,7 +157,7 @@ def _encode_to_folder(args: argparse.Namespace) -> int:
         args.batch_size,
         args.on_truncate,
     )
-    part = BulkPart(number, n_parts, bool(args.resume), tuple(devices))
+    part = BulkPart(number, n_parts, bool(args.resume), tuple(devices), args.cluster, args.workers)
     progress = Progress("text", quiet=args.quiet)
     job = prepare_bulk(partial(_load_on, args), args.input, args.output, settings, part)
     if (recall := job.plan.recall) is not None:

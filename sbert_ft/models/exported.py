@@ -199,6 +199,10 @@ class ExportedEncoder(SentenceEncoder):
 
     bert: ExportedBert
 
+    def _stated_weights(self) -> str | None:
+        """Return the digest of the weights that the graph was exported from."""
+        return self.bert.graph.facts.weights
+
     def __init__(
         self, bert: ExportedBert, pooling: PoolingMode | None = None, max_seq_length: int | None = None
     ) -> None:

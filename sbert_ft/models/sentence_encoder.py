@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import numpy as np
@@ -19,6 +20,7 @@ from sbert_ft.arguments import instance_argument, whole_number, word_argument
 from sbert_ft.encoder.batching import PoolingMode
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.decision import Decision, chosen_threshold, reaches, stored_calibration
+from sbert_ft.model_folder.digest import model_digest
 from sbert_ft.model_folder.metadata import COSINE_SCALE, OwnSettings
 from sbert_ft.models.inference import (
     EmbedCount,
@@ -314,6 +316,23 @@ class SentenceEncoder(SequenceModel, ABC):
     def encode_multi_process(self, *args: Any, **options: Any) -> NoReturn:
         """Raise an `InputError` that says what to call instead of a pool of processes."""
         self.start_multi_process_pool()
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what decides a text's vector, with the pooling and prompts that the model has now.
+
+        It is the same for any engine and precision. The weights are read once for it. Errors as in `model_digest`.
+        """
+        source = replace(
+            self.bert.source,
+            pooling=self.pooling,
+            prompts=self.prompts,
+            default_prompt_name=self.default_prompt_name,
+        )
+        return model_digest(source, self._stated_weights())
+
+    def _stated_weights(self) -> str | None:
+        """Return the digest of the weights where the folder may have none; None where it has them."""
+        return None
 
     @property
     def default_prompt(self) -> str:

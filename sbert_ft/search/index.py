@@ -26,8 +26,7 @@ from sbert_ft.arguments import path_argument, whole_number
 from sbert_ft.data.ledger import counted
 from sbert_ft.data.text_rows import TextRow, TextRows
 from sbert_ft.errors import DataError, InputError, listed, quoted, shown
-from sbert_ft.model_folder.digest import digest_of_files, model_digest
-from sbert_ft.models.exported import ExportedBert
+from sbert_ft.model_folder.digest import digest_of_files
 from sbert_ft.search.approximate import PROPOSED, Approximate, open_approximate
 from sbert_ft.search.index_writer import (
     GROUP_ROWS,
@@ -170,7 +169,7 @@ class SearchIndex:
         """
         others = rows.others if isinstance(rows, TextRows) else ()
         has_ids, keyed = _keyed(rows)
-        source = Source(_digest_of(model), str(model.bert.source.path.resolve()), has_ids, True, others)
+        source = Source(model.digest(), str(model.bert.source.path.resolve()), has_ids, True, others)
         blocks = _encoded(model, _new(rows, keyed, has_ids, set()), others, batch_size, on_truncate, on_encoded)
         manifest = write_index(path_argument(path, "path"), source, settings or IndexSettings(), blocks)
         return cls(Path(path), manifest, model)
@@ -189,7 +188,7 @@ class SearchIndex:
         Args:
             blocks: Ids and vectors, shape (rows, d), block by block.
             path: The folder, new or an index, which is then replaced.
-            model: The digest of the model that made them (`model_digest`), and its folder.
+            model: The digest of the model that made them (`SentenceEncoder.digest`), and its folder.
             settings: How it is searched and what it stores; None for the exact method and float32.
             texts: The texts of the vectors, in their order and with their ids; None for an index without texts.
 
@@ -205,7 +204,7 @@ class SearchIndex:
 
     def use(self, model: SentenceEncoder) -> None:
         """Encode queries and new rows with a model; an `InputError` if it is not the one that made the index."""
-        if _digest_of(model) != self.manifest.model:
+        if model.digest() != self.manifest.model:
             raise InputError(
                 f"{shown(self.path)} has the vectors of another model than {shown(model.bert.source.path)}: that of "
                 f"{quoted(self.manifest.model_path, limit=400)}, as it was then",
@@ -412,17 +411,6 @@ class _RowsOf:
     def __getitem__(self, key: Any, /) -> NDArray[np.floating]:
         chosen: NDArray[np.floating] = self.vectors[self.rows[key]]
         return chosen
-
-
-def _digest_of(model: SentenceEncoder) -> str:
-    """Return the digest of a model as it is set up now: with the pooling and prompts that it has been given."""
-    source = replace(
-        model.bert.source,
-        pooling=model.pooling,
-        prompts=model.prompts,
-        default_prompt_name=model.default_prompt_name,
-    )
-    return model_digest(source, model.bert.graph.facts.weights if isinstance(model.bert, ExportedBert) else None)
 
 
 def _check_numbers(vectors: NDArray[np.floating], name: str, begin: int) -> None:

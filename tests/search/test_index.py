@@ -398,9 +398,7 @@ def test_rows_are_added_to_an_approximate_index(minilm: SiameseBert, tmp_path: P
     vectors = many(10_500 if method == "faiss" else 500, d=384)
     of_vectors(vectors, tmp_path / "a.index", SMALL[method])
     manifest = json.loads((tmp_path / "a.index" / "manifest.json").read_text())
-    from sbert_ft.search.index import _digest_of
-
-    (tmp_path / "a.index" / "manifest.json").write_text(json.dumps(manifest | {"model": _digest_of(minilm)}))
+    (tmp_path / "a.index" / "manifest.json").write_text(json.dumps(manifest | {"model": minilm.digest()}))
     (tmp_path / "texts.csv").write_text(f"key,text\nnew,{FAQ[0]}\n")
     rows = TextRows(open_table(tmp_path / "texts.csv"), "text", "key")
     index = SearchIndex.open(tmp_path / "a.index", minilm).add(rows)
