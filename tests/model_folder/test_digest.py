@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from sbert_ft.errors import ModelFolderError
+from sbert_ft.model_folder.decision import Decision, FittedOn
 from sbert_ft.model_folder.digest import digest_of_weights, model_digest
 from sbert_ft.model_folder.layout import read_folder
+from sbert_ft.models.siamese import SiameseBert
 
 
 def test_digest_is_that_of_the_weights_that_are_loaded(tmp_path: Path) -> None:
@@ -61,3 +63,17 @@ def test_the_digest_of_a_model_changes_with_what_changes_vectors_and_with_nothin
     weights.unlink()
     with pytest.raises(ModelFolderError, match=r"has no weights: expected model\.safetensors"):
         model_digest(read_folder(folder))
+
+
+def test_a_decision_stored_with_a_model_leaves_its_digest(
+    tmp_path: Path, tiny_bert_folder: Callable[..., Path]
+) -> None:
+    SiameseBert.from_pretrained(tiny_bert_folder(tmp_path / "first"), "cpu", "float32").save_pretrained(
+        tmp_path / "own"
+    )
+    before = model_digest(read_folder(tmp_path / "own"))
+    model = SiameseBert.from_pretrained(tmp_path / "own", "cpu", "float32")
+    model.decision = Decision(0.5, "f1", FittedOn("dev.csv", "0" * 64, 2, 1))
+    model.save_pretrained(tmp_path / "own")
+    assert read_folder(tmp_path / "own").own["decision"]["threshold"] == 0.5
+    assert model_digest(read_folder(tmp_path / "own")) == before
