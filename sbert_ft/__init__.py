@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from sbert_ft.models.siamese import SiameseBert
     from sbert_ft.models.vocabulary import extend_vocabulary, train_vocabulary
     from sbert_ft.search.groups import group_texts
+    from sbert_ft.search.index import SearchIndex
+    from sbert_ft.search.index_writer import IndexSettings
     from sbert_ft.search.mine import mine_pairs
     from sbert_ft.search.negatives import NegativeRules, mine_negatives
     from sbert_ft.training.bert_classifier import BertClassifier
@@ -46,11 +48,13 @@ __all__ = [
     "EvaluationSettings",
     "ExportedClassifier",
     "ExportedEncoder",
+    "IndexSettings",
     "MaskedLanguageModel",
     "NegativeRules",
     "ObjectiveSettings",
     "Reading",
     "SbertFtError",
+    "SearchIndex",
     "ShardSet",
     "SiameseBert",
     "TextReading",
@@ -77,10 +81,12 @@ _MODULE_OF_NAME = {
     "EvaluationSettings": "sbert_ft.config.settings",
     "ExportedClassifier": "sbert_ft.models.exported",
     "ExportedEncoder": "sbert_ft.models.exported",
+    "IndexSettings": "sbert_ft.search.index_writer",
     "MaskedLanguageModel": "sbert_ft.models.masked_language_model",
     "NegativeRules": "sbert_ft.search.negatives",
     "ObjectiveSettings": "sbert_ft.config.objectives",
     "Reading": "sbert_ft.config.settings",
+    "SearchIndex": "sbert_ft.search.index",
     "ShardSet": "sbert_ft.vectors.shards",
     "SiameseBert": "sbert_ft.models.siamese",
     "TextReading": "sbert_ft.bulk.inputs",

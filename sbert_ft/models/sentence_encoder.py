@@ -266,15 +266,20 @@ class SentenceEncoder(SequenceModel, ABC):
 
     def encode_query(self, inputs: str | Iterable[str] | None = None, **options: Any) -> Any:
         """Return what `encode` returns with the model's prompt for queries, if it has one; arguments as in `encode`."""
-        return self._encode_with_prompt(inputs, ("query",), options)
+        return self._encode_with_prompt(inputs, "query" if "query" in self.prompts else None, options)
 
     def encode_document(self, inputs: str | Iterable[str] | None = None, **options: Any) -> Any:
         """Return what `encode` returns with the model's prompt for documents, if it has one."""
-        return self._encode_with_prompt(inputs, ("document", "passage", "corpus"), options)
+        return self._encode_with_prompt(inputs, self.document_prompt_name, options)
 
-    def _encode_with_prompt(self, inputs: Any, names: Sequence[str], options: dict[str, Any]) -> Any:
+    @property
+    def document_prompt_name(self) -> str | None:
+        """The name of the model's prompt for documents, which `encode_document` uses; None if it has none."""
+        return next((name for name in ("document", "passage", "corpus") if name in self.prompts), None)
+
+    def _encode_with_prompt(self, inputs: Any, name: str | None, options: dict[str, Any]) -> Any:
         if options.get("prompt") is None and options.get("prompt_name") is None:
-            options["prompt_name"] = next((name for name in names if name in self.prompts), None)
+            options["prompt_name"] = name
         return self.encode(inputs, **options)
 
     def _other_arguments(self, inputs: Any, others: dict[str, Any]) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +181,9 @@ class SearchIndex:
         path: str | Path,
         model: tuple[str, str],
         settings: IndexSettings | None = None,
-        texts: TextRows | None = None,
+        texts: Sequence[TextRows] = (),
+        *,
+        on_written: Callable[[int], None] | None = None,
     ) -> SearchIndex:
         """Write an index of vectors that are there already, such as those of a folder of shards.
 
@@ -190,16 +192,17 @@ class SearchIndex:
             path: The folder, new or an index, which is then replaced.
             model: The digest of the model that made them (`SentenceEncoder.digest`), and its folder.
             settings: How it is searched and what it stores; None for the exact method and float32.
-            texts: The texts of the vectors, in their order and with their ids; None for an index without texts.
+            texts: The files with the texts of the vectors, in their order and with their ids; none for an index
+                without texts.
+            on_written: Called with the number of vectors that were written.
 
         Raises:
             SbertFtError: As `build`; or a vector has NaN, or the texts have other ids.
         """
-        others = () if texts is None else texts.others
-        source = Source(model[0], os.path.abspath(model[1]), True, texts is not None, others)
-        manifest = write_index(
-            path_argument(path, "path"), source, settings or IndexSettings(), _of_vectors(blocks, texts)
-        )
+        others = texts[0].others if texts else ()
+        source = Source(model[0], os.path.abspath(model[1]), True, bool(texts), others)
+        written = _of_vectors(blocks, texts, on_written)
+        manifest = write_index(path_argument(path, "path"), source, settings or IndexSettings(), written)
         return cls(Path(path), manifest)
 
     def use(self, model: SentenceEncoder) -> None:
@@ -464,7 +467,7 @@ def _encoded(
 
     stream = model.encode_stream(
         texts(),
-        prompt_name=next((name for name in ("document", "passage", "corpus") if name in model.prompts), None),
+        prompt_name=model.document_prompt_name,
         batch_size=batch_size,
         normalize_embeddings=True,
         on_truncate=on_truncate,
@@ -478,10 +481,18 @@ def _encoded(
 
 
 def _of_vectors(
-    blocks: Iterable[tuple[Sequence[str | int], NDArray[np.floating]]], texts: TextRows | None
+    blocks: Iterable[tuple[Sequence[str | int], NDArray[np.floating]]],
+    texts: Sequence[TextRows],
+    on_written: Callable[[int], None] | None,
 ) -> Iterator[Block]:
     """Yield vectors that are there, with the texts of the same ids."""
-    rows, taken, n_done = None if texts is None else iter(texts), set[str](), 0
+    rows, taken, n_done = _numbered(texts), set[str](), 0
+
+    def others(n: int) -> DataError:
+        files = listed([str(one.table.path) for one in texts], 3)
+        problem = f"the texts of {files} do not have the ids of the vectors, from row {n:,} on"
+        return DataError(problem, "give the texts that were encoded, in the same order and with the same id column")
+
     for ids, vectors in blocks:
         keys = list(map(str, ids))
         _check_numbers(vectors, "vector", n_done)
@@ -490,14 +501,26 @@ def _of_vectors(
         if len(taken) != before + len(keys):
             raise DataError("an id of the vectors is there twice", "give each row an id of its own")
         columns: Mapping[str, Sequence[Any]] = {"id": keys}
-        if rows is not None and texts is not None:
-            found = [row for row, _ in zip(rows, keys, strict=False)]
+        if texts:
+            found = list(islice(rows, len(keys)))
             if [str(row.id) for row in found] != keys:
-                problem = f"{shown(texts.table.path)}: its ids are not those of the vectors, at or after row {n_done:,}"
-                raise DataError(problem, "give the texts that were encoded, with the same id column")
-            columns = {**_columns_of(found, texts.others), "id": keys}
+                raise others(n_done)
+            columns = {**_columns_of(found, texts[0].others), "id": keys}
         n_done += len(keys)
         yield Block(columns, unit_rows(vectors))
+        if on_written is not None:
+            on_written(len(keys))
+    if texts and next(rows, None) is not None:
+        raise others(n_done)
+
+
+def _numbered(texts: Sequence[TextRows]) -> Iterator[TextRow]:
+    """Yield the rows of several files; those without ids are numbered over all of them."""
+    number = 0
+    for rows in texts:
+        for row in rows:
+            yield row if rows.has_ids else replace(row, id=number)
+            number += 1
 
 
 def _columns_of(rows: Sequence[TextRow], others: Sequence[str]) -> dict[str, list[Any]]:

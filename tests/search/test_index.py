@@ -350,7 +350,7 @@ def test_vectors_that_are_there_make_an_index_with_or_without_texts(tmp_path: Pa
     (tmp_path / "texts.csv").write_text("key,text\n" + "".join(f"{i},text {i}\n" for i in range(1000)))
     rows = TextRows(open_table(tmp_path / "texts.csv"), "text", "key")
     blocks = [(range(1000), vectors)]
-    index = SearchIndex.build_from_vectors(blocks, tmp_path / "b.index", ("digest", "model"), None, rows)
+    index = SearchIndex.build_from_vectors(blocks, tmp_path / "b.index", ("digest", "model"), None, [rows])
     assert index.search(vectors[:1], 1)[0][0].text == "text 0"
     half = IndexSettings(vectors="float16")
     index = SearchIndex.build_from_vectors(blocks, tmp_path / "c.index", ("digest", "model"), half)
@@ -361,13 +361,16 @@ def test_vectors_that_are_there_make_an_index_with_or_without_texts(tmp_path: Pa
     bad: list[tuple[Any, Any, str]] = [
         ([(range(1000), nan)], None, "the vector at position 7 has NaN"),
         ([(range(500), vectors[:500]), (range(500), vectors[500:])], None, "an id of the vectors is there twice"),
-        ([(range(1, 1001), vectors)], rows, "its ids are not those of the vectors"),
-        ([(range(2000), many(2000))], rows, "its ids are not those of the vectors"),
+        ([(range(1, 1001), vectors)], rows, "do not have the ids of the vectors, from row 0 on"),
+        ([(range(500), vectors[:500])], rows, "do not have the ids of the vectors, from row 500 on"),
+        ([(range(2000), many(2000))], rows, "do not have the ids of the vectors, from row 0 on"),
         ([], None, "there is no text"),
     ]
     for spoiled, texts, said in bad:
         with pytest.raises(SbertFtError, match=said):
-            SearchIndex.build_from_vectors(spoiled, tmp_path / "d.index", ("digest", "model"), None, texts)
+            SearchIndex.build_from_vectors(
+                spoiled, tmp_path / "d.index", ("digest", "model"), None, [texts] if texts else []
+            )
     assert not (tmp_path / "d.index").exists()
 
 
