@@ -16,13 +16,13 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from sbert_ft.bulk.encode_shard import check_model, encode_shard
 from sbert_ft.bulk.inputs import IdAndText
 from sbert_ft.encoder.cpu import n_threads
-from sbert_ft.errors import ResourceError, SbertFtError
+from sbert_ft.errors import OutputError, ResourceError, SbertFtError
+from sbert_ft.files.file_lock import remove_unheld
 from sbert_ft.models.sentence_encoder import SentenceEncoder
 from sbert_ft.vectors.shard_plan import ShardPlan
 from sbert_ft.vectors.shards import ShardFacts
@@ -117,26 +117,25 @@ def _started(
         for connection, _ in workers:
             _send(connection, None)
     finally:
+        failed = sys.exc_info()[0] is not None
         for connection, process in workers:
             connection.close()
-            if sys.exc_info()[0] is not None:
+            if failed:
                 process.terminate()
         for _, process in workers:
             process.join(_SECONDS_TO_END)
             if process.is_alive():
                 process.kill()
                 process.join()
+        if failed:
+            with suppress(OutputError):  # the error that ended them is the one to show
+                remove_unheld(folder)  # what they were writing
 
 
 def _work(
     connection: Connection, load: LoadModel, device: str | None, threads: int, folder: Path, plan: ShardPlan
 ) -> None:
     """Encode the shards that come through `connection`, until None comes; what a worker process runs."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)  # the file that is being written is removed
-
-    signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too; the parent ends it
     try:
         model = load_in_worker(load, device, threads, plan)
