@@ -6,7 +6,10 @@ block has one that reaches it, so the cost is that of the products.
 
 from __future__ import annotations
 
+import mmap
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,8 @@ from sbert_ft.vectors.products import Corpus, Products, Rows, Vectors, check_fin
 __all__ = ["Corpus", "Neighbors", "Rows", "Vectors", "best_of", "nearest", "unit_rows"]
 
 _QUERY_ROWS, _CORPUS_ROWS = 1024, 2048  # their products are 8 MB
+_MANY_QUERIES = 64  # then products take longer than reading
+_SCORED_ROWS = 1024
 _FEW_PRODUCTS = 2**21  # of few queries and a larger block
 
 
@@ -35,8 +40,8 @@ class Neighbors:
 def nearest(queries: Vectors, corpus: Corpus, k: int) -> Neighbors:
     """Return the `k` nearest rows of `corpus`, shape (n, d), of each row of `queries`, shape (m, d).
 
-    `corpus` may be a mapped file, in float32 or float16: it is read once, block by block. Besides it, memory is taken
-    for about 4 m k results and some ten MB.
+    `corpus` may be a mapped file, in float32 or float16: it is read once, block by block, and with many queries only a
+    block of it is in memory. Besides it, memory is taken for about 4 m k results and some ten MB.
 
     Args:
         queries: Rows of length 1, or zero.
@@ -51,8 +56,9 @@ def nearest(queries: Vectors, corpus: Corpus, k: int) -> Neighbors:
     if not k:
         return Neighbors(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
     products = products_for(queries.shape[1])
+    releases = isinstance(corpus, np.memmap) and len(queries) >= _MANY_QUERIES
     chunks = [
-        _Best(queries[begin : begin + _QUERY_ROWS], corpus, k, products)
+        _Best(queries[begin : begin + _QUERY_ROWS], corpus, k, products, releases)
         for begin in range(0, len(queries), _QUERY_ROWS)
     ]
     step = max(_CORPUS_ROWS, min(8 * _CORPUS_ROWS, _FEW_PRODUCTS // max(1, len(queries))))
@@ -60,6 +66,8 @@ def nearest(queries: Vectors, corpus: Corpus, k: int) -> Neighbors:
         block = np.asarray(corpus[begin : begin + step], np.float32)
         for best in chunks:
             best.add(block, begin)
+        if releases:
+            _release(corpus, begin, begin + step)
     found = [best.result() for best in chunks]
     empty: tuple[Rows, Vectors] = (np.empty((0, k), np.int64), np.empty((0, k), np.float32))
     rows, scores = (np.concatenate(parts) for parts in zip(empty, *found, strict=True))
@@ -79,6 +87,19 @@ def best_of(queries: Vectors, corpus: Corpus, candidates: Rows, k: int) -> Neigh
     return Neighbors(np.take_along_axis(candidates, order, 1), np.take_along_axis(scores, order, 1))
 
 
+def _release(corpus: Corpus, begin: int, end: int) -> None:
+    """Give back the memory of rows of a mapped file, which the system reads again where they are needed again."""
+    mapped: Any = getattr(corpus, "_mmap", None)
+    if not hasattr(mapped, "madvise"):
+        return
+    assert isinstance(corpus, np.memmap)
+    width, page = corpus.strides[0], mmap.ALLOCATIONGRANULARITY
+    first = corpus.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data  # of the rows, within the map
+    start = (first + begin * width) // page * page
+    with suppress(ValueError, OSError):  # it is only advice
+        mapped.madvise(mmap.MADV_DONTNEED, start, min(first + end * width, len(mapped)) - start)
+
+
 class _Best:
     """The best rows so far of a chunk of queries, and candidates that wait to be merged with them.
 
@@ -86,8 +107,9 @@ class _Best:
     most twice the products' error below the k-th best score so far; all such rows are kept.
     """
 
-    def __init__(self, queries: Vectors, corpus: Corpus, k: int, products: Products) -> None:
+    def __init__(self, queries: Vectors, corpus: Corpus, k: int, products: Products, releases: bool) -> None:
         self._queries, self._corpus, self._k, self._products = queries, corpus, k, products
+        self._releases = releases  # rows of a mapped file, once they were read
         self._left = products.factor(queries)
         self._bounds = np.full(len(queries), -np.inf)
         self._parts: list[tuple[Rows, Rows, Vectors]] = []
@@ -125,7 +147,14 @@ class _Best:
 
     def _scored(self, queries: Rows, rows: Rows, scores: Vectors) -> tuple[Rows, Rows, Vectors]:
         """Return the k best of each query by `cosines`."""
-        scores = cosines(self._queries, self._corpus, queries, rows)
+        scores = np.empty(len(rows), np.float32)
+        # in order of rows, so that of a mapped file only some are in memory at once
+        order = np.argsort(rows, kind="stable")
+        for begin in range(0, len(order), _SCORED_ROWS):
+            part = order[begin : begin + _SCORED_ROWS]
+            scores[part] = cosines(self._queries, self._corpus, queries[part], rows[part])
+            if self._releases:
+                _release(self._corpus, int(rows[part[0]]), int(rows[part[-1]]) + 1)
         queries, rows, scores, places = self._sorted(queries, rows, scores)
         best = places < self._k
         return queries[best], rows[best], scores[best]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +82,25 @@ def test_nan_is_refused_with_its_row(place: int) -> None:
         nearest(vectors(3, 13), corpus, 4)
     with pytest.raises(InputError, match=f"the query of row {place} has NaN or infinity"):
         nearest(corpus, vectors(3, 13), 2)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what is resident is read from /proc/self/smaps")
+def test_many_queries_leave_only_a_block_of_a_mapped_file_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.npy"
+    np.save(path, vectors(100_000, 14, 96))
+    expected = nearest(vectors(100, 15, 96), np.load(path), 5)
+    mapped = np.load(path, mmap_mode="r")
+    for _ in range(2):  # rows that were given back are read again
+        found = nearest(vectors(100, 15, 96), mapped, 5)
+        np.testing.assert_array_equal(found.rows, expected.rows)
+        np.testing.assert_array_equal(found.scores, expected.scores)
+        assert resident_kib(path) < 0.4 * path.stat().st_size / 1024
+    nearest(vectors(1, 15, 96), mapped, 5)  # one query is faster where the rows stay
+    assert resident_kib(path) > 0.9 * path.stat().st_size / 1024
+
+
+def resident_kib(path: Path) -> int:
+    """Return how much of a mapped file is in this process's memory."""
+    lines = Path("/proc/self/smaps").read_text("utf-8").splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.endswith(str(path)))
+    return int(next(line for line in lines[begin:] if line.startswith("Rss:")).split()[1])
