@@ -63,7 +63,7 @@ def parameters_for(method: Method, n: int, width: int, given: Mapping[str, int])
     """
     usual: dict[str, int] = {}
     if method == "usearch":
-        usual = {"connectivity": 16, "expansion_add": 128, "expansion_search": 64}
+        usual = {"connectivity": 32, "expansion_add": 128, "expansion_search": 128}
     elif method == "faiss":
         if n < _LEAST_FOR_FAISS:
             raise InputError(
@@ -86,9 +86,10 @@ def build_approximate(
     vectors_file: Path,
     target: Path,
     parameters: Mapping[str, Any],
-    old: tuple[Path, int] | None = None,
+    rows: Rows,
+    old: Path | None = None,
 ) -> None:
-    """Write an index of the vectors of a .npy.
+    """Write an index of some vectors of a .npy.
 
     With one thread (OMP_NUM_THREADS=1) usearch makes the same graph each time.
 
@@ -97,14 +98,16 @@ def build_approximate(
         vectors_file: The vectors.
         target: The new file.
         parameters: Of the method.
-        old: The index of the first of these vectors and their number; only the others are then added to it.
+        rows: The numbers of the vectors, in the order in which they are added.
+        old: An index of other vectors, to which they are added; None for a new one.
 
     Raises:
         OutputError: It cannot be written.
     """
     if method == "faiss":
-        command = _worker("build", str(vectors_file), str(target), json.dumps(parameters), *map(str, old or ("", 0)))
-        done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+        options = json.dumps(dict(parameters)), "" if old is None else str(old)
+        command = _worker("build", str(vectors_file), str(target), *options)
+        done = subprocess.run(command, input=rows.tobytes(), env=_environment(), capture_output=True, check=False)
         if done.returncode:
             raise OutputError(f"faiss could not write it: {_last_line(done.stderr)}", where=shown(target))
         return
@@ -113,10 +116,10 @@ def build_approximate(
     vectors = np.load(vectors_file, mmap_mode="r")
     index = Index(ndim=vectors.shape[1], metric="cos", dtype="i8", **parameters)
     if old is not None:
-        index.load(str(old[0]))
-    for begin in range(0 if old is None else old[1], len(vectors), _BLOCK):
-        block = np.asarray(vectors[begin : begin + _BLOCK], np.float32)
-        index.add(np.arange(begin, begin + len(block)), block, threads=n_threads())
+        index.load(str(old))
+    for begin in range(0, len(rows), _BLOCK):
+        block = rows[begin : begin + _BLOCK]
+        index.add(block, np.asarray(vectors[block], np.float32), threads=n_threads())
     with writing(target):
         try:
             index.save(str(target))
@@ -192,7 +195,7 @@ class FaissLists(Approximate):
         except (OSError, ValueError) as error:
             _, said = self._process.communicate()
             self._process = None
-            problem = f"faiss ended while it searched {shown(self._file)}: {_last_line(said.decode(errors='replace'))}"
+            problem = f"faiss ended while it searched {shown(self._file)}: {_last_line(said)}"
             raise ResourceError(problem, "build the index again if its file is damaged") from error
         return rows
 
@@ -217,6 +220,6 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(n_threads())}
 
 
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
+def _last_line(said: bytes) -> str:
+    lines = said.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else "it said nothing"

@@ -1,11 +1,11 @@
 """The process in which faiss works, for `approximate.FaissGraph`: faiss and torch bring an OpenMP each, and crash.
 
-    python -m sbert_ft.search.faiss_worker build VECTORS.npy INDEX PARAMETERS OLD_INDEX N
+    python -m sbert_ft.search.faiss_worker build VECTORS.npy INDEX PARAMETERS OLD_INDEX
     python -m sbert_ft.search.faiss_worker search INDEX PARAMETERS
 
-`build` writes the index; with an old one, of the first N vectors, it adds the others to that. `search` answers bytes on
-standard input with bytes on standard output: the numbers of queries, of their width and of wanted rows as int64, then
-the queries as float32; the answer has the rows as int64, -1 for none.
+`build` reads the numbers of the vectors to add as int64 from standard input; where OLD_INDEX is not empty, they are
+added to that. `search` answers bytes on standard input with bytes on standard output: the numbers of queries, of their
+width and of wanted rows as int64, then the queries as float32; the answer has the rows as int64, -1 for none.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ import numpy as np
 _TRAINED_ON = 64  # vectors for each list; more change hardly anything
 
 
-def build(vectors_file: str, index_file: str, parameters: dict[str, Any], old: str, n_old: int) -> None:
+def build(vectors_file: str, index_file: str, parameters: dict[str, Any], old: str) -> None:
     """Write an index with inverted lists and product quantization, trained on some of the vectors unless it is old."""
     vectors = np.load(vectors_file, mmap_mode="r")
+    rows = np.frombuffer(open(0, "rb", closefd=False).read(), np.int64)  # noqa: SIM115
     index = faiss.read_index(old) if old else trained(vectors, parameters)
-    for begin in range(n_old, len(vectors), 65_536):
-        index.add(np.ascontiguousarray(vectors[begin : begin + 65_536], np.float32))
+    for begin in range(0, len(rows), 65_536):
+        block = rows[begin : begin + 65_536]
+        index.add_with_ids(np.ascontiguousarray(vectors[block], np.float32), block)
     faiss.write_index(index, index_file)
 
 
@@ -60,6 +62,6 @@ def search(index_file: str, parameters: dict[str, Any]) -> None:
 if __name__ == "__main__":
     faiss.omp_set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if sys.argv[1] == "build":
-        build(sys.argv[2], sys.argv[3], json.loads(sys.argv[4]), sys.argv[5], int(sys.argv[6]))
+        build(sys.argv[2], sys.argv[3], json.loads(sys.argv[4]), sys.argv[5])
     else:
         search(sys.argv[2], json.loads(sys.argv[3]))

@@ -39,7 +39,7 @@ from sbert_ft.search.index_writer import (
     write_index,
 )
 from sbert_ft.search.manifest import Manifest
-from sbert_ft.vectors.nearest import Neighbors, Vectors, best_of, nearest, unit_rows
+from sbert_ft.vectors.nearest import Neighbors, RowsOf, Vectors, best_of, nearest, unit_rows
 
 if TYPE_CHECKING:
     import pyarrow
@@ -249,7 +249,8 @@ class SearchIndex:
             new = _new(rows, keyed, has_ids, taken, current.count)
             blocks = _encoded(model, new, others, batch_size, on_truncate, on_encoded)
             file = current.files.get("approximate")
-            before = OldIndex(old._blocks(), len(old), None if file is None else self.path / file.name)
+            place = None if file is None else self.path / file.name
+            before = OldIndex(old._blocks(), len(old), place, current.recall_at_10)
             manifest = write_index(self.path, source, settings, blocks, before)
         return SearchIndex(self.path, manifest, model)
 
@@ -310,7 +311,7 @@ class SearchIndex:
         k = self.checked_k(k)
         if where:
             rows = np.flatnonzero(self._has_values(where))
-            found = nearest(vectors, _RowsOf(self.vectors, rows), k)
+            found = nearest(vectors, RowsOf(self.vectors, rows), k)
             return Neighbors(rows[found.rows], found.scores)
         if self._approximate is None:
             return nearest(vectors, self.vectors, k)
@@ -399,21 +400,6 @@ class SearchIndex:
             columns = self._texts.read_row_group(group).to_pydict()
             begin = group * GROUP_ROWS
             yield Block(columns, np.asarray(self.vectors[begin : begin + GROUP_ROWS], np.float32))
-
-
-@dataclass(frozen=True)
-class _RowsOf:
-    """Some rows of an array, read when they are asked for."""
-
-    vectors: NDArray[np.floating]
-    rows: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, key: Any, /) -> NDArray[np.floating]:
-        chosen: NDArray[np.floating] = self.vectors[self.rows[key]]
-        return chosen
 
 
 def _check_numbers(vectors: NDArray[np.floating], name: str, begin: int) -> None:

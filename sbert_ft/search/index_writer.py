@@ -45,7 +45,6 @@ from sbert_ft.model_folder.digest import digest_of_files
 from sbert_ft.search.approximate import (
     METHODS,
     PROPOSED,
-    Approximate,
     Method,
     build_approximate,
     check_method,
@@ -53,7 +52,7 @@ from sbert_ft.search.approximate import (
     parameters_for,
 )
 from sbert_ft.search.manifest import FORMAT, MANIFEST, VECTOR_TYPES, IndexFile, Manifest, VectorType
-from sbert_ft.vectors.nearest import Vectors, best_of, nearest
+from sbert_ft.vectors.nearest import RowsOf, Vectors, best_of, nearest
 
 HIT_COLUMNS = ("query_id", "rank", "id", "text", "score", "probability", "match")
 GROUP_ROWS = 16_384
@@ -99,11 +98,12 @@ class Source:
 
 @dataclass(frozen=True)
 class OldIndex:
-    """The rows of an index, their number, and the file of its method; None for exact."""
+    """The rows of an index, their number, the file of its method (None for exact), and its recall."""
 
     blocks: Iterable[Block]
     count: int
     approximate: Path | None
+    recall_at_10: float | None
 
 
 def check_pyarrow() -> None:
@@ -209,11 +209,8 @@ def _write_files(
     recall = None
     if settings.method != "exact":
         names["approximate"] = f"approximate{number}.{settings.method}"
-        file = folder / names["approximate"]
-        before = None if old is None or old.approximate is None else (old.approximate, old.count)
-        build_approximate(settings.method, folder / names["vectors"], file, parameters, before)
-        recall = _recall(
-            folder / names["vectors"], open_approximate(settings.method, file, parameters), settings.method
+        recall = _write_approximate(
+            folder / names["approximate"], folder / names["vectors"], settings.method, parameters, old
         )
     files = {}
     for role, name in names.items():
@@ -282,17 +279,31 @@ def _write_header(file: Any, kind: VectorType, count: int, dimension: int) -> No
     npy.write_array_header_1_0(file, description)
 
 
-def _recall(vectors_file: Path, index: Approximate, method: Method) -> float | None:
-    """Return the share of the 10 nearest other vectors that are found, for sampled vectors; None for too few."""
+def _write_approximate(
+    target: Path, vectors_file: Path, method: Method, parameters: Mapping[str, int], old: OldIndex | None
+) -> float | None:
+    """Write the index of a method, and return which share of the 10 nearest it finds.
+
+    It is asked for vectors that it does not have yet, which are added after that: a graph finds what is around one of
+    its own vectors more easily than what is around a question. None where there are too few vectors; few new ones leave
+    what was measured for the old index.
+    """
     vectors = np.load(vectors_file, mmap_mode="r")
-    k = _RECALL_AT + 1  # a vector is its own nearest
-    if len(vectors) < k:
-        return None
-    rows = np.sort(np.random.default_rng(0).permutation(len(vectors))[:_SAMPLED])
-    queries = np.asarray(vectors[rows], np.float32)
-    exact = nearest(queries, vectors, k)
-    proposed = index.propose(queries, min(len(vectors), k * PROPOSED[method]))
-    found = best_of(queries, vectors, proposed, k)
-    # a vector that scores as the last exact one is as near: equal texts have equal vectors
-    n_found = np.minimum((found.scores >= exact.scores[:, -1:]).sum(axis=1), k) - 1
-    return float(np.clip(n_found, 0, _RECALL_AT).mean() / _RECALL_AT)
+    n_old, before = (0, None) if old is None else (old.count, old.approximate)
+    new = np.arange(n_old, len(vectors))
+    asked = n_old + np.sort(np.random.default_rng(0).permutation(len(new))[: min(_SAMPLED, len(new) // 10)])
+    if not len(asked) or len(vectors) - len(asked) < _RECALL_AT:
+        build_approximate(method, vectors_file, target, parameters, new, before)
+        return None if old is None else old.recall_at_10
+    without = target.with_name("without")
+    build_approximate(method, vectors_file, without, parameters, np.setdiff1d(new, asked), before)
+    queries = np.asarray(vectors[asked], np.float32)
+    exact = nearest(queries, RowsOf(vectors, np.setdiff1d(np.arange(len(vectors)), asked)), _RECALL_AT)
+    n_proposed = min(len(vectors) - len(asked), _RECALL_AT * PROPOSED[method])
+    found = best_of(
+        queries, vectors, open_approximate(method, without, parameters).propose(queries, n_proposed), _RECALL_AT
+    )
+    build_approximate(method, vectors_file, target, parameters, asked, without)
+    without.unlink()
+    # of equal scores any will do: equal texts have equal vectors
+    return float((found.scores >= exact.scores[:, -1:]).mean())

@@ -47,8 +47,8 @@ class Manifest:
         columns: Names of the other columns.
         method: How it is searched.
         parameters: Of the method.
-        recall_at_10: Share of the 10 nearest vectors that the method finds, of sampled vectors; None where there are
-            too few.
+        recall_at_10: Share of the 10 nearest vectors that the method found for sampled vectors before they were added;
+            None where there are too few.
         files: Its files: vectors, texts, and approximate unless the method is exact.
         version: Counts the times that it was written.
     """

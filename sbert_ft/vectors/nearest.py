@@ -25,6 +25,23 @@ _FEW_PRODUCTS = 2**21  # of few queries and a larger block
 
 
 @dataclass(frozen=True)
+class RowsOf:
+    """Some rows of an array, read when they are asked for."""
+
+    vectors: NDArray[np.floating]
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, key: Any, /) -> NDArray[np.floating]:
+        """Return the rows of a slice or of an array of places."""
+        chosen: NDArray[np.floating] = self.vectors[self.rows[key]]
+        return chosen
+
+
+@dataclass(frozen=True)
 class Neighbors:
     """The nearest vectors of some queries, best first; of equal scores the lower row is first.
 
