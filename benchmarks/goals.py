@@ -11,13 +11,20 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 Kind = Literal[
-    "times faster", "share of the matrix rate", "of the peer's memory", "GiB at most", "Spearman lost", "mean cosine"
+    "times faster",
+    "share of the matrix rate",
+    "of the peer's memory",
+    "GiB at most",
+    "Spearman lost",
+    "mean cosine",
+    "recall@10",
 ]
 
 OWN_FIGURES: Final = {  # of a contender alone, by the name that results have for it
     "share of the matrix rate": "share",
     "Spearman lost": "spearman_lost",
     "mean cosine": "mean_cosine",
+    "recall@10": "recall_at_10",
 }
 FLOAT32, BFLOAT16 = "st float32", "st bfloat16"
 
@@ -82,6 +89,16 @@ _TRAINERS: Final = {
     "trainer bfloat16": "transformers' Trainer bfloat16",
 }
 
+_TIME_AND_MEMORY: Final[tuple[tuple[str, Kind, float, float], ...]] = (
+    ("", "times faster", 1.0, 2.0),
+    ("memory, ", "of the peer's memory", 0.5, 0.25),
+)
+_USEARCH: Final[tuple[tuple[str, Kind, tuple[str, ...], tuple[float, float]], ...]] = (
+    ("", "recall@10", (), (0.97, 0.99)),
+    (", queries a second, against our exact search", "times faster", ("sbert_ft exact",), (20.0, 100.0)),
+    (", queries a second, against semantic_search", "times faster", ("st semantic_search",), (20.0, 100.0)),
+)
+
 CPU: Final = (
     _encoding("encode-cpu", "short", "15 tokens", FLOAT32, 4.0, 6.0),
     _encoding("encode-cpu", "short", "15 tokens", BFLOAT16, 1.5, 2.2),
@@ -127,6 +144,20 @@ CPU: Final = (
             f"memory, pre-train, {n} tokens", "pretrain-cpu", place, "of the peer's memory", tuple(_TRAINERS), 0.7, 0.4
         )
         for n, place in ((15, "short"), (60, "mid"))
+    ),
+    *(
+        Goal(f"{begin}{words}, against {peer}", "search-cpu", place, kind, (f"st {peer}",), floor, goal, (ours,))
+        for words, place, peer, ours in (
+            ("exact search, 1 million vectors, 1,000 queries", "search", "semantic_search", "sbert_ft exact"),
+            ("pairs among 200 thousand vectors", "mine", "paraphrase_mining", "sbert_ft"),
+        )
+        for begin, kind, floor, goal in _TIME_AND_MEMORY
+    ),
+    *(
+        Goal(
+            f"usearch, 1 million vectors{words}", "search-cpu", "search", kind, peer, *limits, (("sbert_ft usearch",),)
+        )
+        for words, kind, peer, limits in _USEARCH
     ),
     Goal(
         "encode in float32 with AVX2 alone", "encode-cpu-avx2", "short", "times faster", (FLOAT32,), 1.3, 1.6, _LIMITED

@@ -8,10 +8,9 @@ computed once by the packaged MiniLM and kept in benchmarks/.cache/. Each conten
 sentence-transformers gets the vectors as an array in memory, ours as its commands have them: an index on the disk for
 search, an array in memory for pairs.
 
-- `exact`: the 10 nearest of 1,000,000 vectors for 1,000 queries, against `semantic_search`;
+- `search`: the 10 nearest of 1,000,000 vectors for 1,000 queries, exactly and by usearch, against `semantic_search`;
 - `mine`: the pairs among 200,000 vectors whose cosine reaches 0.9, against `paraphrase_mining_embeddings`. That takes
-  no threshold but a number of pairs: it gets as many as there are, and its usual 100 partners a text;
-- `usearch`: the queries of `exact` by our index with usearch, against our exact search, and the recall of both.
+  no threshold but a number of pairs: it gets as many as there are, and its usual 100 partners a text.
 """
 
 from __future__ import annotations
@@ -32,10 +31,9 @@ import texts as corpus
 
 CACHE = harness.ROOT / "benchmarks" / ".cache"
 N_QUERIES, K, THRESHOLD = 1_000, 10, 0.9
-SETS: dict[str, tuple[int, tuple[str, str]]] = {
-    "exact": (1_000_000, ("sbert_ft", "st semantic_search")),
+SETS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "search": (1_000_000, ("sbert_ft exact", "sbert_ft usearch", "st semantic_search")),
     "mine": (200_000, ("sbert_ft", "st paraphrase_mining")),
-    "usearch": (1_000_000, ("sbert_ft usearch", "sbert_ft exact")),
 }
 
 
@@ -54,8 +52,7 @@ def main() -> None:
         vectors_file(n)
         with tempfile.TemporaryDirectory() as scratch:
             told = ["--n", str(n), "--scratch", scratch]
-            built = {"exact": ["exact"], "mine": [], "usearch": ["exact", "usearch"]}[name]
-            seconds = {method: built_in(told, method) for method in built}
+            seconds = {method: built_in(told, method) for method in (("exact", "usearch") if name == "search" else ())}
             compared = harness.compare(contenders, told, args.rounds)
         results[name] = report(name, n, compared, seconds)
     content = {"model": "minilm", "dimension": 384, "n_queries": N_QUERIES, "k": K, "threshold": THRESHOLD}
@@ -76,17 +73,34 @@ def arguments() -> argparse.Namespace:
 
 
 def vectors_file(n: int) -> Path:
-    """Return the .npy with the vectors of `n` texts, then those of the queries; computed where it is not there yet."""
-    path = CACHE / f"phrases-{n}.npy"
-    if not path.exists():
-        import numpy as np
+    """Return the .npy with the unit vectors of `n` texts, then those of the queries, which is made if it is not there.
 
-        from sbert_ft import SiameseBert
+    The texts and their vectors are those that `scale.py` keeps, if it was run; else all are encoded here.
+    """
+    path = CACHE / f"vectors-{n}.npy"
+    if path.exists():
+        return path
+    import numpy as np
 
-        CACHE.mkdir(exist_ok=True)
-        print(f"computing {path.relative_to(harness.ROOT)}", file=sys.stderr)
-        model = SiameseBert.from_pretrained(models.minilm())
-        np.save(path, model.encode(corpus.phrases(n + N_QUERIES), normalize_embeddings=True))
+    from sbert_ft import ShardSet, SiameseBert
+    from sbert_ft.vectors.nearest import unit_rows
+
+    CACHE.mkdir(exist_ok=True)
+    print(f"making {path.relative_to(harness.ROOT)}", file=sys.stderr)
+    sentences = corpus.phrases(1_000_000 + N_QUERIES)
+    model = SiameseBert.from_pretrained(models.minilm())
+    queries = model.encode(sentences[-N_QUERIES:])
+    if (CACHE / "vectors" / "manifest.json").exists():
+        shards = ShardSet.open(CACHE / "vectors")
+        parts, n_read = [], 0
+        for block in shards.blocks():
+            parts.append(shards.plan.quantizer.decode(block.stored))
+            if (n_read := n_read + len(parts[-1])) >= n:
+                break
+        vectors = np.concatenate(parts)[:n]
+    else:
+        vectors = model.encode(sentences[:n])
+    np.save(path, unit_rows(np.concatenate([vectors, queries])))
     return path
 
 
@@ -214,7 +228,7 @@ def paraphrase_mining(file: Path, scratch: Path) -> harness.Contender:
 
 
 MAKERS: dict[str, Callable[[Path, Path], harness.Contender]] = {
-    "sbert_ft": lambda file, scratch: (index_of("exact") if (scratch / "exact").exists() else mine_ours)(file, scratch),
+    "sbert_ft": mine_ours,
     "sbert_ft exact": index_of("exact"),
     "sbert_ft usearch": index_of("usearch"),
     "st semantic_search": semantic_search,
@@ -224,27 +238,33 @@ MAKERS: dict[str, Callable[[Path, Path], harness.Contender]] = {
 
 def report(name: str, n: int, compared: harness.Comparison, seconds: dict[str, float]) -> dict[str, Any]:
     """Print the table of a set, in Markdown, and return it."""
-    timings, ours = compared.timings, SETS[name][1][0]
-    others = [contender for contender in timings if contender != ours]
-    faster, memory = harness.ratios(timings, ours, others), harness.memory_ratios(timings, ours, others)
+    timings = compared.timings
+    ours = [contender for contender in timings if contender.startswith("sbert_ft")]
+    faster = {
+        one: harness.ratios(timings, one, [other for other in timings if other not in (one, "sbert_ft usearch")])
+        for one in ours
+    }
+    memory = {one: harness.memory_ratios(timings, one, list(faster[one])) for one in ours}
     n_items = n if name == "mine" else N_QUERIES
     contenders = {}
     for contender, one in timings.items():
         contenders[contender] = one.summary(n_items)
         contenders[contender]["seconds"] = [round(value, 3) for value in one.seconds]
-    print(f"\n**{name}**, {n:,} vectors\n\n| | seconds | peak, MiB | quality | faster by | of its memory |")
-    print("| " + " | ".join(["---"] * 6) + " |")
+    heads = " | ".join(f"{one} is faster by, takes of its memory" for one in ours)
+    print(f"\n**{name}**, {n:,} vectors\n\n| | seconds | peak, MiB | quality | {heads} |")
+    print("| " + " | ".join(["---"] * (4 + len(ours))) + " |")
     for contender, one in timings.items():
-        ratio = faster.get(contender)
-        said = f"{ratio['median']} ({ratio['least']}-{ratio['most']}) | {memory[contender]:.2f}" if ratio else " | "
+        ratios = [(faster[mine].get(contender), memory[mine].get(contender)) for mine in ours]
+        said = [f"{r['median']} ({r['least']}-{r['most']}), {share:.2f}" if r else "" for r, share in ratios]
         quality = ", ".join(f"{key} {value:,.4f}" for key, value in one.quality.items())
-        print(f"| {contender} | {statistics.median(one.seconds):.2f} | {one.peak_mib:.0f} | {quality} | {said} |")
+        seconds_of = f"{statistics.median(one.seconds):.2f}"
+        print(f"| {contender} | {seconds_of} | {one.peak_mib:.0f} | {quality} | {' | '.join(said)} |")
     return {
         "n_vectors": n,
         "seconds_to_build": seconds,
         "contenders": contenders,
-        "times_faster": {ours: faster},
-        "memory_ratio": {ours: memory},
+        "times_faster": faster,
+        "memory_ratio": memory,
     }
 
 

@@ -30,6 +30,7 @@ SHOWN = {
     "train-cpu": "pairs",
     "train-cpu-avx2": "pairs",
     "pretrain-cpu": "tokens",
+    "search-cpu": "queries",
     "encode-gpu": "texts",
     "train-gpu": "pairs",
     "train-gpu-base": "pairs",
@@ -42,7 +43,10 @@ SETS = {
     "base-short": "base-short: STS-B sentences, BERT-base of random weights",
     "base-mid": "base-mid: about 60 tokens, BERT-base of random weights",
     "base-long": "base-long: about 250 tokens, BERT-base of random weights",
+    "search": "search: the 10 nearest of 1,000,000 vectors",
+    "mine": "mine: pairs among 200,000 vectors",
 }
+ITEMS = {"mine": "texts"}  # of a set, where they are others than those of its result
 
 
 def main() -> None:
@@ -117,7 +121,7 @@ def said(goal: goals.Goal, value: float) -> str:
         return f"{value:.0%} of the matrix rate"
     if goal.kind == "GiB at most":
         return f"{value:.1f} GiB"
-    if goal.kind in ("Spearman lost", "mean cosine"):
+    if goal.kind in ("Spearman lost", "mean cosine", "recall@10"):
         return f"{round(value, 4) + 0.0:.4f}"  # no minus before a zero
     return f"{value:.2f} times" + (" their memory" if goal.kind == "of the peer's memory" else "")
 
@@ -126,7 +130,8 @@ def section(name: str, result: dict[str, Any], item: str) -> tuple[str, dict[Pat
     """Return the text and tables of a result, and its plots."""
     parts, drawn = [provenance(name, result)], {}
     for key, table in result.get("sets", result.get("batch_sizes", {})).items():
-        title, counted = SETS.get(key, f"batch {key}"), counts_of(table, item)
+        title, item = SETS.get(key, f"batch {key}"), ITEMS.get(key, item)
+        counted = counts_of(table, item)
         parts += [f"**{title}**: {counted}{rates_of(table)}", contender_table(table, item)]
         parts += skipped(table)
         file = PLOTS / f"{name}-{key}.svg"
@@ -160,6 +165,9 @@ def counts_of(table: dict[str, Any], item: str) -> str:
     """Return how much was measured."""
     if item == "pairs":
         return f"{table['n_pairs_timed']:,} pairs timed"
+    if "n_vectors" in table:
+        built = [f"{method} in {seconds:.0f} s" for method, seconds in table["seconds_to_build"].items()]
+        return f"{table['n_vectors']:,} vectors" + (f"; the index was built: {', '.join(built)}" if built else "")
     if item == "tokens":
         return f"{table['n_tokens']:,} tokens timed"
     return f"{table['n_texts']:,} texts, {table['mean_tokens']} tokens on average, longest {table['longest']}"

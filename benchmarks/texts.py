@@ -54,17 +54,12 @@ def some_rows(whole: ConnectionDataset, n_rows: int) -> ConnectionDataset:
 
 
 def phrases(n: int, seed: int = 0) -> list[str]:
-    """Return `n` distinct short texts: real sentences and reviews first, then runs of 3 to 12 words out of them.
-
-    English (STS 2012 to 2014 and benchmark, SNLI) and Korean (KorSTS, film reviews), shuffled.
-    """
-    folder, found = data_folder(), {}
+    """Return `n` distinct short texts: real English sentences first, then pairs of runs of 3 to 6 words out of them."""
+    folder, found = data_folder(), dict[str, None]()
     columns = {
         "stsb/*.csv": ("sentence1", "sentence2"),
         "sts12_14/*.tsv": ("sentence1", "sentence2"),
         "nli_en/*.tsv": ("premise", "hypothesis"),
-        "korsts/*.tsv": ("sentence1", "sentence2"),
-        "nsmc/*.txt": ("document",),
     }
     for pattern, names in columns.items():
         for file in sorted(folder.glob(pattern)):
@@ -76,12 +71,14 @@ def phrases(n: int, seed: int = 0) -> list[str]:
     if not whole:
         raise SystemExit(f"no data sets under {folder}: the benchmarks of search need them")
     words = [text.split() for text in whole]
-    words = [text for text in words if len(text) > 3]
-    while len(found) < n:
-        text = draw.choice(words)
-        size = draw.randint(3, 12)
+
+    def run() -> str:
+        text, size = draw.choice(words), draw.randint(3, 6)
         first = draw.randint(0, max(0, len(text) - size))
-        found[" ".join(text[first : first + size])] = None
+        return " ".join(text[first : first + size])
+
+    while len(found) < n:
+        found[f"{run()} {run()}"] = None
     texts = list(found)[:n] if n >= len(whole) else whole
     draw.shuffle(texts)
     return texts[:n]

@@ -111,11 +111,7 @@ class Table(TableFile):
             yield texts
         if not n_rows and not may_be_empty:
             raise fault(self.path, "holds no row; expected at least one text")
-        if n_blank := blank.counts["blank"]:
-            logger.warning(
-                "%s: %s with a text that is blank, so a model has nothing to read: %s",
-                *(shown(self.path), counted(n_blank, "row"), blank.places("blank")),
-            )
+        warn_of_blank(self.path, blank)
 
     def checked_rows(
         self, columns: Sequence[int], problem_of: Callable[[Row], tuple[str, str] | None]
@@ -172,6 +168,15 @@ class Table(TableFile):
     def count_rows(self) -> int:
         """Return the number of rows without checking them, by one pass over the file or from Parquet's footer."""
         return FORMATS[self.format.kind].count(self)
+
+
+def warn_of_blank(path: Path, blank: RowFaults) -> None:
+    """Log how many rows of a file are blank, if any."""
+    if n_blank := blank.counts["blank"]:
+        logger.warning(
+            "%s: %s with a text that is blank, so a model has nothing to read: %s",
+            *(shown(path), counted(n_blank, "row"), blank.places("blank")),
+        )
 
 
 def open_table(

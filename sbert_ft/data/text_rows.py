@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sbert_ft.data.formats import Missing, Row
-from sbert_ft.data.table import Table
-from sbert_ft.data.text import fault
+from sbert_ft.data.ledger import RowFaults
+from sbert_ft.data.table import Table, warn_of_blank
+from sbert_ft.data.text import fault, is_blank
 from sbert_ft.errors import DataError, quoted
 
 
@@ -54,18 +55,28 @@ class TextRows:
         self.table, self.has_ids, self.others = table, id_column is not None, tuple(others)
         (text,) = table.text_columns(None if column is None else [column], 1)
         ids = [] if id_column is None else [table.column_index(id_column)]
+        self._said_blank = False
         # the text is first, and a column may be asked for twice
         self._columns = (text, *ids, *map(table.column_index, others))
 
     def __iter__(self) -> Iterator[TextRow]:
-        """Yield the rows; `DataError` for a text or id that is missing, empty or of another type, with its line."""
+        """Yield the rows; `DataError` for a text or id that is missing, empty or of another type, with its line.
+
+        Blank texts give a warning, the first time that all rows are read.
+        """
+        blank = RowFaults(self.table.unit)
         places = tuple(dict.fromkeys(self._columns))
         place_of = [places.index(column) for column in self._columns]
         for number, row in enumerate(self.table.checked_rows(places, lambda row: self._problem(row, place_of))):
             text, *rest = (row.values[place] for place in place_of)
             key: str | int = str(rest.pop(0)) if self.has_ids else number
+            if is_blank(str(text)):
+                blank.add("blank", row.line, "")
             values = tuple(None if value is Missing.MISSING else value for value in rest)
             yield TextRow(key, str(text), row.line, values)
+        if not self._said_blank:
+            warn_of_blank(self.table.path, blank)
+            self._said_blank = True
 
     def repeated(self, row: TextRow) -> DataError:
         """Return the error that this row's id is that of an earlier row."""

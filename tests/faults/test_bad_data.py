@@ -49,7 +49,7 @@ from bad_inputs.tables import (  # noqa: E402 (needs pyarrow)
     tsv_text,
 )
 
-COMMANDS = ("encode", "score", "predict", "doctor", "evaluate", "train")
+COMMANDS = ("encode", "index", "score", "predict", "doctor", "evaluate", "train")
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +104,11 @@ def arguments_of(command: str, case: Case, models: dict[str, Path], folder: Path
         kept = ("columns", "label_column", "on_bad_row", "score_range")
         more = [part for key in kept if key in options for part in (f"--{key.replace('_', '-')}", options[key])]
         return ["evaluate", models[rows.kind], file, "--json", "--samples", 10, *more, *reading]
-    if command == "encode":
+    if command in ("encode", "index"):
         usual = rows.names[rows.n_texts - 1] in ("sentence2", "hypothesis")
         column = names[-1] if names else rows.names[rows.n_texts - 1] if usual else None
         named = [] if column is None or file.endswith(".txt") else ["--column", column]
-        return ["encode", models["scores"], file, "-o", "out.npy", *named, *reading]
+        return [command, models["scores"], file, "-o", "out.npy" if command == "encode" else "out", *named, *reading]
     model = models["texts" if rows.kind == "texts" else "scores" if command == "score" else "labels"]
     named = ["--columns", options["columns"]] if names else []
     named += ["--name", "cosine"] if command == "score" and "score" in rows.names else []
@@ -208,6 +208,9 @@ def assert_nothing_is_lost(outcome: Outcome, command: str, case: Case, folder: P
     n_rows, n_kept = len(case.rows.rows), len(case.rows.rows) if case.n_kept is None else case.n_kept
     if command == "encode":
         vectors = np.load(folder / "out.npy")
+        assert len(vectors) == n_rows and np.isfinite(vectors).all()
+    elif command == "index":
+        vectors = np.load(folder / "out" / "vectors.npy")
         assert len(vectors) == n_rows and np.isfinite(vectors).all()
     elif command == "doctor":
         checks = {check["name"]: check["found"] for check in json.loads(outcome.stdout)}

@@ -109,6 +109,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "encode": ("encode", "MODEL", "texts.txt", "-o", "o.npy"),
     "score": ("score", "MODEL", "pairs.csv", "-o", "o.csv", "--name", "cosine"),
     "score two": ("score", "MODEL", "a dog", "가나다"),
+    "index": ("index", "MODEL", "texts.txt", "-o", "o.index"),
+    "mine": ("mine", "MODEL", "texts.txt", "--threshold", "0.5", "-o", "o.csv"),
     "evaluate": ("evaluate", "MODEL", "pairs.csv"),
     "doctor": ("doctor", "MODEL", "--texts", "pairs.csv"),
     "train": ("train", "run.json", "--quiet"),
@@ -118,7 +120,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "config schema": ("config", "schema"),
     "version": ("--version",),
 }
-TO_FILES = ("encode", "score")
+TO_FILES = ("encode", "score", "index", "mine")
 TO_OUTPUT = tuple(name for name in COMMANDS if name not in (*TO_FILES, "train"))
 
 
@@ -175,13 +177,13 @@ def test_streams_of_ascii_take_texts_of_any_script(sbert_ft: Callable[..., Ended
 
 
 @pytest.mark.parametrize("setup", ["there is no home", "there is no temporary folder", "few files may be open"])
-@pytest.mark.parametrize("name", ["encode", "score", "evaluate"])
+@pytest.mark.parametrize("name", ["encode", "score", "index", "mine", "evaluate"])
 def test_a_poor_place_is_enough(sbert_ft: Callable[..., Ended], setup: str, name: str) -> None:
     ended = sbert_ft(*COMMANDS[name], setup=setup)
     assert ended.code == 0, ended.err
 
 
-@pytest.mark.parametrize("name", ["encode", "train", "doctor", "config check", "config init"])
+@pytest.mark.parametrize("name", ["encode", "index", "mine", "train", "doctor", "config check", "config init"])
 def test_a_current_folder_that_is_gone_is_a_missing_file(sbert_ft: Callable[..., Ended], name: str) -> None:
     ended = sbert_ft(*COMMANDS[name], setup="the current folder is gone")
     assert ended.code == (0 if name == "config init" else 2)

@@ -78,6 +78,10 @@ del attempts[:]
 """
 COMMANDS = (
     ("encode", "MODEL", "texts.txt", "-o", "out.npy"),
+    ("encode", "MODEL", "texts.txt", "--vectors", "int8", "-o", "shards/"),
+    ("index", "MODEL", "texts.txt", "-o", "texts.index"),
+    ("search", "texts.index", "a dog"),
+    ("mine", "MODEL", "texts.txt", "--threshold", "0.5", "-o", "mined.csv"),
     ("score", "MODEL", "pairs.csv", "-o", "out.csv"),
     ("score", "MODEL", "a dog", "a cat"),
     ("doctor", "MODEL", "--texts", "texts.txt"),
