@@ -9,7 +9,7 @@ MiniLM, 384 wide. What the largest size gives is kept in benchmarks/.cache/ and 
 
 - `encode`: `sbert-ft encode` into a folder of shards, by number of texts;
 - `types`: the same by type of vector, for the smallest size;
-- `memory`: 2,000,000 texts into shards and into a single file, by a BERT of one layer and random weights;
+- `memory`: 2,000,000 texts into shards and into a single file, by a BERT of one layer of 64 and random weights;
 - `index`: `sbert-ft index` of the shards of the largest size, exact and by usearch, then one question, and 1,000;
 - `mine`: `sbert-ft mine` of the first two sizes.
 """
@@ -101,7 +101,7 @@ def types(scratch: Path, sizes: list[int]) -> dict[str, Any]:
 
 def memory(scratch: Path, sizes: list[int]) -> dict[str, Any]:
     """Encode many texts by a small model into shards and into a file."""
-    small = {"num_hidden_layers": 1, "hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 384}
+    small = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 64}
     scratch.joinpath("small").mkdir()
     model = models.make_base(scratch / "small", **small)
     texts = (CACHE / "texts.txt").read_text("utf-8")
