@@ -113,9 +113,9 @@ def _index_vectors(args: argparse.Namespace, path: Path, settings: IndexSettings
     place = shown(Path(args.input))
     if args.add:
         raise InputError(f"--add takes a file of texts, but {place} is a folder", "build a new index")
+    shards = ShardSet.open(args.input)
     if args.texts is None and (args.keep or args.column is not None or args.id_column is not None):
         raise InputError("--column, --id-column and --keep are of texts, but there are none", "add --texts FILE")
-    shards = ShardSet.open(args.input)
     tables = [options.open_given_table(args, str(file)) for file in find_inputs(args.texts or [])]
     texts = [TextRows(table, args.column, args.id_column, args.keep) for table in tables]
     check_target(path, settings, args.keep)

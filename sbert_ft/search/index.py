@@ -422,6 +422,7 @@ def _new(
     rows: object, keyed: Iterator[TextRow], has_ids: bool, taken: set[Any], n_before: int = 0
 ) -> Iterator[TextRow]:
     """Yield the rows with their ids as they are stored; an error for one that is there already."""
+    number = n_before - 1
     for number, row in enumerate(keyed, start=n_before):
         if not has_ids:
             yield replace(row, id=number)
@@ -433,6 +434,8 @@ def _new(
             raise InputError(f"the id {quoted(key)} is there twice", "give each row an id of its own")
         taken.add(key)
         yield replace(row, id=key)
+    if number < n_before and isinstance(rows, TextRows):
+        raise DataError("holds no row; expected at least one text", where=shown(rows.table.path))
 
 
 def _encoded(

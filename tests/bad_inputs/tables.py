@@ -178,6 +178,9 @@ class Case:
         if command in ("train", "evaluate"):
             expected = self.trained if command == "train" and self.trained is not None else self.learned
             return None if self.file.endswith(".txt") else expected
+        if command == "index":  # of no text there is none; a folder is one of vectors
+            empty = self.streamed is not None and "holds no" in self.streamed.words
+            return None if self.name == "a folder" else refused(self.file, "holds no row") if empty else self.streamed
         if command != "doctor":
             return self.streamed
         if self.doctored is not None or self.streamed is None:

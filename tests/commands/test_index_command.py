@@ -122,7 +122,7 @@ def test_rows_are_added_and_the_moved_model_is_found(warm: WarmProcess, decided:
         (("search", "FAQ", "hole.csv", "-o", "out.npy"), "cannot tell what to write from the suffix '.npy'"),
         (("search", "no.index", "x"), "'no.index' is not a search index: expected a folder, found nothing"),
         (("search", "FAQ", "x", "--model", "OTHER"), "has the vectors of another model than"),
-        (("index", "MODEL", "empty.csv", "-o", "new.index"), "there is no text to build an index of"),
+        (("index", "MODEL", "empty.csv", "-o", "new.index"), "empty.csv': holds no row; expected at least one text"),
         (("index", "MODEL", "hole.csv", "-o", "new.index"), "expected a text, found an empty one"),
         (("index", "MODEL", "twice.csv", "--id-column", "key", "-o", "new.index"), "the id 'a' is there twice"),
         (("index", "MODEL", "twice.csv", "--set", "lists", "-o", "new.index"), "--set 'lists' is no parameter"),

@@ -146,7 +146,7 @@ def test_numbers_of_rows_go_on_where_the_index_has_no_ids(minilm: SiameseBert, t
         ("key,text,lang\nx,one,en\nx,two,en\n", ("text", "key", ["lang"]), "the id 'x' is there twice"),
         ("key,text,lang\nx,one,en\n", ("text", "key", []), "the index has the other columns 'lang', found none"),
         ("key,text,lang\nx,one,en\n", ("text", None, ["lang"]), "the index has ids; give rows of the same kind"),
-        ("key,text,lang\n", ("text", "key", ["lang"]), "there is no text"),
+        ("key,text,lang\n", ("text", "key", ["lang"]), "holds no row; expected at least one text"),
     ],
 )
 def test_rows_that_cannot_be_added_leave_the_index_as_it_was(
