@@ -10,7 +10,8 @@ MiniLM, 384 wide. What the largest size gives is kept in benchmarks/.cache/ and 
 - `encode`: `sbert-ft encode` into a folder of shards, by number of texts;
 - `types`: the same by type of vector, for the smallest size;
 - `memory`: 2,000,000 texts into shards and into a single file, by a BERT of one layer of 64 and random weights;
-- `index`: `sbert-ft index` of the shards of the largest size, exact and by usearch, then one question, and 1,000;
+- `index`: `sbert-ft index` of the shards of the largest size, exact, then one question, and 1,000 (`search.py` has
+  usearch);
 - `mine`: `sbert-ft mine` of the first two sizes.
 """
 
@@ -118,22 +119,16 @@ def memory(scratch: Path, sizes: list[int]) -> dict[str, Any]:
 
 
 def index(scratch: Path, sizes: list[int]) -> dict[str, Any]:
-    """Build indexes of the shards that `encode` kept, and search them."""
-    texts, queries = first_texts(scratch, max(SIZES)), scratch / "queries.txt"
+    """Build the index of the shards that `encode` kept, and search it."""
+    texts, queries, place = first_texts(scratch, max(SIZES)), scratch / "queries.txt", scratch / "exact.index"
     lines = (CACHE / "texts.txt").read_text("utf-8").splitlines(keepends=True)
     queries.write_text("".join(lines[-N_QUERIES:]), "utf-8")
-    found = {}
-    for method in ("exact", "usearch"):
-        place = scratch / f"{method}.index"
-        options = ("--texts", texts, "-o", place, "--method", method)
-        built = command("index", models.minilm(), CACHE / SHARDS, *options)
-        manifest = json.loads((place / "manifest.json").read_text("utf-8"))
-        found[method] = {
-            "build": {**built, "bytes": bytes_of(place), "recall_at_10": manifest["recall_at_10"]},
-            "one question": command("search", place, lines[-1].strip(), "-k", 10),
-            f"{N_QUERIES:,} questions": command("search", place, queries, "-k", 10, "-o", scratch / "hits.csv"),
-        }
-    return found
+    built = command("index", models.minilm(), CACHE / SHARDS, "--texts", texts, "-o", place)
+    return {
+        "build": {**built, "bytes": bytes_of(place)},
+        "one question": command("search", place, lines[-1].strip(), "-k", 10),
+        f"{N_QUERIES:,} questions": command("search", place, queries, "-k", 10, "-o", scratch / "hits.csv"),
+    }
 
 
 def mine(scratch: Path, sizes: list[int]) -> dict[str, Any]:
