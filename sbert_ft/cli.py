@@ -25,7 +25,7 @@ from typing import Any, Final, NoReturn
 
 from sbert_ft._version import __version__
 from sbert_ft.commands.options import options_of_every_command
-from sbert_ft.errors import ResourceError, RunInterrupted, SbertFtError, quoted
+from sbert_ft.errors import ReportedElsewhere, ResourceError, RunInterrupted, SbertFtError, quoted
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "train": ("sbert_ft.commands.train", "fine-tune on pairs or single texts: a JSON in, a model and a report out"),
@@ -86,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()  # so that a closed pipe is noticed here, not when the interpreter exits
             return code
+    except ReportedElsewhere as stop:
+        return stop.exit_code
     except RunInterrupted as stop:
         _say(f"sbert-ft: {_one_line(str(stop))}")
         return 128 + stop.signal_number

@@ -77,6 +77,18 @@ class RunInterrupted(SbertFtError):
         self.signal_number = signal_number
 
 
+class ReportedElsewhere(SbertFtError):
+    """A run of several processes has failed, and another process of it reports why.
+
+    Attributes:
+        exit_code: The exit code of all of them.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class ResourceError(SbertFtError):
     """A device or other resource is missing, or there is not enough memory."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from sbert_ft.config.metrics import METRICS
 from sbert_ft.errors import InputError, quoted
 
 if TYPE_CHECKING:
+    from sbert_ft.encoder.ranks import Ranks
     from sbert_ft.training.prepare import PreparedRun
     from sbert_ft.training.run import FineTuneResult
 
@@ -58,6 +60,15 @@ def run(args: argparse.Namespace) -> int:
 
 def run_kind(args: argparse.Namespace, kind: str | None) -> int:
     """Do the same for a run whose kind of model is this one where the JSON names none; another is an `InputError`."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return _run(args, kind, None)
+    from sbert_ft.training.distributed import joined  # several processes, started by torchrun
+
+    with joined() as ranks:
+        return _run(args, kind, ranks)
+
+
+def _run(args: argparse.Namespace, kind: str | None, ranks: Ranks | None) -> int:
     from sbert_ft.config.loader import read_run
 
     if args.allow_changes and not args.resume:
@@ -66,17 +77,21 @@ def run_kind(args: argparse.Namespace, kind: str | None) -> int:
     if kind is not None and settings.model.kind != kind:
         problem = f"{quoted(args.config, limit=400)}: model.kind is {settings.model.kind}, but pretrain is for {kind}"
         raise InputError(problem, "use sbert-ft train, or leave model.kind out")
+    from sbert_ft.encoder.ranks import Ranks
     from sbert_ft.training.fine_tune import load_run
     from sbert_ft.training.prepare import RunOptions
     from sbert_ft.training.run import check_output_dir, run_training
 
+    ranks = Ranks() if ranks is None else ranks
     options = RunOptions(
         "resume" if args.resume else "overwrite" if args.overwrite else "new",
         allow_changes=args.allow_changes,
         progress_bar=not args.quiet and sys.stderr is not None and sys.stderr.isatty(),
     )
     if not args.dry_run:
-        check_output_dir(settings, options)  # before the data is read and the model is loaded
+        # before the data is read and the model is loaded
+        ranks.told(lambda: check_output_dir(settings, options))
+    ranks.doing("the reading of data and model")
     prepared = load_run(settings)
     for name, dataset in prepared.data.splits().items():
         ledger = dataset.ledger
@@ -88,17 +103,21 @@ def run_kind(args: argparse.Namespace, kind: str | None) -> int:
         for line in lines:
             logger.info("  %s", line)
     if args.dry_run:
-        _show_plan(prepared)
+        _show_plan(prepared, ranks)
         return 0
-    _show_result(run_training(prepared, options))
+    result = run_training(prepared, options, ranks)
+    if ranks.is_first:
+        _show_result(result)
     return 0
 
 
-def _show_plan(prepared: PreparedRun) -> None:
+def _show_plan(prepared: PreparedRun, ranks: Ranks) -> None:
     """Print the plan of the run and its first batch."""
     from sbert_ft.training.plan import plan_run
 
-    plan = plan_run(prepared)
+    plan = plan_run(prepared, ranks)
+    if not ranks.is_first:
+        return
     for line in plan.describe():
         print(line)
     batch, first = plan.batches(0)[0], plan.first_batch()

@@ -84,8 +84,11 @@ def sums_of_sequences(
 
 def _sums(model: MaskedLanguageModel, masked: MaskedTokens) -> Floats:
     bert, sums = model.bert, np.zeros((len(masked), len(_COLUMNS)))
-    for rows in plan_forwards(masked.tokens.lengths, bert.token_budget, bert.device.type, bert.probe.layouts):
-        _set_sums(model, masked, rows, sums)
+    lengths = masked.tokens.lengths
+    planned = plan_forwards(lengths, bert.token_budget, bert.device.type, bert.probe.layouts)
+    for number in bert.ranks.share(np.array([lengths[rows].sum() for rows in planned], np.int64)).tolist():
+        _set_sums(model, masked, planned[number], sums)
+    bert.ranks.sum([torch.from_numpy(sums)])  # zero in all processes but the one that has computed it
     return sums
 
 

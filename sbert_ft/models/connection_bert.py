@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -38,6 +39,7 @@ from sbert_ft.encoder.devices import (
 from sbert_ft.encoder.mixed_precision import HalfCopy, can_be_trained_in_half, weights_state
 from sbert_ft.encoder.packing import PackedBatch, pack
 from sbert_ft.encoder.process_safety import ForkSafeLock, prepare_process
+from sbert_ft.encoder.ranks import Ranks
 from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted, shown
 from sbert_ft.model_folder.layout import ModelFolder, read_folder
@@ -69,6 +71,7 @@ class ConnectionBert(TextEncoder, nn.Module):
         probe: Which layouts the encoder runs correctly, as found by trying them.
         compiled: The compiled encoder, which runs inference while its `is_on` is True; None before `TextModel.compile`.
         trained_copy: The copy that `forward` runs during training in half precision (see `trained_in`), otherwise None.
+        ranks: The processes that share the work of `vectors` (see `shared_by`), usually this one alone.
     """
 
     def __init__(
@@ -90,13 +93,14 @@ class ConnectionBert(TextEncoder, nn.Module):
         self._half: tuple[object, HalfCopy] | None = None
         self.compiled: CompiledEncoder | None = None
         self.trained_copy: HalfCopy | None = None
+        self.ranks = Ranks()
         self._half_lock = ForkSafeLock()
         prepare_process()
         self.probe = self._admit_layouts()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for a copy in this or another process, without what belongs to this one."""
-        return {**self.__dict__, "_half": None, "compiled": None, "trained_copy": None}
+        return {**self.__dict__, "_half": None, "compiled": None, "trained_copy": None, "ranks": Ranks()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy in this process, which may be another one."""
@@ -231,6 +235,15 @@ class ConnectionBert(TextEncoder, nn.Module):
         finally:
             self.trained_copy = None
 
+    @contextmanager
+    def shared_by(self, ranks: Ranks) -> Iterator[None]:
+        """Let `vectors` share its work with the other processes of a run, which call it with the same sequences."""
+        self.ranks = ranks
+        try:
+            yield
+        finally:
+            self.ranks = Ranks()
+
     def infer(self, batch: PackedBatch) -> Tensor:
         """Return the activation of every token, shape (R, C, D), in `compute_dtype`, without gradients."""
         with torch.inference_mode():
@@ -255,18 +268,18 @@ class ConnectionBert(TextEncoder, nn.Module):
     def vectors(self, sequences: TextTokens, pooling: PoolingMode, budget: int) -> tuple[Tensor, int]:
         """Return the vectors of N sequences, shape (N, D), float32, and the most tokens that fitted into memory.
 
-        When memory runs out, the budget is halved and the rest is planned again; computed vectors are kept.
+        When memory runs out, the budget is halved and the rest is planned again; computed vectors are kept. Of several
+        processes each computes a share of the forwards, which are those of one process on a CPU, and all return all.
 
         Raises:
             ResourceError: A single sequence does not fit into memory.
         """
         lengths = sequences.lengths
         device, layouts = self.device, self.probe.layouts
-        vectors = torch.empty(len(sequences), self.hidden_size, device=device)
-        rest = np.arange(len(sequences))
+        vectors = torch.zeros(len(sequences), self.hidden_size, device=device)
+        forwards = self._own_forwards(lengths, budget)
         with torch.inference_mode():
-            while len(rest):
-                forwards = [rest[part] for part in plan_forwards(lengths[rest], budget, device.type, layouts)]
+            while forwards:
                 rest = np.concatenate(forwards)
                 # copied to the device once for all forwards
                 places, n_done = to_device(torch.from_numpy(rest), device), 0
@@ -285,14 +298,27 @@ class ConnectionBert(TextEncoder, nn.Module):
                             ) from error
                         break
                     n_done += len(texts)
-                rest = rest[n_done:]
+                rest, forwards = rest[n_done:], []
                 # outside of the except block: there the exception would keep the failed forward's tensors in memory
                 if len(rest):
                     budget = max(1, int(lengths[texts].sum()) // 2)
                     logger.warning("out of memory on %s: continuing with batches of at most %d tokens", device, budget)
                     if device.type != "cpu":
                         torch.get_device_module(device).empty_cache()
-        return vectors, budget
+                    forwards = [rest[part] for part in plan_forwards(lengths[rest], budget, device.type, layouts)]
+        self.ranks.sum([vectors])  # zero in all processes but the one that has computed it
+        return vectors, -self.ranks.most([-budget])[0]
+
+    def _own_forwards(self, lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:
+        """Return the texts of each forward that this process computes, of N texts with these lengths."""
+        if not len(lengths):
+            return []
+        device, layouts, ranks = self.device.type, self.probe.layouts, self.ranks
+        if device != "cpu":  # a window has few forwards there, and each process is to have one
+            budget = min(budget, -(-int(lengths.sum()) // ranks.size))
+        planned = plan_forwards(lengths, budget, device, layouts)
+        own = ranks.share(np.array([lengths[texts].sum() for texts in planned], np.int64))
+        return [planned[number] for number in own.tolist()]
 
     def why_not_finite(self) -> str:
         """Return why a result may be NaN or infinite, and what to do."""

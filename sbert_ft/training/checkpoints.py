@@ -298,11 +298,15 @@ def save_progress(
 
 
 def restore_progress(
-    checkpoint: Checkpoint, module: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler | None
+    checkpoint: Checkpoint,
+    module: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    tidies: bool = True,
 ) -> TrainerState:
     """Restore everything that `save_progress` wrote, and return the trainer state.
 
-    Checkpoints that `save_progress` should have removed before it was killed are removed now.
+    If it `tidies`, checkpoints that `save_progress` should have removed before it was killed are removed now.
 
     Raises:
         CheckpointError: The checkpoint belongs to another model or optimizer. Others as in `remove_all_but`.
@@ -321,7 +325,8 @@ def restore_progress(
             f"{checkpoint.path} does not fit this run: {quoted(error, limit=200)}; it belongs to another model or "
             "other settings"
         ) from error
-    remove_all_but(checkpoint.path.parent, kept, before=checkpoint.step)
+    if tidies:
+        remove_all_but(checkpoint.path.parent, kept, before=checkpoint.step)
     return progress
 
 

@@ -6,6 +6,11 @@ al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Set
 parts are computed without a graph, then the loss of the whole batch and its gradient for the vectors, then each part
 again with a graph, with the same dropout, to backpropagate that gradient. The cost is one more forward.
 
+Of several processes each encodes its share of the rows. Where rows do not depend on each other, it contributes its
+share of the loss. Where they do, the vectors of all rows are gathered, every process computes the loss of the whole
+batch from them, and backpropagates the gradient of its own rows' vectors. Either way the gradients of the processes add
+up to that of the batch.
+
 Weights and their gradients are float32; only the encoder's forward is in half precision, on a copy of its layers or
 under autocast (see `ConnectionBert.trained_in`).
 """
@@ -13,7 +18,7 @@ under autocast (see `ConnectionBert.trained_in`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,6 +28,7 @@ from torch import Tensor
 from sbert_ft.encoder.batching import Layout
 from sbert_ft.encoder.devices import to_device
 from sbert_ft.encoder.packing import PackedBatch
+from sbert_ft.encoder.ranks import Ranks
 from sbert_ft.models.classifier import TrainableModel
 from sbert_ft.models.connection_bert import TextModel
 from sbert_ft.tokenization.text_tokens import TextTokens
@@ -37,7 +43,8 @@ class BackwardSettings:
     At most `micro_rows` go through at once, which changes memory, not the gradient. The encoder computes in
     `autocast_dtype`, under autocast unless a copy is trained; None for float32. Where `layout` is None it is chosen by
     lengths and device. The gradient is multiplied by `loss_factor`, such as 1 / (batches per optimizer step), and the
-    loss goes through `scale` before the backward pass, such as ``GradScaler.scale`` for float16.
+    loss goes through `scale` before the backward pass, such as ``GradScaler.scale`` for float16. `ranks` are the
+    processes among which the rows are dealt.
     """
 
     micro_rows: int
@@ -45,6 +52,7 @@ class BackwardSettings:
     layout: Layout | None = None
     loss_factor: float = 1.0
     scale: Callable[[Tensor], Tensor] | None = None
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 def backward(
@@ -56,6 +64,9 @@ def backward(
     settings: BackwardSettings,
 ) -> Tensor:
     """Return the loss of a batch, and add the gradient of loss * loss_factor to the parameters' ``grad``.
+
+    Of several processes each returns a part of the loss and adds a part of the gradient; the parts of all, added up,
+    are those of the batch. All call it with the same batch.
 
     The caller switches dropout on or off (``model.train()``). After an exception, such as memory running out, some
     parts' gradients may have been added already; set them to zero before continuing.
@@ -75,22 +86,32 @@ def backward(
     """
     assert n_rows > 0 and len(tokens) % n_rows == 0, "texts must come in columns of n_rows"
     assert settings.micro_rows > 0
-    labels = None if labels is None else to_device(labels, model.device)
-    n_parts = -(-n_rows // settings.micro_rows)
+    own = settings.ranks.share(tokens.lengths.reshape(-1, n_rows).sum(axis=0))
+    n_parts = -(-len(own) // settings.micro_rows)
     # of nearly equal sizes, so that the largest is as small as possible
-    parts = np.array_split(np.arange(n_rows), n_parts)
-    if n_parts > 1 and objective.coupled:
-        return _backward_cached(model, objective, tokens, labels, parts, settings)
-    losses = []
-    for rows in parts:
-        batch = model.bert.pack(tokens if n_parts == 1 else select_rows(tokens, n_rows, rows), settings.layout)
-        columns = list(_embed(model, batch, settings).split(len(rows)))
-        targets = None if labels is None else labels[rows[0] : rows[-1] + 1]
-        share = objective.n_terms(len(rows), targets) / objective.n_terms(n_rows, labels)
-        loss = objective.loss(columns, targets, settings.autocast_dtype) * share
-        _backward(model, loss, settings)
-        losses.append(loss.detach())
-    return torch.stack(losses).sum()
+    parts = np.array_split(own, n_parts) if n_parts else []
+    if objective.coupled and (n_parts > 1 or settings.ranks.size > 1):
+        return _backward_cached(model, objective, tokens, labels, parts, n_rows, settings)
+    n_terms = objective.n_terms(n_rows, labels)
+    if labels is not None and len(own) < n_rows:
+        labels = labels[torch.from_numpy(own)]
+    labels = None if labels is None else to_device(labels, model.device)
+
+    def add_parts() -> Tensor:
+        losses, begin = [torch.zeros((), device=model.device)], 0
+        for rows in parts:
+            whole = len(rows) == n_rows
+            batch = model.bert.pack(tokens if whole else select_rows(tokens, n_rows, rows), settings.layout)
+            columns = list(_embed(model, batch, settings).split(len(rows)))
+            targets = None if labels is None else labels[begin : begin + len(rows)]
+            loss = objective.loss(columns, targets, settings.autocast_dtype)
+            loss = loss * (objective.n_terms(len(rows), targets) / n_terms)
+            _backward(model, loss, settings)
+            losses.append(loss.detach())
+            begin += len(rows)
+        return torch.stack(losses).sum()
+
+    return settings.ranks.together(add_parts)
 
 
 def select_rows(tokens: TextTokens, n_rows: int, rows: NDArray[np.int64]) -> TextTokens:
@@ -108,27 +129,54 @@ def _backward_cached(
     tokens: TextTokens,
     labels: Tensor | None,
     parts: list[NDArray[np.int64]],
+    n_rows: int,
     settings: BackwardSettings,
 ) -> Tensor:
-    """Return the loss of a batch whose rows depend on each other, by gradient caching; arguments as in `backward`."""
-    n_rows = sum(len(rows) for rows in parts)
-    # packed once for both forwards: some 50 bytes per token, little compared with what a forward keeps
-    batches = [model.bert.pack(select_rows(tokens, n_rows, rows), settings.layout) for rows in parts]
-    states, vectors = [], []
-    with torch.no_grad():
-        for batch in batches:
-            states.append(random_states(model.device))
-            vectors.append(_embed(model, batch, settings))
-    leaves = [part.requires_grad_() for part in vectors]
-    by_part = [leaf.split(len(rows)) for leaf, rows in zip(leaves, parts, strict=True)]
-    loss = objective.loss([torch.cat(column) for column in zip(*by_part, strict=True)], labels)
-    _backward(model, loss, settings)
-    for batch, state, leaf in zip(batches, states, leaves, strict=True):
-        # restored in order, so the last forward leaves the generators as the first pass did
-        restore_random_states(state, model.device)
-        torch.autograd.backward([_embed(model, batch, settings)], [leaf.grad])
-        add_gradients_of_copy(model)
-    return loss.detach()
+    """Return the loss of a batch whose rows depend on each other, by gradient caching; arguments as in `backward`.
+
+    `parts` are the rows of this process. A single part is not encoded a second time: its graph is kept.
+    """
+    ranks, n_columns = settings.ranks, len(tokens) // n_rows
+    labels = None if labels is None else to_device(labels, model.device)
+    # the place of each vector of this process among those of the batch, column after column as in `tokens`
+    places = [(np.arange(n_columns)[:, None] * n_rows + part).ravel() for part in parts]
+    states: list[dict[str, Tensor]] = []
+
+    def encode() -> tuple[list[PackedBatch], list[Tensor], Tensor, list[Tensor]]:
+        # packed once for both forwards: some 50 bytes per token, little compared with what a forward keeps
+        batches = [model.bert.pack(select_rows(tokens, n_rows, part), settings.layout) for part in parts]
+        vectors = []
+        with torch.set_grad_enabled(len(parts) == 1):
+            for batch in batches:
+                states.append(random_states(model.device))
+                vectors.append(_embed(model, batch, settings))
+        every = torch.zeros(len(tokens), model.bert.hidden_size, device=model.device)
+        on_device = [to_device(torch.from_numpy(place), model.device) for place in places]
+        for part, place in zip(vectors, on_device, strict=True):
+            every.index_copy_(0, place, part.detach())
+        return batches, vectors, every, on_device
+
+    batches, vectors, every, on_device = ranks.together(encode)
+    ranks.sum([every])  # a row's vector is zero in all processes but one
+
+    def lead_back() -> Tensor:
+        every.requires_grad_()
+        loss = objective.loss(list(every.split(n_rows)), labels)
+        scaled = loss * settings.loss_factor
+        (scaled if settings.scale is None else settings.scale(scaled)).backward()
+        assert every.grad is not None
+        for number, place in enumerate(on_device):
+            gradient = every.grad.index_select(0, place)
+            if len(parts) > 1:
+                # restored in order, so the last forward leaves the generators as the first pass did
+                restore_random_states(states[number], model.device)
+                vectors[number] = _embed(model, batches[number], settings)
+            torch.autograd.backward([vectors[number]], [gradient])
+            add_gradients_of_copy(model)
+        return loss.detach()
+
+    loss = ranks.together(lead_back)
+    return loss if ranks.is_first else torch.zeros_like(loss)  # all have the same one
 
 
 def _embed(model: TrainableModel, batch: PackedBatch, settings: BackwardSettings) -> Tensor:

@@ -28,11 +28,13 @@ class Interruption:
     """Records whether a signal requested the end of the run.
 
     While `deferring`, a first signal is only recorded, and the loop ends after the current step; otherwise the run ends
-    at once. `signal_number` is 0 if no signal was received.
+    at once. `signal_number` is 0 if no signal was received. If `aloud`, a deferred signal is logged at once; where
+    several processes train, the loop does so when all of them know of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, aloud: bool = True) -> None:
         self.signal_number = 0
+        self.aloud = aloud
         self.deferring = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
@@ -40,10 +42,15 @@ class Interruption:
         again, self.signal_number = self.signal_number != 0, number
         if again or not self.deferring:
             raise _AtOnce
+        if self.aloud:
+            self.say()
+
+    def say(self) -> None:
+        """Log what the signal does."""
         with suppress(RuntimeError):  # the stream may be in the middle of a write, which the handler interrupted
             logger.warning(
                 "%s: finishing this step, then writing a checkpoint; a second signal ends the run at once",
-                _name(number),
+                _name(self.signal_number),
             )
 
     @contextmanager
@@ -66,12 +73,12 @@ def _name(number: int) -> str:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
+def interruptible(aloud: bool = True) -> Iterator[Interruption]:
     """Handle the signals in the block, which a second one ends at once by a `RunInterrupted`.
 
     Outside the main thread Python allows no handlers, so none are installed.
     """
-    interruption = Interruption()
+    interruption = Interruption(aloud)
     before = {}
     if threading.current_thread() is threading.main_thread():
         wanted = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]

@@ -5,6 +5,10 @@ includes everything before it. The order of rows follows from seed and epoch, an
 So a run that is interrupted anywhere and resumed makes the same steps as an uninterrupted run, bit by bit on a CPU. On
 a GPU some kernels sum gradients in no fixed order, so two runs differ by rounding, resumed or not. The loop waits for
 the device once per logging interval.
+
+Where several processes train, each makes the same steps with the same sums of gradients, so their weights stay the same
+bit by bit; dropout follows from seed, step and process. The first one writes. What one process alone knows (a signal,
+that its memory ran out, the value of an evaluation) is agreed on before anything follows from it.
 """
 
 from __future__ import annotations
@@ -13,8 +17,8 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +29,8 @@ from tqdm import tqdm
 
 from sbert_ft.config.metrics import METRICS
 from sbert_ft.encoder.devices import is_out_of_memory
-from sbert_ft.errors import ResourceError, TrainingError
+from sbert_ft.encoder.ranks import Ranks
+from sbert_ft.errors import CheckpointError, ResourceError, TrainingError, shown
 from sbert_ft.evaluation.retrieval_evaluator import RetrievalEvaluator
 from sbert_ft.models.masked_language_model import MaskedLanguageModel
 from sbert_ft.models.tokenized_corpus import TokenizedCorpus
@@ -134,12 +139,13 @@ class StepLogger:
 
 @dataclass(frozen=True)
 class TrainingSession:
-    """One call of `train`: the run's folder, its signals, and the checkpoint to resume from."""
+    """One call of `train`: the run's folder, its signals, the checkpoint to resume from, and the processes."""
 
     folder: RunFolder
     interruption: Interruption
     resume_from: Checkpoint | None = None
     progress_bar: bool = False
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 def train(plan: RunPlan, session: TrainingSession) -> TrainerState:
@@ -155,9 +161,11 @@ def train(plan: RunPlan, session: TrainingSession) -> TrainerState:
     begin = 0 if session.resume_from is None else session.resume_from.step
     tensorboard = folder.tensorboard_dir if run.settings.training.tensorboard else None
     devices = range(torch.cuda.device_count())  # the seed is set on all of them
-    session.folder.check_is_there()  # the base model was evaluated meanwhile
+    is_first = session.ranks.is_first
+    if is_first:
+        folder.check_is_there()  # the base model was evaluated meanwhile
     with (
-        RunLog(folder.log_file, begin, tensorboard) as log,
+        RunLog(folder.log_file, begin, tensorboard) if is_first else nullcontext() as log,
         torch.random.fork_rng(devices=devices),  # the caller's generators stay as they were
         set_up_for_training(run.model.bert.encoder, run.settings, run.objective.decoder, by_row=run.reads_words_alone),
         session.interruption.deferred(),
@@ -171,8 +179,8 @@ def train(plan: RunPlan, session: TrainingSession) -> TrainerState:
 class _Loop:
     """The loop, and what changes in it: model, optimizer, scaler and trainer state."""
 
-    def __init__(self, plan: RunPlan, session: TrainingSession, log: RunLog) -> None:
-        self.plan, self.session, self.log = plan, session, log
+    def __init__(self, plan: RunPlan, session: TrainingSession, log: RunLog | None) -> None:
+        self.plan, self.session, self.log, self.ranks = plan, session, log, session.ranks
         self.model, self.settings = plan.run.model, plan.run.settings.training
         self.module, self.device = plan.run.trained, self.model.device
         self.targets = plan.run.targets()
@@ -183,10 +191,18 @@ class _Loop:
             self.masker = masker_of(self.model, plan.run.settings)
         self.optimizer = Optimizer(self.module, self.settings)
         self.scaler = torch.amp.GradScaler(self.device.type) if plan.autocast_dtype == torch.float16 else None
+        if self.scaler is not None:
+            self.scaler.scale(torch.zeros((), device=self.device))  # it has its scale even where a process has no row
         torch.manual_seed(self.settings.seed)
         self.progress = TrainerState(micro_rows=plan.micro_rows)
         if session.resume_from is not None:
-            self.progress = restore_progress(session.resume_from, self.module, self.optimizer, self.scaler)
+            is_first = session.ranks.is_first
+            if not is_first and not session.resume_from.path.exists():
+                raise CheckpointError(
+                    f"{shown(session.resume_from.path)} is not there, from which process 0 goes on",
+                    "give all machines the same output_dir, on storage that they share",
+                )
+            self.progress = restore_progress(session.resume_from, self.module, self.optimizer, self.scaler, is_first)
             if self.settings.micro_batch_size is not None:
                 self.progress.micro_rows = min(self.progress.micro_rows, plan.micro_rows)
 
@@ -203,6 +219,7 @@ class _Loop:
             steps = StepLogger(progress, plan.lines, scaled=self.scaler is not None)
             self.model.train()
             for group, passes in self._groups():
+                self.ranks.doing(f"step {progress.step + 1}")
                 rate = settings.learning_rate * rate_factor(progress.step, plan.n_steps, settings)
                 set_rate(self.optimizer, rate)
                 losses = self._gradients(group)
@@ -220,9 +237,11 @@ class _Loop:
                 if self.device.type == "cpu" or log_due or save_due or progress.evaluation_due:
                     steps.check()  # the one place that waits for the device
                 if log_due:
-                    session.folder.check_is_there()
+                    self._check_same(steps.norm)
                     record = steps.record(rate)
-                    self.log.append(record)
+                    if self.log is not None:
+                        session.folder.check_is_there()
+                        self.log.append(record)
                     speed = f"{record['rows_per_second']:.0f} {plan.row}s/s"
                     bar.set_postfix_str(f"loss {record['loss']:.4f}, rate {rate:.1e}, {speed}")
                 bar.update(1)
@@ -231,11 +250,11 @@ class _Loop:
 
                 if is_last or progress.evaluation_due:
                     self.optimizer.settle()  # at the same steps as in a resumed run, so that the weights are the same
-                if progress.evaluation_due and not session.interruption.signal_number:
+                if progress.evaluation_due and not self._is_signalled():
                     with steps.paused():
                         save_due |= self._evaluate()
                         self.model.train()
-                if save_due or progress.stopped_early or session.interruption.signal_number:
+                if self._is_signalled() or save_due or progress.stopped_early:
                     steps.check()
                     with steps.paused():
                         self._save()
@@ -263,15 +282,21 @@ class _Loop:
 
         If memory runs out, the rows per forward are halved and the step is repeated with the same dropout masks.
         """
-        plan, progress, model = self.plan, self.progress, self.model
+        plan, progress, model, ranks = self.plan, self.progress, self.model, self.ranks
         scale = None if self.scaler is None else self.scaler.scale
+        if ranks.size > 1:  # other masks in each process, and the same when a run of as many is resumed
+            place = np.random.SeedSequence([self.settings.seed, progress.step, ranks.rank])
+            torch.manual_seed(int(place.generate_state(1, np.uint64)[0] >> 1))
         while True:
             states = random_states(self.device)
-            settings = BackwardSettings(progress.micro_rows, plan.autocast_dtype, plan.layout, 1.0 / len(group), scale)
+            settings = BackwardSettings(
+                progress.micro_rows, plan.autocast_dtype, plan.layout, 1.0 / len(group), scale, ranks
+            )
             losses = []
             try:
                 for number, batch in enumerate(group):
                     losses.append(self._backward(batch, number, settings))
+                self.optimizer.sum_gradients(ranks, *losses)
                 return losses
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
@@ -283,7 +308,8 @@ class _Loop:
                         "lower model.max_seq_length or training.batch_size, or set training.gradient_checkpointing",
                     ) from error
             # outside the handler, whose exception would keep the failed forward's tensors alive
-            progress.micro_rows = max(1, min(progress.micro_rows, max(map(len, group))) // 2)
+            most_rows = -(-max(map(len, group)) // ranks.size)
+            progress.micro_rows = max(1, min(progress.micro_rows, most_rows) // 2)
             self.optimizer.zero_grad()
             if model.bert.trained_copy is not None:
                 model.bert.trained_copy.drop_gradients()
@@ -292,7 +318,7 @@ class _Loop:
             restore_random_states(states, self.device)
             logger.warning(
                 "out of memory on %s: going on from step %d with forwards of %d rows; the batch stays the same",
-                *(self.device, progress.step, progress.micro_rows),
+                *(self.device if ranks.size == 1 else "a device", progress.step, progress.micro_rows),
             )
 
     def _backward(self, batch: NDArray[np.int64], number: int, settings: BackwardSettings) -> Tensor:
@@ -333,8 +359,10 @@ class _Loop:
 
         If `is_resumed`, the log may have this evaluation already: the run was killed before the next checkpoint.
         """
-        progress, run, session = self.progress, self.plan.run, self.session
-        metrics = run.evaluator.evaluate(self.model, lambda: session.interruption.signal_number != 0)
+        progress, run = self.progress, self.plan.run
+        self.ranks.doing(f"the evaluation after step {progress.step}")
+        found = run.evaluator.evaluate(self.model, self._is_signalled)
+        metrics = self.ranks.told(lambda: found)
         if metrics is None:
             return False
         name = run.evaluator.metric or ""
@@ -352,6 +380,8 @@ class _Loop:
         progress.evaluation_due = False
         patience = self.settings.early_stopping_patience
         progress.stopped_early = patience is not None and progress.n_stale >= patience
+        if self.log is None:
+            return best
         records = read_log(self.log.path) if is_resumed else []
         if not any(record.get("kind") == "eval" and record.get("step") == progress.step for record in records):
             passes = round(progress.passes, 4)
@@ -366,7 +396,30 @@ class _Loop:
     def _save(self) -> None:
         """Write a checkpoint; then end the run if a signal came before or meanwhile."""
         folder = self.session.folder
-        folder.check_is_there()
-        self.log.sync()
-        save_progress(folder.checkpoints_dir, self.progress, self.module, self.optimizer, self.scaler)
+        self.ranks.doing(f"the checkpoint after step {self.progress.step}")
+        if self.log is not None:
+            folder.check_is_there()
+            self.log.sync()
+            save_progress(folder.checkpoints_dir, self.progress, self.module, self.optimizer, self.scaler)
+        self.progress.saved_step = self.progress.step
+        self.ranks.most([0])  # nobody goes on, or ends, before it is on disk
         self.session.interruption.raise_if_signalled(f"after step {self.progress.step:,}; continue with --resume")
+
+    def _is_signalled(self) -> bool:
+        """Return whether a signal has asked any process to end, and note in this one that it has."""
+        interruption = self.session.interruption
+        (number,) = self.ranks.most([interruption.signal_number])
+        if number and not interruption.aloud:
+            interruption.signal_number, interruption.aloud = number, True
+            interruption.say()
+        return number != 0
+
+    def _check_same(self, norm: float) -> None:
+        """Check that all processes have the same gradient, as they have as long as their weights are the same."""
+        (bits,) = np.array([norm]).view(np.int64).tolist()
+        if self.ranks.most([bits, -bits]) != [bits, -bits]:
+            raise TrainingError(
+                f"the processes no longer have the same weights: their gradients differ in step {self.progress.step}",
+                "look for a machine or a library that computes otherwise; saved checkpoints may be wrong from the step "
+                "before the last logged one on",
+            )

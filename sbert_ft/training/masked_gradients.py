@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sbert_ft.encoder.devices import to_device
@@ -27,7 +28,8 @@ def backward_masked(
     """Return the loss of a batch, and add the gradient of loss * loss_factor to the parameters' ``grad``.
 
     The loss is the mean over the masked tokens of the batch, and over its pairs of segments, each times its weight; how
-    many rows go through at once does not change it. A batch without a masked token has the loss 0 of that part.
+    many rows go through at once does not change it. Of several processes each encodes its share of the sequences, and
+    returns and adds its part, as in `gradients.backward`. A batch without a masked token has the loss 0 of that part.
 
     Args:
         model: Encoder and heads, float32, with dropout as the caller has set it.
@@ -38,9 +40,21 @@ def backward_masked(
     Returns:
         A scalar on the model's device, float32, without a graph and without the factors.
     """
+    own = settings.ranks.share(masked.tokens.lengths)
+    return settings.ranks.together(lambda: _add_parts(model, objective, masked, own, settings))
+
+
+def _add_parts(
+    model: MaskedLanguageModel,
+    objective: Objective,
+    masked: MaskedTokens,
+    own: NDArray[np.int64],
+    settings: BackwardSettings,
+) -> Tensor:
+    """Return the part of the loss of some of the sequences, and add that of the gradient."""
     n_rows, n_places, device = len(masked), len(masked.places), model.device
     loss = torch.zeros((), device=device)
-    for rows in np.array_split(np.arange(n_rows), -(-n_rows // settings.micro_rows)):
+    for rows in np.array_split(own, -(-len(own) // settings.micro_rows)) if len(own) else ():
         part = masked if len(rows) == n_rows else masked.select(rows)
         batch = model.bert.pack(part.tokens, settings.layout)
         casts = settings.autocast_dtype is not None and model.bert.trained_copy is None

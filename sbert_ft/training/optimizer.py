@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sbert_ft.config.settings import TrainingSettings
+from sbert_ft.encoder.ranks import Ranks
 from sbert_ft.training.sparse_embedding import EmbeddingRows, spread_rows, table_stepped_by_row
 
 
@@ -52,6 +53,24 @@ class Optimizer:
         """Update the embedding rows that a training forward over these tokens reads; call it before each."""
         if self.rows is not None:
             self.rows.prepare(token_ids)
+
+    def sum_gradients(self, ranks: Ranks, *others: Tensor) -> None:
+        """Add up the gradients of all processes, and some other tensors; they are then the same in each.
+
+        A parameter without a gradient in any process keeps none, so that it is not stepped.
+        """
+        if ranks.size == 1:
+            return
+        there = ranks.most([parameter.grad is not None for parameter in self.dense])
+        gradients = list(others)
+        for parameter, has_gradient in zip(self.dense, there, strict=True):
+            if has_gradient and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if has_gradient and parameter.grad is not None:
+                gradients.append(parameter.grad)
+        if self.rows is not None:
+            gradients.append(self.rows.spread_gradient())
+        ranks.sum(gradients)
 
     def clip_gradient(self, max_norm: float) -> Tensor:
         """Scale the gradient down to a norm of at most `max_norm`, and return the norm before that, a scalar.

@@ -22,6 +22,7 @@ from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.ledger import counted, row_word
 from sbert_ft.encoder.batching import Layout, row_width
 from sbert_ft.encoder.devices import choose_precision, describe_device, memory_bytes
+from sbert_ft.encoder.ranks import Ranks
 from sbert_ft.errors import InputError, quoted, shown
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.masked_language_model import MaskedLanguageModel
@@ -57,9 +58,10 @@ _BYTES_PER_WEIGHT = 4 * 4 + 2
 class RunPlan:
     """A run with its training rows as tokens, and how it goes: steps, precision and memory.
 
-    `micro_rows` go through at once. The memory is that of weights, gradients and optimizer (`fixed_bytes`), and that of
-    the largest forward and its backward (`batch_bytes`). Where `layout` is None it is chosen for each batch.
-    `idle` says how many batches of the first epoch teach nothing; it is empty where all of them teach something.
+    `micro_rows` go through at once in each of `n_processes`. The memory is that of weights, gradients and optimizer
+    (`fixed_bytes`), and that of the largest forward and its backward (`batch_bytes`). Where `layout` is None it is
+    chosen for each batch. `idle` says how many batches of the first epoch teach nothing; it is empty where all of them
+    teach something.
     """
 
     run: PreparedRun
@@ -71,6 +73,7 @@ class RunPlan:
     fixed_bytes: int
     batch_bytes: int
     idle: str = ""
+    n_processes: int = 1
 
     @property
     def n_steps(self) -> int:
@@ -118,6 +121,8 @@ class RunPlan:
         settings, tokens, percentiles = self.run.settings.training, self.tokens, self.tokens.percentiles()
         lengths = ", ".join(f"{p} % up to {n}" for p, n in percentiles.items() if p < 100)
         batch = f"batch {settings.batch_size}"
+        if self.n_processes > 1:
+            batch += f" dealt to {self.n_processes} processes"
         if settings.accumulation_steps > 1:
             batch += f" x {settings.accumulation_steps} accumulated"
         if self.micro_rows < settings.batch_size:
@@ -131,23 +136,26 @@ class RunPlan:
             prompted = [
                 f"every text begins with the default prompt {quoted(prompt)}" for prompt in prompts[:1] if prompt
             ]
+        each = "" if self.n_processes == 1 else " in each"
+        among = "" if self.n_processes == 1 else f"{self.n_processes} processes, the first on "
         n_warmup = warmup_steps(self.n_steps, settings)
         warm_up = f"after {counted(n_warmup, 'step')} of" if n_warmup else "without"
         return [
-            f"{describe_device(self.run.model.device)}, {self.precision}{frozen}",
+            f"{among}{describe_device(self.run.model.device)}, {self.precision}{frozen}",
             f"{rows}, objective {self.run.objective.describe()}",
             *prompted,
             f"tokens a {self.sequence}: {lengths}, the longest {percentiles[100]}; {tokens.describe_cut()}",
             f"{counted(self.n_steps, 'step')} ({counted(len(self.steps_by_epoch), 'epoch')}), {batch}, "
             f"rate {settings.learning_rate:g}, {settings.schedule} {warm_up} warm-up",
-            f"memory foreseen: {_size(self.fixed_bytes + self.batch_bytes)}, of which {_size(self.batch_bytes)} for "
-            "a batch",
+            f"memory foreseen{each}: {_size(self.fixed_bytes + self.batch_bytes)}, of which {_size(self.batch_bytes)} "
+            "for a batch",
             *([self.idle] if self.idle else []),
         ]
 
 
-def plan_run(run: PreparedRun) -> RunPlan:
-    """Return the plan of a run, with its tokens."""
+def plan_run(run: PreparedRun, ranks: Ranks | None = None) -> RunPlan:
+    """Return the plan of a run, with its tokens; of several processes each calls it, and all have the same plan."""
+    ranks = Ranks() if ranks is None else ranks
     model, settings, tokens = run.model, run.settings.training, _tokens_of(run)
     _check_known(tokens, model.bert, settings)
     text_rows = run.connections.train.text_rows if run.objective.distinct_texts else None
@@ -159,11 +167,12 @@ def plan_run(run: PreparedRun) -> RunPlan:
     dtype = training_dtype(settings, model.device)
     longest = min(tokens.percentiles()[100], model.max_seq_length)
     micro_rows, fixed_bytes, batch_bytes = foresee(
-        model.bert, tokens.row_lengths, longest, settings, dtype, run.objective.decoder
+        model.bert, tokens.row_lengths, longest, settings, dtype, run.objective.decoder, ranks
     )
+    micro_rows = -ranks.most([-micro_rows])[0]  # the fewest that fit anywhere
     steps = steps_by_epoch(len(tokens), settings, text_rows)
     layout = training_layout(model.bert)
-    plan = RunPlan(run, tokens, steps, micro_rows, dtype, layout, fixed_bytes, batch_bytes)
+    plan = RunPlan(run, tokens, steps, micro_rows, dtype, layout, fixed_bytes, batch_bytes, n_processes=ranks.size)
     plan = replace(plan, idle=_idle_batches(run, plan.batches(0)))
     if plan.idle:
         logger.warning("%s", plan.idle)
@@ -295,8 +304,11 @@ def foresee(
     settings: TrainingSettings,
     dtype: torch.dtype | None,
     decoder: TextDecoder | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[int, int, int]:
     """Return the rows per forward, the fixed bytes (weights, gradients, moments) and the bytes of the largest batch.
+
+    All three are those of one of several processes; on a CPU they share the memory of their machine.
 
     `row_lengths`, shape (N,), are the tokens of each training row, and `longest` those of the longest text, truncated.
     """
@@ -312,10 +324,13 @@ def foresee(
         )
     # plan for rows at the 99th percentile of length
     typical = int(np.percentile(row_lengths, 99)) if len(row_lengths) else 1
-    available = max(0, free_memory(bert.device) - fixed) * _SHARE_FOR_ACTIVATIONS
+    n_local, size = (1, 1) if ranks is None else (ranks.n_local, ranks.size)
+    free = free_memory(bert.device) // (n_local if bert.device.type == "cpu" else 1)
+    available = max(0, free - fixed) * _SHARE_FOR_ACTIVATIONS
     fitting = max(1, int(available / max(1, per_token * typical)))
     micro_rows = min(settings.batch_size, settings.micro_batch_size or fitting)
-    largest = int(np.sort(row_lengths)[-micro_rows:].sum()) if len(row_lengths) <= 1_000_000 else micro_rows * typical
+    at_once = min(micro_rows, -(-settings.batch_size // size))
+    largest = int(np.sort(row_lengths)[-at_once:].sum()) if len(row_lengths) <= 1_000_000 else at_once * typical
     return micro_rows, fixed, per_token * largest
 
 

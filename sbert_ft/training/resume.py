@@ -25,7 +25,8 @@ from sbert_ft.data.corpus import TextCorpus
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.retrieval import RetrievalData
 from sbert_ft.encoder.devices import describe_device
-from sbert_ft.errors import CheckpointError, RunFolderError, quoted, shown
+from sbert_ft.encoder.ranks import Ranks
+from sbert_ft.errors import CheckpointError, InputError, RunFolderError, quoted, shown
 from sbert_ft.evaluation.retrieval_evaluator import RETRIEVAL, RetrievalEvaluator
 from sbert_ft.files.atomic import write_json
 from sbert_ft.training.checkpoints import Checkpoint, TrainerState, newest_checkpoint
@@ -144,6 +145,28 @@ def check_unchanged(
             "output_dir, or continue anyway with --allow-changes"
         )
     return [f"since the run began: {difference.sentence}" for difference in found if difference.weight != "free"]
+
+
+def check_same_everywhere(now: Fingerprint, ranks: Ranks) -> None:
+    """Check that all processes of a run start with the same settings, data, weights and versions.
+
+    Raises:
+        InputError: This process does not start with those of the first one.
+    """
+    if ranks.size == 1:
+        return
+    first = ranks.told(lambda: now)
+    found = [difference.sentence for difference in differences(first, now) if difference.weight == "refuse"]
+    found += [
+        f"versions.{name} was {quoted(value)}, is {quoted(now['versions'].get(name))}"
+        for name, value in first["versions"].items()
+        if now["versions"].get(name) != value
+    ]
+    if found:
+        raise InputError(
+            f"this process does not start with what process 0 has: {'; '.join(found)}",
+            "give all machines the same files and the same libraries",
+        )
 
 
 def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sbert_ft._version import library_versions
 from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.ledger import Ledger, counted
 from sbert_ft.encoder.devices import describe_device
+from sbert_ft.encoder.ranks import Ranks
 from sbert_ft.errors import CheckpointError, RunFolderError, quoted
 from sbert_ft.evaluation.evaluator import EvaluationResult
 from sbert_ft.files.atomic import write_json
@@ -27,11 +29,18 @@ from sbert_ft.models.tokenized_corpus import TokenizedCorpus
 from sbert_ft.report.content import Report
 from sbert_ft.report.write import write_report
 from sbert_ft.training.checkpoints import TrainerState, checkpoint_file, read_checkpoint, restore_weights
+from sbert_ft.training.distributed import check_device, joined
 from sbert_ft.training.interruption import interruptible, memory_named, saved_named
 from sbert_ft.training.loop import TrainingSession, train
 from sbert_ft.training.plan import RunPlan, plan_run
 from sbert_ft.training.prepare import PreparedRun, RunOptions
-from sbert_ft.training.resume import check_finished, checked_resume_state, warn_of_disk_space
+from sbert_ft.training.resume import (
+    check_finished,
+    check_same_everywhere,
+    checked_resume_state,
+    fingerprint_of,
+    warn_of_disk_space,
+)
 from sbert_ft.training.run_folder import (
     RUN_FILES,
     RUN_FOLDERS,
@@ -82,49 +91,69 @@ def check_output_dir(settings: RunSettings, options: RunOptions) -> None:
         pass
 
 
-def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
+def run_training(run: PreparedRun, options: RunOptions, ranks: Ranks | None = None) -> FineTuneResult:
     """Carry out a run in its folder; the model is tuned in place.
+
+    Where torchrun has started several processes, all of them call it with the same run. `ranks` are those that have
+    joined already (see `joined`); None to join them here. The first one writes the folder.
 
     Raises:
         CheckpointError: No checkpoint is complete.
         RunFolderError, TrainingError, ResourceError, OutputError, RunInterrupted: As in `fine_tune`.
     """
+    if ranks is None:
+        with joined() as all_ranks:
+            return run_training(run, options, all_ranks)
+    check_device(ranks, run.model.device)
     if options.mode == "overwrite":
         _check_inputs_stay(run.settings)
+    unopened = nullcontext(RunFolder(Path(run.settings.output_dir)))
     with (
         warnings_kept() as warnings,
-        interruptible() as interruption,
-        open_run_folder(run.settings.output_dir, options.mode) as folder,
+        interruptible(aloud=ranks.size == 1) as interruption,
+        open_run_folder(run.settings.output_dir, options.mode) if ranks.is_first else unopened as folder,
         saved_named(folder),
         memory_named(run.settings, "the run went on"),
+        run.model.bert.shared_by(ranks),
     ):
-        if options.mode == "resume" and folder.is_finished:
-            metrics = check_finished(run, folder, options)
+        check_same_everywhere(fingerprint_of(run), ranks)
+        is_finished = options.mode == "resume" and folder.is_finished
+        finished = ranks.told(lambda: check_finished(run, folder, options) if is_finished else None)
+        if finished is not None:
             logger.info("%s: the run is finished; nothing is left to do", folder.path)
-            return FineTuneResult(folder.path, metrics, was_finished=True)
-        state = checked_resume_state(run, folder, options)
-        plan = plan_run(run)  # may refuse the run, so nothing is written or removed before
-        if options.mode == "overwrite":
-            remove_run(folder)
-        state.write_files()
-        warn_of_disk_space(run, folder, state)
+            return FineTuneResult(folder.path, finished, was_finished=True)
+        state = ranks.told(lambda: checked_resume_state(run, folder, options))
+        plan = plan_run(run, ranks)  # may refuse the run, so nothing is written or removed before
         for line in plan.describe():
             logger.info("%s", line)
-        ledgers = _write_ledgers(plan, folder)
+        if ranks.is_first:
+            if options.mode == "overwrite":
+                remove_run(folder)
+            state.write_files()
+            warn_of_disk_space(run, folder, state)
+            ledgers = _write_ledgers(plan, folder)
         _allocate_blas_buffers()
 
+        ranks.doing("the evaluation before the first step")
         before = run.evaluator.evaluate_baseline(run.model)
         for sentence in run.evaluator.doubts(run.model, before):
             logger.warning("%s", sentence)
         if state.checkpoint is not None:
             logger.info("going on after step %d of %d", state.checkpoint.step, plan.n_steps)
-        progress = train(plan, TrainingSession(folder, interruption, state.checkpoint, options.progress_bar))
+        shows = options.progress_bar and ranks.is_first
+        progress = train(plan, TrainingSession(folder, interruption, state.checkpoint, shows, ranks))
         interruption.raise_if_signalled("after its last step; continue with --resume")
-        _take_best(run, progress, folder)
+        if ranks.is_first:
+            _take_best(run, progress, folder)
+        ranks.broadcast(run.trained.state_dict().values())
 
+        ranks.doing("the evaluation after the last step")
         found = run.evaluator.evaluate_final(run.model, before)
         for sentence in found.alarms:
             logger.warning("%s", sentence)
+        if not ranks.is_first:
+            return FineTuneResult(folder.path, ranks.told(dict))
+        ranks.doing("the writing of the model and the report")
         folder.check_is_there()
         run.model.save_pretrained(folder.model_dir)
         metrics = _metrics(plan, progress, found, [*run.warnings, *warnings])
@@ -146,7 +175,7 @@ def run_training(run: PreparedRun, options: RunOptions) -> FineTuneResult:
         write_report(report, folder.path)
         folder.check_is_there()
         write_json(folder.metrics_file, metrics)
-        return FineTuneResult(folder.path, metrics)
+        return FineTuneResult(folder.path, ranks.told(lambda: metrics))
 
 
 def _allocate_blas_buffers() -> None:

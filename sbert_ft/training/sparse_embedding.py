@@ -73,6 +73,8 @@ class EmbeddingRows:
         self._buffers = [torch.empty(table.shape) for _ in range(4)]
         self._touched = torch.empty(0, dtype=torch.int64)  # slots whose gradient is not zero
         self._values: Tensor | None = None
+        self._read = self._touched  # slots that the values belong to
+        self._prepared: list[Tensor] = []  # the rows that the forwards since the last step may have read
         self.weights = torch.empty(0, table.shape[1])
         self._grow(0)
 
@@ -89,6 +91,22 @@ class EmbeddingRows:
             if len(new):
                 self._activate(new, self.table[new] * self.pending)
             self.table.index_copy_(0, rows, self.weights[self._slots[rows]])
+        self._prepared.append(rows)
+
+    def spread_gradient(self) -> Tensor:
+        """Return the gradient of all prepared rows, zero in those that were not read, as `sum_gradient` then does.
+
+        In all processes that have prepared the same rows it has the same rows, and can be added up in place.
+        """
+        slots = self._slots[torch.cat(self._prepared).unique()]
+        values = torch.zeros(len(slots), self.table.shape[1])
+        found = self.sum_gradient()
+        if found is not None:
+            places = torch.empty(len(self.weights), dtype=torch.int64)
+            places[slots] = torch.arange(len(slots))
+            values.index_copy_(0, places[self._read], found)
+        self._read, self._values = slots, values
+        return values
 
     def sum_gradient(self) -> Tensor | None:
         """Return the gradient of the distinct rows that were read, shape (U, D), which may be scaled in place.
@@ -116,6 +134,7 @@ class EmbeddingRows:
     def clear_gradient(self) -> None:
         """Clear the gradient."""
         self.table.grad = self._values = None
+        self._prepared.clear()
 
     def settle(self) -> None:
         """Bring the whole table up to date; this changes nothing if there was no step since the last call."""
