@@ -83,7 +83,6 @@ def joined() -> Iterator[Ranks]:
         ranks.doing("the end")
         ranks.most([0])  # until the first process has written everything
     except BaseException as error:
-        _ignore_signals()
         end = watch.farewell(error)
         if end is error:
             raise
@@ -142,11 +141,16 @@ def _join() -> Watch:
             "leave init_process_group out",
         )
     where = f"process {rank} of {size}"
+    if rank >= size:
+        raise InputError(f"RANK is {rank}, but WORLD_SIZE is {size}", "start the processes with torchrun")
     try:
         made, _, _ = next(iter(rendezvous("env://", timeout=_JOIN)))
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        # a connection of its own, since one that waits answers nothing else
         client = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_JOIN)
-        store = PrefixStore(f"sbert_ft/{attempt}", client)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        n_runs = client.add(f"sbert_ft/{attempt}/{rank}", 1)  # a script may train more than once
+        place = f"sbert_ft/{attempt}/{n_runs}"
+        store = PrefixStore(place, client)
         watch = Watch(rank, size, store)
         watch.beat()
         keys = [watch.key(other) for other in range(size)]
@@ -164,9 +168,9 @@ def _join() -> Watch:
             backend = "cpu:gloo,cuda:nccl"
             if (local := _number("LOCAL_RANK", 0)) < torch.cuda.device_count():
                 torch.cuda.set_device(local)
-        group = PrefixStore("sbert_ft", made)
+        group = PrefixStore(f"{place}/group", made)
         dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=_LONGEST_WAIT)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ResourceError(
             f"{where} did not reach the others at {quoted(f'{host}:{port}')}: {quoted(error, limit=200)}",
             "start all of them with torchrun, with the same address",
@@ -213,9 +217,9 @@ class Watch(threading.Thread):
         self._seconds = _BEAT_SECONDS * max(1.0, size / _RANKS_A_BEAT)
         self._silent_seconds = max(3 * self._seconds, float(os.environ.get("SBERT_FT_SILENT_SECONDS", SILENT_SECONDS)))
         self._heard: dict[int, tuple[str, float]] = {}  # the last beat of each process, and when it was heard
-        self._exit_code: int | None = None
+        self._has_failed = False
+        self._handlers: dict[int, Any] = {}
         self._process = f"process {os.getpid()} on {socket.gethostname()}"
-        atexit.register(self._leave)
 
     def key(self, rank: int) -> str:
         """Return the name of a process's entry in the store."""
@@ -245,7 +249,7 @@ class Watch(threading.Thread):
                 self.tell(self._lost(silent, f"nothing was heard from it for {self._silent_seconds:.0f} s"))
             if self.ending is not None:
                 failed_at = failed_at or time.monotonic()
-                if time.monotonic() - failed_at > _GRACE_SECONDS and self._exit_code is None:
+                if time.monotonic() - failed_at > _GRACE_SECONDS and not self._has_failed:
                     self._end_at_once(self.ending)
 
     def check(self) -> None:
@@ -255,7 +259,6 @@ class Watch(threading.Thread):
 
     def blame(self, error: RuntimeError) -> NoReturn:
         """Raise the error by which the run ends, after an exchange failed with `error`: who told it, or who is lost."""
-        _ignore_signals()  # torchrun sends one when it notices, too
         self._look_for_lost()
         if self.ending is None:
             self.tell(Ending(f"the processes of the run lost their connection: {quoted(error, limit=200)}; {_ON}", 2))
@@ -271,7 +274,8 @@ class Watch(threading.Thread):
 
     def farewell(self, error: BaseException) -> BaseException:
         """Return what to raise in place of `error`, by which this process ends, after the others know of it."""
-        code = _exit_code(error)
+        self._ignore_signals()
+        self._has_failed, code = True, _exit_code(error)
         if code > 128 and self.ending is None:
             self._look_for_lost()  # by its signal torchrun ends all after one has died
         if self.ending is None:
@@ -281,7 +285,8 @@ class Watch(threading.Thread):
             where = "" if self.rank == 0 and code != 1 else f"process {self.rank} of {self.size}: "
             self.tell(Ending(where + what, code))
         assert self.ending is not None
-        self._exit_code = code if code == 1 else self.ending.code
+        if self.ending.lost:
+            atexit.register(_leave, code if code == 1 else self.ending.code)
         if code == 1:
             return error  # with its traceback
         speaker = next(rank for rank in range(self.size) if rank not in self.ending.lost)
@@ -289,7 +294,7 @@ class Watch(threading.Thread):
             with suppress(RuntimeError):
                 if self.store.check(["said"]):
                     time.sleep(self._seconds)  # torchrun ends all others as soon as one has ended
-                    return ReportedElsewhere(self.ending.sentence, self._exit_code)
+                    return ReportedElsewhere(self.ending.sentence, self.ending.code)
             if speaker in self._silent(3 * self._seconds):
                 break
             time.sleep(0.1)
@@ -304,8 +309,8 @@ class Watch(threading.Thread):
         self.doing = _GONE
         with suppress(RuntimeError):
             self.beat()
-        if self._exit_code is None:
-            atexit.unregister(self._leave)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def _hear_ending(self) -> None:
         content = json.loads(self.store.get("ending"))
@@ -337,7 +342,7 @@ class Watch(threading.Thread):
     def _lost(self, ranks: list[int], how: str) -> Ending:
         _, doing, process = json.loads(self._heard[ranks[0]][0])
         more = f" (and {len(ranks) - 1} more)" if len(ranks) > 1 else ""
-        who = f"process {ranks[0]} of {self.size}{more}, {process}, was lost in {doing}"
+        who = f"process {ranks[0]} of {self.size}{more}, {process}, was lost, last heard of in {doing}"
         return Ending(f"{who}: {how}; {_ON}", 2, tuple(ranks))
 
     def _end_at_once(self, ending: Ending) -> None:
@@ -346,13 +351,11 @@ class Watch(threading.Thread):
             os.write(2, f"sbert-ft: error: {ending.sentence}\n".encode(errors="backslashreplace"))
         os._exit(ending.code)
 
-    def _leave(self) -> None:
-        """End the process without its other threads, one of which may wait for a process that is lost."""
-        if self._exit_code is not None:
-            with suppress(OSError, ValueError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(self._exit_code)
+    def _ignore_signals(self) -> None:
+        """Let no signal interrupt the end of the run in this process: torchrun sends one when a process has ended."""
+        if threading.current_thread() is threading.main_thread():
+            wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+            self._handlers = {number: signal.signal(number, signal.SIG_IGN) for number in wanted}
 
 
 _ON = "find out why, then continue with --resume, or start again if there is no checkpoint"
@@ -370,9 +373,9 @@ def _exit_code(error: BaseException) -> int:
     return 128 + int(number) if isinstance(number, int) and number > 0 else 130
 
 
-def _ignore_signals() -> None:
-    """Let nothing interrupt the end of this process."""
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.SIG_IGN)
+def _leave(code: int) -> None:
+    """End the process without its other threads, one of which waits for a process that is lost."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)

@@ -215,8 +215,9 @@ def struck(
     signals: Sequence[int] = (),
     file_bytes: int | None = None,
     shell: str | None = None,
+    out_of_memory: bool = False,
 ) -> None:
-    """Right before a function's nth call, limit the size of files, run a shell command, and send signals."""
+    """Right before a function's nth call, limit the size of files, run a shell command, send signals, or fail."""
     place = importlib.import_module(module)
     call, seen = getattr(place, name), [0]
 
@@ -229,6 +230,8 @@ def struck(
                 subprocess.run(shell, shell=True, check=True)
             for number in signals:
                 os.kill(os.getpid(), number)
+            if out_of_memory:
+                raise MemoryError
         return call(*arguments, **options)
 
     setattr(place, name, counted)
