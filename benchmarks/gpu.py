@@ -41,6 +41,7 @@ PARTS = {
     "encode": 55,
     "train": 50,
     "tutorial": 20,
+    "cards": 60,
 }
 TAIL = 4000  # characters kept of what a part printed where it failed
 MOST_WARNINGS = 20
@@ -86,7 +87,7 @@ def arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--limit", type=float, default=sum(PARTS.values()), help="seconds for the whole; default 480")
+    parser.add_argument("--limit", type=float, default=sum(PARTS.values()), help="seconds for the whole; default 540")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), metavar="NAME[=SECONDS]", help=", ".join(PARTS))
     parser.add_argument("--output", type=Path, help="folder; default benchmarks/results/gpu, for a CPU a temporary one")
     parser.add_argument("--worker", choices=PARTS, help=argparse.SUPPRESS)

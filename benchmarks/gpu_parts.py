@@ -7,10 +7,12 @@ Without a GPU everything runs in small sizes, on a small BERT of random weights;
 from __future__ import annotations
 
 import gc
+import json
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import traceback
@@ -686,6 +688,68 @@ def tutorial(context: Context) -> str:
     speed = batch_size * (n_steps - warm_up) / done["seconds"]
     context.note("run", {**context.found["run"], "ran": True, "rows_per_second": round(speed, 1), **done})
     return f"{speed:.0f} reviews/s, peak {done['peak_mib']:.0f} MiB"
+
+
+def cards(context: Context) -> str:
+    """Train by one process and by one for each card, and compare losses and speed; without a GPU by two on the CPU."""
+    n_cards = context.pick(torch.cuda.device_count(), 2)
+    if n_cards < 2:
+        raise harness.Skipped("one card: the runs of several are compared where there are several")
+    n_steps, batch_size = context.pick((40, 64 * n_cards), (4, 8))
+    said = []
+    for precision in context.pick(("float32", "auto"), ("float32",)):
+        logs = [logged_run(context, n, precision, n_steps, batch_size) for n in (1, n_cards)]
+        pairs = list(zip(*([record["loss"] for record in log[: n_steps // 4]] for log in logs), strict=True))
+        difference = max(abs(one - several) / abs(one) for one, several in pairs)
+        seconds = [log[-1]["seconds"] - log[len(log) // 2 - 1]["seconds"] for log in logs]
+        facts = {"cards": n_cards, "batch_size": batch_size, "steps": n_steps, "loss_difference": difference}
+        context.note(precision, {**facts, "seconds": seconds, "times_faster": round(seconds[0] / seconds[1], 2)})
+        said.append(
+            f"{precision}: {n_cards} processes {seconds[0] / seconds[1]:.2f} times as fast as one, losses differ "
+            f"by {difference:.1e}"
+        )
+        if precision == "float32" and not difference <= MOST_LOSS:
+            raise Failed("; ".join(said))
+    return "; ".join(said)
+
+
+def logged_run(
+    context: Context, n_processes: int, precision: str, n_steps: int, batch_size: int
+) -> list[dict[str, Any]]:
+    """Return the log of a run of `sbert-ft train` with so many processes; objective cosent, without dropout."""
+    with tempfile.TemporaryDirectory(dir=context.place) as place:
+        config = {
+            "model": {"path": str(context.minilm()), "dropout": 0.0},
+            "data": {
+                "train": str((corpus.DATA if (corpus.DATA / "train.csv").exists() else training.EXAMPLES) / "train.csv")
+            },
+            "objective": "cosent",
+            "training": {
+                "batch_size": batch_size,
+                "max_steps": n_steps,
+                "logging_steps": 1,
+                "precision": precision,
+                "device": context.device,
+                "epochs": 100,
+            },
+            "output_dir": f"{place}/run",
+        }
+        path = Path(place) / "run.json"
+        path.write_text(json.dumps(config), "utf-8")
+        started = ["torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}", "-m"]
+        command = [
+            sys.executable,
+            "-m",
+            *(started if n_processes > 1 else []),
+            "sbert_ft",
+            "train",
+            str(path),
+            "--quiet",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise Failed(f"{n_processes} processes ended with {done.returncode}: {done.stderr[:500]}")
+        return [json.loads(line) for line in (Path(place) / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
 
 
 @cache

@@ -140,9 +140,10 @@ class TrainingSettings:
     Attributes:
         epochs: Passes over the training rows.
         max_steps: Optimizer steps at most; None for all of the epochs.
-        batch_size: Rows a batch: pairs, triplets or texts.
+        batch_size: Rows a batch: pairs, triplets or texts, of all processes together.
         accumulation_steps: Batches an optimizer step; each has its own loss, the mean of them is stepped on.
-        micro_batch_size: Rows a forward at most; None to fit the device. It changes memory, not the gradient.
+        micro_batch_size: Rows a forward at most, in each process; None to fit the device. It changes memory, not the
+            gradient.
         learning_rate: Peak of the schedule.
         schedule: The rate after the warm-up: linear or cosine to 0, or constant.
         warmup_ratio: Share of the steps in which the rate rises from 0.

@@ -42,7 +42,7 @@ from sbert_ft.errors import (
     quoted,
 )
 
-SILENT_SECONDS: Final = 20.0
+SILENT_SECONDS: Final = 20
 """After so long without a sign of life a process counts as lost; SBERT_FT_SILENT_SECONDS replaces it."""
 _BEAT_SECONDS = 1.0
 _RANKS_A_BEAT = 64  # with more processes the beats are rarer, so that the store has no more to do
@@ -124,9 +124,9 @@ def _number(name: str, default: int | None = None) -> int:
     if text is None or not text.isascii() or not text.isdigit():
         found = "is not set" if text is None else f"is {quoted(text)}"
         raise InputError(
-            f"the environment variable {name} {found}, expected a number: WORLD_SIZE says that this is one of several "
-            "processes",
-            "start them with torchrun, which sets it, or unset WORLD_SIZE",
+            f"the environment variable {name} {found}, expected a number: this is one of several processes of a run, "
+            "by WORLD_SIZE",
+            "start them with torchrun, which sets RANK and WORLD_SIZE, or unset WORLD_SIZE",
         )
     return int(text)
 
@@ -215,7 +215,7 @@ class Watch(threading.Thread):
         self.ending: Ending | None = None
         self._n_beats, self._closing = 0, threading.Event()
         self._seconds = _BEAT_SECONDS * max(1.0, size / _RANKS_A_BEAT)
-        self._silent_seconds = max(3 * self._seconds, float(os.environ.get("SBERT_FT_SILENT_SECONDS", SILENT_SECONDS)))
+        self._silent_seconds = max(3 * self._seconds, _number("SBERT_FT_SILENT_SECONDS", SILENT_SECONDS))
         self._heard: dict[int, tuple[str, float]] = {}  # the last beat of each process, and when it was heard
         self._has_failed = False
         self._handlers: dict[int, Any] = {}
@@ -332,12 +332,15 @@ class Watch(threading.Thread):
         return [rank for rank, doing, at in heard if rank != self.rank and doing != _GONE and now - at > seconds]
 
     def _look_for_lost(self) -> None:
-        """Wait until another process tells why the run ends, or one is silent, for some beats at most."""
-        until = time.monotonic() + 4 * self._seconds
-        while self.ending is None and time.monotonic() < until:
+        """Wait until another process tells why the run ends, or one is silent, or all of them were heard again."""
+        began = time.monotonic()
+        while self.ending is None:
             time.sleep(0.1)
             if silent := self._silent(2.5 * self._seconds):
                 self.tell(self._lost(silent, "it has ended without a word, or its machine cannot be reached"))
+            # what is heard first may have been written before
+            if all(at > began + self._seconds for _, at in self._heard.values()):
+                return
 
     def _lost(self, ranks: list[int], how: str) -> Ending:
         _, doing, process = json.loads(self._heard[ranks[0]][0])

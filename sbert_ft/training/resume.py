@@ -147,7 +147,7 @@ def check_unchanged(
     return [f"since the run began: {difference.sentence}" for difference in found if difference.weight != "free"]
 
 
-def check_same_everywhere(now: Fingerprint, ranks: Ranks) -> None:
+def check_same_everywhere(run: PreparedRun, ranks: Ranks) -> None:
     """Check that all processes of a run start with the same settings, data, weights and versions.
 
     Raises:
@@ -155,6 +155,7 @@ def check_same_everywhere(now: Fingerprint, ranks: Ranks) -> None:
     """
     if ranks.size == 1:
         return
+    now = fingerprint_of(run)
     first = ranks.told(lambda: now)
     found = [difference.sentence for difference in differences(first, now) if difference.weight == "refuse"]
     found += [

@@ -38,7 +38,6 @@ from sbert_ft.training.resume import (
     check_finished,
     check_same_everywhere,
     checked_resume_state,
-    fingerprint_of,
     warn_of_disk_space,
 )
 from sbert_ft.training.run_folder import (
@@ -116,7 +115,7 @@ def run_training(run: PreparedRun, options: RunOptions, ranks: Ranks | None = No
         memory_named(run.settings, "the run went on"),
         run.model.bert.shared_by(ranks),
     ):
-        check_same_everywhere(fingerprint_of(run), ranks)
+        check_same_everywhere(run, ranks)
         is_finished = options.mode == "resume" and folder.is_finished
         finished = ranks.told(lambda: check_finished(run, folder, options) if is_finished else None)
         if finished is not None:

@@ -169,6 +169,17 @@ def test_no_objective_and_no_step_waits_or_blocks(run_journeys: Callable[[str], 
     assert copied["launches"] - plain["launches"] < copied["parameters"]
 
 
+def test_a_step_of_several_processes_waits_for_no_card(run_journeys: Callable[[str], Told]) -> None:
+    """What is agreed on goes through the CPU; sums of vectors and gradients are queued on the card."""
+    told = run_journeys("processes")
+    for name in ("cosine", "cosent"):
+        for how in ("whole", "in parts"):
+            step = told[f"{name}, {how}"]
+            assert step["is"] == "cuda:0" and step["gradients"] > 30
+            assert (step["waits"], step["blocking"]) == ({}, {}), name
+    assert told["encode"]["shape"] == [60, 64] and sum(told["encode"]["waits"].values()) == 1
+
+
 def test_runs_wait_for_the_card_at_the_logging_interval_alone(run_journeys: Callable[[str], Told]) -> None:
     told = run_journeys("runs")
     names = [

@@ -232,9 +232,13 @@ def trained(warm: WarmProcess, data: dict[str, str], tmp_path_factory: pytest.Te
 
 @pytest.mark.parametrize("case", CASES)
 def test_losses_and_weights_are_those_of_one_process(trained: dict[int, Path], case: str) -> None:
-    before = load_file(Path(json.loads((trained[1] / case / "config.json").read_text())["model"]["path"], "model.safetensors"))
+    before = load_file(
+        Path(json.loads((trained[1] / case / "config.json").read_text())["model"]["path"], "model.safetensors")
+    )
     after = weights_of(trained[1] / case)
-    moved = [name for name in before for key in after if key.endswith(name) and not torch.equal(after[key], before[name])]
+    moved = [
+        name for name in before for key in after if key.endswith(name) and not torch.equal(after[key], before[name])
+    ]
     assert len(moved) > 10, "the run has trained"
     for size in (2, 3):
         if case.endswith("bfloat16"):  # AdamW's first steps have full length whatever the size of a gradient
@@ -274,7 +278,9 @@ def test_a_gradient_of_the_word_table_has_the_rows_of_all_processes() -> None:
     rows = EmbeddingRows(torch.zeros(9, 2, requires_grad=True))
     rows.prepare(np.array([7, 2, 2], np.int32))
     rows.prepare(np.array([3, 7], np.int32))
-    rows.table.grad = torch.sparse_coo_tensor(torch.tensor([[7, 3, 7]]), torch.tensor([[1.0, 2], [3, 4], [5, 6]]), (9, 2))
+    rows.table.grad = torch.sparse_coo_tensor(
+        torch.tensor([[7, 3, 7]]), torch.tensor([[1.0, 2], [3, 4], [5, 6]]), (9, 2)
+    )
     values = rows.spread_gradient()
     assert values.tolist() == [[0, 0], [6, 8], [3, 4]]  # rows 2, 7 and 3, in the order in which they were first read
     values += 1

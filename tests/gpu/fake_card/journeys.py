@@ -2,9 +2,9 @@
 
     echo inference | FAKE_CARD_PLACE=folder python tests/gpu/fake_card/journeys.py MODEL_FOLDER WORK_FOLDER
 
-The groups are `inference`, `classifiers`, `objectives` and `runs`. Each line of standard input names one, which runs in
-a fork, so that torch is imported once for all of them; an empty line is printed at its end. If a journey raises, its
-error is printed and the others still run. `tests/gpu/test_fake_card.py` checks the counts.
+The groups are `inference`, `classifiers`, `objectives`, `processes` and `runs`. Each line of standard input names one,
+which runs in a fork, so that torch is imported once for all of them; an empty line is printed at its end. If a journey
+raises, its error is printed and the others still run. `tests/gpu/test_fake_card.py` checks the counts.
 """
 
 from __future__ import annotations
@@ -337,6 +337,47 @@ def objectives(journeys: Journeys) -> None:
                 journeys.go(f"step {precision} {layout} {'with' if dropout else 'without'} dropout", step)
 
 
+def processes(journeys: Journeys) -> None:
+    """Take steps as the second of two processes, with torch's stand-in for the other, which sends nothing."""
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from sbert_ft import ObjectiveSettings, TrainingSettings
+    from sbert_ft.encoder.ranks import Ranks
+    from sbert_ft.training.gradients import BackwardSettings, backward
+    from sbert_ft.training.objectives import Objective
+    from sbert_ft.training.optimizer import Optimizer
+
+    dist.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+    n_rows, ranks, model = 8, Ranks(1, 2, 2), journeys.siamese()
+    for name in ("cosine", "cosent"):
+        for micro_rows in (n_rows, 2):
+
+            def step(name: str = name, micro_rows: int = micro_rows) -> dict[str, Any]:
+                model.zero_grad()
+                tokens = model.tokenizer.frame(model.tokenizer.tokenize(TEXTS[: 2 * n_rows]), 40)
+                optimizer = Optimizer(model.bert.encoder, TrainingSettings())
+                settings = BackwardSettings(micro_rows, torch.bfloat16, "rows", ranks=ranks)
+                model.train()
+                with model.bert.trained_in(torch.bfloat16):
+                    journeys.card.clear()
+                    targets = torch.rand(n_rows)
+                    loss = backward(model, Objective([ObjectiveSettings(name)]), tokens, targets, n_rows, settings)
+                    optimizer.sum_gradients(ranks, loss)
+                    optimizer.clip_gradient(1.0)
+                    optimizer.step()
+                n_gradients = sum(parameter.grad is not None for parameter in model.bert.encoder.parameters())
+                return {"is": str(loss.device), "gradients": n_gradients}
+
+            journeys.go(f"{name}, {'whole' if micro_rows == n_rows else 'in parts'}", step)
+
+    def encode() -> dict[str, Any]:
+        with model.bert.shared_by(ranks):
+            return {"shape": list(model.encode(TEXTS).shape)}
+
+    journeys.go("encode", encode)
+
+
 def runs(journeys: Journeys) -> None:
     """Do whole runs: every precision, checkpointed activations, classifiers, a resume, memory that runs out."""
     from sbert_ft import ConnectionDataset, ObjectiveSettings, Reading, SiameseBert, TrainingSettings, fine_tune
@@ -435,7 +476,13 @@ def runs(journeys: Journeys) -> None:
     journeys.go("fine_tune out of memory", memory_runs_out)
 
 
-GROUPS = {"inference": inference, "classifiers": classifiers, "objectives": objectives, "runs": runs}
+GROUPS = {
+    "inference": inference,
+    "classifiers": classifiers,
+    "objectives": objectives,
+    "processes": processes,
+    "runs": runs,
+}
 
 
 def main() -> None:
