@@ -163,6 +163,7 @@ def _join() -> Watch:
                 "not start",
                 "look at what they said, and at the addresses and ports given to torchrun",
             ) from None
+        watch.listen()
         backend = "gloo"
         if torch.cuda.is_available():
             backend = "cpu:gloo,cuda:nccl"
@@ -170,6 +171,8 @@ def _join() -> Watch:
                 torch.cuda.set_device(local)
         group = PrefixStore(f"{place}/group", made)
         dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=_LONGEST_WAIT)
+    except SbertFtError:
+        raise
     except (RuntimeError, ValueError) as error:
         raise ResourceError(
             f"{where} did not reach the others at {quoted(f'{host}:{port}')}: {quoted(error, limit=200)}",
@@ -238,7 +241,7 @@ class Watch(threading.Thread):
                 self.beat()
                 if self.store.check(["ending"]):
                     self._hear_ending()
-                self._listen()
+                self.listen()
                 answered_at = time.monotonic()
             except RuntimeError:  # nobody answers: its process has ended, or the network is down
                 if self._closing.is_set():
@@ -316,7 +319,8 @@ class Watch(threading.Thread):
         content = json.loads(self.store.get("ending"))
         self.ending = Ending(**{**content, "lost": tuple(content["lost"])})
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
+        """Read the beats of all processes."""
         now = time.monotonic()
         beats = self.store.multi_get([self.key(rank) for rank in range(self.size)])
         slept = any(now - at > self._silent_seconds for rank, (_, at) in self._heard.items() if rank == self.rank)

@@ -237,7 +237,7 @@ class _Loop:
                 if self.device.type == "cpu" or log_due or save_due or progress.evaluation_due:
                     steps.check()  # the one place that waits for the device
                 if log_due:
-                    self._check_same(steps.norm)
+                    self._check_same()
                     record = steps.record(rate)
                     if self.log is not None:
                         session.folder.check_is_there()
@@ -414,12 +414,15 @@ class _Loop:
             interruption.say()
         return number != 0
 
-    def _check_same(self, norm: float) -> None:
-        """Check that all processes have the same gradient, as they have as long as their weights are the same."""
-        (bits,) = np.array([norm]).view(np.int64).tolist()
-        if self.ranks.most([bits, -bits]) != [bits, -bits]:
+    def _check_same(self) -> None:
+        """Check that all processes have the same weights, bit by bit; it waits for the device."""
+        if self.ranks.size == 1:
+            return
+        sums = [parameter.detach().view(torch.int32).sum() for parameter in self.module.parameters()]
+        total = int(torch.stack(sums).sum()) >> 1  # the negative is then a number, too
+        if self.ranks.most([total, -total]) != [total, -total]:
             raise TrainingError(
-                f"the processes no longer have the same weights: their gradients differ in step {self.progress.step}",
-                "look for a machine or a library that computes otherwise; saved checkpoints may be wrong from the step "
-                "before the last logged one on",
+                f"the processes no longer have the same weights after step {self.progress.step}",
+                "look for a machine that computes otherwise than the first one (all need the same kind of processor or "
+                "card), then start again, or go on from a checkpoint with fewer of them",
             )

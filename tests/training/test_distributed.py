@@ -22,7 +22,9 @@ from safetensors.torch import load_file
 from warm import Ended, WarmProcess
 
 from sbert_ft.config.objectives import OBJECTIVES
-from sbert_ft.encoder.ranks import shares
+from sbert_ft.encoder.ranks import Ranks, shares
+from sbert_ft.errors import InputError
+from sbert_ft.training.distributed import check_device
 from sbert_ft.training.sparse_embedding import EmbeddingRows
 
 # Sums over rows in another order, three steps long; found were 3e-6 and, with a rate of 1e-3, 1e-5.
@@ -35,7 +37,7 @@ ZERO_GRADIENT = ("key.bias",)
 OF_DISTANCES = (*ZERO_GRADIENT, "layer.1.output.LayerNorm.bias")
 NO_DROPOUT = 1e-9  # an objective that needs dropout gets one that zeroes nothing
 STEPS = {"epochs": 2, "max_steps": 3, "batch_size": 7, "learning_rate": 1e-3, "warmup_steps": 0, "logging_steps": 1}
-WAITED = 15.0
+WAITED = 15
 """Seconds of silence after which a process counts as lost in these tests."""
 
 
@@ -132,7 +134,7 @@ class Runs:
     def __init__(self, warm: WarmProcess, place: Path) -> None:
         self.warm, self.place, self.n = warm, place, 0
 
-    def go(self, size: int, *jobs: Sequence[object], seconds: float = WAITED, **options: Any) -> tuple[Ended, Path]:
+    def go(self, size: int, *jobs: Sequence[object], seconds: int = WAITED, **options: Any) -> tuple[Ended, Path]:
         """Run jobs in `size` processes; return how that ended, and the folder of what each printed."""
         self.n += 1
         said = self.place / f"said-{self.n}"
@@ -382,7 +384,7 @@ def test_a_killed_process_ends_all_with_one_sentence(
 def test_a_process_that_stands_still_ends_all_with_one_sentence(
     runs: Runs, data: dict[str, str], tmp_path: Path
 ) -> None:
-    ended, said = _lost(runs, data, tmp_path, {**STEP, "nth": 6, "signals": [signal.SIGSTOP]}, 1, seconds=4.0)
+    ended, said = _lost(runs, data, tmp_path, {**STEP, "nth": 6, "signals": [signal.SIGSTOP]}, 1, seconds=4)
     assert ended.report["codes"] == [2, -signal.SIGKILL]
     assert "process 1 of 2" in (sentence := (said / "0.err").read_text().splitlines()[-1])
     assert "nothing was heard from it for 4 s" in sentence
@@ -410,34 +412,64 @@ def test_an_error_is_said_once_and_ends_all_with_the_code_of_one_process(
     runs: Runs, data: dict[str, str], tmp_path: Path
 ) -> None:
     run = long_run(data, tmp_path / "run")
+    nowhere = {**run["data"], "train": str(tmp_path / "nowhere.csv")}
     for expected, change in (
-        ("no such file", {"data": {"train": str(tmp_path / "nowhere.csv")}}),
-        ("expected a whole number", {"training": {"batch_size": 0}}),
-        ("objective tsdae takes one text", {"objective": "tsdae"}),
+        ("nowhere.csv': no such file", {"data": nowhere}),
+        ("training.batch_size", {"training": {**run["training"], "batch_size": 0}}),
+        ("objective triplet takes three texts", {"objective": "triplet"}),
     ):
         codes, said = runs.train(2, {**run, **change})
         assert codes == [2, 2]
         assert said.count("sbert-ft: error: ") == 1 and "Traceback" not in said, said
-        assert expected in said or "batch_size" in said
+        assert expected in said.splitlines()[-1], said
         assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    codes, said = runs.train(2, run)
+    assert codes == [2, 2] and said.count("\n") == 1 and "is not empty ('notes.txt')" in said
 
 
 def test_an_error_of_another_process_is_said_by_the_first(runs: Runs, data: dict[str, str], tmp_path: Path) -> None:
-    """The second process finds another file than the first, as on a machine whose copy is an older one."""
-    strike = {
-        "1": {
-            **{"module": "sbert_ft.training.fine_tune", "name": "read_folder", "nth": 1},
-            "shell": f"sed -i 's/the/a/' {data['more']}",
-        }
-    }
-    before = Path(data["more"]).read_bytes()
-    try:
-        codes, said = runs.train(2, long_run(data, tmp_path / "run"), strikes=strike)
-    finally:
-        Path(data["more"]).write_bytes(before)
-    assert codes in ([2, 2], [0, 0])
-    errors = [line for line in said.splitlines() if "error" in line]
-    assert codes == [0, 0] or len(errors) == 1
+    """The second process reads another file of the same name, or none, as on a machine that was not set up."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    shutil.copy(data["more"], here / "train.csv")
+    config = long_run(data, tmp_path / "run")
+    config["data"]["train"] = "train.csv"
+    for expected in ("process 1 of 2: 'train.csv': no such file", "does not start with what process 0 has: data.train"):
+        codes, said = runs.train(2, config, folders=[str(here), str(there)])
+        assert codes == [2, 2]
+        (error,) = [line for line in said.splitlines() if "error: " in line]
+        assert error.startswith("sbert-ft: error: process 1 of 2: ") and expected in error, said
+        assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
+        shutil.copy(data["dev"], there / "train.csv")
+
+
+def test_processes_whose_weights_differ_are_noticed(runs: Runs, data: dict[str, str], tmp_path: Path) -> None:
+    """One of them goes on with the learning rate of the step before."""
+    config = long_run(data, tmp_path / "run", eval_steps=None)
+    strike = {"1": {"module": "sbert_ft.training.loop", "name": "set_rate", "nth": 4, "skipped": True}}
+    codes, said = runs.train(2, config, strikes=strike)
+    assert codes == [2, 2] and said.count("error: ") == 1
+    assert "process 1 of 2: " not in said and "the processes no longer have the same weights after step 4" in said
+
+
+def test_each_process_needs_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    check_device(Ranks(1, 2, 2), torch.device("cpu"))
+    check_device(Ranks(), torch.device("cuda", 1))
+    for ranks, device, expected in (
+        (Ranks(1, 2, 2), torch.device("mps"), "several processes train on CUDA cards or on CPUs, not on mps"),
+        (Ranks(0, 99, 99), torch.device("cuda", 0), "99 processes were started on a machine with "),
+        (
+            Ranks(0, 2, 0),
+            torch.device("cuda", 1),
+            "process 0 trains on cuda:1, but the card of process 0 of a machine is",
+        ),
+    ):
+        with pytest.raises(InputError, match=expected):
+            check_device(ranks, device)
 
 
 def test_what_torchrun_did_not_set_is_said(warm: WarmProcess, data: dict[str, str], tmp_path: Path) -> None:

@@ -216,8 +216,12 @@ def struck(
     file_bytes: int | None = None,
     shell: str | None = None,
     out_of_memory: bool = False,
+    skipped: bool = False,
 ) -> None:
-    """Right before a function's nth call, limit the size of files, run a shell command, send signals, or fail."""
+    """Right before a function's nth call, limit the size of files, run a shell command, send signals, or have no memory.
+
+    A call that is `skipped` is left out.
+    """
     place = importlib.import_module(module)
     call, seen = getattr(place, name), [0]
 
@@ -232,6 +236,8 @@ def struck(
                 os.kill(os.getpid(), number)
             if out_of_memory:
                 raise MemoryError
+            if skipped:
+                return None
         return call(*arguments, **options)
 
     setattr(place, name, counted)

@@ -29,6 +29,7 @@ def in_ranks(
     jobs: Sequence[Sequence[str]],
     strikes: Mapping[str, Mapping[str, Any]] | None = None,
     environment: Mapping[str, str] | None = None,
+    folders: Sequence[str] | None = None,
 ) -> int:
     """Run commands one after the other in `size` processes, and note in `report` how each of these ended.
 
@@ -39,6 +40,7 @@ def in_ranks(
         jobs: Arguments of `sbert-ft`.
         strikes: Arguments of `warm.calls.struck`, by the process that it is for.
         environment: More variables.
+        folders: The working directory of each, as on several machines; that of all if None.
     """
     folder = Path(place)
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +59,8 @@ def in_ranks(
                 "TORCHELASTIC_USE_AGENT_STORE": "True",
                 **(environment or {}),
             }
+            if folders is not None:
+                os.chdir(folders[rank])
             os._exit(_be(folder / str(rank), jobs, (strikes or {}).get(str(rank))))
         pids[pid] = rank
     (folder / "pids").write_text(json.dumps({rank: pid for pid, rank in pids.items()}))
