@@ -418,7 +418,7 @@ class _Loop:
         """Check that all processes have the same weights, bit by bit; it waits for the device."""
         if self.ranks.size == 1:
             return
-        sums = [parameter.detach().view(torch.int32).sum() for parameter in self.module.parameters()]
+        sums = [weight.detach().view(torch.int32).sum() for weight in self.optimizer.weights]
         total = int(torch.stack(sums).sum()) >> 1  # the negative is then a number, too
         if self.ranks.most([total, -total]) != [total, -total]:
             raise TrainingError(

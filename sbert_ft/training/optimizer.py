@@ -49,6 +49,11 @@ class Optimizer:
         if self.rows is not None:
             self.adamw.state[self.rows.weights] = {"step": torch.zeros((), dtype=torch.float32)}
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """What is stepped: the trained parameters, of a table that is updated by rows the active ones."""
+        return [*self.dense, *([] if self.rows is None else [self.rows.weights])]
+
     def prepare(self, token_ids: NDArray[np.int32]) -> None:
         """Update the embedding rows that a training forward over these tokens reads; call it before each."""
         if self.rows is not None:

@@ -218,7 +218,7 @@ def struck(
     out_of_memory: bool = False,
     skipped: bool = False,
 ) -> None:
-    """Right before a function's nth call, limit the size of files, run a shell command, send signals, or have no memory.
+    """Right before a function's nth call, limit the size of files, run a shell command, send signals, or fail.
 
     A call that is `skipped` is left out.
     """
