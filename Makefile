@@ -71,9 +71,10 @@ check: ## what continuous integration runs: test, fuzz, then lint
 	@$(MAKE) --no-print-directory fuzz
 	@$(MAKE) --no-print-directory lint
 
-soak: $(VENV)/.installed-test ## install, then kill runs at every write, and encode for long (about an hour)
+soak: $(VENV)/.installed-test ## install, then kill runs at every write, encode for long, lose processes (over an hour)
 	$(OFFLINE) $(BIN)/python tests/soak/crash_sweep.py --output benchmarks/results/soak-crash-sweep.json
 	$(OFFLINE) $(BIN)/python tests/soak/load.py --output benchmarks/results/soak-load.json
+	$(OFFLINE) $(BIN)/python tests/soak/lost_processes.py --output benchmarks/results/soak-lost-processes.json
 
 docs: $(VENV)/.installed-test ## install, then write the documents' tables of keys and objectives from the code
 	$(OFFLINE) $(BIN)/python docs/tables.py

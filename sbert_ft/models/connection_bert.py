@@ -314,7 +314,7 @@ class ConnectionBert(TextEncoder, nn.Module):
         if not len(lengths):
             return []
         device, layouts, ranks = self.device.type, self.probe.layouts, self.ranks
-        if device != "cpu":  # a window has few forwards there, and each process is to have one
+        if device != "cpu" and ranks.size > 1:  # a window has few forwards there, and each process is to have one
             budget = min(budget, -(-int(lengths.sum()) // ranks.size))
         planned = plan_forwards(lengths, budget, device, layouts)
         own = ranks.share(np.array([lengths[texts].sum() for texts in planned], np.int64))
