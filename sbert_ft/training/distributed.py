@@ -61,7 +61,8 @@ def n_processes() -> int:
 def joined() -> Iterator[Ranks]:
     """Join the other processes of this run, if torchrun has started several, and end with them.
 
-    In processes other than the first nothing is logged in the block. The block ends in all of them at the same time.
+    In processes other than the first nothing is logged in the block, which ends in all of them at the same time. A script
+    may join again afterwards; on CUDA devices not after an error.
 
     Raises:
         InputError: The environment does not say which process this is.
@@ -84,6 +85,10 @@ def joined() -> Iterator[Ranks]:
         ranks.most([0])  # until the first process has written everything
     except BaseException as error:
         end = watch.farewell(error)
+        # so that a script can go on; it waits for an exchange that is under way until the others have left it, which
+        # one that is lost never does, and NCCL's do not
+        if not watch.has_lost and not torch.cuda.is_available():
+            dist.destroy_process_group()
         if end is error:
             raise
         raise end from None
@@ -223,6 +228,11 @@ class Watch(threading.Thread):
         self._has_failed = False
         self._handlers: dict[int, Any] = {}
         self._process = f"process {os.getpid()} on {socket.gethostname()}"
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether the run has ended because a process is lost."""
+        return self.ending is not None and bool(self.ending.lost)
 
     def key(self, rank: int) -> str:
         """Return the name of a process's entry in the store."""

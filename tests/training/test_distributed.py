@@ -293,6 +293,36 @@ def test_a_gradient_of_the_word_table_has_the_rows_of_all_processes() -> None:
     assert rows.spread_gradient().tolist() == [[0, 0]], "a process that has no row of a batch adds nothing"
 
 
+SCRIPT = """
+import sys
+from sbert_ft import BertClassifier, ConnectionBert, SiameseBert, TrainingSettings, fine_tune
+from sbert_ft.errors import SbertFtError
+
+folder, pairs, output = sys.argv[1:]
+training = TrainingSettings(max_steps=2, batch_size=8, device="cpu")
+model = SiameseBert.from_pretrained(folder, "cpu", "float32")
+result = fine_tune(model, pairs, output_dir=output, training=training)
+assert result.metrics["steps"] == 2 and result.report.exists()
+try:
+    fine_tune(model, pairs, output_dir=output, training=training)
+    raise SystemExit("a finished run was replaced")
+except SbertFtError as error:
+    assert "holds another run, which is finished" in str(error), error
+texts = [f"a dog runs {n}" for n in range(12)]
+classifier = BertClassifier(ConnectionBert.from_pretrained(folder, "cpu", "float32"), "single")
+classifier.fit(texts, ["yes", "no"] * 6, training=training)
+print("done", classifier.predict_proba(texts).tolist(), model.encode("a dog").tolist())
+"""
+
+
+def test_a_script_trains_more_than_once_after_an_error_too(runs: Runs, data: dict[str, str], tmp_path: Path) -> None:
+    """All processes have the tuned model, and each goes on as if it were alone."""
+    ended, said = runs.go(2, ["-c", SCRIPT, data["bert"], data["scores"], tmp_path / "run"])
+    printed_by = [(said / f"{rank}.out").read_text() for rank in range(2)]
+    assert ended.report["codes"] == [0, 0], [(said / f"{rank}.err").read_text()[-2000:] for rank in range(2)]
+    assert printed_by[0].startswith("done") and printed_by[0] == printed_by[1]
+
+
 # ---------------------------------------------------------------- stopped and resumed
 
 LONG = {"epochs": 4, "batch_size": 8, "learning_rate": 1e-3, "logging_steps": 1, "eval_steps": 5, "save_steps": 4}

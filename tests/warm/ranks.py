@@ -37,7 +37,7 @@ def in_ranks(
         report: Gets `codes`, and `seconds` from the first end of a process to the last one.
         size: How many processes; each runs all jobs, until one does not end with 0.
         place: A folder for what each process prints: 0.out, 0.err and so on.
-        jobs: Arguments of `sbert-ft`.
+        jobs: Arguments of `sbert-ft`, or of Python: -c, a program and its arguments.
         strikes: Arguments of `warm.calls.struck`, by the process that it is for.
         environment: More variables.
         folders: The working directory of each, as on several machines; that of all if None.
@@ -91,7 +91,7 @@ def _be(place: Path, jobs: Sequence[Sequence[str]], strike: Mapping[str, Any] | 
         if strike is not None:
             calls.struck(**strike)
         for job in jobs:
-            code = calls.command({}, job)
+            code = calls.script({}, job[1], job[2:]) if job[0] == "-c" else calls.command({}, job)
             if code:
                 break
         sys.stdout.flush()
