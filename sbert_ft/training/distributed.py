@@ -61,8 +61,8 @@ def n_processes() -> int:
 def joined() -> Iterator[Ranks]:
     """Join the other processes of this run, if torchrun has started several, and end with them.
 
-    In processes other than the first nothing is logged in the block, which ends in all of them at the same time. A script
-    may join again afterwards; on CUDA devices not after an error.
+    In processes other than the first nothing is logged in the block, which ends in all of them at the same time. A
+    script may join again afterwards; on CUDA devices not after an error.
 
     Raises:
         InputError: The environment does not say which process this is.
