@@ -149,14 +149,12 @@ CPU: Final = (
         Goal(f"{begin}{words}, against {peer}", "search-cpu", place, kind, (f"st {peer}",), floor, goal, (ours,))
         for words, place, peer, ours in (
             ("exact search, 1 million vectors, 1,000 queries", "search", "semantic_search", "sbert_ft exact"),
-            ("pairs among 200 thousand vectors", "mine", "paraphrase_mining", "sbert_ft"),
+            ("pairs among 100 thousand vectors", "mine", "paraphrase_mining", "sbert_ft"),
         )
         for begin, kind, floor, goal in _TIME_AND_MEMORY
     ),
     *(
-        Goal(
-            f"usearch, 1 million vectors{words}", "search-cpu", "search", kind, peer, *limits, (("sbert_ft usearch",),)
-        )
+        Goal(f"usearch, 1 million vectors{words}", "search-cpu", "search", kind, peer, *limits, ("sbert_ft usearch",))
         for words, kind, peer, limits in _USEARCH
     ),
     Goal(
