@@ -178,6 +178,8 @@ class Case:
         if command in ("train", "evaluate"):
             expected = self.trained if command == "train" and self.trained is not None else self.learned
             return None if self.file.endswith(".txt") else expected
+        if command == "encode" and self.name == "a folder":  # its files are read, but not into one file
+            return refused(self.file, "from several inputs or a folder")
         if command == "index":  # of no text there is none; a folder is one of vectors
             empty = self.streamed is not None and "holds no" in self.streamed.words
             return None if self.name == "a folder" else refused(self.file, "holds no row") if empty else self.streamed

@@ -225,7 +225,12 @@ def test_stopped_at_any_call_no_shard_is_lost_or_done_twice(
 def start(folder: Path, texts: list[str], *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "sbert_ft", "encode", str(folder), *texts, "--engine", "onnxruntime", *more]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    # a shell that runs the tests in the background has told them to ignore SIGINT, and Python keeps to that
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def wait_for_shards(process: subprocess.Popen[str], place: Path, n: int) -> None:

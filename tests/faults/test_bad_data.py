@@ -49,7 +49,7 @@ from bad_inputs.tables import (  # noqa: E402 (needs pyarrow)
     tsv_text,
 )
 
-COMMANDS = ("encode", "index", "score", "predict", "doctor", "evaluate", "train")
+COMMANDS = ("encode", "score", "predict", "doctor", "evaluate", "train")
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,10 @@ def chosen_runs() -> Iterator[Any]:
         commands = commands_of(case)
         for command in commands if case.everywhere else [commands[number % len(commands)]]:
             yield pytest.param(command, case, id=f"{command}: {case.name}")
+        if (
+            "encode" in commands and number % 4 == 0 and case.expected_of("index") is not None
+        ):  # reads what encode reads
+            yield pytest.param("index", case, id=f"index: {case.name}")
 
 
 def arguments_of(command: str, case: Case, models: dict[str, Path], folder: Path) -> list[object]:

@@ -246,7 +246,8 @@ def matching(stsb_sentences: list[str]) -> list[tuple[str, str]]:
 def test_negatives_are_those_of_mine_hard_negatives(
     model: SiameseBert, matching: list[tuple[str, str]], rules: NegativeRules, theirs: dict[str, Any]
 ) -> None:
-    from datasets import Dataset
+    needed = "sentence-transformers' mine_hard_negatives needs datasets (pip install 'sbert-ft[bench]')"
+    Dataset = pytest.importorskip("datasets", reason=needed).Dataset
     from sentence_transformers.util import mine_hard_negatives
 
     rows = [*matching, (matching[0][0], "a second positive of the first anchor"), (matching[0][0], matching[3][1])]
