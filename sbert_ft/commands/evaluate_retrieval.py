@@ -62,7 +62,8 @@ def is_wanted(args: argparse.Namespace) -> bool:
 def evaluate(args: argparse.Namespace, settings: EvaluationSettings) -> tuple[dict[str, Any], str]:
     """Return the report on a search as JSON and as lines."""
     from sbert_ft.data.retrieval import RetrievalFiles, read_retrieval
-    from sbert_ft.evaluation.retrieval import Encoding, Search, judged, worst_queries
+    from sbert_ft.evaluation.retrieval import Search, judged, worst_queries
+    from sbert_ft.models.unit_vectors import Encoding
 
     columns = (args.query_columns, args.corpus_columns, args.relevant_columns)
     files = RetrievalFiles(args.queries, args.corpus, args.relevant, *columns)
@@ -72,9 +73,7 @@ def evaluate(args: argparse.Namespace, settings: EvaluationSettings) -> tuple[di
     def search_of(folder: str | None) -> Search:
         model = options.load_model(args, folder)
         with progress.bar(lambda: len(data) + len(data.corpus)) as advance:
-            found = Search.of(model, data, Encoding(args.batch_size, args.on_truncate, advance))
-        assert found is not None, "nothing stops it"
-        return found
+            return Search.of(model, data, Encoding(args.batch_size, args.on_truncate, advance))
 
     before = None if args.against is None else search_of(args.against).ranks
     search = search_of(None)

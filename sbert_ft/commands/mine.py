@@ -21,7 +21,7 @@ from sbert_ft.files.atomic import whole_file
 if TYPE_CHECKING:
     from sbert_ft.data.formats import NewColumn, Values
     from sbert_ft.models.sentence_encoder import SentenceEncoder
-    from sbert_ft.search.texts import Encoding
+    from sbert_ft.models.unit_vectors import Encoding
 
 logger = logging.getLogger(__name__)
 
@@ -182,15 +182,16 @@ class _Encoded(ExitStack):
 
     def __init__(self, args: argparse.Namespace, n: int) -> None:
         super().__init__()
-        from sbert_ft.search.texts import Encoding
+        from sbert_ft.models.unit_vectors import Encoding
 
-        self.progress = Progress("text", quiet=args.quiet)
+        self.progress = Progress("different text", quiet=args.quiet)
         self._compared = Progress("compared text", quiet=args.quiet)
         self._count, self._advance = n, self.enter_context(self.progress.bar(lambda: n))
         self._compare: Callable[[int], None] | None = None
-        self.encoding: Encoding = Encoding(args.batch_size, args.on_truncate, self._advance, self._on_compared)
+        self.encoding: Encoding = Encoding(args.batch_size, args.on_truncate, self._advance)
 
-    def _on_compared(self, n: int) -> None:
+    def on_compared(self, n: int) -> None:
+        """Show that so many texts more were compared with all others."""
         if self._compare is None:
             self._compare = self.enter_context(self._compared.bar(lambda: self._count))
         self._compare(n)
@@ -214,6 +215,7 @@ def _mine_pairs(args: argparse.Namespace, target: Path) -> None:
                 top_k=args.top_k,
                 max_pairs=args.max_pairs or MAX_PAIRS,
                 encoding=encoded.encoding,
+                on_compared=encoded.on_compared,
             )
         columns = [NewColumn(name, "text") for name in ("id_1", "text_1", "id_2", "text_2")] + [NewColumn("score")]
         values = [pairs.scores.tolist()]
@@ -255,7 +257,13 @@ def _mine_groups(args: argparse.Namespace, target: Path) -> None:
     with whole_file(target) as temporary:
         model = _load(args)
         with _Encoded(args, len(file.texts)) as encoded:
-            groups = group_texts(model, file.texts, threshold=args.threshold, encoding=encoded.encoding)
+            groups = group_texts(
+                model,
+                file.texts,
+                threshold=args.threshold,
+                encoding=encoded.encoding,
+                on_compared=encoded.on_compared,
+            )
         columns = [NewColumn(name, "text") for name in ("group", "id", "text")]
         columns += [NewColumn("score"), NewColumn("exact", "bool")]
         likely: list[tuple[float, ...]] = [()] * len(groups)

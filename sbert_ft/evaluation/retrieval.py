@@ -6,7 +6,7 @@ only block by block. `retrieval_metrics` says what is computed. Nothing here imp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,28 +19,11 @@ from sbert_ft.evaluation.bootstrap import Floats
 from sbert_ft.evaluation.metrics import Metrics
 from sbert_ft.evaluation.results import WorstQuery
 from sbert_ft.evaluation.retrieval_metrics import Ints, query_metrics, relevant_ranks, retrieval_metrics
-from sbert_ft.models.inference import WINDOW_TEXTS, OnTruncate
 from sbert_ft.models.sentence_encoder import SentenceEncoder
-from sbert_ft.vectors.nearest import Vectors, nearest, unit_rows
+from sbert_ft.models.unit_vectors import Encoding, unit_vectors
+from sbert_ft.vectors.nearest import Vectors, nearest
 
 UNIT = "query"
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How texts are encoded.
-
-    Attributes:
-        batch_size: As in `SentenceEncoder.encode`.
-        on_truncate: Likewise.
-        advance: Called with the number of texts encoded since the last call.
-        stopped: Called some thousand texts apart; once it returns True, encoding ends.
-    """
-
-    batch_size: int = 32
-    on_truncate: OnTruncate = "ignore"
-    advance: Callable[[int], None] = lambda n: None
-    stopped: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
@@ -58,29 +41,15 @@ class Search:
     ranks: Ints
 
     @classmethod
-    def of(cls, model: SentenceEncoder, data: RetrievalData, encoding: Encoding) -> Search | None:
-        """Return a model's search, or None if it was stopped.
+    def of(cls, model: SentenceEncoder, data: RetrievalData, encoding: Encoding) -> Search:
+        """Return a model's search.
 
         Raises:
             InputError, ResourceError: As in `SentenceEncoder.encode`.
         """
-        queries = _vectors(model.encode_query, data.queries, encoding)
-        corpus = None if queries is None else _vectors(model.encode_document, data.corpus, encoding)
-        if queries is None or corpus is None:
-            return None
+        queries = unit_vectors(model, data.queries, model.prompt_text(model.query_prompt_name), encoding)
+        corpus = unit_vectors(model, data.corpus, model.prompt_text(model.document_prompt_name), encoding)
         return cls(queries, corpus, relevant_ranks(queries, corpus, data.of_query, data.rows))
-
-
-def _vectors(encode: Callable[..., Any], texts: Sequence[str], encoding: Encoding) -> Vectors | None:
-    found = []
-    for begin in range(0, len(texts), WINDOW_TEXTS):
-        window = texts[begin : begin + WINDOW_TEXTS]
-        options = {"batch_size": encoding.batch_size, "on_truncate": encoding.on_truncate}
-        found.append(unit_rows(encode(window, show_progress_bar=False, **options)))
-        encoding.advance(len(window))
-        if encoding.stopped():
-            return None
-    return np.concatenate(found)
 
 
 def metrics_of(data: RetrievalData, ranks: Ints) -> Metrics:

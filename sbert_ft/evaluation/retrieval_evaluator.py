@@ -14,14 +14,19 @@ from sbert_ft.errors import InputError, quoted
 from sbert_ft.evaluation.evaluator import N_WORST, EvaluationResult, worse_than_before
 from sbert_ft.evaluation.metrics import Score
 from sbert_ft.evaluation.pair_evaluator import PairEvaluator, PairScores
-from sbert_ft.evaluation.retrieval import Encoding, Search, judged, metrics_of, worst_queries
+from sbert_ft.evaluation.retrieval import Search, judged, metrics_of, worst_queries
 from sbert_ft.evaluation.retrieval_metrics import Ints, is_trivial
 from sbert_ft.models.classifier import TrainableModel
 from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.models.unit_vectors import Encoding
 
 DEFAULT_METRIC: Final = "ndcg@10"
 _USUAL: Final = (DEFAULT_METRIC, "mrr@10")
 RETRIEVAL: Final = "retrieval"  # the name of its entry beside dev and test
+
+
+class _Stopped(Exception):
+    """The run is to end, so an evaluation does."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,11 @@ class RetrievalEvaluator:
     def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, Score] | None:
         """Return the metrics of the search and of dev, or None once `stopped` returns True."""
         of_pairs = self.pairs.evaluate(model, stopped) if "dev" in self.pairs.sets else {}
-        search = None if of_pairs is None else self._search(model, stopped)
-        if of_pairs is None or search is None:
+        if of_pairs is None:
+            return None
+        try:
+            search = self._search_until(model, stopped)
+        except _Stopped:
             return None
         scores = metrics_of(self.data, search.ranks).scores
         shown = {name: scores[name] for name in dict.fromkeys((self.metric, *_USUAL)) if name in scores}
@@ -79,9 +87,7 @@ class RetrievalEvaluator:
 
     def evaluate_baseline(self, model: TrainableModel) -> tuple[PairScores, Ints]:
         """Return the scores of the pairs and the ranks of the relevant texts before training."""
-        search = self._search(model)
-        assert search is not None
-        return self.pairs.evaluate_baseline(model), search.ranks
+        return self.pairs.evaluate_baseline(model), self._search(model).ranks
 
     def doubts(self, model: TrainableModel, before: tuple[PairScores, Ints]) -> list[str]:
         """Return why labels may mean the opposite, as `PairEvaluator` does."""
@@ -91,7 +97,6 @@ class RetrievalEvaluator:
         """Return the results of the tuned model; decision and score scale are stored in it."""
         scores, ranks = before
         found, search = self.pairs.evaluate_final(model, scores), self._search(model)
-        assert search is not None
         entry = judged(self.data, ranks, search.ranks, self.settings)
         return replace(
             found,
@@ -100,6 +105,15 @@ class RetrievalEvaluator:
             worst_queries=worst_queries(self.data, ranks, search, N_WORST),
         )
 
-    def _search(self, model: TrainableModel, stopped: Callable[[], bool] = lambda: False) -> Search | None:
+    def _search(self, model: TrainableModel) -> Search:
+        return self._search_until(model, lambda: False)
+
+    def _search_until(self, model: TrainableModel, stopped: Callable[[], bool]) -> Search:
+        """Return the model's search; raise `_Stopped` once `stopped` returns True."""
         assert isinstance(model, SiameseBert)
-        return Search.of(model, self.data, Encoding(stopped=stopped))
+
+        def on_encoded(n: int) -> None:
+            if stopped():
+                raise _Stopped
+
+        return Search.of(model, self.data, Encoding(on_truncate="ignore", on_encoded=on_encoded))

@@ -266,11 +266,16 @@ class SentenceEncoder(SequenceModel, ABC):
 
     def encode_query(self, inputs: str | Iterable[str] | None = None, **options: Any) -> Any:
         """Return what `encode` returns with the model's prompt for queries, if it has one; arguments as in `encode`."""
-        return self._encode_with_prompt(inputs, "query" if "query" in self.prompts else None, options)
+        return self._encode_with_prompt(inputs, self.query_prompt_name, options)
 
     def encode_document(self, inputs: str | Iterable[str] | None = None, **options: Any) -> Any:
         """Return what `encode` returns with the model's prompt for documents, if it has one."""
         return self._encode_with_prompt(inputs, self.document_prompt_name, options)
+
+    @property
+    def query_prompt_name(self) -> str | None:
+        """The name of the model's prompt for queries, which `encode_query` uses; None if it has none."""
+        return "query" if "query" in self.prompts else None
 
     @property
     def document_prompt_name(self) -> str | None:

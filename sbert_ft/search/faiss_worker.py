@@ -1,4 +1,4 @@
-"""The process in which faiss works, for `approximate.FaissGraph`: faiss and torch bring an OpenMP each, and crash.
+"""The process in which faiss works, for `approximate.FaissLists`: faiss and torch bring an OpenMP each, and crash.
 
     python -m sbert_ft.search.faiss_worker build VECTORS.npy INDEX PARAMETERS OLD_INDEX
     python -m sbert_ft.search.faiss_worker search INDEX PARAMETERS

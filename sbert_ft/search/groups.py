@@ -10,7 +10,7 @@ above the threshold.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbert_ft.model_folder.decision import chosen_threshold
-from sbert_ft.search.texts import DistinctTexts, Encoding, prompt_of_single_set, unit_vectors
+from sbert_ft.models.unit_vectors import Encoding, unit_vectors
+from sbert_ft.search.texts import DistinctTexts, prompt_of_single_set
 from sbert_ft.vectors.joins import BestPairs, Scores, join
 from sbert_ft.vectors.nearest import Rows, Vectors
 
@@ -64,7 +65,12 @@ class TextGroups:
 
 
 def group_texts(
-    model: SentenceEncoder, texts: Sequence[str], *, threshold: float | None = None, encoding: Encoding | None = None
+    model: SentenceEncoder,
+    texts: Sequence[str],
+    *,
+    threshold: float | None = None,
+    encoding: Encoding | None = None,
+    on_compared: Callable[[int], None] = lambda n: None,
 ) -> TextGroups:
     """Return groups of texts that belong together by the threshold.
 
@@ -75,6 +81,7 @@ def group_texts(
         texts: The texts.
         threshold: The lowest mean cosine at which groups are joined; None for the model's.
         encoding: How texts are encoded; None for the defaults.
+        on_compared: Called with the number of distinct texts that were compared with all others.
 
     Raises:
         InputError: There is no text or no threshold, or an argument is not valid.
@@ -84,7 +91,7 @@ def group_texts(
     distinct = DistinctTexts.of(texts)
     vectors = unit_vectors(model, distinct.texts, prompt_of_single_set(model), encoding)
     best = BestPairs(threshold, None, PARTNERS)
-    for found in join(vectors, None, best.floor, encoding.on_compared):
+    for found in join(vectors, None, best.floor, on_compared):
         best.add(*found)
     linked = average_linkage(vectors, *best.pairs(), threshold)
 

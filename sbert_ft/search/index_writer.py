@@ -7,6 +7,7 @@ leaves the old index or the new one, and who has the old one open keeps it.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -51,8 +52,10 @@ from sbert_ft.search.approximate import (
     open_approximate,
     parameters_for,
 )
-from sbert_ft.search.manifest import FORMAT, MANIFEST, VECTOR_TYPES, IndexFile, Manifest, VectorType
+from sbert_ft.search.manifest import FORMAT, INDEX_VECTORS, MANIFEST, IndexFile, IndexVectors, Manifest
 from sbert_ft.vectors.nearest import RowsOf, Vectors, best_of, nearest
+
+logger = logging.getLogger(__name__)
 
 HIT_COLUMNS = ("query_id", "rank", "id", "text", "score", "probability", "match")
 GROUP_ROWS = 16_384
@@ -73,7 +76,7 @@ class IndexSettings:
     """
 
     method: Method = "exact"
-    vectors: VectorType = "float32"
+    vectors: IndexVectors = "float32"
     parameters: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -124,7 +127,7 @@ def check_target(path: Path, settings: IndexSettings, columns: Sequence[str]) ->
     """
     check_pyarrow()
     word_argument(settings.method, "method", METHODS)
-    word_argument(settings.vectors, "vectors", VECTOR_TYPES)
+    word_argument(settings.vectors, "vectors", INDEX_VECTORS)
     check_method(settings.method)
     parameters_for(settings.method, 2**31, 1, settings.parameters)
     taken = next((n for i, n in enumerate(columns) if n in (*HIT_COLUMNS, "vector", *columns[:i])), None)
@@ -209,6 +212,7 @@ def _write_files(
     recall = None
     if settings.method != "exact":
         names["approximate"] = f"approximate{number}.{settings.method}"
+        logger.info("the vectors are written; %s now adds %s of them", settings.method, f"{count:,}")
         recall = _write_approximate(
             folder / names["approximate"], folder / names["vectors"], settings.method, parameters, old
         )
@@ -234,7 +238,9 @@ def _write_files(
     )
 
 
-def _write_rows(vectors_file: Path, texts_file: Path, source: Source, kind: VectorType, blocks: Iterable[Block]) -> int:
+def _write_rows(
+    vectors_file: Path, texts_file: Path, source: Source, kind: IndexVectors, blocks: Iterable[Block]
+) -> int:
     """Write vectors and columns, and return the number of rows."""
     import pyarrow
     import pyarrow.parquet
@@ -274,7 +280,7 @@ def _write_groups(writer: Any, batches: list[Any], least: int) -> list[Any]:
     return table.to_batches() if table is not None else []
 
 
-def _write_header(file: Any, kind: VectorType, count: int, dimension: int) -> None:
+def _write_header(file: Any, kind: IndexVectors, count: int, dimension: int) -> None:
     description = {"descr": np.dtype(kind).newbyteorder("<").str, "fortran_order": False, "shape": (count, dimension)}
     npy.write_array_header_1_0(file, description)
 

@@ -18,8 +18,8 @@ from sbert_ft.search.approximate import METHODS
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
-VECTOR_TYPES: Final = ("float32", "float16")
-VectorType = Literal["float32", "float16"]
+INDEX_VECTORS: Final = ("float32", "float16")
+IndexVectors = Literal["float32", "float16"]
 _AGAIN: Final = "build the index again with sbert-ft index"
 
 
@@ -57,7 +57,7 @@ class Manifest:
     model_path: str
     count: int
     dimension: int
-    vectors: VectorType
+    vectors: IndexVectors
     has_ids: bool
     has_texts: bool
     columns: tuple[str, ...]
@@ -115,7 +115,7 @@ class Manifest:
             model_path=json.text("model_path"),
             count=json.whole("count"),
             dimension=json.whole("dimension"),
-            vectors=json.word("vectors", VECTOR_TYPES),  # type: ignore[arg-type]
+            vectors=json.word("vectors", INDEX_VECTORS),  # type: ignore[arg-type]
             has_ids=json.value("has_ids"),
             has_texts=json.value("has_texts"),
             columns=tuple(columns),

@@ -8,7 +8,7 @@ the number of distinct texts, memory with the number itself.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from sbert_ft.arguments import whole_number
 from sbert_ft.model_folder.decision import Calibration, chosen_threshold
-from sbert_ft.search.texts import DistinctTexts, Encoding, prompt_of_single_set, unit_vectors
+from sbert_ft.models.unit_vectors import Encoding, unit_vectors
+from sbert_ft.search.texts import DistinctTexts, prompt_of_single_set
 from sbert_ft.vectors.joins import BestPairs, Scores, join, ranks_among_partners
 from sbert_ft.vectors.nearest import Rows, Vectors
 
@@ -71,6 +72,7 @@ def mine_pairs(
     top_k: int | None = None,
     max_pairs: int = MAX_PAIRS,
     encoding: Encoding | None = None,
+    on_compared: Callable[[int], None] = lambda n: None,
 ) -> MinedPairs:
     """Return the pairs of texts whose cosine reaches the threshold, best first.
 
@@ -86,6 +88,7 @@ def mine_pairs(
             between two lists. Pairs of a repeat with its text are not counted.
         max_pairs: How many pairs to keep, the best ones.
         encoding: How texts are encoded; None for the defaults.
+        on_compared: Called with the number of distinct texts that were compared with all others.
 
     Raises:
         InputError: There is no text or no threshold, or an argument is not valid.
@@ -96,11 +99,11 @@ def mine_pairs(
     encoding = encoding or Encoding()
     left = DistinctTexts.of(texts)
     if others is None:
-        mined = _within(model, left, BestPairs(threshold, max_pairs, top_k), encoding)
+        mined = _within(model, left, BestPairs(threshold, max_pairs, top_k), encoding, on_compared)
     else:
         right = DistinctTexts.of(others, "others")
         best = BestPairs(threshold, max_pairs, 1 if top_k is None else top_k, offset=len(left.texts))
-        mined = _between(model, left, right, best, encoding)
+        mined = _between(model, left, right, best, encoding, on_compared)
     kept = replace(
         mined,
         first=mined.first[:max_pairs],
@@ -122,9 +125,15 @@ def probabilities(
     return np.where(exact, np.float32(1), calibration.probability(scores))
 
 
-def _within(model: SentenceEncoder, distinct: DistinctTexts, best: BestPairs, encoding: Encoding) -> MinedPairs:
+def _within(
+    model: SentenceEncoder,
+    distinct: DistinctTexts,
+    best: BestPairs,
+    encoding: Encoding,
+    on_compared: Callable[[int], None],
+) -> MinedPairs:
     vectors = unit_vectors(model, distinct.texts, prompt_of_single_set(model), encoding)
-    for found in join(vectors, None, best.floor, encoding.on_compared):
+    for found in join(vectors, None, best.floor, on_compared):
         best.add(*found)
     first, second, scores = best.pairs()
     repeats = distinct.repeats()
@@ -140,14 +149,19 @@ def _within(model: SentenceEncoder, distinct: DistinctTexts, best: BestPairs, en
 
 
 def _between(
-    model: SentenceEncoder, left: DistinctTexts, right: DistinctTexts, best: BestPairs, encoding: Encoding
+    model: SentenceEncoder,
+    left: DistinctTexts,
+    right: DistinctTexts,
+    best: BestPairs,
+    encoding: Encoding,
+    on_compared: Callable[[int], None],
 ) -> MinedPairs:
     twins = left.places(right.keys)  # the same text in `left`, or -1
     left_vectors, right_vectors = _vectors_of_two(model, left, right, twins, encoding)
     same = np.flatnonzero(twins >= 0)
     # above any cosine: an equal text is the best one, also where another one's cosine is 1
     best.add(twins[same], same, np.full(len(same), 2, np.float32))
-    for first, second, scores in join(left_vectors, right_vectors, best.floor, encoding.on_compared):
+    for first, second, scores in join(left_vectors, right_vectors, best.floor, on_compared):
         other = twins[second] != first
         best.add(first[other], second[other], scores[other])
     first, second, scores = best.pairs()

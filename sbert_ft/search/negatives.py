@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from sbert_ft.arguments import whole_number
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.decision import chosen_threshold
-from sbert_ft.search.texts import DistinctTexts, Encoding, unit_vectors
+from sbert_ft.models.unit_vectors import Encoding, unit_vectors
+from sbert_ft.search.texts import DistinctTexts
 from sbert_ft.vectors.joins import Scores
 from sbert_ft.vectors.nearest import Rows, Vectors, nearest
 from sbert_ft.vectors.products import cosines

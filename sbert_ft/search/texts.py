@@ -1,4 +1,4 @@
-"""Texts for mining: the distinct ones among them, and their vectors of length 1.
+"""Texts for mining: the distinct ones among them, and what is put before them.
 
 Texts that are equal up to case, spacing and Unicode composition (`data.duplicates.text_key`) are one text here. It is
 encoded once, as its first row has it.
@@ -7,7 +7,7 @@ encoded once, as its first row has it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,33 +16,11 @@ from numpy.typing import NDArray
 
 from sbert_ft.data.duplicates import text_keys
 from sbert_ft.errors import InputError, quoted
-from sbert_ft.vectors.nearest import Vectors, unit_rows
 
 if TYPE_CHECKING:
-    from sbert_ft.models.inference import OnTruncate
     from sbert_ft.models.sentence_encoder import SentenceEncoder
 
 logger = logging.getLogger(__name__)
-
-
-def _nothing(n: int) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How texts are encoded, and who is told how far it is.
-
-    Attributes:
-        batch_size: As in `SentenceEncoder.encode`, as is `on_truncate`.
-        on_encoded: Called with the number of distinct texts that were encoded.
-        on_compared: Called with the number of distinct texts that were compared with all others.
-    """
-
-    batch_size: int = 32
-    on_truncate: OnTruncate = "warn"
-    on_encoded: Callable[[int], None] = _nothing
-    on_compared: Callable[[int], None] = _nothing
 
 
 @dataclass(frozen=True)
@@ -89,24 +67,6 @@ class DistinctTexts:
         order = np.argsort(self.keys)
         near = order[np.minimum(np.searchsorted(self.keys, keys, sorter=order), len(order) - 1)]
         return np.where(self.keys[near] == keys, near, -1)
-
-
-def unit_vectors(model: SentenceEncoder, texts: Sequence[str], prompt: str, encoding: Encoding) -> Vectors:
-    """Return the vectors of texts with a prompt, scaled to length 1: shape (n, d), float32.
-
-    Raises:
-        InputError: As in `SentenceEncoder.encode`.
-    """
-    vectors = np.empty((len(texts), model.get_embedding_dimension()), np.float32)
-    n_done = 0
-    stream = model.encode_stream(
-        texts, prompt=prompt, batch_size=encoding.batch_size, on_truncate=encoding.on_truncate, device="cpu"
-    )
-    for part in stream:
-        vectors[n_done : n_done + len(part)] = unit_rows(model.bert.operations.to_numpy(part))
-        n_done += len(part)
-        encoding.on_encoded(len(part))
-    return vectors
 
 
 def prompt_of_single_set(model: SentenceEncoder) -> str:

@@ -87,7 +87,7 @@ class BestPairs:
             offset: Added to second rows, to tell them from first ones: 0 for pairs within one array.
         """
         self.n_added = 0
-        self._threshold, self._max_pairs, self._top_k, self._offset = threshold, max_pairs, top_k, offset
+        self._max_pairs, self._top_k, self._offset = max_pairs, top_k, offset
         self._parts: list[tuple[Rows, Rows, Scores]] = []
         self._n_held, self._room = 0, 1_000_000
         self._floor = threshold

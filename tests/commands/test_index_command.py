@@ -16,7 +16,7 @@ from sbert_ft.model_folder.decision import Calibration, Decision, FittedOn
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.search.approximate import METHODS
 from sbert_ft.search.index_writer import HIT_COLUMNS
-from sbert_ft.search.manifest import VECTOR_TYPES
+from sbert_ft.search.manifest import INDEX_VECTORS
 
 pytest.importorskip("pyarrow", reason="the Parquet extra is not installed")
 
@@ -52,7 +52,7 @@ def faq(warm: WarmProcess, decided: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_names_are_those_of_the_library() -> None:
-    assert command._METHODS == METHODS and command._VECTOR_TYPES == VECTOR_TYPES
+    assert command._METHODS == METHODS and command._VECTOR_TYPES == INDEX_VECTORS
     assert all(name in search._EPILOG for name in HIT_COLUMNS)
 
 
