@@ -37,7 +37,8 @@ def keys() -> str:
             key.expected(),
             key.meaning,
         )
-        for key in KEYS.values()
+        for one in KEYS.values()
+        for key in (one, *one.members)
     )
     return _table(("key", "default", "allowed values", "meaning"), rows)
 

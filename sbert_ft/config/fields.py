@@ -10,10 +10,11 @@ import math
 import re
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cached_property
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
-from sbert_ft.config.faults import shown_value
+from sbert_ft.config.faults import nearest, shown_value
 from sbert_ft.config.limits import Limits
 from sbert_ft.config.objectives import ObjectiveSettings, takers_of
 from sbert_ft.config.settings import (
@@ -25,9 +26,11 @@ from sbert_ft.config.settings import (
     RunSettings,
     TrainingSettings,
 )
-from sbert_ft.errors import enumerated
+from sbert_ft.errors import enumerated, quoted
 
-Kind = Literal["text", "texts", "int", "number", "truth", "interval", "labels", "prompts", "retrieval"]
+Kind = Literal[
+    "text", "texts", "int", "number", "truth", "interval", "ranks", "labels", "prompts", "retrieval", "object"
+]
 
 # No run has as many pairs, steps or tokens, so a larger whole number is a mistake.
 MOST_COUNT: Final = 1_000_000_000
@@ -39,6 +42,7 @@ _KINDS: Final[dict[object, Kind]] = {
     bool: "truth",
     tuple[str, ...]: "texts",
     tuple[float, float]: "interval",
+    tuple[int, int]: "ranks",
     Mapping[str, float]: "labels",
     frozenset({str, Mapping[str, str]}): "prompts",
     Mapping[str, str]: "retrieval",
@@ -57,8 +61,9 @@ SECTIONS: Final = tuple(SECTION_CLASSES)
 class Key:
     """One key and its allowed values; `section` is empty for the top level, and `meaning` is a sentence or two.
 
-    The kind "interval" is two numbers, "labels" an object from label to number, "prompts" a text or one by column, and
-    "retrieval" an object with the paths of three files.
+    The kind "interval" is two numbers, "ranks" two whole numbers, "labels" an object from label to number, "prompts" a
+    text or one by column, "retrieval" an object with the paths of three files, and "object" one of the class `of`,
+    whose own keys are `members`.
     """
 
     section: str
@@ -69,6 +74,12 @@ class Key:
     default: object
     limits: Limits
     meaning: str
+    of: type | None = None
+
+    @cached_property
+    def members(self) -> tuple[Key, ...]:
+        """The keys of an object's own values; empty for every other kind."""
+        return () if self.of is None else tuple(_keys(self.path, self.of))
 
     @property
     def path(self) -> str:
@@ -77,18 +88,37 @@ class Key:
 
     def expected(self) -> str:
         """Return the allowed values in words, such as "a number above 0 and at most 1, or null"."""
-        return _words(self.kind, self.limits) + (", or null" if self.nullable else "")
+        words = f"an object with keys of {self.path}, {{...}}" if self.of else _words(self.kind, self.limits)
+        return words + (", or null" if self.nullable else "")
 
     def fault(self, value: object) -> str | None:
         """Return what is wrong with a value, for a message; None if it is allowed."""
-        if (value is None and self.nullable) or _fits(self.kind, self.limits, value):
+        if (value is None and self.nullable) or (self.of is None and _fits(self.kind, self.limits, value)):
             return None
+        if self.of is not None and isinstance(value, Mapping):
+            return self._fault_of_member(value)
         return f"expected {self.expected()}, found {shown_value(value)}{_remedy(self.kind, value)}"
+
+    def _fault_of_member(self, value: Mapping[object, object]) -> str | None:
+        """Return what is wrong with the first wrong value of an object; None if all are allowed."""
+        names = [key.name for key in self.members]
+        if unknown := [str(name) for name in value if name not in names]:
+            return f"{quoted(unknown[0])} is an unknown key; {nearest(unknown[0], names, names)}"
+        for key in self.members:
+            if key.name not in value and key.required:
+                return f"{key.name} is missing; expected {key.expected()}"
+            if key.name in value and (fault := key.fault(value[key.name])) is not None:
+                return f"{key.name}: {fault}"
+        return None
 
     def to_python(self, value: Any) -> Any:
         """Return an allowed value as the dataclass stores it: floats for numbers, tuples for arrays."""
         if value is None or self.kind in ("text", "int", "truth", "prompts", "retrieval"):
             return value
+        if self.of is not None:
+            return self.of(**{key.name: key.to_python(value[key.name]) for key in self.members if key.name in value})
+        if self.kind == "ranks":
+            return tuple(value)
         if self.kind == "number":
             return float(value)
         if self.kind == "labels":
@@ -108,8 +138,8 @@ def _words(kind: Kind, limits: Limits) -> str:
         return f"a {'whole ' if kind == 'int' else ''}number{limits.range_words()}"
     if kind == "truth":
         return "true or false"
-    if kind == "interval":
-        return "an array of two numbers, the lower first"
+    if kind in ("interval", "ranks"):
+        return f"an array of two {'whole ' if kind == 'ranks' else ''}numbers, the lower first"
     if kind == "prompts":
         return "a text, or an object from column to text"
     if kind == "retrieval":
@@ -139,8 +169,9 @@ def _fits(kind: Kind, limits: Limits, value: Any) -> bool:
         return is_object and all(map(_is_text, value)) and all(map(_is_number, value.values()))
     if not isinstance(value, list | tuple):
         return False
-    if kind == "interval":
-        return len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]
+    if kind in ("interval", "ranks"):
+        are_numbers = len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]
+        return are_numbers and (kind == "interval" or (all(isinstance(n, int) for n in value) and value[0] >= 0))
     in_range = limits.n_items[0] <= len(value) <= limits.n_items[1]
     return in_range and all(_is_text(text) and not text.isspace() for text in value) and len({*value}) == len(value)
 
@@ -199,6 +230,7 @@ def _keys(section: str, of: Any) -> Iterator[Key]:
         limits = field.metadata.get("limits", Limits())
         if section == "objective" and meaning and (takers := takers_of(field.name)):
             meaning = f"{enumerated(takers)}: {meaning}"
+        of_class = next((one for one in (*get_args(hint), hint) if is_dataclass(one)), None)
         members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
         some = frozenset(member for member in members if member is not type(None))
         bare: object = next(iter(some)) if len(some) == 1 else some
@@ -207,7 +239,9 @@ def _keys(section: str, of: Any) -> Iterator[Key]:
         # An objective's object must have a name; the default of the dataclass is for runs without an objective.
         required = field.default is MISSING or (section, field.name) == ("objective", "name")
         default = None if required else field.default
-        yield Key(section, field.name, _KINDS[bare], type(None) in members, required, default, limits, meaning)
+        kind: Kind = "object" if isinstance(of_class, type) else _KINDS[bare]
+        of_object = of_class if isinstance(of_class, type) else None
+        yield Key(section, field.name, kind, type(None) in members, required, default, limits, meaning, of_object)
 
 
 KEYS: Final[Mapping[str, Key]] = types.MappingProxyType(

@@ -56,7 +56,7 @@ def run_to_json(settings: RunSettings) -> dict[str, Any]:
     """Return the resolved configuration: every key with its value; reading it gives equal settings."""
     value: Any = _plain(settings)
     value["data"] |= value["data"].pop("reading")
-    return {name: value[name] for name in (*SECTIONS, "output_dir")}
+    return {name: value[name] for name in (*SECTIONS, *(key.name for key in keys_of("")))}
 
 
 def check_settings(settings: RunSettings) -> RunSettings:
@@ -126,13 +126,17 @@ def _checked(section: str, at: str, given: Mapping[str, Given], faults: list[Fau
             values[key.name] = key.to_python(given[path].value)
         else:
             written = given[path].written
-            shown = path if written in (path, f"--set {path}") else f"{path} (given as {quoted(written)})"
+            shown = (
+                path
+                if written == path or written.startswith(f"--set {path}")
+                else f"{path} (given as {quoted(written)})"
+            )
             faults.append(Fault(shown, fault))
     return values
 
 
 def _override(given: GivenKeys, overrides: Sequence[str]) -> None:
-    later, of_objective = GivenKeys(), list[tuple[str, object]]()
+    later, of_objective, of_objects = GivenKeys(), list[tuple[str, object]](), list[tuple[str, str, object]]()
     for override in overrides:
         written, equals, text = override.partition("=")
         first, dot, rest = written.strip().partition(".")
@@ -142,6 +146,8 @@ def _override(given: GivenKeys, overrides: Sequence[str]) -> None:
             given.faults.append(Fault(f"--set {quoted(override)}", expected))
         elif first == "objective":
             of_objective.append((rest, _json_or_text(text)))
+        elif (home := joined(section, name).rpartition(".")[0]) in KEYS and KEYS[home].of is not None:
+            of_objects.append((home, joined(section, name).removeprefix(f"{home}."), _json_or_text(text)))
         elif (path := path_of(section, name)) is not None:
             one = GivenKeys(faults=later.faults)
             one.place(path, Given(_json_or_text(text), f"--set {joined(section, name)}"))
@@ -155,6 +161,10 @@ def _override(given: GivenKeys, overrides: Sequence[str]) -> None:
         found = f"has no effect beside training.warmup_steps, {shown_value(steps)}"
         given.faults.append(Fault("training.warmup_ratio", f"{found}; add --set training.warmup_steps=null"))
     given.by_path |= later.by_path
+    for home, member, value in of_objects:
+        before = given.by_path.get(home, Given(None, "")).value
+        if before is None or isinstance(before, Mapping):  # anything else is refused later
+            given.by_path[home] = Given({**(before or {}), member: value}, f"--set {home}.{member}")
     for name, value in of_objective:  # last, because the default objective depends on the kind of model
         _override_objective(given, name, value)
 

@@ -27,6 +27,11 @@ _VALUES: Final[dict[str, JsonSchema]] = {
     "number": {"type": "number"},
     "truth": {"type": "boolean"},
     "texts": {"type": "array", "items": {"type": "string", "pattern": _NOT_BLANK}, "uniqueItems": True},
+    "ranks": {
+        **{"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": MOST_COUNT}},
+        **{"minItems": 2, "maxItems": 2},
+    },
+    "object": {"type": "object"},
     "interval": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
     "labels": {"type": "object", "additionalProperties": {"type": "number"}, "minProperties": 1},
     "prompts": {
@@ -70,7 +75,7 @@ def json_schema() -> JsonSchema:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A run of sbert-ft",
         "type": "object",
-        "properties": {IGNORED: {"type": "string"}, **sections, "output_dir": _of_key(KEYS["output_dir"])},
+        "properties": {IGNORED: {"type": "string"}, **sections, **{key.name: _of_key(key) for key in keys_of("")}},
         "patternProperties": _aliases(FLAT),
         "required": ["model", "data", "output_dir"],
         "additionalProperties": False,
@@ -114,7 +119,7 @@ def _of_key(key: Key) -> JsonSchema:
     """Return the schema of a key's value, with its meaning and default for editors."""
     schema: JsonSchema = {"description": f"{key.meaning} Expected: {key.expected()}."}
     if not key.required:
-        schema["default"] = key.default
+        schema["default"] = list(key.default) if isinstance(key.default, tuple) else key.default
     value = _VALUES[key.kind] | {bound.keyword: end for bound, end in key.limits.bounds()}
     if key.nullable:
         value["type"] = [*([value["type"]] if isinstance(value["type"], str) else value["type"]), "null"]
@@ -122,6 +127,8 @@ def _of_key(key: Key) -> JsonSchema:
         value["enum"] = [*key.limits.choices, *([None] if key.nullable else [])]
     elif key.kind == "text":
         value["pattern"] = f"^({key.limits.pattern})$" if key.limits.pattern else _NOT_BLANK
+    if key.of is not None:
+        value |= {"properties": {member.name: _of_key(member) for member in key.members}, "additionalProperties": False}
     if key.kind == "texts":
         value["minItems"], value["maxItems"] = key.limits.n_items
     return schema | value
@@ -129,7 +136,7 @@ def _of_key(key: Key) -> JsonSchema:
 
 def commented_start() -> str:
     """Return the text of a run's JSON with comments."""
-    parts = [_start_section(name) for name in SECTIONS] + [_line(KEYS["output_dir"], "  ")]
+    parts = [_start_section(name) for name in SECTIONS] + [_line(key, "  ") for key in keys_of("")]
     return _HEAD + "{\n" + ",\n\n".join(parts) + "\n}\n"
 
 
@@ -142,7 +149,13 @@ def _start_section(name: str) -> str:
 
 def _line(key: Key, indent: str) -> str:
     said = key.kind == "truth" or (key.kind == "text" and not key.limits.choices and not key.limits.pattern)
-    comment = _comment(key.meaning if said else f"{key.meaning} Expected: {key.expected()}.", indent)
+    meaning = key.meaning
+    if key.of is not None:
+        meaning += " Its keys: " + " ".join(
+            f"{member.name} ({member.expected()}): {member.meaning}" for member in key.members
+        )
+        said = True
+    comment = _comment(meaning if said else f"{meaning} Expected: {key.expected()}.", indent)
     return f'{comment}\n{indent}"{key.name}": {json.dumps(_EXAMPLES.get(key.path, key.default))}'
 
 

@@ -103,6 +103,23 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class NegativeSettings:
+    """Hard negatives that a run mines among its own texts, with the model as it is.
+
+    Attributes:
+        per_pair: Negatives for each pair; each makes a triplet of it.
+        ranks: First and last rank of the nearest texts among which they are looked for; the first is 0.
+        max_probability: A text that matches with a higher probability is no negative.
+        every_epochs: Mine again after so many epochs; None for only before the first.
+    """
+
+    per_pair: int = setting(1, at_least=1)
+    ranks: tuple[int, int] = (10, 50)
+    max_probability: float = setting(0.5, above=0, at_most=1)
+    every_epochs: int | None = setting(None, at_least=1)
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """The rows for training and for evaluation: pairs, triplets or texts.
 
@@ -120,6 +137,7 @@ class DataSettings:
             as its prompts query and document. None for the model's own.
         retrieval: Kind siamese: files of queries, of the texts to search in (corpus), and of which text is relevant for
             which query. The model is evaluated on them beside dev, and ndcg@10 and others may choose the best step.
+        negatives: Objective in_batch_negatives: hard negatives that the run mines for its pairs, as an object.
         reading: How the files are read (its fields stand in the JSON's section itself).
     """
 
@@ -130,7 +148,24 @@ class DataSettings:
     document_column: str | None = None
     prompts: str | Mapping[str, str] | None = None
     retrieval: Mapping[str, str] | None = None
+    negatives: NegativeSettings | None = None
     reading: Reading = field(default_factory=Reading)
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """A model from whose scores or vectors the encoder learns.
+
+    Attributes:
+        path: Its folder: a classifier of kind joined, or another sentence encoder. None for a joined classifier that
+            the run trains first, from the same base model and pairs.
+        texts: File of further texts without labels, which the teacher labels too.
+        pairs_per_text: Kind joined: the nearest texts that are paired with each text, for the teacher to label.
+    """
+
+    path: str | None = None
+    texts: str | None = None
+    pairs_per_text: int = setting(4, at_least=1)
 
 
 @dataclass(frozen=True)
@@ -226,6 +261,7 @@ class RunSettings:
         objective: The objectives whose losses are added; usually one.
         training: How it is trained.
         evaluation: How the result is evaluated.
+        teacher: A model to learn from, as an object; null for none.
         output_dir: The run's folder.
     """
 
@@ -235,6 +271,7 @@ class RunSettings:
     objective: tuple[ObjectiveSettings, ...] = (ObjectiveSettings(),)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    teacher: TeacherSettings | None = None
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -242,4 +279,6 @@ class RunSettings:
         data = self.data
         paths = {"model.path": self.model.path, "data.train": data.train, "data.dev": data.dev, "data.test": data.test}
         paths |= {f"data.retrieval.{name}": path for name, path in (data.retrieval or {}).items()}
+        if self.teacher is not None:
+            paths |= {"teacher.path": self.teacher.path, "teacher.texts": self.teacher.texts}
         return {key: path for key, path in paths.items() if path is not None}

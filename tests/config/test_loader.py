@@ -32,8 +32,10 @@ from sbert_ft.config.settings import (
     Features,
     ModelKind,
     ModelSettings,
+    NegativeSettings,
     Reading,
     RunSettings,
+    TeacherSettings,
     TrainingSettings,
     Truncation,
 )
@@ -1161,7 +1163,7 @@ def test_the_resolved_configuration_has_every_key() -> None:
     resolved = run_to_json(run_from_json(LEAST, "x"))
     (objective,) = resolved["objective"]
     flat = {f"{section}.{name}" for section in SECTIONS if section != "objective" for name in resolved[section]}
-    assert flat | {f"objective.{name}" for name in objective} | {"output_dir"} == set(KEYS)
+    assert flat | {f"objective.{name}" for name in objective} | {"output_dir", "teacher"} == set(KEYS)
     assert resolved["training"]["warmup_ratio"] == 0.1
 
 
@@ -1201,7 +1203,7 @@ def test_settings_made_in_python_are_checked_alike(change: dict[str, Any], expec
 def test_every_field_is_a_key_with_a_meaning() -> None:
     classes = (ModelSettings, DataSettings, Reading, ObjectiveSettings, TrainingSettings, EvaluationSettings)
     names = [field.name for of in classes for field in fields(of) if field.name != "reading"]
-    assert [key.name for key in KEYS.values()] == [*names, "output_dir"]
+    assert [key.name for key in KEYS.values()] == [*names, "output_dir", "teacher"]
     assert all(key.meaning.endswith(".") and "None" not in key.meaning for key in KEYS.values())
     assert {key.path for key in KEYS.values() if key.required} == {
         "model.path",
@@ -1383,11 +1385,11 @@ def test_the_schema_is_json_with_a_meaning_for_every_key() -> None:
 
 def test_the_documentation_has_every_key_as_it_is() -> None:
     text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-    for key in KEYS.values():
+    for key in (one for top in KEYS.values() for one in (top, *top.members)):
         default = "required" if key.required else f"`{json.dumps(key.default)}`"
         meaning = key.meaning.replace("|", r"\|")  # otherwise it would begin a new cell of the table
         assert f"| `{key.path}` | {default} | {key.expected()} | {meaning} |" in text, key.path
-    rows = re.findall(rf"^\| `((?:{'|'.join(SECTIONS)})\.\w+|output_dir)` \|", text, re.MULTILINE)
+    rows = re.findall(rf"^\| `((?:{'|'.join(SECTIONS)})\.\w+|output_dir|teacher)` \|", text, re.MULTILINE)
     assert rows == [*KEYS]
     for alias, path in ALIASES.items():
         assert f"| `{alias}` |" in text and (path not in KEYS or f"| `{alias}` | `{path}` |" in text)
@@ -1428,6 +1430,40 @@ def test_meanings_are_not_needed(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr
 
 
+# ---------------------------------------------------------------- keys whose value is an object of settings
+
+
+def test_an_object_of_settings_is_read_and_overridden_key_by_key(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({**LEAST, "teacher": {}}), encoding="utf-8")
+    assert read_run(path).teacher == TeacherSettings()
+    run = read_run(path, ["teacher.texts=more.txt", "data.negatives.per_pair=3", "data.negatives.ranks=[0, 5]"])
+    assert run.teacher == TeacherSettings(texts="more.txt")
+    assert run.data.negatives == NegativeSettings(per_pair=3, ranks=(0, 5))
+    assert run_from_json(run_to_json(run), "x") == run == check_settings(run)
+    assert run_from_json(LEAST, "x").teacher is None
+
+
+@pytest.mark.parametrize(
+    "teacher, expected",
+    [
+        (3, "teacher: expected an object with keys of teacher, {...}, or null, found 3"),
+        ({"paht": "x"}, "teacher: 'paht' is an unknown key; did you mean 'path'?"),
+        ({"pairs_per_text": 0}, "teacher: pairs_per_text: expected a whole number of at least 1, found 0"),
+    ],
+)
+def test_a_fault_in_an_object_of_settings(teacher: object, expected: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        run_from_json({**LEAST, "teacher": teacher}, "x")
+
+
+@pytest.mark.parametrize("ranks", [[5, 2], [-1, 2], [0.5, 2], [1], [True, 2]])
+def test_ranks_are_two_whole_numbers_the_lower_first(ranks: list[object]) -> None:
+    expected = re.escape("data.negatives: ranks: expected an array of two whole numbers, the lower first, found")
+    with pytest.raises(ConfigError, match=expected):
+        run_from_json({**LEAST, "data": {"train": "x.csv", "negatives": {"ranks": ranks}}}, "x")
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -1443,7 +1479,9 @@ def test_the_start_runs_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ModelSettings("bert-base-uncased/"), DataSettings("train.csv", "dev.csv", "test.csv"), "runs/first"
     )
     shown = read_json_object(path)
-    assert {f"{section}.{name}" for section in SECTIONS for name in shown[section]} | {"output_dir"} == set(KEYS)
+    assert {f"{section}.{name}" for section in SECTIONS for name in shown[section]} | {"output_dir", "teacher"} == set(
+        KEYS
+    )
     assert all(key.meaning.split(".")[0][:30] in printed for key in KEYS.values())
     assert max(map(len, printed.splitlines())) <= 120
 
