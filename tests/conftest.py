@@ -29,7 +29,7 @@ BUNDLE = ROOT / ".gpu-bundle"
 
 # Test files, or folders of them, in which coverage is measured.
 MEASURED = (
-    *("data", "model_folder", "tokenization", "encoder/test_spec.py", "fuzz/test_fuzz_seeds.py"),
+    *("data", "files", "model_folder", "tokenization", "encoder/test_spec.py", "fuzz/test_fuzz_seeds.py"),
     *("training/test_checkpoints.py", "training/test_run_folder.py", "training/test_fine_tune.py"),
 )
 
