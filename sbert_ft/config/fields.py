@@ -29,7 +29,19 @@ from sbert_ft.config.settings import (
 from sbert_ft.errors import enumerated, quoted
 
 Kind = Literal[
-    "text", "texts", "int", "number", "truth", "interval", "ranks", "labels", "prompts", "retrieval", "object"
+    "text",
+    "texts",
+    "int",
+    "ints",
+    "number",
+    "numbers",
+    "truth",
+    "interval",
+    "ranks",
+    "labels",
+    "prompts",
+    "retrieval",
+    "object",
 ]
 
 # No run has as many pairs, steps or tokens, so a larger whole number is a mistake.
@@ -43,6 +55,8 @@ _KINDS: Final[dict[object, Kind]] = {
     tuple[str, ...]: "texts",
     tuple[float, float]: "interval",
     tuple[int, int]: "ranks",
+    tuple[int, ...]: "ints",
+    tuple[float, ...]: "numbers",
     Mapping[str, float]: "labels",
     frozenset({str, Mapping[str, str]}): "prompts",
     Mapping[str, str]: "retrieval",
@@ -61,9 +75,9 @@ SECTIONS: Final = tuple(SECTION_CLASSES)
 class Key:
     """One key and its allowed values; `section` is empty for the top level, and `meaning` is a sentence or two.
 
-    The kind "interval" is two numbers, "ranks" two whole numbers, "labels" an object from label to number, "prompts" a
-    text or one by column, "retrieval" an object with the paths of three files, and "object" one of the class `of`,
-    whose own keys are `members`.
+    The kind "ints" is an array of whole numbers, "numbers" one of any, "interval" two numbers, "ranks" two whole ones,
+    "labels" an object from label to number, "prompts" a text or one by column, "retrieval" an object with the paths of
+    three files, and "object" one of the class `of`, whose own keys are `members`.
     """
 
     section: str
@@ -117,7 +131,7 @@ class Key:
             return value
         if self.of is not None:
             return self.of(**{key.name: key.to_python(value[key.name]) for key in self.members if key.name in value})
-        if self.kind == "ranks":
+        if self.kind in ("ranks", "ints"):
             return tuple(value)
         if self.kind == "number":
             return float(value)
@@ -134,6 +148,10 @@ def _words(kind: Kind, limits: Limits) -> str:
         least, most = limits.n_items
         n_items = f"{least:,} {'or' if most == least + 1 else 'to'} {most:,}"
         return f"an array of {n_items} different texts that are not blank"
+    if kind in ("ints", "numbers"):
+        least, most = limits.n_items
+        what = f"{'whole ' if kind == 'ints' else ''}numbers{limits.range_words()}"
+        return f"an array of {least:,} to {most:,} {what}"
     if kind in ("int", "number"):
         return f"a {'whole ' if kind == 'int' else ''}number{limits.range_words()}"
     if kind == "truth":
@@ -173,6 +191,8 @@ def _fits(kind: Kind, limits: Limits, value: Any) -> bool:
         are_numbers = len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]
         return are_numbers and (kind == "interval" or (all(isinstance(n, int) for n in value) and value[0] >= 0))
     in_range = limits.n_items[0] <= len(value) <= limits.n_items[1]
+    if kind in ("ints", "numbers"):
+        return in_range and all(_fits("int" if kind == "ints" else "number", limits, item) for item in value)
     return in_range and all(_is_text(text) and not text.isspace() for text in value) and len({*value}) == len(value)
 
 

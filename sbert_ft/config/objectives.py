@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    # The labels are a tensor, or None for an objective that takes rows without labels.
+    # The labels are a tensor, or None for an objective that takes rows without labels. In their place an objective that
+    # learns from a teacher gets the teacher's vectors, a column for each text of a row.
     LossMethod = Callable[[list[Tensor], Any], Tensor]
 
 
@@ -52,6 +53,7 @@ class ObjectiveKind:
         distinct_texts: Whether a text that occurs twice in a batch would be used as its own negative.
         n_views: How many times each text is encoded, each time with other dropout; every time is a column of vectors.
         decodes: Whether a decoder must give back a text from the vector of the damaged text (`make` is called with it).
+        teacher: Whether it learns from the vectors of another encoder: never, of rows without labels, or always.
         find_fault: Returns what is wrong with the labels, shape (rows,), as the rest of a sentence; or None.
         of_classifier: Whether it trains a classifier, with a loss on the head's logits, shape (B, K).
         of_language: Whether it trains a masked language model, with a loss on a head's logits, shape (M, K).
@@ -63,15 +65,27 @@ class ObjectiveKind:
     distinct_texts: bool = False
     n_views: int = 1
     decodes: bool = False
+    teacher: Literal["never", "unlabelled", "always"] = "never"
     find_fault: Callable[[NDArray[np.float64]], str | None] | None = None
     of_classifier: bool = False
     of_language: bool = False
+
+    @property
+    def of_vectors(self) -> bool:
+        """Whether its loss is a function of the texts' vectors alone, so that their first features have one too."""
+        return not (self.of_classifier or self.of_language or self.decodes)
 
     @cached_property
     def defaults(self) -> Mapping[str, Any]:
         """The options that it takes, with their default values."""
         parameters = inspect.signature(self.make).parameters.values()
         return {option.name: option.default for option in parameters if option.default is not option.empty}
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """What `make` is called with besides the options."""
+        parameters = inspect.signature(self.make).parameters.values()
+        return tuple(option.name for option in parameters if option.default is option.empty)
 
 
 def find_no_order(labels: NDArray[np.float64]) -> str | None:
@@ -109,6 +123,14 @@ _MATCHING: Final = Rows(
 )
 _TRIPLETS: Final = Rows("three texts without labels", (3,), ("none",))
 _TEXTS: Final = Rows("one text without a label", (1,), ("none",))
+_ANY: Final = Rows(
+    "one to three texts, whatever their label; alone it takes every text as a row",
+    (1, 2, 3),
+    ("none", "binary", "score"),
+)
+_MARGINS: Final = Rows(
+    "three texts, with a margin as the score, or without labels beside a teacher", (3,), ("none", "binary", "score")
+)
 _CLASSIFIED: Final = Rows("one or two texts and a class", (1, 2), ("classes",))
 _RAW: Final = Rows("texts without labels", (1,), ("none",))
 _DOCUMENTS: Final = Rows("documents of several texts, without labels", (1,), ("none",))
@@ -246,6 +268,74 @@ def tsdae(decoder: Callable[[Tensor, Tensor], Tensor], deletion: float = 0.6) ->
     return loss
 
 
+@partial(ObjectiveKind, _ANY, teacher="always")
+def mse(fitted: Callable[[Tensor], Tensor]) -> LossMethod:
+    """Mean squared error between a text's vector and that of the teacher, over features, texts of a row and rows.
+
+    Reimers and Gurevych 2020, Making Monolingual Sentence Embeddings Multilingual, section 2. A teacher's vector of
+    another width is projected first (`training.teacher_vectors`). It is sentence-transformers' MSELoss.
+
+    `fitted` returns the teacher's vectors, shape (B, d), in the width of the encoder.
+    """
+    method = _library_loss("MSELoss")
+
+    def loss(columns: list[Tensor], taught: list[Tensor]) -> Tensor:
+        width = columns[0].shape[-1]  # with matryoshka_dims, of the first features
+        return method(columns, [fitted(vectors)[:, :width] for vectors in taught])
+
+    return loss
+
+
+@partial(ObjectiveKind, _MARGINS, teacher="unlabelled")
+def margin_mse(scale: float = 1.0) -> LossMethod:
+    """Mean squared error between a margin and scale * (cosine to the second text - cosine to the third one).
+
+    The margin is the label as it stands in the file, or the teacher's difference of the same cosines (Hofstätter et al.
+    2020, Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation). It is
+    sentence-transformers' MarginMSELoss with the cosine in place of the dot product.
+    """
+    from torch.nn.functional import cosine_similarity
+
+    def margin(columns: list[Tensor]) -> Tensor:
+        return cosine_similarity(columns[0], columns[1]) - cosine_similarity(columns[0], columns[2])
+
+    method = _library_loss("MarginMSELoss", similarity_fct=lambda left, right: scale * cosine_similarity(left, right))
+
+    def loss(columns: list[Tensor], margins: Any) -> Tensor:
+        return method(columns, scale * margin(margins) if isinstance(margins, list) else margins)
+
+    return loss
+
+
+@partial(ObjectiveKind, _MATCHING, coupled=True, distinct_texts=True, find_fault=find_no_match, teacher="always")
+def guided_in_batch_negatives(scale: float = 100.0, margin: float = 0.0) -> LossMethod:
+    """As in_batch_negatives, without the texts that the teacher finds nearer to the first text than its match.
+
+    The other first texts are negatives too, and the other matches once more, by their cosine to the match. Left out is
+    what has a higher cosine by the teacher than the match has, minus the margin (Solatorio 2024, GISTEmbed, section 3).
+
+    It is sentence-transformers' GISTEmbedLoss, whose own code calls two models with the same tokenizer and needs
+    memory for B * B * d numbers.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy, normalize
+
+    def cosines(columns: list[Tensor]) -> list[Tensor]:
+        first, second, *third = (normalize(column, dim=-1) for column in columns)
+        return [first @ second.T, first @ first.T, second @ second.T, *(first @ column.T for column in third)]
+
+    def loss(columns: list[Tensor], taught: list[Tensor]) -> Tensor:
+        guides = cosines(taught)
+        own = torch.eye(len(guides[0]), dtype=torch.bool, device=guides[0].device)
+        kept = [guide <= guides[0].diagonal()[:, None] - margin for guide in guides]
+        # the match stays, and no text is its own negative, whatever the rounding of a cosine of 1
+        kept[:3] = kept[0] | own, kept[1] & ~own, kept[2] & ~own
+        scores = scale * torch.cat(cosines(columns), dim=1).masked_fill(~torch.cat(kept, dim=1), -math.inf)
+        return cross_entropy(scores, torch.arange(len(own), device=own.device))
+
+    return loss
+
+
 @partial(ObjectiveKind, _CLASSIFIED, of_classifier=True)
 def softmax(class_weight: Tensor | None = None) -> LossMethod:
     """Cross-entropy of the classes by the head's logits, the mean over the rows of a batch of (weighted) losses.
@@ -311,6 +401,7 @@ def nsp() -> LossMethod:
 _ALL = (
     *(cosine, cosent, angle, contrastive, online_contrastive, in_batch_negatives, triplet),
     *(simcse, tsdae),
+    *(mse, margin_mse, guided_in_batch_negatives),
     *(softmax, binary_cross_entropy),
     *(mlm, nsp),
 )
@@ -331,7 +422,12 @@ class ObjectiveSettings:
         name: Which loss; each accepts its own kind of labels.
         weight: Factor of this objective's loss where several are added.
         scale: factor before the softmax or exponential (inverse temperature).
-        margin: distance beyond which a negative pair costs nothing.
+        margin: distance beyond which a negative pair costs nothing; guided_in_batch_negatives: how much less near than
+            the match the teacher must find a text, for it to be a negative.
+        matryoshka_dims: numbers of first features, the largest first; the loss is added up over the first so many
+            features of the vectors, each scaled to length 1 (Kusupati et al. 2022, Matryoshka Representation
+            Learning). The run evaluates the model at each of them.
+        matryoshka_weights: factor of the loss at each of matryoshka_dims; null for 1.
         symmetric: also find the first text from the second one.
         mask_share: share of a text's tokens that have to be predicted.
         whole_words: choose whole words instead of single tokens, in Korean an eojeol.
@@ -343,6 +439,8 @@ class ObjectiveSettings:
     weight: float = setting(1.0, above=0)
     scale: float | None = setting(None, above=0)
     margin: float | None = setting(None, at_least=0)
+    matryoshka_dims: tuple[int, ...] | None = setting(None, n_items=(1, 32), at_least=1)
+    matryoshka_weights: tuple[float, ...] | None = setting(None, n_items=(1, 32), above=0)
     symmetric: bool = False
     mask_share: float | None = setting(None, above=0, at_most=1)
     whole_words: bool = False
@@ -352,12 +450,21 @@ class ObjectiveSettings:
 
 def takers_of(option: str) -> tuple[str, ...]:
     """Return the names of the objectives that use an option; another one would ignore it silently."""
+    if option.startswith("matryoshka_"):
+        return tuple(name for name, kind in OBJECTIVES.items() if kind.of_vectors)
     return tuple(name for name, kind in OBJECTIVES.items() if option in kind.defaults)
 
 
 def takes_single_texts(name: object) -> bool:
-    """Return whether an objective trains a sentence encoder on single texts; False for what is no objective's name."""
+    """Return whether an objective of a sentence encoder takes only single texts; False for what is no name of one."""
     return isinstance(name, str) and name in OBJECTIVES and OBJECTIVES[name].rows is _TEXTS
+
+
+def reads_single_texts(objectives: Iterable[object]) -> bool:
+    """Return whether the training data of such settings are read as single texts: all objectives take these."""
+    names = [part.name for part in objectives if isinstance(part, ObjectiveSettings)]
+    known = [OBJECTIVES[name].rows for name in names if isinstance(name, str) and name in OBJECTIVES]
+    return bool(known) and len(known) == len(names) and all(rows in (_TEXTS, _ANY) for rows in known)
 
 
 def takes_classes(name: object) -> bool:

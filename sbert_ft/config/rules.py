@@ -17,7 +17,9 @@ from sbert_ft.config.metrics import METRICS, choosing_metrics
 from sbert_ft.config.objectives import (
     CLASSIFIER_OBJECTIVES,
     LANGUAGE_OBJECTIVES,
+    OBJECTIVES,
     ObjectiveSettings,
+    reads_single_texts,
     takers_of,
     takes_classes,
     takes_single_texts,
@@ -37,6 +39,7 @@ _OPTION_OF_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "data.document_column": (LANGUAGE_KIND,),
     **dict.fromkeys(
         (
+            "model.layers",
             *("model.pooling", "data.label_column", "data.label_kind", "data.classes", "data.label_values"),
             *("data.score_range", "data.on_bad_row"),
             *("evaluation.threshold_target", "evaluation.calibration", "evaluation.match_from"),
@@ -79,16 +82,29 @@ def broken_rules(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettin
         yield from [*_mismatches(values["model.kind"], objectives)] or [
             *_rules_of_labels(values, objectives),
             *_rules_of_single_texts(values, objectives),
+            *_rules_of_teacher(values, objectives),
         ]
 
 
 def broken_rules_of_objective(path: str, values: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield a fault for each value (by name) of an option that the objective at this path does not have."""
+    yield from _rules_of_dimensions(path, values)
     for option in values:
         names = takers_of(option)
         if names and "name" in values and values[option] and values["name"] not in names:
             found = f"{shown_value(values[option])} for {values['name']}"
             yield Fault(f"{path}.{option}", f"is an option of {', '.join(names)}; found {found}; leave it out")
+
+
+def _rules_of_dimensions(path: str, values: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield the faults of matryoshka_dims, which descend, and of their weights, of which there are as many."""
+    dims, weights = values.get("matryoshka_dims"), values.get("matryoshka_weights")
+    if dims is not None and list(dims) != sorted({*dims}, reverse=True):
+        found = f"found {shown_value(dims)}"
+        yield Fault(f"{path}.matryoshka_dims", f"expected different numbers, the largest first, {found}")
+    elif weights is not None and "matryoshka_dims" in values and len(weights) != len(dims or ()):
+        found = f"{len(weights)} for {len(dims or ())} numbers in matryoshka_dims"
+        yield Fault(f"{path}.matryoshka_weights", f"expected a weight for each of matryoshka_dims, found {found}")
 
 
 def _rules_of_paths(values: Mapping[str, Any]) -> Iterator[Fault]:
@@ -159,6 +175,12 @@ def _rules_of_model(values: Mapping[str, Any]) -> Iterator[Fault]:
         if values.get("model.init") == "random" and (value := values.get(f"model.{name}")):
             sentence = f"{shown_value(value)} would keep random weights, because model.init is random; leave it out"
             yield Fault(f"model.{name}", sentence)
+    if (layers := values.get("model.layers")) is not None:
+        if values.get("model.init") == "random":
+            sentence = f"{shown_value(layers)} are those of trained weights, but model.init is random; leave it out"
+            yield Fault("model.layers", sentence)
+        elif list(layers) != sorted({*layers}):
+            yield Fault("model.layers", f"expected different numbers, the lowest first, found {shown_value(layers)}")
     if (kind := values.get("model.kind")) is None:
         return
     if values.get("model.pooling") == "pooler" and kind in ("siamese", "towers"):
@@ -172,7 +194,7 @@ def _rules_of_model(values: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _rules_of_columns(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
-    if (kind := values.get("model.kind")) is None or any(takes_single_texts(one.name) for one in objectives):
+    if (kind := values.get("model.kind")) is None or reads_single_texts(objectives):
         return
     columns, (expected, numbers) = values.get("data.text_columns"), _N_TEXTS[kind]
     if columns is not None and len(columns) not in numbers:
@@ -218,9 +240,16 @@ def _trained_by_objective(name: str) -> tuple[str, str, str]:
 
 def _rules_of_single_texts(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
     name, share = objectives[0].name, values.get("data.dev_share")
-    if takes_single_texts(name) and share is not None:
+    if reads_single_texts(objectives) and share is not None:
         found = f"found {shown_value(share)}, but objective {name} trains on texts without labels"
         yield Fault("data.dev_share", f"{found}, and dev needs labelled pairs; give data.dev, or leave it out")
+
+
+def _rules_of_teacher(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
+    taught = next((one.name for one in objectives if OBJECTIVES[one.name].teacher == "always"), None)
+    teacher = values.get("teacher", ...)
+    if taught is not None and (teacher is None or (teacher is not ... and teacher.path is None)):
+        yield Fault("teacher.path", f"is missing; objective {taught} learns from the vectors of a sentence encoder")
 
 
 def _rules_of_labels(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:

@@ -27,6 +27,8 @@ _VALUES: Final[dict[str, JsonSchema]] = {
     "number": {"type": "number"},
     "truth": {"type": "boolean"},
     "texts": {"type": "array", "items": {"type": "string", "pattern": _NOT_BLANK}, "uniqueItems": True},
+    "ints": {"type": "array", "items": {"type": "integer", "maximum": MOST_COUNT}},
+    "numbers": {"type": "array", "items": {"type": "number"}},
     "ranks": {
         **{"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": MOST_COUNT}},
         **{"minItems": 2, "maxItems": 2},
@@ -120,7 +122,12 @@ def _of_key(key: Key) -> JsonSchema:
     schema: JsonSchema = {"description": f"{key.meaning} Expected: {key.expected()}."}
     if not key.required:
         schema["default"] = list(key.default) if isinstance(key.default, tuple) else key.default
-    value = _VALUES[key.kind] | {bound.keyword: end for bound, end in key.limits.bounds()}
+    bounds = {bound.keyword: end for bound, end in key.limits.bounds()}
+    value = dict(_VALUES[key.kind])
+    if key.kind in ("ints", "numbers"):
+        value["items"] = value["items"] | bounds
+    else:
+        value |= bounds
     if key.nullable:
         value["type"] = [*([value["type"]] if isinstance(value["type"], str) else value["type"]), "null"]
     if key.limits.choices:
@@ -129,7 +136,7 @@ def _of_key(key: Key) -> JsonSchema:
         value["pattern"] = f"^({key.limits.pattern})$" if key.limits.pattern else _NOT_BLANK
     if key.of is not None:
         value |= {"properties": {member.name: _of_key(member) for member in key.members}, "additionalProperties": False}
-    if key.kind == "texts":
+    if key.kind in ("texts", "ints", "numbers"):
         value["minItems"], value["maxItems"] = key.limits.n_items
     return schema | value
 

@@ -36,6 +36,8 @@ class ModelSettings:
             both texts' vectors (towers), over the two texts joined to one (joined), or over one text (single).
             masked_lm: the heads of pre-training on raw texts; sbert-ft pretrain takes this kind.
         init: Where the weights come from: the folder, or random ones after its config.json.
+        layers: The layers to begin with, by their numbers from 0, such as [0, 2, 5]; the others are cut off. None for
+            all. Every other one is what DistilBERT begins with.
         max_seq_length: Tokens a text may have, special ones included (kind joined: both texts together); None for
             the folder's.
         pooling: How tokens become one vector: mean, cls or max; joined and single: pooler too, BERT's own dense layer
@@ -54,6 +56,7 @@ class ModelSettings:
     path: str
     kind: ModelKind = "siamese"
     init: Literal["pretrained", "random"] = "pretrained"
+    layers: tuple[int, ...] | None = setting(None, n_items=(1, 1000), at_least=0)
     max_seq_length: int | None = setting(None, at_least=3)
     pooling: Literal["mean", "cls", "max", "pooler"] | None = None
     features: Features = "uv_difference"
@@ -157,9 +160,10 @@ class TeacherSettings:
     """A model from whose scores or vectors the encoder learns.
 
     Attributes:
-        path: Its folder: a classifier of kind joined, or another sentence encoder. None for a joined classifier that
-            the run trains first, from the same base model and pairs.
-        texts: File of further texts without labels, which the teacher labels too.
+        path: Its folder: a classifier of kind joined, or another sentence encoder, whose vectors mse, margin_mse and
+            guided_in_batch_negatives learn from. None for a joined classifier that the run trains first, from the same
+            base model and pairs.
+        texts: File of further texts without labels, which the teacher labels too, or encodes for mse.
         pairs_per_text: Kind joined: the nearest texts that are paired with each text, for the teacher to label.
     """
 

@@ -222,6 +222,16 @@ class ConnectionDataset(Dataset[Connection]):
         ledger = replace(ledger, n_rows=k * ledger.n_rows, n_kept=len(texts), findings=dropped, notes=notes)
         return _different_texts(texts, RowPlaces(self.lines.repeat(k), self._places.unit), ledger)
 
+    def with_texts(self, more: ConnectionDataset) -> ConnectionDataset:
+        """Return the different texts of both data sets, which have rows of one text; they are numbered from 0."""
+        texts = [text for dataset in (self, more) for (text,) in dataset.rows_of_texts()]
+        both = self.ledger, more.ledger
+        found = tuple(finding for ledger in both for finding in ledger.findings)
+        note = f"with {counted(len(more), 'text')} of {quoted(more.source, limit=400)}"
+        n_rows, n_kept = (sum(getattr(ledger, name) for ledger in both) for name in ("n_rows", "n_kept"))
+        ledger = replace(self.ledger, n_rows=n_rows, n_kept=n_kept, findings=found, notes=(*self.ledger.notes, note))
+        return _different_texts(texts, RowPlaces(np.arange(len(texts)), "position"), ledger, len(found))
+
     def __len__(self) -> int:
         return len(self.text_rows)
 
@@ -463,10 +473,11 @@ def _read_rows(source: PairSource, reading: Reading) -> ConnectionDataset:
     return ConnectionDataset._of(ledger, text_rows, distinct, keys, groups, labels, places)
 
 
-def _different_texts(texts: list[str], places: RowPlaces, ledger: Ledger) -> ConnectionDataset:
+def _different_texts(texts: list[str], places: RowPlaces, ledger: Ledger, n_said: int = 0) -> ConnectionDataset:
     """Return rows of one text without labels, without those that repeat an earlier one, which the ledger then counts.
 
-    `ledger` is that of all the texts, and `places` says where they are.
+    `ledger` is that of all the texts, and `places` says where they are. The first `n_said` of its findings have been
+    logged.
     """
     keys = text_keys(texts)
     kept = np.sort(np.unique(keys, return_index=True)[1])
@@ -475,7 +486,7 @@ def _different_texts(texts: list[str], places: RowPlaces, ledger: Ledger) -> Con
         problem = "repeating an earlier one (ignoring case and spacing) left out"
         found = places.finding("duplicate", again, problem, "text")
         ledger = ledger.with_finding(found.kind, n_repeated, found.sentence, dropped=True, first=found.first)
-    _warn_of(ledger.source, ledger.findings)
+    _warn_of(ledger.source, ledger.findings[n_said:])
     rows = np.arange(len(kept))[:, None]
     chosen = [texts[i] for i in kept.tolist()]
     own = RowPlaces(places.lines[kept], places.unit)

@@ -75,7 +75,7 @@ class Labels:
         kind: "none" where there are no labels (pairs are then matches); "binary" for 0 and 1; "score" for numbers on
             a scale; "classes" for words, and for all labels that were read as classes.
         values: Shape (N,), float64: as in the file, or the numbers of the classes; None where there are no labels.
-        scale: Of scores; None for other labels.
+        scale: Of scores; None for other labels, and for the scores of triplets, which are margins.
         class_names: Names of the classes, by number; empty for other labels.
     """
 
@@ -184,8 +184,8 @@ class Labels:
 
     def describe(self) -> str:
         """Return a short description, such as "scores 0..5"."""
-        if self.scale is not None:
-            return f"scores {self.scale.describe()}"
+        if self.kind == "score":
+            return "margins" if self.scale is None else f"scores {self.scale.describe()}"
         if self.kind == "classes":
             return f"classes {named(self.class_names)}"
         return "labels 0 and 1" if self.kind == "binary" else "no labels"
@@ -490,6 +490,9 @@ class LabelColumn:
     ) -> tuple[Labels, list[str]]:
         """Return the labels of rows with these scores, shape (n,), and the notes about them."""
         low, high = float(values.min()), float(values.max())
+        if self._n_texts == 3:
+            notes.append(f"margins from {low:g} to {high:g} between the second text and the third, taken as they are")
+            return Labels("score", values), notes
         fitting = (known for known in _KNOWN_SCALES if known.low <= low and high <= known.high)
         if (scale := self._scale or next(fitting, None)) is None:
             at_low, at_high = (f"{self._places.unit} {lines[row]}" for row in (values.argmin(), values.argmax()))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -25,9 +26,12 @@ from transformers.utils import logging as transformers_logging
 
 from sbert_ft.encoder.dropout import use_fast_dropout
 from sbert_ft.encoder.kinds import KINDS
-from sbert_ft.errors import ModelFolderError, quoted, shown
+from sbert_ft.errors import InputError, ModelFolderError, quoted, shown
 
 logger = logging.getLogger(__name__)
+
+LAYER: Final = re.compile(r"(?:^|\.)(?:layer|layers|block|blocks)\.(\d+)\.")
+"""Finds the number of a layer in a tensor's name."""
 
 # Keys of a BertConfig that change what is computed and that transformers no longer reads.
 _FIXED_SETTINGS: Mapping[str, tuple[object, ...]] = {
@@ -120,6 +124,36 @@ def plan_encoder(raw: Mapping[str, Any], source: Path, n_tensors: int | None = N
         ) from error
     shapes = {name: tuple(tensor.shape) for name, tensor in encoder_tensors(skeleton).items()}
     return EncoderPlan(config, model_class, shapes)
+
+
+def cut_layers(plan: EncoderPlan, layers: Sequence[int], source: Path) -> tuple[EncoderPlan, dict[str, str]]:
+    """Return the plan of an encoder with some of the layers, and the name of each of its tensors in the whole one.
+
+    Raises:
+        InputError: A layer is not there, the numbers do not rise, or the layers of this kind of encoder are not alike.
+    """
+    by_layer: dict[int, dict[str, str]] = {}  # each layer's tensors, by their names without the number
+    for name in plan.shapes:
+        if (found := LAYER.search(name)) is not None:
+            begin, end = found.span(1)
+            by_layer.setdefault(int(found[1]), {})[f"{name[:begin]}*{name[end:]}"] = name
+    n_layers = int(plan.config.num_hidden_layers)
+    kind, numbers = plan.config.model_type, list(layers)
+    if len(by_layer) != n_layers or any(its.keys() != by_layer[0].keys() for its in by_layer.values()):
+        problem = f"layers are {numbers}, but those of {kind} encoders are not all of the same form"
+        raise InputError(f"{shown(source)}: {problem}", "leave layers out")
+    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+    if not numbers or not whole or numbers != sorted({*numbers}) or not 0 <= numbers[0] <= numbers[-1] < n_layers:
+        problem = f"layers are {quoted(numbers)}, expected different numbers from 0 to {n_layers - 1} in rising order"
+        raise InputError(f"{shown(source)}: {problem}", f"the encoder has {n_layers} layers")
+    config = {**plan.config.to_dict(), "num_hidden_layers": len(numbers)}
+    config.pop("n_layers", None)
+    cut = plan_encoder(config, source)
+    renamed = {name: name for name in cut.shapes}
+    for new, old in enumerate(numbers):
+        renamed |= {name.replace("*", str(new), 1): its for name, its in by_layer[old].items()}
+    assert renamed.keys() == cut.shapes.keys()
+    return cut, renamed
 
 
 def encoder_tensors(encoder: PreTrainedModel) -> dict[str, Tensor]:

@@ -100,7 +100,9 @@ def evaluation_pairs(name: str, dataset: ConnectionDataset, match_from: float | 
         InputError: The labels are classes, or `match_from` is not on the scale.
     """
     rows, lines = dataset.text_rows, dataset.lines
-    matches, labels = dataset.matches(match_from), dataset.labels
+    # the score of a triplet is a margin, and which of its texts is the nearer one is known without it
+    has_margins = dataset.n_texts == 3 and dataset.label_kind == "score"
+    matches, labels = None if has_margins else dataset.matches(match_from), dataset.labels
     if matches is not None and labels is not None:
         return EvaluationPairs(name, dataset, rows[:, :2], lines, labels, matches, dataset.score_range)
     if dataset.n_texts == 3:

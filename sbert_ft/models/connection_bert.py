@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ from sbert_ft.encoder.mixed_precision import HalfCopy, can_be_trained_in_half, w
 from sbert_ft.encoder.packing import PackedBatch, pack
 from sbert_ft.encoder.process_safety import ForkSafeLock, prepare_process
 from sbert_ft.encoder.ranks import Ranks
-from sbert_ft.encoder.spec import EncoderPlan, plan_encoder
+from sbert_ft.encoder.spec import EncoderPlan, cut_layers, plan_encoder
 from sbert_ft.errors import InputError, ModelFolderError, ResourceError, quoted, shown
 from sbert_ft.model_folder.layout import ModelFolder, read_folder
 from sbert_ft.model_folder.tensor_names import check_match, match_names
@@ -109,7 +110,11 @@ class ConnectionBert(TextEncoder, nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path | ModelFolder, device: str | torch.device | None = None, precision: Precision = "auto"
+        cls,
+        folder: str | Path | ModelFolder,
+        device: str | torch.device | None = None,
+        precision: Precision = "auto",
+        layers: Sequence[int] | None = None,
     ) -> ConnectionBert:
         """Return the model of a local folder.
 
@@ -119,11 +124,13 @@ class ConnectionBert(TextEncoder, nn.Module):
             device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or None for the first available one of CUDA, MPS and CPU.
             precision: The type in which inference computes: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for
                 bfloat16 where the hardware multiplies it and float32 elsewhere. Pooled vectors are always float32.
+            layers: The layers to keep, by their numbers from 0 in rising order; None for all. DistilBERT begins with
+                every other layer of a BERT (Sanh et al. 2019, section 3).
 
         Raises:
             ModelFolderError: The folder is incomplete, damaged, hostile or of an unsupported kind. A missing
                 tensor is an error; it is never replaced by random numbers.
-            InputError: The device or the precision is not a known one.
+            InputError: The device or the precision is not a known one, or a layer is not there.
             ResourceError: The device is not available, or there is not enough memory to try the encoder.
         """
         target = choose_device(device)
@@ -137,7 +144,13 @@ class ConnectionBert(TextEncoder, nn.Module):
             message = "%s: tensors that the encoder does not use: %d, such as %s"
             logger.warning(message, shown(source.encoder_path), len(unknown), quoted(unknown[0]))
         tokenizer = read_checked_tokenizer(source, _limits_of(plan))
-        encoder = plan.build(read_tensors(weights, match.names))
+        names = match.names
+        if layers is not None:
+            plan, renamed = cut_layers(plan, layers, source.config_file)
+            names = {new: names[old] for new, old in renamed.items()}
+            kept = {"architectures": source.config.get("architectures")}
+            source = replace(source, config={**plan.config.to_dict(), **kept})
+        encoder = plan.build(read_tensors(weights, names))
         return cls(encoder, tokenizer, plan, source, read_tensors(weights, match.poolers))._settle(target, dtype)
 
     @classmethod

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbert_ft.config.objectives import takes_single_texts
+from sbert_ft.config.objectives import reads_single_texts
 from sbert_ft.config.rules import LANGUAGE_KIND
 from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.ledger import Ledger
@@ -121,7 +121,7 @@ class Report:
     @property
     def train_word(self) -> str:
         """The word for a row of the training data: pair or text."""
-        return "text" if takes_single_texts(self.settings.objective[0].name) else self.row_word
+        return "text" if reads_single_texts(self.settings.objective) else self.row_word
 
     @property
     def score_word(self) -> str:

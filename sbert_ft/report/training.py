@@ -50,6 +50,8 @@ def _model_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     for key in ("pooling", *_OWN_SETTINGS.get(model.kind, ()), "dropout", "head_dropout"):
         if (value := getattr(model, key)) is not None:
             parts.append(f"{key} {plain_number(value)}".replace("_", " "))
+    if model.layers is not None:
+        parts.append(f"begins with the layers {', '.join(map(str, model.layers))}")
     if model.freeze_embeddings:
         parts.append("embeddings frozen")
     if model.freeze_layers:
@@ -101,6 +103,8 @@ def _sequence_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
 def _loop_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     training = report.settings.training
     yield fact("Objective", " + ".join(map(_objective, report.settings.objective)))
+    if (teacher := report.settings.teacher) is not None and teacher.path is not None:
+        yield fact("Teacher", teacher.path, "" if teacher.texts is None else f"texts of {teacher.texts} too")
     batch = f"{plain_number(training.batch_size)} per batch"
     if training.accumulation_steps > 1:
         batch += f", {plain_number(training.accumulation_steps)} batches per step"
@@ -118,9 +122,14 @@ def _objective(objective: ObjectiveSettings) -> str:
     """Return the objective's name with its options, and its weight unless that is 1."""
     options = {key: value for key, value in vars(objective).items() if key not in ("name", "weight")}
     given = {key: value for key, value in options.items() if value is not None and value is not False}
-    details = ", ".join(key if value is True else f"{key} {plain_number(value)}" for key, value in given.items())
+    details = ", ".join(key if value is True else f"{key} {_value(value)}" for key, value in given.items())
     name = f"{objective.name} ({details})" if details else objective.name
     return name if objective.weight == 1 else f"{plain_number(objective.weight)} × {name}"
+
+
+def _value(value: object) -> str:
+    """Return the value of an option as text; that of matryoshka_dims is several numbers."""
+    return "/".join(map(plain_number, value)) if isinstance(value, list | tuple) else plain_number(value)
 
 
 def _run_facts(report: Report) -> Iterator[tuple[Cell, ...]]:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from sbert_ft.arguments import path_argument, word_argument
 from sbert_ft.config.loader import check_settings
-from sbert_ft.config.objectives import CLASSIFIER_OBJECTIVES, ObjectiveSettings, takes_classes, takes_single_texts
+from sbert_ft.config.objectives import CLASSIFIER_OBJECTIVES, ObjectiveSettings, reads_single_texts, takes_classes
 from sbert_ft.config.settings import (
     DataSettings,
     EvaluationSettings,
     ModelSettings,
     Reading,
     RunSettings,
+    TeacherSettings,
     TrainingSettings,
 )
 from sbert_ft.data.corpus import TextCorpus
@@ -61,8 +62,8 @@ def starting_model(settings: RunSettings) -> TrainableModel:
         bert = ConnectionBert.from_config(wanted.path, device, precision, settings.training.seed)
     else:
         source = read_folder(wanted.path)
-        if wanted.kind == "siamese" or not has_classifier(source):
-            bert = ConnectionBert.from_pretrained(source, device, precision)
+        if wanted.kind == "siamese" or wanted.layers is not None or not has_classifier(source):
+            bert = ConnectionBert.from_pretrained(source, device, precision, wanted.layers)
         else:
             # a stock folder does not state the kind, one of ours does
             kind = None if "classifier" in source.own or wanted.kind == "towers" else wanted.kind
@@ -82,18 +83,24 @@ def starting_model(settings: RunSettings) -> TrainableModel:
     return ClassifierModel(bert, wanted.kind, **{name: getattr(wanted, name) for name in _OF_CLASSIFIER})
 
 
-def _read_rows(train: Any, dev: Any, test: Any, objective: str, reading: Reading) -> RunData:
+def _read_rows(
+    train: Any, dev: Any, test: Any, objectives: Sequence[Any], reading: Reading, more: str | None = None
+) -> RunData:
     """Return the rows of a run, all on the score scale of train; each split is given as in `as_dataset`, or None.
 
     With an objective for classes, labels are read as classes if `reading` does not say otherwise. With one for single
-    texts, train is read as such, without labels; one text column that `reading` names is then that of train alone.
+    texts, train is read as such, without labels, and so is the file `more`; one text column that `reading` names is
+    then that of train alone.
     """
-    if takes_single_texts(objective):
+    if reads_single_texts(objectives):
         first = _single_texts(train, reading)
+        if more is not None:
+            first = first.with_texts(_single_texts(more, Reading()))
         if len(reading.text_columns or ()) == 1:
             reading = replace(reading, text_columns=None)
         return RunData(first, *(None if rows is None else as_dataset(rows, reading) for rows in (dev, test)))
-    if takes_classes(objective) and reading.label_kind is None and reading.classes is None:
+    has_classes = any(takes_classes(part.name) for part in objectives[:1] if isinstance(part, ObjectiveSettings))
+    if has_classes and reading.label_kind is None and reading.classes is None:
         reading = replace(reading, label_kind="classes")
     first = as_dataset(train, reading)
     reading = reading_on_scale_of(first, reading)
@@ -128,13 +135,13 @@ def load_run(settings: RunSettings) -> PreparedRun:
 
     Errors as in `starting_model`, `as_dataset` and `prepare`.
     """
-    data, objective = settings.data, settings.objective[0].name
+    data, more = settings.data, None if settings.teacher is None else settings.teacher.texts
     with warnings_kept() as warnings, memory_named(settings, "data and model were read"):
         if settings.model.kind == "masked_lm":
             corpora = read_corpora(settings)
             language_model = starting_language_model(settings)
             return replace(prepare_language(language_model, corpora, settings), warnings=tuple(warnings))
-        rows = _read_rows(data.train, data.dev, data.test, objective, data.reading)
+        rows = _read_rows(data.train, data.dev, data.test, settings.objective, data.reading, more)
         if data.dev_share is not None:
             train, dev = rows.train.split(data.dev_share, settings.training.seed)
             rows = replace(rows, train=train, dev=dev)
@@ -156,6 +163,7 @@ def fine_tune(
     evaluation: EvaluationSettings | None = None,
     prompts: str | Mapping[str, str] | None = None,
     retrieval: Mapping[str, str] | None = None,
+    teacher: TeacherSettings | str | os.PathLike[str] | None = None,
     on_existing: str = "error",
     show_progress_bar: bool = False,
 ) -> FineTuneResult:
@@ -178,6 +186,7 @@ def fine_tune(
         evaluation: How the result is evaluated, and what the threshold is chosen for.
         prompts: What is put before the texts of a sentence encoder, for all or by column; see `DataSettings`. Rows
             without named columns have sentence1, sentence2 and sentence3.
+        teacher: The folder of a sentence encoder from whose vectors the objective learns, or the settings of a teacher.
         retrieval: The files ``queries``, ``corpus`` and ``relevant`` of a search by which a sentence encoder is
             evaluated too; see `DataSettings`.
         on_existing: What to do if the folder holds a run: ``error``, ``resume`` or ``overwrite``.
@@ -204,8 +213,10 @@ def fine_tune(
     folder = str(path_argument(output_dir, "output_dir"))
     parts = _objectives(objective, model)
     with warnings_kept() as warnings:
-        name = next((part.name for part in parts[:1] if isinstance(part, ObjectiveSettings)), "")
-        data = _read_rows(train, dev, test, name, Reading())
+        if teacher is not None and not isinstance(teacher, TeacherSettings):
+            teacher = TeacherSettings(str(path_argument(teacher, "teacher")))
+        more = None if teacher is None or teacher.texts is None else str(path_argument(teacher.texts, "teacher.texts"))
+        data = _read_rows(train, dev, test, parts, Reading(), more)
         described = ("pooling", "max_seq_length") if isinstance(model, SiameseBert) else ("kind", *_OF_CLASSIFIER)
         sources: dict[str, Any] = {split: dataset.source for split, dataset in data.splits().items()}
         settings = check_settings(
@@ -216,6 +227,7 @@ def fine_tune(
                 objective=parts,
                 training=TrainingSettings() if training is None else training,
                 evaluation=EvaluationSettings() if evaluation is None else evaluation,
+                teacher=teacher,
             )
         )
         with put_back_on_failure(model), memory_named(settings, "the run was prepared"):

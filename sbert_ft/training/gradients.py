@@ -62,6 +62,7 @@ def backward(
     labels: Tensor | None,
     n_rows: int,
     settings: BackwardSettings,
+    taught: Tensor | None = None,
 ) -> Tensor:
     """Return the loss of a batch, and add the gradient of loss * loss_factor to the parameters' ``grad``.
 
@@ -79,6 +80,7 @@ def backward(
         labels: Targets, shape (n_rows,) or for a decoder (n_rows, C), on the CPU; None without labels.
         n_rows: Rows of the batch, at least 1.
         settings: How the batch goes through the encoder.
+        taught: A teacher's vectors of the rows' texts, shape (n_rows, columns, width), on the CPU; None without one.
 
     Returns:
         A scalar on the model's device, float32, without a graph and without the factors. This function does not wait
@@ -91,11 +93,13 @@ def backward(
     # of nearly equal sizes, so that the largest is as small as possible
     parts = np.array_split(own, n_parts) if n_parts else []
     if objective.coupled and (n_parts > 1 or settings.ranks.size > 1):
-        return _backward_cached(model, objective, tokens, labels, parts, n_rows, settings)
+        return _backward_cached(model, objective, tokens, labels, parts, n_rows, settings, taught)
     n_terms = objective.n_terms(n_rows, labels)
     if labels is not None and len(own) < n_rows:
         labels = labels[torch.from_numpy(own)]
-    labels = None if labels is None else to_device(labels, model.device)
+    if taught is not None and len(own) < n_rows:
+        taught = taught[torch.from_numpy(own)]
+    labels, taught = (None if its is None else to_device(its, model.device) for its in (labels, taught))
 
     def add_parts() -> Tensor:
         losses, begin = [torch.zeros((), device=model.device)], 0
@@ -103,8 +107,8 @@ def backward(
             whole = len(rows) == n_rows
             batch = model.bert.pack(tokens if whole else select_rows(tokens, n_rows, rows), settings.layout)
             columns = list(_embed(model, batch, settings).split(len(rows)))
-            targets = None if labels is None else labels[begin : begin + len(rows)]
-            loss = objective.loss(columns, targets, settings.autocast_dtype)
+            targets, vectors = (None if its is None else its[begin : begin + len(rows)] for its in (labels, taught))
+            loss = objective.loss(columns, targets, settings.autocast_dtype, vectors)
             loss = loss * (objective.n_terms(len(rows), targets) / n_terms)
             _backward(model, loss, settings)
             losses.append(loss.detach())
@@ -131,13 +135,14 @@ def _backward_cached(
     parts: list[NDArray[np.int64]],
     n_rows: int,
     settings: BackwardSettings,
+    taught: Tensor | None,
 ) -> Tensor:
     """Return the loss of a batch whose rows depend on each other, by gradient caching; arguments as in `backward`.
 
     `parts` are the rows of this process. A single part is not encoded a second time: its graph is kept.
     """
     ranks, n_columns = settings.ranks, len(tokens) // n_rows
-    labels = None if labels is None else to_device(labels, model.device)
+    labels, taught = (None if its is None else to_device(its, model.device) for its in (labels, taught))
     # the place of each vector of this process among those of the batch, column after column as in `tokens`
     places = [(np.arange(n_columns)[:, None] * n_rows + part).ravel() for part in parts]
     states: list[dict[str, Tensor]] = []
@@ -161,7 +166,7 @@ def _backward_cached(
 
     def lead_back() -> Tensor:
         every.requires_grad_()
-        loss = objective.loss(list(every.split(n_rows)), labels)
+        loss = objective.loss(list(every.split(n_rows)), labels, taught=taught)
         scaled = loss * settings.loss_factor
         (scaled if settings.scale is None else settings.scale(scaled)).backward()
         assert every.grad is not None

@@ -50,6 +50,7 @@ from sbert_ft.training.plan import RunPlan
 from sbert_ft.training.prepare import masker_of
 from sbert_ft.training.run_folder import RunFolder
 from sbert_ft.training.run_log import RunLog, read_log
+from sbert_ft.training.teacher_vectors import TeacherVectors
 from sbert_ft.training.tokenized_dataset import TokenizedConnections
 from sbert_ft.training.trainable_model import set_up_for_training
 
@@ -139,13 +140,17 @@ class StepLogger:
 
 @dataclass(frozen=True)
 class TrainingSession:
-    """One call of `train`: the run's folder, its signals, the checkpoint to resume from, and the processes."""
+    """One call of `train`: the run's folder, its signals, the checkpoint to resume from, and the processes.
+
+    `taught` are the vectors of a teacher, for objectives that learn from them.
+    """
 
     folder: RunFolder
     interruption: Interruption
     resume_from: Checkpoint | None = None
     progress_bar: bool = False
     ranks: Ranks = field(default_factory=Ranks)
+    taught: TeacherVectors | None = None
 
 
 def train(plan: RunPlan, session: TrainingSession) -> TrainerState:
@@ -334,7 +339,8 @@ class _Loop:
         if objective.decoder is not None:
             packed, targets = objective.decoder.damage(packed, self.progress.step, number)
         self.optimizer.prepare(np.append(packed.token_ids, model.tokenizer.padding_id))
-        return backward(model, objective, packed, targets, len(batch), settings)
+        taught = None if self.session.taught is None else self.session.taught.of_rows(batch)
+        return backward(model, objective, packed, targets, len(batch), settings, taught)
 
     def _step(self) -> Tensor:
         """Update the weights, clear the gradient, and return its norm before clipping, a scalar."""

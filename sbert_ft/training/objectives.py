@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from sbert_ft.config.objectives import OBJECTIVES, ObjectiveKind, ObjectiveSettings, takes_single_texts
 from sbert_ft.data.dataset import ConnectionDataset
@@ -40,6 +41,7 @@ class Objective:
         head: Callable[[list[Tensor]], Tensor] | None = None,
         class_weights: Tensor | None = None,
         decoder: TextDecoder | None = None,
+        fitted: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Make the losses of one or more settings; that no row fits all of them is an `InputError`.
 
@@ -48,6 +50,7 @@ class Objective:
             head: Of a classifier: makes logits, shape (B, K), of each column's vectors. None for a sentence encoder.
             class_weights: Shape (K,), on the device: factor on the loss of each class's rows if they are balanced.
             decoder: Of an objective that `decodes`; the labels of a batch are then token ids, shape (B, C).
+            fitted: Brings a teacher's vectors to the width of the encoder, for mse; None where they have it already.
         """
         kinds = [OBJECTIVES[part.name] for part in settings]
         assert all(kind.of_classifier == (head is not None) for kind in kinds)
@@ -59,31 +62,45 @@ class Objective:
         self.distinct_texts = any(kind.distinct_texts for kind in kinds)
         self.n_views = kinds[0].n_views
         self._kinds = kinds
-        self._methods = [_method(part, class_weights, decoder) for part in settings]
+        given = {"decoder": decoder, "fitted": fitted or _unchanged, "class_weight": class_weights}
+        self._methods = [_method(part, given) for part in settings]
 
-    def loss(self, embeddings: list[Tensor], labels: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
+    def loss(
+        self,
+        embeddings: list[Tensor],
+        labels: Tensor | None,
+        dtype: torch.dtype | None = None,
+        taught: Tensor | None = None,
+    ) -> Tensor:
         """Return the weighted sum of the losses of a batch: a scalar, float32, under autocast too.
 
         The vectors of each column of texts have the shape (B, d) and any floating type; joined pairs are one column,
-        and each view of a text is one. Labels, if any, have the shape (B,) and any type. All are on one device. A
-        decoder computes in `dtype` under autocast; None for float32.
+        and each view of a text is one. Labels, if any, have the shape (B,) and any type; the vectors of a teacher,
+        `taught`, have the shape (B, columns, width). All are on one device. A decoder computes in `dtype` under
+        autocast; None for float32.
 
         Raises:
-            InputError: The objective does not accept this number of columns, or needs labels.
+            InputError: The objective does not accept this number of columns, or needs labels or a teacher.
         """
         if len(embeddings) not in [n * self.n_views for n in self.n_texts] or (
             labels is None and "none" not in self.label_kinds
         ):
             given = f"{len(embeddings)} columns of texts {'without' if labels is None else 'with'} labels"
             raise InputError(f"objective {_names(self.settings)} was given {given}, but {_takes(self.settings)}")
+        if taught is None and learns_from_teacher(self.settings, labels is not None):
+            raise InputError(f"objective {_names(self.settings)} was given no vectors of a teacher")
         casts = self.decoder is not None and dtype is not None
         with torch.autocast(embeddings[0].device.type, dtype=dtype, enabled=casts):
             vectors = [column.float() for column in embeddings]
             if self.head is not None:
                 vectors = [self.head(vectors)]
             targets = labels if labels is None or self.decoder is not None else labels.float()
-            parts = zip(self.settings, self._methods, strict=True)
-            return torch.stack([part.weight * method(vectors, targets) for part, method in parts]).sum()
+            from_teacher = None if taught is None else list(taught.float().unbind(1))
+            losses = []
+            for part, method in zip(self.settings, self._methods, strict=True):
+                learns = learns_from_teacher([part], labels is not None)
+                losses.append(part.weight * _at_dimensions(part, method, vectors, from_teacher if learns else targets))
+            return torch.stack(losses).sum()
 
     def part(self, name: str) -> tuple[float, LossMethod]:
         """Return the weight and the loss of one of the objectives, by its name."""
@@ -112,6 +129,37 @@ class Objective:
     def describe(self) -> str:
         """Return the objective in one line, such as ``cosine + 0.5 * cosent (scale 20)``."""
         return " + ".join(_describe(part) for part in self.settings)
+
+
+def _unchanged(vectors: Tensor) -> Tensor:
+    """Return the vectors."""
+    return vectors
+
+
+def _at_dimensions(part: ObjectiveSettings, method: LossMethod, vectors: list[Tensor], targets: Any) -> Tensor:
+    """Return a loss, or with matryoshka_dims its weighted sum over the first features, as MatryoshkaLoss computes it.
+
+    Kusupati et al. 2022, equation 1; the first features of a vector are scaled to length 1.
+    """
+    if part.matryoshka_dims is None:
+        return method(vectors, targets)
+    weights = part.matryoshka_weights or [1.0] * len(part.matryoshka_dims)
+    losses = [
+        weight * method([normalize(column[:, :size], dim=-1) for column in vectors], targets)
+        for size, weight in zip(part.matryoshka_dims, weights, strict=True)
+    ]
+    return torch.stack(losses).sum()
+
+
+def learns_from_teacher(settings: Iterable[ObjectiveSettings], has_labels: bool) -> bool:
+    """Return whether one of the objectives needs the vectors of a teacher, for rows with or without labels."""
+    needs = ("always",) if has_labels else ("always", "unlabelled")
+    return any(OBJECTIVES[part.name].teacher in needs for part in settings)
+
+
+def dimensions_of(settings: Iterable[ObjectiveSettings]) -> tuple[int, ...]:
+    """Return the numbers of first features that the objectives train, the largest first; empty for none."""
+    return tuple(sorted({size for part in settings for size in part.matryoshka_dims or ()}, reverse=True))
 
 
 def check_fits(settings: Sequence[ObjectiveSettings], dataset: ConnectionDataset) -> None:
@@ -163,7 +211,13 @@ def _common_rows(settings: Sequence[ObjectiveSettings]) -> tuple[tuple[int, ...]
 
 def fitting_objectives(dataset: ConnectionDataset, of_classifier: bool = False) -> tuple[str, ...]:
     """Return the names of the objectives of classifiers or of sentence encoders that can learn from these rows."""
-    kinds = [name for name, kind in OBJECTIVES.items() if kind.of_classifier == of_classifier and not kind.of_language]
+    kinds = [
+        name
+        for name, kind in OBJECTIVES.items()
+        if kind.of_classifier == of_classifier
+        and not kind.of_language
+        and not learns_from_teacher([ObjectiveSettings(name)], dataset.label_kind != "none")
+    ]
     return tuple(name for name in kinds if _misfit(name, dataset) is None and not _labels_are_equal([name], dataset))
 
 
@@ -214,13 +268,13 @@ def _options(settings: ObjectiveSettings) -> dict[str, Any]:
     return {key: default if given[key] is None else given[key] for key, default in defaults.items()}
 
 
-def _method(settings: ObjectiveSettings, class_weights: Tensor | None, decoder: TextDecoder | None) -> LossMethod:
-    options = _options(settings)
-    if decoder is not None:
-        options["decoder"] = decoder
+def _method(settings: ObjectiveSettings, given: dict[str, Any]) -> LossMethod:
+    """Return the loss of one objective, made with its options and with what its function takes of `given`."""
+    options, kind = _options(settings), OBJECTIVES[settings.name]
+    options |= {name: given[name] for name in kind.required}
     if settings.class_weight is not None:
-        options["class_weight"] = class_weights
-    return OBJECTIVES[settings.name].make(**options)
+        options["class_weight"] = given["class_weight"]
+    return kind.make(**options)
 
 
 def _describe(settings: ObjectiveSettings) -> str:
@@ -229,6 +283,8 @@ def _describe(settings: ObjectiveSettings) -> str:
         if value not in (None, False):
             shown = f" {value:g}" if isinstance(value, float | int) else f" {value}"
             options.append(name.replace("_", " ") + ("" if value is True else shown))
+    if settings.matryoshka_dims is not None:
+        options.append(f"features {', '.join(map(str, settings.matryoshka_dims))}")
     factor = "" if settings.weight == 1 else f"{settings.weight:g} * "
     return f"{factor}{settings.name}{' (' + ', '.join(options) + ')' if options else ''}"
 

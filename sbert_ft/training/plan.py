@@ -144,6 +144,7 @@ class RunPlan:
             f"{among}{describe_device(self.run.model.device)}, {self.precision}{frozen}",
             f"{rows}, objective {self.run.objective.describe()}",
             *prompted,
+            *self._teacher(),
             f"tokens a {self.sequence}: {lengths}, the longest {percentiles[100]}; {tokens.describe_cut()}",
             f"{counted(self.n_steps, 'step')} ({counted(len(self.steps_by_epoch), 'epoch')}), {batch}, "
             f"rate {settings.learning_rate:g}, {settings.schedule} {warm_up} warm-up",
@@ -151,6 +152,15 @@ class RunPlan:
             "for a batch",
             *([self.idle] if self.idle else []),
         ]
+
+    def _teacher(self) -> list[str]:
+        """Return the line about a teacher's vectors, if there are any."""
+        teacher = self.run.teacher
+        if teacher is None:
+            return []
+        n_vectors = teacher.n_vectors(self.run.connections.train)
+        size = _size(4 * n_vectors * teacher.width)
+        return [f"teacher: {counted(n_vectors, 'vector')} of {teacher.width} numbers, {size} of memory"]
 
 
 def plan_run(run: PreparedRun, ranks: Ranks | None = None) -> RunPlan:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sbert_ft.config.objectives import OBJECTIVES, takes_classes
+from sbert_ft.config.objectives import OBJECTIVES, reads_single_texts, takes_classes
 from sbert_ft.config.settings import RunSettings, Truncation
 from sbert_ft.data.columns import places_of
 from sbert_ft.data.corpus import TextCorpus
@@ -22,7 +22,7 @@ from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.data.labels import class_key, names_of_classes
 from sbert_ft.data.ledger import counted
 from sbert_ft.data.retrieval import RetrievalFiles, read_retrieval
-from sbert_ft.encoder.devices import to_device
+from sbert_ft.encoder.devices import Precision, to_device
 from sbert_ft.encoder.dropout import has_dropout
 from sbert_ft.errors import InputError, listed, quoted
 from sbert_ft.evaluation.class_evaluator import ClassEvaluator
@@ -30,14 +30,17 @@ from sbert_ft.evaluation.evaluator import Evaluator
 from sbert_ft.evaluation.language_evaluator import DEFAULT_METRIC, EvaluationTexts, LanguageEvaluator
 from sbert_ft.evaluation.pair_evaluator import PairEvaluator
 from sbert_ft.evaluation.retrieval_evaluator import RetrievalEvaluator
+from sbert_ft.model_folder.classifier import has_classifier
+from sbert_ft.model_folder.layout import read_folder
 from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.models.masked_language_model import MaskedLanguageModel
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.models.tokenized_corpus import tokenize_corpus
 from sbert_ft.tokenization.masking import Masker
-from sbert_ft.training.objectives import NUMBERS_OF_TEXTS, Objective, check_fits
+from sbert_ft.training.objectives import NUMBERS_OF_TEXTS, Objective, check_fits, learns_from_teacher
 from sbert_ft.training.run_folder import Mode
 from sbert_ft.training.run_log import check_tensorboard
+from sbert_ft.training.teacher_vectors import VectorTeacher
 from sbert_ft.training.text_decoder import TextDecoder
 from sbert_ft.training.trainable_model import check_encoder, trained_module, trained_parameters
 
@@ -94,6 +97,7 @@ class PreparedRun:
     objective: Objective
     evaluator: Evaluator
     warnings: tuple[str, ...] = ()
+    teacher: VectorTeacher | None = None
 
     @property
     def connections(self) -> RunData:
@@ -103,9 +107,16 @@ class PreparedRun:
 
     @property
     def trained(self) -> nn.Module:
-        """The module that is trained and saved in checkpoints: that of the model, and what a decoder has beside it."""
+        """The module that is trained and saved in checkpoints: that of the model, and what is needed beside it.
+
+        This is what a decoder has of its own, or how the vectors of a wider teacher are brought to the model's width.
+        """
         module, decoder = trained_module(self.model), self.objective.decoder
-        return module if decoder is None else nn.ModuleDict({"encoder": module, "decoder": decoder.own})
+        if decoder is not None:
+            return nn.ModuleDict({"encoder": module, "decoder": decoder.own})
+        if self.teacher is not None and self.teacher.fitted.basis is not None:
+            return nn.ModuleDict({"encoder": module, "teacher": self.teacher.fitted})
+        return module
 
     @property
     def joined_by(self) -> Truncation | None:
@@ -186,6 +197,7 @@ def prepare(model: SiameseBert | ClassifierModel, data: RunData, settings: RunSe
     check_fits(settings.objective, data.train)
     check_encoder(model.bert.encoder, settings)
     _check_dropout(model, settings)
+    _check_dimensions(model, settings)
     check_tensorboard(settings.training.tensorboard)
     if settings.data.prompts is not None and isinstance(model, SiameseBert):
         model.use_prompts(*_prompts_by_side(settings.data.prompts, data.train))
@@ -207,8 +219,11 @@ def prepare(model: SiameseBert | ClassifierModel, data: RunData, settings: RunSe
         sizes = counted(len(found), "query"), counted(len(found.corpus), "text"), found.n_without
         logger.info("retrieval: %s, %s; left out, as they have no relevant text: %d", *sizes)
         evaluator = RetrievalEvaluator.of(data.splits(), found, settings)
-    objective = Objective(settings.objective, head, class_weights, _decoder(model, settings))
-    return PreparedRun(model, data, settings, objective, evaluator or PairEvaluator.of(data.splits(), settings))
+    teacher = _teacher(model, data.train, settings)
+    fitted = None if teacher is None else teacher.fitted
+    objective = Objective(settings.objective, head, class_weights, _decoder(model, settings), fitted)
+    evaluator = evaluator or PairEvaluator.of(data.splits(), settings)
+    return PreparedRun(model, data, settings, objective, evaluator, teacher=teacher)
 
 
 def _check_rows(model: SiameseBert | ClassifierModel, data: RunData) -> None:
@@ -243,6 +258,50 @@ def _decoder(model: TrainableModel, settings: RunSettings) -> TextDecoder | None
         return None
     deletion = kind.defaults["deletion"] if part.deletion is None else part.deletion
     return TextDecoder(model, deletion, settings.training.seed)
+
+
+def _check_dimensions(model: TrainableModel, settings: RunSettings) -> None:
+    """Check that the encoder has as many features as the objectives' matryoshka_dims say."""
+    width = model.bert.hidden_size
+    for part in settings.objective:
+        most = max(part.matryoshka_dims or (width,))
+        if most > width:
+            raise InputError(
+                f"objective {part.name}: matryoshka_dims has {most}, but a vector of the model has {width} features",
+                f"give numbers up to {width}",
+            )
+        if most < width:
+            logger.warning(
+                "objective %s: matryoshka_dims does not have %d, the width of a vector: features after the first %d "
+                "are not trained by it",
+                *(part.name, width, most),
+            )
+
+
+def _teacher(model: TrainableModel, train: ConnectionDataset, settings: RunSettings) -> VectorTeacher | None:
+    """Return the teacher whose vectors the objectives learn from, loaded; None if they learn from none."""
+    named, names = settings.teacher, " + ".join(part.name for part in settings.objective)
+    path = None if named is None else named.path
+    if not learns_from_teacher(settings.objective, train.labels is not None):
+        if path is not None and not has_classifier(read_folder(path)):
+            raise InputError(
+                f"teacher.path: {quoted(path, limit=400)} is a sentence encoder, but objective {names} does not learn "
+                "from vectors",
+                "add mse to the objectives, or leave the teacher out",
+            )
+        return None
+    if path is None:
+        raise InputError(
+            f"objective {names} takes rows without labels only beside a sentence encoder as their teacher",
+            "give teacher.path, or name the column with the margins in data.label_column",
+        )
+    if named is not None and named.texts is not None and not reads_single_texts(settings.objective):
+        raise InputError(
+            f"teacher.texts are single texts, but the rows of objective {names} are not",
+            "leave teacher.texts out, or make mse the only objective",
+        )
+    precision: Precision = "float32" if settings.training.precision == "float32" else "auto"
+    return VectorTeacher(path, model.device, precision, model.bert.hidden_size)
 
 
 def _prompts_by_side(prompts: str | Mapping[str, str], train: ConnectionDataset) -> tuple[str, str]:

@@ -63,8 +63,8 @@ def fingerprint_of(run: PreparedRun) -> Fingerprint:
     """Return what the run starts with: what a resumed run is compared with.
 
     It has the resolved settings; for each split of the data, and for the search to evaluate by, its source (as given),
-    sha256 and n (rows); the sha256 of the weights and of the tokenizer; the versions of Python and the libraries; and
-    the device in words.
+    sha256 and n (rows); the sha256 of the weights and of the tokenizer, and the digest of a teacher; the versions of
+    Python and the libraries; and the device in words.
     """
     sets: dict[str, ConnectionDataset | TextCorpus | RetrievalData] = {**run.data.splits()}
     if isinstance(run.evaluator, RetrievalEvaluator):
@@ -79,6 +79,7 @@ def fingerprint_of(run: PreparedRun) -> Fingerprint:
             "weights": tensors_sha256(trained_module(run.model).state_dict()),
             "tokenizer": hashlib.sha256(run.model.tokenizer.backend.to_str().encode()).hexdigest(),
             **({"prompts": list(prompts)} if any(prompts := run.prompts_of(run.data.train)) else {}),
+            **({} if run.teacher is None else {"teacher": run.teacher.digest}),
         },
         "versions": library_versions(),
         "device": describe_device(run.model.device),
@@ -110,6 +111,8 @@ def differences(saved: Fingerprint, now: Fingerprint) -> list[Difference]:
     free |= {f"data.{split}.source" for split in (*saved["data"], *now["data"])}  # the same rows under another name
     if saved["model"] and now["model"]:
         free.add("model.path")
+    if "teacher" in saved["model"] and "teacher" in now["model"]:  # its texts are among those of train
+        free |= {"teacher.path", "teacher.texts"}
     found = []
     for section in _SECTIONS:
         before, after = dict(_leaves(saved[section], "")), dict(_leaves(now[section], ""))

@@ -140,7 +140,9 @@ def run_training(run: PreparedRun, options: RunOptions, ranks: Ranks | None = No
         if state.checkpoint is not None:
             logger.info("going on after step %d of %d", state.checkpoint.step, plan.n_steps)
         shows = options.progress_bar and ranks.is_first
-        progress = train(plan, TrainingSession(folder, interruption, state.checkpoint, shows, ranks))
+        ranks.doing("the encoding of the texts by the teacher")
+        taught = None if run.teacher is None else run.teacher.encode(run.connections.train, ranks)
+        progress = train(plan, TrainingSession(folder, interruption, state.checkpoint, shows, ranks, taught))
         interruption.raise_if_signalled("after its last step; continue with --resume")
         if ranks.is_first:
             _take_best(run, progress, folder)

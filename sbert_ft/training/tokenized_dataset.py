@@ -143,7 +143,7 @@ def tokenize_connections(
         raise InputError(f"max_seq_length is {quoted(max_seq_length)}, expected a whole number of at least {least}")
     if joined_by is not None:
         _check_can_be_joined(dataset.text_rows, tokenizer, max_seq_length)
-    kinds, rows = _numbered(dataset, prompts)
+    kinds, rows = number_texts(dataset, prompts)
     occurs = _occur_in(rows, dataset.n_distinct * len(kinds))
     token_ids = io.BytesIO()  # grows in place: a list of arrays that is joined at the end takes twice the memory
     parts = [np.zeros(0, np.int32)]
@@ -185,14 +185,14 @@ def cut_rows(
     """Return the rows with a sequence that `tokenize_connections` would truncate, shape (n,); tokens are not kept."""
     if joined_by is not None:
         _check_can_be_joined(dataset.text_rows, tokenizer, max_seq_length)
-    kinds, rows = _numbered(dataset, prompts)
+    kinds, rows = number_texts(dataset, prompts)
     parts = [bodies.lengths.astype(np.int32) for _, bodies in _tokenized_texts(dataset, tokenizer, kinds)]
     lengths = np.concatenate([np.zeros(0, np.int32), *parts]) + np.int32(tokenizer.n_special)
     lengths_of_rows = _sequence_lengths(lengths, rows, tokenizer, joined_by)
     return np.flatnonzero((lengths_of_rows > max_seq_length).any(axis=1))
 
 
-def _numbered(dataset: ConnectionDataset, prompts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
+def number_texts(dataset: ConnectionDataset, prompts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
     """Return the distinct prompts, and each row's texts as numbers, shape (N, k).
 
     All distinct texts with the first prompt are numbered first, then all with the second.

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from sbert_ft.config.settings import ModelSettings, RunSettings
 from sbert_ft.encoder.dropout import dropout_set_to
+from sbert_ft.encoder.spec import LAYER
 from sbert_ft.errors import InputError
 from sbert_ft.models.classifier import TrainableModel
 from sbert_ft.models.siamese import SiameseBert
@@ -23,7 +24,6 @@ from sbert_ft.training.sparse_embedding import word_gradients_by_row
 if TYPE_CHECKING:
     from sbert_ft.training.text_decoder import TextDecoder
 
-_LAYER = re.compile(r"(?:^|\.)(?:layer|layers|block|blocks)\.(\d+)\.")
 _EMBEDDINGS = re.compile(r"(?:^|\.)\w*embeddings?\w*\.")
 # Attributes that a run or `fit` sets on a model besides its weights.
 _FACTS = (
@@ -97,7 +97,7 @@ def frozen_parameters(encoder: nn.Module, settings: ModelSettings) -> list[nn.Pa
     Raises:
         InputError: More layers are to be frozen than there are, or every weight is frozen.
     """
-    layers = {int(found[1]) for name, _ in encoder.named_parameters() if (found := _LAYER.search(name))}
+    layers = {int(found[1]) for name, _ in encoder.named_parameters() if (found := LAYER.search(name))}
     if settings.freeze_layers > len(layers):
         raise InputError(
             f"model.freeze_layers is {settings.freeze_layers}, but the encoder has {len(layers)} layers with weights "
@@ -106,7 +106,7 @@ def frozen_parameters(encoder: nn.Module, settings: ModelSettings) -> list[nn.Pa
         )
     frozen = []
     for name, parameter in encoder.named_parameters():
-        layer = _LAYER.search(name)
+        layer = LAYER.search(name)
         in_embeddings = layer is None and _EMBEDDINGS.search(name) is not None
         named = int(layer[1]) < settings.freeze_layers if layer else in_embeddings and settings.freeze_embeddings
         if named or not parameter.requires_grad:
