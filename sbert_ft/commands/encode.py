@@ -179,7 +179,8 @@ def _encode_to_folder(args: argparse.Namespace) -> int:
 
 def _load_on(args: argparse.Namespace, device: str | None) -> SentenceEncoder:
     """Return the model on a device; a worker process calls it too."""
-    return options.load_model(argparse.Namespace(**{**vars(args), "device": device}))
+    # the width is one of the settings of the shards, not of the model
+    return options.load_model(argparse.Namespace(**{**vars(args), "device": device, "truncate_dim": None}))
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -211,7 +212,7 @@ class TextSource:
 
 def _encode(args: argparse.Namespace, source: TextSource, path: Path, *, is_npy: bool) -> Progress:
     """Write the vectors of all texts to `path` and return the progress, with their number."""
-    model = options.load_model(args)
+    model = _load_on(args, args.device)
     from sbert_ft.model_folder.layout import architecture_of_classifier
 
     if architecture_of_classifier(model.bert.source.config) is not None:

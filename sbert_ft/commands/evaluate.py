@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     evaluate_retrieval.add_arguments(parser)
     options.add_reading_options(parser)
     options.add_computing_options(parser)
+    options.add_truncate_dim_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,6 +88,10 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) if args.json else lines)
         return 0
     classifier = None if args.as_encoder or not _is_classifier(args.model) else options.load_classifier(args)
+    if classifier is not None:
+        options.refuse_given(
+            args, ("truncate_dim",), "is for sentence encoders, and MODEL is a classifier", "leave it out"
+        )
     if classifier is not None and classifier.class_names:
         why = "is for scores, and MODEL is a classifier with classes"
         options.refuse_given(args, ("score_range", "match_from"), why, "leave it out")

@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--set", action="append", metavar="NAME=N", dest="parameters", help="a parameter of the method")
     options.add_reading_options(parser)
     options.add_computing_options(parser)
+    options.add_truncate_dim_option(parser)
     options.add_compile_option(parser)
 
 

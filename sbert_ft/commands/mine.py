@@ -84,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--suspects", metavar="FILE", help="for texts that may match; default: suspects.csv beside OUT")
     options.add_reading_options(parser)
     options.add_computing_options(parser)
+    options.add_truncate_dim_option(parser)
     options.add_compile_option(parser)
 
 

@@ -80,6 +80,17 @@ def add_computing_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_truncate_dim_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --truncate-dim, for commands that compare vectors."""
+    parser.add_argument(
+        "--truncate-dim",
+        type=positive,
+        metavar="N",
+        help="compare the first N features of each vector, as of a model trained with matryoshka_dims; a stored "
+        "threshold is then not used",
+    )
+
+
 def add_compile_option(parser: argparse.ArgumentParser) -> None:
     """Declare --compile, which compiles the encoder first."""
     add = parser.add_argument_group("compiling").add_argument
@@ -187,12 +198,13 @@ def load_model(args: argparse.Namespace, folder: str | None = None) -> SentenceE
     from sbert_ft.model_folder.layout import read_folder
     from sbert_ft.models.exported import ExportedEncoder
 
+    width = getattr(args, "truncate_dim", None)
     source = read_folder(args.model if folder is None else folder)
     if (bert := _exported(args, source, "tokens", is_other=folder is not None)) is not None:
-        return ExportedEncoder(bert, None, args.max_seq_length)
+        return ExportedEncoder(bert, None, args.max_seq_length, width)
     from sbert_ft.models.siamese import SiameseBert
 
-    model = SiameseBert.from_pretrained(source, args.device, args.precision, args.max_seq_length)
+    model = SiameseBert.from_pretrained(source, args.device, args.precision, args.max_seq_length, truncate_dim=width)
     return model.compile() if getattr(args, "compile", False) else model
 
 

@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--only-score", action="store_true", help="leave out probability and match")
     options.add_reading_options(parser)
     options.add_computing_options(parser)
+    options.add_truncate_dim_option(parser)
     options.add_compile_option(parser)
 
 

@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--id-column", metavar="NAME", help="the column with their ids; default: row numbers from 0")
     options.add_reading_options(parser)
     options.add_computing_options(parser)
+    options.add_truncate_dim_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -49,7 +49,10 @@ def model_digest(source: ModelFolder, weights: str | None = None) -> str:
     content = {
         "weights": weights,
         "config": dict(source.config),
-        "settings": {name: getattr(source, name) for name in _SETTINGS},
+        "settings": {
+            **{name: getattr(source, name) for name in _SETTINGS},
+            **({} if source.truncate_dim is None else {"truncate_dim": source.truncate_dim}),
+        },
         "tokenizer": {name: digest_of_files([source.encoder_path / name]) for name in files},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -79,6 +79,7 @@ class ModelFolder:
         default_prompt_name: The prompt used where none is named; None for no prompt.
         own: The content of sbert_ft.json; empty where there is none.
         module_paths: The folders of the modules after the encoder.
+        truncate_dim: How many first features of a vector are kept; None for all.
         transformer_file: The file with sentence-transformers' settings of the encoder; None where there is none.
     """
 
@@ -96,6 +97,7 @@ class ModelFolder:
     default_prompt_name: str | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
     module_paths: tuple[Path, ...] = ()
+    truncate_dim: int | None = None
     transformer_file: Path | None = None
 
     @property
@@ -179,6 +181,7 @@ def read_folder(folder: str | Path | ModelFolder) -> ModelFolder:
         similarity=_read_similarity(path, whole),
         prompts=prompts,
         default_prompt_name=default,
+        truncate_dim=_read_truncate_dim(path, whole),
         own=own,
         module_paths=tuple(place for name, place in modules.items() if name != "Transformer" and place.is_dir()),
         transformer_file=file if os.path.lexists(file) else None,
@@ -356,6 +359,14 @@ def _read_similarity(path: Path, settings: Mapping[str, Any]) -> Similarity:
         expected = f"one of {', '.join(SIMILARITIES)}"
         raise ModelFolderError(f"{file}: similarity_fn_name is {quoted(name)}, expected {expected}")
     return name
+
+
+def _read_truncate_dim(path: Path, settings: Mapping[str, Any]) -> int | None:
+    number = settings.get("truncate_dim")
+    if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+        file = shown(path / "config_sentence_transformers.json")
+        raise ModelFolderError(f"{file}: truncate_dim is {quoted(number)}, expected a whole number of at least 1")
+    return number
 
 
 def _tokenizer_limit(path: Path) -> int | None:

@@ -139,6 +139,7 @@ def write_sentence_encoder(parts: EncoderParts, folder: Path) -> None:
             "prompts": dict(settings.prompts),
             "default_prompt_name": settings.default_prompt_name,
             "similarity_fn_name": settings.similarity,
+            **({} if settings.truncate_dim is None else {"truncate_dim": settings.truncate_dim}),
         },
     }
     if settings.normalize:

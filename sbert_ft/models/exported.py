@@ -204,11 +204,15 @@ class ExportedEncoder(SentenceEncoder):
         return self.bert.graph.facts.weights
 
     def __init__(
-        self, bert: ExportedBert, pooling: PoolingMode | None = None, max_seq_length: int | None = None
+        self,
+        bert: ExportedBert,
+        pooling: PoolingMode | None = None,
+        max_seq_length: int | None = None,
+        truncate_dim: int | None = None,
     ) -> None:
         """Create a sentence encoder; arguments and errors as in `SiameseBert`."""
         self._set_up(bert, max_seq_length, False)
-        self._read_settings(pooling)
+        self._read_settings(pooling, truncate_dim)
         warn_of_classifier(bert.source)
 
     @classmethod
@@ -218,6 +222,7 @@ class ExportedEncoder(SentenceEncoder):
         engine: Engine | Literal["auto"] = "auto",
         precision: ExportPrecision = "auto",
         max_seq_length: int | None = None,
+        truncate_dim: int | None = None,
     ) -> ExportedEncoder:
         """Return the model of a folder that has an export; see `SiameseBert.from_pretrained`, which needs none.
 
@@ -226,6 +231,7 @@ class ExportedEncoder(SentenceEncoder):
             engine: ``onnxruntime``, ``openvino``, or ``auto`` for the fastest export.
             precision: ``float32``, ``bfloat16``, ``int8``, or ``auto`` for any.
             max_seq_length: Most tokens of a text, special ones included; None for the folder's.
+            truncate_dim: As in `SiameseBert.from_pretrained`.
 
         Raises:
             ModelFolderError: There is no such export, or it does not belong to the folder's weights.
@@ -233,7 +239,8 @@ class ExportedEncoder(SentenceEncoder):
             InputError: An argument is not valid.
         """
         source = read_folder(folder)
-        return cls(ExportedBert(source, choose_graph(source, engine, precision, "tokens")), None, max_seq_length)
+        bert = ExportedBert(source, choose_graph(source, engine, precision, "tokens"))
+        return cls(bert, None, max_seq_length, truncate_dim)
 
     @property
     def device(self) -> str:

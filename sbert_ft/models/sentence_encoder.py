@@ -62,10 +62,11 @@ class SentenceEncoder(SequenceModel, ABC):
         decision: The cosine threshold from which on a pair matches, and the calibration from cosine to probability;
             None if it was not fitted. It is valid for the weights and settings that it was fitted to.
         score_scale: Lowest and highest gold score of the training data; (-1, 1) if unknown.
+        truncate_dim: How many first features of a vector are kept, for vectors and scores; None for all.
     """
 
-    def _read_settings(self, pooling: PoolingMode | None) -> None:
-        """Take the settings of the folder, with another pooling where it is given."""
+    def _read_settings(self, pooling: PoolingMode | None, truncate_dim: int | None = None) -> None:
+        """Take the settings of the folder, with another pooling and width where they are given."""
         source = self.bert.source
         self.pooling: PoolingMode = source.pooling if pooling is None else pooling
         EmbedSettings(self.pooling, self.max_seq_length)  # raises an error for an unknown pooling
@@ -74,15 +75,17 @@ class SentenceEncoder(SequenceModel, ABC):
         self.prompts = dict(source.prompts)
         self.default_prompt_name = source.default_prompt_name
         own = OwnSettings.of(source)
-        # another pooling gives other cosines, and a classifier's decision is not about cosines
+        # another pooling or width gives other cosines, and a classifier's decision is not about cosines
         self.pair_prompts = own.pair_prompts
-        cosine_kept = self.pooling == source.pooling and own.classifier is None
+        self.truncate_dim = source.truncate_dim if truncate_dim is None else self._width(truncate_dim)
+        same_width = self.truncate_dim == source.truncate_dim
+        cosine_kept = self.pooling == source.pooling and same_width and own.classifier is None
         self.decision: Decision | None = own.decision if cosine_kept else None
         self.score_scale = own.score_scale if own.classifier is None else COSINE_SCALE
 
     def get_embedding_dimension(self) -> int:
-        """Return the width of a vector, d."""
-        return self.bert.hidden_size
+        """Return the width of a vector, d: that of the encoder, or `truncate_dim` where that is less."""
+        return min(self.bert.hidden_size, self.truncate_dim or self.bert.hidden_size)
 
     @abstractmethod
     def _device_of(self, device: Any) -> Any:
@@ -196,7 +199,7 @@ class SentenceEncoder(SequenceModel, ABC):
             convert_to_numpy: Return an array; otherwise a list of tensors.
             convert_to_tensor: Return one tensor on the model's device.
             normalize_embeddings: Scale vectors to length 1.
-            truncate_dim: Number of features of each vector to keep; None for all.
+            truncate_dim: Number of features of each vector to keep; None for the model's own `truncate_dim`.
             on_truncate: What to do with texts longer than `max_seq_length`: ``warn`` cuts them and logs how many,
                 ``error`` raises an error, ``ignore`` only cuts them, ``chunk`` takes the mean over windows that
                 overlap by a quarter.
@@ -337,6 +340,7 @@ class SentenceEncoder(SequenceModel, ABC):
             pooling=self.pooling,
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
+            truncate_dim=self.truncate_dim,
         )
         return model_digest(source, self._stated_weights())
 
@@ -381,8 +385,9 @@ class SentenceEncoder(SequenceModel, ABC):
         return self.prompts[name]
 
     def _width(self, truncate_dim: int | None) -> int:
-        most = self.get_embedding_dimension()
-        return most if truncate_dim is None else whole_number(truncate_dim, "truncate_dim", 1, most)
+        if truncate_dim is None:
+            return self.get_embedding_dimension()
+        return whole_number(truncate_dim, "truncate_dim", 1, self.bert.hidden_size)
 
     def similarity(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
         """Return the similarity of each vector of one set with each of the other: shape (n, m), float32."""
@@ -453,7 +458,8 @@ class SentenceEncoder(SequenceModel, ABC):
             check_finite=check_finite,
         )
         for left, right in embed(self.bert, windows_of_pairs(pairs, prompts=self.prompts_of_pair), settings, count):
-            yield self.bert.operations.cosine(left, right)
+            width = self.get_embedding_dimension()
+            yield self.bert.operations.cosine(left[:, :width], right[:, :width])
 
     def match(
         self,

@@ -44,7 +44,11 @@ class SiameseBert(TextModel, SentenceEncoder):
     """A sentence encoder that torch runs, and that can be trained; its attributes are those of `SentenceEncoder`."""
 
     def __init__(
-        self, bert: ConnectionBert, pooling: PoolingMode | None = None, max_seq_length: int | None = None
+        self,
+        bert: ConnectionBert,
+        pooling: PoolingMode | None = None,
+        max_seq_length: int | None = None,
+        truncate_dim: int | None = None,
     ) -> None:
         """Create a sentence encoder from an encoder.
 
@@ -52,13 +56,15 @@ class SiameseBert(TextModel, SentenceEncoder):
             bert: Tokenizer and encoder.
             pooling: ``mean``, ``cls`` or ``max``; None for the folder's.
             max_seq_length: Most tokens of a text, special ones included; None for the folder's.
+            truncate_dim: How many first features of a vector to keep; None for what the folder says.
 
         Raises:
-            InputError: A length that the encoder has no positions for, or an unknown pooling.
+            InputError: A length that the encoder has no positions for, an unknown pooling, or more features than there
+                are.
             ModelFolderError: The folder's sbert_ft.json is damaged.
         """
         super().__init__(bert, max_seq_length)
-        self._read_settings(pooling)
+        self._read_settings(pooling, truncate_dim)
         warn_of_classifier(bert.source)
 
     @overload
@@ -70,6 +76,7 @@ class SiameseBert(TextModel, SentenceEncoder):
         precision: Precision = ...,
         max_seq_length: int | None = ...,
         engine: Literal["torch"] = ...,
+        truncate_dim: int | None = ...,
     ) -> SiameseBert: ...
     @overload
     @classmethod
@@ -81,6 +88,7 @@ class SiameseBert(TextModel, SentenceEncoder):
         max_seq_length: int | None = ...,
         *,
         engine: EngineChoice,
+        truncate_dim: int | None = ...,
     ) -> SentenceEncoder: ...
 
     @classmethod
@@ -91,6 +99,7 @@ class SiameseBert(TextModel, SentenceEncoder):
         precision: Any = "auto",
         max_seq_length: int | None = None,
         engine: EngineChoice = "torch",
+        truncate_dim: int | None = None,
     ) -> SentenceEncoder:
         """Return the model of a local folder; other arguments and errors as in `ConnectionBert.from_pretrained`.
 
@@ -102,11 +111,13 @@ class SiameseBert(TextModel, SentenceEncoder):
             engine: ``torch``, whose model can be trained; ``onnxruntime`` or ``openvino`` for an `ExportedEncoder`, of
                 a folder that `sbert-ft export` has written to; ``auto`` for the export that was measured faster than
                 torch on this kind of CPU, where there is one.
+            truncate_dim: How many first features of a vector to keep, for vectors and scores; None for what the folder
+                says. A stored threshold and calibration are for another width and are left out.
         """
         source = read_folder(folder)
         if (bert := open_exported(source, engine, precision, device, "tokens")) is not None:
-            return ExportedEncoder(bert, None, max_seq_length)
-        return cls(ConnectionBert.from_pretrained(source, device, precision), max_seq_length=max_seq_length)
+            return ExportedEncoder(bert, None, max_seq_length, truncate_dim)
+        return cls(ConnectionBert.from_pretrained(source, device, precision), None, max_seq_length, truncate_dim)
 
     @overload
     def forward(self, batch: PackedBatch) -> Tensor: ...
@@ -181,6 +192,7 @@ class SiameseBert(TextModel, SentenceEncoder):
             similarity=self.similarity_fn_name,
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
+            truncate_dim=self.truncate_dim,
         )
         others = OwnSettings.of(self.bert.source).others
         own = OwnSettings(self.decision, self.score_scale, others, pair_prompts=self.pair_prompts)

@@ -193,7 +193,9 @@ def check_fits(settings: Sequence[ObjectiveSettings], dataset: ConnectionDataset
 def _labels_are_equal(names: Iterable[str], dataset: ConnectionDataset) -> bool:
     """Return whether no row has another label than the first, and each of these objectives learns from labels."""
     labels = dataset.labels
-    if labels is None or len(labels) == 0 or any(OBJECTIVES[name].distinct_texts for name in names):
+    if labels is None or len(labels) == 0:
+        return False
+    if any(OBJECTIVES[name].distinct_texts or OBJECTIVES[name].teacher != "never" for name in names):
         return False
     return not (labels != labels[0]).any()
 

@@ -1226,7 +1226,8 @@ def test_names_are_those_of_the_rooms_that_know_them() -> None:
     assert {*KEYS["training.metric"].limits.choices} < METRICS.keys()
     assert {"siamese", *CLASSIFIER_KINDS, LANGUAGE_KIND} == {*get_args(ModelKind)}
     options = {field.name for field in fields(ObjectiveSettings)} - {"name", "weight"}
-    assert options == {option for kind in OBJECTIVES.values() for option in kind.defaults}
+    of_losses = {option for kind in OBJECTIVES.values() for option in kind.defaults}
+    assert options == of_losses | {"matryoshka_dims", "matryoshka_weights"}
     assert KEYS["training.precision"].limits.choices == PRECISIONS
     assert {*KEYS["data.kind"].limits.choices} == {*FORMATS} - {"lines"}
     assert all(KEYS["data.delimiter"].fault(name) is None for name in DELIMITER_NAMES)

@@ -40,6 +40,7 @@ NEGATIVES = ["A man sold his guitar.", "A man tunes the piano, but plays nothing
 
 OF_ENCODERS = [name for name, kind in OBJECTIVES.items() if not kind.of_classifier and not kind.of_language]
 OF_CLASSIFIERS = [name for name, kind in OBJECTIVES.items() if kind.of_classifier]
+OF_TEACHERS = [name for name, kind in OBJECTIVES.items() if kind.teacher != "never"]
 # tsdae needs a model's decoder: `test_unlabelled.py`; mlm and nsp masked tokens: `test_masked_gradients.py`
 WITHOUT_DECODER = [name for name, kind in OBJECTIVES.items() if not kind.decodes and not kind.of_language]
 
@@ -190,7 +191,9 @@ def test_equal_texts_give_finite_gradients(name: str) -> None:
     kind = OBJECTIVES[name]
     vectors = torch.tensor([[1.0, 2, 0, 1], [0, 0, 0, 1], [1, 0, 0, 0]])
     columns = [vectors.clone().requires_grad_() for _ in range(kind.rows.n_texts[-1] * kind.n_views)]
-    loss = objective(name).loss(columns, None if "none" in kind.rows.label_kinds else torch.tensor([1.0, 0, 1]))
+    labels = None if "none" in kind.rows.label_kinds else torch.tensor([1.0, 0, 1])
+    taught = torch.ones(3, len(columns), 4) if kind.teacher != "never" else None
+    loss = objective(name).loss(columns, labels, taught=taught)
     loss.backward()
     assert loss.isfinite() and all(column.grad.isfinite().all() for column in columns)
 
@@ -272,7 +275,9 @@ def test_loss_and_gradient_equal_those_of_sentence_transformers(
 
 
 def test_the_defaults_of_the_table_are_those_of_sentence_transformers() -> None:
-    for name in (name for name in OF_ENCODERS if name in WITHOUT_DECODER):
+    of_scales = {"margin_mse": {"scale": 1.0}, "guided_in_batch_negatives": {"scale": 100.0, "margin": 0.0}}
+    assert {name: OBJECTIVES[name].defaults for name in OF_TEACHERS} == {"mse": {}, **of_scales}  # the library's own
+    for name in (name for name in OF_ENCODERS if name in WITHOUT_DECODER and name not in OF_TEACHERS):
         kind = OBJECTIVES[name]
         loss = reference_loss(name, None)  # type: ignore[arg-type]
         theirs = {
@@ -307,8 +312,10 @@ def test_every_setting_left_out_is_filled_with_its_default() -> None:
 
 
 def test_only_objectives_with_negatives_from_the_batch_want_distinct_texts() -> None:
-    assert [name for name, kind in OBJECTIVES.items() if kind.distinct_texts] == ["in_batch_negatives", "simcse"]
-    independent = ["cosine", "contrastive", "triplet", "tsdae", "softmax", "binary_cross_entropy", "mlm", "nsp"]
+    of_negatives = ["in_batch_negatives", "simcse", "guided_in_batch_negatives"]
+    assert [name for name, kind in OBJECTIVES.items() if kind.distinct_texts] == of_negatives
+    independent = ["cosine", "contrastive", "triplet", "tsdae", "mse", "margin_mse"]
+    independent += ["softmax", "binary_cross_entropy", "mlm", "nsp"]
     assert [name for name, kind in OBJECTIVES.items() if not kind.coupled] == independent
 
 
@@ -319,8 +326,29 @@ def checked(*parts: ObjectiveSettings) -> RunSettings:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "mse"}, "objective.name: expected one of cosine, cosent"),
-        ({"name": "cosine", "scale": 2}, "scale: is an option of cosent, angle, in_batch_negatives, simcse; found 2"),
+        ({"name": "mae"}, "objective.name: expected one of cosine, cosent"),
+        ({"name": "mse"}, "teacher.path: is missing; objective mse learns from the vectors of a sentence encoder"),
+        ({"name": "cosine", "scale": 2}, "scale: is an option of cosent, angle, in_batch_negatives, simcse, margin_mse,"),
+        (
+            {"name": "cosine", "matryoshka_dims": (8, 16)},
+            "objective.matryoshka_dims: expected different numbers, the largest first, found [8, 16]",
+        ),
+        (
+            {"name": "cosine", "matryoshka_dims": (16, 8), "matryoshka_weights": (1.0,)},
+            "objective.matryoshka_weights: expected a weight for each of matryoshka_dims, found 1 for 2 numbers in",
+        ),
+        (
+            {"name": "cosine", "matryoshka_weights": (1.0,)},
+            "objective.matryoshka_weights: expected a weight for each of matryoshka_dims, found 1 for 0 numbers in",
+        ),
+        (
+            {"name": "cosine", "matryoshka_dims": (16, 0)},
+            "objective.matryoshka_dims: expected an array of 1 to 32 whole numbers of at least 1, or null, found [16, 0]",
+        ),
+        (
+            {"name": "tsdae", "matryoshka_dims": (16, 8)},
+            "objective.matryoshka_dims: is an option of cosine, cosent, angle, contrastive",
+        ),
         ({"name": "simcse", "deletion": 0.5}, "objective.deletion: is an option of tsdae; found 0.5 for simcse"),
         (
             {"name": "tsdae", "deletion": 1},
@@ -343,7 +371,7 @@ def test_settings_that_an_objective_cannot_take_are_refused(settings: dict[str, 
 
 def test_all_faults_of_the_settings_come_in_one_message() -> None:
     with pytest.raises(ConfigError) as caught:
-        checked(ObjectiveSettings("cosine", scale=2, margin=1), ObjectiveSettings("mse", weight=-1))
+        checked(ObjectiveSettings("cosine", scale=2, margin=1), ObjectiveSettings("mae", weight=-1))
     parts = ("objective.0.scale", "objective.0.margin", "objective.1.name", "objective.1.weight")
     assert all(part in str(caught.value) for part in parts)
     with pytest.raises(ConfigError, match="array of 1 to"):
@@ -376,12 +404,12 @@ def test_a_loss_refuses_columns_that_it_does_not_take() -> None:
         (MATCHING, ("in_batch_negatives",)),
         (SCORES, ("cosine", "cosent", "angle")),
         (CLASSES, ()),
-        (SCORED_TRIPLETS, ()),
+        (SCORED_TRIPLETS, ("margin_mse",)),
     ],
 )
 def test_what_fits_is_accepted_and_the_rest_is_refused(data: Data, fitting: tuple[str, ...]) -> None:
     assert fitting_objectives(data) == fitting
-    for name in OF_ENCODERS:
+    for name in (name for name in OF_ENCODERS if name not in OF_TEACHERS or name in fitting):
         if name in fitting:
             check_fits([ObjectiveSettings(name)], data)
         else:
@@ -478,7 +506,7 @@ def test_rows_of_one_class_teach_a_classifier_nothing() -> None:
             "triplet",
             SCORED_TRIPLETS,
             "objective triplet takes three texts without labels, but a row of this data has three texts and a score; "
-            "no objective fits such rows: name two text columns, or three without labels, with data.text_columns",
+            "objectives that fit this data: margin_mse",
         ),
     ],
 )
