@@ -467,6 +467,11 @@ def reads_single_texts(objectives: Iterable[object]) -> bool:
     return bool(known) and len(known) == len(names) and all(rows in (_TEXTS, _ANY) for rows in known)
 
 
+def dimensions_of(settings: Iterable[ObjectiveSettings]) -> tuple[int, ...]:
+    """Return the numbers of first features that the objectives train, the largest first; empty for none."""
+    return tuple(sorted({size for part in settings for size in part.matryoshka_dims or ()}, reverse=True))
+
+
 def takes_classes(name: object) -> bool:
     """Return whether the labels of an objective's rows are classes; False for what is no objective's name."""
     return isinstance(name, str) and name in OBJECTIVES and "classes" in OBJECTIVES[name].rows.label_kinds

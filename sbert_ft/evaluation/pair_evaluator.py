@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sbert_ft.config.objectives import dimensions_of
 from sbert_ft.config.settings import EvaluationSettings, RunSettings
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.encoder.classes import probabilities
@@ -80,6 +81,11 @@ class EvaluationPairs:
     def default_metric(self) -> str:
         """The metric that chooses the best step: spearman for graded scores, average_precision for yes or no."""
         return "average_precision" if self.scale is None else "spearman"
+
+    @property
+    def usual_metrics(self) -> tuple[str, ...]:
+        """The metrics that every evaluation shows."""
+        return ("average_precision",) if self.scale is None else ("spearman", "pearson")
 
     def texts(self) -> Iterator[tuple[str, ...]]:
         """Yield the texts of each pair."""
@@ -261,6 +267,12 @@ def same_gold_kind(metric: str, pairs: EvaluationPairs) -> None:
         )
 
 
+def _values(pairs: EvaluationPairs, scores: NDArray[np.float32]) -> dict[str, float | None]:
+    """Return the usual metrics of the scores, shape (n,), without intervals."""
+    found = pairs.metrics(scores).scores
+    return {name: found[name].value for name in pairs.usual_metrics}
+
+
 @dataclass(frozen=True)
 class PairScores:
     """A model's scores of the evaluation pairs.
@@ -268,10 +280,12 @@ class PairScores:
     Attributes:
         scores: Name of the split -> scores, shape (n,) each; empty if the model did not score them.
         chance: Mean cosine of random pairs of texts; None if there are too few texts, or for a classifier.
+        by_width: Number of first features of the vectors -> the scores by these.
     """
 
     scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     chance: float | None = None
+    by_width: Mapping[int, Mapping[str, NDArray[np.float32]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -285,6 +299,7 @@ class PairEvaluator:
         chance: The data set for random pairs of texts.
         scale: Lowest and highest score of the training pairs; None if they have no graded scores.
         is_alone: Whether nothing else evaluates the model.
+        widths: Numbers of first features by which a sentence encoder is evaluated too.
     """
 
     sets: Mapping[str, EvaluationPairs]
@@ -293,6 +308,7 @@ class PairEvaluator:
     chance: ConnectionDataset
     scale: tuple[float, float] | None
     is_alone: bool = True
+    widths: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, splits: Mapping[str, ConnectionDataset], settings: RunSettings) -> PairEvaluator:
@@ -308,18 +324,18 @@ class PairEvaluator:
             metric = settings.training.metric or sets["dev"].default_metric
             same_gold_kind(metric, sets["dev"])
         chance = next(splits[name] for name in ("dev", "test", "train") if name in splits)
-        return cls(sets, metric, settings.evaluation, chance, splits["train"].score_range)
+        widths = dimensions_of(settings.objective)
+        return cls(sets, metric, settings.evaluation, chance, splits["train"].score_range, widths=widths)
 
     def evaluate(self, model: TrainableModel, stopped: Callable[[], bool]) -> Mapping[str, Score] | None:
         """Return the metrics of the model on dev, or None once `stopped` returns True."""
         pairs = self.sets["dev"]
         assert self.metric is not None and not isinstance(model, MaskedLanguageModel)
-        usual = ("average_precision",) if pairs.scale is None else ("spearman", "pearson")
         scores = joined_unless(score_stream(model, pairs), stopped)
         if scores is None:
             return None
         metrics = pairs.metrics(scores)
-        return {name: metrics.scores[name] for name in dict.fromkeys((self.metric, *usual))}
+        return {name: metrics.scores[name] for name in dict.fromkeys((self.metric, *pairs.usual_metrics))}
 
     def evaluate_baseline(self, model: TrainableModel) -> PairScores:
         """Return the scores before training.
@@ -347,7 +363,16 @@ class PairEvaluator:
     def _scores_of(self, model: TrainableModel) -> PairScores:
         assert not isinstance(model, MaskedLanguageModel)
         scores = {name: joined(score_stream(model, pairs)) for name, pairs in self.sets.items()}
-        return PairScores(scores, None if isinstance(model, ClassifierModel) else chance_cosine(model, self.chance))
+        if isinstance(model, ClassifierModel):
+            return PairScores(scores)
+        whole, by_width = model.truncate_dim, {}
+        try:
+            for width in self.widths:
+                model.truncate_dim = width
+                by_width[width] = {name: joined(score_stream(model, pairs)) for name, pairs in self.sets.items()}
+        finally:
+            model.truncate_dim = whole
+        return PairScores(scores, chance_cosine(model, self.chance), by_width)
 
     def evaluate_final(self, model: TrainableModel, before: PairScores) -> EvaluationResult:
         """Return the results of the tuned model; decision and score scale are stored in it."""
@@ -361,6 +386,14 @@ class PairEvaluator:
             results[name] = evaluate_pairs(pairs, *sides, self.settings, (base_decision, decision))
             if is_classifier and "before" in results[name]:
                 results[name]["before_is"] = COSINE_BASELINE
+            if self.widths:
+                results[name]["by_width"] = {
+                    str(width): {
+                        side: _values(pairs, scores.by_width[width][name])
+                        for side, scores in (("before", before), ("after", after))
+                    }
+                    for width in after.by_width
+                }
             splits[name] = split_scores(pairs, *sides)
         collapse = {"before": before.chance, "after": after.chance}
         found = alarms(results, self.metric or "spearman", collapse)

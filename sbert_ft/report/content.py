@@ -31,7 +31,8 @@ class SplitResult:
     """The entry of dev, test or a search in metrics.json; what it does not have is empty or None.
 
     `evaluate_pairs`, `evaluate_classes` and `judged` make these entries. `unit` is the word for what is counted, if it
-    is not a row of the data. `confusion` has a row for each true class, shape (K, K).
+    is not a row of the data. `confusion` has a row for each true class, shape (K, K). `by_width` has the metrics
+    before and after by the first features of the vectors alone, for some numbers of these.
     """
 
     name: str
@@ -50,6 +51,7 @@ class SplitResult:
     confusion: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
     log_loss: float | None = None
     calibration_error: float | None = None
+    by_width: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(default_factory=dict)
 
     @classmethod
     def of_json(cls, name: str, entry: Json) -> SplitResult:

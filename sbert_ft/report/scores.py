@@ -164,6 +164,8 @@ def scores_section(report: Report) -> Section:
     blocks: list[Block] = []
     for i, of in enumerate(report.results):
         blocks.append(Beside((_score_grid(report, of),), tuple(_interval_figure(i, report, of)), uneven=True))
+        if of.by_width:
+            blocks.append(_width_grid(of))
     if blocks:
         notes = (f"The {_rows_of(report, of)} of {of.name}: {of.note}." for of in report.results if of.note)
         meanings = [_MEANING + (_MEANING_OF_ORDER if report.has_next_sentence else "")] if report.is_language else []
@@ -191,6 +193,20 @@ def _score_grid(report: Report, of: SplitResult) -> Grid:
             cells.append(score_cell(of.difference[metric], signed=True))
         rows.append(tuple(cells))
     return Grid(caption, ("Measure", "Before", "After", "Difference") if of.before else ("Measure", "After"), rows)
+
+
+def _width_grid(of: SplitResult) -> Grid:
+    """Return the metrics of a split by the first features of the vectors, a row for each number of them."""
+    names = [*next(iter(of.by_width.values()))["after"]]
+    rows = [
+        (
+            Cell(f"{int(width):,}"),
+            *(Cell(decimals(sides[side][name])) for name in names for side in ("before", "after")),
+        )
+        for width, sides in of.by_width.items()
+    ]
+    header = (f"{metric_label(name)} {side}" for name in names for side in ("before", "after"))
+    return Grid(f"{of.name}, by the first features of the vectors", ("Features", *header), rows)
 
 
 def _predictor_rows(of: SplitResult) -> Iterator[tuple[Cell, ...]]:

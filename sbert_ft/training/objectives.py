@@ -157,11 +157,6 @@ def learns_from_teacher(settings: Iterable[ObjectiveSettings], has_labels: bool)
     return any(OBJECTIVES[part.name].teacher in needs for part in settings)
 
 
-def dimensions_of(settings: Iterable[ObjectiveSettings]) -> tuple[int, ...]:
-    """Return the numbers of first features that the objectives train, the largest first; empty for none."""
-    return tuple(sorted({size for part in settings for size in part.matryoshka_dims or ()}, reverse=True))
-
-
 def check_fits(settings: Sequence[ObjectiveSettings], dataset: ConnectionDataset) -> None:
     """Check that the objectives can learn from these rows; an `InputError` says why not, and which would fit.
 

@@ -75,6 +75,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "yes or no": write_rows(place / "binary.csv", ("a", "b", "label"), 20, (0, 1, 1)),
         "pairs": write_rows(place / "pairs.csv", ("a", "b"), 20),
         "triplets": write_rows(place / "triplets.csv", ("a", "b", "c"), 20),
+        "teacher": str(make_bert_folder(place / "teacher", hidden_size=64, seed=5)),
         "texts": write_rows(place / "texts.csv", ("text",), 20),
         "classes": write_rows(place / "classes.csv", ("a", "b", "label"), 21, ("yes", "no", "maybe")),
         "kinds": write_rows(place / "kinds.csv", ("text", "label"), 21, ("yes", "no", "maybe")),
@@ -99,6 +100,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "triplet": ("triplets", {}),
     "simcse": ("texts", {"model": {"dropout": NO_DROPOUT}}),
     "tsdae": ("texts", {}),
+    "mse": ("texts", {"teacher": "teacher", "objective": {"matryoshka_dims": [32, 8]}}),
+    "mse, beside cosine": ("scores", {"teacher": "teacher", "objectives": ["cosine", {"name": "mse", "weight": 0.5}]}),
+    "margin_mse": ("triplets", {"teacher": "teacher", "model": {"layers": [1]}}),
+    "guided_in_batch_negatives": ("triplets", {"teacher": "teacher", "training": {"micro_batch_size": 1}}),
     "softmax": ("classes", {"model": {"kind": "joined"}, "objective": {"class_weight": "balanced"}}),
     "softmax, towers": ("classes", {"model": {"kind": "towers"}, "data": {"dev": "classes"}}),
     "softmax, single": ("kinds", {"model": {"kind": "single"}}),
@@ -119,6 +124,7 @@ def configuration(data: Mapping[str, str], case: str, output_dir: Path) -> dict[
         "objective": more.get("objectives") or {"name": name, **more.get("objective", {})},
         "training": {**STEPS, "device": "cpu", "precision": "float32", **more.get("training", {})},
         "evaluation": {"bootstrap_samples": 5},
+        **({"teacher": {"path": data[more["teacher"]]}} if "teacher" in more else {}),
         "output_dir": str(output_dir),
     }
 

@@ -148,6 +148,19 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "objective": "tsdae",
         "training": {"epochs": 3, "batch_size": 8, "accumulation_steps": 2, "eval_steps": 3, "save_steps": 2},
     },
+    # a wider teacher, whose directions are in the checkpoints
+    "mse": {
+        "data": {"train": "texts.txt"},
+        "objective": {"name": "mse", "matryoshka_dims": [32, 8]},
+        "teacher": {"path": "teacher"},
+        "training": {"epochs": 3, "batch_size": 8, "micro_batch_size": 3, "eval_steps": 7, "save_steps": 3},
+    },
+    "guided_in_batch_negatives": {
+        "data": {"train": "matches.csv"},
+        "objective": [{"name": "guided_in_batch_negatives", "margin": 0.1}, {"name": "mse", "weight": 0.5}],
+        "teacher": {"path": "teacher"},
+        "training": {"epochs": 3, "batch_size": 6, "micro_batch_size": 3, "eval_steps": 7, "save_steps": 3},
+    },
     "patient": {
         "training": {"epochs": 20, "batch_size": 16, "eval_steps": 1, "save_steps": 4, "early_stopping_patience": 2},
     },
@@ -171,7 +184,7 @@ class Bench:
         content = {
             "model": {"path": "model", **said.get("model", {})},
             "data": {"train": "train.csv", "dev": "dev.csv", **said.get("data", {})},
-            **({"objective": said["objective"]} if "objective" in said else {}),
+            **{key: said[key] for key in ("objective", "teacher") if key in said},
             "training": {
                 **{"learning_rate": 1e-3, "seed": 7, "device": "cpu", "precision": "float32", "logging_steps": 1},
                 **said["training"],

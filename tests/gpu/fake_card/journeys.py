@@ -295,14 +295,17 @@ def objectives(journeys: Journeys) -> None:
                     objective = Objective([ObjectiveSettings(name)], decoder=decoder)
                 model.zero_grad()
                 targets = None if "none" in kind.rows.label_kinds else torch.tensor([0.0, 1.0] * (n_rows // 2))
-                tokens = columns_of(model, max(kind.rows.n_texts) * kind.n_views)
+                n_columns = max(kind.rows.n_texts) * kind.n_views
+                tokens = columns_of(model, n_columns)
+                # of a teacher, whose vectors stay on the CPU
+                taught = None if kind.teacher == "never" else torch.ones(n_rows, n_columns, model.bert.hidden_size)
                 if objective.decoder is not None:
                     tokens, targets = objective.decoder.damage(tokens, 0)
                 model.train()
                 with model.bert.trained_in(torch.bfloat16):
                     journeys.card.clear()
                     settings = BackwardSettings(micro_rows, torch.bfloat16, "rows")
-                    loss = backward(model, objective, tokens, targets, n_rows, settings)
+                    loss = backward(model, objective, tokens, targets, n_rows, settings, taught)
                 n_gradients = sum(p.grad is not None for p in model.bert.encoder.parameters())
                 return {"is": str(loss.device), "gradients": n_gradients}
 
