@@ -151,7 +151,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     # a wider teacher, whose directions are in the checkpoints
     "mse": {
         "data": {"train": "texts.txt"},
-        "objective": {"name": "mse", "matryoshka_dims": [32, 8]},
+        "objective": {"name": "mse", "matryoshka_dims": [16, 4]},
         "teacher": {"path": "teacher"},
         "training": {"epochs": 3, "batch_size": 8, "micro_batch_size": 3, "eval_steps": 7, "save_steps": 3},
     },
@@ -184,7 +184,8 @@ class Bench:
         content = {
             "model": {"path": "model", **said.get("model", {})},
             "data": {"train": "train.csv", "dev": "dev.csv", **said.get("data", {})},
-            **{key: said[key] for key in ("objective", "teacher") if key in said},
+            **({"objective": said["objective"]} if "objective" in said else {}),
+            **({"teacher": {**said["teacher"]}} if "teacher" in said else {}),
             "training": {
                 **{"learning_rate": 1e-3, "seed": 7, "device": "cpu", "precision": "float32", "logging_steps": 1},
                 **said["training"],
@@ -193,8 +194,8 @@ class Bench:
             "evaluation": {"bootstrap_samples": 20},
             "output_dir": str(output_dir or self.place / f"run-{self.n_runs}"),
         }
-        for section in ("model", "data"):
-            for key in ("path", "train", "dev"):
+        for section in ("model", "data", "teacher"):
+            for key in ("path", "train", "dev") if section in content else ():
                 if content[section].get(key) is not None:
                     content[section][key] = str(self.place / content[section][key])
         content["data"] = {key: value for key, value in content["data"].items() if value is not None}
@@ -245,6 +246,7 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(warm: WarmProcess, place: Path, tiny_bert_folder: Callable[..., Path]) -> Bench:
     tiny_bert_folder(place / "model", hidden_size=16, intermediate=32, safetensors=True)
+    tiny_bert_folder(place / "teacher", hidden_size=32, seed=5)
     write_scored(place / "train.csv", 64, seed=1)
     write_scored(place / "dev.csv", 20, seed=2)
     write_matches(place / "matches.csv", 50, seed=3)
@@ -351,7 +353,9 @@ def test_killed_at_random_moments_it_ends_as_the_unbroken_run(bench: Bench, scen
     assert_same_run(folder_of(config), unbroken)
 
 
-@pytest.mark.parametrize("scenario", ["float16", "frozen", "patient", "simcse", "tsdae"])
+@pytest.mark.parametrize(
+    "scenario", ["float16", "frozen", "patient", "simcse", "tsdae", "mse", "guided_in_batch_negatives"]
+)
 def test_killed_now_and_then_it_ends_as_the_unbroken_run(bench: Bench, scenario: str) -> None:
     config = bench.config(scenario)
     kill_until_finished(bench, config, n_kills=6, per_attempt=6, seed=12)
