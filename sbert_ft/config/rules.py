@@ -111,6 +111,8 @@ def _rules_of_paths(values: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield the faults of paths with ~, which would be a folder of that name and not the home folder."""
     paths = {path: values.get(path) for path in ("data.train", "data.dev", "data.test", "output_dir")}
     paths |= {f"data.retrieval.{name}": path for name, path in (values.get("data.retrieval") or {}).items()}
+    if (teacher := values.get("teacher")) is not None:
+        paths |= {"teacher.path": teacher.path, "teacher.texts": teacher.texts}
     for path, value in paths.items():
         if value is not None and (value == "~" or value.startswith("~/")):
             found = f"found {quoted(value)}, but only a shell reads ~ as the home folder"
