@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sbert_ft.bulk.inputs import TextReading
     from sbert_ft.bulk.run import BulkPart, BulkSettings, encode_to_shards
     from sbert_ft.config.objectives import ObjectiveSettings
-    from sbert_ft.config.settings import EvaluationSettings, Reading, TrainingSettings
+    from sbert_ft.config.settings import EvaluationSettings, NegativeSettings, Reading, TrainingSettings
     from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.evaluation.calibration import fit_threshold
     from sbert_ft.models.connection_bert import ConnectionBert
@@ -51,6 +51,7 @@ __all__ = [
     "IndexSettings",
     "MaskedLanguageModel",
     "NegativeRules",
+    "NegativeSettings",
     "ObjectiveSettings",
     "Reading",
     "SbertFtError",
@@ -84,6 +85,7 @@ _MODULE_OF_NAME = {
     "IndexSettings": "sbert_ft.search.index_writer",
     "MaskedLanguageModel": "sbert_ft.models.masked_language_model",
     "NegativeRules": "sbert_ft.search.negatives",
+    "NegativeSettings": "sbert_ft.config.settings",
     "ObjectiveSettings": "sbert_ft.config.objectives",
     "Reading": "sbert_ft.config.settings",
     "SearchIndex": "sbert_ft.search.index",

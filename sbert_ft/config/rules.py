@@ -55,6 +55,8 @@ _N_TEXTS: Final[Mapping[str, tuple[str, tuple[int, ...]]]] = {
     "single": ("one name", (1,)),
     LANGUAGE_KIND: ("one to three names", (1, 2, 3)),
 }
+TAKING_NEGATIVES: Final = "in_batch_negatives"
+"""The objective of pairs to which negatives can be added."""
 _OF_SCORES: Final = ("data.score_range", "evaluation.match_from")
 _NEEDING_DEV: Final = ("eval_steps", "metric", "early_stopping_patience")
 
@@ -77,6 +79,7 @@ def broken_rules(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettin
     yield from broken_rules_of_reading(values)
     yield from _rules_of_model(values)
     yield from _rules_of_columns(values, objectives)
+    yield from _rules_of_negatives(values, objectives)
     if "model.kind" in values and objectives:
         # If kind and objective contradict each other, it is not clear which of them the other values must fit.
         yield from [*_mismatches(values["model.kind"], objectives)] or [
@@ -202,6 +205,28 @@ def _rules_of_columns(values: Mapping[str, Any], objectives: Sequence[ObjectiveS
     if columns is not None and len(columns) not in numbers:
         found = f"found {shown_value(columns)}"
         yield Fault("data.text_columns", f"expected {expected}, because model.kind is {kind}; {found}")
+
+
+def _rules_of_negatives(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
+    """Yield the faults of mined negatives: of their own values, and of those that they have to fit."""
+    negatives = values.get("data.negatives")
+    if negatives is None:
+        return
+    (first, last), per_pair, every = negatives.ranks, negatives.per_pair, negatives.every_epochs
+    if per_pair > last - first:
+        found = f"{per_pair} negatives a pair are asked for, but there are {last - first} ranks from {first} to {last}"
+        yield Fault("data.negatives", f"per_pair: {found}; ask for fewer, or widen ranks")
+    if every is not None and every >= (epochs := values.get("training.epochs", every + 1)):
+        found = f"mining again after {every} has no effect, because training.epochs is {epochs}"
+        yield Fault("data.negatives", f"every_epochs: {found}; lower it, or leave it out")
+    columns = values.get("data.text_columns")
+    if columns is not None and len(columns) == 3:
+        found = f"found three, {shown_value(columns)}, and data.negatives finds the third texts itself"
+        yield Fault("data.text_columns", f"expected two names, {found}; leave one of both out")
+    names = [one.name for one in objectives]
+    if names and names != [TAKING_NEGATIVES]:
+        found = f"are for objective {TAKING_NEGATIVES} alone; objective is {enumerated(dict.fromkeys(names))}"
+        yield Fault("data.negatives", f"mined negatives {found}; leave them out")
 
 
 def _mismatches(kind: str, objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:

@@ -110,9 +110,10 @@ class NegativeSettings:
     """Hard negatives that a run mines among its own texts, with the model as it is.
 
     Attributes:
-        per_pair: Negatives for each pair; each makes a triplet of it.
-        ranks: First and last rank of the nearest texts among which they are looked for; the first is 0.
-        max_probability: A text that matches with a higher probability is no negative.
+        per_pair: Negatives for each pair, as further texts of its row.
+        ranks: First and last rank of the nearest texts among which they are looked for; the first is 0. Texts that are
+            known or likely to match have no rank.
+        max_probability: A text that matches the first text with a higher probability is no negative.
         every_epochs: Mine again after so many epochs; None for only before the first.
     """
 
@@ -140,7 +141,8 @@ class DataSettings:
             as its prompts query and document. None for the model's own.
         retrieval: Kind siamese: files of queries, of the texts to search in (corpus), and of which text is relevant for
             which query. The model is evaluated on them beside dev, and ndcg@10 and others may choose the best step.
-        negatives: Objective in_batch_negatives: hard negatives that the run mines for its pairs, as an object.
+        negatives: Objective in_batch_negatives: hard negatives that the run mines for its pairs among their second
+            texts, as an object.
         reading: How the files are read (its fields stand in the JSON's section itself).
     """
 

@@ -10,6 +10,7 @@ from sbert_ft.report.blocks import Folded, Section
 from sbert_ft.report.classes import classes_section
 from sbert_ft.report.content import Report
 from sbert_ft.report.decision import decision_section
+from sbert_ft.report.negatives import negatives_section
 from sbert_ft.report.rows import ledger_section, queries_section, worst_section
 from sbert_ft.report.score_charts import charts_section
 from sbert_ft.report.scores import scores_section
@@ -25,6 +26,8 @@ def sections_of(report: Report) -> Iterator[Section]:
         yield decision_section(report)
     yield training_section(report)
     yield curves_section(report)
+    if report.settings.data.negatives is not None:
+        yield negatives_section(report)
     if not report.is_language:
         yield charts_section(report)
     yield ledger_section(report)

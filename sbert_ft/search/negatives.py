@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sbert_ft.models.sentence_encoder import SentenceEncoder
 
 _BLOCK = 4096  # anchors whose nearest texts are held at once
+IsSuspect = Callable[[Rows, Scores], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def hard_negatives(
     positives: tuple[Rows, Rows],
     rules: NegativeRules,
     excluded: tuple[Rows, Rows] | None = None,
-    is_suspect: Callable[[Scores], NDArray[np.bool_]] | None = None,
+    is_suspect: IsSuspect | None = None,
 ) -> Negatives:
     """Return the hard negatives of anchors.
 
@@ -98,7 +99,8 @@ def hard_negatives(
         positives: Rows of anchors and of their matching texts, shape (P,) each.
         rules: Which texts are taken.
         excluded: Further pairs that are no negatives, as in `positives`; None for no others.
-        is_suspect: Returns which of some cosines, shape (B,), are too high for a negative; None for none.
+        is_suspect: Returns which of some cosines are too high for a negative, shape (B,); None for none. It gets the
+            rows of their anchors and the cosines, shape (B,) each.
     """
     known_anchors, known_texts = (
         positives if excluded is None else map(np.concatenate, zip(positives, excluded, strict=True))
@@ -106,8 +108,7 @@ def hard_negatives(
     known = np.unique(known_anchors * len(texts) + known_texts)
     n_known = int(np.bincount(known // len(texts), minlength=1).max()) if len(known) else 0
     last = rules.first_rank + 10 * rules.n + n_known if rules.last_rank is None else rules.last_rank
-    farthest = np.full(len(anchors), np.inf)
-    np.minimum.at(farthest, positives[0], cosines(anchors, texts, *positives))
+    farthest = farthest_positives(anchors, texts, positives)
     k = min(len(texts), last + n_known)
     parts: list[tuple[Rows, Rows, Scores]] = []
     suspects: list[tuple[Rows, Rows, Scores]] = []
@@ -116,7 +117,8 @@ def hard_negatives(
         rows = np.arange(begin, begin + len(found.rows))[:, None]
         usable = ~np.isin(rows * len(texts) + found.rows, known)
         if is_suspect is not None:
-            high = is_suspect(found.scores.ravel()).reshape(found.scores.shape)
+            of_scores = np.repeat(rows.ravel(), found.scores.shape[1])
+            high = is_suspect(of_scores, found.scores.ravel()).reshape(found.scores.shape)
             at, place = np.nonzero(usable & high)
             suspects.append((at + begin, found.rows[at, place], found.scores[at, place]))
             usable &= ~high
@@ -133,6 +135,64 @@ def hard_negatives(
     chosen = [np.concatenate(part) for part in zip(none, *parts, strict=True)]
     doubted = [np.concatenate(part) for part in zip(none, *suspects, strict=True)]
     return Negatives(chosen[0], chosen[1], chosen[2], (doubted[0], doubted[1], doubted[2]))
+
+
+def farthest_positives(anchors: Vectors, texts: Vectors, positives: tuple[Rows, Rows]) -> NDArray[np.float64]:
+    """Return the lowest cosine of each anchor with a positive, shape (q,); infinite without one.
+
+    Arguments as in `hard_negatives`.
+    """
+    farthest = np.full(len(anchors), np.inf)
+    np.minimum.at(farthest, positives[0], cosines(anchors, texts, *positives))
+    return farthest
+
+
+@dataclass(frozen=True)
+class MatchingPairs:
+    """Pairs that match, as rows of their distinct texts; texts equal but for case and spacing are one.
+
+    Attributes:
+        anchors: The first texts.
+        corpus: The texts to choose negatives from: the second texts of all pairs first, then others.
+        positives: Rows of anchors and of their positives, shape (P,) each; no pair is there twice.
+        excluded: The same of further pairs that are no negatives: matches in the other order, and anchors themselves.
+    """
+
+    anchors: DistinctTexts
+    corpus: DistinctTexts
+    positives: tuple[Rows, Rows]
+    excluded: tuple[Rows, Rows]
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[str, str]], texts: Sequence[str] = ()) -> MatchingPairs:
+        """Return some pairs, anchor first, with further texts to choose from.
+
+        Raises:
+            InputError: There is no pair.
+        """
+        anchors = DistinctTexts.of([first for first, _ in pairs], "pairs")
+        corpus = DistinctTexts.of([*(second for _, second in pairs), *texts], "texts")
+        seconds = corpus.of_row[: len(pairs)]
+        # a pair matches in either order: its second text may be an anchor, too
+        backwards = anchors.places(corpus.keys)[seconds], corpus.places(anchors.keys)[anchors.of_row]
+        themselves = np.arange(len(anchors.texts)), corpus.places(anchors.keys)
+        both = [np.concatenate(side) for side in zip(backwards, themselves, strict=True)]
+        there = (both[0] >= 0) & (both[1] >= 0)
+        positives = np.unique(np.stack([anchors.of_row, seconds]), axis=1)
+        return cls(anchors, corpus, (positives[0], positives[1]), (both[0][there], both[1][there]))
+
+    def check_rank(self, first_rank: int) -> None:
+        """Check that there is a text of this rank.
+
+        Raises:
+            InputError: There are fewer texts.
+        """
+        if first_rank >= len(self.corpus.texts):
+            raise InputError(
+                f"negatives are asked for from rank {first_rank} on, but there are only {len(self.corpus.texts)} "
+                "different texts to choose from",
+                "lower the first rank or give more texts",
+            )
 
 
 @dataclass(frozen=True)
@@ -191,35 +251,22 @@ def mine_negatives(
     if threshold is not None or max_probability is None:
         threshold = chosen_threshold(model.decision, threshold)
 
-    def is_suspect(scores: Scores) -> NDArray[np.bool_]:
+    def is_suspect(_anchors: Rows, scores: Scores) -> NDArray[np.bool_]:
         high = np.zeros(len(scores), bool) if threshold is None else scores.astype(np.float64) >= threshold
         if calibration is not None and max_probability is not None:
             high |= calibration.probability(scores) > max_probability
         return high
 
-    pairs = list(pairs)
-    anchors = DistinctTexts.of([first for first, _ in pairs], "pairs")
-    corpus = DistinctTexts.of([*(second for _, second in pairs), *texts], "texts")
-    if rules.first_rank >= len(corpus.texts):
-        raise InputError(
-            f"negatives are asked for from rank {rules.first_rank} on, but there are only {len(corpus.texts)} "
-            "different texts to choose from",
-            "lower the first rank or give more texts",
-        )
-    seconds = corpus.of_row[: len(pairs)]
-    # a pair matches in either order: its second text may be an anchor, too
-    backwards = anchors.places(corpus.keys)[seconds], corpus.places(anchors.keys)[anchors.of_row]
-    themselves = np.arange(len(anchors.texts)), corpus.places(anchors.keys)
-    both = [np.concatenate(side) for side in zip(backwards, themselves, strict=True)]
-    there = (both[0] >= 0) & (both[1] >= 0)
+    matching = MatchingPairs.of(list(pairs), texts)
+    matching.check_rank(rules.first_rank)
+    anchors, corpus = matching.anchors, matching.corpus
     first_prompt, second_prompt = model.prompts_of_pair
-    positives = np.unique(np.stack([anchors.of_row, seconds]), axis=1)
     found = hard_negatives(
         unit_vectors(model, anchors.texts, first_prompt, encoding),
         unit_vectors(model, corpus.texts, second_prompt, encoding),
-        (positives[0], positives[1]),
+        matching.positives,
         rules,
-        (both[0][there], both[1][there]),
+        matching.excluded,
         is_suspect,
     )
     n_of_anchor = np.bincount(found.anchors, minlength=len(anchors.texts))
@@ -227,10 +274,10 @@ def mine_negatives(
     negatives = found.texts.tolist()
     triplets = [
         (anchors.texts[anchor], corpus.texts[positive], corpus.texts[negative])
-        for anchor, positive in positives.T.tolist()
+        for anchor, positive in np.stack(matching.positives, axis=1).tolist()
         for negative in negatives[begins[anchor] : begins[anchor + 1]]
     ]
-    suspects = list(_suspects(anchors, corpus, found.suspects))
+    suspects = list(suspected_pairs(anchors, corpus, found.suspects))
     scores = np.array([score for _, _, score in suspects], np.float32)
     likely = [None] * len(suspects) if calibration is None else calibration.probability(scores).tolist()
     return MinedNegatives(
@@ -240,7 +287,7 @@ def mine_negatives(
     )
 
 
-def _suspects(
+def suspected_pairs(
     anchors: DistinctTexts, corpus: DistinctTexts, found: tuple[Rows, Rows, Scores]
 ) -> Iterator[tuple[str, str, float]]:
     """Yield texts and cosine of suspected pairs, the nearest first; two texts that suspect each other once."""

@@ -279,16 +279,23 @@ class TrainerState:
 
 
 def save_progress(
-    folder: Path, progress: TrainerState, module: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler | None
+    folder: Path,
+    progress: TrainerState,
+    module: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    more: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write the whole state of a run, then remove all checkpoints except this one, the previous one and the best.
 
-    The previous one is the fallback in case this one gets damaged. Errors as in `save_checkpoint`.
+    The previous one is the fallback in case this one gets damaged. `more` are further groups of tensors, which the
+    loop reads itself. Errors as in `save_checkpoint`.
     """
     tensors = {
         "optimizer": optimizer_tensors(optimizer, module),  # first, because it brings the weights up to date
         "weights": module.state_dict(),
         "random": random_states(next(module.parameters()).device),
+        **(more or {}),
     }
     state = {"progress": asdict(progress), "scaler": None if scaler is None else scaler.state_dict()}
     save_checkpoint(folder, progress.step, tensors, state)

@@ -15,6 +15,7 @@ from sbert_ft.config.settings import (
     DataSettings,
     EvaluationSettings,
     ModelSettings,
+    NegativeSettings,
     Reading,
     RunSettings,
     TeacherSettings,
@@ -164,6 +165,7 @@ def fine_tune(
     prompts: str | Mapping[str, str] | None = None,
     retrieval: Mapping[str, str] | None = None,
     teacher: TeacherSettings | str | os.PathLike[str] | None = None,
+    negatives: NegativeSettings | None = None,
     on_existing: str = "error",
     show_progress_bar: bool = False,
 ) -> FineTuneResult:
@@ -189,6 +191,7 @@ def fine_tune(
         teacher: The folder of a sentence encoder from whose vectors the objective learns, or the settings of a teacher.
         retrieval: The files ``queries``, ``corpus`` and ``relevant`` of a search by which a sentence encoder is
             evaluated too; see `DataSettings`.
+        negatives: Which negatives are mined for pairs that match; None for none.
         on_existing: What to do if the folder holds a run: ``error``, ``resume`` or ``overwrite``.
         show_progress_bar: Whether to show a progress bar on standard error.
 
@@ -222,7 +225,7 @@ def fine_tune(
         settings = check_settings(
             RunSettings(
                 model=ModelSettings(str(model.bert.source.path), **{name: getattr(model, name) for name in described}),
-                data=DataSettings(**sources, prompts=prompts, retrieval=retrieval),
+                data=DataSettings(**sources, prompts=prompts, retrieval=retrieval, negatives=negatives),
                 output_dir=folder,
                 objective=parts,
                 training=TrainingSettings() if training is None else training,

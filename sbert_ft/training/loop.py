@@ -45,6 +45,7 @@ from sbert_ft.training.checkpoints import (
 from sbert_ft.training.gradients import BackwardSettings, backward
 from sbert_ft.training.interruption import Interruption
 from sbert_ft.training.masked_gradients import backward_masked
+from sbert_ft.training.negatives import NEGATIVES, Candidates, NegativeMiner, describe_mined
 from sbert_ft.training.optimizer import Optimizer, rate_factor, set_rate
 from sbert_ft.training.plan import RunPlan
 from sbert_ft.training.prepare import masker_of
@@ -188,7 +189,8 @@ class _Loop:
         self.plan, self.session, self.log, self.ranks = plan, session, log, session.ranks
         self.model, self.settings = plan.run.model, plan.run.settings.training
         self.module, self.device = plan.run.trained, self.model.device
-        self.targets = plan.run.targets()
+        self.targets, self.tokens = plan.run.targets(), plan.tokens
+        self.candidates: Candidates | None = None  # of the rows' negatives
         evaluator = plan.run.evaluator
         self.evaluated_on = evaluator.evaluated_on if isinstance(evaluator, RetrievalEvaluator) else "dev"
         self.masker = None
@@ -208,6 +210,8 @@ class _Loop:
                     "give all machines the same output_dir, on storage that they share",
                 )
             self.progress = restore_progress(session.resume_from, self.module, self.optimizer, self.scaler, is_first)
+            if plan.miner is not None and NEGATIVES in session.resume_from.groups:
+                self.candidates = Candidates.of_tensors(session.resume_from.read_tensors(NEGATIVES))
             if self.settings.micro_batch_size is not None:
                 self.progress.micro_rows = min(self.progress.micro_rows, plan.micro_rows)
 
@@ -223,7 +227,7 @@ class _Loop:
                 self._save()
             steps = StepLogger(progress, plan.lines, scaled=self.scaler is not None)
             self.model.train()
-            for group, passes in self._groups():
+            for group, passes in self._groups(steps):
                 self.ranks.doing(f"step {progress.step + 1}")
                 rate = settings.learning_rate * rate_factor(progress.step, plan.n_steps, settings)
                 set_rate(self.optimizer, rate)
@@ -267,17 +271,49 @@ class _Loop:
                     break
         return progress
 
-    def _groups(self) -> Iterator[tuple[list[NDArray[np.int64]], float]]:
+    def _groups(self, steps: StepLogger) -> Iterator[tuple[list[NDArray[np.int64]], float]]:
         """Yield the batches of each step that is left, and the passes over the rows that it completes."""
         progress, size = self.progress, self.settings.accumulation_steps
         while progress.epoch < len(self.plan.steps_by_epoch) and not progress.stopped_early:
             epoch, n_steps = progress.epoch, self.plan.steps_by_epoch[progress.epoch]
             batches = self.plan.batches(epoch)
             groups = [batches[i : i + size] for i in range(0, len(batches), size)]
+            if self.plan.miner is not None and progress.step_in_epoch < n_steps:
+                with steps.paused():
+                    self._add_negatives(self.plan.miner, batches)
             for i in range(progress.step_in_epoch, n_steps):
                 yield groups[i], epoch + (i + 1) / len(groups)
             # also where no step is left: the run was resumed with fewer of them, by --allow-changes
             progress.epoch, progress.step_in_epoch = epoch + 1, 0
+
+    def _add_negatives(self, miner: NegativeMiner, batches: list[NDArray[np.int64]]) -> None:
+        """Add negatives to the rows of the current epoch, and mine them before if that is due.
+
+        What is mined is in every checkpoint from then on. A run that goes on from its last checkpoint before the epoch
+        mines again, by the same weights.
+        """
+        progress, session, mined = self.progress, self.session, None
+        is_start = progress.step_in_epoch == 0
+        if self.candidates is None or (is_start and miner.is_due(progress.epoch)):
+            self.ranks.doing(f"the mining of negatives after step {progress.step}")
+            self.optimizer.settle()  # at the same steps as in a resumed run, so that the weights are the same
+            mined = miner.mine(progress.step == 0, self.ranks, self._is_signalled)
+            self.model.train()
+            if mined is None:
+                if progress.step:
+                    self._save()
+                session.interruption.raise_if_signalled("before its first step; continue with --resume")
+            assert mined is not None
+            self.candidates = mined.candidates
+        assert self.candidates is not None and isinstance(self.plan.tokens, TokenizedConnections)
+        chosen = miner.choose(self.candidates, batches, progress.epoch)
+        self.tokens = miner.with_negatives(self.plan.tokens, chosen)
+        if mined is not None and self.log is not None:
+            session.folder.check_is_there()
+            record = miner.write(session.folder.path, progress.epoch, mined, chosen)
+            where = {"kind": NEGATIVES, "step": progress.step, "epoch": progress.epoch + 1}
+            self.log.append({**where, **record})
+            logger.info("epoch %d: %s", progress.epoch + 1, describe_mined(record))
 
     def _is_due(self, every: int | None, ends_epoch: bool) -> bool:
         return self.progress.step % every == 0 if every else ends_epoch
@@ -328,7 +364,7 @@ class _Loop:
 
     def _backward(self, batch: NDArray[np.int64], number: int, settings: BackwardSettings) -> Tensor:
         """Compute the gradients of one batch, the one of this number in its step, and return its loss."""
-        model, tokens, objective = self.model, self.plan.tokens, self.plan.run.objective
+        model, tokens, objective = self.model, self.tokens, self.plan.run.objective
         if isinstance(model, MaskedLanguageModel):
             assert isinstance(tokens, TokenizedCorpus) and self.masker is not None
             random = np.random.default_rng([self.settings.seed, self.progress.step, number])
@@ -406,7 +442,8 @@ class _Loop:
         if self.log is not None:
             folder.check_is_there()
             self.log.sync()
-            save_progress(folder.checkpoints_dir, self.progress, self.module, self.optimizer, self.scaler)
+            more = {} if self.candidates is None else {NEGATIVES: self.candidates.tensors()}
+            save_progress(folder.checkpoints_dir, self.progress, self.module, self.optimizer, self.scaler, more)
         self.progress.saved_step = self.progress.step
         self.ranks.most([0])  # nobody goes on, or ends, before it is on disk
         self.session.interruption.raise_if_signalled(f"after step {self.progress.step:,}; continue with --resume")

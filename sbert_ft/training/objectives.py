@@ -42,6 +42,7 @@ class Objective:
         class_weights: Tensor | None = None,
         decoder: TextDecoder | None = None,
         fitted: Callable[[Tensor], Tensor] | None = None,
+        n_negatives: int = 0,
     ) -> None:
         """Make the losses of one or more settings; that no row fits all of them is an `InputError`.
 
@@ -51,12 +52,13 @@ class Objective:
             class_weights: Shape (K,), on the device: factor on the loss of each class's rows if they are balanced.
             decoder: Of an objective that `decodes`; the labels of a batch are then token ids, shape (B, C).
             fitted: Brings a teacher's vectors to the width of the encoder, for mse; None where they have it already.
+            n_negatives: Further columns of a batch, of negatives that the run mines.
         """
         kinds = [OBJECTIVES[part.name] for part in settings]
         assert all(kind.of_classifier == (head is not None) for kind in kinds)
         assert len({kind.of_language for kind in kinds}) == 1
         assert all(kind.decodes == (decoder is not None) for kind in kinds)
-        self.settings, self.head, self.decoder = tuple(settings), head, decoder
+        self.settings, self.head, self.decoder, self.n_negatives = tuple(settings), head, decoder, n_negatives
         self.n_texts, self.label_kinds = _common_rows(settings)
         self.coupled = any(kind.coupled for kind in kinds)
         self.distinct_texts = any(kind.distinct_texts for kind in kinds)
@@ -82,7 +84,7 @@ class Objective:
         Raises:
             InputError: The objective does not accept this number of columns, or needs labels or a teacher.
         """
-        if len(embeddings) not in [n * self.n_views for n in self.n_texts] or (
+        if len(embeddings) - self.n_negatives not in [n * self.n_views for n in self.n_texts] or (
             labels is None and "none" not in self.label_kinds
         ):
             given = f"{len(embeddings)} columns of texts {'without' if labels is None else 'with'} labels"
@@ -122,7 +124,7 @@ class Objective:
 
         def compares(kind: ObjectiveKind) -> bool:
             differ = labels is None or kind.find_fault is None or kind.find_fault(labels) is None
-            return differ and (n_rows > 1 or n_texts == 3)
+            return differ and (n_rows > 1 or n_texts == 3 or self.n_negatives > 0)
 
         return any(not kind.coupled or compares(kind) for kind in self._kinds)
 

@@ -29,6 +29,7 @@ from sbert_ft.models.masked_language_model import MaskedLanguageModel
 from sbert_ft.models.tokenized_corpus import TokenizedCorpus, tokenize_corpus
 from sbert_ft.tokenization.text_tokens import TextTokens
 from sbert_ft.training.batch_sampler import epoch_batches, fitting_batch_size
+from sbert_ft.training.negatives import NegativeMiner
 from sbert_ft.training.optimizer import warmup_steps
 from sbert_ft.training.prepare import PreparedRun, masker_of
 from sbert_ft.training.text_decoder import TextDecoder
@@ -61,7 +62,7 @@ class RunPlan:
     `micro_rows` go through at once in each of `n_processes`. The memory is that of weights, gradients and optimizer
     (`fixed_bytes`), and that of the largest forward and its backward (`batch_bytes`). Where `layout` is None it is
     chosen for each batch. `idle` says how many batches of the first epoch teach nothing; it is empty where all of them
-    teach something.
+    teach something. The `miner`, if there is one, adds negatives to the rows of each epoch.
     """
 
     run: PreparedRun
@@ -74,6 +75,7 @@ class RunPlan:
     batch_bytes: int
     idle: str = ""
     n_processes: int = 1
+    miner: NegativeMiner | None = None
 
     @property
     def n_steps(self) -> int:
@@ -150,6 +152,7 @@ class RunPlan:
             f"rate {settings.learning_rate:g}, {settings.schedule} {warm_up} warm-up",
             f"memory foreseen{each}: {_size(self.fixed_bytes + self.batch_bytes)}, of which {_size(self.batch_bytes)} "
             "for a batch",
+            *([] if self.miner is None else [f"negatives: {self.miner.describe()}"]),
             *([self.idle] if self.idle else []),
         ]
 
@@ -176,14 +179,23 @@ def plan_run(run: PreparedRun, ranks: Ranks | None = None) -> RunPlan:
         )
     dtype = training_dtype(settings, model.device)
     longest = min(tokens.percentiles()[100], model.max_seq_length)
+    negatives, row_lengths = run.settings.data.negatives, tokens.row_lengths
+    miner = None if negatives is None else NegativeMiner(run, negatives)
+    if negatives is not None and isinstance(tokens, TokenizedConnections):
+        row_lengths = row_lengths + negatives.per_pair * tokens.long_text(1)
     micro_rows, fixed_bytes, batch_bytes = foresee(
-        model.bert, tokens.row_lengths, longest, settings, dtype, run.objective.decoder, ranks
+        model.bert, row_lengths, longest, settings, dtype, run.objective.decoder, ranks
     )
     micro_rows = -ranks.most([-micro_rows])[0]  # the fewest that fit anywhere
     steps = steps_by_epoch(len(tokens), settings, text_rows)
     layout = training_layout(model.bert)
-    plan = RunPlan(run, tokens, steps, micro_rows, dtype, layout, fixed_bytes, batch_bytes, n_processes=ranks.size)
-    plan = replace(plan, idle=_idle_batches(run, plan.batches(0)))
+    plan = RunPlan(
+        *(run, tokens, steps, micro_rows, dtype, layout, fixed_bytes, batch_bytes), n_processes=ranks.size, miner=miner
+    )
+    batches = plan.batches(0)
+    if miner is not None:
+        miner.check_batches(batches)
+    plan = replace(plan, idle=_idle_batches(run, batches))
     if plan.idle:
         logger.warning("%s", plan.idle)
     return plan

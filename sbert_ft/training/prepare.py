@@ -193,7 +193,7 @@ def prepare(model: SiameseBert | ClassifierModel, data: RunData, settings: RunSe
     """
     if others := {name: dataset for name, dataset in data.splits().items() if name != "train"}:
         data = replace(data, train=data.train.with_overlaps(**others))
-    _check_rows(model, data)
+    _check_rows(model, data, settings)
     check_fits(settings.objective, data.train)
     check_encoder(model.bert.encoder, settings)
     _check_dropout(model, settings)
@@ -221,13 +221,14 @@ def prepare(model: SiameseBert | ClassifierModel, data: RunData, settings: RunSe
         evaluator = RetrievalEvaluator.of(data.splits(), found, settings)
     teacher = _teacher(model, data.train, settings)
     fitted = None if teacher is None else teacher.fitted
-    objective = Objective(settings.objective, head, class_weights, _decoder(model, settings), fitted)
+    n_negatives = 0 if settings.data.negatives is None else settings.data.negatives.per_pair
+    objective = Objective(settings.objective, head, class_weights, _decoder(model, settings), fitted, n_negatives)
     evaluator = evaluator or PairEvaluator.of(data.splits(), settings)
     return PreparedRun(model, data, settings, objective, evaluator, teacher=teacher)
 
 
-def _check_rows(model: SiameseBert | ClassifierModel, data: RunData) -> None:
-    """Check that the rows have as many texts as the model needs."""
+def _check_rows(model: SiameseBert | ClassifierModel, data: RunData, settings: RunSettings) -> None:
+    """Check that the rows have as many texts as the model and mined negatives need."""
     for name, dataset in data.splits().items():
         found = f"{quoted(dataset.source, limit=400)}: a row has {NUMBERS_OF_TEXTS[dataset.n_texts]}"
         if isinstance(model, ClassifierModel):
@@ -236,6 +237,11 @@ def _check_rows(model: SiameseBert | ClassifierModel, data: RunData) -> None:
                     f"{found}, and a classifier of kind {model.kind} takes {NUMBERS_OF_TEXTS[model.n_texts]}",
                     "name the columns with data.text_columns, or use another model.kind",
                 )
+        elif name == "train" and dataset.n_texts == 3 and settings.data.negatives is not None:
+            raise InputError(
+                f"{found}, of which the third is a negative already, but data.negatives mines them for pairs",
+                "name two columns with data.text_columns, or leave data.negatives out",
+            )
         elif dataset.n_texts == 1 and name != "train":  # `check_fits` checks train
             raise InputError(f"{found}, but a sentence encoder is evaluated on pairs", "name two columns")
 

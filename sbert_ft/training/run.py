@@ -41,10 +41,9 @@ from sbert_ft.training.resume import (
     warn_of_disk_space,
 )
 from sbert_ft.training.run_folder import (
-    RUN_FILES,
-    RUN_FOLDERS,
     RunFolder,
     check_run_folder,
+    is_of_run,
     open_run_folder,
     remove_run,
 )
@@ -247,7 +246,7 @@ def _check_inputs_stay(settings: RunSettings) -> None:
         if not os.path.exists(path):
             continue
         first = os.path.relpath(os.path.realpath(path), folder).split(os.sep)[0]
-        if first in (*RUN_FILES, *RUN_FOLDERS):
+        if is_of_run(first):
             raise RunFolderError(
                 f"{key}, {quoted(path, limit=400)}, is part of the run in {quoted(settings.output_dir, limit=400)} "
                 "that would be overwritten",

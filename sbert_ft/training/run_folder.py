@@ -37,8 +37,14 @@ _MODEL_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json"),
 )
 _MODEL_FOLDERS = ("1_Pooling", "2_Normalize")  # with a config.json each
+_OF_EPOCH = re.compile(r"(negatives|suspects)-[1-9][0-9]{0,8}\.csv")  # as `NegativeMiner.write` names them
 _TENSORBOARD_FILE = re.compile(r"events\.out\.tfevents\..+")
 _N_LISTED = 5
+
+
+def is_of_run(name: str) -> bool:
+    """Return whether this is the name of a file or folder that a run writes."""
+    return name in (*RUN_FILES, *RUN_FOLDERS) or _OF_EPOCH.fullmatch(name) is not None
 
 
 class RunFolder:
@@ -193,6 +199,8 @@ def remove_run(folder: RunFolder) -> None:
             _remove_file(folder.path / name)
             if name == _CONFIG:
                 sync_folder(folder.path)
+        for name in filter(_OF_EPOCH.fullmatch, os.listdir(folder.path)):
+            _remove_file(folder.path / name)
         _remove_files(folder.checkpoints_dir, checkpoints.is_checkpoint_name)
         _remove_files(folder.tensorboard_dir, _TENSORBOARD_FILE.fullmatch)
         if _is_real_folder(folder.model_dir):

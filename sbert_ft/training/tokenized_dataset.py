@@ -62,6 +62,11 @@ class TokenizedConnections:
         total: NDArray[np.int64] = np.minimum(self.sequence_lengths, self.max_seq_length).sum(axis=1)
         return total
 
+    def long_text(self, column: int) -> int:
+        """Return the tokens, after truncation, that 99 % of the texts of a column do not exceed."""
+        lengths = np.minimum(self.lengths[self.rows[:, column]], self.max_seq_length)
+        return int(np.percentile(lengths, 99, method="inverted_cdf"))
+
     @property
     def cut_rows(self) -> NDArray[np.int64]:
         """The rows with a truncated sequence, shape (n,), int64."""

@@ -256,7 +256,7 @@ def test_negatives_are_those_of_mine_hard_negatives(
     positives = np.array([(anchors.index(a), seconds.index(b)) for a, b in rows]).T
     highest = theirs.get("max_score")
     found = hard_negatives(
-        left, right, (positives[0], positives[1]), rules, None, None if highest is None else lambda s: s > highest
+        left, right, (positives[0], positives[1]), rules, None, None if highest is None else lambda _, s: s > highest
     )
     ours = {(anchors[i], seconds[j]) for i, j in zip(found.anchors.tolist(), found.texts.tolist(), strict=True)}
     data = Dataset.from_dict({"anchor": [a for a, _ in rows], "positive": [b for _, b in rows]})
