@@ -261,9 +261,9 @@ class NegativeMiner:
     def choose(self, candidates: Candidates, batches: Sequence[Rows], epoch: int) -> ChosenNegatives:
         """Return the negatives of an epoch's rows: for each the nearest candidates that fit its batch.
 
-        One that fits is no text of the batch, and neither known nor likely to match an anchor of the batch; where
-        there are too few of these, it only has to be none of the row's own anchor. Where a row has no candidate left, a
-        text is drawn that fits.
+        One that fits is no text of the batch, and neither known nor likely to match an anchor of the batch. Where no
+        text does, one that is likely to match another row's anchor fits too; where still none does, one that is known
+        to match it. Where a row has no candidate left, a text is drawn.
 
         Args:
             candidates: Those of all anchors.
@@ -278,15 +278,18 @@ class NegativeMiner:
         of_row, of_text = self.pairs.anchors.of_row, self._of_text.tolist()
         positives = self._of_text[corpus.of_row].tolist()
         chosen, places = np.full((len(of_row), k), -1, np.int64), np.full((len(of_row), k), -1, np.int64)
-        never = self._never(candidates)
+        known = self._by_anchor(self.pairs.positives, self.pairs.excluded)
+        likely = self._by_anchor(candidates.suspects)
         for batch in batches:
             rows, anchors = batch.tolist(), of_row[batch].tolist()
             present = {*self._of_anchor[anchors].tolist(), *(positives[row] for row in rows)}
-            matching = set(chain.from_iterable(never(anchor) for anchor in anchors))
+            of_all_known = set(chain.from_iterable(map(known, anchors)))
+            of_all = of_all_known.union(chain.from_iterable(map(likely, anchors)))
             for row, anchor in zip(rows, anchors, strict=True):
-                own = candidates.texts[anchor].tolist()
+                own, own_likely = candidates.texts[anchor].tolist(), set(likely(anchor))
+                levels = (of_all, of_all_known | own_likely, own_likely.union(known(anchor)))
                 for number in range(k):
-                    for unfit in (matching, set(never(anchor))):
+                    for unfit in levels:
                         found = _first_fitting(own, of_text, present, unfit)
                         if found is None:
                             begin = int(random.integers(len(of_text)))
@@ -306,10 +309,9 @@ class NegativeMiner:
                     present.add(of_text[found[1]])
         return ChosenNegatives(chosen, places)
 
-    def _never(self, candidates: Candidates) -> Callable[[int], list[int]]:
-        """Return a function from an anchor to the numbers of all texts that are no negatives of it."""
-        sides = (self.pairs.positives, self.pairs.excluded, candidates.suspects)
-        anchors, texts = (np.concatenate([side[i] for side in sides]) for i in (0, 1))
+    def _by_anchor(self, *pairs: Sequence[NDArray[np.integer]]) -> Callable[[int], list[int]]:
+        """Return a function from an anchor to the numbers of its texts in pairs of rows of anchors and of texts."""
+        anchors, texts = (np.concatenate([side[i] for side in pairs]) for i in (0, 1))
         order = np.argsort(anchors, kind="stable")
         begins = np.searchsorted(anchors[order], np.arange(len(self._of_anchor) + 1)).tolist()
         numbers = self._of_text[texts[order]].tolist()
@@ -382,16 +384,15 @@ class NegativeMiner:
             "n_suspects": len(suspects),
             "mean_cosine": float(scores[is_mined].mean(dtype=np.float64)) if is_mined.any() else None,
             "rule": mined.rule,
-            "mining_seconds": mined.seconds,
             "examples": examples,
         }
 
 
-def describe_mined(record: Mapping[str, Any]) -> str:
-    """Return a line of the log that `NegativeMiner.write` returned in words."""
+def describe_mined(record: Mapping[str, Any], seconds: float) -> str:
+    """Return in words what `NegativeMiner.write` returned for the log, and how long the mining took."""
     mean = "" if record["mean_cosine"] is None else f", mean cosine {record['mean_cosine']:.4f}"
     return (
-        f"{counted(record['n'], 'negative')} mined in {record['mining_seconds']:.1f} s{mean}; "
+        f"{counted(record['n'], 'negative')} mined in {seconds:.1f} s{mean}; "
         f"{counted(record['n_suspects'], 'pair')} left out as likely matches, {record['n_drawn']:,} drawn where there "
         "were too few"
     )

@@ -1438,7 +1438,8 @@ def test_an_object_of_settings_is_read_and_overridden_key_by_key(tmp_path: Path)
     path = tmp_path / "run.json"
     path.write_text(json.dumps({**LEAST, "teacher": {}}), encoding="utf-8")
     assert read_run(path).teacher == TeacherSettings()
-    run = read_run(path, ["teacher.texts=more.txt", "data.negatives.per_pair=3", "data.negatives.ranks=[0, 5]"])
+    negatives = ["data.negatives.per_pair=3", "data.negatives.ranks=[0, 5]", "objective=in_batch_negatives"]
+    run = read_run(path, ["teacher.texts=more.txt", *negatives])
     assert run.teacher == TeacherSettings(texts="more.txt")
     assert run.data.negatives == NegativeSettings(per_pair=3, ranks=(0, 5))
     assert run_from_json(run_to_json(run), "x") == run == check_settings(run)
@@ -1463,6 +1464,28 @@ def test_ranks_are_two_whole_numbers_the_lower_first(ranks: list[object]) -> Non
     expected = re.escape("data.negatives: ranks: expected an array of two whole numbers, the lower first, found")
     with pytest.raises(ConfigError, match=expected):
         run_from_json({**LEAST, "data": {"train": "x.csv", "negatives": {"ranks": ranks}}}, "x")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"objective": "cosine"}, "data.negatives: mined negatives are for objective in_batch_negatives alone; "
+         "objective is cosine; leave them out"),
+        ({"objective": ["in_batch_negatives", "cosine"]}, "alone; objective is in_batch_negatives and cosine; leave"),
+        ({"negatives": {"per_pair": 4, "ranks": [2, 5]}}, "data.negatives: per_pair: 4 negatives a pair are asked for, "
+         "but there are 3 ranks from 2 to 5; ask for fewer, or widen ranks"),
+        ({"negatives": {"every_epochs": 3}}, "data.negatives: every_epochs: mining again after 3 has no effect, "
+         "because training.epochs is 3; lower it, or leave it out"),
+        ({"text_columns": ["a", "b", "c"]}, "data.text_columns: expected two names, found three, ['a', 'b', 'c'], and "
+         "data.negatives finds the third texts itself; leave one of both out"),
+    ],
+)  # fmt: skip
+def test_mined_negatives_fit_the_rest_of_a_run(changes: dict[str, Any], expected: str) -> None:
+    objective = changes.pop("objective", "in_batch_negatives")
+    data = {"train": "x.csv", "negatives": {"every_epochs": 2}, **changes}
+    run = {**LEAST, "data": data, "objective": objective, "training": {"epochs": 3}}
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        run_from_json(run, "x")
 
 
 # ---------------------------------------------------------------- the command

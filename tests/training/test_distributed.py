@@ -97,6 +97,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "online_contrastive": ("yes or no", {}),
     "in_batch_negatives": ("pairs", {"objective": {"symmetric": True}}),
     "in_batch_negatives, triplets, cached": ("triplets", {"training": {"micro_batch_size": 1}}),
+    "in_batch_negatives, mined": ("pairs", {"negatives": {"ranks": [1, 9]}}),
     "triplet": ("triplets", {}),
     "simcse": ("texts", {"model": {"dropout": NO_DROPOUT}}),
     "tsdae": ("texts", {}),
@@ -117,7 +118,8 @@ def configuration(data: Mapping[str, str], case: str, output_dir: Path) -> dict[
     """Return the JSON of a case of `CASES`."""
     rows, more = CASES[case]
     name = case.partition(",")[0]
-    files = {split: data[which] for split, which in more.get("data", {}).items()}
+    files: dict[str, Any] = {split: data[which] for split, which in more.get("data", {}).items()}
+    files |= {"negatives": more["negatives"]} if "negatives" in more else {}
     return {
         "model": {"path": data["bert"], **more.get("model", {})},
         "data": {"train": data[rows], **files, **({"text_columns": ["a", "b", "c"]} if rows == "triplets" else {})},

@@ -53,6 +53,8 @@ EVALUATION = ("sbert_ft.evaluation.pair_evaluator", "joined_unless")
 IN_CHECKPOINT = ("sbert_ft.training.checkpoints", "write_safetensors")
 BEFORE_CHECKPOINT = ("sbert_ft.training.checkpoints", "save_checkpoint")
 AFTER_CHECKPOINT = ("sbert_ft.training.checkpoints", "remove_all_but")
+MINING = ("sbert_ft.training.negatives", "unit_vectors")
+MINED = ("sbert_ft.training.negatives", "write_rows")
 JUDGING = ("sbert_ft.evaluation.pair_evaluator", "joined")
 REPORT = ("sbert_ft.training.run", "write_report")
 METRICS = ("sbert_ft.training.run", "write_json")
@@ -135,6 +137,12 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "without dev": {
         "data": {"dev": None},
         "training": {"epochs": 3, "batch_size": 8, "save_steps": 3, "logging_steps": 4},
+    },
+    # mined before each epoch, by a calibration of dev, and out of step with checkpoints
+    "mined negatives": {
+        "data": {"train": "matches.csv", "negatives": {"per_pair": 2, "ranks": [2, 12], "every_epochs": 1}},
+        "objective": {"name": "in_batch_negatives"},
+        "training": {"epochs": 3, "batch_size": 6, "micro_batch_size": 4, "eval_steps": 7, "save_steps": 4},
     },
     # two vectors of each text, by gradient caching in parts of three texts
     "simcse": {
@@ -282,6 +290,8 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 def assert_same_run(folder: Path, unbroken: Path) -> None:
     """Check that a run equals the uninterrupted one: bit-equal weights, one loss curve, the same scores."""
     assert tree(folder / "model") == tree(unbroken / "model")
+    tables, expected_tables = ({p.name: p.read_bytes() for p in path.glob("*.csv")} for path in (folder, unbroken))
+    assert tables == expected_tables
     log = log_of(folder)
     assert log == log_of(unbroken)
     keys = [(line["kind"], line["step"]) for line in log]
@@ -354,7 +364,8 @@ def test_killed_at_random_moments_it_ends_as_the_unbroken_run(bench: Bench, scen
 
 
 @pytest.mark.parametrize(
-    "scenario", ["float16", "frozen", "patient", "simcse", "tsdae", "mse", "guided_in_batch_negatives"]
+    "scenario",
+    ["float16", "frozen", "patient", "simcse", "tsdae", "mse", "guided_in_batch_negatives", "mined negatives"],
 )
 def test_killed_now_and_then_it_ends_as_the_unbroken_run(bench: Bench, scenario: str) -> None:
     config = bench.config(scenario)
@@ -375,6 +386,26 @@ def test_killed_at_a_step_of_its_way_it_ends_as_the_unbroken_run(
     ended = bench.resume(config)
     assert ended.code == 0, ended.said
     assert_same_run(folder_of(config), bench.unbroken("short"))
+
+
+@pytest.mark.parametrize(
+    ("where", "nth", "number", "code", "step"),
+    [
+        (MINING, 1, signal.SIGTERM, 143, 0),
+        (MINING, 3, signal.SIGTERM, 143, 9),  # before the second epoch
+        (MINED, 1, signal.SIGKILL, -9, 0),
+        (MINED, 4, signal.SIGKILL, -9, 8),
+    ],
+)
+def test_ended_while_it_mines_negatives_it_ends_as_the_unbroken_run(
+    bench: Bench, where: tuple[str, str], nth: int, number: int, code: int, step: int
+) -> None:
+    config = bench.config("mined negatives")
+    ended = bench.train(config, strike=strike(where, nth, number))
+    assert (ended.code, newest_step(folder_of(config))) == (code, step), ended.said
+    assert not list(folder_of(config).glob("negatives-2.csv")) or where == MINED
+    assert bench.resume(config).code == 0
+    assert_same_run(folder_of(config), bench.unbroken("mined negatives"))
 
 
 def test_what_a_run_had_not_removed_when_it_was_killed_after_its_last_checkpoint_goes(bench: Bench) -> None:
