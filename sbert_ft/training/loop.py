@@ -312,10 +312,16 @@ class _Loop:
             session.folder.check_is_there()
             record = miner.write(session.folder.path, progress.epoch, mined, chosen)
             where = {"kind": NEGATIVES, "step": progress.step, "epoch": progress.epoch + 1}
-            before = read_log(self.log.path) if session.resume_from is not None else []
-            if not any(where.items() <= line.items() for line in before if line.get("kind") == NEGATIVES):
-                self.log.append({**where, **record})  # it is there if the run was killed before the next checkpoint
+            # it is there if the run was killed before the next checkpoint
+            if not any(where.items() <= line.items() for line in read_log(self.log.path)):
+                self.log.append({**where, **record})
             logger.info("epoch %d: %s", progress.epoch + 1, describe_mined(record, mined.seconds))
+            if 2 * record["n_drawn"] > record["n"]:
+                logger.warning(
+                    "epoch %d: %d of %d negatives are drawn at random, because so few near texts are not likely to "
+                    "match: widen data.negatives.ranks, raise max_probability, or give dev pairs with labels",
+                    *(progress.epoch + 1, record["n_drawn"], record["n"]),
+                )
 
     def _is_due(self, every: int | None, ends_epoch: bool) -> bool:
         return self.progress.step % every == 0 if every else ends_epoch

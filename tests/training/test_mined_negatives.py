@@ -182,7 +182,7 @@ def decision(slope: float, intercept: float) -> Decision:
 
 def test_a_stored_calibration_holds_for_the_first_weights_alone(bert: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = prepared(bert, some_pairs(40), NegativeSettings(ranks=(0, 10), max_probability=0.4))
-    run.model.decision = decision(20.0, -10.0)
+    run.model.decision = decision(60.0, -54.0)
     miner = NegativeMiner(run, NegativeSettings(ranks=(0, 10), max_probability=0.4))
     mined = miner.mine(True, Ranks(), lambda: False)
     assert mined is not None and mined.rule == "stored" and "max_probability" not in caplog.text
@@ -225,6 +225,7 @@ def test_where_all_near_texts_are_likely_to_match_others_are_drawn(bert: Path, t
     (line,) = log_of(result.folder, "negatives")
     assert line["n"] == len(rows) == 80 and line["n_drawn"] == sum(row["cosine"] == "" for row in rows) == 80
     assert line["mean_cosine"] is None and line["examples"] == []
+    assert any("80 of 80 negatives are drawn at random" in sentence for sentence in result.metrics["warnings"])
     suspects = {
         frozenset((text_key(r["text_1"]), text_key(r["text_2"]))) for r in table(result.folder / "suspects-1.csv")
     }

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,10 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     },
     # mined before each epoch, by a calibration of dev, and out of step with checkpoints
     "mined negatives": {
-        "data": {"train": "matches.csv", "negatives": {"per_pair": 2, "ranks": [2, 12], "every_epochs": 1}},
+        "data": {
+            **{"train": "matches.csv", "dev": "near.csv"},
+            "negatives": {"per_pair": 2, "ranks": [2, 12], "every_epochs": 1},
+        },
         "objective": {"name": "in_batch_negatives"},
         "training": {"epochs": 3, "batch_size": 6, "micro_batch_size": 4, "eval_steps": 7, "save_steps": 4},
     },
@@ -258,6 +262,9 @@ def bench(warm: WarmProcess, place: Path, tiny_bert_folder: Callable[..., Path])
     write_scored(place / "train.csv", 64, seed=1)
     write_scored(place / "dev.csv", 20, seed=2)
     write_matches(place / "matches.csv", 50, seed=3)
+    near = texts(random.Random(5), 40)
+    labelled = [(text, f"{text} it", 1) for text in near] + [(a, b, 0) for a, b in pairwise(near)]
+    write_rows(place / "near.csv", ("sentence1", "sentence2", "label"), list(labelled))
     (place / "texts.txt").write_text("\n".join(texts(random.Random(4), 60)) + "\n")
     return Bench(warm, place)
 
@@ -406,6 +413,8 @@ def test_ended_while_it_mines_negatives_it_ends_as_the_unbroken_run(
     assert not list(folder_of(config).glob("negatives-2.csv")) or where == MINED
     assert bench.resume(config).code == 0
     assert_same_run(folder_of(config), bench.unbroken("mined negatives"))
+    mined = [line for line in log_of(folder_of(config)) if line["kind"] == "negatives"]
+    assert [line["epoch"] for line in mined] == [1, 2, 3] and all(line["n_drawn"] < line["n"] / 2 for line in mined)
 
 
 def test_what_a_run_had_not_removed_when_it_was_killed_after_its_last_checkpoint_goes(bench: Bench) -> None:
