@@ -309,7 +309,7 @@ class NegativeMiner:
                     present.add(of_text[found[1]])
         return ChosenNegatives(chosen, places)
 
-    def _by_anchor(self, *pairs: Sequence[NDArray[np.integer]]) -> Callable[[int], list[int]]:
+    def _by_anchor(self, *pairs: Sequence[NDArray[np.integer]] | NDArray[np.integer]) -> Callable[[int], list[int]]:
         """Return a function from an anchor to the numbers of its texts in pairs of rows of anchors and of texts."""
         anchors, texts = (np.concatenate([side[i] for side in pairs]) for i in (0, 1))
         order = np.argsort(anchors, kind="stable")
@@ -430,8 +430,7 @@ def _probabilities(calibration: Calibration | None) -> Callable[[Scores], list[l
     def of(scores: Scores) -> list[list[float | str]]:
         if calibration is None:
             return [[""] * scores.shape[1]] * len(scores)
-        likely: list[list[float | str]] = calibration.probability(scores.ravel()).reshape(scores.shape).tolist()
-        return likely
+        return [calibration.probability(of_row).tolist() for of_row in scores]
 
     return of
 
