@@ -59,6 +59,8 @@ TAKING_NEGATIVES: Final = "in_batch_negatives"
 """The objective of pairs to which negatives can be added."""
 _OF_SCORES: Final = ("data.score_range", "evaluation.match_from")
 _NEEDING_DEV: Final = ("eval_steps", "metric", "early_stopping_patience")
+# The kind of average that uses an option; for others only its default is allowed.
+_OPTION_OF_AVERAGE: Final[Mapping[str, str]] = {"training.ema_decay": "ema", "training.best_k": "best_k"}
 
 LEFT_OUT: Final = (
     "Left out, it is cosine, softmax where model.kind is towers, joined or single, or mlm where it is masked_lm."
@@ -76,6 +78,7 @@ def broken_rules(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettin
     """Yield a fault for each rule that is broken by values (by path) and objectives (none if one has a fault)."""
     yield from _rules_of_paths(values)
     yield from _rules_of_dev(values)
+    yield from _rules_of_average(values)
     yield from broken_rules_of_reading(values)
     yield from _rules_of_model(values)
     yield from _rules_of_columns(values, objectives)
@@ -136,6 +139,20 @@ def _rules_of_dev(values: Mapping[str, Any]) -> Iterator[Fault]:
             if (value := values.get(f"training.{name}")) is not None:
                 needs = f"{shown_value(value)} needs evaluation {rows}"
                 yield Fault(f"training.{name}", f"{needs}; give data.dev or data.dev_share")
+        if values.get("training.average") == "best_k":
+            needs = f"best_k needs evaluation {rows}, by which the best steps are chosen"
+            yield Fault("training.average", f"{needs}; give data.dev or data.dev_share")
+
+
+def _rules_of_average(values: Mapping[str, Any]) -> Iterator[Fault]:
+    if "training.average" not in values:
+        return
+    average = values["training.average"]
+    for path, kind in _OPTION_OF_AVERAGE.items():
+        value = values.get(path, KEYS[path].default)
+        if value != KEYS[path].default and average != kind:
+            found = f"{shown_value(value)} is for training.average {kind}, which is {shown_value(average)}"
+            yield Fault(path, f"{found}; leave it out")
 
 
 def broken_rules_of_reading(values: Mapping[str, Any]) -> Iterator[Fault]:

@@ -193,6 +193,11 @@ class TrainingSettings:
         max_grad_norm: Gradients are scaled down to this norm; 0 for never.
         precision: Of the forward's products, auto for what is fast here; weights and optimizer are always float32.
         device: Device to train on; None for the first of CUDA, MPS and CPU that is there.
+        average: The weights that are evaluated and saved: null for those that are trained, ema for their exponential
+            moving average, best_k for the mean of the best evaluated steps if it is not worse than the best of them.
+        ema_decay: With ema: what the average keeps of itself in a step; after t steps at most (1 + t) / (10 + t), so
+            that the starting weights are soon forgotten.
+        best_k: With best_k: so many evaluated steps are averaged.
         gradient_checkpointing: Compute activations twice instead of keeping them: slower, less memory.
         seed: Fixes order, dropout and split.
         eval_steps: Evaluate on dev (and data.retrieval) every so many steps; None for the end of each epoch.
@@ -220,6 +225,9 @@ class TrainingSettings:
     device: str | None = setting(
         None, pattern=r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", words="cpu, cuda, cuda:1 (a card by its number) or mps"
     )
+    average: Literal["ema", "best_k"] | None = None
+    ema_decay: float = setting(0.99, above=0, below=1)
+    best_k: int = setting(3, at_least=2)
     gradient_checkpointing: bool = False
     seed: int = setting(42, at_least=0, at_most=2**32 - 1)
     eval_steps: int | None = setting(None, at_least=1)

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 2
 _FILE_NAME = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})\.safetensors")  # as `checkpoint_file` makes it
 _GROUP = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_WEIGHTS, _AVERAGE = "weights", "average"  # the weights that are trained, and their moving average if there is one
 _NO_DIGEST = "0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _MAX_STATE_BYTES = 8 * 2**20
@@ -258,6 +259,8 @@ class TrainerState:
     micro_rows: int = 1  # rows per forward; reduced when memory runs out
     best_step: int | None = None  # step of the best evaluation; None before the first one
     best_value: float | None = None  # the metric of the best evaluation
+    best_steps: list[int] = field(default_factory=list)  # those to be averaged (best_k), the best first
+    best_values: list[float] = field(default_factory=list)  # their metric
     n_stale: int = 0  # evaluations since the best one
     seconds: float = 0.0  # training time over all sessions
     losses: list[float] = field(default_factory=list)  # of the steps since the last line of the log
@@ -269,13 +272,28 @@ class TrainerState:
     def from_json(cls, content: object, source: Path) -> TrainerState:
         """Return the trainer state from a checkpoint's JSON; a missing or wrong value is a `CheckpointError`."""
         values: dict[str, Any] = content if isinstance(content, dict) else {}
-        kinds = {"int": "int", "float": "int float", "bool": "bool", "list[float]": "list"}
+        kinds = {"int": "int", "float": "int float", "bool": "bool", "list[float]": "list", "list[int]": "list"}
         for name, annotation in cls.__annotations__.items():
             kind, *optional = annotation.split(" | ")
             found = type(values.get(name, source)).__name__  # if missing, of a Path
             if found not in kinds[kind].split() and not (optional and found == "NoneType"):
                 raise CheckpointError(f"{source}: its state has no usable {quoted(name)}; start again with --overwrite")
         return cls(**{name: values[name] for name in cls.__annotations__})
+
+    def keep(self, value: float, lower_is_better: bool, most: int) -> bool:
+        """Note the metric of this step's evaluation, and return whether it is one of the `most` best ones.
+
+        Of equal values the earlier one is the better, as for the best step.
+        """
+        found = [*zip(self.best_values, self.best_steps, strict=True), (value, self.step)]
+        found.sort(key=lambda pair: (pair[0] if lower_is_better else -pair[0], pair[1]))
+        self.best_values, self.best_steps = ([*column] for column in zip(*found[:most], strict=True))
+        return self.step in self.best_steps
+
+    @property
+    def kept_steps(self) -> set[int]:
+        """The steps whose checkpoints are still needed: the last one saved, and the best ones."""
+        return {step for step in (self.saved_step, self.best_step, *self.best_steps) if step is not None}
 
 
 def save_progress(
@@ -286,21 +304,23 @@ def save_progress(
     scaler: torch.amp.GradScaler | None,
     more: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> None:
-    """Write the whole state of a run, then remove all checkpoints except this one, the previous one and the best.
+    """Write the whole state of a run, then remove all checkpoints except this one, the previous one and the best ones.
 
     The previous one is the fallback in case this one gets damaged. `more` are further groups of tensors, which the
     loop reads itself. Errors as in `save_checkpoint`.
     """
     tensors = {
         "optimizer": optimizer_tensors(optimizer, module),  # first, because it brings the weights up to date
-        "weights": module.state_dict(),
+        _WEIGHTS: module.state_dict(),
         "random": random_states(next(module.parameters()).device),
         **(more or {}),
     }
     state = {"progress": asdict(progress), "scaler": None if scaler is None else scaler.state_dict()}
+    if optimizer.average is not None:
+        tensors[_AVERAGE] = optimizer.average.tensors(module)
+        state[_AVERAGE] = optimizer.average.state()
     save_checkpoint(folder, progress.step, tensors, state)
-    kept = (progress.step, progress.saved_step, progress.best_step)
-    remove_all_but(folder, {step for step in kept if step is not None})
+    remove_all_but(folder, {progress.step, *progress.kept_steps})
     progress.saved_step = progress.step
 
 
@@ -319,7 +339,7 @@ def restore_progress(
         CheckpointError: The checkpoint belongs to another model or optimizer. Others as in `remove_all_but`.
     """
     progress = TrainerState.from_json(checkpoint.state.get("progress"), checkpoint.path)
-    kept = {step for step in (progress.saved_step, progress.best_step) if step is not None}
+    kept = progress.kept_steps
     progress.saved_step = checkpoint.step
     try:
         restore_weights(checkpoint, module)
@@ -327,6 +347,10 @@ def restore_progress(
         restore_random_states(checkpoint.read_tensors("random"), next(module.parameters()).device)
         if scaler is not None and isinstance(checkpoint.state.get("scaler"), dict):
             scaler.load_state_dict(checkpoint.state["scaler"])
+        if optimizer.average is not None and _AVERAGE in checkpoint.groups:
+            optimizer.average.restore(module, checkpoint.read_tensors(_AVERAGE), checkpoint.state[_AVERAGE])
+        elif optimizer.average is not None:
+            optimizer.average.restart()
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{checkpoint.path} does not fit this run: {quoted(error, limit=200)}; it belongs to another model or "
@@ -340,11 +364,20 @@ def restore_progress(
 def restore_weights(checkpoint: Checkpoint, module: nn.Module) -> None:
     """Load all of a checkpoint's weights into the encoder (and head); those of another are a `CheckpointError`."""
     try:
-        module.load_state_dict(checkpoint.read_tensors("weights"), strict=True)
+        module.load_state_dict(checkpoint.read_tensors(_WEIGHTS), strict=True)
     except RuntimeError as error:
         raise CheckpointError(
             f"{checkpoint.path} holds another model's weights: {quoted(error, limit=200)}; start again with --overwrite"
         ) from error
+
+
+def final_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the weights that are evaluated and saved as a model, by name: the moving average where there is one.
+
+    Errors as in `Checkpoint.read_tensors`.
+    """
+    averages = checkpoint.read_tensors(_AVERAGE) if _AVERAGE in checkpoint.groups else {}
+    return checkpoint.read_tensors(_WEIGHTS) | averages
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:

@@ -399,25 +399,45 @@ class _Loop:
         else:
             scaler.step(self.optimizer.adamw)
             scaler.update()
+        if self.optimizer.average is not None:
+            self.optimizer.average.update()
         self.optimizer.zero_grad()
         if self.model.bert.trained_copy is not None:
             self.model.bert.trained_copy.refresh()
         return norm
 
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Let the model have its averaged weights during the block, if there are any; all weights are up to date."""
+        if self.optimizer.average is None:
+            yield
+            return
+        copied = self.model.bert.trained_copy
+        try:
+            with self.optimizer.average.in_place():
+                if copied is not None:
+                    copied.refresh()
+                yield
+        finally:
+            if copied is not None:
+                copied.refresh()
+
     def _evaluate(self, is_resumed: bool = False) -> bool:
-        """Evaluate the model, log the result, and return whether it is the best so far and must be saved.
+        """Evaluate the model, log the result, and return whether it is one of the best so far and must be saved.
 
         If `is_resumed`, the log may have this evaluation already: the run was killed before the next checkpoint.
         """
         progress, run = self.progress, self.plan.run
         self.ranks.doing(f"the evaluation after step {progress.step}")
-        found = run.evaluator.evaluate(self.model, self._is_signalled)
+        with self._averaged():
+            found = run.evaluator.evaluate(self.model, self._is_signalled)
         metrics = self.ranks.told(lambda: found)
         if metrics is None:
             return False
         name = run.evaluator.metric or ""
         value, reason = metrics[name].value, metrics[name].reason
-        sign = -1 if METRICS[name].lower_is_better else 1
+        lower_is_better = METRICS[name].lower_is_better
+        sign = -1 if lower_is_better else 1
         best = value is not None and (progress.best_value is None or sign * value > sign * progress.best_value)
         if best:
             progress.best_step, progress.best_value, progress.n_stale = progress.step, value, 0
@@ -427,11 +447,14 @@ class _Loop:
             )
         else:
             progress.n_stale += 1
+        is_kept = best
+        if self.settings.average == "best_k" and value is not None:
+            is_kept |= progress.keep(value, lower_is_better, self.settings.best_k)
         progress.evaluation_due = False
         patience = self.settings.early_stopping_patience
         progress.stopped_early = patience is not None and progress.n_stale >= patience
         if self.log is None:
-            return best
+            return is_kept
         records = read_log(self.log.path) if is_resumed else []
         if not any(record.get("kind") == "eval" and record.get("step") == progress.step for record in records):
             passes = round(progress.passes, 4)
@@ -441,7 +464,7 @@ class _Loop:
         logger.info("step %d: %s %s%s", progress.step, self.evaluated_on, shown, ", the best so far" if best else "")
         if progress.stopped_early:
             logger.info("stopped early: no better %s in %d evaluations", run.evaluator.metric, progress.n_stale)
-        return best
+        return is_kept
 
     def _save(self) -> None:
         """Write a checkpoint; then end the run if a signal came before or meanwhile."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sbert_ft.config.settings import TrainingSettings
 from sbert_ft.encoder.ranks import Ranks
 from sbert_ft.training.sparse_embedding import EmbeddingRows, spread_rows, table_stepped_by_row
+from sbert_ft.training.weight_average import WeightAverage
 
 
 class Optimizer:
@@ -25,7 +26,8 @@ class Optimizer:
 
     Weights have decoupled decay; one-dimensional parameters (biases and norms) have none, as in BERT's own optimizer.
     The fused step is four times as fast as the plain one on a CPU. `dense` are the trained parameters, without a table
-    that is updated by `rows`, which is None if there is none.
+    that is updated by `rows`, which is None if there is none. `average` is the moving average of the weights, None if
+    the settings ask for none.
     """
 
     def __init__(self, module: nn.Module, settings: TrainingSettings) -> None:
@@ -48,6 +50,8 @@ class Optimizer:
             self.adamw.state[parameter] = {"step": step, **moments}
         if self.rows is not None:
             self.adamw.state[self.rows.weights] = {"step": torch.zeros((), dtype=torch.float32)}
+        is_averaged = settings.average == "ema"
+        self.average = WeightAverage(self.dense, self.rows, settings.ema_decay) if is_averaged else None
 
     @property
     def weights(self) -> list[Tensor]:
@@ -100,6 +104,8 @@ class Optimizer:
         if self.rows is not None:
             self.rows.hand_over_gradient()
             self.adamw.state[self.rows.weights] |= {"exp_avg": self.rows.exp_avg, "exp_avg_sq": self.rows.exp_avg_sq}
+        if self.average is not None:
+            self.average.before_step()
         self.adamw.step()
         if self.rows is not None and self.rows.weights.grad is not None:
             group = self.adamw.param_groups[0]

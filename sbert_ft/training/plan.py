@@ -48,6 +48,7 @@ _BYTES_PER_SCORE = {2: 8, 4: 16}
 # Of a decoder, per word of the vocabulary and token: logits, their softmax and its gradient. Compared as above, with
 # MiniLM and 16 and 64 texts: 0.95 to 1.05 times the peak.
 _BYTES_PER_OUTPUT = {2: 16, 4: 12}
+_BYTES_PER_AVERAGE = 4  # of a weight's moving average, float32
 # Share of the free memory that the activations of a forward may use.
 _SHARE_FOR_ACTIVATIONS = 0.5
 _MOST_UNKNOWN = 0.9  # share of the tokens above which training is refused
@@ -152,6 +153,7 @@ class RunPlan:
             f"rate {settings.learning_rate:g}, {settings.schedule} {warm_up} warm-up",
             f"memory foreseen{each}: {_size(self.fixed_bytes + self.batch_bytes)}, of which {_size(self.batch_bytes)} "
             "for a batch",
+            *self._average_in_words(),
             *([] if self.miner is None else [f"negatives: {self.miner.describe()}"]),
             *([self.idle] if self.idle else []),
         ]
@@ -164,6 +166,16 @@ class RunPlan:
         n_vectors = teacher.n_vectors(self.run.connections.train)
         size = _size(4 * n_vectors * teacher.width)
         return [f"teacher: {counted(n_vectors, 'vector')} of {teacher.width} numbers, {size} of memory"]
+
+    def _average_in_words(self) -> list[str]:
+        """Return how the weights are averaged and what it needs, as a line of text; empty if they are not."""
+        settings = self.run.settings.training
+        if settings.average == "ema":
+            return [f"weights: evaluated and saved is their moving average, decay {settings.ema_decay:g}"]
+        if settings.average == "best_k":
+            disk = f"{_size(self.run.checkpoint_bytes)} of disk for the checkpoint of each"
+            return [f"weights: the mean of the {settings.best_k} best evaluated steps is tried at the end, {disk}"]
+        return []
 
 
 def plan_run(run: PreparedRun, ranks: Ranks | None = None) -> RunPlan:
@@ -337,7 +349,7 @@ def foresee(
     n_weights = sum(parameter.numel() for parameter in bert.encoder.parameters())
     if decoder is not None:
         n_weights += sum(parameter.numel() for parameter in decoder.own.parameters())
-    fixed = n_weights * _BYTES_PER_WEIGHT
+    fixed = n_weights * (_BYTES_PER_WEIGHT + (_BYTES_PER_AVERAGE if settings.average == "ema" else 0))
     n_bytes = 4 if dtype is None else 2
     per_token = activation_bytes(bert, 1, longest, n_bytes, settings.gradient_checkpointing)
     if decoder is not None:

@@ -119,6 +119,17 @@ class PreparedRun:
         return module
 
     @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of a checkpoint: weights, moments, and the moving average if there is one."""
+        table = self.model.bert.encoder.get_input_embeddings().weight  # has moments only for the rows that were read
+        trained = trained_parameters(self.model, self.settings.model, self.trained).values()
+        n_numbers = sum(parameter.numel() for parameter in self.trained.parameters())
+        n_numbers += sum(2 * parameter.numel() for parameter in trained if parameter is not table)
+        if self.settings.training.average == "ema":
+            n_numbers += sum(parameter.numel() for parameter in trained)
+        return 4 * n_numbers
+
+    @property
     def joined_by(self) -> Truncation | None:
         """Which text of a row is cut where the model joins two to one sequence; None if it encodes each separately."""
         model = self.model

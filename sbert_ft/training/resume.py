@@ -267,11 +267,10 @@ def check_finished(run: PreparedRun, folder: RunFolder, options: RunOptions) -> 
 
 def warn_of_disk_space(run: PreparedRun, folder: RunFolder, state: ResumeState) -> None:
     """Warn before training starts if there may be too little disk space for checkpoints and model."""
-    table = run.model.bert.encoder.get_input_embeddings().weight  # has moments only for the rows that were read
+    training = run.settings.training
+    n_checkpoints = _N_CHECKPOINTS + (training.best_k if training.average == "best_k" else 0)
     n_weights = sum(parameter.numel() for parameter in run.trained.parameters())
-    trained = trained_parameters(run.model, run.settings.model, run.trained).values()
-    n_moments = sum(2 * parameter.numel() for parameter in trained if parameter is not table)
-    needed = 4 * (_N_CHECKPOINTS * (n_weights + n_moments) + n_weights)
+    needed = n_checkpoints * run.checkpoint_bytes + 4 * n_weights
     try:
         free = shutil.disk_usage(folder.path).free
     except OSError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from scipy.linalg.blas import dgemm
 
 from sbert_ft._version import library_versions
+from sbert_ft.config.metrics import METRICS
 from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.ledger import Ledger, counted
 from sbert_ft.encoder.devices import describe_device
@@ -28,7 +29,13 @@ from sbert_ft.files.atomic import write_json
 from sbert_ft.models.tokenized_corpus import TokenizedCorpus
 from sbert_ft.report.content import Report
 from sbert_ft.report.write import write_report
-from sbert_ft.training.checkpoints import TrainerState, checkpoint_file, read_checkpoint, restore_weights
+from sbert_ft.training.checkpoints import (
+    Checkpoint,
+    TrainerState,
+    checkpoint_file,
+    final_weights,
+    read_checkpoint,
+)
 from sbert_ft.training.distributed import check_device, joined
 from sbert_ft.training.interruption import interruptible, memory_named, saved_named
 from sbert_ft.training.loop import TrainingSession, train
@@ -49,6 +56,7 @@ from sbert_ft.training.run_folder import (
 )
 from sbert_ft.training.run_log import check_tensorboard, read_log, warnings_kept
 from sbert_ft.training.tokenized_dataset import cut_rows
+from sbert_ft.training.weight_average import mean_weights
 
 FORMAT = 1
 logger = logging.getLogger(__name__)
@@ -143,9 +151,7 @@ def run_training(run: PreparedRun, options: RunOptions, ranks: Ranks | None = No
         taught = None if run.teacher is None else run.teacher.encode(run.connections.train, ranks)
         progress = train(plan, TrainingSession(folder, interruption, state.checkpoint, shows, ranks, taught))
         interruption.raise_if_signalled("after its last step; continue with --resume")
-        if ranks.is_first:
-            _take_best(run, progress, folder)
-        ranks.broadcast(run.trained.state_dict().values())
+        average = _take_weights(run, progress, folder, ranks)
 
         ranks.doing("the evaluation after the last step")
         found = run.evaluator.evaluate_final(run.model, before)
@@ -156,7 +162,7 @@ def run_training(run: PreparedRun, options: RunOptions, ranks: Ranks | None = No
         ranks.doing("the writing of the model and the report")
         folder.check_is_there()
         run.model.save_pretrained(folder.model_dir)
-        metrics = _metrics(plan, progress, found, [*run.warnings, *warnings])
+        metrics = _metrics(plan, progress, found, [*run.warnings, *warnings], average)
         what = "Pre-training" if isinstance(plan.tokens, TokenizedCorpus) else "Fine-tuning"
         report = Report(
             title=f"{what} of {Path(run.settings.model.path).resolve().name or run.settings.model.path}",
@@ -189,25 +195,104 @@ def _allocate_blas_buffers() -> None:
     dgemm(1.0, square, square)
 
 
+def _take_weights(run: PreparedRun, progress: TrainerState, folder: RunFolder, ranks: Ranks) -> dict[str, Any] | None:
+    """Load the weights that the run ends with into the model, in each process: the average, or the best step's.
+
+    The model has the trained weights of the last step. Returns what metrics.json says of the average: for ema what
+    these reached, for best_k which steps were averaged, what their mean reached, and whether it is taken.
+    """
+    training, found = run.settings.training, dict[str, Any]()
+    if training.average == "ema":
+        value = _value_on_dev(run, ranks)
+        found = {"kind": "ema", "decay": training.ema_decay, "step": progress.step, "raw_value": value}
+        if value is not None:
+            sentence = "averaged weights (ema); those of the last step, not averaged, reach %s %.4f on dev"
+            logger.info(sentence, run.evaluator.metric, value)
+    if training.average == "best_k":
+        found = {"kind": "best_k", "best_value": progress.best_value}
+        found["steps"] = ranks.told(lambda: _load_mean(run, progress, folder))
+        found["value"] = found["is_taken"] = None
+        if found["steps"]:
+            ranks.broadcast(run.trained.state_dict().values())
+            value, best = _value_on_dev(run, ranks), progress.best_value
+            lower_is_better = METRICS[run.evaluator.metric or ""].lower_is_better
+            found["is_taken"] = value is not None and best is not None
+            if value is not None and best is not None:
+                found["is_taken"] = value <= best if lower_is_better else value >= best
+                sentence = "the mean of the weights after steps %s has %s %.4f on dev, the best step %.4f: it is %s"
+                taken = "taken" if found["is_taken"] else "not taken"
+                logger.info(sentence, ", ".join(map(str, found["steps"])), run.evaluator.metric, value, best, taken)
+            found["value"] = value
+    if ranks.is_first and not found.get("is_taken"):
+        _take_best(run, progress, folder)
+    ranks.broadcast(run.trained.state_dict().values())
+    return found or None
+
+
+def _value_on_dev(run: PreparedRun, ranks: Ranks) -> float | None:
+    """Return the metric that chooses the best step, of the model as it is; None without dev, or if it has none."""
+    metric = run.evaluator.metric
+    if metric is None:
+        return None
+    ranks.doing("the evaluation of the averaged weights")
+    scores = run.evaluator.evaluate(run.model, lambda: False)
+    return ranks.told(lambda: None if scores is None else scores[metric].value)
+
+
+def _load_mean(run: PreparedRun, progress: TrainerState, folder: RunFolder) -> list[int]:
+    """Load the mean of the best steps' weights into the model, and return these steps; a damaged one is left out.
+
+    If fewer than two are left, there is no mean, and the model stays as it is.
+    """
+    checkpoints = list[Checkpoint]()
+    for step in sorted(progress.best_steps):
+        try:
+            checkpoints.append(read_checkpoint(checkpoint_file(folder.checkpoints_dir, step)))
+        except CheckpointError as error:
+            logger.warning("%s; it was one of the best steps, and is left out of their mean", error)
+    if len(checkpoints) < 2:
+        logger.warning("fewer than two evaluated steps are there, so no mean of their weights is made")
+        return []
+    run.trained.load_state_dict(mean_weights(map(final_weights, checkpoints)))
+    return [checkpoint.step for checkpoint in checkpoints]
+
+
 def _take_best(run: PreparedRun, progress: TrainerState, folder: RunFolder) -> None:
-    """Load the best step's weights into the model; if there are none, or damaged ones, keep the last step's."""
+    """Load the best step's weights into the model; if there are none, or damaged ones, the last step's.
+
+    Where weights are averaged as the run goes, they are the averages after that step.
+
+    Raises:
+        CheckpointError: The averages after the last step are needed, and their checkpoint is damaged.
+    """
     if progress.best_step is None and run.evaluator.metric is not None:
         sentence = "dev never had the metric %s, so no step was the best: the model is that of the last step, %d"
         logger.warning(sentence, run.evaluator.metric, progress.step)
-    if progress.best_step is None or progress.best_step == progress.step:
-        return
+    is_averaged = run.settings.training.average == "ema"
+    if progress.best_step in (None, progress.step) and not is_averaged:
+        return  # they are those of the model
+    last = checkpoint_file(folder.checkpoints_dir, progress.step)
+    step = progress.step if progress.best_step is None else progress.best_step
     try:
-        best = read_checkpoint(checkpoint_file(folder.checkpoints_dir, progress.best_step))
+        best = read_checkpoint(checkpoint_file(folder.checkpoints_dir, step))
     except CheckpointError as error:
         logger.warning(
             "%s; it was the best step, so the model of the last step, %d, is used instead", error, progress.step
         )
         progress.best_step = progress.best_value = None
-        return
-    restore_weights(best, run.trained)
+        if not is_averaged:
+            return
+        best = read_checkpoint(last)
+    run.trained.load_state_dict(final_weights(best))
 
 
-def _metrics(plan: RunPlan, progress: TrainerState, found: EvaluationResult, warnings: Iterable[str]) -> dict[str, Any]:
+def _metrics(
+    plan: RunPlan,
+    progress: TrainerState,
+    found: EvaluationResult,
+    warnings: Iterable[str],
+    average: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     """Return the content of metrics.json."""
     run, tokens = plan.run, plan.tokens
     source = quoted(run.data.train.source, limit=400)
@@ -226,6 +311,7 @@ def _metrics(plan: RunPlan, progress: TrainerState, found: EvaluationResult, war
         "steps": progress.step,
         "stopped_early": progress.stopped_early,
         "best": None if progress.best_step is None else best,
+        "average": average,
         "splits": found.results,
         **found.facts,
         "lengths": {
