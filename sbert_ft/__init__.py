@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sbert_ft.training.bert_classifier import BertClassifier
     from sbert_ft.training.fine_tune import fine_tune
     from sbert_ft.training.pretrain import pretrain
+    from sbert_ft.training.soup import soup
     from sbert_ft.vectors.shards import ShardSet
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "mine_negatives",
     "mine_pairs",
     "pretrain",
+    "soup",
     "train_vocabulary",
 ]
 
@@ -101,6 +103,7 @@ _MODULE_OF_NAME = {
     "mine_negatives": "sbert_ft.search.negatives",
     "mine_pairs": "sbert_ft.search.mine",
     "pretrain": "sbert_ft.training.pretrain",
+    "soup": "sbert_ft.training.soup",
     "train_vocabulary": "sbert_ft.models.vocabulary",
 }
 

@@ -149,6 +149,8 @@ def _show_result(result: FineTuneResult) -> None:
         shown = next((names for names in _SHOWN if all(name in split["after"] for name in names)), ())
         for metric in shown:
             print(f"{name} {METRICS[metric].short}: {_before_and_after(split, metric)}")
+    if average := metrics.get("average"):
+        print(_average(average, (metrics.get("best") or {}).get("metric")))
     decision = metrics.get("decision")
     if decision is not None:
         reached = ", ".join(f"{name} {value:.3f}" for name, value in decision["reached"].items())
@@ -158,6 +160,22 @@ def _show_result(result: FineTuneResult) -> None:
     print(f"{metrics['steps']:,} steps in {metrics['seconds']:,.0f} s")
     print(f"model:  {_path(result.model_dir)}")
     print(f"report: {_path(result.report)}")
+
+
+def _average(average: dict[str, Any], metric: str | None) -> str:
+    """Return in a line how the weights of a run are averaged, and what this is compared with on dev."""
+    short = "" if metric is None else METRICS[metric].short
+    if average["kind"] == "ema":
+        value = average["raw_value"]
+        raw = "" if value is None else f"; not averaged, after the last step, dev {short} {value:.4f}"
+        return f"weights: moving average, decay {average['decay']:g}{raw}"
+    if not average["steps"]:
+        return "weights: not averaged, as fewer than two evaluated steps are there"
+    steps = ", ".join(map(str, average["steps"]))
+    reached = "not known" if average["value"] is None else f"{average['value']:.4f}"
+    best = "" if average["best_value"] is None else f", the best step {average['best_value']:.4f}"
+    taken = "taken" if average["is_taken"] else "not taken"
+    return f"weights: mean of steps {steps}, dev {short} {reached}{best}: {taken}"
 
 
 def _path(path: Path) -> str:

@@ -277,7 +277,7 @@ def metric_chart(
     description = f"{len(points):,} evaluations, from {values[0]:.4f} to {values[-1]:.4f}"
     if best is not None:
         legend.append(LegendEntry(f"best: step {best_step:,.0f}", "mark", "dot"))
-        description += f"; the best, {best:.4f}, at step {best_step:,.0f}, was kept"
+        description += f"; the best, {best:.4f}, at step {best_step:,.0f}"
     if before is not None:
         shown.append(before)
         legend.insert(1, LegendEntry(before_is, "before"))

@@ -12,6 +12,7 @@ import numpy as np
 from sbert_ft.config.metrics import metric_label
 from sbert_ft.config.objectives import OBJECTIVES, ObjectiveSettings
 from sbert_ft.data.ledger import counted
+from sbert_ft.errors import enumerated
 from sbert_ft.evaluation.results import Json
 from sbert_ft.report.blocks import Cell, Charts, Figure, Grid, Paragraph, Section, fact
 from sbert_ft.report.charts import learning_rate_chart, loss_chart, metric_chart
@@ -138,10 +139,16 @@ def _run_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
     if metrics.get("stopped_early"):
         length.append("stopped early: dev did not improve")
     yield fact("Length", ", ".join(length))
+    average = metrics.get("average") or {}
     if best := metrics.get("best"):
         at_best = "" if best["value"] is None else f" {decimals(best['value'])}"
         by = inside_sentence(metric_label(str(best["metric"])))
-        yield fact("Kept", f"step {best['step']:,}, the best by {by}{at_best}")
+        kept = f"step {best['step']:,}, the best by {by}{at_best}"
+        if average.get("is_taken"):
+            kept = f"mean of the weights after {_steps(average['steps'])}, {by} {decimals(average['value'])}"
+        yield fact("Kept", kept)
+    if average:
+        yield fact("Averaged weights", *_average(average))
     if (seconds := metrics.get("seconds")) is not None:
         rates = [line["rows_per_second"] for line in report.log if line.get("rows_per_second")]
         pace = f"{statistics.median(rates):,.0f} {report.train_word}s per second" if rates else ""
@@ -156,6 +163,24 @@ def _run_facts(report: Report) -> Iterator[tuple[Cell, ...]]:
         yield fact("Mean cosine of random pairs of texts", ", ".join(said), "near 1, the model has collapsed")
     if plan := metrics.get("plan"):
         yield fact("Plan", "; ".join(plan))
+
+
+def _average(average: Json) -> tuple[str, str]:
+    """Return how the weights of a run are averaged, and what this is compared with."""
+    if average["kind"] == "ema":
+        raw = average["raw_value"]
+        at = f"after the last step, {average['step']:,}"
+        compared = "" if raw is None else f"those that are not averaged have {decimals(raw)} on dev {at}"
+        return f"exponential moving average (ema), decay {plain_number(average['decay'])}", compared
+    if not average["steps"]:
+        return "none (best_k): fewer than two evaluated steps are there", ""
+    taken = "taken" if average["is_taken"] else "not taken"
+    found = f"mean of {_steps(average['steps'])} (best_k), {taken}"
+    return found, f"{decimals(average['value'])} on dev, the best step {decimals(average['best_value'])}"
+
+
+def _steps(steps: Sequence[int]) -> str:
+    return f"steps {enumerated(f'{step:,}' for step in steps)}"
 
 
 def curves_section(report: Report) -> Section:
@@ -205,6 +230,11 @@ def _metric_curve(report: Report, evaluations: Sequence[Json]) -> Figure | Parag
     of = next((of for of in report.results if of.name != "test" and name in of.after), dev)
     chart = metric_chart("metric", label, points, best_step, of.before[name].value, predictor_name(of))
     kept = "" if best_step is None else f" The model of step {best_step:,} was kept."
+    average = report.metrics.get("average") or {}
+    if average.get("is_taken"):
+        kept = f" The mean of the weights after {_steps(average['steps'])} was kept."
+    elif average.get("kind") == "ema":
+        kept = f" They are of the averaged weights.{kept}"
     return Figure(f"{label} on {of.name}", chart, f"{counted(len(points), 'evaluation')} during training.{kept}")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sbert_ft.training.sparse_embedding import EmbeddingRows
 
@@ -142,24 +142,27 @@ def _set_data(weights: Sequence[Tensor], data: Sequence[Tensor]) -> None:
         weight.data = its
 
 
-def mean_weights(models: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the mean of the weights of several models, by name; they are read one after another.
+def mean_weights(models: Iterable[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """Return the mean of the weights of several models, by name; two of them are held at a time.
 
-    `models` has at least one; all have the same names and shapes. Tensors of whole numbers are those of the first one.
-    The first model's tensors are written to. Source: Izmailov et al. 2018, SWA, equation (1).
+    `models` has at least one; all have the same names and shapes, and their tensors are written to. Source: Izmailov et
+    al. 2018, SWA, algorithm 1.
     """
-    mean: dict[str, Tensor] = {}
+    mean: Mapping[str, Tensor] = {}
     for n_before, tensors in enumerate(models):
-        if not n_before:
-            mean.update(tensors)
-            continue
-        add_to_mean(mean, tensors, n_before)
+        if n_before:
+            add_mean(tensors, mean, n_before)
+        mean = tensors
     assert mean, "there is no model"
     return mean
 
 
-def add_to_mean(mean: Mapping[str, Tensor], tensors: Mapping[str, Tensor], n_before: int) -> None:
-    """Add a model's weights to the mean of those of `n_before` models, in place; as in `mean_weights`."""
-    names = [name for name, tensor in mean.items() if tensor.is_floating_point()]
-    if names:
-        get_swa_multi_avg_fn()([mean[name] for name in names], [tensors[name] for name in names], n_before)
+@torch.no_grad()
+def add_mean(tensors: Mapping[str, Tensor], mean: Mapping[str, Tensor], n_before: int) -> None:
+    """Turn a model's weights into the mean of this model and of `n_before` others, whose mean is given, in place.
+
+    Tensors of whole numbers stay as they are.
+    """
+    by_memory = {tensor.data_ptr(): name for name, tensor in tensors.items() if tensor.is_floating_point()}
+    names = list(by_memory.values())  # a tied weight has several names, and is averaged once
+    torch._foreach_lerp_([tensors[name] for name in names], [mean[name] for name in names], n_before / (n_before + 1))
