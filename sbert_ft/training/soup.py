@@ -228,6 +228,8 @@ class _FinishedRun:
             found = f"{shown(place)} has the classes {quoted(', '.join(classifier.class_names), limit=200)}"
             expected = quoted(", ".join(like.class_names), limit=200)
             raise InputError(f"{found}, expected {expected} in this order", "name runs of the same classes")
+        # a run folds the temperature that it fits on dev into the head; the soup gets one of its own
+        classifier.calibrate((like.temperature or 1.0) / (classifier.temperature or 1.0))
         return dict(trained_module(classifier).state_dict())
 
 

@@ -91,6 +91,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cosine, in parts, frozen": ("scores", {"training": {"micro_batch_size": 2}, "model": {"freeze_layers": 1}}),
     "cosine, checkpointing": ("scores", {"training": {"gradient_checkpointing": True}}),
     "cosine, bfloat16": ("scores", {"training": {"precision": "bfloat16"}}),
+    "cosine, moving average": ("scores", {"data": {"dev": "dev"}, "training": {"average": "ema"}}),
+    "cosine, best steps": ("scores", {"data": {"dev": "dev"}, "training": {"average": "best_k", "eval_steps": 1}}),
     "cosent": ("scores", {"data": {"dev": "dev"}}),
     "angle": ("scores", {}),
     "contrastive": ("yes or no", {}),
@@ -270,6 +272,19 @@ def test_an_evaluation_of_the_same_weights_is_the_same_bit_by_bit(trained: dict[
     assert before[0] == before[1] == before[2]
     after = [metrics["splits"]["dev"]["after"] for metrics in found]
     assert all(set(after[0]) == set(other) for other in after)
+
+
+@pytest.mark.parametrize("case", ["cosine, moving average", "cosine, best steps"])
+def test_averaged_weights_are_those_of_one_process(trained: dict[int, Path], case: str) -> None:
+    saved = {size: load_file(trained[size] / case / "model" / "model.safetensors") for size in (1, 2, 3)}
+    found = {size: json.loads((trained[size] / case / "metrics.json").read_text())["average"] for size in (1, 2, 3)}
+    for size in (2, 3):
+        assert found[size].keys() == found[1].keys() and found[size]["kind"] == found[1]["kind"]
+        if "steps" not in found[1] or found[size]["steps"] == found[1]["steps"]:  # values on dev differ by rounding
+            assert furthest(saved[1], saved[size], ZERO_GRADIENT) <= WEIGHT_TOLERANCE
+    last = sorted((trained[2] / case / "checkpoints").iterdir())[-1]
+    raw = {name.removeprefix("weights/"): its for name, its in load_file(last).items() if name.startswith("weights/")}
+    assert furthest(raw, {name: saved[2][name] for name in raw}) > 2 * WEIGHT_TOLERANCE, "it is another model"
 
 
 def test_rows_are_dealt_by_their_tokens() -> None:

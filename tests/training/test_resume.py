@@ -173,6 +173,14 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "teacher": {"path": "teacher"},
         "training": {"epochs": 3, "batch_size": 6, "micro_batch_size": 3, "eval_steps": 7, "save_steps": 3},
     },
+    # averages of the weights are evaluated, chosen by and saved; the trained ones go on
+    "ema": {
+        "training": {"epochs": 3, "batch_size": 8, "average": "ema", "eval_steps": 5, "save_steps": 3},
+    },
+    # the checkpoints of the best steps outlive others, until their mean is made
+    "best_k": {
+        "training": {"epochs": 3, "batch_size": 8, "average": "best_k", "eval_steps": 3, "save_steps": 5},
+    },
     "patient": {
         "training": {"epochs": 20, "batch_size": 16, "eval_steps": 1, "save_steps": 4, "early_stopping_patience": 2},
     },
@@ -372,7 +380,18 @@ def test_killed_at_random_moments_it_ends_as_the_unbroken_run(bench: Bench, scen
 
 @pytest.mark.parametrize(
     "scenario",
-    ["float16", "frozen", "patient", "simcse", "tsdae", "mse", "guided_in_batch_negatives", "mined negatives"],
+    [
+        "float16",
+        "frozen",
+        "patient",
+        "simcse",
+        "tsdae",
+        "mse",
+        "guided_in_batch_negatives",
+        "mined negatives",
+        "ema",
+        "best_k",
+    ],
 )
 def test_killed_now_and_then_it_ends_as_the_unbroken_run(bench: Bench, scenario: str) -> None:
     config = bench.config(scenario)

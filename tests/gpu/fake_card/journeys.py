@@ -323,7 +323,7 @@ def objectives(journeys: Journeys) -> None:
                     model.zero_grad()
                     objective = Objective([ObjectiveSettings("cosine")])
                     tokens, targets = columns_of(model, 2), torch.rand(n_rows)
-                    optimizer = Optimizer(model.bert.encoder, TrainingSettings())
+                    optimizer = Optimizer(model.bert.encoder, TrainingSettings(average="ema"))
                     settings = BackwardSettings(n_rows, dtype, layout)  # type: ignore[arg-type]
                     with dropout_set_to(model, dropout), model.bert.trained_in(dtype):
                         model.train()
@@ -332,6 +332,8 @@ def objectives(journeys: Journeys) -> None:
                             backward(model, objective, tokens, targets, n_rows, settings)
                             optimizer.clip_gradient(1.0)
                             optimizer.step()
+                            assert optimizer.average is not None
+                            optimizer.average.update()
                             optimizer.zero_grad()
                             if model.bert.trained_copy is not None:
                                 model.bert.trained_copy.refresh()
@@ -405,11 +407,13 @@ def runs(journeys: Journeys) -> None:
 
             journeys.go(f"fine_tune {precision}{' checkpointing' if checkpointing else ''}", tuned)
 
-    def with_dev() -> dict[str, Any]:
-        given = settings(eval_steps=2)
-        return told(fine_tune(journeys.siamese(), scored, dev=scored, output_dir=journeys.work / "dev", training=given))
+    for average in (None, "ema", "best_k"):
 
-    journeys.go("fine_tune with dev", with_dev)
+        def with_dev(average: Any = average) -> dict[str, Any]:
+            place, given = journeys.work / f"dev-{average}", settings(eval_steps=2, average=average)
+            return told(fine_tune(journeys.siamese(), scored, dev=scored, output_dir=place, training=given))
+
+        journeys.go(f"fine_tune with dev{'' if average is None else f', averaged by {average}'}", with_dev)
 
     for kind in ("towers", "joined", "single"):
 
