@@ -187,18 +187,21 @@ def test_classifiers_of_one_head_are_averaged(place: Path, tmp_path: Path) -> No
     with pytest.raises(sbert_ft.SbertFtError) as error:
         sbert_ft.soup([first, other], tmp_path / "model")
     assert "the base model's weights" in str(error.value) and "start all runs from a folder" in str(error.value)
-    start = {**single, "path": str(first / "model")}
-    folders = [str(go(place, f"class-{s}", start, {"seed": s, "max_steps": 2}, **labels)) for s in (1, 2)]
+    # on the rows that they learn, so that the temperatures are not all at their limit
+    start, labels = {**single, "path": str(first / "model")}, {**labels, "dev": str(place / "train.csv")}
+    longer = {"epochs": 4, "learning_rate": 3e-3}
+    folders = [str(go(place, f"class-{s}", start, {"seed": s, **longer}, **labels)) for s in (1, 2)]
     result = sbert_ft.soup(folders, tmp_path / "model", uniform=True)
-    heads = (
-        [load_file(Path(run) / "model" / "head.safetensors") for run in folders]
-        if (Path(folders[0]) / "model" / "head.safetensors").exists()
-        else []
-    )
-    assert_is(result.folder, mean_of(folders))
-    for name in heads[0] if heads else ():
-        found = load_file(result.folder / "head.safetensors")[name]
-        torch.testing.assert_close(found, (heads[0][name] + heads[1][name]) / 2)
+    # the head of a run has its temperature in it
+    parts = [*(Path(run) / "model" for run in folders), result.folder]
+    folded = [json.loads((part / "sbert_ft.json").read_text())["classifier"]["temperature"] for part in parts]
+    assert len(set(folded)) == 3
+    one, two, found = (load_file(part / "model.safetensors") for part in parts)
+    for name, tensor in found.items():
+        scales = folded if name.startswith("classifier.") else (1, 1, 1)
+        mean = (one[name] * scales[0] + two[name] * scales[1]) / 2
+        torch.testing.assert_close(tensor * scales[2], mean, atol=1e-5, rtol=1e-5, msg=name)
+    assert sum(name.startswith("classifier.") for name in found) == 2
 
 
 def refused(capsys: pytest.CaptureFixture[str], target: Path, *arguments: str) -> str:
