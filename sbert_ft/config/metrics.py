@@ -28,6 +28,12 @@ class MetricKind:
     chooses_by: GoldKind | None = None
     lower_is_better: bool = False
 
+    def is_not_worse(self, value: float | None, other: float | None) -> bool:
+        """Return whether a value of this metric is as good as another one, or better; False if one is not defined."""
+        if value is None or other is None:
+            return False
+        return value <= other if self.lower_is_better else value >= other
+
 
 METRICS: Final[Mapping[str, MetricKind]] = MappingProxyType(
     {

@@ -361,10 +361,14 @@ def restore_progress(
     return progress
 
 
-def restore_weights(checkpoint: Checkpoint, module: nn.Module) -> None:
-    """Load all of a checkpoint's weights into the encoder (and head); those of another are a `CheckpointError`."""
+def restore_weights(checkpoint: Checkpoint, module: nn.Module, *, averaged: bool = False) -> None:
+    """Load all of a checkpoint's weights into the encoder (and head), or those of `final_weights` if `averaged`.
+
+    Those of another model are a `CheckpointError`.
+    """
+    tensors = final_weights(checkpoint) if averaged else checkpoint.read_tensors(_WEIGHTS)
     try:
-        module.load_state_dict(checkpoint.read_tensors(_WEIGHTS), strict=True)
+        module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         raise CheckpointError(
             f"{checkpoint.path} holds another model's weights: {quoted(error, limit=200)}; start again with --overwrite"

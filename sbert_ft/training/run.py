@@ -35,6 +35,7 @@ from sbert_ft.training.checkpoints import (
     checkpoint_file,
     final_weights,
     read_checkpoint,
+    restore_weights,
 )
 from sbert_ft.training.distributed import check_device, joined
 from sbert_ft.training.interruption import interruptible, memory_named, saved_named
@@ -201,28 +202,24 @@ def _take_weights(run: PreparedRun, progress: TrainerState, folder: RunFolder, r
     The model has the trained weights of the last step. Returns what metrics.json says of the average: for ema what
     these reached, for best_k which steps were averaged, what their mean reached, and whether it is taken.
     """
-    training, found = run.settings.training, dict[str, Any]()
+    training, metric, found = run.settings.training, run.evaluator.metric, dict[str, Any]()
     if training.average == "ema":
         value = _value_on_dev(run, ranks)
         found = {"kind": "ema", "decay": training.ema_decay, "step": progress.step, "raw_value": value}
         if value is not None:
             sentence = "averaged weights (ema); those of the last step, not averaged, reach %s %.4f on dev"
-            logger.info(sentence, run.evaluator.metric, value)
-    if training.average == "best_k":
-        found = {"kind": "best_k", "best_value": progress.best_value}
-        found["steps"] = ranks.told(lambda: _load_mean(run, progress, folder))
-        found["value"] = found["is_taken"] = None
-        if found["steps"]:
+            logger.info(sentence, metric, value)
+    if training.average == "best_k" and metric is not None:
+        steps, best, value = ranks.told(lambda: _load_mean(run, progress, folder)), progress.best_value, None
+        if steps:
             ranks.broadcast(run.trained.state_dict().values())
-            value, best = _value_on_dev(run, ranks), progress.best_value
-            lower_is_better = METRICS[run.evaluator.metric or ""].lower_is_better
-            found["is_taken"] = value is not None and best is not None
-            if value is not None and best is not None:
-                found["is_taken"] = value <= best if lower_is_better else value >= best
-                sentence = "the mean of the weights after steps %s has %s %.4f on dev, the best step %.4f: it is %s"
-                taken = "taken" if found["is_taken"] else "not taken"
-                logger.info(sentence, ", ".join(map(str, found["steps"])), run.evaluator.metric, value, best, taken)
-            found["value"] = value
+            value = _value_on_dev(run, ranks)
+        is_taken = METRICS[metric].is_not_worse(value, best)
+        if value is not None and best is not None:
+            sentence = "the mean of the weights after steps %s has %s %.4f on dev, the best step %.4f: it is %s"
+            taken = "taken" if is_taken else "not taken"
+            logger.info(sentence, ", ".join(map(str, steps)), metric, value, best, taken)
+        found = {"kind": "best_k", "steps": steps, "value": value, "best_value": best, "is_taken": is_taken}
     if ranks.is_first and not found.get("is_taken"):
         _take_best(run, progress, folder)
     ranks.broadcast(run.trained.state_dict().values())
@@ -234,7 +231,7 @@ def _value_on_dev(run: PreparedRun, ranks: Ranks) -> float | None:
     metric = run.evaluator.metric
     if metric is None:
         return None
-    ranks.doing("the evaluation of the averaged weights")
+    ranks.doing("the comparison with averaged weights")
     scores = run.evaluator.evaluate(run.model, lambda: False)
     return ranks.told(lambda: None if scores is None else scores[metric].value)
 
@@ -269,21 +266,19 @@ def _take_best(run: PreparedRun, progress: TrainerState, folder: RunFolder) -> N
         sentence = "dev never had the metric %s, so no step was the best: the model is that of the last step, %d"
         logger.warning(sentence, run.evaluator.metric, progress.step)
     is_averaged = run.settings.training.average == "ema"
-    if progress.best_step in (None, progress.step) and not is_averaged:
-        return  # they are those of the model
-    last = checkpoint_file(folder.checkpoints_dir, progress.step)
-    step = progress.step if progress.best_step is None else progress.best_step
-    try:
-        best = read_checkpoint(checkpoint_file(folder.checkpoints_dir, step))
-    except CheckpointError as error:
-        logger.warning(
-            "%s; it was the best step, so the model of the last step, %d, is used instead", error, progress.step
-        )
-        progress.best_step = progress.best_value = None
-        if not is_averaged:
+    if progress.best_step not in (None, progress.step):
+        try:
+            best = read_checkpoint(checkpoint_file(folder.checkpoints_dir, progress.best_step))
+        except CheckpointError as error:
+            sentence = "%s; it was the best step, so the model of the last step, %d, is used instead"
+            logger.warning(sentence, error, progress.step)
+            progress.best_step = progress.best_value = None
+        else:
+            restore_weights(best, run.trained, averaged=True)
             return
-        best = read_checkpoint(last)
-    run.trained.load_state_dict(final_weights(best))
+    if is_averaged:  # otherwise they are those of the model
+        last = read_checkpoint(checkpoint_file(folder.checkpoints_dir, progress.step))
+        restore_weights(last, run.trained, averaged=True)
 
 
 def _metrics(

@@ -150,7 +150,6 @@ def soup(
 def _mix(prepared: PreparedRun, runs: Sequence[_FinishedRun], metric: str, uniform: bool) -> Iterator[SoupRun]:
     """Yield the runs as they are tried, in this order; in the end the model has the weights of the soup."""
     model, module = prepared.model, trained_module(prepared.model)
-    lower_is_better = METRICS[metric].lower_is_better
     mean: Mapping[str, Tensor] = {}
     soup_value, n_taken = None, 0
     for run in runs:
@@ -160,10 +159,7 @@ def _mix(prepared: PreparedRun, runs: Sequence[_FinishedRun], metric: str, unifo
         module.load_state_dict(tensors)
         scores = prepared.evaluator.evaluate(model, lambda: False)
         value = None if scores is None else scores[metric].value
-        is_better = value is not None and soup_value is not None
-        if value is not None and soup_value is not None:
-            is_better = value <= soup_value if lower_is_better else value >= soup_value
-        is_taken = uniform or not n_taken or is_better
+        is_taken = uniform or not n_taken or METRICS[metric].is_not_worse(value, soup_value)
         if is_taken:
             mean, soup_value, n_taken = tensors, value, n_taken + 1
         shown_value = "not defined" if value is None else f"{value:.4f}"
