@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sbert_ft.training.fine_tune import fine_tune
     from sbert_ft.training.pretrain import pretrain
     from sbert_ft.training.soup import soup
+    from sbert_ft.training.sweep import sweep
     from sbert_ft.vectors.shards import ShardSet
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "mine_pairs",
     "pretrain",
     "soup",
+    "sweep",
     "train_vocabulary",
 ]
 
@@ -104,6 +106,7 @@ _MODULE_OF_NAME = {
     "mine_pairs": "sbert_ft.search.mine",
     "pretrain": "sbert_ft.training.pretrain",
     "soup": "sbert_ft.training.soup",
+    "sweep": "sbert_ft.training.sweep",
     "train_vocabulary": "sbert_ft.models.vocabulary",
 }
 

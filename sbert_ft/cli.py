@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "train": ("sbert_ft.commands.train", "fine-tune on pairs or single texts: a JSON in, a model and a report out"),
     "pretrain": ("sbert_ft.commands.pretrain", "pre-train a BERT on raw texts: masked tokens and next sentences"),
     "soup": ("sbert_ft.commands.soup", "average the models of several runs of one base, as far as dev allows"),
+    "sweep": ("sbert_ft.commands.sweep", "find the recipe: train a grid of settings, judge them on dev, keep the best"),
     "evaluate": ("sbert_ft.commands.evaluate", "evaluate a model on labelled rows, and compare it with another one"),
     "encode": ("sbert_ft.commands.encode", "texts to vectors, in a .npy or .parquet file"),
     "index": ("sbert_ft.commands.index", "texts and their vectors to a folder that can be searched"),

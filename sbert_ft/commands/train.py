@@ -146,9 +146,8 @@ def _show_result(result: FineTuneResult) -> None:
     if result.was_finished:
         print(f"the run in {_path(result.folder)} was finished; nothing was changed")
     for name, split in metrics.get("splits", {}).items():
-        shown = next((names for names in _SHOWN if all(name in split["after"] for name in names)), ())
-        for metric in shown:
-            print(f"{name} {METRICS[metric].short}: {_before_and_after(split, metric)}")
+        for line in lines_of_split(name, split):
+            print(line)
     if average := metrics.get("average"):
         print(_average(average, (metrics.get("best") or {}).get("metric")))
     decision = metrics.get("decision")
@@ -160,6 +159,12 @@ def _show_result(result: FineTuneResult) -> None:
     print(f"{metrics['steps']:,} steps in {metrics['seconds']:,.0f} s")
     print(f"model:  {_path(result.model_dir)}")
     print(f"report: {_path(result.report)}")
+
+
+def lines_of_split(name: str, split: dict[str, Any]) -> list[str]:
+    """Return the main metrics of a split before and after, by its entry in metrics.json."""
+    shown = next((names for names in _SHOWN if all(metric in split["after"] for metric in names)), ())
+    return [f"{name} {METRICS[metric].short}: {_before_and_after(split, metric)}" for metric in shown]
 
 
 def _average(average: dict[str, Any], metric: str | None) -> str:

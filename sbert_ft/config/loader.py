@@ -46,10 +46,10 @@ def read_run(
     return _settings(read_json_object(path), overrides, quoted(path, limit=400), defaults)
 
 
-def run_from_json(value: Mapping[str, object], where: str) -> RunSettings:
-    """Return the settings in the object of a run's JSON, which messages call `where`; errors as in `read_run`."""
+def run_from_json(value: Mapping[str, object], where: str, overrides: Sequence[str] = ()) -> RunSettings:
+    """Return the settings in the object of a run's JSON, which messages call `where`; the rest as in `read_run`."""
     refuse_depth(value, where)
-    return _settings(value, (), where)
+    return _settings(value, overrides, where)
 
 
 def run_to_json(settings: RunSettings) -> dict[str, Any]:

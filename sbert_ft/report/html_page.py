@@ -11,7 +11,7 @@ distinguished by readers with red-green colour blindness (blue and vermilion) an
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.resources import files
 from typing import Any, Final
 
@@ -157,18 +157,22 @@ def _section(section: blocks.Section) -> Iterator[str]:
 
 
 def html_report(report: Report) -> str:
-    """Return the HTML page."""
+    """Return the HTML page of a run."""
+    return html_page(report.title, (_verdict(report), _warnings(report)), sections_of(report))
+
+
+def html_page(title: str, head: Iterable[str], sections: Iterable[blocks.Section]) -> str:
+    """Return an HTML page with a title, markup below it, and sections."""
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-        f'<title>{html.escape(visible(shortened(report.title, 200)))}</title><link rel="icon" href="data:,">',
+        f'<title>{html.escape(visible(shortened(title, 200)))}</title><link rel="icon" href="data:,">',
         f"<style>{STYLE}</style></head><body><main>",
-        f'<h1 dir="auto">{escaped(report.title)}</h1>',
-        _verdict(report),
-        _warnings(report),
-        *(part for section in sections_of(report) for part in _section(section)),
+        f'<h1 dir="auto">{escaped(title)}</h1>',
+        *head,
+        *(part for section in sections for part in _section(section)),
         "</main></body></html>",
     ]
     return "\n".join(parts) + "\n"

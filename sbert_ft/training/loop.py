@@ -139,11 +139,26 @@ class StepLogger:
         self.since = now
 
 
+class RunPaused(Exception):
+    """Not an error: a run ended at an evaluation, as it was asked to, with its progress in a checkpoint.
+
+    Attributes:
+        step: Steps made, of `n_steps`.
+        metric: The name of the metric that chooses the best step.
+        value: Its value at the best evaluation so far; None if it never had one.
+    """
+
+    def __init__(self, step: int, n_steps: int, metric: str | None, value: float | None) -> None:
+        super().__init__(f"paused after step {step:,} of {n_steps:,}")
+        self.step, self.n_steps, self.metric, self.value = step, n_steps, metric, value
+
+
 @dataclass(frozen=True)
 class TrainingSession:
     """One call of `train`: the run's folder, its signals, the checkpoint to resume from, and the processes.
 
     `taught` are the vectors of a teacher, for objectives that learn from them.
+    With `pause_share` it ends at the first evaluation after this share of the steps, unless that is the last one.
     """
 
     folder: RunFolder
@@ -152,6 +167,7 @@ class TrainingSession:
     progress_bar: bool = False
     ranks: Ranks = field(default_factory=Ranks)
     taught: TeacherVectors | None = None
+    pause_share: float | None = None
 
 
 def train(plan: RunPlan, session: TrainingSession) -> TrainerState:
@@ -162,6 +178,7 @@ def train(plan: RunPlan, session: TrainingSession) -> TrainerState:
     Raises:
         TrainingError: A loss or gradient is not a finite number; the message names the step and the rows.
         ResourceError, OutputError, RunInterrupted: As in `run_training`; a signal is followed by a checkpoint.
+        RunPaused: The session asked for it.
     """
     run, folder = plan.run, session.folder
     begin = 0 if session.resume_from is None else session.resume_from.step
@@ -225,6 +242,7 @@ class _Loop:
                 self.optimizer.settle()
                 self._evaluate(is_resumed=True)
                 self._save()
+            self._pause_if_asked()
             steps = StepLogger(progress, plan.lines, scaled=self.scaler is not None)
             self.model.train()
             for group, passes in self._groups(steps):
@@ -263,12 +281,13 @@ class _Loop:
                     with steps.paused():
                         save_due |= self._evaluate()
                         self.model.train()
-                if self._is_signalled() or save_due or progress.stopped_early:
+                if self._is_signalled() or save_due or progress.stopped_early or self._pauses():
                     steps.check()
                     with steps.paused():
                         self._save()
                 if progress.stopped_early:
                     break
+                self._pause_if_asked()
         return progress
 
     def _groups(self, steps: StepLogger) -> Iterator[tuple[list[NDArray[np.int64]], float]]:
@@ -322,6 +341,20 @@ class _Loop:
                     "match: widen data.negatives.ranks, raise max_probability, or give dev pairs with labels",
                     *(progress.epoch + 1, record["n_drawn"], record["n"]),
                 )
+
+    def _pauses(self) -> bool:
+        """Return whether the run is to pause after this step, which was evaluated."""
+        progress, share, n_steps = self.progress, self.session.pause_share, self.plan.n_steps
+        if share is None or not share * n_steps <= progress.step < n_steps or progress.stopped_early:
+            return False
+        evaluated = self._is_due(self.settings.eval_steps, progress.step_in_epoch == 0)
+        return evaluated and self.plan.run.evaluator.metric is not None and not progress.evaluation_due
+
+    def _pause_if_asked(self) -> None:
+        """End the run by `RunPaused` where it is to pause; a checkpoint of this step is on disk."""
+        if self._pauses():
+            progress, metric = self.progress, self.plan.run.evaluator.metric
+            raise RunPaused(progress.step, self.plan.n_steps, metric, progress.best_value)
 
     def _is_due(self, every: int | None, ends_epoch: bool) -> bool:
         return self.progress.step % every == 0 if every else ends_epoch

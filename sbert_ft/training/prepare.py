@@ -77,11 +77,16 @@ class CorpusData:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is started: with `allow_changes` it is resumed with other settings or data than it began with."""
+    """How a run is started: with `allow_changes` it is resumed with other settings or data than it began with.
+
+    With `pause_share` it ends by `RunPaused` at the first evaluation after this share of its steps. Resumed later, it
+    makes the steps that it would have made without the pause: the learning rate follows from all steps.
+    """
 
     mode: Mode = "new"
     allow_changes: bool = False
     progress_bar: bool = False
+    pause_share: float | None = None
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ def run_training(run: PreparedRun, options: RunOptions, ranks: Ranks | None = No
     Raises:
         CheckpointError: No checkpoint is complete.
         RunFolderError, TrainingError, ResourceError, OutputError, RunInterrupted: As in `fine_tune`.
+        RunPaused: The options asked for it.
     """
     if ranks is None:
         with joined() as all_ranks:
@@ -150,7 +151,8 @@ def run_training(run: PreparedRun, options: RunOptions, ranks: Ranks | None = No
         shows = options.progress_bar and ranks.is_first
         ranks.doing("the encoding of the texts by the teacher")
         taught = None if run.teacher is None else run.teacher.encode(run.connections.train, ranks)
-        progress = train(plan, TrainingSession(folder, interruption, state.checkpoint, shows, ranks, taught))
+        session = TrainingSession(folder, interruption, state.checkpoint, shows, ranks, taught, options.pause_share)
+        progress = train(plan, session)
         interruption.raise_if_signalled("after its last step; continue with --resume")
         average = _take_weights(run, progress, folder, ranks)
 
