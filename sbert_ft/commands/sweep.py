@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     over, budget, seeds = values_to_try(args.over), seconds_of(args.budget), seeds_of(args.seeds)
     from sbert_ft.training.sweep import sweep
 
+    for handler in logging.getLogger("sbert_ft").handlers:
+        handler.addFilter(_OnceFilter())
     try:
         result = sweep(
             args.config,
@@ -84,6 +86,21 @@ def run(args: argparse.Namespace) -> int:
         print(f"model:  {_plain(result.model_dir)}")
     print(f"report: {_plain(result.folder / 'sweep.html')}")
     return 0
+
+
+class _OnceFilter(logging.Filter):
+    """Leaves out what a run before has said in the same words: all of them read the same files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the message is new, or is about the sweep."""
+        message = record.getMessage()
+        is_new = message not in self.said
+        self.said.add(message)
+        return is_new or record.name.endswith(".sweep")
 
 
 def values_to_try(options: list[str]) -> dict[str, list[Any]]:

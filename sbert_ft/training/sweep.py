@@ -258,7 +258,6 @@ class _Sweep:
         self.plan, self.fingerprint, self.state = plan, fingerprint, state
         self.ends, self.progress_bar = ends, progress_bar
         self.left_out: list[str] = []
-        self.said_estimate = False
         for setting, i in plan.places():
             state.runs.setdefault(plan.run_name(setting, i), RunState())
 
@@ -334,7 +333,9 @@ class _Sweep:
             return
         settings, seed = setting.runs[i], self.plan.seeds[i]
         number = [*self.state.runs].index(name) + 1
-        logger.info("run %d of %d: %s, seed %d", number, len(self.state.runs), setting.label, seed)
+        left = self._seconds_left()
+        said = "" if left is None else f"; all that is left takes about {duration(left)}"
+        logger.info("run %d of %d: %s, seed %d%s", number, len(self.state.runs), setting.label, seed, said)
         began, before = time.perf_counter(), state.seconds
         try:
             self._train(settings, state, share)
@@ -347,8 +348,6 @@ class _Sweep:
             state.seconds = max(state.seconds, before + time.perf_counter() - began)
             self._free()
             self._write()
-        if not self.said_estimate and state.status != "failed":
-            self._say_estimate()
 
     def _train(self, settings: RunSettings, state: RunState, share: float) -> None:
         folder = RunFolder(Path(settings.output_dir))
@@ -405,16 +404,11 @@ class _Sweep:
         to_do = (share - self._state_of(setting, i).share) * _n_passed(setting, known[0][1].n_rows)
         return max(0.0, to_do) * sum(run.seconds for _, run in known) / rows
 
-    def _say_estimate(self) -> None:
-        self.said_estimate = True
-        needed = [self._seconds_needed(setting, i, 1.0) or 0.0 for setting, i in self._alive()]
-        at_most = "at most " if self.plan.halving else ""
-        left = (
-            ""
-            if math.isinf(self.ends)
-            else f"; of the budget {duration(max(0.0, self.ends - time.perf_counter()))} are left"
-        )
-        logger.info("all that is left would take %sabout %s%s", at_most, duration(sum(needed)), left)
+    def _seconds_left(self) -> float | None:
+        """Return how long all runs that are not stopped would take to their ends; None before any is measured."""
+        needed = [self._seconds_needed(setting, i, 1.0) for setting, i in self._alive()]
+        found = [seconds for seconds in needed if seconds is not None]
+        return sum(found) if found else None
 
     # ------------------------------------------------------------ comparison
 
