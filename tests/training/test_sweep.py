@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import COMMON_WORDS
+from conftest import COMMON_WORDS, default_vocabulary
 from safetensors.torch import load_file
 from warm import WarmProcess
 
-from sbert_ft import SiameseBert, sweep
+from sbert_ft import sweep
 from sbert_ft.cli import main
 from sbert_ft.config.loader import read_run
 from sbert_ft.errors import ConfigError, DataError, InputError, RunFolderError, TrainingError
@@ -308,22 +308,27 @@ def test_a_second_look_at_the_test_file_says_so(config: Path) -> None:
 # ---------------------------------------------------------------- memory
 
 
-def test_memory_does_not_grow_with_the_number_of_runs(warm: WarmProcess, minilm_path: Path, config: Path) -> None:
-    """Six runs that kept their weights, 90 MB each, would stand out."""
-    changed(config, model={"path": str(minilm_path)}, training={"max_steps": 1})
+def test_memory_does_not_grow_with_the_number_of_runs(
+    warm: WarmProcess, tiny_bert_folder: Callable[..., Path], config: Path
+) -> None:
+    """Runs that kept their weights, 40 MiB each, would stand out."""
+    vocab = [*default_vocabulary(), *(f"word{i}" for i in range(40_000))]
+    tiny_bert_folder(config.parent / "wide", vocab=vocab, hidden_size=256)
+    changed(config, model={"path": str(config.parent / "wide")}, training={"max_steps": 1})
     code = """
+import sys
 sys.path.insert(0, "tests")
 from sbert_ft import sweep
 from warm.calls import peak_kib
 peaks = []
-for name, seeds in (("first", 1), ("second", 6)):
+for name, seeds in (("first", 1), ("second", 5)):
     sweep(sys.argv[1], {}, seeds=seeds, output_dir=f"{sys.argv[2]}/{name}", final="none")
     peaks.append(peak_kib())
 print((peaks[1] - peaks[0]) >> 10)
 """
-    ended = warm.script(code, config, config.parent)
+    ended = warm.script(code, config, config.parent, max_seconds=500)
     assert ended.code == 0, ended.err
-    assert int(ended.out) < 120
+    assert int(ended.out) < 80
 
 
 # ---------------------------------------------------------------- refused
@@ -338,7 +343,7 @@ def refusal(config: Path, over: dict[str, Any], **options: Any) -> str:
 def test_every_fault_of_every_combination_is_in_one_message(config: Path) -> None:
     said = refusal(config, {"training.epochs": [0, 1], "objective": ["cosine", "softmax"]})
     assert "training.epochs" in said and "softmax trains a classifier" in said
-    assert '(with training.epochs=1 objective="softmax")' in said and not (config.parent / "sweep").exists()
+    assert '(with training.epochs=0 objective="softmax")' in said and not (config.parent / "sweep").exists()
 
 
 @pytest.mark.parametrize(
@@ -356,15 +361,15 @@ def test_every_fault_of_every_combination_is_in_one_message(config: Path) -> Non
         ({"evaluation.match_from": [3, 4]}, {}, "cannot be compared"),
         ({"output_dir": ["a", "b"]}, {}, "cannot be compared"),
         ({RATE: [i / 2000 for i in range(1, 1002)]}, {}, "expected at most 1,000 combinations, found 1,001"),
-        ({RATE: [1e-5]}, {"seeds": 0}, "seeds is 0, expected a whole number from 1"),
+        ({RATE: [1e-5]}, {"seeds": 0}, "expected a whole number from 1 to 100"),
         ({RATE: [1e-5]}, {"seeds": [3, 3]}, "different ones"),
-        ({RATE: [1e-5]}, {"seeds": [-1]}, "a seed is -1"),
+        ({RATE: [1e-5]}, {"seeds": [-1]}, "expected a whole number from 0"),
         ({RATE: [1e-5]}, {"final": "mean"}, "expected one of best, average, none"),
         ({RATE: [1e-5]}, {"budget_seconds": 0}, "expected more than 0"),
         ({RATE: [1e-5]}, {"halving": True}, "--halving compares settings, and there is one"),
         ({RATE: [1e-5]}, {"resume": True}, "holds no sweep to resume"),
         ({"data.train": ["nowhere.csv"]}, {}, "there is no 'nowhere.csv' here"),
-        ({RATE: [1e-5]}, {"overrides": ["data.dev=null"]}, "a sweep chooses by dev"),
+        ({RATE: [1e-5]}, {"overrides": ["data.dev=null", "training.eval_steps=null"]}, "a sweep chooses by dev"),
         (
             {RATE: [1e-5, 1e-4]},
             {"halving": True, "overrides": ["training.eval_steps=null", "training.epochs=1"]},
