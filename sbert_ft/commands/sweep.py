@@ -55,8 +55,9 @@ def run(args: argparse.Namespace) -> int:
     over, budget, seeds = values_to_try(args.over), seconds_of(args.budget), seeds_of(args.seeds)
     from sbert_ft.training.sweep import sweep
 
-    for handler in logging.getLogger("sbert_ft").handlers:
-        handler.addFilter(_OnceFilter())
+    handlers, once = [*logging.getLogger("sbert_ft").handlers], _OnceFilter()
+    for handler in handlers:
+        handler.addFilter(once)
     try:
         result = sweep(
             args.config,
@@ -73,6 +74,9 @@ def run(args: argparse.Namespace) -> int:
     except TrainingError as error:
         logger.error("%s", error)
         return 1
+    finally:
+        for handler in handlers:
+            handler.removeFilter(once)
     report = result.report
     for line in aligned(report.cells(), right_from=1):
         print(_plain(line))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _OWN = "sbert_ft.json"
 _POOLING = "1_Pooling/config.json"
 # Files that say how to read a folder, and would be wrong beside the files of another layout.
-_OF_A_LAYOUT = (
+FILES_OF_A_LAYOUT = (
     *("modules.json", _POOLING, "config_sentence_transformers.json", "sentence_bert_config.json"),
     *("2_Normalize/config.json", _OWN, HEAD_FILE),
 )
@@ -106,7 +106,7 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
             raise OutputError(f"{target} is a file: expected a folder, or nothing, to write the model to")
         with staged_beside(target) as staging:
             write(staging)
-            put_in_place(staging, target, _OF_A_LAYOUT)
+            put_in_place(staging, target, FILES_OF_A_LAYOUT)
     except OSError as error:
         raise OutputError(f"the model cannot be written to {target}: {error.strerror or error}") from error
 

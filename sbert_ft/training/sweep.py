@@ -44,6 +44,7 @@ from sbert_ft.files.atomic import (
     writing,
 )
 from sbert_ft.files.file_lock import LOCK_NAME, locked
+from sbert_ft.model_folder.writer import FILES_OF_A_LAYOUT
 from sbert_ft.report.formatting import duration
 from sbert_ft.report.sweep import SweepReport, SweepRow, sweep_csv, sweep_page
 from sbert_ft.training.checkpoints import remove_all_but
@@ -171,8 +172,13 @@ def sweep(
     """
     began = time.perf_counter()
     word_argument(final, "final", FINALS)
+    if not isinstance(config, RunSettings):
+        path_argument(config, "config")
     if output_dir is not None:
         path_argument(output_dir, "output_dir")
+    if not isinstance(over, Mapping):
+        problem = f"over is of type {type(over).__name__}, expected values by key"
+        raise InputError(problem, "such as {'training.epochs': [1, 2]}")
     if budget_seconds is not None and not budget_seconds > 0:
         raise InputError(f"budget_seconds is {budget_seconds}, expected more than 0", "leave it out for no limit")
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -497,6 +503,10 @@ class _Sweep:
     def _doubts(self, winner: Setting, ranked: Sequence[Setting]) -> list[str]:
         """Return what makes the winner less than certain."""
         own, notes = self._values(winner), list[str]()
+        if winner.whole.data.dev_share is not None and len(self.plan.seeds) > 1:
+            notes.append(
+                "data.dev_share splits by the seed, so each seed has another dev, and the range is wider for it"
+            )
         if len(own) == 1:
             notes.append("the best setting has one seed: how much of a difference is chance is not known")
         worst = min(self._sign * value for value in own.values())
@@ -596,4 +606,4 @@ def _copy_model(source: Path, target: Path) -> None:
                 place.mkdir()
             else:
                 place.write_bytes(path.read_bytes())
-        put_in_place(staging, target)
+        put_in_place(staging, target, FILES_OF_A_LAYOUT)  # the model before may have had others
