@@ -62,8 +62,8 @@ FORMAT: Final = 1
 RUNGS: Final = (0.25, 0.5)
 _FILE: Final = "sweep.json"
 
-FinalModel = Literal["best", "average", "none"]
-FINALS: Final[tuple[FinalModel, ...]] = ("best", "average", "none")
+FinalModel = Literal["best", "none"]
+FINALS: Final[tuple[FinalModel, ...]] = ("best", "none")
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +155,7 @@ def sweep(
         output_dir: The sweep's folder; None for the output_dir of `config`.
         budget_seconds: A run is not begun if it would take longer than what is left of this time; None for no limit.
         halving: Stop the worse half of the settings after a quarter and after half of the steps.
-        final: The model: that of the ``best`` seed by dev, the ``average`` of the seeds, or ``none``, in which case
-            test is not evaluated either.
+        final: The model: that of the ``best`` seed by dev, or ``none``, in which case test is not evaluated either.
         resume: Continue the sweep in the folder; failed runs are tried again.
         overrides: Values that replace those of `config` in all runs, such as ``training.epochs=2``.
         show_progress_bar: Whether to show a progress bar of each run on standard error.
