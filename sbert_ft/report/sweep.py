@@ -123,7 +123,13 @@ def _sections(report: SweepReport) -> Iterator[Section]:
     drawn = [row for row in report.rows if row.mean is not None][:_MOST_DRAWN]
     notes = [Items(tuple(report.notes))] if report.notes else []
     heads, *rows = report.cells()
-    grid = Grid("Best first; the mean over the seeds", heads, [tuple(map(Cell, row)) for row in rows], scrolls=True)
+    grid = Grid(
+        "Best first; the mean over the seeds",
+        heads,
+        [tuple(map(Cell, row)) for row in rows],
+        "numbers counts",
+        scrolls=True,
+    )
     yield Section("settings", "Settings", [*_chart(label, drawn), grid, *notes])
     if report.test:
         yield Section("test", "Test", [Paragraph(sentence) for sentence in report.test])
