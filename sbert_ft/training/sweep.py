@@ -575,7 +575,7 @@ class _Sweep:
                 looks[:] = [*before, found]
                 self._write()
                 base = run.evaluator.evaluate_baseline(run.model)
-                own = replace(settings.model, path=str(model_dir), init="pretrained")
+                own = replace(settings.model, path=str(model_dir), init="pretrained", layers=None)
                 tuned = starting_model(replace(settings, model=own))
                 final = run.evaluator.evaluate_final(tuned, base)
             for sentence in final.alarms:

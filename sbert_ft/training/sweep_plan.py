@@ -33,7 +33,7 @@ _LARGEST_SEED: Final = 2**32 - 1
 _LONGEST_NAME: Final = 100
 # What a run is trained on may be tried out; all else of the data, and the evaluation, would change what runs are
 # compared by.
-_OF_DATA: Final = ("data.train", "data.prompts")
+_OF_DATA: Final = ("data.train", "data.prompts", "data.negatives")
 _NOT_TRIED: Final = ("training.metric", "output_dir")
 
 
@@ -110,8 +110,10 @@ class SweepPlan:
                         key, f"there is no {quoted(path, limit=400)} here, in {quoted(os.getcwd(), limit=400)}"
                     )
                     missing += [] if fault in missing else [fault]
-                elif key != "data.test" and not missing and name not in digests[section]:
-                    digests[section][name] = _sha256(Path(path))
+                elif key != "data.test" and not missing:
+                    of_section = digests["model"].setdefault(section, {}) if section == "teacher" else digests[section]
+                    if name not in of_section:
+                        of_section[name] = _sha256(Path(path))
         refuse("the sweep", missing)
         settings = run_to_json(first)
         del settings["data"]["test"]
@@ -199,7 +201,7 @@ def _checked_values(over: Mapping[str, Sequence[object]]) -> dict[str, tuple[obj
         if path in seen:
             faults.append(Fault(at, f"is given twice (as {quoted(seen[path])} too); give all values at once"))
         seen[path] = key
-        is_data = path.startswith(("data.", "evaluation.")) and path not in _OF_DATA
+        is_data = path.startswith(("data.", "evaluation.")) and not path.startswith(_OF_DATA)
         if path == "training.seed":
             faults.append(Fault(at, "seeds are no setting to choose by dev; give them with --seeds"))
         elif is_data or path in _NOT_TRIED:

@@ -127,6 +127,15 @@ def test_options_of_an_objective_and_objectives_can_be_tried_together(config: Pa
     assert result.model_dir is None and not (result.folder / "model").exists() and not state(result.folder)["looks"]
 
 
+def test_a_teacher_and_cut_layers_can_be_tried(config: Path, place: Path) -> None:
+    setting = [f'teacher={{"path": "{place / "model"}"}}', "training.max_steps=2"]
+    over = {"model.layers": [[0], [1]], "objective": [["mse", "cosine"], "mse"]}
+    result = sweep(config, over, overrides=setting)
+    assert {row["state"] for row in table(result.folder)} == {"finished"} and result.test is not None
+    plan = json.loads((result.folder / "sweep.json").read_text())["plan"]
+    assert list(plan["model"]) == ["path", "teacher"] and list(plan["model"]["teacher"]) == ["path"]
+
+
 # ---------------------------------------------------------------- halving
 
 
