@@ -18,7 +18,7 @@ from sbert_ft.errors import ConfigError, InputError, TrainingError, quoted
 logger = logging.getLogger(__name__)
 
 # As in `training.sweep`, which imports torch; tests/commands/test_sweep_command.py compares them.
-FINALS = ("best", "none")
+FINALS = ("best", "average", "none")
 _BUDGET = re.compile(r"(?=.)(?:([0-9]{1,4})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,8})s)?", re.ASCII)
 
 _EPILOG = """\
@@ -45,7 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", metavar="FOLDER", help="the sweep's folder, in place of the output_dir of CONFIG")
     add("--budget", metavar="TIME", help="such as 2h, 30m or 1h30m: begin no run that would end later")
     add("--halving", action="store_true", help="stop the worse half of the settings at 1/4 and at 1/2 of the steps")
-    add("--final", choices=FINALS, default="best", help="the model: of the best seed by dev (default), or none")
+    add(
+        "--final",
+        choices=FINALS,
+        default="best",
+        help="the model: of the best seed by dev (default), the mean of the seeds' weights, or none",
+    )
     add("--resume", action="store_true", help="continue the sweep in the folder")
     add_set_option(parser)
 

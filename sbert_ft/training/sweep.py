@@ -17,6 +17,7 @@ import gc
 import logging
 import math
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,7 @@ from sbert_ft.training.prepare import RunOptions
 from sbert_ft.training.resume import differences
 from sbert_ft.training.run import run_training
 from sbert_ft.training.run_folder import RunFolder, content_of
+from sbert_ft.training.soup import soup
 from sbert_ft.training.sweep_plan import Setting, SweepPlan, plan_sweep
 
 FORMAT: Final = 1
@@ -62,8 +64,8 @@ FORMAT: Final = 1
 RUNGS: Final = (0.25, 0.5)
 _FILE: Final = "sweep.json"
 
-FinalModel = Literal["best", "none"]
-FINALS: Final[tuple[FinalModel, ...]] = ("best", "none")
+FinalModel = Literal["best", "average", "none"]
+FINALS: Final[tuple[FinalModel, ...]] = ("best", "average", "none")
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +157,8 @@ def sweep(
         output_dir: The sweep's folder; None for the output_dir of `config`.
         budget_seconds: A run is not begun if it would take longer than what is left of this time; None for no limit.
         halving: Stop the worse half of the settings after a quarter and after half of the steps.
-        final: The model: that of the ``best`` seed by dev, or ``none``, in which case test is not evaluated either.
+        final: The model: that of the ``best`` seed by dev, the ``average`` of the seeds as far as dev gets no worse
+            (`soup`), or ``none``, in which case test is not evaluated either.
         resume: Continue the sweep in the folder; failed runs are tried again.
         overrides: Values that replace those of `config` in all runs, such as ``training.epochs=2``.
         show_progress_bar: Whether to show a progress bar of each run on standard error.
@@ -370,7 +373,9 @@ class _Sweep:
         else:
             if (best := metrics["best"]) is None:
                 raise TrainingError("dev never had the metric that the run is judged by")
-            state.status, state.share, state.metric, state.value = "finished", 1.0, best["metric"], best["value"]
+            average = metrics.get("average") or {}
+            value = (average if average.get("is_taken") else best)["value"]  # of the model that the run ends with
+            state.status, state.share, state.metric, state.value = "finished", 1.0, best["metric"], value
             state.seconds = max(state.seconds, metrics["seconds"])  # what was made before a kill is not lost
             if folder.checkpoints_dir.is_dir():
                 remove_all_but(folder.checkpoints_dir, ())  # the model is in its folder
@@ -542,7 +547,13 @@ class _Sweep:
             return result
         model_dir = folder / "model"
         runs = {self.plan.seeds[i]: Path(run.output_dir) for i, run in enumerate(winner.runs)}
-        _copy_model(RunFolder(runs[seed]).model_dir, model_dir)
+        if final == "average" and len(values) > 1:
+            place = folder / f"{PREFIX}soup"  # removed as a leftover if this ends midway
+            soup([runs[each] for each in values], place)
+            _copy_model(place, model_dir)
+            shutil.rmtree(place)
+        else:
+            _copy_model(RunFolder(runs[seed]).model_dir, model_dir)
         result = replace(result, model_dir=model_dir)
         if self.plan.test is None:
             return result

@@ -17,10 +17,11 @@ from conftest import COMMON_WORDS, default_vocabulary
 from safetensors.torch import load_file
 from warm import WarmProcess
 
-from sbert_ft import sweep
+from sbert_ft import soup, sweep
 from sbert_ft.cli import main
 from sbert_ft.config.loader import read_run
 from sbert_ft.errors import ConfigError, DataError, InputError, RunFolderError, TrainingError
+from sbert_ft.files.atomic import PREFIX
 from sbert_ft.training.run_log import read_log
 from sbert_ft.training.sweep import RUNGS
 
@@ -314,6 +315,19 @@ def test_a_second_look_at_the_test_file_says_so(config: Path) -> None:
     assert len(state(second.folder)["looks"]) == 2
 
 
+# ---------------------------------------------------------------- the average of the seeds
+
+
+def test_the_average_of_the_best_settings_seeds_is_their_soup(config: Path) -> None:
+    result = sweep(config, {RATE: [1e-4, 3e-3]}, seeds=3, final="average")
+    runs = sorted((result.folder / "runs" / str(result.report.winner)).iterdir())
+    mixed = soup(runs, config.parent / "soup")
+    assert result.model_dir is not None and len(mixed.runs) == 3
+    assert same_weights(config.parent / "soup", result.model_dir)
+    assert [look["of"]["final"] for look in state(result.folder)["looks"]] == ["average"]
+    assert not [path for path in result.folder.iterdir() if path.name.startswith(PREFIX)]
+
+
 # ---------------------------------------------------------------- memory
 
 
@@ -327,7 +341,7 @@ def test_memory_does_not_grow_with_the_number_of_runs(
     code = """
 import sys
 sys.path.insert(0, "tests")
-from sbert_ft import sweep
+from sbert_ft import soup, sweep
 from warm.calls import peak_kib
 peaks = []
 for name, seeds in (("first", 1), ("second", 5)):
@@ -373,7 +387,7 @@ def test_every_fault_of_every_combination_is_in_one_message(config: Path) -> Non
         ({RATE: [1e-5]}, {"seeds": 0}, "expected a whole number from 1 to 100"),
         ({RATE: [1e-5]}, {"seeds": [3, 3]}, "different ones"),
         ({RATE: [1e-5]}, {"seeds": [-1]}, "expected a whole number from 0"),
-        ({RATE: [1e-5]}, {"final": "mean"}, "expected one of best, none"),
+        ({RATE: [1e-5]}, {"final": "mean"}, "expected one of best, average, none"),
         ({RATE: [1e-5]}, {"budget_seconds": 0}, "expected more than 0"),
         ({RATE: [1e-5]}, {"halving": True}, "--halving compares settings, and there is one"),
         ({RATE: [1e-5]}, {"resume": True}, "holds no sweep to resume"),
