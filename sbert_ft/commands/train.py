@@ -78,7 +78,8 @@ def _run(args: argparse.Namespace, kind: str | None, ranks: Ranks | None) -> int
         problem = f"{quoted(args.config, limit=400)}: model.kind is {settings.model.kind}, but pretrain is for {kind}"
         raise InputError(problem, "use sbert-ft train, or leave model.kind out")
     from sbert_ft.encoder.ranks import Ranks
-    from sbert_ft.training.fine_tune import load_run
+    from sbert_ft.training.augmented import describe_augmented, labels_pairs
+    from sbert_ft.training.fine_tune import load_gold, load_run, train_with_teacher
     from sbert_ft.training.prepare import RunOptions
     from sbert_ft.training.run import check_output_dir, run_training
 
@@ -92,7 +93,13 @@ def _run(args: argparse.Namespace, kind: str | None, ranks: Ranks | None) -> int
         # before the data is read and the model is loaded
         ranks.told(lambda: check_output_dir(settings, options))
     ranks.doing("the reading of data and model")
-    prepared = load_run(settings)
+    is_augmented = labels_pairs(settings.teacher)
+    if is_augmented and not args.dry_run:
+        result = train_with_teacher(settings, options, ranks)
+        if ranks.is_first:
+            _show_result(result)
+        return 0
+    prepared = load_gold(settings) if is_augmented else load_run(settings)
     for name, dataset in prepared.data.splits().items():
         ledger = dataset.ledger
         of_rows = f"{len(dataset)} of {ledger.n_rows} rows"
@@ -104,6 +111,9 @@ def _run(args: argparse.Namespace, kind: str | None, ranks: Ranks | None) -> int
             logger.info("  %s", line)
     if args.dry_run:
         _show_plan(prepared, ranks)
+        if is_augmented and ranks.is_first:
+            for line in describe_augmented(settings, prepared.connections):
+                print(line)
         return 0
     result = run_training(prepared, options, ranks)
     if ranks.is_first:

@@ -167,11 +167,20 @@ class TeacherSettings:
             base model and pairs.
         texts: File of further texts without labels, which the teacher labels too, or encodes for mse.
         pairs_per_text: Kind joined: the nearest texts that are paired with each text, for the teacher to label.
+        sampling: Kind joined: which pairs it labels: each text with its nearest ones, with random ones, or with both,
+            of which matched then keeps so many of each score that silver and gold scores are distributed alike.
+        epochs: Without a path: passes of the joined classifier over the training pairs.
+        learning_rate: Without a path: peak of its schedule.
+        batch_size: Without a path: its pairs a batch.
     """
 
     path: str | None = None
     texts: str | None = None
     pairs_per_text: int = setting(4, at_least=1)
+    sampling: Literal["matched", "nearest", "random"] = "matched"
+    epochs: int = setting(4, at_least=1)
+    learning_rate: float = setting(5e-5, above=0, at_most=1)
+    batch_size: int = setting(32, at_least=1)
 
 
 @dataclass(frozen=True)

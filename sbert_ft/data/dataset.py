@@ -298,6 +298,11 @@ class ConnectionDataset(Dataset[Connection]):
         """Number of distinct texts."""
         return len(self._texts)
 
+    @property
+    def text_keys(self) -> NDArray[np.uint64]:
+        """Key of each distinct text, shape (n_distinct,), as `data.duplicates.text_key` makes it."""
+        return self._keys
+
     def distinct_texts(self, start: int, stop: int) -> list[str]:
         """Return the distinct texts from `start` to before `stop`, in the order of first appearance."""
         return self._texts[start:stop]
@@ -406,6 +411,39 @@ class ConnectionDataset(Dataset[Connection]):
         in_dev = rows_for_dev(self._groups, self._labels, dev_share, seed, self.source)
         train = self._part(np.flatnonzero(~in_dev), f"split off for dev (seed {seed})")
         return train, self._part(np.flatnonzero(in_dev), f"left for training by this dev part (seed {seed})")
+
+    def with_rows_of(self, other: ConnectionDataset, what: str) -> ConnectionDataset:
+        """Return these rows and then those of another data set, whose labels are of the same kind and scale.
+
+        Both have as many texts in a row. The ledger stays that of these rows, with the others counted as `what`; their
+        `lines` are those in their own source.
+
+        Raises:
+            InputError: The labels are of different kinds or on different scales.
+        """
+        if (self.label_kind, self.scale, self.class_names) != (other.label_kind, other.scale, other.class_names):
+            raise InputError(
+                f"{quoted(other.source, limit=400)} has {other._labels.describe()}, but "
+                f"{quoted(self.source, limit=400)} has {self._labels.describe()}",
+                "give both the same labels",
+            )
+        number_of = {text: i for i, text in enumerate(self._texts)}
+        theirs = np.array([number_of.setdefault(text, len(number_of)) for text in other._texts], np.int64)
+        text_rows = np.concatenate([self.text_rows, theirs[other.text_rows]])
+        texts = list(number_of)
+        keys = np.concatenate([self._keys, text_keys(texts[len(self._texts) :])])
+        values = [labels for labels in (self.labels, other.labels) if labels is not None]
+        labels = replace(self._labels, values=np.concatenate(values)) if values else self._labels
+        n_more, source = len(other), quoted(other.source, limit=400)
+        finding = Finding("added", n_more, False, (), f"{counted(n_more, what)} of {source} added")
+        ledger = replace(
+            self.ledger,
+            n_rows=self.ledger.n_rows + n_more,
+            n_kept=len(text_rows),
+            findings=(*self.ledger.findings, finding),
+        )
+        places = RowPlaces(np.concatenate([self.lines, other.lines]), self._places.unit)
+        return ConnectionDataset._of(ledger, text_rows, texts, keys, groups_of_texts(keys, text_rows), labels, places)
 
     def with_overlaps(self, **others: ConnectionDataset) -> ConnectionDataset:
         """Return the same rows with a ledger that also counts the rows whose texts are a row of another data set.

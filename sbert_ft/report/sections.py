@@ -14,12 +14,15 @@ from sbert_ft.report.negatives import negatives_section
 from sbert_ft.report.rows import ledger_section, queries_section, worst_section
 from sbert_ft.report.score_charts import charts_section
 from sbert_ft.report.scores import scores_section
+from sbert_ft.report.silver import silver_section
 from sbert_ft.report.training import curves_section, training_section
 
 
 def sections_of(report: Report) -> Iterator[Section]:
     """Yield the sections of a report."""
     yield scores_section(report)
+    if report.metrics.get("teacher") is not None:
+        yield silver_section(report)
     if report.is_classifier:
         yield classes_section(report)
     if not report.is_language:

@@ -24,6 +24,7 @@ from sbert_ft.config.settings import (
 from sbert_ft.data.corpus import TextCorpus
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.encoder.devices import Precision
+from sbert_ft.encoder.ranks import Ranks
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.classifier import has_classifier
 from sbert_ft.model_folder.layout import read_folder
@@ -31,6 +32,8 @@ from sbert_ft.models.classifier import ClassifierModel, TrainableModel
 from sbert_ft.models.connection_bert import ConnectionBert
 from sbert_ft.models.masked_language_model import MaskedLanguageModel
 from sbert_ft.models.siamese import SiameseBert
+from sbert_ft.training.augmented import check_augmented, gold_settings, labels_pairs, run_augmented
+from sbert_ft.training.distributed import joined
 from sbert_ft.training.interruption import memory_named
 from sbert_ft.training.prepare import PreparedRun, RunData, RunOptions, prepare, prepare_language
 from sbert_ft.training.pretrain import MODES, read_corpora, starting_language_model
@@ -136,20 +139,47 @@ def load_run(settings: RunSettings) -> PreparedRun:
 
     Errors as in `starting_model`, `as_dataset` and `prepare`.
     """
-    data, more = settings.data, None if settings.teacher is None else settings.teacher.texts
     with warnings_kept() as warnings, memory_named(settings, "data and model were read"):
         if settings.model.kind == "masked_lm":
             corpora = read_corpora(settings)
             language_model = starting_language_model(settings)
             return replace(prepare_language(language_model, corpora, settings), warnings=tuple(warnings))
-        rows = _read_rows(data.train, data.dev, data.test, settings.objective, data.reading, more)
-        if data.dev_share is not None:
-            train, dev = rows.train.split(data.dev_share, settings.training.seed)
-            rows = replace(rows, train=train, dev=dev)
+        rows = _rows_of(settings)
         model = starting_model(settings)
         assert not isinstance(model, MaskedLanguageModel)
         run = prepare(model, rows, settings)
     return replace(run, warnings=tuple(warnings))
+
+
+def _rows_of(settings: RunSettings) -> RunData:
+    """Return the rows that a configuration names; errors as in `as_dataset`."""
+    data, more = settings.data, None if settings.teacher is None else settings.teacher.texts
+    rows = _read_rows(data.train, data.dev, data.test, settings.objective, data.reading, more)
+    if data.dev_share is None:
+        return rows
+    train, dev = rows.train.split(data.dev_share, settings.training.seed)
+    return replace(rows, train=train, dev=dev)
+
+
+def load_gold(settings: RunSettings) -> PreparedRun:
+    """Return the run on gold pairs alone of a configuration whose teacher labels pairs, with data and model loaded.
+
+    Errors as in `check_augmented` and `load_run`.
+    """
+    with warnings_kept() as warnings, memory_named(settings, "data and model were read"):
+        rows = _rows_of(settings)
+        check_augmented(settings, rows)
+        model = starting_model(settings)
+        assert isinstance(model, SiameseBert)
+        run = prepare(model, rows, gold_settings(settings))
+    return replace(run, warnings=tuple(warnings))
+
+
+def train_with_teacher(settings: RunSettings, options: RunOptions, ranks: Ranks) -> FineTuneResult:
+    """Carry out the run of a configuration whose teacher labels pairs; errors as in `run_augmented`, `load_run`."""
+    with memory_named(settings, "data were read"):
+        rows = _rows_of(settings)
+    return run_augmented(settings, rows, starting_model, options, ranks)
 
 
 def fine_tune(
@@ -188,9 +218,11 @@ def fine_tune(
         evaluation: How the result is evaluated, and what the threshold is chosen for.
         prompts: What is put before the texts of a sentence encoder, for all or by column; see `DataSettings`. Rows
             without named columns have sentence1, sentence2 and sentence3.
-        teacher: The folder of a sentence encoder from whose vectors the objective learns, or the settings of a teacher.
         retrieval: The files ``queries``, ``corpus`` and ``relevant`` of a search by which a sentence encoder is
             evaluated too; see `DataSettings`.
+        teacher: The folder of a sentence encoder from whose vectors the objective learns, or of a classifier of kind
+            joined that labels more pairs; or settings, without a path in which such a classifier is trained first, from
+            the folder of the model. None for no teacher.
         negatives: Which negatives are mined for pairs that match; None for none.
         on_existing: What to do if the folder holds a run: ``error``, ``resume`` or ``overwrite``.
         show_progress_bar: Whether to show a progress bar on standard error.
@@ -233,12 +265,34 @@ def fine_tune(
                 teacher=teacher,
             )
         )
+        options = RunOptions(MODES[on_existing], progress_bar=show_progress_bar)
         with put_back_on_failure(model), memory_named(settings, "the run was prepared"):
-            prepared = replace(prepare(model, data, settings), warnings=tuple(warnings))
-            result = run_training(prepared, RunOptions(MODES[on_existing], progress_bar=show_progress_bar))
+            if labels_pairs(settings.teacher):
+                result = _augmented(model, data, settings, options)
+            else:
+                prepared = replace(prepare(model, data, settings), warnings=tuple(warnings))
+                result = run_training(prepared, options)
             if result.was_finished:
                 _become(model, result)
     return result
+
+
+def _augmented(
+    model: SiameseBert | ClassifierModel, data: RunData, settings: RunSettings, options: RunOptions
+) -> FineTuneResult:
+    """Carry out the run of a model in memory whose teacher labels pairs; the teacher is on the model's device."""
+    settings = replace(settings, training=replace(settings.training, device=str(model.device)))
+    module = trained_module(model) if isinstance(model, SiameseBert) else None
+    first = {} if module is None else {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+    def start(wanted: RunSettings) -> TrainableModel:
+        if module is None or wanted.model.kind != "siamese":
+            return starting_model(wanted)
+        module.load_state_dict(first)
+        return model
+
+    with joined() as ranks:
+        return run_augmented(settings, data, start, options, ranks)
 
 
 def _objectives(

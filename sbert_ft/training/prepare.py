@@ -37,6 +37,7 @@ from sbert_ft.models.masked_language_model import MaskedLanguageModel
 from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.models.tokenized_corpus import tokenize_corpus
 from sbert_ft.tokenization.masking import Masker
+from sbert_ft.training.gold_alone import GoldAlone
 from sbert_ft.training.objectives import NUMBERS_OF_TEXTS, Objective, check_fits, learns_from_teacher
 from sbert_ft.training.run_folder import Mode
 from sbert_ft.training.run_log import check_tensorboard
@@ -93,7 +94,8 @@ class RunOptions:
 class PreparedRun:
     """A run whose parts have been checked to fit each other; a classifier has its head.
 
-    `warnings` are those that were logged during preparation.
+    `warnings` are those that were logged during preparation. `gold_alone` is the model that one trained on gold and
+    silver pairs is compared with in the end.
     """
 
     model: TrainableModel
@@ -103,6 +105,7 @@ class PreparedRun:
     evaluator: Evaluator
     warnings: tuple[str, ...] = ()
     teacher: VectorTeacher | None = None
+    gold_alone: GoldAlone | None = None
 
     @property
     def connections(self) -> RunData:

@@ -23,9 +23,10 @@ from sbert_ft.config.settings import RunSettings
 from sbert_ft.data.ledger import Ledger, counted
 from sbert_ft.encoder.devices import describe_device
 from sbert_ft.encoder.ranks import Ranks
-from sbert_ft.errors import CheckpointError, RunFolderError, quoted
+from sbert_ft.errors import CheckpointError, RunFolderError, quoted, shown
 from sbert_ft.evaluation.evaluator import EvaluationResult
 from sbert_ft.files.atomic import write_json
+from sbert_ft.models.siamese import SiameseBert
 from sbert_ft.models.tokenized_corpus import TokenizedCorpus
 from sbert_ft.report.content import Report
 from sbert_ft.report.write import write_report
@@ -38,6 +39,7 @@ from sbert_ft.training.checkpoints import (
     restore_weights,
 )
 from sbert_ft.training.distributed import check_device, joined
+from sbert_ft.training.gold_alone import GOLD, GOLD_AND_SILVER, GoldAlone
 from sbert_ft.training.interruption import interruptible, memory_named, saved_named
 from sbert_ft.training.loop import TrainingSession, train
 from sbert_ft.training.plan import RunPlan, plan_run
@@ -92,7 +94,7 @@ def check_output_dir(settings: RunSettings, options: RunOptions) -> None:
     check_tensorboard(settings.training.tensorboard)
     if options.mode == "overwrite":  # opening would remove the old run before the new one is known to work
         check_run_folder(RunFolder(Path(settings.output_dir)), options.mode)
-        _check_inputs_stay(settings)
+        check_inputs_stay(settings)
         return
     with open_run_folder(settings.output_dir, options.mode):
         pass
@@ -114,7 +116,7 @@ def run_training(run: PreparedRun, options: RunOptions, ranks: Ranks | None = No
             return run_training(run, options, all_ranks)
     check_device(ranks, run.model.device)
     if options.mode == "overwrite":
-        _check_inputs_stay(run.settings)
+        check_inputs_stay(run.settings)
     unopened = nullcontext(RunFolder(Path(run.settings.output_dir)))
     with (
         warnings_kept() as warnings,
@@ -155,6 +157,10 @@ def run_training(run: PreparedRun, options: RunOptions, ranks: Ranks | None = No
         progress = train(plan, session)
         interruption.raise_if_signalled("after its last step; continue with --resume")
         average = _take_weights(run, progress, folder, ranks)
+        of_teacher: dict[str, Any] = {}
+        if run.gold_alone is not None:
+            ranks.doing("the choice between gold alone and gold and silver")
+            of_teacher = {"teacher": _better_by_dev(run, run.gold_alone, ranks)}
 
         ranks.doing("the evaluation after the last step")
         found = run.evaluator.evaluate_final(run.model, before)
@@ -165,7 +171,7 @@ def run_training(run: PreparedRun, options: RunOptions, ranks: Ranks | None = No
         ranks.doing("the writing of the model and the report")
         folder.check_is_there()
         run.model.save_pretrained(folder.model_dir)
-        metrics = _metrics(plan, progress, found, [*run.warnings, *warnings], average)
+        metrics = _metrics(plan, progress, found, [*run.warnings, *warnings], average) | of_teacher
         what = "Pre-training" if isinstance(plan.tokens, TokenizedCorpus) else "Fine-tuning"
         report = Report(
             title=f"{what} of {Path(run.settings.model.path).resolve().name or run.settings.model.path}",
@@ -283,6 +289,23 @@ def _take_best(run: PreparedRun, progress: TrainerState, folder: RunFolder) -> N
         restore_weights(last, run.trained, averaged=True)
 
 
+def _better_by_dev(run: PreparedRun, gold_alone: GoldAlone, ranks: Ranks) -> dict[str, Any]:
+    """Load the better model by dev, that of gold and silver or that of gold alone, and return what is known of both."""
+    assert isinstance(run.model, SiameseBert)
+    found = gold_alone.choose(run.model, run.evaluator, run.connections.splits(), run.settings, ranks)
+    if found["chosen"] == GOLD:
+        values = (found["dev"][name] for name in (GOLD, GOLD_AND_SILVER))
+        sentence = (
+            "silver pairs did not help: %s of dev is %s with gold alone and %s with both, so model/ is that of %s"
+        )
+        logger.warning(sentence, found["metric"], *(_decimals(value) for value in values), shown(gold_alone.model_dir))
+    return found
+
+
+def _decimals(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
 def _metrics(
     plan: RunPlan,
     progress: TrainerState,
@@ -322,8 +345,8 @@ def _metrics(
     }
 
 
-def _check_inputs_stay(settings: RunSettings) -> None:
-    """Check that overwriting a run does not remove the inputs of the new run."""
+def check_inputs_stay(settings: RunSettings) -> None:
+    """Check that overwriting a run does not remove the inputs of the new run; a `RunFolderError` if it does."""
     folder = os.path.realpath(settings.output_dir)
     for key, path in settings.inputs.items():
         if not os.path.exists(path):

@@ -25,11 +25,13 @@ Mode = Literal["new", "resume", "overwrite"]
 _CONFIG = "config.json"
 _FINGERPRINT = "fingerprint.json"
 _RESULTS = ("metrics.json", "report.html", "report.md")
-_TABLES = ("worst_pairs.csv", "mistakes.csv", "worst_queries.csv")
+_TABLES = ("worst_pairs.csv", "mistakes.csv", "worst_queries.csv", "silver.csv", "silver.json")
 RUN_FILES = (_CONFIG, _FINGERPRINT, "ledger.json", "metrics.jsonl", *_RESULTS, *_TABLES)
 """Files that a run writes, config.json first."""
 RUN_FOLDERS = ("model", "checkpoints", "tensorboard")
 """Folders that a run writes."""
+SUB_RUNS = ("gold", "teacher")
+"""Folders of the runs that are part of a run with a teacher (see `training/augmented.py`)."""
 _BEFORE_FIRST_STEP = (_CONFIG, _FINGERPRINT, "ledger.json")
 _MODEL_FILES = (
     *("sbert_ft.json", "modules.json", "config.json", "model.safetensors", "head.safetensors", "README.md"),
@@ -44,7 +46,7 @@ _N_LISTED = 5
 
 def is_of_run(name: str) -> bool:
     """Return whether this is the name of a file or folder that a run writes."""
-    return name in (*RUN_FILES, *RUN_FOLDERS) or _OF_EPOCH.fullmatch(name) is not None
+    return name in (*RUN_FILES, *RUN_FOLDERS, *SUB_RUNS) or _OF_EPOCH.fullmatch(name) is not None
 
 
 class RunFolder:
@@ -157,8 +159,7 @@ def check_run_folder(folder: RunFolder, mode: Mode) -> None:
     is_run = _CONFIG in names and folder.config_file.is_file()
     if mode == "resume" and not is_run:
         raise RunFolderError(f"{shown(path)} holds no run to resume: expected {_CONFIG} in it")
-    # the settings of a run name its folder, and the config.json of a model does not
-    is_ours = is_run and (_FINGERPRINT in names or "output_dir" in (content_of(path / _CONFIG) or {}))
+    is_ours = is_run and _holds_run(folder)
     if mode != "new" and is_run and not is_ours:
         raise RunFolderError(
             f"the config.json in {shown(path)} is not from a run; it may belong to a model", "give another output_dir"
@@ -178,6 +179,11 @@ def check_run_folder(folder: RunFolder, mode: Mode) -> None:
         f"{shown(path)} is not empty ({listed})",
         "give another output_dir, or use --overwrite, which removes the files of a run and keeps all others",
     )
+
+
+def _holds_run(folder: RunFolder) -> bool:
+    """Return whether the folder's config.json is a run's: its settings name its folder, those of a model do not."""
+    return folder.fingerprint_file.exists() or "output_dir" in (content_of(folder.config_file) or {})
 
 
 def content_of(path: Path) -> dict[str, Any] | None:
@@ -208,6 +214,11 @@ def remove_run(folder: RunFolder) -> None:
                 _remove_files(folder.model_dir / name, lambda inner: inner == "config.json")
         _remove_files(folder.model_dir, _MODEL_FILES.__contains__)
         sync_folder(folder.path)
+    for part in (RunFolder(folder.path / name) for name in SUB_RUNS):
+        if _is_real_folder(part.path) and _holds_run(part):
+            remove_run(part)
+            with suppress(OSError):
+                part.path.rmdir()  # fails, as wanted, unless the folder is empty
 
 
 def _remove_files(place: Path, is_ours: Callable[[str], object]) -> None:
