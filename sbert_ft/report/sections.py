@@ -21,7 +21,7 @@ from sbert_ft.report.training import curves_section, training_section
 def sections_of(report: Report) -> Iterator[Section]:
     """Yield the sections of a report."""
     yield scores_section(report)
-    if report.metrics.get("teacher") is not None:
+    if report.metrics.get("silver") is not None:
         yield silver_section(report)
     if report.is_classifier:
         yield classes_section(report)

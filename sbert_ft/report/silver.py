@@ -15,7 +15,7 @@ from sbert_ft.report.scores import score_cell
 
 def silver_section(report: Report) -> Section:
     """Return the section on the silver pairs of a run with a teacher."""
-    found = report.metrics["teacher"]
+    found = report.metrics["silver"]
     blocks: list[Block] = [Paragraph(_chosen(found))]
     splits = sorted((SplitResult.of_json(name, of) for name, of in found["splits"].items()), key=split_order)
     blocks += [_grid(of) for of in splits]

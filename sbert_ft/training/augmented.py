@@ -19,9 +19,10 @@ from sbert_ft.config.loader import check_settings, run_to_json
 from sbert_ft.config.metrics import choosing_metrics
 from sbert_ft.config.objectives import OBJECTIVES, ObjectiveSettings
 from sbert_ft.config.settings import ModelSettings, RunSettings, TeacherSettings, TrainingSettings
+from sbert_ft.data.corpus import TextCorpus
 from sbert_ft.data.ledger import counted
 from sbert_ft.encoder.ranks import Ranks
-from sbert_ft.errors import InputError, enumerated, quoted
+from sbert_ft.errors import InputError, RunFolderError, enumerated, quoted, shown
 from sbert_ft.files.atomic import write_json
 from sbert_ft.model_folder.classifier import has_classifier
 from sbert_ft.models.classifier import TrainableModel
@@ -30,7 +31,7 @@ from sbert_ft.training.gold_alone import GoldAlone
 from sbert_ft.training.interruption import interruptible, memory_named
 from sbert_ft.training.prepare import PreparedRun, RunData, RunOptions, prepare
 from sbert_ft.training.run import FineTuneResult, check_inputs_stay, run_training
-from sbert_ft.training.run_folder import SUB_RUNS, RunFolder, open_run_folder, remove_run
+from sbert_ft.training.run_folder import SUB_RUNS, RunFolder, content_of, open_run_folder, remove_run
 from sbert_ft.training.run_log import warnings_kept
 from sbert_ft.training.silver import Silver, SilverSource, check_teacher, silver_of_run
 
@@ -56,6 +57,7 @@ def check_augmented(settings: RunSettings, data: RunData) -> None:
     Raises:
         InputError: Kind, objective or labels do not fit, there are no dev pairs, or as in `check_teacher`.
         ModelFolderError: As in `check_teacher`.
+        DataError: The file of further texts is not there, or has no column of texts.
     """
     if settings.model.kind != "siamese":
         raise InputError(
@@ -84,6 +86,8 @@ def check_augmented(settings: RunSettings, data: RunData) -> None:
     assert settings.teacher is not None
     if settings.teacher.path is not None:
         check_teacher(Path(settings.teacher.path))
+    if settings.teacher.texts is not None:
+        TextCorpus(settings.teacher.texts)  # the file and its columns are there
 
 
 def gold_settings(settings: RunSettings) -> RunSettings:
@@ -221,6 +225,11 @@ def _begin(settings: RunSettings, options: RunOptions) -> None:
     if options.mode == "overwrite":
         check_inputs_stay(settings)
     with open_run_folder(settings.output_dir, options.mode) as folder:
+        if options.mode == "resume" and (content_of(folder.config_file) or {}).get("teacher", {}) is None:
+            raise RunFolderError(
+                f"the run in {shown(folder.path)} was started without a teacher",
+                "leave teacher out, start again with --overwrite, or give another output_dir",
+            )
         if options.mode != "resume":
             remove_run(folder)
             write_json(folder.config_file, run_to_json(settings))

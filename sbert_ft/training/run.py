@@ -157,10 +157,10 @@ def run_training(run: PreparedRun, options: RunOptions, ranks: Ranks | None = No
         progress = train(plan, session)
         interruption.raise_if_signalled("after its last step; continue with --resume")
         average = _take_weights(run, progress, folder, ranks)
-        of_teacher: dict[str, Any] = {}
+        of_silver: dict[str, Any] = {}
         if run.gold_alone is not None:
             ranks.doing("the choice between gold alone and gold and silver")
-            of_teacher = {"teacher": _better_by_dev(run, run.gold_alone, ranks)}
+            of_silver = {"silver": _better_by_dev(run, run.gold_alone, ranks)}
 
         ranks.doing("the evaluation after the last step")
         found = run.evaluator.evaluate_final(run.model, before)
@@ -171,7 +171,7 @@ def run_training(run: PreparedRun, options: RunOptions, ranks: Ranks | None = No
         ranks.doing("the writing of the model and the report")
         folder.check_is_there()
         run.model.save_pretrained(folder.model_dir)
-        metrics = _metrics(plan, progress, found, [*run.warnings, *warnings], average) | of_teacher
+        metrics = _metrics(plan, progress, found, [*run.warnings, *warnings], average) | of_silver
         what = "Pre-training" if isinstance(plan.tokens, TokenizedCorpus) else "Fine-tuning"
         report = Report(
             title=f"{what} of {Path(run.settings.model.path).resolve().name or run.settings.model.path}",

@@ -25,7 +25,7 @@ from sbert_ft.data.new_table import write_rows
 from sbert_ft.encoder.devices import Precision
 from sbert_ft.errors import InputError, RunFolderError, quoted, shown
 from sbert_ft.evaluation.pair_evaluator import evaluation_pairs
-from sbert_ft.files.atomic import whole_file, write_json
+from sbert_ft.files.atomic import whole_file, write_json, writing
 from sbert_ft.model_folder.classifier import find_classifier
 from sbert_ft.model_folder.digest import digest_of_files, weight_files
 from sbert_ft.model_folder.layout import HEAD_FILE, read_folder
@@ -125,7 +125,8 @@ def silver_of_run(folder: RunFolder, source: SilverSource, *, allow_changes: boo
                 f"restore it, or remove it and {described.name} to have the pairs made again",
             )
         return Silver(pairs, content["facts"])
-    described.unlink(missing_ok=True)
+    with writing(described):
+        described.unlink(missing_ok=True)
     rows, facts = _labelled_pairs(source)
     folder.check_is_there()
     with whole_file(table) as temporary:
@@ -213,6 +214,12 @@ def _labelled_pairs(source: SilverSource) -> tuple[list[tuple[str, str, float, s
     is_kept = np.ones(len(sides), bool)
     if wanted.sampling == "matched":
         is_kept = matched_to(gold, scores, N_BINS if data.train.scale is not None else 2, seed)
+    if not is_kept.any():
+        raise InputError(
+            f"teacher: none of {counted(len(sides), 'labelled pair')} has a score such as gold pairs have, so sampling "
+            "matched keeps none",
+            "set teacher.sampling to nearest or random, or use a teacher whose scores are on the scale of gold",
+        )
     low, high = data.train.score_range or (0.0, 1.0)
     labels = low + (high - low) * scores if data.train.scale is not None else (scores >= _LABEL_FROM).astype(float)
     kept = np.flatnonzero(is_kept).tolist()
