@@ -15,6 +15,10 @@ from sbert_ft.config.metrics import METRICS
 from sbert_ft.errors import InputError, quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sbert_ft.data.corpus import TextCorpus
+    from sbert_ft.data.dataset import ConnectionDataset
     from sbert_ft.encoder.ranks import Ranks
     from sbert_ft.training.prepare import PreparedRun
     from sbert_ft.training.run import FineTuneResult
@@ -78,8 +82,8 @@ def _run(args: argparse.Namespace, kind: str | None, ranks: Ranks | None) -> int
         problem = f"{quoted(args.config, limit=400)}: model.kind is {settings.model.kind}, but pretrain is for {kind}"
         raise InputError(problem, "use sbert-ft train, or leave model.kind out")
     from sbert_ft.encoder.ranks import Ranks
-    from sbert_ft.training.augmented import describe_augmented, labels_pairs
-    from sbert_ft.training.fine_tune import load_gold, load_run, train_with_teacher
+    from sbert_ft.training.augmented import describe_augmented, labels_pairs, run_augmented
+    from sbert_ft.training.fine_tune import load_gold, load_rows, load_run, starting_model
     from sbert_ft.training.prepare import RunOptions
     from sbert_ft.training.run import check_output_dir, run_training
 
@@ -95,20 +99,14 @@ def _run(args: argparse.Namespace, kind: str | None, ranks: Ranks | None) -> int
     ranks.doing("the reading of data and model")
     is_augmented = labels_pairs(settings.teacher)
     if is_augmented and not args.dry_run:
-        result = train_with_teacher(settings, options, ranks)
+        rows = load_rows(settings)
+        _log_rows(rows.splits(), settings.model.kind)
+        result = run_augmented(settings, rows, starting_model, options, ranks)
         if ranks.is_first:
             _show_result(result)
         return 0
     prepared = load_gold(settings) if is_augmented else load_run(settings)
-    for name, dataset in prepared.data.splits().items():
-        ledger = dataset.ledger
-        of_rows = f"{len(dataset)} of {ledger.n_rows} rows"
-        lines = ledger.notes
-        if settings.model.kind == "masked_lm":
-            of_rows, lines = f"{len(dataset)} texts", tuple(found.sentence for found in ledger.findings)
-        logger.info("%s: %s, %s", name, dataset.source, of_rows)
-        for line in lines:
-            logger.info("  %s", line)
+    _log_rows(prepared.data.splits(), settings.model.kind)
     if args.dry_run:
         _show_plan(prepared, ranks)
         if is_augmented and ranks.is_first:
@@ -119,6 +117,19 @@ def _run(args: argparse.Namespace, kind: str | None, ranks: Ranks | None) -> int
     if ranks.is_first:
         _show_result(result)
     return 0
+
+
+def _log_rows(splits: Mapping[str, ConnectionDataset | TextCorpus], kind: str) -> None:
+    """Log how many rows each file has, and how it was read."""
+    for name, dataset in splits.items():
+        ledger = dataset.ledger
+        of_rows = f"{len(dataset)} of {ledger.n_rows} rows"
+        lines = ledger.notes
+        if kind == "masked_lm":
+            of_rows, lines = f"{len(dataset)} texts", tuple(found.sentence for found in ledger.findings)
+        logger.info("%s: %s, %s", name, dataset.source, of_rows)
+        for line in lines:
+            logger.info("  %s", line)
 
 
 def _show_plan(prepared: PreparedRun, ranks: Ranks) -> None:

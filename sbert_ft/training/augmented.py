@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from sbert_ft.config.loader import check_settings, run_to_json
 from sbert_ft.config.metrics import choosing_metrics
 from sbert_ft.config.objectives import OBJECTIVES, ObjectiveSettings
@@ -71,7 +73,7 @@ def check_augmented(settings: RunSettings, data: RunData) -> None:
             f"use {enumerated(OBJECTIVES_OF_SILVER)}, or leave teacher out",
         )
     train = data.train
-    if train.n_texts != 2 or train.labels is None or train.label_kind == "classes" or len({*train.labels}) < 2:
+    if train.n_texts != 2 or train.labels is None or train.label_kind == "classes" or np.ptp(train.labels) == 0:
         raise InputError(
             f"{quoted(train.source, limit=400)}: a teacher of kind joined learns from pairs with scores, or with both "
             f"labels 0 and 1; found {train!r}",

@@ -24,7 +24,6 @@ from sbert_ft.config.settings import (
 from sbert_ft.data.corpus import TextCorpus
 from sbert_ft.data.dataset import ConnectionDataset
 from sbert_ft.encoder.devices import Precision
-from sbert_ft.encoder.ranks import Ranks
 from sbert_ft.errors import InputError, quoted
 from sbert_ft.model_folder.classifier import has_classifier
 from sbert_ft.model_folder.layout import read_folder
@@ -144,17 +143,18 @@ def load_run(settings: RunSettings) -> PreparedRun:
             corpora = read_corpora(settings)
             language_model = starting_language_model(settings)
             return replace(prepare_language(language_model, corpora, settings), warnings=tuple(warnings))
-        rows = _rows_of(settings)
+        rows = load_rows(settings)
         model = starting_model(settings)
         assert not isinstance(model, MaskedLanguageModel)
         run = prepare(model, rows, settings)
     return replace(run, warnings=tuple(warnings))
 
 
-def _rows_of(settings: RunSettings) -> RunData:
+def load_rows(settings: RunSettings) -> RunData:
     """Return the rows that a configuration names; errors as in `as_dataset`."""
     data, more = settings.data, None if settings.teacher is None else settings.teacher.texts
-    rows = _read_rows(data.train, data.dev, data.test, settings.objective, data.reading, more)
+    with memory_named(settings, "data were read"):
+        rows = _read_rows(data.train, data.dev, data.test, settings.objective, data.reading, more)
     if data.dev_share is None:
         return rows
     train, dev = rows.train.split(data.dev_share, settings.training.seed)
@@ -167,19 +167,12 @@ def load_gold(settings: RunSettings) -> PreparedRun:
     Errors as in `check_augmented` and `load_run`.
     """
     with warnings_kept() as warnings, memory_named(settings, "data and model were read"):
-        rows = _rows_of(settings)
+        rows = load_rows(settings)
         check_augmented(settings, rows)
         model = starting_model(settings)
         assert isinstance(model, SiameseBert)
         run = prepare(model, rows, gold_settings(settings))
     return replace(run, warnings=tuple(warnings))
-
-
-def train_with_teacher(settings: RunSettings, options: RunOptions, ranks: Ranks) -> FineTuneResult:
-    """Carry out the run of a configuration whose teacher labels pairs; errors as in `run_augmented`, `load_run`."""
-    with memory_named(settings, "data were read"):
-        rows = _rows_of(settings)
-    return run_augmented(settings, rows, starting_model, options, ranks)
 
 
 def fine_tune(
