@@ -248,8 +248,9 @@ def test_two_processes_make_the_run_of_one(runs: Runs, place: Path, tmp_path: Pa
 # ---------------------------------------------------------------- teachers and texts
 
 
-def test_labels_0_and_1_give_silver_labels_0_and_1(place: Path, tmp_path: Path) -> None:
-    path = config(place, tmp_path / "run", labels="01", objective="contrastive")
+def test_labels_0_and_1_give_silver_labels_0_and_1(place: Path, unbroken: Path, tmp_path: Path) -> None:
+    teacher = {"path": str(unbroken / "teacher" / "model")}
+    path = config(place, tmp_path / "run", teacher, labels="01", objective="contrastive")
     assert main(["train", str(path), "--quiet"]) == 0
     found = metrics_of(tmp_path / "run")["silver"]
     rows = silver_rows(tmp_path / "run")
@@ -496,15 +497,15 @@ def test_overwrite_removes_the_runs_that_are_part_of_it_and_nothing_else(
     assert main(["train", str(own), "--quiet", "--overwrite"]) == 2
     assert "teacher.path, " in (said := capfd.readouterr().err) and "is part of the run in" in said
     assert main(["train", str(config(place, run)), "--quiet", "--overwrite"]) == 0
-    assert same_weights(run / "model", unbroken / "model")
-    assert main(["train", str(config(place, run, teacher=None)), "--quiet", "--overwrite"]) == 0
-    left = {path.name for path in run.iterdir()}
-    assert "notes.txt" in left and not left & {"gold", "teacher", "silver.csv", "silver.json"}
+    assert same_weights(run / "model", unbroken / "model") and (run / "notes.txt").read_text() == "mine"
 
 
-def test_a_folder_of_a_model_that_is_called_as_a_part_is_kept(place: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_teacher_that_overwrites_one_keeps_only_what_is_not_of_it(
+    place: Path, unbroken: Path, tmp_path: Path
+) -> None:
     run = shutil.copytree(unbroken, tmp_path / "run")
     shutil.rmtree(run / "teacher")
     shutil.copytree(place / "bert", run / "teacher")
     assert main(["train", str(config(place, run, teacher=None)), "--quiet", "--overwrite"]) == 0
+    assert not {path.name for path in run.iterdir()} & {"gold", "silver.csv", "silver.json"}
     assert {path.name for path in (run / "teacher").iterdir()} == {path.name for path in (place / "bert").iterdir()}
