@@ -97,7 +97,7 @@ def _run(args: argparse.Namespace, kind: str | None, ranks: Ranks | None) -> int
         # before the data is read and the model is loaded
         ranks.told(lambda: check_output_dir(settings, options))
     ranks.doing("the reading of data and model")
-    is_augmented = labels_pairs(settings.teacher)
+    is_augmented = labels_pairs(settings)
     if is_augmented and not args.dry_run:
         rows = load_rows(settings)
         _log_rows(rows.splits(), settings.model.kind)

@@ -291,7 +291,9 @@ def _rules_of_single_texts(values: Mapping[str, Any], objectives: Sequence[Objec
 
 def _rules_of_teacher(values: Mapping[str, Any], objectives: Sequence[ObjectiveSettings]) -> Iterator[Fault]:
     taught = next((one.name for one in objectives if OBJECTIVES[one.name].teacher == "always"), None)
-    teacher = values.get("teacher", ...)
+    teacher, kind = values.get("teacher", ...), values["model.kind"]
+    if teacher is not None and teacher is not ... and kind != "siamese":
+        yield Fault("teacher", f"is for siamese; model.kind is {kind}; leave it out")
     if taught is not None and (teacher is None or (teacher is not ... and teacher.path is None)):
         yield Fault("teacher.path", f"is missing; objective {taught} learns from the vectors of a sentence encoder")
 

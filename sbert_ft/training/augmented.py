@@ -20,7 +20,7 @@ import numpy as np
 from sbert_ft.config.loader import check_settings, run_to_json
 from sbert_ft.config.metrics import choosing_metrics
 from sbert_ft.config.objectives import OBJECTIVES, ObjectiveSettings
-from sbert_ft.config.settings import ModelSettings, RunSettings, TeacherSettings, TrainingSettings
+from sbert_ft.config.settings import ModelSettings, RunSettings, TrainingSettings
 from sbert_ft.data.corpus import TextCorpus
 from sbert_ft.data.ledger import counted
 from sbert_ft.encoder.ranks import Ranks
@@ -48,24 +48,28 @@ OBJECTIVES_OF_SILVER = tuple(
 )
 
 
-def labels_pairs(teacher: TeacherSettings | None) -> bool:
-    """Return whether the teacher labels pairs: a classifier, or none yet; a `ModelFolderError` if it has no folder."""
-    return teacher is not None and (teacher.path is None or has_classifier(Path(teacher.path)))
+def labels_pairs(settings: RunSettings) -> bool:
+    """Return whether a run has a teacher that labels pairs: a classifier, or none yet.
+
+    Objectives that learn from vectors have a sentence encoder as teacher.
+
+    Raises:
+        ModelFolderError: The teacher's folder cannot be read.
+    """
+    teacher = settings.teacher
+    if teacher is None or any(OBJECTIVES[part.name].teacher != "never" for part in settings.objective):
+        return False
+    return teacher.path is None or has_classifier(Path(teacher.path))
 
 
 def check_augmented(settings: RunSettings, data: RunData) -> None:
     """Check, before anything is trained, that silver pairs can be made for a run and judged.
 
     Raises:
-        InputError: Kind, objective or labels do not fit, there are no dev pairs, or as in `check_teacher`.
+        InputError: Objective or labels do not fit, there are no dev pairs, or as in `check_teacher`.
         ModelFolderError: As in `check_teacher`.
         DataError: The file of further texts is not there, or has no column of texts.
     """
-    if settings.model.kind != "siamese":
-        raise InputError(
-            f"teacher is for a sentence encoder (model.kind siamese), but model.kind is {settings.model.kind}",
-            "leave teacher out",
-        )
     others = [part.name for part in settings.objective if part.name not in OBJECTIVES_OF_SILVER]
     if others:
         raise InputError(
@@ -160,7 +164,7 @@ def run_augmented(
     Where torchrun has started several processes, all of them call it; the first one makes the silver pairs alone.
 
     Args:
-        settings: Of the run; `labels_pairs` is true of its teacher.
+        settings: Of the run; `labels_pairs` is true of it.
         data: The gold pairs, dev and test.
         start: Returns the model that settings name, with its first weights; called for each training.
         options: How the run is started.

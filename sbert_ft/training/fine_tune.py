@@ -136,13 +136,19 @@ def as_dataset(pairs: Any, reading: Reading | None = None) -> ConnectionDataset:
 def load_run(settings: RunSettings) -> PreparedRun:
     """Return the run of a configuration, with data and model loaded and checked; warnings are kept in it.
 
-    Errors as in `starting_model`, `as_dataset` and `prepare`.
+    Errors as in `starting_model`, `as_dataset` and `prepare`; a teacher that labels pairs is an `InputError` (see
+    `run_augmented`).
     """
     with warnings_kept() as warnings, memory_named(settings, "data and model were read"):
         if settings.model.kind == "masked_lm":
             corpora = read_corpora(settings)
             language_model = starting_language_model(settings)
             return replace(prepare_language(language_model, corpora, settings), warnings=tuple(warnings))
+        if labels_pairs(settings):
+            raise InputError(
+                "a teacher that labels pairs makes a run of several stages, which cannot be prepared as one",
+                "start it by sbert-ft train or fine_tune, or leave teacher out",
+            )
         rows = load_rows(settings)
         model = starting_model(settings)
         assert not isinstance(model, MaskedLanguageModel)
@@ -260,7 +266,7 @@ def fine_tune(
         )
         options = RunOptions(MODES[on_existing], progress_bar=show_progress_bar)
         with put_back_on_failure(model), memory_named(settings, "the run was prepared"):
-            if labels_pairs(settings.teacher):
+            if labels_pairs(settings):
                 result = _augmented(model, data, settings, options)
             else:
                 prepared = replace(prepare(model, data, settings), warnings=tuple(warnings))

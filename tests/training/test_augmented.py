@@ -35,6 +35,7 @@ from sbert_ft.errors import InputError
 from sbert_ft.evaluation.pair_evaluator import PairEvaluator
 from sbert_ft.models.classifier import ClassifierModel
 from sbert_ft.models.connection_bert import ConnectionBert
+from sbert_ft.training.fine_tune import load_run
 from sbert_ft.training.gold_alone import GoldAlone
 
 WORDS = COMMON_WORDS.split()
@@ -356,6 +357,11 @@ def test_rows_of_another_data_set_are_added_behind(place: Path) -> None:
 # ---------------------------------------------------------------- plans and refusals
 
 
+def test_it_is_not_prepared_as_a_run_of_one_stage(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="makes a run of several stages, which cannot be prepared as one"):
+        load_run(read_run(config(place, tmp_path / "run")))
+
+
 def test_a_dry_run_says_what_will_be_done_and_writes_nothing(
     place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -377,7 +383,7 @@ def classifier(place: Path, folder: Path, kind: str, classes: list[str] | None) 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "kind": (
         {"model": {"kind": "joined"}},
-        "teacher is for a sentence encoder (model.kind siamese), but model.kind is joined",
+        "teacher: is for siamese; model.kind is joined; leave it out",
     ),
     "objective": (
         {"objective": "in_batch_negatives"},
