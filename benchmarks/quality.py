@@ -4,6 +4,9 @@
     python benchmarks/quality.py --recipe configs/sts_cosent.json --data korsts --seeds 1 2 3
     python benchmarks/quality.py --recipe configs/pairs_in_batch_negatives.json --data nli
     python benchmarks/quality.py --recipe configs/sts_cosine.json --data stsb --set training.epochs=4
+    python benchmarks/quality.py --recipe configs/sts_recommended.json configs/sts_cosent_long.json --data stsb \
+        --held-out --peer --peer-recipe configs/sts_cosent_long.json --peer-set training.epochs=4 \\
+        --peer-set training.learning_rate=5e-5
 
 Each seed is a process of its own. `--peer` trains sentence-transformers' own trainer on the same rows with the same
 settings, seed by seed: in float32 as it comes, or also in what else is named. Where a run has several epochs, both
@@ -30,6 +33,8 @@ import texts as corpus
 from encode import minilm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from sbert_ft.config.settings import RunSettings
 
 PARTS = ("train", "dev", "test")
@@ -43,10 +48,17 @@ def main() -> None:
         logging.basicConfig(level=logging.WARNING)
         peer.answer(args.answer, lambda: work(args))
         return
-    name = args.name or "-".join(["quality", args.recipe.stem, *([args.data] if args.data else [])])
+    stems = "+".join(recipe.stem for recipe in args.recipe)
+    name = args.name or "-".join(["quality", stems, *([args.data] if args.data else [])])
     contenders = ["sbert_ft", *(f"sentence-transformers {precision}" for precision in args.peer or ())]
     runs: dict[str, dict[str, Any]] = {contender: {} for contender in contenders}
-    told = ["--recipe", str(args.recipe.resolve()), "--model", str((args.model or minilm()).resolve())]
+    told = ["--recipe", *(str(recipe.resolve()) for recipe in args.recipe)]
+    told += ["--model", str((args.model or minilm()).resolve())]
+    if args.held_out:
+        told.append("--held-out")
+    told += [word for override in args.peer_overrides for word in ("--peer-set", override)]
+    if args.peer_recipe is not None:
+        told += ["--peer-recipe", str(args.peer_recipe.resolve())]
     with tempfile.TemporaryDirectory() as place:
         overrides = [*data_of(args.data, Path(place)), *args.overrides]
         told += [word for override in overrides for word in ("--set", override)]
@@ -55,7 +67,12 @@ def main() -> None:
                 started = ["--worker", contender, "--seeds", str(seed)]
                 runs[contender][str(seed)] = peer.in_own_process(__file__, [*told, *started])
                 print(f"  seed {seed}  {contender}: {said(runs[contender][str(seed)])}", file=sys.stderr)
-                content = {"recipe": args.recipe.name, "data": args.data, "overrides": args.overrides}
+                content = {"recipe": [recipe.name for recipe in args.recipe], "data": args.data}
+                content |= {
+                    "overrides": args.overrides,
+                    "peer_overrides": args.peer_overrides,
+                    "peer_recipe": (args.peer_recipe or args.recipe[0]).name,
+                }
                 content["trainer_packages"] = peer.trainer_versions()
                 content |= {"summary": summary(runs), "runs": runs}
                 # a result is read elsewhere: no path of this machine in the warnings it keeps
@@ -68,12 +85,17 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", type=Path, required=True, help="a run's JSON, such as configs/sts_cosine.json")
+    parser.add_argument(
+        *("--recipe",), type=Path, nargs="+", required=True, help="a run's JSON, such as configs/sts_cosine.json"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--model", type=Path, help="folder; the packaged MiniLM where none is given")
     parser.add_argument("--data", choices=["stsb", "korsts", "nli"], help="in place of the recipe's; see README.md")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as in train")
     parser.add_argument("--peer", nargs="*", choices=["float32", "bfloat16"], help="compare; float32 if none is named")
+    parser.add_argument("--peer-recipe", type=Path, help="what the peer trains, if it is not the first recipe")
+    parser.add_argument("--peer-set", dest="peer_overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--held-out", action="store_true", help="judge by STS12 to STS14 too")
     parser.add_argument("--name", help="of the result's file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
@@ -116,37 +138,88 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     """Be one seed's process: train, and return what dev and test say of it."""
     from sbert_ft.config.loader import read_run
 
+    is_ours = args.worker == "sbert_ft"
     with tempfile.TemporaryDirectory() as place:
-        ours = [f"model.path={json.dumps(str(args.model))}", *args.overrides]
-        ours += [f"output_dir={json.dumps(str(Path(place) / 'run'))}", f"training.seed={args.seeds[0]}"]
-        settings = read_run(args.recipe, ours)
-        if args.worker == "sbert_ft":
-            return run_ours(settings)
-        return run_peer(settings, args.worker.split()[1])
+        settings = []
+        for recipe in args.recipe if is_ours else [args.peer_recipe or args.recipe[0]]:
+            ours = [f"model.path={json.dumps(str(args.model))}", *args.overrides]
+            ours += [] if is_ours else args.peer_overrides
+            ours += [f"output_dir={json.dumps(str(Path(place) / recipe.stem))}", f"training.seed={args.seeds[0]}"]
+            settings.append(read_run(recipe, ours))
+        if is_ours:
+            return run_ours(settings, args.held_out)
+        return run_peer(settings[0], args.worker.split()[1], args.held_out)
 
 
-def run_ours(settings: RunSettings) -> dict[str, Any]:
-    """Carry the run out as `sbert-ft train` does, and return what its metrics.json says."""
+def run_ours(recipes: Sequence[RunSettings], held_out: bool) -> dict[str, Any]:
+    """Carry the runs out as `sbert-ft train` does, and return what metrics.json or their soup says."""
+    from sbert_ft import SiameseBert
     from sbert_ft.training.fine_tune import load_run
     from sbert_ft.training.prepare import RunOptions
     from sbert_ft.training.run import run_training
+    from sbert_ft.training.soup import soup
 
-    prepared = load_run(settings)
-    metrics = run_training(prepared, RunOptions()).metrics
+    runs, metric_of = [], dict[str, str]()
+    for settings in recipes:
+        prepared = load_run(settings)
+        metric_of = {name: pairs.default_metric for name, pairs in prepared.evaluator.sets.items()}
+        runs.append(run_training(prepared, RunOptions()))
+    first = runs[0].metrics
+    result = {name: first[name] for name in ("precision", "best")} | {"n_rows": len(prepared.data.train)}
+    result |= {name: sum(run.metrics[name] for run in runs) for name in ("steps", "seconds")}
+    result["warnings"] = [warning for run in runs for warning in run.metrics["warnings"]]
+    found, model_dir = first["splits"], runs[0].model_dir
+    if len(runs) > 1:
+        model_dir = runs[0].folder.with_name("soup")
+        mixed = soup([run.folder for run in runs], model_dir)
+        found = mixed.splits
+        result["soup"] = [
+            {"run": run.folder.name, "dev": run.value, "is_in_soup": run.is_in_soup, "dev_so_far": run.soup_value}
+            for run in mixed.runs
+        ]
     splits = {}
-    for name, split in metrics["splits"].items():
-        metric = prepared.evaluator.sets[name].default_metric
+    for name, split in found.items():
+        metric = metric_of[name]
         splits[name] = {
             "metric": metric,
             "n": split["n"],
             **{when: split[when][metric]["value"] for when in ("before", "after")},
             "interval": [split["after"][metric]["low"], split["after"][metric]["high"]],
         }
-    kept = ("precision", "steps", "seconds", "best", "warnings")
-    return {"splits": splits, **{name: metrics[name] for name in kept}, "n_rows": len(prepared.data.train)}
+    if held_out:
+        models = {"before": recipes[0].model.path, "after": model_dir}
+        scored = {
+            when: held_out_spearman(SiameseBert.from_pretrained(folder, pooling="mean").score)
+            for when, folder in models.items()
+        }
+        splits["sts12_14"] = {"metric": "spearman", **{when: found["mean"] for when, found in scored.items()}}
+        result["held_out"] = scored
+    return {"splits": splits, **result}
 
 
-def run_peer(settings: RunSettings, precision: str) -> dict[str, Any]:
+def held_out_spearman(score: Callable[[list[tuple[str, str]]], Any]) -> dict[str, float]:
+    """Return Spearman's correlation on STS12 to STS14, without pairs of the STS benchmark: by year, and their mean.
+
+    That of a year is the mean over its subsets. `score` returns the cosine of each of some pairs.
+    """
+    from scipy.stats import spearmanr
+
+    by_year = {}
+    for year in ("sts12", "sts13", "sts14"):
+        with (SHARED / "sts12_14" / f"{year}.tsv").open(encoding="utf-8", newline="") as opened:
+            rows = [row for row in csv.DictReader(opened, delimiter="\t", quoting=csv.QUOTE_NONE) if not row["in_stsb"]]
+        subsets: dict[str, list[dict[str, str]]] = {}
+        for row in rows:
+            subsets.setdefault(row["subset"], []).append(row)
+        found = []
+        for some in subsets.values():
+            cosines = score([(row["sentence1"], row["sentence2"]) for row in some])
+            found.append(float(spearmanr(cosines, [float(row["score"]) for row in some]).statistic))
+        by_year[year] = statistics.mean(found)
+    return {**by_year, "mean": statistics.mean(by_year.values())}
+
+
+def run_peer(settings: RunSettings, precision: str, held_out: bool) -> dict[str, Any]:
     """Train sentence-transformers' trainer on the run's rows, and judge it by the run's pairs."""
     from sbert_ft.training.fine_tune import load_run
 
@@ -162,6 +235,9 @@ def run_peer(settings: RunSettings, precision: str) -> dict[str, Any]:
         metric = pairs.default_metric
         after = pairs.metrics(peer.cosines(model, list(pairs.texts()))).value(metric)
         splits[name] = {"metric": metric, "n": len(pairs), "after": after}
+    if held_out:
+        scored = held_out_spearman(lambda some: peer.cosines(model, some))
+        splits["sts12_14"] = {"metric": "spearman", "after": scored["mean"]}
     return {"splits": splits, "precision": precision, "steps": clock.n_steps, "n_rows": len(data.train)}
 
 
