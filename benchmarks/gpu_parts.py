@@ -308,7 +308,10 @@ def one_step(encoder: SiameseBert, name: str, kind: str) -> tuple[float, dict[st
     model.eval()
     settings = BackwardSettings(micro_rows=n_rows, layout=training_layout(model.bert))
     objective = Objective([ObjectiveSettings(name)], head)
-    loss = float(backward(model, objective, tokens, labels, n_rows, settings))
+    taught = None
+    if row.teacher != "never":
+        taught = torch.randn(n_rows, n_texts, model.bert.hidden_size, generator=torch.Generator().manual_seed(2))
+    loss = float(backward(model, objective, tokens, labels, n_rows, settings, taught))
     module = trained_module(model)
     gradients = {key: p.grad.cpu() for key, p in module.named_parameters() if p.grad is not None}
     module.zero_grad()

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,9 @@ def run_settings(train: Path, dev: Path | None, objective: str, place: Path, mod
 
 
 def load_rows(settings: RunSettings) -> ConnectionDataset:
-    from sbert_ft.training.fine_tune import _read_rows
+    from sbert_ft.training import fine_tune
 
-    return _read_rows(settings.data.train, None, None, settings.objective[0].name, settings.data.reading).train
+    return fine_tune.load_rows(replace(settings, data=replace(settings.data, dev=None))).train
 
 
 def test_the_account_of_a_data_set_counts_each_text_of_a_row() -> None:
