@@ -80,6 +80,8 @@ def joined() -> Iterator[Ranks]:
         if watch.rank:
             ours.setLevel(logging.CRITICAL + 1)
         ranks = Ranks(watch.rank, watch.size, _number("LOCAL_WORLD_SIZE", 1), watch)
+        ranks.doing("the joining of all processes")
+        ranks.most([0])  # an error of one that is there already must not cut off another that still connects
         yield ranks
         ranks.doing("the end")
         ranks.most([0])  # until the first process has written everything

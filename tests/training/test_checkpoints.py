@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -123,12 +123,12 @@ def test_a_random_state_goes_on_where_it_was(tmp_path: Path) -> None:
 class Loop:
     """A small module with dropout, its optimizer and a scaler, which make steps as a run does."""
 
-    def __init__(self, width: int = 4) -> None:
+    def __init__(self, width: int = 4, average: Literal["ema"] | None = None) -> None:
         torch.manual_seed(width)
         self.module = torch.nn.Sequential(
             torch.nn.Linear(width, width), torch.nn.Dropout(0.5), torch.nn.Linear(width, 1)
         )
-        self.optimizer = Optimizer(self.module, TrainingSettings(learning_rate=0.01))
+        self.optimizer = Optimizer(self.module, TrainingSettings(learning_rate=0.01, average=average))
         self.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
         self.width = width
 
@@ -137,6 +137,8 @@ class Loop:
         self.scaler.scale(self.module(torch.rand(6, self.width)).square().mean()).backward()
         self.scaler.step(self.optimizer.adamw)
         self.scaler.update()
+        if self.optimizer.average is not None:
+            self.optimizer.average.update()
 
 
 def test_a_loop_goes_on_from_its_progress_bit_by_bit(tmp_path: Path) -> None:
@@ -156,6 +158,27 @@ def test_a_loop_goes_on_from_its_progress_bit_by_bit(tmp_path: Path) -> None:
     assert_equal_bits(other.module.state_dict(), loop.module.state_dict())
     assert_equal_bits(optimizer_tensors(other.optimizer, other.module), optimizer_tensors(loop.optimizer, loop.module))
     assert other.scaler.state_dict() == loop.scaler.state_dict() and loop.scaler.get_scale() > 8
+
+
+def test_an_average_goes_on_with_the_loop_and_begins_again_without_one(tmp_path: Path) -> None:
+    loop, other, plain = Loop(average="ema"), Loop(average="ema"), Loop()
+    for _ in range(3):
+        loop.step()
+        plain.step()
+    assert loop.optimizer.average is not None and other.optimizer.average is not None
+    saved = tmp_path / "step-00000003.safetensors"
+    save_progress(tmp_path, TrainerState(step=3), loop.module, loop.optimizer, loop.scaler)
+    save(tmp_path, 1)
+    restore_progress(read_checkpoint(saved), other.module, other.optimizer, other.scaler, tidies=False)
+    assert checkpoint_steps(tmp_path) == [1, 3]
+    assert other.optimizer.average.state() == loop.optimizer.average.state()
+    averages = other.optimizer.average.tensors(other.module)
+    assert_equal_bits(averages, loop.optimizer.average.tensors(loop.module))
+    assert not torch.equal(averages["0.weight"], other.module.state_dict()["0.weight"])
+
+    save_progress(tmp_path, TrainerState(step=3), plain.module, plain.optimizer, plain.scaler)
+    restore_progress(read_checkpoint(saved), other.module, other.optimizer, other.scaler)
+    assert_equal_bits(other.optimizer.average.tensors(other.module), plain.module.state_dict())
 
 
 def test_the_newest_the_one_before_and_the_best_progress_are_kept(tmp_path: Path) -> None:

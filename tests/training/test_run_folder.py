@@ -43,6 +43,7 @@ from sbert_ft.training.resume import (
 from sbert_ft.training.run_folder import (
     RUN_FILES,
     RUN_FOLDERS,
+    SUB_RUNS,
     Mode,
     RunFolder,
     check_run_folder,
@@ -186,6 +187,20 @@ def test_overwriting_leaves_no_file_of_the_run(tmp_path: Path, tiny_bert_folder:
         remove_run(folder)
         assert os.listdir(folder.path) == [LOCK_NAME]
     assert tree(folder.path) == {}
+
+
+def test_overwriting_removes_mined_negatives_and_the_runs_of_stages(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    for name in ("negatives-1.csv", "suspects-1.csv", "negatives-x.csv"):
+        (folder.path / name).write_text("anchor\n")
+    make_run(folder.path / SUB_RUNS[0])
+    make_run(folder.path / SUB_RUNS[1])
+    (folder.path / SUB_RUNS[1] / "notes.txt").write_text("a person's")
+    with open_run_folder(folder.path, "overwrite"):
+        remove_run(folder)
+    files = {name for name, data in tree(folder.path).items() if data is not None}
+    assert files == {"negatives-x.csv", f"{SUB_RUNS[1]}/notes.txt"}
+    assert not (folder.path / SUB_RUNS[0]).exists()
 
 
 def test_overwriting_keeps_every_stray_file(tmp_path: Path) -> None:
