@@ -188,10 +188,7 @@ def run_ours(recipes: Sequence[RunSettings], held_out: bool) -> dict[str, Any]:
         }
     if held_out:
         models = {"before": recipes[0].model.path, "after": model_dir}
-        scored = {
-            when: held_out_spearman(SiameseBert.from_pretrained(folder).score)
-            for when, folder in models.items()
-        }
+        scored = {when: held_out_spearman(SiameseBert.from_pretrained(folder).score) for when, folder in models.items()}
         splits["sts12_14"] = {"metric": "spearman", **{when: found["mean"] for when, found in scored.items()}}
         result["held_out"] = scored
     return {"splits": splits, **result}
