@@ -6,6 +6,9 @@ ledger that accounts for every row. Later steps (tokens, batches, losses, scores
 There is one pass: every row is checked, its texts become numbers of the distinct texts, its label is kept as a number
 or a word. What the labels mean is known only at the end, so rows may still be dropped then. Ten million pairs cost
 about 40 bytes each plus their texts.
+
+The module is one class and what makes it from rows: all its methods work on the same arrays. Reading (`table.py`),
+columns, labels and the ledger are modules of their own.
 """
 
 from __future__ import annotations

@@ -42,12 +42,8 @@ logger = logging.getLogger(__name__)
 SILVER_FILE: Final = "silver.csv"
 _MADE_FROM_FILE: Final = "silver.json"
 _COLUMNS: Final = (
-    *(
-        NewColumn("sentence1", "text"),
-        NewColumn("sentence2", "text"),
-        NewColumn("score"),
-        NewColumn("found_by", "text"),
-    ),
+    *(NewColumn("sentence1", "text"), NewColumn("sentence2", "text")),
+    *(NewColumn("score"), NewColumn("found_by", "text")),
 )
 _LABEL_FROM = 0.5  # the teacher's probability from which on a silver label is 1, where gold labels are 0 and 1
 

@@ -9,6 +9,9 @@ Successive halving (Jamieson and Talwalkar 2016; Li et al. 2018, Hyperband, sect
 end, after a quarter and after half of the steps, and stops the worse half each time. The budget of a rung is a share of
 each run's own steps. A run is not shortened: it pauses at an evaluation, and is resumed exactly if its setting stays,
 so its learning rate follows the schedule of the whole. With few evaluations a rung is the first one after that share.
+
+The module is long because everything in it changes the one state that sweep.json holds: runs, rungs and looks at test.
+What does not is elsewhere: the grid and its checks in `sweep_plan.py`, the table and the page in `report/sweep.py`.
 """
 
 from __future__ import annotations
