@@ -4,6 +4,7 @@
     python benchmarks/quality.py --recipe configs/sts_cosent.json --data korsts --seeds 1 2 3
     python benchmarks/quality.py --recipe configs/pairs_in_batch_negatives.json --data nli
     python benchmarks/quality.py --recipe configs/sts_cosine.json --data stsb --set training.epochs=4
+    python benchmarks/quality.py --recipe configs/sentiment_single.json --data nsmc --model e5/ --set training.epochs=1
     python benchmarks/quality.py --recipe configs/sts_recommended.json configs/sts_cosent_long.json --data stsb \
         --held-out --peer --peer-recipe configs/sts_cosent_long.json --peer-set training.epochs=4 \\
         --peer-set training.learning_rate=5e-5
@@ -52,10 +53,13 @@ def main() -> None:
     name = args.name or "-".join(["quality", stems, *([args.data] if args.data else [])])
     contenders = ["sbert_ft", *(f"sentence-transformers {precision}" for precision in args.peer or ())]
     runs: dict[str, dict[str, Any]] = {contender: {} for contender in contenders}
+    result = harness.RESULTS / f"{name}.json"
     told = ["--recipe", *(str(recipe.resolve()) for recipe in args.recipe)]
     told += ["--model", str((args.model or minilm()).resolve())]
     if args.held_out:
         told.append("--held-out")
+    if args.keep is not None:
+        told += ["--keep", str(args.keep.resolve())]
     told += [word for override in args.peer_overrides for word in ("--peer-set", override)]
     if args.peer_recipe is not None:
         told += ["--peer-recipe", str(args.peer_recipe.resolve())]
@@ -74,12 +78,26 @@ def main() -> None:
                     "peer_recipe": (args.peer_recipe or args.recipe[0]).name,
                 }
                 content["trainer_packages"] = peer.trainer_versions()
+                if args.add and result.exists():
+                    runs = with_earlier(runs, json.loads(result.read_text("utf-8")), content)
                 content |= {"summary": summary(runs), "runs": runs}
                 # a result is read elsewhere: no path of this machine in the warnings it keeps
                 shown = json.dumps(content).replace(str(SHARED.resolve()), os.path.relpath(SHARED, harness.ROOT))
                 path = harness.write_result(name, json.loads(shown))
     print_table(runs)
     print(f"written: {path}")
+
+
+def with_earlier(
+    runs: dict[str, dict[str, Any]], earlier: dict[str, Any], content: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return the runs, and those of other seeds in an earlier result, which must be of the same settings."""
+    for key, value in content.items():
+        if earlier.get(key) != value:
+            raise SystemExit(f"--add: the result is of {key} {earlier.get(key)}, not {value}; give another --name")
+    names = dict.fromkeys([*runs, *earlier["runs"]])
+    both = {name: earlier["runs"].get(name, {}) | runs.get(name, {}) for name in names}
+    return {name: dict(sorted(by_seed.items())) for name, by_seed in both.items()}
 
 
 def arguments() -> argparse.Namespace:
@@ -90,13 +108,17 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--model", type=Path, help="folder; the packaged MiniLM where none is given")
-    parser.add_argument("--data", choices=["stsb", "korsts", "nli"], help="in place of the recipe's; see README.md")
+    parser.add_argument(
+        "--data", choices=["stsb", "korsts", "nli", "nsmc"], help="in place of the recipe's; see README.md"
+    )
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as in train")
     parser.add_argument("--peer", nargs="*", choices=["float32", "bfloat16"], help="compare; float32 if none is named")
     parser.add_argument("--peer-recipe", type=Path, help="what the peer trains, if it is not the first recipe")
     parser.add_argument("--peer-set", dest="peer_overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--held-out", action="store_true", help="judge by STS12 to STS14 too")
     parser.add_argument("--name", help="of the result's file")
+    parser.add_argument("--add", action="store_true", help="keep other seeds that the result's file has already")
+    parser.add_argument("--keep", type=Path, help="folder for the runs and soups, which are deleted otherwise")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -110,16 +132,21 @@ def arguments() -> argparse.Namespace:
 def data_of(name: str | None, place: Path) -> list[str]:
     """Return the settings that put a data set in the place of a recipe's.
 
-    `nli` trains on the pairs of an NLI corpus that follow from each other, and is judged by the STS benchmark.
+    `nli` trains on the pairs of an NLI corpus that follow from each other, and is judged by the STS benchmark. `nsmc`
+    trains a classifier on the first 10,000 Korean reviews, with the next 2,000 as dev and 5,000 others as test.
 
     Args:
-        name: stsb, korsts, nli; None for what the recipe says.
+        name: stsb, korsts, nli, nsmc; None for what the recipe says.
         place: A folder for files that have to be made.
     """
     if name is None:
         return []
     if not SHARED.exists():
         raise SystemExit(f"{SHARED} is absent: --data needs the data sets that benchmarks/README.md names")
+    if name == "nsmc":
+        files = reviews(place)
+        words = {"classes": ["0", "1"], "text_columns": ["document"], "label_column": "label", **files}
+        return [*(f"data.{key}={json.dumps(value)}" for key, value in words.items()), "training.metric=accuracy"]
     suffix = {"stsb": "csv", "korsts": "tsv", "nli": "csv"}[name]
     files = {part: SHARED / ("stsb" if name == "nli" else name) / f"{part}.{suffix}" for part in PARTS}
     if name == "nli":
@@ -134,17 +161,29 @@ def data_of(name: str | None, place: Path) -> list[str]:
     return [*(f"data.{part}={json.dumps(str(files[part]))}" for part in PARTS), f"data.score_range={scale}"]
 
 
+def reviews(place: Path) -> dict[str, str]:
+    """Write the parts of NSMC that are used into a folder, and return their paths by part."""
+    lines = {part: (SHARED / "nsmc" / f"{part}.txt").read_text("utf-8").splitlines() for part in ("train", "test")}
+    header, *train = lines["train"]
+    parts = {"train": train[:10_000], "dev": train[10_000:12_000], "test": lines["test"][1:5_001]}
+    for part, rows in parts.items():
+        (place / f"nsmc-{part}.txt").write_text("\n".join([header, *rows]) + "\n", "utf-8")
+    return {part: str(place / f"nsmc-{part}.txt") for part in parts}
+
+
 def work(args: argparse.Namespace) -> dict[str, Any]:
     """Be one seed's process: train, and return what dev and test say of it."""
     from sbert_ft.config.loader import read_run
 
     is_ours = args.worker == "sbert_ft"
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as temporary:
+        is_kept = args.keep is not None and is_ours
+        place = args.keep / f"seed-{args.seeds[0]}" if is_kept else Path(temporary)
         settings = []
         for recipe in args.recipe if is_ours else [args.peer_recipe or args.recipe[0]]:
             ours = [f"model.path={json.dumps(str(args.model))}", *args.overrides]
             ours += [] if is_ours else args.peer_overrides
-            ours += [f"output_dir={json.dumps(str(Path(place) / recipe.stem))}", f"training.seed={args.seeds[0]}"]
+            ours += [f"output_dir={json.dumps(str(place / recipe.stem))}", f"training.seed={args.seeds[0]}"]
             settings.append(read_run(recipe, ours))
         if is_ours:
             return run_ours(settings, args.held_out)
@@ -162,7 +201,8 @@ def run_ours(recipes: Sequence[RunSettings], held_out: bool) -> dict[str, Any]:
     runs, metric_of = [], dict[str, str]()
     for settings in recipes:
         prepared = load_run(settings)
-        metric_of = {name: pairs.default_metric for name, pairs in prepared.evaluator.sets.items()}
+        asked = settings.training.metric
+        metric_of = {name: asked or pairs.default_metric for name, pairs in prepared.evaluator.sets.items()}
         runs.append(run_training(prepared, RunOptions()))
     first = runs[0].metrics
     result = {name: first[name] for name in ("precision", "best")} | {"n_rows": len(prepared.data.train)}
@@ -183,7 +223,7 @@ def run_ours(recipes: Sequence[RunSettings], held_out: bool) -> dict[str, Any]:
         splits[name] = {
             "metric": metric,
             "n": split["n"],
-            **{when: split[when][metric]["value"] for when in ("before", "after")},
+            **{when: split[when][metric]["value"] for when in ("before", "after") if split.get(when)},
             "interval": [split["after"][metric]["low"], split["after"][metric]["high"]],
         }
     if held_out:
