@@ -54,6 +54,17 @@ def main() -> None:
     contenders = ["sbert_ft", *(f"sentence-transformers {precision}" for precision in args.peer or ())]
     runs: dict[str, dict[str, Any]] = {contender: {} for contender in contenders}
     result = harness.RESULTS / f"{name}.json"
+    told_of = {
+        "recipe": [recipe.name for recipe in args.recipe],
+        "model": args.model.name if args.model else "packaged MiniLM",
+        "data": args.data,
+        "overrides": args.overrides,
+        "peer_overrides": args.peer_overrides,
+        "peer_recipe": (args.peer_recipe or args.recipe[0]).name,
+        "trainer_packages": peer.trainer_versions(),
+    }
+    if args.add and result.exists():
+        refuse_others(told_of, json.loads(result.read_text("utf-8")))
     told = ["--recipe", *(str(recipe.resolve()) for recipe in args.recipe)]
     told += ["--model", str((args.model or minilm()).resolve())]
     if args.held_out:
@@ -71,16 +82,9 @@ def main() -> None:
                 started = ["--worker", contender, "--seeds", str(seed)]
                 runs[contender][str(seed)] = peer.in_own_process(__file__, [*told, *started])
                 print(f"  seed {seed}  {contender}: {said(runs[contender][str(seed)])}", file=sys.stderr)
-                content = {"recipe": [recipe.name for recipe in args.recipe], "data": args.data}
-                content |= {
-                    "overrides": args.overrides,
-                    "peer_overrides": args.peer_overrides,
-                    "peer_recipe": (args.peer_recipe or args.recipe[0]).name,
-                }
-                content["trainer_packages"] = peer.trainer_versions()
                 if args.add and result.exists():
-                    runs = with_earlier(runs, json.loads(result.read_text("utf-8")), content)
-                content |= {"summary": summary(runs), "runs": runs}
+                    runs = with_earlier(runs, json.loads(result.read_text("utf-8")))
+                content = {**told_of, "summary": summary(runs), "runs": runs}
                 # a result is read elsewhere: no path of this machine in the warnings it keeps
                 shown = json.dumps(content).replace(str(SHARED.resolve()), os.path.relpath(SHARED, harness.ROOT))
                 path = harness.write_result(name, json.loads(shown))
@@ -88,13 +92,15 @@ def main() -> None:
     print(f"written: {path}")
 
 
-def with_earlier(
-    runs: dict[str, dict[str, Any]], earlier: dict[str, Any], content: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Return the runs, and those of other seeds in an earlier result, which must be of the same settings."""
-    for key, value in content.items():
-        if earlier.get(key) != value:
-            raise SystemExit(f"--add: the result is of {key} {earlier.get(key)}, not {value}; give another --name")
+def refuse_others(told_of: dict[str, Any], earlier: dict[str, Any]) -> None:
+    """End where an earlier result is not of these settings, so that nothing is trained in vain."""
+    for key, value in told_of.items():
+        if key in earlier and earlier[key] != value:
+            raise SystemExit(f"--add: the result is of {key} {earlier[key]}, not {value}; give another --name")
+
+
+def with_earlier(runs: dict[str, dict[str, Any]], earlier: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the runs, and those of other seeds and contenders in an earlier result."""
     names = dict.fromkeys([*runs, *earlier["runs"]])
     both = {name: earlier["runs"].get(name, {}) | runs.get(name, {}) for name in names}
     return {name: dict(sorted(by_seed.items())) for name, by_seed in both.items()}
