@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def _composed_for_hangul(backend: Tokenizer, content: Mapping[str, Any]) -> Toke
     model, normalizer = content.get("model"), backend.normalizer
     vocab = model.get("vocab") if isinstance(model, dict) else None
     tokens = (entry[0] if isinstance(entry, list) and entry else entry for entry in vocab or ())
-    steps = {part.get("type") for part in _normalizers_in(content.get("normalizer"))}
+    steps = set(_kinds_of(_normalizers_in(content.get("normalizer"))))
     has_form = not steps.isdisjoint(("NFC", "NFD", "NFKC", "NFKD"))
     if not has_form and holds_hangul(token for token in tokens if isinstance(token, str)):
         backend.normalizer = normalizers.Sequence([normalizers.NFC(), *([] if normalizer is None else [normalizer])])
@@ -293,13 +293,13 @@ def _wordpiece_from_json(
 def _written_casing(normalizer: Any) -> Casing | None:
     """Return the rule of a tokenizer.json's normalizer, or None where it is not BERT's."""
     parts = _normalizers_in(normalizer)
-    kinds = [part.get("type") for part in parts]
+    kinds = _kinds_of(parts)
     if kinds[-1:] != ["BertNormalizer"] or len(kinds) > 2 or not all(kind in _FORMS for kind in kinds[:-1]):
         return None
     bert = parts[-1]
     lower = bool(bert.get("lowercase"))
     strip = lower if bert.get("strip_accents") is None else bool(bert["strip_accents"])
-    form = _FORMS[str(kinds[0])] if len(kinds) == 2 else ""
+    form = _FORMS[kinds[0]] if len(kinds) == 2 else ""
     return Casing(lower, strip, bool(bert.get("handle_chinese_chars")), form, "tokenizer.json")
 
 
@@ -307,6 +307,11 @@ def _normalizers_in(normalizer: Any) -> list[dict[str, Any]]:
     """Return the normalizers of a sequence, or the single one, or an empty list."""
     inner = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
     return [part for part in inner if isinstance(part, dict)] if isinstance(inner, list) else []
+
+
+def _kinds_of(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the type of each normalizer; empty for one that is no text, which the Rust library lets pass."""
+    return [kind if isinstance(kind, str) else "" for kind in (part.get("type") for part in parts)]
 
 
 def _from_content(path: Path, data: bytes) -> Tokenizer:
