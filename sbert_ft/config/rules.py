@@ -37,6 +37,7 @@ _OPTION_OF_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "data.prompts": ("siamese",),
     "data.retrieval": ("siamese",),
     "data.document_column": (LANGUAGE_KIND,),
+    "training.adversarial_epsilon": _LABELLED_KINDS,
     **dict.fromkeys(
         (
             "model.layers",

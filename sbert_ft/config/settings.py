@@ -200,6 +200,8 @@ class TrainingSettings:
         warmup_steps: The warm-up as a number of steps; replaces the ratio.
         weight_decay: Decoupled, as in AdamW; biases and norms have none.
         max_grad_norm: Gradients are scaled down to this norm; 0 for never.
+        adversarial_epsilon: Train each step a second time with the word embeddings moved by this norm to where its
+            loss rises; null for never. A step takes twice as long.
         precision: Of the forward's products, auto for what is fast here; weights and optimizer are always float32.
         device: Device to train on; None for the first of CUDA, MPS and CPU that is there.
         average: The weights that are evaluated and saved: null for those that are trained, ema for their exponential
@@ -230,6 +232,7 @@ class TrainingSettings:
     warmup_steps: int | None = setting(None, at_least=0)
     weight_decay: float = setting(0.01, at_least=0, at_most=1)
     max_grad_norm: float = setting(1.0, at_least=0)
+    adversarial_epsilon: float | None = setting(None, above=0)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str | None = setting(
         None, pattern=r"cpu|mps|cuda(:(0|[1-9][0-9]?))?", words="cpu, cuda, cuda:1 (a card by its number) or mps"

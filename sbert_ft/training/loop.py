@@ -34,6 +34,7 @@ from sbert_ft.errors import CheckpointError, ResourceError, TrainingError, shown
 from sbert_ft.evaluation.retrieval_evaluator import RetrievalEvaluator
 from sbert_ft.models.masked_language_model import MaskedLanguageModel
 from sbert_ft.models.tokenized_corpus import TokenizedCorpus
+from sbert_ft.training.adversarial import moved_words
 from sbert_ft.training.checkpoints import (
     Checkpoint,
     TrainerState,
@@ -378,6 +379,12 @@ class _Loop:
             try:
                 for number, batch in enumerate(group):
                     losses.append(self._backward(batch, number, settings))
+                if self.settings.adversarial_epsilon is not None:
+                    words = model.bert.encoder.get_input_embeddings().weight
+                    assert isinstance(words, Tensor)
+                    with moved_words(words, self.settings.adversarial_epsilon):
+                        for number, batch in enumerate(group):
+                            self._backward(batch, number, settings, is_second=True)
                 self.optimizer.sum_gradients(ranks, *losses)
                 return losses
             except (MemoryError, RuntimeError) as error:
@@ -403,8 +410,13 @@ class _Loop:
                 *(self.device if ranks.size == 1 else "a device", progress.step, progress.micro_rows),
             )
 
-    def _backward(self, batch: NDArray[np.int64], number: int, settings: BackwardSettings) -> Tensor:
-        """Compute the gradients of one batch, the one of this number in its step, and return its loss."""
+    def _backward(
+        self, batch: NDArray[np.int64], number: int, settings: BackwardSettings, is_second: bool = False
+    ) -> Tensor:
+        """Add the gradients of one batch, the one of this number in its step, and return its loss.
+
+        The second time in a step the rows of the word table are left as they are.
+        """
         model, tokens, objective = self.model, self.tokens, self.plan.run.objective
         if isinstance(model, MaskedLanguageModel):
             assert isinstance(tokens, TokenizedCorpus) and self.masker is not None
@@ -415,7 +427,8 @@ class _Loop:
         targets = None if self.targets is None else torch.from_numpy(self.targets[batch])
         if objective.decoder is not None:
             packed, targets = objective.decoder.damage(packed, self.progress.step, number)
-        self.optimizer.prepare(np.append(packed.token_ids, model.tokenizer.padding_id))
+        if not is_second:
+            self.optimizer.prepare(np.append(packed.token_ids, model.tokenizer.padding_id))
         taught = None if self.session.taught is None else self.session.taught.of_rows(batch)
         return backward(model, objective, packed, targets, len(batch), settings, taught)
 

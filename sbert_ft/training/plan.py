@@ -153,6 +153,7 @@ class RunPlan:
             f"rate {settings.learning_rate:g}, {settings.schedule} {warm_up} warm-up",
             f"memory foreseen{each}: {_size(self.fixed_bytes + self.batch_bytes)}, of which {_size(self.batch_bytes)} "
             "for a batch",
+            *self._adversarial_in_words(),
             *self._average_in_words(),
             *([] if self.miner is None else [f"negatives: {self.miner.describe()}"]),
             *([self.idle] if self.idle else []),
@@ -166,6 +167,11 @@ class RunPlan:
         n_vectors = teacher.n_vectors(self.run.connections.train)
         size = _size(4 * n_vectors * teacher.width)
         return [f"teacher: {counted(n_vectors, 'vector')} of {teacher.width} numbers, {size} of memory"]
+
+    def _adversarial_in_words(self) -> list[str]:
+        """Return that each step is computed twice, as a line of text; empty if it is not."""
+        epsilon = self.run.settings.training.adversarial_epsilon
+        return [] if epsilon is None else [f"adversarial: each step again, with the words moved by {epsilon:g}"]
 
     def _average_in_words(self) -> list[str]:
         """Return how the weights are averaged and what it needs, as a line of text; empty if they are not."""
@@ -183,6 +189,7 @@ def plan_run(run: PreparedRun, ranks: Ranks | None = None) -> RunPlan:
     ranks = Ranks() if ranks is None else ranks
     model, settings, tokens = run.model, run.settings.training, _tokens_of(run)
     _check_known(tokens, model.bert, settings)
+    _check_adversarial(run, ranks)
     text_rows = run.connections.train.text_rows if run.objective.distinct_texts else None
     if text_rows is not None and (fitting := fitting_batch_size(settings.batch_size, text_rows)) < settings.batch_size:
         logger.warning(
@@ -211,6 +218,24 @@ def plan_run(run: PreparedRun, ranks: Ranks | None = None) -> RunPlan:
     if plan.idle:
         logger.warning("%s", plan.idle)
     return plan
+
+
+def _check_adversarial(run: PreparedRun, ranks: Ranks) -> None:
+    """Check that the words can be moved where the run asks for it; an `InputError` if not."""
+    epsilon, encoder = run.settings.training.adversarial_epsilon, run.model.bert.encoder
+    if epsilon is None:
+        return
+    table = encoder.get_input_embeddings().weight
+    if any(parameter is table for parameter in frozen_parameters(encoder, run.settings.model)):
+        raise InputError(
+            f"training.adversarial_epsilon is {epsilon:g}, but the word embeddings are frozen",
+            "leave out model.freeze_embeddings, or training.adversarial_epsilon",
+        )
+    if ranks.size > 1:
+        raise InputError(
+            f"training.adversarial_epsilon is {epsilon:g}, which is for one process; this run has {ranks.size}",
+            "train on one device, or leave it out",
+        )
 
 
 def _tokens_of(run: PreparedRun) -> TokenizedConnections | TokenizedCorpus:

@@ -186,7 +186,7 @@ def test_runs_wait_for_the_card_at_the_logging_interval_alone(run_journeys: Call
         f"fine_tune {precision}{how}" for precision in ("auto", "float32", "float16") for how in ("", " checkpointing")
     ]
     averaged = [f"with dev, averaged by {kind}" for kind in ("ema", "best_k")]
-    names += [f"fine_tune {how}" for how in ("with dev", *averaged, "towers", "joined", "single")]
+    names += [f"fine_tune {how}" for how in ("with dev", *averaged, "adversarial", "towers", "joined", "single")]
     # what is done once a run, a checkpoint or an evaluation; the names of functions of ours
     outside = (
         *("trainable_model._write", "resume.tensors_sha256", "checkpoints.save_progress"),

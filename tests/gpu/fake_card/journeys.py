@@ -415,6 +415,12 @@ def runs(journeys: Journeys) -> None:
 
         journeys.go(f"fine_tune with dev{'' if average is None else f', averaged by {average}'}", with_dev)
 
+    def adversarial() -> dict[str, Any]:
+        place, given = journeys.work / "adversarial", settings(adversarial_epsilon=1.0)
+        return told(fine_tune(journeys.siamese(), scored, output_dir=place, training=given))
+
+    journeys.go("fine_tune adversarial", adversarial)
+
     for kind in ("towers", "joined", "single"):
 
         def classified(kind: str = kind) -> dict[str, Any]:
