@@ -33,6 +33,7 @@ SCORED, MATCHING = "scored pairs, cosine", "matching pairs, in_batch_negatives"
 TECHNIQUES: dict[str, tuple[str, dict[str, Any]]] = {
     "ema": (SCORED, {"training.average": "ema"}),
     "best_k": (SCORED, {"training.average": "best_k"}),
+    "adversarial": (SCORED, {"training.adversarial_epsilon": 1.0}),
     "matryoshka": (SCORED, {"objective": {"name": "cosine", "matryoshka_dims": [384, 128, 64]}}),
     "mse beside cosine": (SCORED, {"objective": ["cosine", "mse"], "teacher": {"path": "{model}"}}),
     "three of six layers": (SCORED, {"model.layers": [0, 2, 5]}),

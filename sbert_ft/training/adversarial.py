@@ -14,35 +14,44 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from sbert_ft.encoder.ranks import Ranks
+from sbert_ft.training.sparse_embedding import EmbeddingRows
+
 
 @contextmanager
-def moved_words(table: Tensor, epsilon: float) -> Iterator[None]:
+def moved_words(table: Tensor, rows: EmbeddingRows | None, epsilon: float, ranks: Ranks) -> Iterator[None]:
     """Move a table of word embeddings, shape (V, D), along its ``grad`` by the norm `epsilon` during the block.
 
-    After it, also where it raises, the table is as before, bit by bit. Nothing is moved if there is no gradient. Only
-    the rows of a sparse gradient are copied; of a dense one the whole table. This does not wait for the device.
+    After it, also where it raises, the table is as before, bit by bit, and its gradient is kept. Nothing is moved if
+    there is no gradient. Of a table that is updated by `rows` only the prepared ones are copied, of another one all.
+    Processes add up their gradients first, so that all move the table alike. This does not wait for a device.
+
+    Raises:
+        MemoryError, RuntimeError: There is no memory for the copy, in this process or another one.
     """
-    if table.grad is None:
+    if not ranks.most([table.grad is not None])[0]:
         yield
         return
-    if table.grad.is_sparse:
-        table.grad = table.grad.coalesce()
-    gradient = table.grad
-    rows = gradient.indices()[0] if gradient.is_sparse else None
+
+    def gradient_of_own() -> tuple[Tensor | None, Tensor]:
+        if rows is not None:
+            return rows.prepared_gradient()
+        if table.grad is None:
+            return None, torch.zeros_like(table)
+        return None, table.grad.clone() if ranks.size > 1 else table.grad
+
+    numbers, gradient = ranks.together(gradient_of_own)
+    ranks.sum([gradient])
+
+    def kept_and_move() -> tuple[Tensor, Tensor]:
+        factor = epsilon / gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
+        return table.detach().clone() if numbers is None else table.detach()[numbers], gradient * factor
+
+    kept, move = ranks.together(kept_and_move)
     with torch.no_grad():
-        values = gradient.values() if gradient.is_sparse else gradient
-        move = values * (epsilon / values.norm().clamp_min(torch.finfo(values.dtype).tiny))
-        if rows is None:
-            kept = table.clone()
-            table.add_(move)
-        else:
-            kept = table[rows]
-            table.index_add_(0, rows, move)
+        table.add_(move) if numbers is None else table.index_add_(0, numbers, move)
     try:
         yield
     finally:
         with torch.no_grad():
-            if rows is None:
-                table.copy_(kept)
-            else:
-                table.index_copy_(0, rows, kept)
+            table.copy_(kept) if numbers is None else table.index_copy_(0, numbers, kept)

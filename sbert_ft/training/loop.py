@@ -382,7 +382,7 @@ class _Loop:
                 if self.settings.adversarial_epsilon is not None:
                     words = model.bert.encoder.get_input_embeddings().weight
                     assert isinstance(words, Tensor)
-                    with moved_words(words, self.settings.adversarial_epsilon):
+                    with moved_words(words, self.optimizer.rows, self.settings.adversarial_epsilon, ranks):
                         for number, batch in enumerate(group):
                             self._backward(batch, number, settings, is_second=True)
                 self.optimizer.sum_gradients(ranks, *losses)

@@ -189,7 +189,7 @@ def plan_run(run: PreparedRun, ranks: Ranks | None = None) -> RunPlan:
     ranks = Ranks() if ranks is None else ranks
     model, settings, tokens = run.model, run.settings.training, _tokens_of(run)
     _check_known(tokens, model.bert, settings)
-    _check_adversarial(run, ranks)
+    _check_adversarial(run)
     text_rows = run.connections.train.text_rows if run.objective.distinct_texts else None
     if text_rows is not None and (fitting := fitting_batch_size(settings.batch_size, text_rows)) < settings.batch_size:
         logger.warning(
@@ -220,7 +220,7 @@ def plan_run(run: PreparedRun, ranks: Ranks | None = None) -> RunPlan:
     return plan
 
 
-def _check_adversarial(run: PreparedRun, ranks: Ranks) -> None:
+def _check_adversarial(run: PreparedRun) -> None:
     """Check that the words can be moved where the run asks for it; an `InputError` if not."""
     epsilon, encoder = run.settings.training.adversarial_epsilon, run.model.bert.encoder
     if epsilon is None:
@@ -230,11 +230,6 @@ def _check_adversarial(run: PreparedRun, ranks: Ranks) -> None:
         raise InputError(
             f"training.adversarial_epsilon is {epsilon:g}, but the word embeddings are frozen",
             "leave out model.freeze_embeddings, or training.adversarial_epsilon",
-        )
-    if ranks.size > 1:
-        raise InputError(
-            f"training.adversarial_epsilon is {epsilon:g}, which is for one process; this run has {ranks.size}",
-            "train on one device, or leave it out",
         )
 
 

@@ -93,20 +93,25 @@ class EmbeddingRows:
             self.table.index_copy_(0, rows, self.weights[self._slots[rows]])
         self._prepared.append(rows)
 
-    def spread_gradient(self) -> Tensor:
-        """Return the gradient of all prepared rows, zero in those that were not read, as `sum_gradient` then does.
+    def prepared_gradient(self) -> tuple[Tensor, Tensor]:
+        """Return the numbers of all prepared rows in rising order, shape (U,), and a copy of their gradient, (U, D).
 
-        In all processes that have prepared the same rows it has the same rows, and can be added up in place.
+        It is zero in rows that were not read. In all processes that have prepared the same rows it has the same rows,
+        and can be added up in place.
         """
-        slots = self._slots[torch.cat(self._prepared).unique()]
-        values = torch.zeros(len(slots), self.table.shape[1])
-        found = self.sum_gradient()
-        if found is not None:
-            places = torch.empty(len(self.weights), dtype=torch.int64)
-            places[slots] = torch.arange(len(slots))
-            values.index_copy_(0, places[self._read], found)
-        self._read, self._values = slots, values
-        return values
+        rows = torch.cat(self._prepared).unique()
+        values = torch.zeros(len(rows), self.table.shape[1])
+        if self.table.grad is not None:
+            self.table.grad = gradient = self.table.grad.coalesce()
+            values.index_copy_(0, torch.searchsorted(rows, gradient.indices()[0]), gradient.values())
+        return rows, values
+
+    def spread_gradient(self) -> Tensor:
+        """Return the gradient of `prepared_gradient` before it is clipped; what is added to it in place counts."""
+        assert self._values is None, "the gradient has been summed already"
+        rows, self._values = self.prepared_gradient()
+        self._read = self._slots[rows]
+        return self._values
 
     def sum_gradient(self) -> Tensor | None:
         """Return the gradient of the distinct rows that were read, shape (U, D), which may be scaled in place.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import COMMON_WORDS, make_bert_folder
@@ -31,6 +32,7 @@ from sbert_ft.training.fine_tune import load_run
 from sbert_ft.training.plan import plan_run
 from sbert_ft.training.prepare import RunOptions
 from sbert_ft.training.run import run_training
+from sbert_ft.training.sparse_embedding import EmbeddingRows
 
 QUICK = EvaluationSettings(bootstrap_samples=5)
 WORDS = COMMON_WORDS.split()
@@ -57,27 +59,32 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---------------------------------------------------------------- the move
 
 
-def table_with_gradient(sparse: bool) -> Tensor:
-    words = torch.nn.Embedding(9, 3, sparse=sparse)
+def table_with_gradient(by_row: bool) -> tuple[Tensor, EmbeddingRows | None]:
+    """Return a table of 9 words with a gradient in three of them, and its rows, which have two more prepared."""
+    words = torch.nn.Embedding(9, 3, sparse=by_row)
     with torch.no_grad():
         words.weight.copy_(torch.randn(9, 3, generator=torch.Generator().manual_seed(1)))
+    rows = EmbeddingRows(words.weight) if by_row else None
+    if rows is not None:
+        rows.prepare(np.array([7, 1, 4, 4, 0], np.int32))
+        rows.prepare(np.array([8, 7], np.int32))
     (words(torch.tensor([1, 4, 4, 7])) * torch.tensor([[1.0, -2.0, 3.0]])).square().sum().backward()
-    return words.weight
+    return words.weight, rows
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-def test_words_are_moved_along_the_gradient_and_back(sparse: bool) -> None:
-    table = table_with_gradient(sparse)
+@pytest.mark.parametrize("by_row", [False, True])
+def test_words_are_moved_along_the_gradient_and_back(by_row: bool) -> None:
+    table, rows = table_with_gradient(by_row)
     before = table.detach().clone()
-    assert table.grad is not None and table.grad.is_sparse == sparse
+    assert table.grad is not None and table.grad.is_sparse == by_row
     gradient = table.grad.to_dense()
-    with moved_words(table, 0.25):
+    with moved_words(table, rows, 0.25, Ranks()):
         moved = table.detach() - before
         torch.testing.assert_close(moved, 0.25 * gradient / gradient.norm())
         assert float(moved.norm()) == pytest.approx(0.25, rel=1e-5)
     assert torch.equal(table, before), "bit by bit"
     torch.testing.assert_close(table.grad.to_dense(), gradient, msg="the gradient is kept")
-    with pytest.raises(MemoryError), moved_words(table, 0.25):
+    with pytest.raises(MemoryError), moved_words(table, rows, 0.25, Ranks()):
         raise MemoryError
     assert torch.equal(table, before)
 
@@ -86,7 +93,7 @@ def test_words_are_moved_along_the_gradient_and_back(sparse: bool) -> None:
 def test_words_without_a_direction_stay(gradient: Tensor | None) -> None:
     table = torch.nn.Parameter(torch.ones(9, 3))
     table.grad = gradient
-    with moved_words(table, 1.0):
+    with moved_words(table, None, 1.0, Ranks()):
         assert torch.equal(table, torch.ones(9, 3))
 
 
@@ -242,8 +249,6 @@ def test_runs_whose_words_cannot_be_moved_are_refused(bert: Path, tmp_path: Path
     }
     run = load_run(run_from_json(config, "the test"))
     assert "adversarial: each step again, with the words moved by 1" in plan_run(run).describe()
-    with pytest.raises(InputError, match=r"adversarial_epsilon is 1, which is for one process; this run has 2"):
-        plan_run(run, Ranks(rank=1, size=2))
     config["model"] |= {"freeze_embeddings": True}
     run = load_run(run_from_json(config, "the test"))
     with pytest.raises(InputError, match=r"adversarial_epsilon is 1, but the word embeddings are frozen"):

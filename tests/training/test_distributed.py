@@ -93,6 +93,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cosine, bfloat16": ("scores", {"training": {"precision": "bfloat16"}}),
     "cosine, moving average": ("scores", {"data": {"dev": "dev"}, "training": {"average": "ema"}}),
     "cosine, best steps": ("scores", {"data": {"dev": "dev"}, "training": {"average": "best_k", "eval_steps": 1}}),
+    "cosine, adversarial": ("scores", {"training": {"adversarial_epsilon": 1.0, "batch_size": 2}}),
+    "cosent, adversarial": ("scores", {"training": {"adversarial_epsilon": 1.0, "accumulation_steps": 2}}),
     "cosent": ("scores", {"data": {"dev": "dev"}}),
     "angle": ("scores", {}),
     "contrastive": ("yes or no", {}),
