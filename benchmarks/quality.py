@@ -5,7 +5,8 @@
     python benchmarks/quality.py --recipe configs/pairs_in_batch_negatives.json --data nli
     python benchmarks/quality.py --recipe configs/sts_cosine.json --data stsb --set training.epochs=4
     python benchmarks/quality.py --recipe configs/sentiment_single.json --data nsmc --model e5/ --set training.epochs=1
-    python benchmarks/quality.py --recipe configs/sts_recommended.json configs/sts_cosent_long.json --data stsb \
+    python benchmarks/quality.py --recipe configs/nli_joined.json --data nli_en --set training.epochs=1
+    python benchmarks/quality.py --recipe configs/sts_recommended.json configs/sts_cosent_long.json --data stsb \\
         --held-out --peer --peer-recipe configs/sts_cosent_long.json --peer-set training.epochs=4 \\
         --peer-set training.learning_rate=5e-5
 
@@ -115,7 +116,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--model", type=Path, help="folder; the packaged MiniLM where none is given")
     parser.add_argument(
-        "--data", choices=["stsb", "korsts", "nli", "nsmc"], help="in place of the recipe's; see README.md"
+        "--data", choices=["stsb", "korsts", "nli", "nli_en", "nsmc"], help="in place of the recipe's; see README.md"
     )
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as in train")
     parser.add_argument("--peer", nargs="*", choices=["float32", "bfloat16"], help="compare; float32 if none is named")
@@ -138,11 +139,12 @@ def arguments() -> argparse.Namespace:
 def data_of(name: str | None, place: Path) -> list[str]:
     """Return the settings that put a data set in the place of a recipe's.
 
-    `nli` trains on the pairs of an NLI corpus that follow from each other, and is judged by the STS benchmark. `nsmc`
-    trains a classifier on the first 10,000 Korean reviews, with the next 2,000 as dev and 5,000 others as test.
+    `nli` trains on the pairs of an NLI corpus that follow from each other, and is judged by the STS benchmark. `nli_en`
+    trains a classifier of pairs on all its rows, judged by its own dev. `nsmc` trains one of texts on the first 10,000
+    Korean reviews, with the next 2,000 as dev and 5,000 others as test.
 
     Args:
-        name: stsb, korsts, nli, nsmc; None for what the recipe says.
+        name: stsb, korsts, nli, nli_en, nsmc; None for what the recipe says.
         place: A folder for files that have to be made.
     """
     if name is None:
@@ -152,6 +154,10 @@ def data_of(name: str | None, place: Path) -> list[str]:
     if name == "nsmc":
         files = reviews(place)
         words = {"classes": ["0", "1"], "text_columns": ["document"], "label_column": "label", **files}
+        return [*(f"data.{key}={json.dumps(value)}" for key, value in words.items()), "training.metric=accuracy"]
+    if name == "nli_en":
+        files = {part: str(SHARED / "nli_en" / f"{part}.tsv") for part in ("train", "dev")}
+        words = {"text_columns": ["premise", "hypothesis"], "label_column": "label", "test": None, **files}
         return [*(f"data.{key}={json.dumps(value)}" for key, value in words.items()), "training.metric=accuracy"]
     suffix = {"stsb": "csv", "korsts": "tsv", "nli": "csv"}[name]
     files = {part: SHARED / ("stsb" if name == "nli" else name) / f"{part}.{suffix}" for part in PARTS}
