@@ -181,19 +181,22 @@ class ClassifierModel(TextModel, TextClassifier):
         """The module with the trained parameters (shared, not copied), named ``encoder.*`` and ``head.*``."""
         return nn.ModuleDict({"encoder": self.bert.encoder, "head": self._fitted_head()})
 
-    def start_head(self, classes: Sequence[object] | None, seed: int = 42) -> None:
+    def start_head(self, classes: Sequence[object] | None, seed: int = 42) -> bool:
         """Replace the head by a new one with random weights (or those of a pretrained pooler); reset the calibration.
 
         `classes` are at least two different labels, all words or all numbers; None for one output, a graded score.
+        Returns whether a pretrained pooler is missing: the head has the encoder's own pooler, which begins random.
 
         Raises:
             InputError: The labels are not valid classes.
         """
         self._classes = None if classes is None else typed_classes(classes)
         head = ClassificationHead(self._plan, 1 if self._classes is None else len(self._classes), seed)
-        head.begin_as(self.bert.pooler)
+        has_begun = head.begin_as(self.bert.pooler)
         self.head = head.to(self.device)
         self.decision, self.score_scale, self.temperature = None, SIGMOID_SCALE, None
+        stock = self._plan.stock
+        return stock is not None and stock.dense_in_encoder and not has_begun
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return the pooled vectors of a packed batch, as `SiameseBert.forward`, for ``model.head(columns)``."""

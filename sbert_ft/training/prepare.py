@@ -370,5 +370,11 @@ def _with_head(model: ClassifierModel, train: ConnectionDataset, settings: RunSe
             "the classifier's head is for other classes (%s) than the training rows have (%s): a new head is created",
             *(listed(classes or ("a score",), 5) for classes in (own, names)),
         )
-    model.start_head(classes, settings.training.seed)
+    lacks_pooler = model.start_head(classes, settings.training.seed)
+    if lacks_pooler and settings.model.init == "pretrained":
+        logger.warning(
+            "%s has no pooler, so that of the new head begins with random weights; with model.pooling mean the head "
+            "reads what the encoder has learned",
+            quoted(settings.model.path, limit=400),
+        )
     return False

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import make_bert_folder
+from safetensors.torch import load_file, save_file
 from sentence_transformers.sentence_transformer import losses
 from sklearn.metrics import f1_score
 from torch.nn import functional as F
@@ -372,6 +374,33 @@ def test_fit_goes_on_with_a_head_whose_classes_stand_in_another_order(
         assert "head is for other classes" not in caplog.text
         model.fit(texts, topics, training=QUICK)
     assert model.classes_.tolist() == ["animals", "colours"] and "head is for other classes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("has_pooler", "pooling", "warned"), [(False, None, True), (True, None, False), (False, "mean", False)]
+)
+def test_a_pooler_that_is_missing_is_said_where_a_head_has_one(
+    tmp_path: Path, has_pooler: bool, pooling: str | None, warned: bool
+) -> None:
+    path = make_bert_folder(tmp_path / "bert", safetensors=True)
+    if not has_pooler:
+        weights = load_file(path / "model.safetensors")
+        save_file({name: its for name, its in weights.items() if "pooler" not in name}, path / "model.safetensors")
+    texts, topics = texts_by_topic(30)
+    (tmp_path / "train.csv").write_text(
+        "text,label\n" + "".join(f"{text},{topic}\n" for text, topic in zip(texts, topics, strict=True))
+    )
+    settings = RunSettings(
+        model=ModelSettings(str(path), kind="single", pooling=pooling),  # type: ignore[arg-type]
+        data=DataSettings(str(tmp_path / "train.csv")),
+        objective=(ObjectiveSettings("softmax"),),
+        output_dir=str(tmp_path / "run"),
+    )
+    said = [warning for warning in load_run(settings).warnings if "no pooler" in warning]
+    assert len(said) == warned
+    if warned:
+        assert str(path) in said[0] and "model.pooling mean" in said[0]
+    assert not load_run(replace(settings, model=replace(settings.model, init="random"))).warnings
 
 
 def test_fit_sets_a_share_of_the_rows_apart_for_dev(folder: Path, tmp_path: Path) -> None:
