@@ -6,8 +6,8 @@
     python benchmarks/quality.py --recipe configs/sts_cosine.json --data stsb --set training.epochs=4
     python benchmarks/quality.py --recipe configs/sentiment_single.json --data nsmc --model e5/ --set training.epochs=1
     python benchmarks/quality.py --recipe configs/nli_joined.json --data nli_en --set training.epochs=1
-    python benchmarks/quality.py --recipe configs/sts_recommended.json configs/sts_cosent_long.json --data stsb \\
-        --held-out --peer --peer-recipe configs/sts_cosent_long.json --peer-set training.epochs=4 \\
+    python benchmarks/quality.py --recipe configs/sts_adversarial.json configs/sts_cosent_long.json --data stsb \\
+        --uniform --held-out --peer --peer-recipe configs/sts_cosent_long.json --peer-set training.epochs=4 \\
         --peer-set training.learning_rate=5e-5
 
 Each seed is a process of its own. `--peer` trains sentence-transformers' own trainer on the same rows with the same
@@ -23,6 +23,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -61,6 +62,7 @@ def main() -> None:
         "data": args.data,
         "overrides": args.overrides,
         "peer_overrides": args.peer_overrides,
+        "soup": None if len(args.recipe) == 1 else "uniform" if args.uniform else "greedy",
         "peer_recipe": (args.peer_recipe or args.recipe[0]).name,
         "trainer_packages": peer.trainer_versions(),
     }
@@ -68,8 +70,7 @@ def main() -> None:
         refuse_others(told_of, json.loads(result.read_text("utf-8")))
     told = ["--recipe", *(str(recipe.resolve()) for recipe in args.recipe)]
     told += ["--model", str((args.model or minilm()).resolve())]
-    if args.held_out:
-        told.append("--held-out")
+    told += [flag for flag, is_set in (("--held-out", args.held_out), ("--uniform", args.uniform)) if is_set]
     if args.keep is not None:
         told += ["--keep", str(args.keep.resolve())]
     told += [word for override in args.peer_overrides for word in ("--peer-set", override)]
@@ -122,10 +123,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer", nargs="*", choices=["float32", "bfloat16"], help="compare; float32 if none is named")
     parser.add_argument("--peer-recipe", type=Path, help="what the peer trains, if it is not the first recipe")
     parser.add_argument("--peer-set", dest="peer_overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--uniform", action="store_true", help="the soup has all recipes, whatever dev says")
     parser.add_argument("--held-out", action="store_true", help="judge by STS12 to STS14 too")
     parser.add_argument("--name", help="of the result's file")
     parser.add_argument("--add", action="store_true", help="keep other seeds that the result's file has already")
-    parser.add_argument("--keep", type=Path, help="folder for the runs and soups, which are deleted otherwise")
+    parser.add_argument("--keep", type=Path, help="folder for runs and soups; finished runs in it are taken")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -198,12 +200,15 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
             ours += [f"output_dir={json.dumps(str(place / recipe.stem))}", f"training.seed={args.seeds[0]}"]
             settings.append(read_run(recipe, ours))
         if is_ours:
-            return run_ours(settings, args.held_out)
+            return run_ours(settings, args.held_out, args.uniform)
         return run_peer(settings[0], args.worker.split()[1], args.held_out)
 
 
-def run_ours(recipes: Sequence[RunSettings], held_out: bool) -> dict[str, Any]:
-    """Carry the runs out as `sbert-ft train` does, and return what metrics.json or their soup says."""
+def run_ours(recipes: Sequence[RunSettings], held_out: bool, uniform: bool) -> dict[str, Any]:
+    """Carry the runs out as `sbert-ft train` does, and return what metrics.json or their soup says.
+
+    A run whose folder holds it already is continued, or taken as it is.
+    """
     from sbert_ft import SiameseBert
     from sbert_ft.training.fine_tune import load_run
     from sbert_ft.training.prepare import RunOptions
@@ -215,7 +220,7 @@ def run_ours(recipes: Sequence[RunSettings], held_out: bool) -> dict[str, Any]:
         prepared = load_run(settings)
         asked = settings.training.metric
         metric_of = {name: asked or pairs.default_metric for name, pairs in prepared.evaluator.sets.items()}
-        runs.append(run_training(prepared, RunOptions()))
+        runs.append(run_training(prepared, RunOptions(mode="resume")))
     first = runs[0].metrics
     result = {name: first[name] for name in ("precision", "best")} | {"n_rows": len(prepared.data.train)}
     result |= {name: sum(run.metrics[name] for run in runs) for name in ("steps", "seconds")}
@@ -223,7 +228,9 @@ def run_ours(recipes: Sequence[RunSettings], held_out: bool) -> dict[str, Any]:
     found, model_dir = first["splits"], runs[0].model_dir
     if len(runs) > 1:
         model_dir = runs[0].folder.with_name("soup")
-        mixed = soup([run.folder for run in runs], model_dir)
+        if model_dir.exists():
+            shutil.rmtree(model_dir)
+        mixed = soup([run.folder for run in runs], model_dir, uniform=uniform)
         found = mixed.splits
         result["soup"] = [
             {"run": run.folder.name, "dev": run.value, "is_in_soup": run.is_in_soup, "dev_so_far": run.soup_value}
