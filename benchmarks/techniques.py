@@ -1,8 +1,9 @@
-"""What each technique of docs/recipes.md adds to a run: seconds and memory beside the same run without it.
+"""What each technique of docs/recipes.md adds to a run: time and memory beside the same run without it.
 
 Each run is the command of users, `sbert-ft train`, in a process of its own: the packaged MiniLM on the first pairs of
 the STS benchmark, with their scores, or the matching ones of them without. Runs alternate; a technique is compared with
-the plain run of its own rows in the same round. Quality is the matter of `quality.py`.
+the plain run of its own rows in the same round. On a machine that does other work, the processor's time says more than
+the clock's. Quality is the matter of `quality.py`.
 
     python benchmarks/techniques.py
     python benchmarks/techniques.py --rounds 3 --rows 2000 --only ema matryoshka
@@ -83,7 +84,7 @@ def configuration(place: Path, rows: str, more: dict[str, Any]) -> dict[str, Any
 
 
 def run_once(place: Path, rows: str, more: dict[str, Any]) -> dict[str, float]:
-    """Return the seconds of the command and of its steps, its peak of memory, and the bytes of its folder."""
+    """Return the seconds of the command, of the processor and of a step, the peak of memory, and the folder's size."""
     (place / "run.json").write_text(json.dumps(configuration(place, rows, more)), "utf-8")
     command = [sys.executable, "-m", "sbert_ft", "train", str(place / "run.json"), "--overwrite", "--quiet"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(harness.n_threads()), "PYTHONPATH": str(harness.ROOT)}
@@ -99,6 +100,7 @@ def run_once(place: Path, rows: str, more: dict[str, Any]) -> dict[str, float]:
     steps = [record["seconds"] for record in log if record["kind"] == "train"]
     return {
         "seconds": time.perf_counter() - begin,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "step_seconds": (steps[-1] - steps[2]) / (len(steps) - 3),
         "peak_mib": usage.ru_maxrss / 1024,
         "disk_mib": sum(path.stat().st_size for path in (place / "run").rglob("*") if path.is_file()) / 2**20,
@@ -143,12 +145,14 @@ def compared(own: list[dict[str, float]], plain: list[dict[str, float]], is_plai
 
 def print_table(results: dict[str, dict[str, Any]]) -> None:
     """Print medians, and for techniques the ratios with least and most, in Markdown."""
-    print("| | command, s | a step, ms | memory, MiB | folder, MiB | command | step | memory | folder |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    of_plain = "command | processor | step | memory | folder"  # as ratios
+    print(f"| | command, s | processor, s | a step, ms | memory, MiB | folder, MiB | {of_plain} |")
+    print(f"| --- |{10 * ' --- |'}")
     for name, run in results.items():
-        own = [f"{run['seconds']:.1f}", f"{1000 * run['step_seconds']:.0f}"]
+        own = [f"{run['seconds']:.1f}", f"{run['cpu_seconds']:.1f}", f"{1000 * run['step_seconds']:.0f}"]
         own += [f"{run['peak_mib']:,.0f}", f"{run['disk_mib']:,.0f}"]
-        ratios = [run.get(f"{key}_ratio") for key in ("seconds", "step_seconds", "peak_mib", "disk_mib")]
+        keys = ("seconds", "cpu_seconds", "step_seconds", "peak_mib", "disk_mib")
+        ratios = [run.get(f"{key}_ratio") for key in keys]
         shown = ["" if r is None else f"{r['median']:.2f} ({r['least']:.2f}-{r['most']:.2f})" for r in ratios]
         print(f"| {name} | {' | '.join([*own, *shown])} |")
 
