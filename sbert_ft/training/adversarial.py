@@ -32,6 +32,20 @@ def moved_words(table: Tensor, rows: EmbeddingRows | None, epsilon: float, ranks
     if not ranks.most([table.grad is not None])[0]:
         yield
         return
+    numbers, kept = _move(table, rows, epsilon, ranks)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            table.copy_(kept) if numbers is None else table.index_copy_(0, numbers, kept)
+
+
+@torch.no_grad()
+def _move(table: Tensor, rows: EmbeddingRows | None, epsilon: float, ranks: Ranks) -> tuple[Tensor | None, Tensor]:
+    """Move the table, and return the numbers of the rows that were moved, None for all, and what they held before.
+
+    A function of its own, so that gradient and move do not stay in memory during the second pass.
+    """
 
     def gradient_of_own() -> tuple[Tensor | None, Tensor]:
         if rows is not None:
@@ -45,13 +59,8 @@ def moved_words(table: Tensor, rows: EmbeddingRows | None, epsilon: float, ranks
 
     def kept_and_move() -> tuple[Tensor, Tensor]:
         factor = epsilon / gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
-        return table.detach().clone() if numbers is None else table.detach()[numbers], gradient * factor
+        return table.clone() if numbers is None else table[numbers], gradient * factor
 
     kept, move = ranks.together(kept_and_move)
-    with torch.no_grad():
-        table.add_(move) if numbers is None else table.index_add_(0, numbers, move)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            table.copy_(kept) if numbers is None else table.index_copy_(0, numbers, kept)
+    table.add_(move) if numbers is None else table.index_add_(0, numbers, move)
+    return numbers, kept

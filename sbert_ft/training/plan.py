@@ -360,7 +360,7 @@ def foresee(
     decoder: TextDecoder | None = None,
     ranks: Ranks | None = None,
 ) -> tuple[int, int, int]:
-    """Return the rows per forward, the fixed bytes (weights, gradients, moments) and the bytes of the largest batch.
+    """Return the rows per forward, the fixed bytes (weights, gradients, moments, copies), those of the largest batch.
 
     All three are those of one of several processes; on a CPU they share the memory of their machine.
 
@@ -370,6 +370,10 @@ def foresee(
     if decoder is not None:
         n_weights += sum(parameter.numel() for parameter in decoder.own.parameters())
     fixed = n_weights * (_BYTES_PER_WEIGHT + (_BYTES_PER_AVERAGE if settings.average == "ema" else 0))
+    if settings.adversarial_epsilon is not None and bert.device.type != "cpu":  # a CPU copies only a step's words
+        words = bert.encoder.get_input_embeddings().weight
+        assert isinstance(words, torch.Tensor)
+        fixed += 4 * words.numel()
     n_bytes = 4 if dtype is None else 2
     per_token = activation_bytes(bert, 1, longest, n_bytes, settings.gradient_checkpointing)
     if decoder is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import logging
 import re
@@ -155,6 +156,21 @@ def test_little_memory_makes_small_forwards(tiny: SiameseBert, monkeypatch: pyte
         found.append(micro_rows)
     assert found == sorted(found, reverse=True)
     assert found[0] == 64 and found[-1] == 1 and 1 < found[2] < 64
+
+
+def test_the_copy_of_the_words_is_foreseen_where_a_device_needs_it(
+    tiny: SiameseBert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_free(monkeypatch, 2**40)
+    elsewhere = copy.deepcopy(tiny.bert).to("meta")
+    assert elsewhere.device.type == "meta"
+    n_words = tiny.bert.encoder.get_input_embeddings().weight.numel()
+    for bert, more in ((tiny.bert, 0), (elsewhere, 4 * n_words)):
+        plain, adversarial = (
+            foresee(bert, np.full(100, 40), 20, TrainingSettings(adversarial_epsilon=epsilon), None)[1]
+            for epsilon in (None, 1.0)
+        )
+        assert adversarial - plain == more
 
 
 def test_a_micro_batch_that_is_set_is_taken(tiny: SiameseBert, monkeypatch: pytest.MonkeyPatch) -> None:
