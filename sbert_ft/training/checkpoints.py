@@ -263,7 +263,7 @@ class TrainerState:
     best_values: list[float] = field(default_factory=list)  # their metric
     n_stale: int = 0  # evaluations since the best one
     seconds: float = 0.0  # training time over all sessions
-    losses: list[float] = field(default_factory=list)  # of the steps since the last line of the log
+    losses_by_objective: list[list[float]] = field(default_factory=list)  # of the steps since the last line of the log
     evaluation_due: bool = False  # whether the run ended after a step, but before the evaluation due there
     stopped_early: bool = False  # whether training stopped because evaluations did not improve
     saved_step: int | None = None  # step of the last checkpoint; None before the first one
@@ -272,11 +272,11 @@ class TrainerState:
     def from_json(cls, content: object, source: Path) -> TrainerState:
         """Return the trainer state from a checkpoint's JSON; a missing or wrong value is a `CheckpointError`."""
         values: dict[str, Any] = content if isinstance(content, dict) else {}
-        kinds = {"int": "int", "float": "int float", "bool": "bool", "list[float]": "list", "list[int]": "list"}
+        kinds = {"int": "int", "float": "int float", "bool": "bool"}
         for name, annotation in cls.__annotations__.items():
             kind, *optional = annotation.split(" | ")
             found = type(values.get(name, source)).__name__  # if missing, of a Path
-            if found not in kinds[kind].split() and not (optional and found == "NoneType"):
+            if found not in kinds.get(kind, "list").split() and not (optional and found == "NoneType"):
                 raise CheckpointError(f"{source}: its state has no usable {quoted(name)}; start again with --overwrite")
         return cls(**{name: values[name] for name in cls.__annotations__})
 

@@ -64,9 +64,9 @@ def backward(
     settings: BackwardSettings,
     taught: Tensor | None = None,
 ) -> Tensor:
-    """Return the loss of a batch, and add the gradient of loss * loss_factor to the parameters' ``grad``.
+    """Return the losses of a batch, and add the gradient of their sum * loss_factor to the parameters' ``grad``.
 
-    Of several processes each returns a part of the loss and adds a part of the gradient; the parts of all, added up,
+    Of several processes each returns a part of the losses and adds a part of the gradient; the parts of all, added up,
     are those of the batch. All call it with the same batch.
 
     The caller switches dropout on or off (``model.train()``). After an exception, such as memory running out, some
@@ -83,8 +83,8 @@ def backward(
         taught: A teacher's vectors of the rows' texts, shape (n_rows, columns, width), on the CPU; None without one.
 
     Returns:
-        A scalar on the model's device, float32, without a graph and without the factors. This function does not wait
-        for the device.
+        Each objective's loss times its weight, shape (P,), on the model's device, float32, without a graph and without
+        the factors. This function does not wait for the device.
     """
     assert n_rows > 0 and len(tokens) % n_rows == 0, "texts must come in columns of n_rows"
     assert settings.micro_rows > 0
@@ -102,18 +102,18 @@ def backward(
     labels, taught = (None if its is None else to_device(its, model.device) for its in (labels, taught))
 
     def add_parts() -> Tensor:
-        losses, begin = [torch.zeros((), device=model.device)], 0
+        total, begin = torch.zeros(len(objective.settings), device=model.device), 0
         for rows in parts:
             whole = len(rows) == n_rows
             batch = model.bert.pack(tokens if whole else select_rows(tokens, n_rows, rows), settings.layout)
             columns = list(_embed(model, batch, settings).split(len(rows)))
             targets, vectors = (None if its is None else its[begin : begin + len(rows)] for its in (labels, taught))
-            loss = objective.loss(columns, targets, settings.autocast_dtype, vectors)
-            loss = loss * (objective.n_terms(len(rows), targets) / n_terms)
-            _backward(model, loss, settings)
-            losses.append(loss.detach())
+            losses = objective.losses(columns, targets, settings.autocast_dtype, vectors)
+            losses = losses * (objective.n_terms(len(rows), targets) / n_terms)
+            _backward(model, losses.sum(), settings)
+            total = total + losses.detach()
             begin += len(rows)
-        return torch.stack(losses).sum()
+        return total
 
     return settings.ranks.together(add_parts)
 
@@ -137,7 +137,7 @@ def _backward_cached(
     settings: BackwardSettings,
     taught: Tensor | None,
 ) -> Tensor:
-    """Return the loss of a batch whose rows depend on each other, by gradient caching; arguments as in `backward`.
+    """Return the losses of a batch whose rows depend on each other, by gradient caching; arguments as in `backward`.
 
     `parts` are the rows of this process. A single part is not encoded a second time: its graph is kept.
     """
@@ -166,8 +166,8 @@ def _backward_cached(
 
     def lead_back() -> Tensor:
         every.requires_grad_()
-        loss = objective.loss(list(every.split(n_rows)), labels, taught=taught)
-        scaled = loss * settings.loss_factor
+        losses = objective.losses(list(every.split(n_rows)), labels, taught=taught)
+        scaled = losses.sum() * settings.loss_factor
         (scaled if settings.scale is None else settings.scale(scaled)).backward()
         assert every.grad is not None
         for number, place in enumerate(on_device):
@@ -178,10 +178,10 @@ def _backward_cached(
                 vectors[number] = _embed(model, batches[number], settings)
             torch.autograd.backward([vectors[number]], [gradient])
             add_gradients_of_copy(model)
-        return loss.detach()
+        return losses.detach()
 
-    loss = ranks.together(lead_back)
-    return loss if ranks.is_first else torch.zeros_like(loss)  # all have the same one
+    losses = ranks.together(lead_back)
+    return losses if ranks.is_first else torch.zeros_like(losses)  # all have the same ones
 
 
 def _embed(model: TrainableModel, batch: PackedBatch, settings: BackwardSettings) -> Tensor:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,13 +66,15 @@ logger = logging.getLogger(__name__)
 class StepLogger:
     """Collects losses and times of steps for the log; losses and total time are kept in the trainer state."""
 
-    def __init__(self, progress: TrainerState, lines: NDArray[np.int64], scaled: bool) -> None:
+    def __init__(self, progress: TrainerState, lines: NDArray[np.int64], names: Sequence[str], scaled: bool) -> None:
         """Begin with the run's state and the line of each training row in its source, shape (N,).
 
-        `scaled`: whether a scaler is used, which skips steps whose gradient overflows and then tries a smaller scale.
+        `names` are those of the objectives. `scaled`: whether a scaler is used, which skips steps whose gradient
+        overflows and then tries a smaller scale.
         """
         self.progress = progress
         self.lines = lines
+        self.names = names
         self.unread: list[tuple[int, list[NDArray[np.int64]], Tensor]] = []
         self.norm = 0.0
         self.n_overflows = 0
@@ -82,8 +84,8 @@ class StepLogger:
         self.since = time.perf_counter()
 
     def add(self, group: list[NDArray[np.int64]], losses: list[Tensor], norm: Tensor) -> None:
-        """Record a step without waiting for its loss."""
-        self.unread.append((self.progress.step, group, torch.stack([*losses, norm])))
+        """Record a step without waiting for the losses of its batches, shape (P,) each: one number for an objective."""
+        self.unread.append((self.progress.step, group, torch.cat([*losses, norm[None]])))
         self.n_rows += sum(map(len, group))
 
     def check(self) -> None:
@@ -92,8 +94,10 @@ class StepLogger:
             return
         numbers: list[float] = torch.cat([read for _, _, read in self.unread]).cpu().tolist()  # one copy
         for step, group, read in self.unread:
-            *losses, self.norm = numbers[: len(read)]
+            *parts, self.norm = numbers[: len(read)]
             del numbers[: len(read)]
+            by_batch = np.reshape(parts, (-1, len(self.names)))
+            losses = by_batch.sum(axis=1).tolist()
             self.n_overflows = 0 if math.isfinite(self.norm) else self.n_overflows + 1
             bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
             if bad is not None or self.n_overflows > self.max_overflows:
@@ -106,24 +110,27 @@ class StepLogger:
                     "check these rows, lower training.learning_rate, or set training.precision to float32; saved "
                     "checkpoints are from before this step",
                 )
-            self.progress.losses.append(sum(losses) / len(losses))
+            self.progress.losses_by_objective.append(by_batch.mean(axis=0).tolist())
         self.unread.clear()
 
     def record(self, rate: float) -> dict[str, Any]:
         """Return the line for the log, and start a new interval."""
         self._add_time()
-        losses, seconds = self.progress.losses, self.progress.seconds - self.seconds_before
+        steps, seconds = self.progress.losses_by_objective, self.progress.seconds - self.seconds_before
+        means = [sum(losses) / len(losses) for losses in zip(*steps, strict=True)]
         record = {
             "kind": "train",
             "step": self.progress.step,
             "epoch": round(self.progress.passes, 4),
-            "loss": sum(losses) / len(losses),
+            "loss": sum(means),
             "learning_rate": rate,
             "grad_norm": self.norm,
             "rows_per_second": self.n_rows / seconds if seconds > 0 else 0.0,
             "seconds": self.progress.seconds,
         }
-        losses.clear()
+        if len(means) > 1:
+            record |= {f"loss_{name}": mean for name, mean in zip(self.names, means, strict=True)}
+        steps.clear()
         self.n_rows, self.seconds_before = 0, self.progress.seconds
         return record
 
@@ -244,7 +251,7 @@ class _Loop:
                 self._evaluate(is_resumed=True)
                 self._save()
             self._pause_if_asked()
-            steps = StepLogger(progress, plan.lines, scaled=self.scaler is not None)
+            steps = StepLogger(progress, plan.lines, plan.run.objective.names, scaled=self.scaler is not None)
             self.model.train()
             for group, passes in self._groups(steps):
                 self.ranks.doing(f"step {progress.step + 1}")
@@ -361,7 +368,7 @@ class _Loop:
         return self.progress.step % every == 0 if every else ends_epoch
 
     def _gradients(self, group: list[NDArray[np.int64]]) -> list[Tensor]:
-        """Compute the gradients of the mean loss of a group of batches, and return the batches' losses.
+        """Compute the gradients of the mean loss of a group of batches, and return its batches' losses, (P,) each.
 
         If memory runs out, the rows per forward are halved and the step is repeated with the same dropout masks.
         """
@@ -413,7 +420,7 @@ class _Loop:
     def _backward(
         self, batch: NDArray[np.int64], number: int, settings: BackwardSettings, is_second: bool = False
     ) -> Tensor:
-        """Add the gradients of one batch, the one of this number in its step, and return its loss.
+        """Add the gradients of one batch, the one of this number in its step, and return its losses, shape (P,).
 
         The second time in a step the rows of the word table are left as they are.
         """

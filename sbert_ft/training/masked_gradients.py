@@ -25,9 +25,9 @@ from sbert_ft.training.objectives import Objective
 def backward_masked(
     model: MaskedLanguageModel, objective: Objective, masked: MaskedTokens, settings: BackwardSettings
 ) -> Tensor:
-    """Return the loss of a batch, and add the gradient of loss * loss_factor to the parameters' ``grad``.
+    """Return the losses of a batch, and add the gradient of their sum * loss_factor to the parameters' ``grad``.
 
-    The loss is the mean over the masked tokens of the batch, and over its pairs of segments, each times its weight; how
+    A loss is the mean over the masked tokens of the batch, and over its pairs of segments, each times its weight; how
     many rows go through at once does not change it. Of several processes each encodes its share of the sequences, and
     returns and adds its part, as in `gradients.backward`. A batch without a masked token has the loss 0 of that part.
 
@@ -38,7 +38,8 @@ def backward_masked(
         settings: How the batch goes through the encoder.
 
     Returns:
-        A scalar on the model's device, float32, without a graph and without the factors.
+        Each objective's loss times its weight, shape (P,), on the model's device, float32, without a graph and without
+        the factors.
     """
     own = settings.ranks.share(masked.tokens.lengths)
     return settings.ranks.together(lambda: _add_parts(model, objective, masked, own, settings))
@@ -51,9 +52,9 @@ def _add_parts(
     own: NDArray[np.int64],
     settings: BackwardSettings,
 ) -> Tensor:
-    """Return the part of the loss of some of the sequences, and add that of the gradient."""
+    """Return the part of the losses of some of the sequences, and add that of the gradient."""
     n_rows, n_places, device = len(masked), len(masked.places), model.device
-    loss = torch.zeros((), device=device)
+    losses = {name: torch.zeros((), device=device) for name in objective.names}
     for rows in np.array_split(own, -(-len(own) // settings.micro_rows)) if len(own) else ():
         part = masked if len(rows) == n_rows else masked.select(rows)
         batch = model.bert.pack(part.tokens, settings.layout)
@@ -66,16 +67,18 @@ def _add_parts(
         size = model.places_at_once()
         for at, gold in zip(cells.split(size), labels.split(size), strict=True) if len(cells) else ():
             share = len(gold) / n_places
-            loss += _through_head(model.head.word_logits, objective, "mlm", hidden, at, gold, share, settings, used)
+            loss = _through_head(model.head.word_logits, objective, "mlm", hidden, at, gold, share, settings, used)
+            losses["mlm"] += loss
         if part.second is not None:
             gold = to_device(torch.from_numpy(part.second), device)
             first, share = batch.cells[batch.starts], len(rows) / n_rows
-            loss += _through_head(model.head.order_logits, objective, "nsp", hidden, first, gold, share, settings, used)
+            loss = _through_head(model.head.order_logits, objective, "nsp", hidden, first, gold, share, settings, used)
+            losses["nsp"] += loss
         if used:
             read, gradients = zip(*used, strict=True)
             torch.autograd.backward([torch.cat(read)], [torch.cat(gradients)])
         add_gradients_of_copy(model)
-    return loss
+    return torch.stack(list(losses.values()))
 
 
 def _through_head(

@@ -67,19 +67,19 @@ class Objective:
         given = {"decoder": decoder, "fitted": fitted or _unchanged, "class_weight": class_weights}
         self._methods = [_method(part, given) for part in settings]
 
-    def loss(
+    def losses(
         self,
         embeddings: list[Tensor],
         labels: Tensor | None,
         dtype: torch.dtype | None = None,
         taught: Tensor | None = None,
     ) -> Tensor:
-        """Return the weighted sum of the losses of a batch: a scalar, float32, under autocast too.
+        """Return each objective's loss of a batch, times its weight; their sum is the loss: shape (P,), float32.
 
         The vectors of each column of texts have the shape (B, d) and any floating type; joined pairs are one column,
         and each view of a text is one. Labels, if any, have the shape (B,) and any type; the vectors of a teacher,
-        `taught`, have the shape (B, columns, width). All are on one device. A decoder computes in `dtype` under
-        autocast; None for float32.
+        `taught`, have the shape (B, columns, width). All are on one device. The losses are float32 under autocast,
+        too; a decoder computes in `dtype` under autocast, None for float32.
 
         Raises:
             InputError: The objective does not accept this number of columns, or needs labels or a teacher.
@@ -102,7 +102,14 @@ class Objective:
             for part, method in zip(self.settings, self._methods, strict=True):
                 learns = learns_from_teacher([part], labels is not None)
                 losses.append(part.weight * _at_dimensions(part, method, vectors, from_teacher if learns else targets))
-            return torch.stack(losses).sum()
+            return torch.stack(losses)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each objective, in the order of `losses`; the second of a name has _2 after it, and so on."""
+        names = [part.name for part in self.settings]
+        counts = [names[: i + 1].count(name) for i, name in enumerate(names)]
+        return tuple(name if n == 1 else f"{name}_{n}" for name, n in zip(names, counts, strict=True))
 
     def part(self, name: str) -> tuple[float, LossMethod]:
         """Return the weight and the loss of one of the objectives, by its name."""

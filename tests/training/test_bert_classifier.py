@@ -257,7 +257,7 @@ def test_balanced_weights_make_a_rare_class_count_as_much_as_a_frequent_one() ->
     labels = torch.tensor([0.0, 0, 0, 1])
     weights = torch.tensor([4 / (2 * 3), 4 / (2 * 1)])
     weighted = Objective([BALANCED], lambda columns: columns[0], weights)
-    found = weighted.loss([logits], labels)
+    found = weighted.losses([logits], labels)
     of_class = F.cross_entropy(logits, labels.long(), reduction="none")
     torch.testing.assert_close(found, (of_class[:3].mean() + of_class[3]) / 2)
     theirs = F.cross_entropy(logits, labels.long(), weight=weights)

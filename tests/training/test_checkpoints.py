@@ -142,7 +142,7 @@ class Loop:
 
 
 def test_a_loop_goes_on_from_its_progress_bit_by_bit(tmp_path: Path) -> None:
-    loop, progress = Loop(), TrainerState(step=3, losses=[0.1 + 0.2], best_step=1, best_value=0.5)
+    loop, progress = Loop(), TrainerState(step=3, losses_by_objective=[[0.1 + 0.2, 1.0]], best_step=1, best_value=0.5)
     for _ in range(3):
         loop.step()
     save_progress(tmp_path, progress, loop.module, loop.optimizer, loop.scaler)

@@ -254,6 +254,31 @@ def test_the_training_loss_falls(model: SiameseBert, tmp_path: Path) -> None:
     assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:2])
 
 
+def test_the_log_has_the_loss_of_each_objective_that_is_added(
+    tiny_bert_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    settings = TrainingSettings(max_steps=4, batch_size=8, accumulation_steps=2, precision="float32", logging_steps=1)
+    folder, rows = tiny_bert_folder(tmp_path / "base"), dataset(graded(80))
+
+    def log_of(name: str, *objectives: ObjectiveSettings) -> list[dict[str, Any]]:
+        model, run = SiameseBert.from_pretrained(folder, "cpu", "float32"), tmp_path / name
+        result = fine_tune(model, rows, output_dir=run, objective=objectives, training=settings, evaluation=FEW)
+        return [line for line in read_log(result.folder / "metrics.jsonl") if line["kind"] == "train"]
+
+    cosine, cosent = ObjectiveSettings("cosine", weight=2), ObjectiveSettings("cosent", weight=0.5)
+    added = log_of("added", cosine, cosent, ObjectiveSettings("cosent", scale=5))
+    assert len(added) == 4
+    for line in added:
+        parts = {key: value for key, value in line.items() if key.startswith("loss_")}
+        assert list(parts) == ["loss_cosine", "loss_cosent", "loss_cosent_2"] and min(parts.values()) > 0
+        assert line["loss"] == pytest.approx(sum(parts.values()), rel=1e-6)
+    # of the first step, which begins with the same weights and drops the same numbers
+    for part, key in ((cosine, "loss_cosine"), (cosent, "loss_cosent")):
+        alone = log_of(part.name, part)[0]
+        assert not any(name.startswith("loss_") for name in alone)
+        assert added[0][key] == pytest.approx(alone["loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_trains_float32_weights(folder: Path, tmp_path: Path, precision: Any) -> None:
     tuned = {}
@@ -663,7 +688,8 @@ def test_tensorboard_gets_every_line_of_the_log_and_loses_what_is_taken_back(
 ) -> None:
     accumulating = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     settings, rows = replace(QUICK, tensorboard=True, logging_steps=1), dataset(graded(24))
-    result = fine_tune(model, rows, rows, output_dir=tmp_path / "run", training=settings, evaluation=FEW)
+    both, run = ["cosine", "cosent"], tmp_path / "run"
+    result = fine_tune(model, rows, rows, output_dir=run, objective=both, training=settings, evaluation=FEW)
 
     def steps(folder: Path, name: str) -> list[int]:
         events = accumulating.EventAccumulator(str(folder))
@@ -671,6 +697,7 @@ def test_tensorboard_gets_every_line_of_the_log_and_loses_what_is_taken_back(
         return [event.step for event in events.Scalars(name)]
 
     assert steps(result.folder / "tensorboard", "train/loss") == [1, 2, 3]
+    assert steps(result.folder / "tensorboard", "train/loss_cosent") == [1, 2, 3]
     assert steps(result.folder / "tensorboard", "dev/spearman") == [3]
     for after_step, n_kept in ((0, 0), (2, 2)):
         folder = tmp_path / f"resumed after {after_step}"

@@ -240,6 +240,9 @@ def test_next_sentences_are_learned_with_the_heads_of_bert_for_pre_training(fold
     n = found.index("", int(0.8 * len(found))) + 1
     result = pretrain(model, found[:n], found[n:], output_dir=tmp_path / "run", training=settings, evaluation=FEW)
     assert result.metrics["objective"] == ["mlm", "nsp"]
+    log = [line for line in read_log(result.folder / "metrics.jsonl") if line["kind"] == "train"]
+    assert len(log) > 2 and all(line["loss"] == pytest.approx(line["loss_mlm"] + line["loss_nsp"]) for line in log)
+    assert log[-1]["loss_nsp"] < log[0]["loss_nsp"]
     of_dev = result.metrics["splits"]["dev"]
     # of the segments from elsewhere, a third are of the same subject: no more than 83 % can be told
     assert of_dev["after"]["next_sentence_accuracy"]["value"] > 0.65
