@@ -7,12 +7,14 @@
 
 The plain loop is what a tutorial writes: AutoModelForSequenceClassification (two encoder calls, mean pooling and a
 linear layer over (u, v, |u-v|) for towers), batches tokenised as they come and padded to the longest of them, or to
-512 tokens ("padded512"). Both sides get the same rows, folder, maximal length, epochs, batch size, threads, learning
-rate, warm-up, decay, clipping, fused AdamW and the dropout that the model's config.json says.
+512 tokens ("padded512"). Both sides get the same rows in the same order, folder, first weights of the head, maximal
+length, epochs, batch size, threads, learning rate, warm-up, decay, clipping, fused AdamW and the dropout that the
+model's config.json says. So per seed they differ by what dropout zeroes, by rounding, and by what one does wrongly.
 
 Timed are the steps after the first ones, without loading, evaluation and checkpoints. The loop tokenises within them;
 sbert_ft tokenises all texts beforehand, and this time is added to it. With --steps a pass over all rows is reckoned
-from the rate. Accuracy is that of the split in --judge, with a 95 % Wilson interval.
+from the rate. Accuracy is that of the task's second file, with a 95 % Wilson interval; the cross-entropy of the same
+rows differs less from run to run.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -151,7 +153,9 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, 
                 peer.in_own_process(__file__, [*told, "--worker", name, "--seed", str(args.seed + turn)])
             )
             one = answers[name][-1]
-            right = f", accuracy {one['accuracy']:.4f}" if "accuracy" in one else ""
+            right = ""
+            if "accuracy" in one:
+                right = f", accuracy {one['accuracy']:.4f}, cross-entropy {one['cross_entropy']:.4f}"
             rate = one["n_rows_timed"] / one["seconds"]
             print(
                 f"  round {turn + 1}  {name:20s} {rate:8.1f} rows/s, {one['peak_mib']:.0f} MiB{right}", file=sys.stderr
@@ -257,11 +261,12 @@ def train_ours(task: Task, precision: str) -> dict[str, Any]:
         "precision": result.metrics["precision"],
         "peak_mib": peak,
         "lengths": result.metrics["lengths"],
+        "training_loss": sum(record["loss"] for record in log) / len(log),
     }
     if task.judge is not None:
-        rows = task.judge.rows_of_texts()
-        predicted = model.predict([texts[0] if len(texts) == 1 else texts for texts in rows], on_truncate="ignore")
-        measured |= judged([str(label) for label in predicted], task)
+        rows = [texts[0] if len(texts) == 1 else texts for texts in task.judge.rows_of_texts()]
+        probabilities = model.predict_proba(rows, on_truncate="ignore")
+        measured |= judged(probabilities, [str(label) for label in model.classes_], task)
         if task.kind == "towers":
             measured["sts_dev_spearman"] = {
                 "before": sts_dev_of(task.folder),
@@ -292,6 +297,8 @@ def train_loop(task: Task, pad_to: int | None, bfloat16: bool) -> dict[str, Any]
     import torch
     from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, get_scheduler
 
+    from sbert_ft.training.batch_sampler import epoch_batches
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(task.settings.seed)
     tokenizer, n_classes = AutoTokenizer.from_pretrained(task.folder), len(task.classes)
@@ -299,6 +306,7 @@ def train_loop(task: Task, pad_to: int | None, bfloat16: bool) -> dict[str, Any]
         model: Any = Towers(AutoModel.from_pretrained(task.folder, add_pooling_layer=False), n_classes).module
     else:
         model = AutoModelForSequenceClassification.from_pretrained(task.folder, num_labels=n_classes)
+    begin_alike(model, task)
     model.to(device).train()
     rows = list(task.train.rows_of_texts())
     labels = torch.from_numpy(task.train.class_codes(task.classes))
@@ -323,14 +331,14 @@ def train_loop(task: Task, pad_to: int | None, bfloat16: bool) -> dict[str, Any]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     n_warmup = ceil(task.n_steps * settings.warmup_ratio)
     schedule = get_scheduler("linear", optimizer, n_warmup, task.n_steps)
-    step = 0
-    for _ in range(settings.epochs):
-        order = torch.randperm(len(rows))
-        for chosen in order.split(settings.batch_size):
+    step, losses = 0, []
+    for epoch in range(settings.epochs):
+        for chosen in epoch_batches(len(rows), settings.batch_size, settings.seed, epoch):
             with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-                logits = logits_of([rows[i] for i in chosen.tolist()])
-                loss = torch.nn.functional.cross_entropy(logits, labels[chosen].to(device))
+                logits = logits_of([rows[i] for i in chosen])
+                loss = torch.nn.functional.cross_entropy(logits, labels[torch.from_numpy(chosen)].to(device))
             loss.backward()
+            losses.append(loss.detach())
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
             optimizer.step()
             schedule.step()
@@ -341,15 +349,32 @@ def train_loop(task: Task, pad_to: int | None, bfloat16: bool) -> dict[str, Any]
         "seconds": clock.seconds,
         "precision": "bfloat16" if bfloat16 else "float32",
         "peak_mib": harness.peak_mib(),
+        "training_loss": float(torch.stack(losses).mean()),
     }
     if task.judge is None:
         return measured
     model.eval()
-    predicted: list[str] = []
     with torch.inference_mode():
-        for some in chunks(list(task.judge.rows_of_texts()), 64):
-            predicted += [task.classes[code] for code in logits_of(some).argmax(-1).tolist()]
-    return measured | judged(predicted, task)
+        logits = torch.cat([logits_of(some) for some in chunks(list(task.judge.rows_of_texts()), 64)])
+    return measured | judged(logits.double().softmax(-1).cpu().numpy(), task.classes, task)
+
+
+def begin_alike(model: Any, task: Task) -> None:
+    """Give the loop's model the first weights of our head; torch's generator is as before."""
+    import torch
+
+    from sbert_ft import BertClassifier, ConnectionBert
+
+    ours = BertClassifier(ConnectionBert.from_pretrained(task.folder, "cpu", "float32"), task.kind)
+    ours.start_head(task.classes, task.settings.seed)
+    assert ours.head is not None
+    layers = [(model.linear if task.kind == "towers" else model.classifier, ours.head.output)]
+    if task.kind != "towers":
+        layers.append((model.bert.pooler.dense, ours.head.dense))
+    with torch.no_grad():
+        for theirs, its in layers:
+            theirs.weight.copy_(its.weight)
+            theirs.bias.copy_(its.bias)
 
 
 class Towers:
@@ -382,14 +407,21 @@ def chunks(rows: list[Any], size: int) -> Iterator[list[Any]]:
         yield rows[start : start + size]
 
 
-def judged(predicted: list[str], task: Task) -> dict[str, Any]:
-    """Return the accuracy of predictions with its interval."""
+def judged(probabilities: Any, classes: Sequence[str], task: Task) -> dict[str, Any]:
+    """Return the accuracy with its interval and the cross-entropy of probabilities, whose columns are these classes."""
+    import numpy as np
+
     from sbert_ft.report.charts import wilson_interval
 
     assert task.judge is not None
-    gold = [task.judge.class_names[int(code)] for code in task.judge.labels]
-    share = sum(a == b for a, b in zip(predicted, gold, strict=True)) / len(gold)
-    return {"accuracy": share, "accuracy_interval": list(wilson_interval(share, len(gold))), "n_judged": len(gold)}
+    codes = task.judge.class_codes(tuple(classes))
+    share = float((probabilities.argmax(axis=1) == codes).mean())
+    return {
+        "accuracy": share,
+        "accuracy_interval": list(wilson_interval(share, len(codes))),
+        "cross_entropy": float(-np.log(probabilities[np.arange(len(codes)), codes]).mean()),
+        "n_judged": len(codes),
+    }
 
 
 def report(args: argparse.Namespace, answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -404,15 +436,15 @@ def report(args: argparse.Namespace, answers: dict[str, list[dict[str, Any]]]) -
     others = [name for name in timings if name != ours]
     compared = {} if ours is None else harness.ratios(timings, ours, others)
     contenders = {}
-    print("\n| | rows/s | a pass over all rows, s | peak memory, MiB | accuracy | sbert_ft is faster by |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("\n| | rows/s | a pass over all rows, s | peak memory, MiB | accuracy | sbert_ft is faster by | loss |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, rounds in answers.items():
         one = timings[name].summary(rounds[0]["n_rows_timed"])
         one.pop("loaded_mib")
         one["seconds_a_pass"] = round(rounds[0]["n_rows_whole"] / one["per_second"], 1)
         for key in ("precision", "lengths"):
             one |= {key: rounds[0][key]} if key in rounds[0] else {}
-        for key in ("accuracy", "accuracy_interval", "sts_dev_spearman"):
+        for key in ("accuracy", "accuracy_interval", "cross_entropy", "training_loss", "sts_dev_spearman"):
             one |= {key: [each[key] for each in rounds]} if key in rounds[0] else {}
         contenders[name] = one
         right = ""
@@ -422,7 +454,10 @@ def report(args: argparse.Namespace, answers: dict[str, list[dict[str, Any]]]) -
         ratio = compared.get(name)
         faster = f"{ratio['median']} ({ratio['least']}-{ratio['most']})" if ratio else ""
         speed = f"{one['per_second']} ({one['least']}-{one['most']})"
-        print(f"| {name} | {speed} | {one['seconds_a_pass']} | {one['peak_mib']} | {right} | {faster} |")
+        loss = f"training {statistics.mean(one['training_loss']):.4f}"
+        if "cross_entropy" in one:
+            loss += f", judged {statistics.mean(one['cross_entropy']):.4f}"
+        print(f"| {name} | {speed} | {one['seconds_a_pass']} | {one['peak_mib']} | {right} | {faster} | {loss} |")
     first = next(iter(answers.values()))[0]
     counts = {name: first[name] for name in ("n_rows", "n_rows_whole", "n_rows_timed")}
     reckoned = {} if args.steps is None else {"seconds_a_pass_is": "reckoned from the rate of the timed steps"}
