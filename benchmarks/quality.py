@@ -220,7 +220,8 @@ def run_ours(recipes: Sequence[RunSettings], held_out: bool, uniform: bool) -> d
         prepared = load_run(settings)
         asked = settings.training.metric
         metric_of = {name: asked or pairs.default_metric for name, pairs in prepared.evaluator.sets.items()}
-        runs.append(run_training(prepared, RunOptions(mode="resume")))
+        mode = "resume" if Path(settings.output_dir, "config.json").exists() else "error"
+        runs.append(run_training(prepared, RunOptions(mode=mode)))
     first = runs[0].metrics
     result = {name: first[name] for name in ("precision", "best")} | {"n_rows": len(prepared.data.train)}
     result |= {name: sum(run.metrics[name] for run in runs) for name in ("steps", "seconds")}
