@@ -30,6 +30,7 @@ _WHAT: Final = {
     "single": "a classifier of single texts",
     "masked_lm": "a masked language model",
 }
+_LOSS_OF: Final = "loss_"  # begins the key of an objective's part of the loss
 _OWN_SETTINGS: Final = {"towers": ("features",), "joined": ("truncation",)}
 
 
@@ -184,11 +185,14 @@ def _steps(steps: Sequence[int]) -> str:
 
 
 def curves_section(report: Report) -> Section:
-    """Return the section with loss, learning rate, and the metric on dev."""
+    """Return the section with loss (of several objectives also each one's part), learning rate, and metric on dev."""
     evaluations = _by_step(report, "eval")
+    keys = dict.fromkeys(key for line in _by_step(report, "train") for key in line)
+    parts = [key for key in keys if key.startswith(_LOSS_OF)]
     curves = (
-        _curve(report, "loss", loss_chart),
-        _curve(report, "learning_rate", learning_rate_chart),
+        _curve(report, "loss", loss_chart, "Loss"),
+        *(_curve(report, key, loss_chart, f"Loss of {key.removeprefix(_LOSS_OF)}, times its weight") for key in parts),
+        _curve(report, "learning_rate", learning_rate_chart, "Learning rate"),
         _metric_curve(report, evaluations),
     )
     return Section("curves", "Curves", [Charts(curves, table=_evaluations_grid(report, evaluations))])
@@ -200,9 +204,8 @@ def _by_step(report: Report, kind: str) -> list[Json]:
     return [line for _, line in sorted(lines.items())]
 
 
-def _curve(report: Report, key: str, draw: Callable[[str, Floats, Floats], str]) -> Figure | Paragraph:
+def _curve(report: Report, key: str, draw: Callable[[str, Floats, Floats], str], title: str) -> Figure | Paragraph:
     """Return the chart of a value that each logged step has."""
-    title = key.replace("_", " ").capitalize()
     found = [(line["step"], line[key]) for line in _by_step(report, "train") if line.get(key) is not None]
     points = np.array([point for point in found if math.isfinite(point[1])], dtype=np.float64).reshape(-1, 2)
     if not len(points):

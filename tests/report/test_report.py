@@ -547,6 +547,20 @@ def test_a_resumed_run_has_one_curve() -> None:
     assert html_report(resumed) == html_report(made)
 
 
+def test_each_objective_that_is_added_has_a_curve() -> None:
+    made = REPORTS["graded"]()
+    shares = {"loss_cosine": 0.75, "loss_in_batch_negatives": 0.25}
+    lines = [
+        {**line, **{key: line["loss"] * share for key, share in shares.items()}} if line["kind"] == "train" else line
+        for line in made.log
+    ]
+    shown = html_report(dataclasses.replace(made, log=lines))
+    for name in ("cosine", "in_batch_negatives"):
+        title = f"Loss of {name}, times its weight"
+        assert title in shown and title not in html_report(made)
+    assert shown.count(">Loss by step</title>") == html_report(made).count(">Loss by step</title>") + 2 > 2
+
+
 def test_losses_that_are_not_finite_are_left_out() -> None:
     made = REPORTS["labels"]()
     odd = [{"kind": "train", "step": 41, "loss": math.nan}, {"kind": "train", "step": 42, "loss": None}]
