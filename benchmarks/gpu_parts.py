@@ -311,7 +311,7 @@ def one_step(encoder: SiameseBert, name: str, kind: str) -> tuple[float, dict[st
     taught = None
     if row.teacher != "never":
         taught = torch.randn(n_rows, n_texts, model.bert.hidden_size, generator=torch.Generator().manual_seed(2))
-    loss = float(backward(model, objective, tokens, labels, n_rows, settings, taught))
+    loss = float(backward(model, objective, tokens, labels, n_rows, settings, taught).sum())
     module = trained_module(model)
     gradients = {key: p.grad.cpu() for key, p in module.named_parameters() if p.grad is not None}
     module.zero_grad()
@@ -329,7 +329,7 @@ def masked_step(encoder: SiameseBert, name: str) -> tuple[float, dict[str, Any]]
     parts = [ObjectiveSettings(part) for part in dict.fromkeys(("mlm", name))]
     model.eval()
     settings = BackwardSettings(micro_rows=len(rows), layout=training_layout(model.bert))
-    loss = float(backward_masked(model, Objective(parts), masked, settings))
+    loss = float(backward_masked(model, Objective(parts), masked, settings).sum())
     gradients = {key: p.grad.cpu() for key, p in model.trained.named_parameters() if p.grad is not None}
     model.zero_grad()
     return loss, gradients

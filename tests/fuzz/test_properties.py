@@ -193,7 +193,10 @@ def test_any_fingerprint_survives_the_disk_and_is_compared(content: Any, at: str
     assert all(difference.sentence.isprintable() for difference in differences(usual, found))
 
 
-PROGRESS = {**vars(TrainerState(step=20, best_step=10, best_value=0.5, losses=[0.5])), "saved_step": None}
+PROGRESS = {
+    **vars(TrainerState(step=20, best_step=10, best_value=0.5, losses_by_objective=[[0.5]])),
+    "saved_step": None,
+}
 
 
 @DEAR

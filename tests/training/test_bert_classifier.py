@@ -244,7 +244,7 @@ def test_loss_and_gradient_of_towers_are_those_of_sentence_transformers(
     texts = ours.tokenizer.tokenize([pair[side] for side in (0, 1) for pair in pairs])
     objective = Objective([ObjectiveSettings("softmax")], ours.head)
     tokens = ours.tokenizer.frame(texts, 64)
-    loss = backward(ours, objective, tokens, codes.float(), len(pairs), BackwardSettings(len(pairs)))
+    (loss,) = backward(ours, objective, tokens, codes.float(), len(pairs), BackwardSettings(len(pairs)))
     torch.testing.assert_close(loss, expected.detach(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours.head.output.weight.grad, loss_of_theirs.classifier.weight.grad)
     gradients = {name: p.grad for name, p in ours.bert.encoder.named_parameters()}
@@ -257,7 +257,7 @@ def test_balanced_weights_make_a_rare_class_count_as_much_as_a_frequent_one() ->
     labels = torch.tensor([0.0, 0, 0, 1])
     weights = torch.tensor([4 / (2 * 3), 4 / (2 * 1)])
     weighted = Objective([BALANCED], lambda columns: columns[0], weights)
-    found = weighted.losses([logits], labels)
+    (found,) = weighted.losses([logits], labels)
     of_class = F.cross_entropy(logits, labels.long(), reduction="none")
     torch.testing.assert_close(found, (of_class[:3].mean() + of_class[3]) / 2)
     theirs = F.cross_entropy(logits, labels.long(), weight=weights)

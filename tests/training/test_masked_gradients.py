@@ -77,8 +77,8 @@ def run(
     """Return the loss, and the gradients by the names that transformers' class has for the parameters."""
     if not is_added:
         model.zero_grad()
-    loss = backward_masked(model, Objective(parts), masked, settings)
-    assert loss.dtype == torch.float32 and not loss.requires_grad and loss.shape == ()
+    losses = backward_masked(model, Objective(parts), masked, settings)
+    assert losses.dtype == torch.float32 and not losses.requires_grad and losses.shape == (len(parts),)
     prefix = f"{model.bert.plan.base_prefix}."
     named = {prefix + name: p for name, p in model.bert.encoder.named_parameters()}
     named |= model.head.own_tensors()
@@ -86,7 +86,7 @@ def run(
         named |= {f"{prefix}pooler.{name}": p for name, p in model.head.pooler.named_parameters()}
     found = {name: p.grad.to_dense().clone() for name, p in named.items() if p.grad is not None}
     model.zero_grad()
-    return float(loss), found
+    return float(losses.sum()), found
 
 
 def padded(masked: MaskedTokens, padding_id: int) -> dict[str, Tensor]:
